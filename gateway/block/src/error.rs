@@ -1,0 +1,45 @@
+//! What can go wrong with one I/O, as every host protocol must be able to say it.
+//!
+//! Invariant: a variant exists because some caller acts on it. Each protocol maps all of them in
+//! its own `status.rs` with no wildcard, so that a new one breaks the build there.
+
+/// The outcome of a request that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum IoError {
+    /// The range does not lie inside the volume.
+    #[error("range is outside the volume")]
+    OutOfRange,
+    /// The pool has no room for the blocks that this write would allocate.
+    #[error("pool is full")]
+    NoSpace,
+    /// The volume or this attachment of it may not be written.
+    #[error("volume is read-only here")]
+    ReadOnly,
+    /// A higher epoch exists elsewhere: this gateway may no longer serve the volume.
+    #[error("fenced by a higher epoch")]
+    Fenced,
+    /// Policy refuses the write while a mirror is missing (`split = manual`).
+    #[error("write refused: a mirror is missing and the session's split policy is manual")]
+    Halted,
+    /// The gateway is draining.
+    #[error("gateway is shutting down")]
+    ShuttingDown,
+    /// The operation is not offered by this volume (a fast zero that would not be fast).
+    #[error("operation is not supported")]
+    Unsupported,
+    /// The request contradicts itself or the protocol.
+    #[error("invalid request")]
+    Invalid,
+    /// A stored block does not match its checksum, and no mirror could repair it.
+    #[error("stored block does not match its checksum")]
+    Checksum,
+    /// The medium below failed.
+    #[error("medium error")]
+    Media,
+    /// An earlier sync of this copy failed; it answers nothing until it is reopened.
+    #[error("copy is latched after a failed sync")]
+    Latched,
+    /// The request was dropped without an answer: a bug of ours, counted.
+    #[error("request was dropped unanswered")]
+    Dropped,
+}

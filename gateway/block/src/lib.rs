@@ -1,0 +1,39 @@
+//! The vocabulary that every other crate speaks: ids, units, requests, errors, and the traits
+//! [`Volume`], [`Store`] and [`Ledger`].
+//!
+//! Invariant: nothing here does I/O, knows a clock, or depends on another crate of ours.
+//!
+//! ```text
+//!   host protocol ──Request──▶ dyn Volume (mirror) ──Request──▶ dyn Store (pool, file, memory)
+//!                 ◀──Answer── Completions           ◀──Answer── Completions
+//! ```
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod crc;
+mod error;
+mod id;
+mod link;
+mod message;
+mod range;
+mod request;
+mod store;
+mod volume;
+
+pub use error::IoError;
+pub use id::{
+    BootId, Epoch, GatewayId, Generation, GroupId, LegId, PoolId, Seq, SessionId, SnapshotId,
+    VolumeId, WriteId,
+};
+pub use link::{Link, LinkError, LinkTraffic};
+pub use message::{
+    Change, DirtyReport, Goodbye, Hello, Identity, Message, MirrorState, Open, Opened, Quality,
+    VolumeOffer, Vote,
+};
+pub use range::{
+    ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,
+    Geometry, SLOT_BYTES, VOLUME_BYTES_MAX,
+};
+pub use request::{Answer, Completion, Completions, Op, Request, Segment, Segments, Ticket};
+pub use store::{Ledger, Recovery, Store, Usage};
+pub use volume::{Run, RunKind, Volume};

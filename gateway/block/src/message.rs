@@ -1,0 +1,275 @@
+//! What two gateways say to each other, as values. The link puts them on the wire; the mirror
+//! decides what they mean.
+//!
+//! The primary dials. After the link's own handshake ([`Hello`] both ways) it opens one group:
+//!
+//! ```text
+//!   primary                                secondary
+//!   Open ────────────────────────────────▶
+//!        ◀──────────── Differs* ─ Opened    (or Goodbye)
+//!   Change* Flush* ──────────────────────▶  applied in any order: the primary never has two
+//!        ◀───────── Acks* Failed* Durable*  overlapping changes under way
+//!   Promote ─────────────────────────────▶  "you have everything": durable there first
+//!        ◀───────────────────────── Voted
+//!   Handover ────────────────────────────▶  planned swap of roles
+//!        ◀───────────────────────── Voted
+//! ```
+//!
+//! Invariant: every message after `Opened` belongs to the epoch that was opened. A gateway that
+//! knows a higher one answers [`Goodbye::Fenced`] with it and closes.
+
+use bytes::Bytes;
+
+use crate::{
+    BlockSet, BootId, Epoch, Extent, GatewayId, Generation, GroupId, IoError, Seq, SessionId,
+    VolumeId,
+};
+
+/// Who a gateway is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The gateway, made with its pool.
+    pub gateway: GatewayId,
+    /// This start of its process.
+    pub boot: BootId,
+    /// The name of its site.
+    pub site: String,
+}
+
+/// The first thing each side says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Who is speaking.
+    pub identity: Identity,
+    /// The oldest protocol version it speaks.
+    pub version_min: u16,
+    /// The newest protocol version it speaks.
+    pub version_max: u16,
+    /// The release, for people.
+    pub release: String,
+}
+
+/// A volume that the primary wants a copy of at the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeOffer {
+    /// Its identity, the same at both sites.
+    pub volume: VolumeId,
+    /// The mirror session that this copy belongs to.
+    pub session: SessionId,
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The primary opens a group at a mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The group.
+    pub group: GroupId,
+    /// Its name.
+    pub name: String,
+    /// The epoch at which the sender is its primary.
+    pub epoch: Epoch,
+    /// The history that its content belongs to.
+    pub generation: Generation,
+    /// The histories that it grew from, newest first.
+    pub ancestors: Vec<Generation>,
+    /// Its volumes. Changes name them by their index here.
+    pub volumes: Vec<VolumeOffer>,
+    /// An operator allowed what this mirror has on its own to be discarded (rule 10).
+    pub discard: bool,
+}
+
+/// What a mirror's copy is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quality {
+    /// Empty: nothing of the volume was ever copied here.
+    Blank,
+    /// Half copied: not one point in time, not promotable.
+    Inconsistent,
+    /// One point in time, known to be an old one.
+    Outdated,
+    /// Had every acknowledged write when it last heard of its primary.
+    InSync,
+    /// The copy of a primary.
+    Source,
+}
+
+/// The mirror accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// What its copy is worth.
+    pub quality: Quality,
+    /// The history that its content belongs to; `None` when it is blank.
+    pub generation: Option<Generation>,
+    /// The histories that it grew from, newest first.
+    pub ancestors: Vec<Generation>,
+    /// Whether the [`Message::Differs`] before this name every block in which it may differ from
+    /// the generation that the two have in common. If not, only a full copy helps.
+    pub differences_known: bool,
+}
+
+/// Blocks in which the sender may differ from the common history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirtyReport {
+    /// Index of the volume in [`Open::volumes`].
+    pub volume: u16,
+    /// The blocks.
+    pub blocks: BlockSet,
+}
+
+/// One change of content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Store these bytes.
+    Write(Bytes),
+    /// Make the range read as zero; give it back if `may_trim`.
+    Zero {
+        /// Whether the blocks may be given back.
+        may_trim: bool,
+    },
+    /// Give the blocks back.
+    Trim,
+}
+
+/// Why a side ends the conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The sender knows a higher epoch of the group.
+    Fenced {
+        /// That epoch.
+        epoch: Epoch,
+    },
+    /// Both histories went on after the last point in common.
+    SplitBrain {
+        /// Bytes that the mirror holds and the primary does not.
+        theirs_bytes: u64,
+    },
+    /// The offered volume does not fit what is here; the text says how.
+    Refused(String),
+    /// An orderly stop: the primary acknowledges nothing more until it is back.
+    Shutdown,
+    /// An operator suspended or deleted the session.
+    Suspended,
+    /// The message before made no sense; the text says why.
+    Protocol(String),
+}
+
+/// How one side sees the session, sent with each heartbeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MirrorState {
+    /// Whether the sender counts the mirror as in sync.
+    pub in_sync: bool,
+    /// Whether blocks are being copied.
+    pub copying: bool,
+    /// Bytes in which the mirror may differ.
+    pub out_of_sync_bytes: u64,
+    /// The newest change that the sender assigned or applied.
+    pub seq: Seq,
+}
+
+/// What is voted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vote {
+    /// The mirror has everything and recorded so.
+    InSync,
+    /// The mirror took the group over at this epoch.
+    TookOver {
+        /// The epoch at which it is primary.
+        epoch: Epoch,
+    },
+}
+
+/// A message on a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// See [`Open`].
+    Open(Open),
+    /// See [`Opened`].
+    Opened(Opened),
+    /// See [`DirtyReport`].
+    Differs(DirtyReport),
+    /// A change of content, by a host or by the copier.
+    Change {
+        /// Its place in the group's stream.
+        seq: Seq,
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+        /// Where.
+        extent: Extent,
+        /// What.
+        change: Change,
+        /// Whether it must be durable before it is acknowledged.
+        fua: bool,
+        /// Whether the copier sent it, not a host.
+        resync: bool,
+    },
+    /// Make everything that was acknowledged durable, then say `Durable` with this number.
+    Flush {
+        /// Its place in the group's stream.
+        seq: Seq,
+    },
+    /// These changes are applied (with `fua`: durable).
+    Acks(Vec<Seq>),
+    /// This change or flush failed here; the copy is not what it should be.
+    Failed {
+        /// Which.
+        seq: Seq,
+        /// Why.
+        error: IoError,
+    },
+    /// Everything acknowledged before the flush with this number is durable.
+    Durable {
+        /// The flush.
+        seq: Seq,
+    },
+    /// To a mirror that has everything: record that you are in sync.
+    Promote {
+        /// The history that it now belongs to.
+        generation: Generation,
+        /// The histories that this grew from, newest first.
+        ancestors: Vec<Generation>,
+    },
+    /// To a mirror that is in sync, after the primary drained: be the primary at this epoch.
+    Handover {
+        /// The new epoch.
+        epoch: Epoch,
+    },
+    /// The mirror did what `Promote` or `Handover` asked, durably.
+    Voted(Vote),
+    /// To a mirror: from here on your copy is an old one.
+    Outdate,
+    /// Make your copy of the volume this long.
+    Grow {
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+        /// Its new size in bytes.
+        bytes: u64,
+    },
+    /// The copy is that long, durably.
+    Grown {
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// A heartbeat; to be answered at once with `Pong` and the same number.
+    Ping {
+        /// Any number.
+        stamp: u64,
+        /// How the sender sees the session.
+        state: MirrorState,
+    },
+    /// The answer to `Ping`.
+    Pong {
+        /// The number of the `Ping`.
+        stamp: u64,
+        /// How the sender sees the session.
+        state: MirrorState,
+        /// How long the sender's last sync took, in microseconds; 0 before the first.
+        persist_us: u32,
+    },
+    /// The end.
+    Goodbye(Goodbye),
+}

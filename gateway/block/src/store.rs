@@ -1,0 +1,78 @@
+//! Where one copy of a volume lives, and where a gateway keeps what it must not forget.
+//!
+//! Invariant: a store that failed a sync is latched. It answers [`crate::IoError::Latched`] until
+//! it is reopened, because the kernel may have thrown the unsynced pages away.
+
+use bytes::Bytes;
+
+use crate::{ActivityExtent, BlockSet, Extent, IoError, Ticket, Volume};
+
+/// What a store found when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Whether it had been closed cleanly.
+    pub clean: bool,
+    /// The extents that may have had changes in flight when it was not: copies may differ there.
+    pub active: Vec<ActivityExtent>,
+}
+
+/// How much room a copy takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of data that are mapped.
+    pub mapped_bytes: u64,
+}
+
+/// One copy of a volume.
+///
+/// Reads, changes and flushes come in through [`Volume::submit`]. A change is *applied* when it is
+/// answered (it survives the death of the process) and *durable* when a flush that was submitted
+/// after it has been answered (it survives the loss of power). A change with `fua` is durable when
+/// it is answered. A write may begin and end at any byte.
+pub trait Store: Volume {
+    /// Durably replaces the set of extents that may have changes in flight, then answers. Extents
+    /// that left the set have no change in flight, and the store makes what it knows of them (maps,
+    /// checksums) durable first. A change outside the recorded set is legal but slow: the store
+    /// then records it by itself.
+    fn record_activity(&self, active: &[ActivityExtent], ticket: Ticket);
+
+    /// What opening it found.
+    fn recovery(&self) -> Recovery;
+
+    /// Every block that is mapped, in order, from block `from` on, as at most `limit` ranges.
+    ///
+    /// # Errors
+    /// [`IoError::Media`] or [`IoError::Checksum`] when the map cannot be read.
+    fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError>;
+
+    /// CRC32C of each block of `extent` (block-aligned), in order, with 0 for one that reads as
+    /// zeroes. Reads the data, so it is for comparing copies, not for the write path.
+    ///
+    /// # Errors
+    /// As for a read.
+    fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError>;
+
+    /// Makes the volume `bytes` long, durably, then answers. Never shrinks:
+    /// [`IoError::Invalid`] for a smaller size or one that no volume can have.
+    fn grow(&self, bytes: u64, ticket: Ticket);
+
+    /// How much room it takes.
+    fn usage(&self) -> Usage;
+
+    /// Makes everything durable and marks the copy as cleanly closed, then answers. A change after
+    /// that makes it unclean again.
+    fn close(&self, ticket: Ticket);
+}
+
+/// Small records that a gateway must not forget: roles, epochs, who is in sync, what is dirty.
+pub trait Ledger {
+    /// The record under `key`, if there is one.
+    ///
+    /// # Errors
+    /// [`IoError::Media`] or [`IoError::Checksum`] when it cannot be read.
+    fn get(&self, key: &str) -> Result<Option<Bytes>, IoError>;
+
+    /// Durably replaces (or with `None` removes) all these records at once, then answers. Calls
+    /// take effect in the order they were made.
+    fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket);
+}

@@ -149,6 +149,11 @@ impl LegId {
         u8::try_from(index).ok().filter(|i| usize::from(*i) < Self::COUNT).map(Self)
     }
 
+    /// Every leg that there can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).filter_map(Self::new)
+    }
+
     /// The index, for arrays.
     #[must_use]
     pub const fn index(self) -> usize {

@@ -1,0 +1,157 @@
+//! The activity log of one volume: the 4 MiB extents in which copies may differ after a crash.
+//!
+//! Invariant (rule 3): a change is launched, locally or towards a mirror, only after every extent
+//! that it touches was recorded durably; an extent leaves the record only when nothing is in flight
+//! in it.
+
+use std::collections::HashMap;
+
+use block::{ActivityExtent, Extent};
+
+/// Extents that stay recorded: 4.8 GiB of working set, DRBD's default, so that a warm workload
+/// records nothing.
+pub(crate) const ACTIVITY_EXTENTS: usize = 1237;
+/// Extents that leave at once when room is needed, so that evictions are rare and batched.
+const EVICT_BATCH: usize = 64;
+
+#[derive(Debug, Default)]
+struct Entry {
+    used: u64,
+    pins: u32,
+}
+
+/// The activity log's picture in memory.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    active: HashMap<ActivityExtent, Entry>,
+    /// Wanted and not yet recorded.
+    wanted: Vec<ActivityExtent>,
+    /// Being recorded.
+    recording: Option<Vec<ActivityExtent>>,
+    uses: u64,
+    capacity: usize,
+}
+
+impl Activity {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { active: HashMap::new(), wanted: Vec::new(), recording: None, uses: 0, capacity }
+    }
+
+    /// Pins the extents that `extent` touches if all are recorded; else remembers which are wanted.
+    pub(crate) fn enter(&mut self, extent: Extent) -> bool {
+        let missing: usize = extent.activity().filter(|e| !self.active.contains_key(e)).count();
+        self.uses += 1;
+        if missing == 0 {
+            for e in extent.activity() {
+                let entry = self.active.entry(e).or_default();
+                entry.used = self.uses;
+                entry.pins += 1;
+            }
+            return true;
+        }
+        for e in extent.activity() {
+            let coming = self.recording.as_ref().is_some_and(|r| r.contains(&e));
+            if !self.active.contains_key(&e) && !coming && !self.wanted.contains(&e) {
+                self.wanted.push(e);
+            }
+        }
+        false
+    }
+
+    /// Whether a change there could be launched at once.
+    pub(crate) fn covers(&self, extent: Extent) -> bool {
+        extent.activity().all(|e| self.active.contains_key(&e))
+    }
+
+    /// Nothing of this change is in flight any more.
+    pub(crate) fn leave(&mut self, extent: Extent) {
+        for e in extent.activity() {
+            let entry = self.active.get_mut(&e).expect("a pinned extent stays recorded");
+            entry.pins = entry.pins.checked_sub(1).expect("each pin is taken back once");
+        }
+    }
+
+    /// Whether the record must be renewed, and could be now.
+    pub(crate) fn needs_round(&self) -> bool {
+        self.recording.is_none() && !self.wanted.is_empty()
+    }
+
+    /// Begins to record what is wanted; evicts what is long unused. Returns the set to record and
+    /// whether any extent leaves it.
+    pub(crate) fn begin_round(&mut self) -> (Vec<ActivityExtent>, bool) {
+        assert!(self.recording.is_none(), "one round at a time");
+        let mut evicted = false;
+        let need = (self.active.len() + self.wanted.len()).saturating_sub(self.capacity);
+        if need > 0 {
+            let mut idle: Vec<(u64, ActivityExtent)> = self
+                .active
+                .iter()
+                .filter(|(_, entry)| entry.pins == 0)
+                .map(|(extent, entry)| (entry.used, *extent))
+                .collect();
+            idle.sort_unstable();
+            // With everything pinned the record grows past its capacity; in-flight limits bound it.
+            for (_, extent) in idle.into_iter().take(need.max(EVICT_BATCH)) {
+                self.active.remove(&extent);
+                evicted = true;
+            }
+        }
+        let recording = std::mem::take(&mut self.wanted);
+        let mut image: Vec<ActivityExtent> = self.active.keys().copied().collect();
+        image.extend(&recording);
+        image.sort_unstable();
+        self.recording = Some(recording);
+        (image, evicted)
+    }
+
+    /// Whether a round of this volume is under way.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    /// The set of [`Self::begin_round`] is durable.
+    pub(crate) fn end_round(&mut self) {
+        for extent in self.recording.take().expect("a round was begun") {
+            self.active.insert(extent, Entry { used: self.uses, pins: 0 });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use block::ACTIVITY_BYTES;
+
+    use super::*;
+
+    fn at(index: u64) -> Extent {
+        Extent::new(index * ACTIVITY_BYTES, 4096).unwrap()
+    }
+
+    #[test]
+    fn a_change_waits_until_its_extent_is_recorded() {
+        let mut log = Activity::new(4);
+        assert!(!log.enter(at(7)));
+        assert!(log.needs_round());
+        assert_eq!(log.begin_round(), (vec![ActivityExtent::new(7)], false));
+        assert!(!log.enter(at(7)) && !log.needs_round());
+        log.end_round();
+        assert!(log.enter(at(7)));
+    }
+
+    #[test]
+    fn an_extent_in_flight_is_not_evicted() {
+        let mut log = Activity::new(2);
+        for index in 0..2 {
+            log.enter(at(index));
+        }
+        log.begin_round();
+        log.end_round();
+        assert!(log.enter(at(0)));
+        log.enter(at(5));
+        let (image, evicted) = log.begin_round();
+        log.end_round();
+        assert!(evicted && image == [ActivityExtent::new(0), ActivityExtent::new(5)]);
+        log.leave(at(0));
+        assert!(log.covers(at(0)) && !log.covers(at(1)));
+    }
+}

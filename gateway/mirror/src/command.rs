@@ -1,0 +1,130 @@
+//! What an operator may ask of a group, and why it is refused.
+
+use block::{Epoch, GatewayId, IoError, LegId, Quality, SessionId, VolumeId};
+
+use crate::policy::Policy;
+
+/// An operator's command. Each is durable when it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Mirror the group to another gateway: one session per volume, in the group's order.
+    AddLeg {
+        /// The other gateway.
+        gateway: GatewayId,
+        /// The name of its site.
+        site: String,
+        /// A session per volume.
+        sessions: Vec<SessionId>,
+        /// Their policies.
+        policy: Policy,
+    },
+    /// Forget a leg. The mirror keeps its copy, as an old one.
+    RemoveLeg {
+        /// Which.
+        leg: LegId,
+    },
+    /// Stop mirroring and track changes; also: go on without a mirror that cannot be reached.
+    Suspend {
+        /// Which.
+        leg: LegId,
+    },
+    /// Mirror again, by delta. With `discard`, what the mirror has on its own may be overwritten.
+    Resume {
+        /// Which.
+        leg: LegId,
+        /// The operator's consent to lose what only the mirror has.
+        discard: bool,
+    },
+    /// Change a leg's policies.
+    SetPolicy {
+        /// Which.
+        leg: LegId,
+        /// The new ones.
+        policy: Policy,
+    },
+    /// Swap roles with an in-sync mirror without losing anything.
+    Reverse {
+        /// Which.
+        leg: LegId,
+    },
+    /// Become the primary without the old one.
+    Promote {
+        /// What the operator accepts.
+        consent: Consent,
+    },
+    /// Make a volume longer, mirrors first.
+    Grow {
+        /// Which.
+        volume: VolumeId,
+        /// Its new size in bytes.
+        bytes: u64,
+    },
+}
+
+/// What an operator accepts when a mirror is promoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Consent {
+    /// Only a copy that had every acknowledged write when it last heard of the primary.
+    #[default]
+    InSync,
+    /// Also a copy known to be old, or whose primary still answers.
+    Outdated,
+    /// Also a half-copied one: not any point in time.
+    Inconsistent,
+}
+
+/// Why a command was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such leg, session or volume here.
+    #[error("there is no such session here")]
+    Unknown,
+    /// Only the primary can do this.
+    #[error("this gateway is not the primary of the group")]
+    NotPrimary,
+    /// Only a mirror can do this.
+    #[error("this gateway is already the primary of the group")]
+    NotSecondary,
+    /// A source has at most eight mirrors.
+    #[error("the group already has {} mirrors", LegId::COUNT)]
+    TooManyLegs,
+    /// That gateway already mirrors the group.
+    #[error("the group is already mirrored to that gateway")]
+    AlreadyMirrored,
+    /// The number of sessions does not fit the number of volumes.
+    #[error("a leg needs one session for each volume of the group")]
+    SessionsMismatch,
+    /// The mirror must be in sync for this.
+    #[error("the mirror is not in sync")]
+    NotInSync,
+    /// The mirror must be connected for this.
+    #[error("the mirror is not connected")]
+    NotConnected,
+    /// The copy here is not worth that without the operator's word.
+    #[error("the copy here is {quality:?}; promoting it needs an explicit word")]
+    QualityTooLow {
+        /// What it is.
+        quality: Quality,
+    },
+    /// The primary still answers; `reverse` loses nothing.
+    #[error("the primary is connected; swap roles with reverse, or say that you mean it")]
+    PrimaryAlive,
+    /// Another command that excludes this one is under way.
+    #[error("another change of roles is under way")]
+    Busy,
+    /// Volumes never shrink, and have a largest size.
+    #[error("a volume only grows, in steps of 4096 bytes, up to 1 PiB")]
+    BadSize,
+    /// A copy could not do it.
+    #[error("a copy failed: {0}")]
+    Io(IoError),
+    /// A higher epoch exists.
+    #[error("fenced by epoch {by}")]
+    Fenced {
+        /// That epoch.
+        by: Epoch,
+    },
+    /// The link ended before the answer came; the state says what became of it.
+    #[error("the mirror went away before it answered")]
+    Interrupted,
+}

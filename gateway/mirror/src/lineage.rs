@@ -1,0 +1,124 @@
+//! Which of two copies may be brought up to date from which, from their histories.
+//!
+//! A *generation* names one history of content; a primary that goes on without a mirror, or is
+//! promoted, begins a new one and remembers those it grew from. Two copies compare like commits.
+//!
+//! Invariant: a pure function of what both sides recorded; it never merges.
+
+use block::Generation;
+
+/// How many ancestors are remembered. One is added per loss of a mirror or promotion; a mirror that
+/// was away for more than 32 of them gets a full copy.
+pub(crate) const ANCESTORS_MAX: usize = 32;
+
+/// A content's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lineage {
+    /// The history that the content belongs to.
+    pub(crate) current: Generation,
+    /// Those it grew from, newest first.
+    pub(crate) ancestors: Vec<Generation>,
+}
+
+impl Lineage {
+    pub(crate) fn new(current: Generation, ancestors: Vec<Generation>) -> Self {
+        Self { current, ancestors }
+    }
+
+    /// Goes on as a new history.
+    pub(crate) fn begin(&mut self, next: Generation) {
+        self.ancestors.insert(0, self.current);
+        self.ancestors.truncate(ANCESTORS_MAX);
+        self.current = next;
+    }
+
+    /// Whether `common` is `base` or came after it in this history.
+    pub(crate) fn is_within(&self, common: Generation, base: Generation) -> bool {
+        let mut chain = std::iter::once(&self.current).chain(&self.ancestors);
+        chain.by_ref().any(|generation| *generation == common)
+            && (common == base || chain.any(|generation| *generation == base))
+    }
+
+    fn has(&self, generation: Generation) -> bool {
+        self.current == generation || self.ancestors.contains(&generation)
+    }
+}
+
+/// How the mirror's copy relates to the primary's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relation {
+    /// The mirror has nothing.
+    Blank,
+    /// Same history, or the mirror is behind on it. What was tracked since `common` is the delta.
+    Behind {
+        /// The newest history that both have.
+        common: Generation,
+    },
+    /// The mirror went on from what the primary has: the primary is the stale one.
+    Ahead,
+    /// Both went on after `common`.
+    Diverged {
+        /// The newest history that both have.
+        common: Generation,
+    },
+    /// They have nothing in common.
+    Unrelated,
+}
+
+/// Compares the primary's history with the mirror's.
+pub(crate) fn relate(primary: &Lineage, mirror: Option<&Lineage>) -> Relation {
+    let Some(mirror) = mirror else { return Relation::Blank };
+    if primary.has(mirror.current) {
+        return Relation::Behind { common: mirror.current };
+    }
+    if mirror.has(primary.current) {
+        return Relation::Ahead;
+    }
+    let common = mirror.ancestors.iter().find(|generation| primary.has(**generation));
+    common.map_or(Relation::Unrelated, |common| Relation::Diverged { common: *common })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lineage(numbers: &[u128]) -> Lineage {
+        let mut generations = numbers.iter().map(|n| Generation::of(*n));
+        Lineage::new(generations.next().unwrap(), generations.collect())
+    }
+
+    #[test]
+    fn the_table() {
+        let one = Generation::of(1);
+        let cases: [(&[u128], Option<&[u128]>, Relation); 7] = [
+            (&[1], None, Relation::Blank),
+            (&[1], Some(&[1]), Relation::Behind { common: one }),
+            (&[2, 1], Some(&[1]), Relation::Behind { common: one }),
+            (&[1], Some(&[2, 1]), Relation::Ahead),
+            (&[2, 1], Some(&[3, 1]), Relation::Diverged { common: one }),
+            (&[5, 2, 1], Some(&[4, 3, 1]), Relation::Diverged { common: one }),
+            (&[2], Some(&[3]), Relation::Unrelated),
+        ];
+        for (primary, mirror, relation) in cases {
+            let mirror = mirror.map(lineage);
+            assert_eq!(relate(&lineage(primary), mirror.as_ref()), relation, "{primary:?}");
+        }
+    }
+
+    #[test]
+    fn what_came_before_the_base_is_not_within() {
+        let ours = lineage(&[3, 2, 1]);
+        let within = |common, base| ours.is_within(Generation::of(common), Generation::of(base));
+        assert!(within(2, 1) && within(2, 2) && within(3, 1));
+        assert!(!within(1, 2) && !within(9, 1) && !within(1, 9));
+    }
+
+    #[test]
+    fn a_mirror_that_was_away_for_too_long_is_unrelated() {
+        let mut primary = lineage(&[1]);
+        for n in 2..40 {
+            primary.begin(Generation::of(n));
+        }
+        assert_eq!(relate(&primary, Some(&lineage(&[1]))), Relation::Unrelated);
+    }
+}

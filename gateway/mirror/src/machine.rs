@@ -1,0 +1,402 @@
+//! One group's mirror as a state machine.
+//!
+//! ```text
+//!                 Promote (epoch + 1)
+//!     Secondary ─────────▶ Promoting ─────────▶ Primary ──Reverse──▶ Yielding
+//!         ▲  ▲                                   │   ▲                │   │
+//!         │  └──────── the mirror took over ─────┼───┼────────────────┘   │
+//!         │                                      │   └── it did not ──────┘
+//!         └── Open of a higher epoch ── Fenced ◀─┘ a higher epoch is heard of
+//! ```
+//!
+//! A leg of a primary goes `Off ─▶ Dialing ─▶ Listing ─▶ Copying ─▶ Draining ─▶ Flushing ─▶ Voting
+//! ─▶ Joining ─▶ InSync`, and from any of these back to `Off` or `Dialing`; a leg that is in the
+//! in-sync set passes through `Leaving`, in which the set is recorded without it.
+//!
+//! Invariant: no I/O, no clock, no task, no randomness. [`Machine::apply`] takes one [`Event`] and
+//! appends what must follow from it, in order; after each the assertions of `check` hold. The rules
+//! named in comments are those of `docs/SEMANTICS.md`.
+
+mod command;
+mod copy;
+mod event;
+mod flush;
+mod leg;
+mod legs;
+mod role;
+mod secondary;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::VecDeque;
+
+use block::{Epoch, Generation, Geometry, GroupId, LegId, Quality, Seq, VolumeId};
+
+use crate::activity::Activity;
+use crate::lineage::Lineage;
+use crate::locks::{Holder, RangeLocks};
+use crate::record::{RoleRecord, UpstreamRecord};
+use crate::status::GroupCounters;
+
+pub(crate) use self::command::Pending;
+pub use self::event::{Effect, Event, Kind, Note, Opening};
+use self::flush::Flushes;
+use self::leg::{Leg, LegSet};
+use self::secondary::Upstream;
+pub use self::snapshot::Restored;
+use self::write::Writes;
+
+/// What the record that is being written decides when it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum After {
+    /// Nothing but the record.
+    Nothing,
+    /// The command that asked for it is done.
+    Command,
+    /// This leg is out of the in-sync set: what waited for it may be acknowledged.
+    LegLeft(LegId),
+    /// This leg is in the in-sync set.
+    LegJoined(LegId),
+    /// The dirty maps are durable: extents may leave the activity log.
+    DirtyKept,
+    /// This mirror follows the primary that opened it.
+    Followed(u64),
+    /// This mirror's copy is now recorded as what it is; held messages may be applied.
+    QualityKept,
+    /// This mirror is recorded as in sync.
+    Promoted,
+    /// This mirror is the primary: by handover, or by an operator.
+    TookOver { handover: bool },
+    /// The primary recorded that it is handing over.
+    Yielded,
+    /// The primary took the handover back.
+    Unyielded,
+    /// The old primary recorded that it is a mirror.
+    Demoted,
+    /// The fence is recorded.
+    Fenced,
+}
+
+/// The part this gateway plays now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Primary,
+    Yielding(role::Yielding),
+    Secondary,
+    Promoting(role::Promoting),
+    Fenced { by: Epoch },
+}
+
+#[derive(Debug)]
+struct VolumeState {
+    id: VolumeId,
+    name: String,
+    geometry: Geometry,
+    locks: RangeLocks,
+    activity: Activity,
+    /// Changes that wait for their extents to be recorded.
+    parked: VecDeque<block::WriteId>,
+}
+
+/// One group's mirror.
+#[derive(Debug)]
+pub struct Machine {
+    group: GroupId,
+    name: String,
+    volumes: Vec<VolumeState>,
+    epoch: Epoch,
+    lineage: Option<Lineage>,
+    quality: Quality,
+    role: Role,
+    /// What the record that was last asked for says of our role.
+    recorded_role: RoleRecord,
+    upstream_record: Option<UpstreamRecord>,
+    legs: [Option<Box<Leg>>; LegId::COUNT],
+    upstream: Option<Upstream>,
+    writes: Writes,
+    flushes: Flushes,
+    /// Requests that wait until hosts are served again.
+    held: VecDeque<write::Held>,
+    /// In-sync legs that have not been heard since this gateway started.
+    awaiting: LegSet,
+    /// Legs that receive every change.
+    live: LegSet,
+    /// Legs whose acknowledgement a host's write waits for.
+    counting: LegSet,
+    /// Of these, the ones that are lost and not yet durably out of the in-sync set.
+    leaving: LegSet,
+    records: VecDeque<(u64, After)>,
+    next_record: u64,
+    activity_round: Option<ActivityRound>,
+    seq: Seq,
+    spares: Vec<Generation>,
+    now_ms: u64,
+    host_boot: [u8; 16],
+    latched: bool,
+    /// The primary said goodbye before it went: nothing was acknowledged after that.
+    orderly_end: bool,
+    split_brain: bool,
+    counters: GroupCounters,
+    command: Option<Pending>,
+    /// Reused while locks are given back.
+    granted: Vec<Holder>,
+}
+
+#[derive(Debug)]
+struct ActivityRound {
+    number: u64,
+    sets: Vec<(usize, Vec<block::ActivityExtent>)>,
+    /// The dirty maps must be durable first.
+    keeping_dirty: bool,
+}
+
+// === impl Machine ===
+
+impl Machine {
+    /// Takes one event and appends what must follow from it, in order.
+    pub fn apply(&mut self, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Change { write, volume, extent, kind } => {
+                self.on_change(write, volume, extent, kind, out);
+            }
+            Event::Flush { write, volume } => self.on_flush(write, volume, out),
+            Event::Applied { write, result } => self.on_applied(write, result, out),
+            Event::Flushed { round, result } => self.on_flushed(round, result, out),
+            Event::Activated { round, result } => self.on_activated(round, result, out),
+            Event::Recorded { number, result } => self.on_recorded(number, result, out),
+            Event::Connected { leg, opening } => self.on_connected(leg, *opening, out),
+            Event::Listed { leg, mapped } => self.on_listed(leg, &mapped),
+            Event::Disconnected { leg, cause } => self.on_disconnected(leg, cause, out),
+            Event::Heard { leg, message } => self.on_heard(leg, message, out),
+            Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
+            Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
+            Event::Incoming { write, seq, volume, extent, kind, resync } => {
+                let change = secondary::Incoming { seq, volume, extent, kind, resync };
+                self.on_incoming(write, change, out);
+            }
+            Event::Told { message } => self.on_told(message, out),
+            Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
+            Event::Grown { volume, result } => self.on_grown(volume, result, out),
+            Event::Command(command) => self.on_command(command, out),
+            Event::Closing => self.on_closing(out),
+            Event::Tick { now_ms } => self.on_tick(now_ms, out),
+        }
+        self.settle(out);
+        self.check();
+    }
+
+    /// Hands the machine a name for a history that it may begin. It needs two in hand at any time.
+    pub fn supply(&mut self, generation: Generation) {
+        self.spares.push(generation);
+    }
+
+    /// Whether [`Self::supply`] should be called.
+    #[must_use]
+    pub fn wants_supply(&self) -> bool {
+        self.spares.len() < 2 * LegId::COUNT
+    }
+
+    /// Whether hosts may be attached.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.role == Role::Primary && self.awaiting.is_empty() && !self.latched
+    }
+
+    /// Whether a read may be answered from the copy here.
+    #[must_use]
+    pub fn may_read(&self) -> bool {
+        matches!(self.role, Role::Primary | Role::Yielding(_)) && !self.latched
+    }
+
+    /// Whether a change there could go straight to the store: nobody mirrors it, nothing is held
+    /// and its extents are recorded.
+    #[must_use]
+    pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
+        self.is_serving()
+            && self.live.is_empty()
+            && self.counting.is_empty()
+            && self.legs.iter().all(Option::is_none)
+            && self.volumes[volume].activity.covers(extent)
+            && self.volumes[volume].locks.is_idle()
+            && !self.volumes[volume].activity.needs_round()
+            && self.activity_round.is_none()
+    }
+
+    /// Re-establishes what must hold whatever happened: rounds are begun, legs move on.
+    fn settle(&mut self, out: &mut Vec<Effect>) {
+        self.begin_activity_round(out);
+        self.begin_flush_round(out);
+        if !self.live.is_empty() {
+            for leg in self.live.iter() {
+                self.advance_leg(leg, out);
+            }
+        }
+        self.advance_role(out);
+        if !self.held.is_empty() {
+            self.release_held(out);
+        }
+    }
+
+    /// The rules that must never break, as far as they are visible here.
+    fn check(&self) {
+        assert!(self.leaving.within(self.counting), "a leaving leg still counts (rule 1)");
+        assert!(self.leaving.is_disjoint(self.live), "a lost leg gets nothing more");
+        for leg in self.legs.iter().flatten() {
+            let bit = leg.id;
+            assert!(
+                !leg.in_set || self.counting.has(bit) || !self.live.has(bit),
+                "an acknowledgement waits for every in-sync leg (rule 1)"
+            );
+            assert_eq!(leg.stage.is_live(), self.live.has(bit), "one truth about what is live");
+        }
+        match self.role {
+            Role::Primary | Role::Yielding(_) => {}
+            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } => {
+                assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
+                assert!(self.counting.is_empty(), "only a primary waits for mirrors");
+            }
+        }
+    }
+
+    fn leg(&self, id: LegId) -> Option<&Leg> {
+        self.legs[id.index()].as_deref()
+    }
+
+    fn leg_mut(&mut self, id: LegId) -> Option<&mut Leg> {
+        self.legs[id.index()].as_deref_mut()
+    }
+
+    fn next_seq(&mut self) -> Seq {
+        self.seq = self.seq.next();
+        self.seq
+    }
+
+    /// Begins a new history (rule 9: what came before is remembered).
+    fn begin_generation(&mut self) {
+        let next = self.spares.pop().expect("the driver supplies generations after every event");
+        match &mut self.lineage {
+            Some(lineage) => lineage.begin(next),
+            None => self.lineage = Some(Lineage::new(next, Vec::new())),
+        }
+    }
+
+    /// Asks for the group's record to be replaced; `after` happens when it is durable.
+    fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        let mut records = vec![self.group_record()];
+        if matches!(after, After::DirtyKept | After::LegLeft(_) | After::LegJoined(_)) {
+            self.push_dirty_records(&mut records);
+        }
+        let number = self.next_record;
+        self.next_record += 1;
+        self.records.push_back((number, after));
+        out.push(Effect::Record { number, records });
+    }
+
+    fn on_recorded(
+        &mut self,
+        number: u64,
+        result: Result<(), block::IoError>,
+        out: &mut Vec<Effect>,
+    ) {
+        let (expected, after) = self.records.pop_front().expect("a record was asked for");
+        assert_eq!(expected, number, "records become durable in the order they were asked for");
+        if let Err(error) = result {
+            // What is recorded is no longer known, so nothing may be promised from here on.
+            self.latch(error, out);
+            return;
+        }
+        match after {
+            After::Nothing => {}
+            After::Command => self.finish_command(Ok(()), out),
+            After::LegLeft(leg) => self.leg_left(leg, out),
+            After::LegJoined(leg) => self.leg_joined(leg, out),
+            After::DirtyKept => self.dirty_kept(out),
+            After::Followed(link) => self.followed(link, out),
+            After::QualityKept => self.quality_kept(out),
+            After::Promoted => self.promoted(out),
+            After::TookOver { handover } => self.took_over(handover, out),
+            After::Yielded => self.yielded(out),
+            After::Unyielded => self.unyielded(out),
+            After::Demoted => self.finish_command(Ok(()), out),
+            After::Fenced => {}
+        }
+    }
+
+    /// The local copy or ledger failed: nothing is acknowledged from it any more (rule 11).
+    fn latch(&mut self, error: block::IoError, out: &mut Vec<Effect>) {
+        if !self.latched {
+            self.latched = true;
+            out.push(Effect::Note(Note::Latched { error }));
+        }
+        self.fail_everything(block::IoError::Latched, out);
+        if self.command.is_some() {
+            self.finish_command(Err(crate::Refusal::Io(error)), out);
+        }
+    }
+
+    fn begin_activity_round(&mut self, out: &mut Vec<Effect>) {
+        if self.activity_round.is_some() || self.latched {
+            return;
+        }
+        if !self.volumes.iter().any(|volume| volume.activity.needs_round()) {
+            return;
+        }
+        let mut keeping_dirty = false;
+        let mut sets = Vec::new();
+        for (index, volume) in self.volumes.iter_mut().enumerate() {
+            if volume.activity.needs_round() {
+                let (set, evicted) = volume.activity.begin_round();
+                keeping_dirty |= evicted;
+                sets.push((index, set));
+            }
+        }
+        // An unmirrored group has no dirty map that could be forgotten with an extent.
+        keeping_dirty &= self.legs.iter().any(Option::is_some);
+        let number = self.next_record;
+        self.next_record += 1;
+        self.activity_round = Some(ActivityRound { number, sets, keeping_dirty });
+        if keeping_dirty {
+            self.keep(After::DirtyKept, out);
+        } else {
+            self.record_activity(out);
+        }
+    }
+
+    fn dirty_kept(&mut self, out: &mut Vec<Effect>) {
+        if self.activity_round.as_ref().is_some_and(|round| round.keeping_dirty) {
+            self.record_activity(out);
+        }
+    }
+
+    fn record_activity(&mut self, out: &mut Vec<Effect>) {
+        let round = self.activity_round.as_mut().expect("a round was begun");
+        round.keeping_dirty = false;
+        out.push(Effect::Activate { round: round.number, sets: std::mem::take(&mut round.sets) });
+    }
+
+    fn on_activated(
+        &mut self,
+        number: u64,
+        result: Result<(), block::IoError>,
+        out: &mut Vec<Effect>,
+    ) {
+        let round = self.activity_round.take().expect("a round was begun");
+        assert_eq!(round.number, number, "one activity round at a time");
+        if let Err(error) = result {
+            self.latch(error, out);
+            return;
+        }
+        for index in 0..self.volumes.len() {
+            let volume = &mut self.volumes[index];
+            if volume.activity.is_recording() {
+                volume.activity.end_round();
+            }
+            let parked = std::mem::take(&mut volume.parked);
+            for write in parked {
+                self.launch_or_park(write, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What operators ask, one at a time.
+//!
+//! Invariant: every command is answered exactly once, with the state it left durable.
+
+use block::{Geometry, IoError, LegId, Message};
+
+use super::leg::{Leg, LegSet, Stage};
+use super::{After, Effect, Machine, Role};
+use crate::command::{Command, Refusal};
+use crate::policy::Split;
+use crate::record::UpstreamRecord;
+use crate::status::{Cause, SessionState};
+
+/// The command under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pending {
+    /// Answered when a record or a change of roles is done.
+    Plain,
+    /// Answered when this leg is durably out of the in-sync set.
+    Suspend(LegId),
+    /// The same, and then it is forgotten.
+    Remove(LegId),
+    /// Answered when every copy is this long.
+    Grow { volume: usize, bytes: u64, waiting: LegSet },
+}
+
+impl Machine {
+    pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
+        if self.command.is_some() {
+            out.push(Effect::Answered(Err(Refusal::Busy)));
+            return;
+        }
+        self.command = Some(Pending::Plain);
+        let begun = match command {
+            Command::AddLeg { gateway, site, sessions, policy } => {
+                self.add_leg(UpstreamRecord { gateway, site, sessions }, policy, out)
+            }
+            Command::RemoveLeg { leg } => self.stop(leg, Pending::Remove(leg), out),
+            Command::Suspend { leg } => self.stop(leg, Pending::Suspend(leg), out),
+            Command::Resume { leg, discard } => self.resume(leg, discard, out),
+            Command::SetPolicy { leg, policy } => self.set_policy(leg, policy, out),
+            Command::Reverse { leg } => self.begin_handover(leg, out),
+            Command::Promote { consent } => self.begin_promotion(consent, out),
+            Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
+        };
+        if let Err(refusal) = begun {
+            self.finish_command(Err(refusal), out);
+        }
+    }
+
+    pub(super) fn finish_command(&mut self, result: Result<(), Refusal>, out: &mut Vec<Effect>) {
+        if self.command.take().is_some() {
+            out.push(Effect::Answered(result));
+        }
+    }
+
+    pub(super) fn finish_command_if_any(&mut self, refusal: Refusal, out: &mut Vec<Effect>) {
+        self.finish_command(Err(refusal), out);
+    }
+
+    fn require_primary(&self) -> Result<(), Refusal> {
+        match self.role {
+            Role::Primary => Ok(()),
+            Role::Yielding(_) | Role::Promoting(_) => Err(Refusal::Busy),
+            Role::Secondary => Err(Refusal::NotPrimary),
+            Role::Fenced { by } => Err(Refusal::Fenced { by }),
+        }
+    }
+
+    fn add_leg(
+        &mut self,
+        peer: UpstreamRecord,
+        policy: crate::Policy,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        self.require_primary()?;
+        if self.legs.iter().flatten().any(|leg| leg.gateway == peer.gateway) {
+            return Err(Refusal::AlreadyMirrored);
+        }
+        if peer.sessions.len() != self.volumes.len() {
+            return Err(Refusal::SessionsMismatch);
+        }
+        let free = LegId::all().find(|id| self.leg(*id).is_none());
+        let id = free.ok_or(Refusal::TooManyLegs)?;
+        let mut leg = Leg::new(id, peer, policy, self.volumes.len());
+        leg.wanted = true;
+        leg.state = SessionState::Active;
+        self.legs[id.index()] = Some(Box::new(leg));
+        self.dial_wanted(out);
+        self.keep(After::Command, out);
+        Ok(())
+    }
+
+    /// Suspends a leg, or removes it.
+    fn stop(&mut self, leg: LegId, pending: Pending, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        match self.role {
+            Role::Primary => {}
+            // A fenced gateway may forget what it knows of its mirrors, but not run them.
+            Role::Fenced { by } if matches!(pending, Pending::Suspend(_)) => {
+                return Err(Refusal::Fenced { by });
+            }
+            Role::Fenced { .. } => {}
+            Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
+            Role::Secondary => return Err(Refusal::NotPrimary),
+        }
+        let state = self.leg(leg).ok_or(Refusal::Unknown)?;
+        if state.stage == Stage::Leaving {
+            return Err(Refusal::Busy);
+        }
+        let (live, in_set) = (state.stage.is_live(), state.in_set);
+        self.command = Some(pending);
+        if live {
+            out.push(Effect::Post { leg, message: Message::Outdate });
+            let goodbye = block::Goodbye::Suspended;
+            out.push(Effect::Post { leg, message: Message::Goodbye(goodbye) });
+            self.lose_leg(leg, Cause::Operator, SessionState::Suspended, out);
+            if !in_set {
+                self.keep(After::LegLeft(leg), out);
+            }
+            return Ok(());
+        }
+        // Not connected: it may still be in the in-sync set (halted, or not heard since we began).
+        let state = self.leg_mut(leg).expect("checked above");
+        state.wanted = false;
+        state.halted = false;
+        state.awaiting_reprotect = false;
+        state.stage = Stage::Off;
+        state.state = SessionState::Suspended;
+        state.cause = Some(Cause::Operator);
+        out.push(Effect::Hang { leg, redial: false });
+        if in_set {
+            self.leave(leg, out);
+        } else {
+            self.keep(After::LegLeft(leg), out);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_suspend(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        match self.command {
+            Some(Pending::Suspend(waiting)) if waiting == leg => self.finish_command(Ok(()), out),
+            Some(Pending::Remove(waiting)) if waiting == leg => {
+                let gateway = self.leg(leg).map(|leg| leg.gateway);
+                self.legs[leg.index()] = None;
+                self.command = Some(Pending::Plain);
+                let mut records = vec![self.group_record()];
+                if let Some(gateway) = gateway {
+                    let keys = self
+                        .volumes
+                        .iter()
+                        .map(|v| crate::record::dirty_key(self.group, gateway, v.id));
+                    records.extend(keys.map(|key| (key, None)));
+                }
+                let number = self.next_record;
+                self.next_record += 1;
+                self.records.push_back((number, After::Command));
+                out.push(Effect::Record { number, records });
+            }
+            _ => {}
+        }
+    }
+
+    fn resume(&mut self, leg: LegId, discard: bool, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        self.require_primary()?;
+        let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
+        if state.stage != Stage::Off {
+            // Already on its way, or there.
+            self.finish_command(Ok(()), out);
+            return Ok(());
+        }
+        state.wanted = true;
+        state.awaiting_reprotect = false;
+        state.discard = discard;
+        state.state = SessionState::Active;
+        state.cause = None;
+        self.dial_wanted(out);
+        self.keep(After::Command, out);
+        Ok(())
+    }
+
+    fn set_policy(
+        &mut self,
+        leg: LegId,
+        policy: crate::Policy,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        self.require_primary()?;
+        let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
+        state.policy = policy;
+        let frees = state.halted && policy.split == Split::Automatic;
+        if frees {
+            // What was refused may go on: the mirror leaves the in-sync set first.
+            state.halted = false;
+            self.leave(leg, out);
+        }
+        self.keep(After::Command, out);
+        Ok(())
+    }
+
+    // --- growth: mirrors first, then the primary (a cut in between leaves the smallest size) ---
+
+    fn begin_growth(
+        &mut self,
+        volume: block::VolumeId,
+        bytes: u64,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        self.require_primary()?;
+        let index = self.volumes.iter().position(|state| state.id == volume);
+        let index = index.ok_or(Refusal::Unknown)?;
+        let fits = Geometry::new(bytes).is_ok() && bytes > self.volumes[index].geometry.bytes();
+        if !fits {
+            return Err(Refusal::BadSize);
+        }
+        if self.legs.iter().flatten().any(|leg| leg.wanted && !leg.stage.is_live()) {
+            return Err(Refusal::NotConnected);
+        }
+        self.command = Some(Pending::Grow { volume: index, bytes, waiting: self.live });
+        for leg in self.live.iter() {
+            let volume = u16::try_from(index).expect("a group has few volumes");
+            out.push(Effect::Post { leg, message: Message::Grow { volume, bytes } });
+        }
+        if self.live.is_empty() {
+            out.push(Effect::GrowLocal { volume: index, bytes });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_mirror_grown(
+        &mut self,
+        leg: LegId,
+        volume: u16,
+        bytes: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(Pending::Grow { volume: index, bytes: wanted, waiting }) = &mut self.command
+        else {
+            return;
+        };
+        if usize::from(volume) != *index {
+            return;
+        }
+        if bytes < *wanted {
+            self.finish_command(Err(Refusal::Io(IoError::NoSpace)), out);
+            return;
+        }
+        waiting.remove(leg);
+        if waiting.is_empty() {
+            let (volume, bytes) = (*index, *wanted);
+            out.push(Effect::GrowLocal { volume, bytes });
+        }
+    }
+
+    /// A mirror went away in the middle of a growth: nothing grew here.
+    pub(super) fn growth_lost(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        if let Some(Pending::Grow { waiting, .. }) = &self.command
+            && waiting.has(leg)
+        {
+            self.finish_command(Err(Refusal::Interrupted), out);
+        }
+    }
+
+    pub(super) fn on_grown(
+        &mut self,
+        volume: usize,
+        result: Result<u64, IoError>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Ok(bytes) = result
+            && let Ok(geometry) = Geometry::new(bytes)
+        {
+            self.volumes[volume].geometry = geometry;
+        }
+        match self.role {
+            Role::Secondary => {
+                let index = u16::try_from(volume).expect("a group has few volumes");
+                let bytes = self.volumes[volume].geometry.bytes();
+                if self.is_following() {
+                    out.push(Effect::Reply { message: Message::Grown { volume: index, bytes } });
+                }
+            }
+            Role::Primary | Role::Yielding(_) | Role::Promoting(_) | Role::Fenced { .. } => {
+                self.finish_command(result.map(|_| ()).map_err(Refusal::Io), out);
+            }
+        }
+    }
+
+    /// The gateway stops in good order: mirrors are told that nothing more will be acknowledged.
+    pub(super) fn on_closing(&mut self, out: &mut Vec<Effect>) {
+        for leg in self.live.iter() {
+            let goodbye = block::Goodbye::Shutdown;
+            out.push(Effect::Post { leg, message: Message::Goodbye(goodbye) });
+        }
+        if self.upstream.is_some() {
+            self.drop_upstream(Some(block::Goodbye::Shutdown), out);
+        }
+        self.keep(After::DirtyKept, out);
+    }
+}

@@ -1,0 +1,336 @@
+//! What happens to the machine, and what it wants done.
+
+use block::{
+    ActivityExtent, BlockSet, DirtyReport, Extent, GatewayId, IoError, LegId, Message, Open,
+    Opened, Seq, WriteId,
+};
+use bytes::Bytes;
+
+use crate::command::{Command, Refusal};
+use crate::status::Cause;
+
+/// What a change does; its payload stays with the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Stores bytes.
+    Write,
+    /// Makes the range read as zero.
+    Zero,
+    /// Gives whole blocks back.
+    Trim,
+}
+
+/// What a mirror answered when the group was opened there.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Its answer.
+    pub opened: Opened,
+    /// The blocks in which it may differ from the common history.
+    pub differs: Vec<DirtyReport>,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A host wants to change content. The driver keeps payload and ticket under `write` until
+    /// [`Effect::Forget`].
+    Change {
+        /// The driver's name for it.
+        write: WriteId,
+        /// Index of the volume.
+        volume: usize,
+        /// Where.
+        extent: Extent,
+        /// What.
+        kind: Kind,
+    },
+    /// A host wants everything acknowledged so far to be durable.
+    Flush {
+        /// The driver's name for it.
+        write: WriteId,
+        /// Index of the volume.
+        volume: usize,
+    },
+    /// The local store answered an [`Effect::Apply`].
+    Applied {
+        /// Which change.
+        write: WriteId,
+        /// How it ended.
+        result: Result<(), IoError>,
+    },
+    /// The local stores answered an [`Effect::FlushLocal`].
+    Flushed {
+        /// Which round.
+        round: u64,
+        /// How it ended.
+        result: Result<(), IoError>,
+    },
+    /// The local stores answered an [`Effect::Activate`].
+    Activated {
+        /// Which round.
+        round: u64,
+        /// How it ended.
+        result: Result<(), IoError>,
+    },
+    /// The ledger answered an [`Effect::Record`].
+    Recorded {
+        /// Which.
+        number: u64,
+        /// How it ended.
+        result: Result<(), IoError>,
+    },
+    /// A mirror accepted the group.
+    Connected {
+        /// Which leg.
+        leg: LegId,
+        /// Its answer.
+        opening: Box<Opening>,
+    },
+    /// The answer to [`Effect::List`]: every mapped block, by volume.
+    Listed {
+        /// Which leg.
+        leg: LegId,
+        /// By volume.
+        mapped: Vec<BlockSet>,
+    },
+    /// A leg's link ended, or could not be made.
+    Disconnected {
+        /// Which leg.
+        leg: LegId,
+        /// Why.
+        cause: Cause,
+    },
+    /// A mirror said something.
+    Heard {
+        /// Which leg.
+        leg: LegId,
+        /// What.
+        message: Message,
+    },
+    /// What [`Effect::Copy`] asked for could not be read here.
+    CopyFailed {
+        /// Which leg.
+        leg: LegId,
+        /// Which copy.
+        copy: u8,
+        /// Why.
+        error: IoError,
+    },
+    /// A gateway that says it is the primary opens the group here.
+    Opened {
+        /// What it says.
+        open: Box<Open>,
+        /// The name of its site.
+        site: String,
+        /// Who it is.
+        gateway: GatewayId,
+    },
+    /// The primary sent a change. The driver keeps the payload under `write`.
+    Incoming {
+        /// The driver's name for it.
+        write: WriteId,
+        /// Its place in the stream.
+        seq: Seq,
+        /// Index of the volume here.
+        volume: usize,
+        /// Where.
+        extent: Extent,
+        /// What.
+        kind: Kind,
+        /// Whether the copier sent it.
+        resync: bool,
+    },
+    /// The primary said something else.
+    Told {
+        /// What.
+        message: Message,
+    },
+    /// The link to the primary ended.
+    UpstreamLost {
+        /// Whether the primary had said that it stops.
+        orderly: bool,
+    },
+    /// The local store answered an [`Effect::GrowLocal`].
+    Grown {
+        /// Index of the volume.
+        volume: usize,
+        /// Its size now, in bytes.
+        result: Result<u64, IoError>,
+    },
+    /// An operator wants something. One at a time; answered by [`Effect::Answered`].
+    Command(Command),
+    /// The gateway stops in good order: hosts are gone, nothing is in flight.
+    Closing,
+    /// Time passed.
+    Tick {
+        /// The gateway's clock, in milliseconds; never goes back.
+        now_ms: u64,
+    },
+}
+
+/// Something worth telling people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A mirror holds everything again.
+    MirrorInSync {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A mirror was lost or stopped.
+    MirrorLost {
+        /// Which leg.
+        leg: LegId,
+        /// Why.
+        cause: Cause,
+    },
+    /// This gateway became the primary.
+    Promoted,
+    /// This gateway became a mirror.
+    Demoted,
+    /// A higher epoch exists; hosts were dropped.
+    Fenced,
+    /// A gateway with a lower epoch was refused.
+    FencedOff {
+        /// Who.
+        gateway: GatewayId,
+    },
+    /// Both sides have writes that the other lacks.
+    SplitBrain {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// The local copy or ledger failed.
+    Latched {
+        /// How.
+        error: IoError,
+    },
+}
+
+/// Something that must be done. Effects of one batch are done in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Record which extents have changes in flight, per volume, then say [`Event::Activated`].
+    Activate {
+        /// Which round.
+        round: u64,
+        /// By index of the volume.
+        sets: Vec<(usize, Vec<ActivityExtent>)>,
+    },
+    /// Apply the change to the local store, then say [`Event::Applied`].
+    Apply {
+        /// Which change.
+        write: WriteId,
+    },
+    /// Send the change to a mirror.
+    Send {
+        /// To whom.
+        leg: LegId,
+        /// Its place in the stream.
+        seq: Seq,
+        /// Which change.
+        write: WriteId,
+    },
+    /// Read the blocks here and send them to a mirror as a resync change.
+    Copy {
+        /// To whom.
+        leg: LegId,
+        /// Which copy of that leg.
+        copy: u8,
+        /// Its place in the stream.
+        seq: Seq,
+        /// Index of the volume.
+        volume: usize,
+        /// Where.
+        extent: Extent,
+    },
+    /// List every mapped block, then say [`Event::Listed`].
+    List {
+        /// For whom.
+        leg: LegId,
+    },
+    /// Send a message to a mirror.
+    Post {
+        /// To whom.
+        leg: LegId,
+        /// What.
+        message: Message,
+    },
+    /// Make the stores of these volumes durable, then say [`Event::Flushed`].
+    FlushLocal {
+        /// Which round.
+        round: u64,
+        /// Indexes of volumes.
+        volumes: Vec<usize>,
+    },
+    /// Make records durable, then say [`Event::Recorded`].
+    Record {
+        /// Which.
+        number: u64,
+        /// Keys and values; `None` removes.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// Answer a host.
+    Answer {
+        /// Which request.
+        write: WriteId,
+        /// With what.
+        result: Result<(), IoError>,
+    },
+    /// The machine has no more use for this name.
+    Forget {
+        /// Which request.
+        write: WriteId,
+    },
+    /// Open the group at a mirror, again and again until it works or [`Effect::Hang`].
+    Dial {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// End the link to a mirror after what was posted to it.
+    Hang {
+        /// Which leg.
+        leg: LegId,
+        /// Whether to dial again.
+        redial: bool,
+    },
+    /// Accept the primary that opened the group.
+    Accept {
+        /// The differences that it must know, before the answer.
+        differs: Vec<DirtyReport>,
+        /// The answer.
+        opened: Opened,
+    },
+    /// Send the gateway away that wants to open the group.
+    Refuse {
+        /// Why.
+        goodbye: block::Goodbye,
+    },
+    /// Send a message to the primary.
+    Reply {
+        /// What.
+        message: Message,
+    },
+    /// Acknowledge a change to the primary.
+    Acknowledge {
+        /// Which.
+        seq: Seq,
+    },
+    /// End the link to the primary after saying this.
+    HangUpstream {
+        /// What to say, if there is something to say.
+        goodbye: Option<block::Goodbye>,
+    },
+    /// Make the local copy longer, then say [`Event::Grown`].
+    GrowLocal {
+        /// Index of the volume.
+        volume: usize,
+        /// Its new size in bytes.
+        bytes: u64,
+    },
+    /// End every attachment of a host, before anything else.
+    DropHosts,
+    /// Answer the operator.
+    Answered(Result<(), Refusal>),
+    /// Tell people.
+    Note(Note),
+}

@@ -1,0 +1,250 @@
+//! A leg: what the primary knows of one mirror.
+
+use std::collections::VecDeque;
+
+use block::{BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId};
+
+use crate::dirty::DirtyMap;
+use crate::locks::Holder;
+use crate::policy::Policy;
+use crate::record::UpstreamRecord as Peer;
+use crate::status::{Cause, SessionState};
+
+/// A set of legs, as one byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LegSet(u8);
+
+impl LegSet {
+    pub(crate) const fn has(self, leg: LegId) -> bool {
+        self.0 & (1 << leg.index()) != 0
+    }
+
+    pub(crate) const fn insert(&mut self, leg: LegId) {
+        self.0 |= 1 << leg.index();
+    }
+
+    pub(crate) const fn remove(&mut self, leg: LegId) {
+        self.0 &= !(1 << leg.index());
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub(crate) const fn within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
+    pub(crate) const fn is_disjoint(self, other: Self) -> bool {
+        self.0 & other.0 == 0
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = LegId> {
+        (0..LegId::COUNT).filter_map(LegId::new).filter(move |leg| self.has(*leg))
+    }
+}
+
+/// How far a leg has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// No link is wanted.
+    Off,
+    /// A link is wanted.
+    Dialing,
+    /// Connected; what must be copied is being listed.
+    Listing,
+    /// Blocks are being copied; every change goes there too.
+    Copying,
+    /// Nothing is left to copy; changes up to here must be acknowledged first.
+    Draining { upto: Seq },
+    /// The mirror is making everything durable.
+    Flushing { seq: Seq },
+    /// The mirror is recording that it has everything.
+    Voting,
+    /// The in-sync set is being recorded with it.
+    Joining,
+    /// It holds every acknowledged write.
+    InSync,
+    /// Lost; the in-sync set is being recorded without it. Nothing is acknowledged meanwhile.
+    Leaving,
+}
+
+impl Stage {
+    /// Whether changes are sent to it.
+    pub(crate) const fn is_live(self) -> bool {
+        match self {
+            Self::Off | Self::Dialing | Self::Leaving => false,
+            Self::Listing
+            | Self::Copying
+            | Self::Draining { .. }
+            | Self::Flushing { .. }
+            | Self::Voting
+            | Self::Joining
+            | Self::InSync => true,
+        }
+    }
+}
+
+/// A change or copy that the mirror has not acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) seq: Seq,
+    pub(crate) holder: Holder,
+    pub(crate) bytes: u64,
+    pub(crate) at_ms: u64,
+    pub(crate) acked: bool,
+}
+
+/// A flush that the mirror has not answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LegFlush {
+    pub(crate) seq: Seq,
+    /// Changes up to here are durable there when it is answered.
+    pub(crate) covers: Seq,
+    /// The host round that waits for it.
+    pub(crate) round: Option<u64>,
+}
+
+/// One block range that is on its way to the mirror.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    pub(crate) volume: usize,
+    pub(crate) extent: Extent,
+    /// Whether the range lock is held and it was sent.
+    pub(crate) sent: bool,
+}
+
+/// How much the running or last copy moved.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) total_bytes: Vec<u64>,
+    pub(crate) copied_bytes: Vec<u64>,
+    pub(crate) full: bool,
+    pub(crate) started_ms: Option<u64>,
+    /// (when, bytes copied by then), one a second, for the rate.
+    pub(crate) marks: VecDeque<(u64, u64)>,
+}
+
+/// What the primary knows of one mirror.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(crate) id: LegId,
+    pub(crate) gateway: GatewayId,
+    pub(crate) site: String,
+    pub(crate) sessions: Vec<SessionId>,
+    pub(crate) policy: Policy,
+    pub(crate) stage: Stage,
+    /// What the last record that was asked for says: it is in the in-sync set.
+    pub(crate) in_set: bool,
+    /// Whether mirroring is wanted.
+    pub(crate) wanted: bool,
+    pub(crate) awaiting_reprotect: bool,
+    /// An operator allowed what only the mirror has to be overwritten.
+    pub(crate) discard: bool,
+    /// Policy `split = manual` refuses changes until it is back.
+    pub(crate) halted: bool,
+    pub(crate) state: SessionState,
+    pub(crate) cause: Option<Cause>,
+    /// The oldest history that the mirror's content can belong to for `dirty` to be the whole
+    /// difference. `None`: only a full copy helps.
+    pub(crate) base: Option<Generation>,
+    /// By volume.
+    pub(crate) dirty: Vec<DirtyMap>,
+    /// Sent, and not known to be durable there, oldest first (rule 4).
+    pub(crate) undurable: VecDeque<(Seq, usize, BlockRange)>,
+    pub(crate) inflight: VecDeque<InFlight>,
+    pub(crate) inflight_bytes: u64,
+    pub(crate) flushes: VecDeque<LegFlush>,
+    pub(crate) copies: [Option<Copy>; super::copy::COPIES_MAX],
+    /// Volumes whose copy at the mirror must be emptied before the rest is copied.
+    pub(crate) wipe: Vec<usize>,
+    /// Where the copier looks next.
+    pub(crate) cursor: (usize, u64),
+    pub(crate) progress: Progress,
+    pub(crate) theirs: Option<MirrorState>,
+    pub(crate) last_flush_ms: u64,
+}
+
+impl Leg {
+    /// A leg that is not wanted yet and has nothing in common with its mirror.
+    pub(crate) fn new(id: LegId, peer: Peer, policy: Policy, volumes: usize) -> Self {
+        Self {
+            id,
+            gateway: peer.gateway,
+            site: peer.site,
+            sessions: peer.sessions,
+            policy,
+            stage: Stage::Off,
+            in_set: false,
+            wanted: false,
+            awaiting_reprotect: false,
+            discard: false,
+            halted: false,
+            state: SessionState::Suspended,
+            cause: None,
+            base: None,
+            dirty: vec![DirtyMap::default(); volumes],
+            undurable: VecDeque::new(),
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            flushes: VecDeque::new(),
+            copies: [None; super::copy::COPIES_MAX],
+            wipe: Vec::new(),
+            cursor: (0, 0),
+            progress: Progress {
+                total_bytes: vec![0; volumes],
+                copied_bytes: vec![0; volumes],
+                ..Progress::default()
+            },
+            theirs: None,
+            last_flush_ms: 0,
+        }
+    }
+
+    pub(crate) fn out_of_sync_bytes(&self) -> u64 {
+        self.dirty.iter().map(DirtyMap::bytes).sum()
+    }
+
+    pub(crate) fn is_clean(&self) -> bool {
+        self.wipe.is_empty() && self.dirty.iter().all(DirtyMap::is_empty)
+    }
+
+    pub(crate) fn has_copies(&self) -> bool {
+        self.copies.iter().any(Option::is_some)
+    }
+
+    /// Changes up to here are acknowledged.
+    pub(crate) fn acked_upto(&self, newest: Seq) -> Seq {
+        let first = self.inflight.iter().find(|inflight| !inflight.acked);
+        first.map_or(newest, |inflight| Seq::new(inflight.seq.get().saturating_sub(1)))
+    }
+
+    /// Notes that the mirror acknowledged; returns who had sent it.
+    pub(crate) fn acknowledge(&mut self, seq: Seq) -> Option<Holder> {
+        let at = self.inflight.binary_search_by_key(&seq, |inflight| inflight.seq).ok()?;
+        let inflight = &mut self.inflight[at];
+        if inflight.acked {
+            return None;
+        }
+        inflight.acked = true;
+        let holder = inflight.holder;
+        self.inflight_bytes -= inflight.bytes;
+        while self.inflight.front().is_some_and(|inflight| inflight.acked) {
+            self.inflight.pop_front();
+        }
+        Some(holder)
+    }
+
+    /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).
+    pub(crate) fn at_risk(&self) -> impl Iterator<Item = (usize, BlockRange)> {
+        self.undurable.iter().map(|(_, volume, range)| (*volume, *range))
+    }
+}

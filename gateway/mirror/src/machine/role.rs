@@ -1,0 +1,365 @@
+//! Who is primary: promotion, the planned swap of roles, and the fence.
+//!
+//! Invariant (rule 6): a gateway serves hosts only at an epoch that it recorded before; one that
+//! learns of a higher epoch drops its hosts before it does anything else.
+
+use block::{Epoch, LegId, Message, Quality};
+
+use super::leg::{Leg, Stage};
+use super::{After, Effect, Machine, Note, Role};
+use crate::command::{Consent, Refusal};
+use crate::policy::Policy;
+use crate::record::{RoleRecord, UpstreamRecord};
+use crate::status::{Cause, SessionState};
+
+/// How far a planned swap has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Yielding {
+    pub(super) leg: LegId,
+    pub(super) epoch: Epoch,
+    pub(super) step: YieldStep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum YieldStep {
+    /// What is in flight comes to its end.
+    Draining,
+    /// Every copy is made durable by this round.
+    Flushing(u64),
+    /// The intention is being recorded.
+    Recording,
+    /// The mirror was asked, or may have been before this gateway restarted.
+    Asked,
+    /// It did not take over; that is being recorded.
+    TakingBack,
+}
+
+/// How far a promotion has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promoting {
+    /// What was received is applied and made durable by this round.
+    Flushing(u64),
+    /// The new epoch is being recorded.
+    Recording,
+}
+
+impl Machine {
+    // --- the fence ---
+
+    /// A higher epoch exists: nobody is served here any more.
+    pub(super) fn fence(&mut self, by: Epoch, out: &mut Vec<Effect>) {
+        let known = matches!(self.role, Role::Fenced { by: known } if by <= known);
+        if by <= self.epoch || known || matches!(self.role, Role::Secondary | Role::Promoting(_)) {
+            return;
+        }
+        out.push(Effect::DropHosts);
+        out.push(Effect::Note(Note::Fenced));
+        self.role = Role::Fenced { by };
+        self.recorded_role = RoleRecord::Fenced { by };
+        self.quality = Quality::Outdated;
+        self.fail_everything(block::IoError::Fenced, out);
+        for leg in LegId::all() {
+            self.cut_off(leg, Cause::AwaitingReprotect, out);
+        }
+        self.awaiting = super::LegSet::default();
+        self.finish_command_if_any(Refusal::Fenced { by }, out);
+        self.keep(After::Fenced, out);
+    }
+
+    /// Ends a leg because this gateway is no longer primary. What it may lack stays known: the new
+    /// primary will ask (rule 9).
+    fn cut_off(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
+        let Some(state) = self.leg_mut(leg) else { return };
+        let at_risk: Vec<_> = state.at_risk().collect();
+        for (volume, range) in at_risk {
+            state.dirty[volume].insert(range);
+        }
+        state.undurable.clear();
+        state.inflight.clear();
+        state.inflight_bytes = 0;
+        state.flushes.clear();
+        state.wipe.clear();
+        state.stage = Stage::Off;
+        state.in_set = false;
+        state.wanted = false;
+        state.awaiting_reprotect = true;
+        state.halted = false;
+        state.discard = false;
+        state.state = SessionState::Halted;
+        state.cause = Some(cause);
+        self.live.remove(leg);
+        self.counting.remove(leg);
+        self.leaving.remove(leg);
+        out.push(Effect::Hang { leg, redial: false });
+        self.drop_copies(leg, out);
+        self.strike_off(leg, false, out);
+        self.strike_off_flush(leg, out);
+    }
+
+    // --- promotion ---
+
+    pub(super) fn begin_promotion(
+        &mut self,
+        consent: Consent,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        match self.role {
+            Role::Primary | Role::Yielding(_) => return Err(Refusal::NotSecondary),
+            Role::Promoting(_) => return Err(Refusal::Busy),
+            Role::Secondary | Role::Fenced { .. } => {}
+        }
+        if self.is_following() && consent < Consent::Outdated {
+            return Err(Refusal::PrimaryAlive);
+        }
+        let enough = match self.quality {
+            Quality::InSync | Quality::Source => Consent::InSync,
+            Quality::Outdated => Consent::Outdated,
+            Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
+        };
+        if consent < enough {
+            return Err(Refusal::QualityTooLow { quality: self.quality });
+        }
+        self.drop_upstream(Some(block::Goodbye::Fenced { epoch: self.fence_epoch() }), out);
+        let round = self.flushes.want();
+        self.role = Role::Promoting(Promoting::Flushing(round));
+        Ok(())
+    }
+
+    /// The epoch at which this gateway would be primary: higher than any it has heard of.
+    pub(super) fn fence_epoch(&self) -> Epoch {
+        match self.role {
+            Role::Fenced { by } => by.max(self.epoch).next(),
+            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => {
+                self.epoch.next()
+            }
+        }
+    }
+
+    /// Becomes primary in the record; serves when that is durable.
+    fn record_takeover(&mut self, epoch: Epoch, handover: bool, out: &mut Vec<Effect>) {
+        assert!(epoch > self.epoch, "an epoch only rises (rule 6)");
+        let base = self.lineage.as_ref().map(|lineage| lineage.current);
+        self.epoch = epoch;
+        self.recorded_role = RoleRecord::Primary;
+        self.quality = Quality::Source;
+        self.begin_generation();
+        if let Some(upstream) = self.upstream_record.take() {
+            self.face_old_primary(upstream, base, handover);
+        }
+        self.keep(After::TookOver { handover }, out);
+    }
+
+    /// The old primary becomes a mirror of ours: at once after a handover, by `reprotect` else.
+    fn face_old_primary(
+        &mut self,
+        old: UpstreamRecord,
+        base: Option<block::Generation>,
+        handover: bool,
+    ) {
+        let known = LegId::all().find(|id| self.leg(*id).is_some_and(|l| l.gateway == old.gateway));
+        let free = LegId::all().find(|id| self.leg(*id).is_none());
+        let Some(id) = known.or(free) else { return };
+        let policy = self.leg(id).map_or_else(Policy::default, |leg| leg.policy);
+        let mut leg = Leg::new(id, old, policy, self.volumes.len());
+        leg.base = base;
+        leg.wanted = handover;
+        leg.awaiting_reprotect = !handover;
+        leg.state = SessionState::Halted;
+        leg.cause = Some(Cause::AwaitingReprotect);
+        self.legs[id.index()] = Some(Box::new(leg));
+    }
+
+    pub(super) fn took_over(&mut self, handover: bool, out: &mut Vec<Effect>) {
+        self.role = Role::Primary;
+        self.split_brain = false;
+        out.push(Effect::Note(Note::Promoted));
+        if handover {
+            let epoch = self.epoch;
+            out.push(Effect::Reply { message: Message::Voted(block::Vote::TookOver { epoch }) });
+            self.drop_upstream(None, out);
+        } else {
+            self.finish_command(Ok(()), out);
+        }
+        self.dial_wanted(out);
+    }
+
+    pub(super) fn dial_wanted(&mut self, out: &mut Vec<Effect>) {
+        for leg in LegId::all() {
+            let Some(state) = self.leg_mut(leg) else { continue };
+            if state.wanted && state.stage == Stage::Off {
+                state.stage = Stage::Dialing;
+                out.push(Effect::Dial { leg });
+            }
+        }
+    }
+
+    /// The primary, drained, asks this mirror to take over.
+    pub(super) fn on_handover(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        if self.quality != Quality::InSync || epoch <= self.epoch {
+            let why = format!("handover refused: {:?} at epoch {}", self.quality, self.epoch);
+            self.drop_upstream(Some(block::Goodbye::Refused(why)), out);
+            return;
+        }
+        self.role = Role::Promoting(Promoting::Recording);
+        self.record_takeover(epoch, true, out);
+    }
+
+    // --- the planned swap ---
+
+    pub(super) fn begin_handover(
+        &mut self,
+        leg: LegId,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        match self.role {
+            Role::Primary => {}
+            Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
+            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Fenced { by } => return Err(Refusal::Fenced { by }),
+        }
+        if !self.in_sync_stage(leg) {
+            return Err(Refusal::NotInSync);
+        }
+        let epoch = self.epoch.next();
+        self.role = Role::Yielding(Yielding { leg, epoch, step: YieldStep::Draining });
+        out.push(Effect::Note(Note::Demoted));
+        Ok(())
+    }
+
+    /// Moves a promotion or a swap on as far as it can go.
+    pub(super) fn advance_role(&mut self, out: &mut Vec<Effect>) {
+        match self.role {
+            Role::Promoting(Promoting::Flushing(round)) => {
+                if self.flushes.has_failed() {
+                    self.role = Role::Secondary;
+                    self.finish_command(Err(Refusal::Io(block::IoError::Media)), out);
+                } else if self.flushes.is_done(round) && self.writes.len() == 0 {
+                    let epoch = self.epoch_after_fence();
+                    self.role = Role::Promoting(Promoting::Recording);
+                    self.record_takeover(epoch, false, out);
+                }
+            }
+            Role::Yielding(Yielding { leg, epoch, step }) => match step {
+                YieldStep::Draining if self.writes.len() == 0 && self.is_settled(leg) => {
+                    let round = self.flushes.want();
+                    self.step_yield(YieldStep::Flushing(round));
+                    self.begin_flush_round(out);
+                }
+                YieldStep::Flushing(round) if self.flushes.is_done(round) => {
+                    self.step_yield(YieldStep::Recording);
+                    let to = self.leg(leg).expect("an in-sync leg exists").gateway;
+                    self.recorded_role = RoleRecord::Yielding { to, epoch };
+                    self.keep(After::Yielded, out);
+                }
+                YieldStep::Draining
+                | YieldStep::Flushing(_)
+                | YieldStep::Recording
+                | YieldStep::Asked
+                | YieldStep::TakingBack => {}
+            },
+            Role::Promoting(Promoting::Recording)
+            | Role::Primary
+            | Role::Secondary
+            | Role::Fenced { .. } => {}
+        }
+    }
+
+    fn epoch_after_fence(&self) -> Epoch {
+        match self.recorded_role {
+            RoleRecord::Fenced { by } => by.max(self.epoch).next(),
+            RoleRecord::Primary | RoleRecord::Yielding { .. } | RoleRecord::Secondary => {
+                self.epoch.next()
+            }
+        }
+    }
+
+    fn is_settled(&self, leg: LegId) -> bool {
+        self.leg(leg)
+            .is_some_and(|leg| leg.stage == Stage::InSync && leg.is_clean() && !leg.has_copies())
+    }
+
+    fn step_yield(&mut self, step: YieldStep) {
+        if let Role::Yielding(yielding) = &mut self.role {
+            yielding.step = step;
+        }
+    }
+
+    /// The intention is durable: ask.
+    pub(super) fn yielded(&mut self, out: &mut Vec<Effect>) {
+        let Role::Yielding(Yielding { leg, epoch, step: YieldStep::Recording }) = self.role else {
+            return;
+        };
+        if self.in_sync_stage(leg) {
+            self.step_yield(YieldStep::Asked);
+            out.push(Effect::Post { leg, message: Message::Handover { epoch } });
+        } else {
+            self.take_back(out);
+        }
+    }
+
+    /// The mirror is the primary now.
+    pub(super) fn on_took_over(&mut self, leg: LegId, epoch: Epoch, out: &mut Vec<Effect>) {
+        let Role::Yielding(yielding) = self.role else { return };
+        if yielding.leg != leg || yielding.epoch != epoch {
+            return;
+        }
+        let state = self.leg(leg).expect("it just spoke");
+        self.upstream_record = Some(UpstreamRecord {
+            gateway: state.gateway,
+            site: state.site.clone(),
+            sessions: state.sessions.clone(),
+        });
+        out.push(Effect::DropHosts);
+        self.role = Role::Secondary;
+        self.recorded_role = RoleRecord::Secondary;
+        self.epoch = epoch;
+        self.quality = Quality::InSync;
+        self.fail_everything(block::IoError::Fenced, out);
+        for leg in LegId::all() {
+            self.cut_off(leg, Cause::AwaitingReprotect, out);
+        }
+        // Nothing was written here since the mirrors had everything: they lack nothing of ours.
+        self.legs = [const { None }; LegId::COUNT];
+        self.keep(After::Demoted, out);
+    }
+
+    /// The mirror went away in the middle of a swap.
+    pub(super) fn handover_lost(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let Role::Yielding(yielding) = self.role else { return };
+        if yielding.leg != leg {
+            return;
+        }
+        match yielding.step {
+            // It was not asked: nothing happened.
+            YieldStep::Draining | YieldStep::Flushing(_) | YieldStep::Recording => {
+                self.take_back(out);
+            }
+            // It may have taken over. Hosts wait until it says.
+            YieldStep::Asked => self.finish_command_if_any(Refusal::Interrupted, out),
+            YieldStep::TakingBack => {}
+        }
+    }
+
+    /// The mirror was opened again at the old epoch: it did not take over.
+    pub(super) fn take_back_handover(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        if let Role::Yielding(yielding) = self.role
+            && yielding.leg == leg
+            && yielding.step == YieldStep::Asked
+        {
+            self.take_back(out);
+        }
+    }
+
+    fn take_back(&mut self, out: &mut Vec<Effect>) {
+        self.step_yield(YieldStep::TakingBack);
+        self.recorded_role = RoleRecord::Primary;
+        self.keep(After::Unyielded, out);
+    }
+
+    pub(super) fn unyielded(&mut self, out: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Yielding(Yielding { step: YieldStep::TakingBack, .. })) {
+            self.role = Role::Primary;
+            self.finish_command_if_any(Refusal::Interrupted, out);
+        }
+    }
+}

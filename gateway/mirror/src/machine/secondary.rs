@@ -1,0 +1,348 @@
+//! A mirror's side: accept a primary, apply what it sends, know what the copy is worth.
+//!
+//! Invariant (rules 6 and 7): a lower epoch is refused by name; what the copy is worth is recorded
+//! before a change makes it less.
+
+use std::collections::VecDeque;
+
+use block::{
+    DirtyReport, Extent, GatewayId, Goodbye, IoError, LegId, Message, Open, Opened, Quality, Seq,
+    Vote, WriteId,
+};
+
+use super::{After, Effect, Kind, Machine, Note, Role};
+use crate::lineage::Lineage;
+use crate::record::{RoleRecord, UpstreamRecord};
+
+/// A change from the primary.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Incoming {
+    pub(super) seq: Seq,
+    pub(super) volume: usize,
+    pub(super) extent: Extent,
+    pub(super) kind: Kind,
+    pub(super) resync: bool,
+}
+
+/// Something from the primary that waits until what the copy is worth is recorded.
+#[derive(Debug)]
+enum Waiting {
+    Change(WriteId, Incoming),
+    Message(Message),
+}
+
+/// The primary, as this mirror sees it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    /// Whether the answer to its `Open` was given.
+    accepted: bool,
+    /// Its answer waits for the record.
+    answer: Option<(Vec<DirtyReport>, Opened)>,
+    waiting: VecDeque<Waiting>,
+    recording: bool,
+    /// Flushes under way: (round of the local flush, the primary's number).
+    flushes: VecDeque<(u64, Seq)>,
+    /// Which link this is, so that a change of an earlier one is not acknowledged on it.
+    link: u64,
+    pub(super) theirs: Option<block::MirrorState>,
+    pub(super) seq: Seq,
+}
+
+/// Local flush rounds of a mirror are numbered apart from those of hosts.
+const MIRROR_ROUND: u64 = 1 << 63;
+
+impl Machine {
+    pub(super) fn is_following(&self) -> bool {
+        self.upstream.as_ref().is_some_and(|upstream| upstream.accepted)
+    }
+
+    pub(super) fn on_open(
+        &mut self,
+        open: &Open,
+        site: String,
+        gateway: GatewayId,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(goodbye) = self.refuse_open(open, gateway) {
+            if matches!(goodbye, Goodbye::Fenced { .. }) {
+                self.counters.fenced_writes += 1;
+                out.push(Effect::Note(Note::FencedOff { gateway }));
+            }
+            out.push(Effect::Refuse { goodbye });
+            return;
+        }
+        self.drop_upstream(None, out);
+        // A primary that is opened at a higher epoch is fenced before it answers.
+        self.fence(open.epoch, out);
+        let sessions: Vec<_> = open.volumes.iter().map(|offer| offer.session).collect();
+        let record = UpstreamRecord { gateway, site, sessions };
+        let (differs, differences_known) = self.differences(gateway);
+        let opened = Opened {
+            quality: self.quality,
+            generation: self.lineage.as_ref().map(|lineage| lineage.current),
+            ancestors: self.lineage.as_ref().map_or_else(Vec::new, |l| l.ancestors.clone()),
+            differences_known,
+        };
+        self.epoch = self.epoch.max(open.epoch);
+        self.role = Role::Secondary;
+        self.recorded_role = RoleRecord::Secondary;
+        self.orderly_end = false;
+        self.upstream_record = Some(record);
+        let link = self.next_record;
+        self.upstream = Some(Upstream {
+            accepted: false,
+            answer: Some((differs, opened)),
+            waiting: VecDeque::new(),
+            recording: false,
+            flushes: VecDeque::new(),
+            link,
+            theirs: None,
+            seq: Seq::ZERO,
+        });
+        self.keep(After::Followed(link), out);
+    }
+
+    /// Why the primary that wants to open the group here is sent away.
+    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        let known = match self.role {
+            Role::Fenced { by } => by.max(self.epoch),
+            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => self.epoch,
+        };
+        if open.epoch < known {
+            return Some(Goodbye::Fenced { epoch: known });
+        }
+        match self.role {
+            Role::Promoting(_) => {
+                return Some(Goodbye::Fenced { epoch: self.fence_epoch() });
+            }
+            Role::Primary | Role::Yielding(_) if open.epoch == self.epoch => {
+                return Some(Goodbye::SplitBrain { theirs_bytes: 0 });
+            }
+            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Fenced { .. } => {}
+        }
+        if let (Role::Secondary, Some(current)) = (self.role, &self.upstream_record)
+            && open.epoch == self.epoch
+            && current.gateway != gateway
+            && self.is_following()
+        {
+            return Some(Goodbye::Refused("another primary has opened this group".to_owned()));
+        }
+        let ours = self.volumes.iter().map(|volume| volume.id);
+        if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
+            return Some(Goodbye::Refused("the group has other volumes here".to_owned()));
+        }
+        for (offer, volume) in open.volumes.iter().zip(&self.volumes) {
+            if offer.bytes > volume.geometry.bytes() {
+                return Some(Goodbye::Refused(format!(
+                    "volume {} has {} bytes here and {} at the primary",
+                    volume.name,
+                    volume.geometry.bytes(),
+                    offer.bytes
+                )));
+            }
+        }
+        None
+    }
+
+    /// The blocks that this gateway wrote as a primary and that gateway may lack, and whether these
+    /// are all. A gateway that never was a primary has none: what a half-done copy left different
+    /// is known to the one who copied.
+    fn differences(&self, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
+        let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {
+            return (Vec::new(), self.legs.iter().all(Option::is_none));
+        };
+        let reports = leg
+            .dirty
+            .iter()
+            .zip(0u16..)
+            .map(|(dirty, volume)| DirtyReport { volume, blocks: dirty.runs() });
+        let reports = reports.filter(|report| !report.blocks.is_empty()).collect();
+        (reports, leg.base.is_some())
+    }
+
+    pub(super) fn followed(&mut self, link: u64, out: &mut Vec<Effect>) {
+        let Some(upstream) = self.upstream.as_mut().filter(|u| u.link == link) else { return };
+        if let Some((differs, opened)) = upstream.answer.take() {
+            upstream.accepted = true;
+            out.push(Effect::Accept { differs, opened });
+        }
+    }
+
+    pub(super) fn on_incoming(&mut self, write: WriteId, change: Incoming, out: &mut Vec<Effect>) {
+        let quality = self.quality;
+        let Some(upstream) = self.upstream.as_mut().filter(|u| u.accepted) else {
+            out.push(Effect::Forget { write });
+            return;
+        };
+        // A copy that is one point in time stops being one with the first change that is not the
+        // next in order; that is recorded first.
+        let keeps =
+            quality == Quality::Inconsistent || (quality == Quality::InSync && !change.resync);
+        if upstream.recording || !keeps {
+            upstream.waiting.push_back(Waiting::Change(write, change));
+            if !keeps {
+                self.keep_quality(Quality::Inconsistent, out);
+            }
+            return;
+        }
+        let Incoming { seq, volume, extent, kind, resync: _ } = change;
+        upstream.seq = upstream.seq.max(seq);
+        let origin = Some((upstream.link, seq));
+        self.admit(write, volume, extent, kind, origin, out);
+    }
+
+    fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {
+        let Some(upstream) = &mut self.upstream else { return };
+        if upstream.recording {
+            return;
+        }
+        upstream.recording = true;
+        self.quality = quality;
+        self.keep(After::QualityKept, out);
+    }
+
+    pub(super) fn quality_kept(&mut self, out: &mut Vec<Effect>) {
+        let Some(upstream) = &mut self.upstream else { return };
+        upstream.recording = false;
+        let mut waiting = std::mem::take(&mut upstream.waiting);
+        while let Some(next) = waiting.pop_front() {
+            match next {
+                Waiting::Change(write, change) => self.on_incoming(write, change, out),
+                Waiting::Message(message) => self.on_told(message, out),
+            }
+            let Some(upstream) = &mut self.upstream else { return };
+            if upstream.recording {
+                // What came again to wait stands before the rest.
+                upstream.waiting.append(&mut waiting);
+                return;
+            }
+        }
+    }
+
+    /// The local store has (or has not) what the primary sent.
+    pub(super) fn incoming_applied(
+        &mut self,
+        write: WriteId,
+        result: Result<(), IoError>,
+        out: &mut Vec<Effect>,
+    ) {
+        let change = self.writes.remove(write);
+        let (link, seq) = change.incoming.expect("the caller checked");
+        self.volumes[change.volume].activity.leave(change.extent);
+        out.push(Effect::Forget { write });
+        if self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {
+            match result {
+                Ok(()) => out.push(Effect::Acknowledge { seq }),
+                Err(error) => out.push(Effect::Reply { message: Message::Failed { seq, error } }),
+            }
+        }
+        let holder = crate::locks::Holder::Write(write);
+        self.unlock(change.volume, change.extent.blocks(), holder, out);
+    }
+
+    pub(super) fn on_told(&mut self, message: Message, out: &mut Vec<Effect>) {
+        let Some(upstream) = self.upstream.as_mut().filter(|u| u.accepted) else { return };
+        if upstream.recording && !matches!(message, Message::Ping { .. }) {
+            upstream.waiting.push_back(Waiting::Message(message));
+            return;
+        }
+        match message {
+            Message::Flush { seq } => {
+                let round = MIRROR_ROUND + seq.get();
+                upstream.flushes.push_back((round, seq));
+                let volumes = (0..self.volumes.len()).collect();
+                out.push(Effect::FlushLocal { round, volumes });
+            }
+            Message::Promote { generation, ancestors } => {
+                self.quality = Quality::InSync;
+                self.lineage = Some(Lineage::new(generation, ancestors));
+                self.forget_own_differences();
+                upstream_recording(&mut self.upstream);
+                self.keep(After::Promoted, out);
+            }
+            Message::Handover { epoch } => self.on_handover(epoch, out),
+            Message::Outdate => {
+                // Nothing worse than Outdated is improved by being told that it is old.
+                if self.quality == Quality::InSync {
+                    self.keep_quality(Quality::Outdated, out);
+                }
+            }
+            Message::Grow { volume, bytes } => {
+                let volume = usize::from(volume);
+                if volume < self.volumes.len() {
+                    out.push(Effect::GrowLocal { volume, bytes });
+                }
+            }
+            Message::Ping { state, .. } => upstream.theirs = Some(state),
+            Message::Goodbye(goodbye) => {
+                self.orderly_end = goodbye == Goodbye::Shutdown;
+                self.drop_upstream(None, out);
+            }
+            other => {
+                let why = format!("unexpected {:?}", std::mem::discriminant(&other));
+                self.drop_upstream(Some(Goodbye::Protocol(why)), out);
+            }
+        }
+    }
+
+    /// This copy is the primary's now: what it once had of its own is gone.
+    fn forget_own_differences(&mut self) {
+        self.legs = [const { None }; LegId::COUNT];
+    }
+
+    pub(super) fn promoted(&mut self, out: &mut Vec<Effect>) {
+        if self.upstream.is_some() {
+            out.push(Effect::Reply { message: Message::Voted(Vote::InSync) });
+        }
+        self.quality_kept(out);
+    }
+
+    /// A local flush of a mirror ended; says whether it was one.
+    pub(super) fn incoming_flushed(
+        &mut self,
+        round: u64,
+        result: Result<(), IoError>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if round < MIRROR_ROUND {
+            return false;
+        }
+        let seq = Seq::new(round - MIRROR_ROUND);
+        let Some(upstream) = &mut self.upstream else { return true };
+        let before = upstream.flushes.len();
+        upstream.flushes.retain(|(number, _)| *number != round);
+        if upstream.flushes.len() == before {
+            return true;
+        }
+        match result {
+            Ok(()) => out.push(Effect::Reply { message: Message::Durable { seq } }),
+            Err(error) => {
+                out.push(Effect::Reply { message: Message::Failed { seq, error } });
+                self.latch(error, out);
+            }
+        }
+        true
+    }
+
+    pub(super) fn on_upstream_lost(&mut self, orderly: bool, out: &mut Vec<Effect>) {
+        self.orderly_end = orderly;
+        self.drop_upstream(None, out);
+    }
+
+    /// Ends the link to the primary. What it sent and is not applied yet is forgotten.
+    pub(super) fn drop_upstream(&mut self, goodbye: Option<Goodbye>, out: &mut Vec<Effect>) {
+        let Some(upstream) = self.upstream.take() else { return };
+        for waiting in upstream.waiting {
+            if let Waiting::Change(write, _) = waiting {
+                out.push(Effect::Forget { write });
+            }
+        }
+        out.push(Effect::HangUpstream { goodbye });
+    }
+}
+
+fn upstream_recording(upstream: &mut Option<Upstream>) {
+    if let Some(upstream) = upstream {
+        upstream.recording = true;
+    }
+}

@@ -1,0 +1,366 @@
+//! The machine as records and as status, and the machine made from records.
+//!
+//! Invariant: what is restored is never better than what was recorded: a crash adds to what mirrors
+//! may lack (rule 3), a loss of power takes away from what this copy is worth (rule 4).
+
+use std::collections::VecDeque;
+
+use block::{
+    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Quality, Seq, VolumeId,
+};
+use bytes::Bytes;
+
+use super::leg::{Leg, LegSet, Stage};
+use super::role::{YieldStep, Yielding};
+use super::{Activity, Machine, RangeLocks, Role, VolumeState, Writes};
+use crate::activity::ACTIVITY_EXTENTS;
+use crate::dirty::DirtyMap;
+use crate::record::{GroupRecord, LegRecord, RoleRecord, UpstreamRecord, dirty_key, group_key};
+use crate::status::{
+    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Serving, SessionState,
+    SessionStatus, UpstreamStatus, VolumeStatus,
+};
+
+/// A volume as it was found when the group was opened.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Which.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub geometry: Geometry,
+    /// Whether its store was closed cleanly.
+    pub clean: bool,
+    /// The extents that had changes in flight if it was not.
+    pub active: Vec<ActivityExtent>,
+}
+
+impl Machine {
+    /// The machine as the records leave it. `dirty` finds the persisted map of a mirror.
+    pub(crate) fn restore(
+        record: GroupRecord,
+        host_boot: [u8; 16],
+        volumes: &[Restored],
+        mut dirty: impl FnMut(GatewayId, VolumeId) -> DirtyMap,
+    ) -> Self {
+        let clean = volumes.iter().all(|volume| volume.clean);
+        let power_lost = !clean && record.host_boot != host_boot;
+        let mut quality = record.quality;
+        if power_lost && matches!(quality, Quality::InSync | Quality::Outdated) {
+            quality = Quality::Inconsistent;
+        }
+        let role = match record.role {
+            RoleRecord::Primary => Role::Primary,
+            RoleRecord::Yielding { to, epoch } => {
+                let to = record
+                    .legs
+                    .iter()
+                    .position(|leg| leg.as_ref().is_some_and(|leg| leg.gateway == to));
+                match to.and_then(LegId::new) {
+                    Some(leg) => Role::Yielding(Yielding { leg, epoch, step: YieldStep::Asked }),
+                    None => Role::Primary,
+                }
+            }
+            RoleRecord::Secondary => Role::Secondary,
+            RoleRecord::Fenced { by } => Role::Fenced { by },
+        };
+        let mut legs = [const { None }; LegId::COUNT];
+        let mut awaiting = LegSet::default();
+        for (id, leg) in LegId::all().zip(record.legs) {
+            let Some(leg) = leg else { continue };
+            let maps: Vec<DirtyMap> = volumes
+                .iter()
+                .map(|volume| {
+                    let mut map = dirty(leg.gateway, volume.volume);
+                    if !volume.clean {
+                        for extent in &volume.active {
+                            map.insert(extent.blocks(volume.geometry));
+                        }
+                    }
+                    map
+                })
+                .collect();
+            if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
+                awaiting.insert(id);
+            }
+            legs[id.index()] = Some(Box::new(restore_leg(id, leg, maps)));
+        }
+        Self {
+            group: record.group,
+            name: record.name,
+            volumes: volumes.iter().map(restore_volume).collect(),
+            epoch: record.epoch,
+            lineage: record.lineage,
+            quality,
+            role,
+            recorded_role: record.role,
+            upstream_record: record.upstream,
+            legs,
+            upstream: None,
+            writes: Writes::default(),
+            flushes: super::Flushes::default(),
+            held: VecDeque::new(),
+            awaiting,
+            live: LegSet::default(),
+            counting: LegSet::default(),
+            leaving: LegSet::default(),
+            records: VecDeque::new(),
+            next_record: 1,
+            activity_round: None,
+            seq: Seq::ZERO,
+            spares: Vec::new(),
+            now_ms: 0,
+            host_boot,
+            latched: false,
+            orderly_end: false,
+            split_brain: false,
+            counters: GroupCounters::default(),
+            command: None,
+            granted: Vec::new(),
+        }
+    }
+
+    /// Begins: records what a loss of power took, dials the mirrors that are wanted.
+    pub(crate) fn start(&mut self, out: &mut Vec<super::Effect>) {
+        self.keep(super::After::Nothing, out);
+        if matches!(self.role, Role::Primary | Role::Yielding(_)) {
+            self.dial_wanted(out);
+        }
+    }
+
+    pub(super) fn group_record(&self) -> (String, Option<Bytes>) {
+        let legs = self.legs.iter().map(|leg| {
+            leg.as_ref().map(|leg| LegRecord {
+                gateway: leg.gateway,
+                site: leg.site.clone(),
+                sessions: leg.sessions.clone(),
+                policy: leg.policy,
+                in_sync: leg.in_set,
+                wanted: leg.wanted,
+                awaiting_reprotect: leg.awaiting_reprotect,
+                base: leg.base,
+            })
+        });
+        let record = GroupRecord {
+            group: self.group,
+            name: self.name.clone(),
+            volumes: self.volumes.iter().map(|volume| volume.id).collect(),
+            role: self.recorded_role,
+            epoch: self.epoch,
+            lineage: self.lineage.clone(),
+            quality: self.quality,
+            legs: legs.collect(),
+            upstream: self.upstream_record.clone(),
+            host_boot: self.host_boot,
+        };
+        (group_key(self.group), Some(record.encode()))
+    }
+
+    /// What each mirror may lack, for a crash to find (rules 4 and 9).
+    pub(super) fn push_dirty_records(&self, records: &mut Vec<(String, Option<Bytes>)>) {
+        for leg in self.legs.iter().flatten() {
+            let mut maps = leg.dirty.clone();
+            for (volume, range) in leg.at_risk() {
+                maps[volume].insert(range);
+            }
+            for (volume, map) in self.volumes.iter().zip(maps) {
+                let key = dirty_key(self.group, leg.gateway, volume.id);
+                records.push((key, (!map.is_empty()).then(|| map.encode())));
+            }
+        }
+    }
+
+    /// How this primary sees a mirror, for the mirror to show.
+    #[must_use]
+    pub fn mirror_state(&self, leg: LegId) -> block::MirrorState {
+        let state = self.leg(leg);
+        block::MirrorState {
+            in_sync: state.is_some_and(|leg| leg.in_set && leg.stage.is_live()),
+            copying: state.is_some_and(|leg| leg.stage.is_live() && leg.stage != Stage::InSync),
+            out_of_sync_bytes: state.map_or(0, Leg::out_of_sync_bytes),
+            seq: self.seq,
+        }
+    }
+
+    /// How this mirror sees itself, for the primary to show.
+    #[must_use]
+    pub fn upstream_state(&self) -> block::MirrorState {
+        block::MirrorState {
+            in_sync: self.quality == Quality::InSync,
+            copying: self.quality == Quality::Inconsistent,
+            out_of_sync_bytes: 0,
+            seq: self.upstream.as_ref().map_or(Seq::ZERO, |upstream| upstream.seq),
+        }
+    }
+
+    /// The group as this gateway sees it. What only the driver knows is left unknown.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        GroupStatus {
+            group: self.group,
+            name: self.name.clone(),
+            role: match self.role {
+                Role::Primary | Role::Yielding(_) => crate::Role::Primary,
+                Role::Secondary | Role::Promoting(_) => crate::Role::Secondary,
+                Role::Fenced { .. } => crate::Role::Fenced,
+            },
+            epoch: self.epoch,
+            generation: self.lineage.as_ref().map(|lineage| lineage.current),
+            serving: self.serving(),
+            quality: self.quality,
+            volumes: self.volumes.iter().map(volume_status).collect(),
+            legs: self.legs.iter().flatten().map(|leg| self.leg_status(leg)).collect(),
+            upstream: self.upstream_status(),
+            rpo_ms: None,
+            split_brain: self.split_brain,
+            counters: self.counters,
+        }
+    }
+
+    /// Whether the primary said goodbye before its link ended.
+    #[must_use]
+    pub fn ended_orderly(&self) -> bool {
+        self.orderly_end
+    }
+
+    fn serving(&self) -> Serving {
+        match self.role {
+            _ if self.latched => Serving::Latched,
+            Role::Primary if !self.awaiting.is_empty() => Serving::WaitingForMirror,
+            Role::Primary if self.is_halted() => Serving::Halted,
+            Role::Primary => Serving::Yes,
+            Role::Yielding(_) => Serving::HandingOver,
+            Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
+            Role::Fenced { by } => Serving::Fenced { by },
+        }
+    }
+
+    fn leg_status(&self, leg: &Leg) -> LegStatus {
+        let sessions = leg.sessions.iter().zip(&self.volumes).enumerate();
+        LegStatus {
+            leg: leg.id,
+            gateway: leg.gateway,
+            site: leg.site.clone(),
+            state: leg.state,
+            phase: match leg.stage {
+                Stage::InSync if leg.is_clean() => Phase::Equivalent,
+                stage if stage.is_live() => Phase::Copying,
+                _ if leg.base.is_none() => Phase::NoPair,
+                _ => Phase::Tracking,
+            },
+            in_sync: leg.stage == Stage::InSync,
+            link: match leg.stage {
+                Stage::Off => LinkState::Off,
+                Stage::Dialing | Stage::Leaving => LinkState::Connecting,
+                _ => LinkState::Connected,
+            },
+            cause: leg.cause.clone(),
+            policy: leg.policy,
+            sessions: sessions
+                .map(|(index, (session, volume))| SessionStatus {
+                    session: *session,
+                    volume: volume.id,
+                    out_of_sync_bytes: leg.dirty[index].bytes(),
+                    resync_total_bytes: leg.progress.total_bytes[index],
+                    resync_copied_bytes: leg.progress.copied_bytes[index]
+                        .min(leg.progress.total_bytes[index]),
+                    full: leg.progress.full,
+                })
+                .collect(),
+            resync_started_ms: leg.progress.started_ms,
+            resync_rate: rate(&leg.progress.marks),
+            rtt_us: None,
+            last_heard_ms: None,
+            theirs: leg.theirs,
+            inflight_writes: leg.inflight.len() as u64,
+            inflight_bytes: leg.inflight_bytes,
+            send_queue_bytes: 0,
+        }
+    }
+
+    fn upstream_status(&self) -> Option<UpstreamStatus> {
+        let record = self.upstream_record.as_ref()?;
+        let upstream = self.upstream.as_ref();
+        Some(UpstreamStatus {
+            gateway: record.gateway,
+            site: record.site.clone(),
+            link: if self.is_following() { LinkState::Connected } else { LinkState::Off },
+            last_heard_ms: None,
+            orderly: self.orderly_end,
+            theirs: upstream.and_then(|upstream| upstream.theirs),
+            seq: upstream.map_or(Seq::ZERO, |upstream| upstream.seq),
+        })
+    }
+}
+
+fn rate(marks: &VecDeque<(u64, u64)>) -> Option<u64> {
+    let ((from_ms, from), (to_ms, to)) = (marks.front()?, marks.back()?);
+    let passed = to_ms.checked_sub(*from_ms).filter(|ms| *ms > 0)?;
+    Some(to.saturating_sub(*from).saturating_mul(1_000) / passed)
+}
+
+fn restore_volume(volume: &Restored) -> VolumeState {
+    VolumeState {
+        id: volume.volume,
+        name: volume.name.clone(),
+        geometry: volume.geometry,
+        locks: RangeLocks::default(),
+        activity: Activity::new(ACTIVITY_EXTENTS),
+        parked: VecDeque::new(),
+    }
+}
+
+fn restore_leg(id: LegId, record: LegRecord, dirty: Vec<DirtyMap>) -> Leg {
+    let peer =
+        UpstreamRecord { gateway: record.gateway, site: record.site, sessions: record.sessions };
+    let mut leg = Leg::new(id, peer, record.policy, dirty.len());
+    leg.dirty = dirty;
+    leg.in_set = record.in_sync;
+    leg.wanted = record.wanted;
+    leg.awaiting_reprotect = record.awaiting_reprotect;
+    leg.base = record.base;
+    leg.state = if leg.wanted {
+        SessionState::Halted
+    } else if leg.awaiting_reprotect {
+        leg.cause = Some(Cause::AwaitingReprotect);
+        SessionState::Halted
+    } else {
+        leg.cause = Some(Cause::Operator);
+        SessionState::Suspended
+    };
+    leg
+}
+
+fn volume_status(volume: &VolumeState) -> VolumeStatus {
+    VolumeStatus {
+        volume: volume.id,
+        name: volume.name.clone(),
+        bytes: volume.geometry.bytes(),
+        mapped_bytes: 0,
+    }
+}
+
+/// The record of a group that begins here, as its primary.
+pub(crate) fn found(
+    group: block::GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+    generation: Option<Generation>,
+) -> (String, Option<Bytes>) {
+    let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
+    let primary = lineage.is_some();
+    let record = GroupRecord {
+        group,
+        name: name.to_owned(),
+        volumes,
+        role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
+        epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
+        lineage,
+        quality: if primary { Quality::Source } else { Quality::Blank },
+        legs: Vec::new(),
+        upstream: None,
+        host_boot: [0; 16],
+    };
+    (group_key(group), Some(record.encode()))
+}

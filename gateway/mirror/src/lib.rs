@@ -13,15 +13,21 @@
 mod activity;
 mod command;
 mod dirty;
+mod driver;
 mod lineage;
 mod locks;
 pub mod machine;
+pub mod metrics;
 mod mode;
 mod policy;
 mod record;
 mod status;
 
 pub use command::{Command, Consent, Refusal};
+pub use driver::{
+    Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts,
+    found_primary, found_secondary,
+};
 pub use mode::Mode;
 pub use policy::{ACK_DEADLINE_MS, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;

@@ -41,11 +41,12 @@ use crate::record::{RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
-pub use self::event::{Effect, Event, Kind, Note, Opening};
+pub use self::event::{Effect, Event, Note, Opening};
 use self::flush::Flushes;
 use self::leg::{Leg, LegSet};
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
+pub(crate) use self::snapshot::found;
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -135,6 +136,8 @@ pub struct Machine {
     now_ms: u64,
     host_boot: [u8; 16],
     latched: bool,
+    /// The gateway stops in good order: nothing new is admitted, a link that ends means nothing.
+    closing: bool,
     /// The primary said goodbye before it went: nothing was acknowledged after that.
     orderly_end: bool,
     split_brain: bool,
@@ -158,8 +161,8 @@ impl Machine {
     /// Takes one event and appends what must follow from it, in order.
     pub fn apply(&mut self, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Change { write, volume, extent, kind } => {
-                self.on_change(write, volume, extent, kind, out);
+            Event::Change { write, volume, extent } => {
+                self.on_change(write, volume, extent, out);
             }
             Event::Flush { write, volume } => self.on_flush(write, volume, out),
             Event::Applied { write, result } => self.on_applied(write, result, out),
@@ -172,8 +175,8 @@ impl Machine {
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
-            Event::Incoming { write, seq, volume, extent, kind, resync } => {
-                let change = secondary::Incoming { seq, volume, extent, kind, resync };
+            Event::Incoming { write, seq, volume, extent, resync } => {
+                let change = secondary::Incoming { seq, volume, extent, resync };
                 self.on_incoming(write, change, out);
             }
             Event::Told { message } => self.on_told(message, out),
@@ -196,6 +199,15 @@ impl Machine {
     #[must_use]
     pub fn wants_supply(&self) -> bool {
         self.spares.len() < 2 * LegId::COUNT
+    }
+
+    /// Whether nothing is under way: no request, no flush, no record.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.writes.len() == 0
+            && self.records.is_empty()
+            && self.activity_round.is_none()
+            && self.flushes.is_idle()
     }
 
     /// Whether hosts may be attached.

@@ -294,6 +294,7 @@ impl Machine {
         if self.upstream.is_some() {
             self.drop_upstream(Some(block::Goodbye::Shutdown), out);
         }
+        self.closing = true;
         self.keep(After::DirtyKept, out);
     }
 }

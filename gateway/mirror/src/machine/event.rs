@@ -9,17 +9,6 @@ use bytes::Bytes;
 use crate::command::{Command, Refusal};
 use crate::status::Cause;
 
-/// What a change does; its payload stays with the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Stores bytes.
-    Write,
-    /// Makes the range read as zero.
-    Zero,
-    /// Gives whole blocks back.
-    Trim,
-}
-
 /// What a mirror answered when the group was opened there.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -41,8 +30,6 @@ pub enum Event {
         volume: usize,
         /// Where.
         extent: Extent,
-        /// What.
-        kind: Kind,
     },
     /// A host wants everything acknowledged so far to be durable.
     Flush {
@@ -135,8 +122,6 @@ pub enum Event {
         volume: usize,
         /// Where.
         extent: Extent,
-        /// What.
-        kind: Kind,
         /// Whether the copier sent it.
         resync: bool,
     },

@@ -59,6 +59,10 @@ impl Flushes {
         self.done >= number
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        self.round.is_none() && self.next.is_empty()
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         self.failed
     }

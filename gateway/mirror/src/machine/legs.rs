@@ -23,11 +23,11 @@ enum Need {
 
 impl Machine {
     /// What is said to a mirror to open the group there.
-    pub(super) fn open_message(&self, leg: LegId) -> Box<Open> {
-        let state = self.leg(leg).expect("a leg that is dialled exists");
-        let lineage = self.lineage.as_ref().expect("a primary has a history");
+    pub(crate) fn open_message(&self, leg: LegId) -> Option<Box<Open>> {
+        let state = self.leg(leg)?;
+        let lineage = self.lineage.as_ref()?;
         let volumes = self.volumes.iter().zip(&state.sessions);
-        Box::new(Open {
+        Some(Box::new(Open {
             group: self.group,
             name: self.name.clone(),
             epoch: self.epoch,
@@ -42,7 +42,12 @@ impl Machine {
                 })
                 .collect(),
             discard: state.discard,
-        })
+        }))
+    }
+
+    /// Who a leg's mirror is.
+    pub(crate) fn leg_peer(&self, leg: LegId) -> Option<(block::GatewayId, String)> {
+        self.leg(leg).map(|state| (state.gateway, state.site.clone()))
     }
 
     pub(super) fn on_connected(&mut self, leg: LegId, opening: Opening, out: &mut Vec<Effect>) {
@@ -156,7 +161,7 @@ impl Machine {
     }
 
     pub(super) fn on_disconnected(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
-        let Some(state) = self.leg(leg) else { return };
+        let Some(state) = self.leg(leg).filter(|_| !self.closing) else { return };
         if state.stage.is_live() {
             self.lose_leg(leg, cause, SessionState::Halted, out);
         } else if matches!(cause, Cause::Refused(_)) {
@@ -285,6 +290,9 @@ impl Machine {
         to: SessionState,
         out: &mut Vec<Effect>,
     ) {
+        if self.closing {
+            return;
+        }
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;

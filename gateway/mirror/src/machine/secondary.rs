@@ -10,7 +10,7 @@ use block::{
     Vote, WriteId,
 };
 
-use super::{After, Effect, Kind, Machine, Note, Role};
+use super::{After, Effect, Machine, Note, Role};
 use crate::lineage::Lineage;
 use crate::record::{RoleRecord, UpstreamRecord};
 
@@ -20,7 +20,6 @@ pub(super) struct Incoming {
     pub(super) seq: Seq,
     pub(super) volume: usize,
     pub(super) extent: Extent,
-    pub(super) kind: Kind,
     pub(super) resync: bool,
 }
 
@@ -185,10 +184,10 @@ impl Machine {
             }
             return;
         }
-        let Incoming { seq, volume, extent, kind, resync: _ } = change;
+        let Incoming { seq, volume, extent, resync: _ } = change;
         upstream.seq = upstream.seq.max(seq);
         let origin = Some((upstream.link, seq));
-        self.admit(write, volume, extent, kind, origin, out);
+        self.admit(write, volume, extent, origin, out);
     }
 
     fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {

@@ -113,6 +113,7 @@ impl Machine {
             now_ms: 0,
             host_boot,
             latched: false,
+            closing: false,
             orderly_end: false,
             split_brain: false,
             counters: GroupCounters::default(),

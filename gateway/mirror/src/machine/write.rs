@@ -6,7 +6,7 @@
 use block::{BlockRange, Extent, IoError, LegId, Seq, WriteId};
 
 use super::leg::{InFlight, LegSet, Stage};
-use super::{Effect, Kind, Machine, Role};
+use super::{Effect, Machine, Role};
 use crate::locks::Holder;
 use crate::mode::{Decision, Mode, Progress};
 
@@ -24,7 +24,6 @@ pub(super) enum Step {
 pub(super) struct Write {
     pub(super) volume: usize,
     pub(super) extent: Extent,
-    pub(super) kind: Kind,
     pub(super) step: Step,
     pub(super) local: Option<Result<(), IoError>>,
     /// Legs that have not acknowledged it, nor been struck off.
@@ -92,7 +91,7 @@ fn index(id: WriteId) -> usize {
 /// A request that waits until hosts are served again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Held {
-    Change { write: WriteId, volume: usize, extent: Extent, kind: Kind },
+    Change { write: WriteId, volume: usize, extent: Extent },
     Flush { write: WriteId, volume: usize },
 }
 
@@ -108,6 +107,7 @@ impl Machine {
     pub(super) fn gate(&self, change: bool) -> Gate {
         match self.role {
             _ if self.latched => Gate::Refuse(IoError::Latched),
+            _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
             Role::Primary if change && self.is_halted() => Gate::Refuse(IoError::Halted),
             Role::Primary => Gate::Open,
@@ -126,13 +126,12 @@ impl Machine {
         write: WriteId,
         volume: usize,
         extent: Extent,
-        kind: Kind,
         out: &mut Vec<Effect>,
     ) {
         match self.gate(true) {
             Gate::Open => {}
             Gate::Hold => {
-                self.held.push_back(Held::Change { write, volume, extent, kind });
+                self.held.push_back(Held::Change { write, volume, extent });
                 return;
             }
             Gate::Refuse(error) => {
@@ -140,7 +139,7 @@ impl Machine {
                 return;
             }
         }
-        self.admit(write, volume, extent, kind, None, out);
+        self.admit(write, volume, extent, None, out);
     }
 
     /// Takes a change in: it waits for its range, then for its extents, then flies.
@@ -149,7 +148,6 @@ impl Machine {
         write: WriteId,
         volume: usize,
         extent: Extent,
-        kind: Kind,
         incoming: Option<(u64, Seq)>,
         out: &mut Vec<Effect>,
     ) {
@@ -158,7 +156,6 @@ impl Machine {
             Write {
                 volume,
                 extent,
-                kind,
                 step: Step::Waiting,
                 local: None,
                 pending: LegSet::default(),
@@ -345,8 +342,8 @@ impl Machine {
             }
             self.held.pop_front();
             match held {
-                Held::Change { write, volume, extent, kind } => {
-                    self.on_change(write, volume, extent, kind, out);
+                Held::Change { write, volume, extent } => {
+                    self.on_change(write, volume, extent, out);
                 }
                 Held::Flush { write, volume } => self.on_flush(write, volume, out),
             }

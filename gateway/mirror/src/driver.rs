@@ -1,0 +1,316 @@
+//! The driver: does what the machine decides, in order, and tells it what happened.
+//!
+//! ```text
+//!   Handle::submit ─┐                          ┌─▶ stores, ledger   (one batch each per turn)
+//!   leg, upstream  ─┼─▶ Event ─▶ Machine ─▶ Effect ─▶ ports ─▶ links (one vectored send per wake-up)
+//!   completions    ─┘                          └─▶ tickets of hosts
+//! ```
+//!
+//! Invariant: everything here runs on the group's own thread. A *turn* takes all that is there,
+//! applies it, and submits what follows as one batch per store; nothing awaits inside a turn.
+
+mod clock;
+mod effects;
+mod host;
+mod inbox;
+mod leg;
+mod open;
+mod port;
+mod slab;
+mod status;
+mod upstream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+
+use block::{
+    Completion, Completions, GatewayId, Generation, GroupId, Identity, IoError, Ledger, LegId,
+    Link, LinkError, Request, Store, Ticket, VolumeId,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::clock::{Clock, HeartbeatTimes};
+use self::inbox::Tag;
+pub use self::open::{OpenError, found_primary, found_secondary};
+use self::slab::Slab;
+use crate::command::{Command, Refusal};
+use crate::machine::{Effect, Event, Machine, Note};
+use crate::metrics::Metrics;
+
+/// A future on one thread.
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// How a group reaches other gateways.
+pub trait Dialer {
+    /// Connects to a gateway and proves both identities.
+    fn dial(&self, gateway: GatewayId) -> LocalFuture<Result<Box<dyn Link>, LinkError>>;
+}
+
+/// Where names for new histories come from: random outside, counted in a simulation.
+pub trait Generations {
+    /// One that was never given before.
+    fn next(&self) -> Generation;
+}
+
+/// What a group is made of.
+pub struct Parts {
+    /// Who this gateway is.
+    pub identity: Identity,
+    /// The group.
+    pub group: GroupId,
+    /// Its volumes, in the order of its record, with their names.
+    pub volumes: Vec<(VolumeId, String, Rc<dyn Store>)>,
+    /// Where its record is kept.
+    pub ledger: Rc<dyn Ledger>,
+    /// How mirrors are reached.
+    pub dialer: Rc<dyn Dialer>,
+    /// The time of day, for people.
+    pub clock: Rc<dyn Clock>,
+    /// Names for new histories.
+    pub generations: Rc<dyn Generations>,
+    /// What tracks the group's tasks. They end with the thread's `LocalSet`.
+    pub tasks: TaskTracker,
+    /// Told of everything worth telling.
+    pub notes: Rc<dyn Fn(Note)>,
+    /// The kernel's boot id.
+    pub host_boot: [u8; 16],
+    /// When a silent peer is asked, and when it is given up.
+    pub heartbeat: HeartbeatTimes,
+}
+
+/// One group on its thread: the only way to its machine.
+pub struct Group {
+    id: GroupId,
+    name: String,
+    identity: Identity,
+    core: RefCell<Core>,
+    stores: Vec<Rc<dyn Store>>,
+    volumes: Vec<VolumeId>,
+    dialer: Rc<dyn Dialer>,
+    clock: Rc<dyn Clock>,
+    tasks: TaskTracker,
+    heartbeat: HeartbeatTimes,
+    started: Instant,
+    hosts: RefCell<CancellationToken>,
+    stopping: CancellationToken,
+    /// Whether a turn is under way on this thread: what happens meanwhile is taken by it.
+    turning: Cell<bool>,
+}
+
+/// What a turn works on.
+struct Core {
+    machine: Machine,
+    slab: Slab,
+    ledger: Rc<dyn Ledger>,
+    generations: Rc<dyn Generations>,
+    notes: Rc<dyn Fn(Note)>,
+    sink: Rc<Completions>,
+    events: Vec<Event>,
+    effects: Vec<Effect>,
+    completions: Vec<Completion>,
+    /// The stores again, for their sizes.
+    sizes: Vec<Rc<dyn Store>>,
+    /// By volume: what this turn submits.
+    batches: Vec<Vec<Request>>,
+    rounds: HashMap<u64, inbox::Round>,
+    legs: [Option<leg::LegPort>; LegId::COUNT],
+    /// When each mirror was last heard, over its attempts, in Unix milliseconds.
+    leg_memory: [Option<u64>; LegId::COUNT],
+    upstream_heard: Option<u64>,
+    upstream: Option<upstream::UpstreamPort>,
+    candidate: Option<upstream::Candidate>,
+    waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
+    metrics: Metrics,
+    /// Legs to dial and ports to hang after the turn.
+    dials: Vec<LegId>,
+    attempts: u64,
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Which.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A volume of the group as its hosts see it.
+    #[must_use]
+    pub fn volume(self: &Rc<Self>, volume: VolumeId) -> Option<Rc<dyn block::Volume>> {
+        let index = self.volumes.iter().position(|id| *id == volume)?;
+        Some(Rc::new(host::Handle::new(Rc::clone(self), index)))
+    }
+
+    /// Cancelled when every host must be dropped: the gateway lost the right to serve them, or
+    /// stops. Take it anew for each attachment.
+    #[must_use]
+    pub fn hosts(&self) -> CancellationToken {
+        self.hosts.borrow().child_token()
+    }
+
+    /// Whether hosts may attach now.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.core.borrow().machine.is_serving() && !self.stopping.is_cancelled()
+    }
+
+    /// Asks for something; answers when it is durable.
+    ///
+    /// # Errors
+    /// The [`Refusal`] says why nothing was changed; [`Refusal::Busy`] while another command is
+    /// under way.
+    ///
+    /// # Cancellation
+    /// Safe: the command goes on, its answer is dropped.
+    pub async fn command(self: &Rc<Self>, command: Command) -> Result<(), Refusal> {
+        let (answer, waiting) = oneshot::channel();
+        {
+            let mut core = self.core.borrow_mut();
+            if core.waiter.is_some() {
+                return Err(Refusal::Busy);
+            }
+            core.waiter = Some(answer);
+            core.events.push(Event::Command(command));
+        }
+        self.turn();
+        waiting.await.unwrap_or(Err(Refusal::Interrupted))
+    }
+
+    /// Stops in good order: drops hosts, lets what is in flight end, tells mirrors that nothing
+    /// more will be acknowledged, makes everything durable, marks the stores clean.
+    ///
+    /// # Errors
+    /// When a store could not be made durable: it opens as unclean, and nothing is lost by that.
+    ///
+    /// # Cancellation
+    /// Not safe to expect a clean stop from; safe as a crash is.
+    pub async fn close(self: &Rc<Self>) -> Result<(), IoError> {
+        self.hosts.borrow().cancel();
+        self.until_idle().await;
+        self.push_event(Event::Closing);
+        self.until_idle().await;
+        self.stopping.cancel();
+        let mut first = Ok(());
+        for store in &self.stores {
+            let (queue, mut answers) = (Completions::new(), Vec::new());
+            store.close(queue.ticket(0));
+            poll_fn(|context| queue.poll_ready(context)).await;
+            queue.take(&mut answers);
+            first = answers.remove(0).result.map(|_| ()).and(first);
+        }
+        first
+    }
+
+    /// Waits until nothing is under way, for as long as a stop may take.
+    async fn until_idle(self: &Rc<Self>) {
+        let deadline = Instant::now() + self.heartbeat.silence;
+        while !self.core.borrow().machine.is_idle() && Instant::now() < deadline {
+            tokio::time::sleep(self.heartbeat.tick / 10).await;
+        }
+    }
+
+    fn push_event(self: &Rc<Self>, event: Event) {
+        self.core.borrow_mut().events.push(event);
+        self.turn();
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes everything that is there, and does everything that follows.
+    fn turn(self: &Rc<Self>) {
+        if self.turning.replace(true) {
+            return;
+        }
+        let mut core = self.core.borrow_mut();
+        core.turn(self);
+        let dials = std::mem::take(&mut core.dials);
+        drop(core);
+        self.turning.set(false);
+        for leg in dials {
+            leg::spawn(self, leg);
+        }
+    }
+
+    /// Wakes with every answer of a store or the ledger that did not come at once.
+    async fn pump(self: Rc<Self>) {
+        let sink = Rc::clone(&self.core.borrow().sink);
+        loop {
+            poll_fn(|context| sink.poll_ready(context)).await;
+            self.turn();
+        }
+    }
+
+    /// Tells the machine that time passes.
+    async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(self.heartbeat.tick);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let now_ms = self.uptime_ms();
+            self.push_event(Event::Tick { now_ms });
+        }
+    }
+}
+
+impl Core {
+    fn turn(&mut self, group: &Rc<Group>) {
+        loop {
+            while self.machine.wants_supply() {
+                self.machine.supply(self.generations.next());
+            }
+            let mut events = std::mem::take(&mut self.events);
+            for event in events.drain(..) {
+                self.machine.apply(event, &mut self.effects);
+                if self.machine.wants_supply() {
+                    self.machine.supply(self.generations.next());
+                }
+            }
+            self.events = events;
+            self.perform(group);
+            self.submit(group);
+            self.take_completions();
+            if self.events.is_empty() {
+                break;
+            }
+        }
+        self.metrics.end_of_turn();
+        if let Some(upstream) = &mut self.upstream {
+            upstream.send_acks();
+        }
+        for port in self.legs.iter().flatten() {
+            port.port.wake();
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream.port.wake();
+        }
+    }
+
+    /// One batch per store.
+    fn submit(&mut self, group: &Rc<Group>) {
+        for (store, batch) in group.stores.iter().zip(&mut self.batches) {
+            if !batch.is_empty() {
+                store.submit(batch);
+                debug_assert!(batch.is_empty(), "a store takes the whole batch");
+            }
+        }
+    }
+
+    fn ticket(&self, tag: Tag) -> Ticket {
+        self.sink.ticket(tag.pack())
+    }
+}

@@ -1,0 +1,112 @@
+//! A volume as its hosts see it: the hot path's first step.
+//!
+//! Invariant: a read never waits for a mirror; a change of a volume that nobody mirrors goes
+//! straight to its store under the host's own ticket.
+
+use std::rc::Rc;
+
+use block::{Change, Extent, Geometry, IoError, Op, Request, Run, Store, Ticket, Volume};
+use tokio::time::Instant;
+
+use super::slab::Entry;
+use super::{Core, Group};
+use crate::machine::Event;
+
+/// One volume of a group, for hosts.
+pub(super) struct Handle {
+    group: Rc<Group>,
+    index: usize,
+}
+
+impl Handle {
+    pub(super) fn new(group: Rc<Group>, index: usize) -> Self {
+        Self { group, index }
+    }
+
+    fn store(&self) -> &Rc<dyn Store> {
+        &self.group.stores[self.index]
+    }
+}
+
+impl Volume for Handle {
+    fn geometry(&self) -> Geometry {
+        self.store().geometry()
+    }
+
+    fn read_only(&self) -> bool {
+        !self.group.core.borrow().machine.may_read()
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        let now = Instant::now();
+        {
+            let mut core = self.group.core.borrow_mut();
+            for request in batch.drain(..) {
+                core.host_request(self.index, request, now);
+            }
+        }
+        self.group.turn();
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        if !self.group.core.borrow().machine.may_read() {
+            return Err(IoError::Fenced);
+        }
+        self.store().layout(extent, limit)
+    }
+}
+
+impl Core {
+    fn host_request(&mut self, index: usize, request: Request, now: Instant) {
+        let Request { op, fua, ticket } = request;
+        let change = match op {
+            Op::Read(_) | Op::Cache(_) => {
+                if self.machine.may_read() {
+                    self.batches[index].push(Request { op, fua, ticket });
+                } else {
+                    ticket.fail(IoError::Fenced);
+                }
+                return;
+            }
+            Op::Flush => {
+                let entry =
+                    Entry { ticket: Some(ticket), change: None, volume: index, fua, since: now };
+                let write = self.slab.insert(entry);
+                self.events.push(Event::Flush { write, volume: index });
+                return;
+            }
+            Op::Write(extent, data) => (extent, Change::Write(data)),
+            Op::Zero { extent, may_trim } => (extent, Change::Zero { may_trim }),
+            Op::Trim(extent) => (extent, Change::Trim),
+        };
+        if self.events.is_empty() && self.machine.is_plain(index, change.0) {
+            self.batches[index].push(Request { op: op_of(change), fua, ticket });
+            return;
+        }
+        self.change(index, change, fua, ticket, now);
+    }
+
+    fn change(
+        &mut self,
+        index: usize,
+        change: (Extent, Change),
+        fua: bool,
+        ticket: Ticket,
+        now: Instant,
+    ) {
+        let extent = change.0;
+        let entry =
+            Entry { ticket: Some(ticket), change: Some(change), volume: index, fua, since: now };
+        let write = self.slab.insert(entry);
+        self.events.push(Event::Change { write, volume: index, extent });
+    }
+}
+
+/// A change as a store takes it.
+pub(super) fn op_of((extent, change): (Extent, Change)) -> Op {
+    match change {
+        Change::Write(data) => Op::Write(extent, data),
+        Change::Zero { may_trim } => Op::Zero { extent, may_trim },
+        Change::Trim => Op::Trim(extent),
+    }
+}

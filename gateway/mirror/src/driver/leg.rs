@@ -1,0 +1,327 @@
+//! One link to a mirror: dial, open, carry messages, notice silence.
+//!
+//! Invariant: a port belongs to one attempt. A task whose port was taken away sends what was left
+//! in it and ends; it never speaks for a later attempt.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use block::{Extent, LegId, Link, LinkError, Message, Seq};
+use tokio::time::Instant;
+
+use super::Group;
+use super::port::Port;
+use crate::machine::{Event, Opening};
+use crate::metrics::LegMetrics;
+use crate::status::Cause;
+
+/// What a turn knows of the link to a mirror.
+pub(super) struct LegPort {
+    pub(super) port: Rc<Port>,
+    pub(super) attempt: u64,
+    pub(super) copies: HashMap<u64, CopyUnderWay>,
+    /// When each change was sent, for the histogram of acknowledgements.
+    pub(super) sent: VecDeque<(Seq, Instant)>,
+    pub(super) flushes: VecDeque<(Seq, Instant)>,
+    pub(super) rtt_us: Option<u64>,
+    pub(super) last_heard_ms: Option<u64>,
+    pub(super) metrics: LegMetrics,
+}
+
+/// A copy that is being read.
+pub(super) struct CopyUnderWay {
+    pub(super) seq: Seq,
+    pub(super) volume: usize,
+    pub(super) extent: Extent,
+}
+
+impl LegPort {
+    pub(super) fn post(&mut self, message: Message) {
+        if let Message::Flush { seq } = &message {
+            self.flushes.push_back((*seq, Instant::now()));
+        }
+        self.port.push(message);
+    }
+
+    pub(super) fn send(&mut self, seq: Seq, now: Instant, message: Message) {
+        self.sent.push_back((seq, now));
+        self.port.push(message);
+    }
+
+    fn note_rtt(&mut self, rtt: Duration, persist_us: u32) {
+        let sample = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+        // Smoothed as TCP does it: an eighth of each new sample.
+        self.rtt_us = Some(self.rtt_us.map_or(sample, |old| (old * 7 + sample) / 8));
+        self.metrics.persist(persist_us);
+    }
+
+    fn note_answers(&mut self, message: &Message, now: Instant) {
+        match message {
+            Message::Acks(seqs) => {
+                for seq in seqs {
+                    while let Some((sent, at)) = self.sent.front().copied() {
+                        if sent > *seq {
+                            break;
+                        }
+                        self.sent.pop_front();
+                        if sent == *seq {
+                            self.metrics.write_ack(now - at);
+                        }
+                    }
+                }
+            }
+            Message::Durable { seq } => {
+                while let Some((sent, at)) = self.flushes.front().copied() {
+                    if sent > *seq {
+                        break;
+                    }
+                    self.flushes.pop_front();
+                    self.metrics.flush_ack(now - at);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Begins to dial a mirror.
+pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
+    let mut core = group.core.borrow_mut();
+    core.attempts += 1;
+    let attempt = core.attempts;
+    let Some((gateway, site)) = core.machine.leg_peer(leg) else { return };
+    let before = core.leg_memory[leg.index()];
+    let metrics = LegMetrics::new(&site);
+    let port = Rc::new(Port::default());
+    core.legs[leg.index()] = Some(LegPort {
+        port: Rc::clone(&port),
+        attempt,
+        copies: HashMap::new(),
+        sent: VecDeque::new(),
+        flushes: VecDeque::new(),
+        rtt_us: None,
+        last_heard_ms: before,
+        metrics,
+    });
+    drop(core);
+    let task = run(Rc::clone(group), leg, gateway, attempt, port);
+    group.tasks.spawn_local(task);
+}
+
+async fn run(
+    group: Rc<Group>,
+    leg: LegId,
+    gateway: block::GatewayId,
+    attempt: u64,
+    port: Rc<Port>,
+) {
+    let (mut pause, longest) = group.heartbeat.redial;
+    loop {
+        if port.is_closing() || group.stopping.is_cancelled() {
+            return;
+        }
+        let opened = tokio::time::timeout(group.heartbeat.open, open(&group, leg, gateway)).await;
+        let cause = match opened.unwrap_or(Err(LinkError::Timeout)) {
+            Ok((link, Some(opening))) => {
+                if port.is_closing() {
+                    return;
+                }
+                group.connected(leg, attempt, opening);
+                let cause = carry(&group, leg, attempt, &port, link).await;
+                group.lost(leg, attempt, cause);
+                return;
+            }
+            Ok((_, None)) => return,
+            Err(LinkError::Closed | LinkError::Timeout) => {
+                Cause::Unreachable("no answer".to_owned())
+            }
+            Err(error @ (LinkError::Untrusted(_) | LinkError::Version { .. })) => {
+                Cause::Refused(error.to_string())
+            }
+            Err(error) => Cause::Unreachable(error.to_string()),
+        };
+        if !group.lost(leg, attempt, cause) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Connects and opens the group. `None` instead of an opening: the mirror said goodbye, and the
+/// machine knows.
+async fn open(
+    group: &Rc<Group>,
+    leg: LegId,
+    gateway: block::GatewayId,
+) -> Result<(Box<dyn Link>, Option<Opening>), LinkError> {
+    let mut link = group.dialer.dial(gateway).await?;
+    let open = group.core.borrow().machine.open_message(leg);
+    let Some(open) = open else { return Err(LinkError::Closed) };
+    link.push(Message::Open(*open));
+    let mut differs = Vec::new();
+    let mut messages = Vec::new();
+    loop {
+        poll_fn(|context| {
+            if let Poll::Ready(Err(error)) = link.poll_send(context) {
+                return Poll::Ready(Err(error));
+            }
+            link.poll_receive(context, &mut messages)
+        })
+        .await?;
+        for message in messages.drain(..) {
+            match message {
+                Message::Differs(report) => differs.push(report),
+                Message::Opened(opened) => return Ok((link, Some(Opening { opened, differs }))),
+                Message::Goodbye(goodbye) => {
+                    group.push_event(Event::Heard { leg, message: Message::Goodbye(goodbye) });
+                    return Err(LinkError::Closed);
+                }
+                Message::Ping { .. } => {}
+                _ => return Err(LinkError::Corrupt("an answer to Open was expected")),
+            }
+        }
+    }
+}
+
+/// Carries messages until the link or the port ends.
+async fn carry(
+    group: &Rc<Group>,
+    leg: LegId,
+    attempt: u64,
+    port: &Rc<Port>,
+    mut link: Box<dyn Link>,
+) -> Cause {
+    let mut beat = tokio::time::interval(group.heartbeat.interval);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    let mut pings: VecDeque<(u64, Instant)> = VecDeque::new();
+    let mut stamp = 0;
+    let mut messages = Vec::new();
+    loop {
+        let woken = poll_fn(|context| {
+            port.listen(context);
+            port.drain(&mut *link);
+            if let Poll::Ready(Err(error)) = link.poll_send(context) {
+                return Poll::Ready(Err(error));
+            }
+            port.note_queue(link.queued_bytes());
+            match link.poll_receive(context, &mut messages) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+            if port.is_closing() && link.queued_bytes() == 0 {
+                return Poll::Ready(Ok(true));
+            }
+            beat.poll_tick(context).map(|_| Ok(true))
+        })
+        .await;
+        let now = Instant::now();
+        match woken {
+            Err(error) => return Cause::LinkLost(error.to_string()),
+            Ok(false) => {
+                heard = now;
+                group.heard(leg, attempt, &mut messages, &mut pings, now);
+            }
+            Ok(true) => {}
+        }
+        if port.is_closing() {
+            finish(&mut *link, group.heartbeat.interval).await;
+            return Cause::Operator;
+        }
+        if now - heard > group.heartbeat.silence {
+            return Cause::LinkLost(format!("silent for {} ms", (now - heard).as_millis()));
+        }
+        if pings.back().is_none_or(|(_, at)| now - *at >= group.heartbeat.interval) {
+            stamp += 1;
+            pings.push_back((stamp, now));
+            let state = group.core.borrow().machine.mirror_state(leg);
+            link.push(Message::Ping { stamp, state });
+            group.note_traffic(leg, attempt, link.traffic());
+        }
+    }
+}
+
+/// Sends what is queued, for a little while.
+pub(super) async fn finish(link: &mut dyn Link, patience: Duration) {
+    let sent = poll_fn(|context| link.poll_send(context));
+    // The other side may be gone: then nobody misses it.
+    drop(tokio::time::timeout(patience, sent).await);
+}
+
+impl Group {
+    fn is_current(&self, leg: LegId, attempt: u64) -> bool {
+        let core = self.core.borrow();
+        core.legs[leg.index()].as_ref().is_some_and(|port| port.attempt == attempt)
+    }
+
+    fn connected(self: &Rc<Self>, leg: LegId, attempt: u64, opening: Opening) {
+        if self.is_current(leg, attempt) {
+            self.note_heard(leg);
+            self.push_event(Event::Connected { leg, opening: Box::new(opening) });
+        }
+    }
+
+    /// Says that the link ended; says whether this attempt still counts.
+    fn lost(self: &Rc<Self>, leg: LegId, attempt: u64, cause: Cause) -> bool {
+        if !self.is_current(leg, attempt) {
+            return false;
+        }
+        self.push_event(Event::Disconnected { leg, cause });
+        self.is_current(leg, attempt)
+    }
+
+    fn note_traffic(&self, leg: LegId, attempt: u64, traffic: block::LinkTraffic) {
+        if self.is_current(leg, attempt)
+            && let Some(port) = &mut self.core.borrow_mut().legs[leg.index()]
+        {
+            port.metrics.traffic(traffic);
+        }
+    }
+
+    fn note_heard(&self, leg: LegId) {
+        let now_ms = self.clock.unix_ms();
+        let mut core = self.core.borrow_mut();
+        core.leg_memory[leg.index()] = Some(now_ms);
+        if let Some(port) = &mut core.legs[leg.index()] {
+            port.last_heard_ms = Some(now_ms);
+        }
+    }
+
+    fn heard(
+        self: &Rc<Self>,
+        leg: LegId,
+        attempt: u64,
+        messages: &mut Vec<Message>,
+        pings: &mut VecDeque<(u64, Instant)>,
+        now: Instant,
+    ) {
+        if !self.is_current(leg, attempt) {
+            messages.clear();
+            return;
+        }
+        self.note_heard(leg);
+        let mut guard = self.core.borrow_mut();
+        let core = &mut *guard;
+        for message in messages.drain(..) {
+            if let Some(port) = &mut core.legs[leg.index()] {
+                port.note_answers(&message, now);
+                if let Message::Pong { stamp, persist_us, .. } = &message {
+                    while let Some((sent, at)) = pings.pop_front() {
+                        if sent == *stamp {
+                            port.note_rtt(now - at, *persist_us);
+                            break;
+                        }
+                    }
+                }
+            }
+            core.events.push(Event::Heard { leg, message });
+        }
+        drop(guard);
+        self.turn();
+    }
+}

@@ -1,0 +1,178 @@
+//! Founding and opening a group.
+//!
+//! Invariant: what is opened is exactly what was recorded; a record that cannot be read whole
+//! refuses the group by name.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use block::{Completions, Generation, GroupId, IoError, LegId, VolumeId};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::slab::Slab;
+use super::{Core, Group, Parts};
+use crate::dirty::DirtyMap;
+use crate::machine::{Machine, Restored};
+use crate::metrics::Metrics;
+use crate::record::{GroupRecord, RecordError, dirty_key, group_key};
+
+/// Why a group cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The ledger has no record of it.
+    #[error("there is no record of the group")]
+    Unknown,
+    /// Its record cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// What a mirror may lack cannot be read.
+    #[error("the dirty map of a mirror is damaged")]
+    DirtyMap,
+    /// The ledger failed.
+    #[error("cannot read the ledger: {0}")]
+    Ledger(IoError),
+    /// The volumes that were given are not those of the record, in its order.
+    #[error("the group's record names other volumes")]
+    Volumes,
+}
+
+/// The record of a group that begins here, as its primary, for the ledger.
+#[must_use]
+pub fn found_primary(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+    generation: Generation,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, Some(generation))
+}
+
+/// The record of a group of which this gateway holds a blank copy, for the ledger.
+#[must_use]
+pub fn found_secondary(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None)
+}
+
+impl Group {
+    /// Where the ledger keeps the group's record, for whoever removes a group.
+    #[must_use]
+    pub fn record_key(group: GroupId) -> String {
+        group_key(group)
+    }
+
+    /// Opens a group: its mirrors are dialled, or its primary is awaited. Must be called on the
+    /// thread of its stores, inside its `LocalSet`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(parts: Parts) -> Result<Rc<Self>, OpenError> {
+        let key = group_key(parts.group);
+        let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+        let record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
+        if !record.volumes.iter().eq(parts.volumes.iter().map(|(id, ..)| id)) {
+            return Err(OpenError::Volumes);
+        }
+        let maps = read_maps(&parts, &record)?;
+        let restored: Vec<Restored> = parts
+            .volumes
+            .iter()
+            .map(|(volume, name, store)| {
+                let recovery = store.recovery();
+                Restored {
+                    volume: *volume,
+                    name: name.clone(),
+                    geometry: store.geometry(),
+                    clean: recovery.clean,
+                    active: recovery.active,
+                }
+            })
+            .collect();
+        let name = record.name.clone();
+        let mut machine =
+            Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
+                maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
+            });
+        while machine.wants_supply() {
+            machine.supply(parts.generations.next());
+        }
+        let mut effects = Vec::new();
+        machine.start(&mut effects);
+        let stores: Vec<_> = parts.volumes.iter().map(|(_, _, store)| Rc::clone(store)).collect();
+        let stopping = CancellationToken::new();
+        let core = Core {
+            machine,
+            slab: Slab::default(),
+            ledger: parts.ledger,
+            generations: parts.generations,
+            notes: parts.notes,
+            sink: Completions::new(),
+            events: Vec::new(),
+            effects,
+            completions: Vec::new(),
+            sizes: stores.clone(),
+            batches: stores.iter().map(|_| Vec::new()).collect(),
+            rounds: HashMap::new(),
+            legs: [const { None }; LegId::COUNT],
+            leg_memory: [None; LegId::COUNT],
+            upstream_heard: None,
+            upstream: None,
+            candidate: None,
+            waiter: None,
+            metrics: Metrics::new(&name),
+            dials: Vec::new(),
+            attempts: 0,
+        };
+        let group = Rc::new(Self {
+            id: parts.group,
+            name,
+            identity: parts.identity,
+            core: RefCell::new(core),
+            stores,
+            volumes: parts.volumes.iter().map(|(id, ..)| *id).collect(),
+            dialer: parts.dialer,
+            clock: parts.clock,
+            tasks: parts.tasks,
+            heartbeat: parts.heartbeat,
+            started: Instant::now(),
+            hosts: RefCell::new(stopping.child_token()),
+            stopping,
+            turning: Cell::new(false),
+        });
+        group.run();
+        group.turn();
+        Ok(group)
+    }
+
+    /// Starts the tasks that end when the group stops.
+    fn run(self: &Rc<Self>) {
+        let until_stopped = |future: super::LocalFuture<()>| {
+            let stopping = self.stopping.clone();
+            self.tasks.spawn_local(async move {
+                stopping.run_until_cancelled(future).await;
+            });
+        };
+        until_stopped(Box::pin(Rc::clone(self).pump()));
+        until_stopped(Box::pin(Rc::clone(self).tick()));
+    }
+}
+
+fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, DirtyMap>, OpenError> {
+    let mut maps = HashMap::new();
+    for leg in record.legs.iter().flatten() {
+        for (volume, ..) in &parts.volumes {
+            let key = dirty_key(parts.group, leg.gateway, *volume);
+            if let Some(bytes) = parts.ledger.get(&key).map_err(OpenError::Ledger)? {
+                let map = DirtyMap::decode(&bytes).or(Err(OpenError::DirtyMap))?;
+                maps.insert(key, map);
+            }
+        }
+    }
+    Ok(maps)
+}

@@ -1,0 +1,54 @@
+//! The group's status, with what only the driver knows.
+//!
+//! Invariant: an RPO is given only where it can be known; otherwise it is absent.
+
+use block::Quality;
+
+use super::Group;
+use crate::status::{GroupStatus, LinkState, Role};
+
+impl Group {
+    /// The group as this gateway sees it now.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let core = self.core.borrow();
+        let mut status = core.machine.status();
+        let offset = self.clock.unix_ms().saturating_sub(self.uptime_ms());
+        for (volume, store) in status.volumes.iter_mut().zip(&self.stores) {
+            volume.bytes = store.geometry().bytes();
+            volume.mapped_bytes = store.usage().mapped_bytes;
+        }
+        for leg in &mut status.legs {
+            leg.resync_started_ms = leg.resync_started_ms.map(|at| at + offset);
+            leg.last_heard_ms = core.leg_memory[leg.leg.index()];
+            if let Some(port) = &core.legs[leg.leg.index()] {
+                leg.rtt_us = port.rtt_us;
+                leg.send_queue_bytes = port.port.queued_bytes();
+            }
+        }
+        if let Some(upstream) = &mut status.upstream {
+            upstream.last_heard_ms = core.upstream_heard;
+        }
+        status.rpo_ms = self.rpo_ms(&status);
+        status
+    }
+
+    /// How old the oldest acknowledged write is that this mirror may lack. While the link is up an
+    /// in-sync mirror has everything; after it broke, the primary may have gone on alone since.
+    fn rpo_ms(&self, status: &GroupStatus) -> Option<u64> {
+        if status.role != Role::Secondary || status.quality != Quality::InSync {
+            return None;
+        }
+        let upstream = status.upstream.as_ref()?;
+        if upstream.link == LinkState::Connected || upstream.orderly {
+            return Some(0);
+        }
+        Some(self.clock.unix_ms().saturating_sub(upstream.last_heard_ms?))
+    }
+
+    /// Who this gateway is.
+    #[must_use]
+    pub fn identity(&self) -> &block::Identity {
+        &self.identity
+    }
+}

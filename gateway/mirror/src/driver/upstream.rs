@@ -1,0 +1,275 @@
+//! The link from the primary: accept it, apply what it sends, acknowledge in batches.
+//!
+//! Invariant: at most one primary is followed; a link that was replaced is ended and what it still
+//! brings is not looked at.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use block::{Change, Goodbye, Link, Message, Open, Opened, Seq};
+use tokio::time::Instant;
+
+use super::leg::finish;
+use super::port::Port;
+use super::slab::Entry;
+use super::{Core, Group};
+use crate::machine::Event;
+
+/// What a turn knows of the link to the primary.
+pub(super) struct UpstreamPort {
+    pub(super) port: Rc<Port>,
+    attempt: u64,
+    pub(super) acks: Vec<Seq>,
+    /// Flushes that the primary asked for and are not durable yet, and when it asked.
+    flushes: VecDeque<(Seq, Instant)>,
+    persist_us: u32,
+}
+
+/// A gateway that waits for the answer to its `Open`.
+pub(super) struct Candidate {
+    link: Box<dyn Link>,
+}
+
+impl UpstreamPort {
+    /// Acknowledges everything of this turn with one message.
+    pub(super) fn send_acks(&mut self) {
+        if !self.acks.is_empty() {
+            self.port.push(Message::Acks(std::mem::take(&mut self.acks)));
+        }
+    }
+}
+
+impl Group {
+    /// A gateway that says it is the primary opened the group here. Its copy grows first if the
+    /// primary's volumes are longer.
+    pub fn accept(self: &Rc<Self>, open: Open, link: Box<dyn Link>) {
+        let group = Rc::clone(self);
+        self.tasks.spawn_local(async move {
+            if let Err(why) = group.fit(&open).await {
+                let mut link = link;
+                link.push(Message::Goodbye(Goodbye::Refused(why)));
+                finish(&mut *link, group.heartbeat.silence).await;
+                return;
+            }
+            let (site, gateway) = (link.peer().site.clone(), link.peer().gateway);
+            group.core.borrow_mut().candidate = Some(Candidate { link });
+            group.push_event(Event::Opened { open: Box::new(open), site, gateway });
+        });
+    }
+
+    /// Grows what is too short for the primary's volumes.
+    async fn fit(self: &Rc<Self>, open: &Open) -> Result<(), String> {
+        for offer in &open.volumes {
+            let Some(index) = self.volumes.iter().position(|id| *id == offer.volume) else {
+                continue;
+            };
+            if self.stores[index].geometry().bytes() >= offer.bytes || self.is_serving() {
+                continue;
+            }
+            let (queue, mut answers) = (block::Completions::new(), Vec::new());
+            self.stores[index].grow(offer.bytes, queue.ticket(0));
+            poll_fn(|context| queue.poll_ready(context)).await;
+            queue.take(&mut answers);
+            if let Some(Err(error)) = answers.pop().map(|answer| answer.result) {
+                return Err(format!("cannot grow {} here: {error}", offer.name));
+            }
+            let bytes = self.stores[index].geometry().bytes();
+            self.push_event(Event::Grown { volume: index, result: Ok(bytes) });
+        }
+        Ok(())
+    }
+}
+
+/// The machine accepts the candidate: it becomes the primary that is followed.
+pub(super) fn accept(
+    core: &mut Core,
+    group: &Rc<Group>,
+    differs: Vec<block::DirtyReport>,
+    opened: Opened,
+) {
+    let Some(Candidate { mut link }) = core.candidate.take() else { return };
+    core.attempts += 1;
+    let attempt = core.attempts;
+    let port = Rc::new(Port::default());
+    core.upstream = Some(UpstreamPort {
+        port: Rc::clone(&port),
+        attempt,
+        acks: Vec::new(),
+        flushes: VecDeque::new(),
+        persist_us: 0,
+    });
+    differs.into_iter().for_each(|report| link.push(Message::Differs(report)));
+    link.push(Message::Opened(opened));
+    let task = run(Rc::clone(group), attempt, port, link);
+    group.tasks.spawn_local(task);
+}
+
+/// The machine sends the candidate away.
+pub(super) fn refuse(core: &mut Core, group: &Rc<Group>, goodbye: Goodbye) {
+    let Some(Candidate { mut link }) = core.candidate.take() else { return };
+    let patience = group.heartbeat.silence;
+    group.tasks.spawn_local(async move {
+        link.push(Message::Goodbye(goodbye));
+        finish(&mut *link, patience).await;
+        linger(&mut *link, patience).await;
+    });
+}
+
+/// Lets the other side read what was said before the connection goes: closing at once with unread
+/// bytes would reset it and lose them.
+async fn linger(link: &mut dyn Link, patience: std::time::Duration) {
+    let mut messages = Vec::new();
+    let gone = async {
+        while poll_fn(|context| link.poll_receive(context, &mut messages)).await.is_ok() {
+            messages.clear();
+        }
+    };
+    drop(tokio::time::timeout(patience, gone).await);
+}
+
+async fn run(group: Rc<Group>, attempt: u64, port: Rc<Port>, mut link: Box<dyn Link>) {
+    let mut messages = Vec::new();
+    let mut silence = Box::pin(tokio::time::sleep(group.heartbeat.silence));
+    loop {
+        let woken = poll_fn(|context| {
+            port.listen(context);
+            port.drain(&mut *link);
+            if link.poll_send(context).is_ready_err() {
+                return Poll::Ready(Err(()));
+            }
+            match link.poll_receive(context, &mut messages) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(true)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(())),
+                Poll::Pending => {}
+            }
+            if port.is_closing() && link.queued_bytes() == 0 {
+                return Poll::Ready(Ok(false));
+            }
+            silence.as_mut().poll(context).map(|()| Err(()))
+        })
+        .await;
+        if port.is_closing() {
+            port.drain(&mut *link);
+            finish(&mut *link, group.heartbeat.silence).await;
+            linger(&mut *link, group.heartbeat.interval).await;
+            return;
+        }
+        match woken {
+            Ok(_) => {
+                silence.as_mut().reset(Instant::now() + group.heartbeat.silence);
+                if !group.told(attempt, &mut messages) {
+                    return;
+                }
+            }
+            Err(()) => {
+                group.upstream_lost(attempt);
+                return;
+            }
+        }
+    }
+}
+
+trait ReadyErr {
+    fn is_ready_err(&self) -> bool;
+}
+
+impl<T, E> ReadyErr for Poll<Result<T, E>> {
+    fn is_ready_err(&self) -> bool {
+        matches!(self, Self::Ready(Err(_)))
+    }
+}
+
+impl Group {
+    fn follows(&self, attempt: u64) -> bool {
+        let core = self.core.borrow();
+        core.upstream.as_ref().is_some_and(|upstream| upstream.attempt == attempt)
+    }
+
+    fn upstream_lost(self: &Rc<Self>, attempt: u64) {
+        if self.follows(attempt) {
+            self.push_event(Event::UpstreamLost { orderly: false });
+        }
+    }
+
+    /// Takes what the primary sent; says whether it is still followed.
+    fn told(self: &Rc<Self>, attempt: u64, messages: &mut Vec<Message>) -> bool {
+        if !self.follows(attempt) {
+            return false;
+        }
+        let now = Instant::now();
+        let unix_ms = self.clock.unix_ms();
+        {
+            let mut core = self.core.borrow_mut();
+            core.upstream_heard = Some(unix_ms);
+            for message in messages.drain(..) {
+                core.told(message, self, now);
+            }
+        }
+        self.turn();
+        true
+    }
+}
+
+impl Core {
+    fn told(&mut self, message: Message, group: &Rc<Group>, now: Instant) {
+        match message {
+            Message::Change { seq, volume, extent, change, fua, resync } => {
+                let volume = usize::from(volume);
+                let fits = group.stores.get(volume).is_some_and(|store| {
+                    let inside = extent.end() <= store.geometry().bytes();
+                    let whole = match &change {
+                        Change::Write(data) => data.len() as u64 == extent.len(),
+                        Change::Zero { .. } | Change::Trim => true,
+                    };
+                    inside && whole
+                });
+                if !fits {
+                    // A peer that sends nonsense harms its own session only.
+                    let message = Message::Failed { seq, error: block::IoError::OutOfRange };
+                    if let Some(upstream) = &self.upstream {
+                        upstream.port.push(message);
+                    }
+                    return;
+                }
+                let entry =
+                    Entry { ticket: None, change: Some((extent, change)), volume, fua, since: now };
+                let write = self.slab.insert(entry);
+                self.events.push(Event::Incoming { write, seq, volume, extent, resync });
+            }
+            Message::Ping { stamp, state } => {
+                let ours = self.machine.upstream_state();
+                if let Some(upstream) = &mut self.upstream {
+                    let persist_us = upstream.persist_us;
+                    upstream.port.push(Message::Pong { stamp, state: ours, persist_us });
+                }
+                self.events.push(Event::Told { message: Message::Ping { stamp, state } });
+            }
+            Message::Flush { seq } => {
+                if let Some(upstream) = &mut self.upstream {
+                    upstream.flushes.push_back((seq, now));
+                }
+                self.events.push(Event::Told { message });
+            }
+            other => self.events.push(Event::Told { message: other }),
+        }
+    }
+
+    /// A reply goes to the primary; how long its flush took is told with the next heartbeat.
+    pub(super) fn reply(&mut self, message: Message) {
+        let Some(upstream) = &mut self.upstream else { return };
+        if let Message::Durable { seq } = &message {
+            while let Some((asked, at)) = upstream.flushes.front().copied() {
+                if asked > *seq {
+                    break;
+                }
+                upstream.flushes.pop_front();
+                let took = at.elapsed().as_micros();
+                upstream.persist_us = u32::try_from(took).unwrap_or(u32::MAX);
+            }
+        }
+        upstream.send_acks();
+        upstream.port.push(message);
+    }
+}

@@ -1,0 +1,435 @@
+//! The codec against arbitrary messages, arbitrary bytes and arbitrary damage.
+
+use block::{
+    BlockRange, BootId, Change, DirtyReport, Epoch, Extent, GatewayId, Generation, Goodbye,
+    GroupId, Identity, IoError, MirrorState, Open, Opened, Quality, Seq, SessionId, VolumeId,
+    VolumeOffer, Vote,
+};
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::{ACKS_PER_FRAME_MAX, RANGES_PER_FRAME_MAX};
+
+const VERSION: u16 = 1;
+
+fn seq() -> impl Strategy<Value = Seq> {
+    any::<u64>().prop_map(Seq::new)
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    any::<u64>().prop_map(Epoch::new)
+}
+
+fn generation() -> impl Strategy<Value = Generation> {
+    any::<u128>().prop_map(Generation::of)
+}
+
+fn history() -> impl Strategy<Value = (Generation, Vec<Generation>)> {
+    (generation(), vec(generation(), 0..5))
+}
+
+fn state() -> impl Strategy<Value = MirrorState> {
+    (any::<bool>(), any::<bool>(), any::<u64>(), seq()).prop_map(
+        |(in_sync, copying, out_of_sync_bytes, seq)| MirrorState {
+            in_sync,
+            copying,
+            out_of_sync_bytes,
+            seq,
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Message> {
+    let what = prop_oneof![
+        vec(any::<u8>(), 1..3000).prop_map(|data| Change::Write(Bytes::from(data))),
+        any::<bool>().prop_map(|may_trim| Change::Zero { may_trim }),
+        Just(Change::Trim),
+    ];
+    (seq(), any::<u16>(), 0..u64::MAX / 2, 1..u64::MAX / 2, what, any::<(bool, bool)>()).prop_map(
+        |(seq, volume, offset, len, change, (fua, resync))| {
+            let len = if let Change::Write(data) = &change { data.len() as u64 } else { len };
+            let extent = Extent::new(offset, len).unwrap();
+            Message::Change { seq, volume, extent, change, fua, resync }
+        },
+    )
+}
+
+fn open() -> impl Strategy<Value = Message> {
+    let offer = (any::<u128>(), any::<u128>(), ".{0,20}", any::<u64>()).prop_map(
+        |(volume, session, name, bytes)| VolumeOffer {
+            volume: VolumeId::of(volume),
+            session: SessionId::of(session),
+            name,
+            bytes,
+        },
+    );
+    (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), any::<bool>()).prop_map(
+        |(group, name, epoch, (generation, ancestors), volumes, discard)| {
+            let group = GroupId::of(group);
+            Message::Open(Open { group, name, epoch, generation, ancestors, volumes, discard })
+        },
+    )
+}
+
+fn opened() -> impl Strategy<Value = Message> {
+    let quality = prop_oneof![
+        Just(Quality::Blank),
+        Just(Quality::Inconsistent),
+        Just(Quality::Outdated),
+        Just(Quality::InSync),
+        Just(Quality::Source),
+    ];
+    (quality, proptest::option::of(generation()), vec(generation(), 0..4), any::<bool>()).prop_map(
+        |(quality, generation, ancestors, differences_known)| {
+            Message::Opened(Opened { quality, generation, ancestors, differences_known })
+        },
+    )
+}
+
+fn goodbye() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        epoch().prop_map(|epoch| Goodbye::Fenced { epoch }),
+        any::<u64>().prop_map(|theirs_bytes| Goodbye::SplitBrain { theirs_bytes }),
+        ".{0,40}".prop_map(Goodbye::Refused),
+        Just(Goodbye::Shutdown),
+        Just(Goodbye::Suspended),
+        ".{0,40}".prop_map(Goodbye::Protocol),
+    ]
+    .prop_map(Message::Goodbye)
+}
+
+fn differs() -> impl Strategy<Value = Message> {
+    (any::<u16>(), vec((any::<u64>(), any::<u64>()), 0..9)).prop_map(|(volume, ranges)| {
+        let blocks = ranges.into_iter().map(|(a, b)| BlockRange::new(a.min(b), a.max(b))).collect();
+        Message::Differs(DirtyReport { volume, blocks })
+    })
+}
+
+fn small() -> impl Strategy<Value = Message> {
+    let error = (1_u64..=12).prop_map(|code| status::error(code).unwrap());
+    prop_oneof![
+        seq().prop_map(|seq| Message::Flush { seq }),
+        seq().prop_map(|seq| Message::Durable { seq }),
+        (seq(), error).prop_map(|(seq, error)| Message::Failed { seq, error }),
+        epoch().prop_map(|epoch| Message::Handover { epoch }),
+        Just(Message::Voted(Vote::InSync)),
+        epoch().prop_map(|epoch| Message::Voted(Vote::TookOver { epoch })),
+        Just(Message::Outdate),
+        any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grow { volume, bytes }),
+        any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grown { volume, bytes }),
+        (any::<u64>(), state()).prop_map(|(stamp, state)| Message::Ping { stamp, state }),
+        (any::<u64>(), state(), any::<u32>())
+            .prop_map(|(stamp, state, persist_us)| { Message::Pong { stamp, state, persist_us } }),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        4 => change(),
+        2 => vec(seq(), 1..40).prop_map(Message::Acks),
+        3 => small(),
+        1 => open(),
+        1 => opened(),
+        1 => differs(),
+        1 => history().prop_map(|(generation, ancestors)| Message::Promote { generation, ancestors }),
+        1 => goodbye(),
+    ]
+}
+
+fn bytes_of(messages: &[Message]) -> Vec<u8> {
+    let mut outbox = Outbox::new();
+    for message in messages {
+        encode(VERSION, message.clone(), &mut outbox).unwrap();
+    }
+    outbox.to_vec()
+}
+
+/// Everything that can be cut off `inbox`.
+fn drain(decoder: Decoder, inbox: &mut BytesMut) -> Result<Vec<Frame>, Corrupt> {
+    let mut frames = Vec::new();
+    while let Some(frame) = decoder.next(inbox)? {
+        frames.push(frame);
+    }
+    Ok(frames)
+}
+
+fn messages_of(bytes: &[u8]) -> Result<Vec<Message>, Corrupt> {
+    let frames = drain(Decoder::messages(VERSION), &mut BytesMut::from(bytes))?;
+    let message = |frame| match frame {
+        Frame::Message(message) => Ok(message),
+        Frame::Greeting(_) => Err(Corrupt("a greeting")),
+    };
+    frames.into_iter().map(message).collect()
+}
+
+fn hello() -> Hello {
+    Hello {
+        identity: Identity {
+            gateway: GatewayId::of(0x11),
+            boot: BootId::of(0x22),
+            site: "east".to_owned(),
+        },
+        version_min: 1,
+        version_max: 2,
+        release: "0.1.0".to_owned(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_messages_survive_any_fragmentation(
+        messages in vec(message(), 1..12),
+        cuts in vec(1_usize..700, 1..20),
+    ) {
+        let bytes = bytes_of(&messages);
+        let (decoder, mut inbox, mut seen) =
+            (Decoder::messages(VERSION), BytesMut::new(), Vec::new());
+        let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+            inbox.extend_from_slice(now);
+            rest = later;
+            seen.extend(drain(decoder, &mut inbox).unwrap());
+            // What is said to be missing is never more than what there is to come.
+            prop_assert!(decoder.missing(&inbox).unwrap() <= rest.len().max(HEADER_BYTES));
+        }
+        let sent: Vec<Frame> = messages.into_iter().map(Frame::Message).collect();
+        prop_assert_eq!(seen, sent);
+        prop_assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed(
+        messages in vec(message(), 1..4),
+        place in any::<prop::sample::Index>(),
+        bit in 0_u8..8,
+    ) {
+        let mut bytes = bytes_of(&messages);
+        let at = place.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        // A length that was made longer could only wait for more; the header's sum forbids it.
+        prop_assert!(messages_of(&bytes).is_err());
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_no_frames(bytes in vec(any::<u8>(), 0..400)) {
+        for decoder in [Decoder::messages(VERSION), Decoder::greetings()] {
+            let mut inbox = BytesMut::from(&bytes[..]);
+            let frames = drain(decoder, &mut inbox);
+            prop_assert!(frames.map_or(true, |frames| frames.is_empty()));
+        }
+    }
+
+    /// Bodies of whoever has the checksums right: damage that is meant.
+    #[test]
+    fn hostile_fields_neither_panic_nor_allocate(
+        kind in prop_oneof![0_u8..5, 16_u8..19, 32_u8..39, 48_u8..54, 64_u8..66, Just(80), any::<u8>()],
+        flags in prop_oneof![Just(0), any::<u8>()],
+        fields in any::<(u16, u64, u64, u64, u64, u64)>(),
+        payload in vec(prop_oneof![any::<u8>(), Just(0), Just(255)], 0..200),
+        claimed in proptest::option::of(any::<u32>()),
+    ) {
+        let (volume, seq, epoch, offset, len, aux) = fields;
+        let version = if kind < kind::FIRST_MESSAGE { GREETING_VERSION } else { VERSION };
+        let mut raw = RawHeader {
+            magic: U32::new(MAGIC),
+            version: U16::new(version),
+            kind,
+            flags,
+            volume: U16::new(volume),
+            reserved: U16::ZERO,
+            payload_bytes: U32::new(claimed.unwrap_or(u32::try_from(payload.len()).unwrap())),
+            seq: U64::new(seq),
+            epoch: U64::new(epoch),
+            offset: U64::new(offset),
+            len: U64::new(len),
+            aux: U64::new(aux),
+            payload_crc: U32::new(crc(&payload)),
+            header_crc: U32::ZERO,
+        };
+        raw.header_crc = U32::new(crc(&raw.as_bytes()[..60]));
+        let bytes = [raw.as_bytes(), &payload].concat();
+        for decoder in [Decoder::messages(VERSION), Decoder::greetings()] {
+            let most = crate::limits::PAYLOAD_BYTES_MAX;
+            prop_assert!(decoder.missing(&bytes).map_or(true, |missing| missing <= most));
+            if let Ok(frames) = drain(decoder, &mut BytesMut::from(&bytes[..])) {
+                prop_assert!(frames.len() <= 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn greetings_survive_and_belong_before_messages() {
+    let join = JoinRequest {
+        token: [7; 16],
+        proof: [8; 32],
+        gateway: GatewayId::of(9),
+        site: "west".to_owned(),
+        addresses: vec!["a:1".to_owned(), "b:2".to_owned()],
+    };
+    let joined =
+        JoinAnswer { gateway: GatewayId::of(3), site: "east".to_owned(), addresses: Vec::new() };
+    for greeting in [
+        Greeting::Hello(hello()),
+        Greeting::Refused(Refusal { code: 4, text: "no".to_owned() }),
+        Greeting::Join(join),
+        Greeting::Joined(joined),
+    ] {
+        let mut outbox = Outbox::new();
+        encode_greeting(&greeting, &mut outbox).unwrap();
+        let bytes = outbox.to_vec();
+        let frames = drain(Decoder::greetings(), &mut BytesMut::from(&bytes[..])).unwrap();
+        assert_eq!(frames, [Frame::Greeting(greeting)]);
+        assert!(messages_of(&bytes).is_err());
+    }
+    let message = bytes_of(&[Message::Outdate]);
+    assert!(drain(Decoder::greetings(), &mut BytesMut::from(&message[..])).is_err());
+}
+
+#[test]
+fn a_later_release_may_say_more_in_its_hello() {
+    let mut body = Vec::new();
+    body::write_hello(&mut cursor::Writer::new(&mut body), &hello()).unwrap();
+    body.extend_from_slice(b"what nobody knows yet");
+    assert_eq!(body::read_hello(&body), Ok(hello()));
+}
+
+#[test]
+fn a_frame_of_another_version_is_refused() {
+    let mut outbox = Outbox::new();
+    encode(2, Message::Outdate, &mut outbox).unwrap();
+    assert_eq!(messages_of(&outbox.to_vec()), Err(Corrupt("frame of another protocol version")));
+}
+
+#[test]
+fn data_is_not_copied_in_either_direction() {
+    let data = Bytes::from(vec![5; 4096]);
+    let message = Message::Change {
+        seq: Seq::new(1),
+        volume: 0,
+        extent: Extent::new(0, 4096).unwrap(),
+        change: Change::Write(data.clone()),
+        fua: false,
+        resync: false,
+    };
+    let mut outbox = Outbox::new();
+    encode(VERSION, message, &mut outbox).unwrap();
+    let mut slices = [std::io::IoSlice::new(&[]); 4];
+    assert_eq!(outbox.slices(&mut slices), 2);
+    assert_eq!(slices[1].as_ptr(), data.as_ptr());
+
+    let mut inbox = BytesMut::from(&outbox.to_vec()[..]);
+    let at = inbox[HEADER_BYTES..].as_ptr();
+    let Ok(Some(Frame::Message(Message::Change { change: Change::Write(seen), .. }))) =
+        Decoder::messages(VERSION).next(&mut inbox)
+    else {
+        panic!("not the change")
+    };
+    assert_eq!(seen.as_ptr(), at);
+    assert_eq!(seen, data);
+}
+
+#[test]
+fn long_lists_become_several_frames() {
+    let blocks: Vec<_> = (0..RANGES_PER_FRAME_MAX as u64 * 2 + 1)
+        .map(|n| BlockRange::new(n * 2, n * 2 + 1))
+        .collect();
+    let report = DirtyReport { volume: 3, blocks: blocks.clone() };
+    let seen = messages_of(&bytes_of(&[Message::Differs(report)])).unwrap();
+    assert_eq!(seen.len(), 3);
+    let together: Vec<_> = seen
+        .into_iter()
+        .flat_map(|message| match message {
+            Message::Differs(DirtyReport { volume: 3, blocks }) => blocks,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(together, blocks);
+
+    let acks: Vec<_> = (0..ACKS_PER_FRAME_MAX as u64 + 1).map(Seq::new).collect();
+    let seen = messages_of(&bytes_of(&[Message::Acks(acks)])).unwrap();
+    assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_whole() {
+    let extent = Extent::new(0, 10).unwrap();
+    let change = |change| Message::Change {
+        seq: Seq::new(1),
+        volume: 0,
+        extent,
+        change,
+        fua: false,
+        resync: false,
+    };
+    let mut outbox = Outbox::new();
+    let short = change(Change::Write(Bytes::from_static(b"nine byte")));
+    assert!(encode(VERSION, short, &mut outbox).is_err());
+    let huge = Message::Change {
+        seq: Seq::new(1),
+        volume: 0,
+        extent: Extent::new(0, (64 << 20) + 1).unwrap(),
+        change: Change::Write(Bytes::from(vec![0; (64 << 20) + 1])),
+        fua: false,
+        resync: false,
+    };
+    assert!(encode(VERSION, huge, &mut outbox).is_err());
+    assert!(outbox.is_empty());
+    // A text for people is cut instead, between two characters.
+    let text = Goodbye::Refused("ä".repeat(5000));
+    let seen = messages_of(&bytes_of(&[Message::Goodbye(text)])).unwrap();
+    assert_eq!(seen, [Message::Goodbye(Goodbye::Refused("ä".repeat(2048)))]);
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .map(|c| u8::try_from(c.to_digit(16).unwrap()).unwrap())
+        .collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+/// The bytes of version 1. A change of them is a change of the protocol and needs a new version.
+#[test]
+fn decodes_the_bytes_of_version_1() {
+    let bytes = from_hex(include_str!("version_1.hex"));
+    let expected = [
+        Message::Change {
+            seq: Seq::new(7),
+            volume: 2,
+            extent: Extent::new(4096, 5).unwrap(),
+            change: Change::Write(Bytes::from_static(b"hello")),
+            fua: true,
+            resync: false,
+        },
+        Message::Change {
+            seq: Seq::new(8),
+            volume: 1,
+            extent: Extent::new(1 << 40, 65_536).unwrap(),
+            change: Change::Zero { may_trim: true },
+            fua: false,
+            resync: true,
+        },
+        Message::Acks(vec![Seq::new(7), Seq::new(8)]),
+        Message::Failed { seq: Seq::new(9), error: IoError::NoSpace },
+        Message::Opened(Opened {
+            quality: Quality::Outdated,
+            generation: Some(Generation::of(5)),
+            ancestors: vec![Generation::of(4)],
+            differences_known: true,
+        }),
+        Message::Goodbye(Goodbye::Fenced { epoch: Epoch::new(12) }),
+    ];
+    let encoded: String = bytes_of(&expected)
+        .chunks(32)
+        .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
+        .collect();
+    assert_eq!(messages_of(&bytes).as_deref(), Ok(&expected[..]), "now it is\n{encoded}");
+    assert_eq!(bytes_of(&expected), bytes, "now it is\n{encoded}");
+}

@@ -33,7 +33,6 @@ use block::{
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
@@ -45,6 +44,9 @@ use crate::metrics::Metrics;
 
 /// A future on one thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Starts a task on this thread.
+pub type Spawn = Rc<dyn Fn(LocalFuture<()>)>;
 
 /// How a group reaches other gateways.
 pub trait Dialer {
@@ -74,8 +76,8 @@ pub struct Parts {
     pub clock: Rc<dyn Clock>,
     /// Names for new histories.
     pub generations: Rc<dyn Generations>,
-    /// What tracks the group's tasks. They end with the thread's `LocalSet`.
-    pub tasks: TaskTracker,
+    /// Starts a task on the group's thread. Dropping all of them is the death of the process.
+    pub spawn: Spawn,
     /// Told of everything worth telling.
     pub notes: Rc<dyn Fn(Note)>,
     /// The kernel's boot id.
@@ -94,7 +96,7 @@ pub struct Group {
     volumes: Vec<VolumeId>,
     dialer: Rc<dyn Dialer>,
     clock: Rc<dyn Clock>,
-    tasks: TaskTracker,
+    spawn: Spawn,
     heartbeat: HeartbeatTimes,
     started: Instant,
     hosts: RefCell<CancellationToken>,

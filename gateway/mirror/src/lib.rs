@@ -25,7 +25,7 @@ mod status;
 
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
-    Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts,
+    Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts, Spawn,
     found_primary, found_secondary,
 };
 pub use mode::Mode;

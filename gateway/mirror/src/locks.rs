@@ -147,7 +147,7 @@ mod tests {
         ) {
             let mut locks = RangeLocks::default();
             let mut held: Vec<(BlockRange, Holder)> = Vec::new();
-            let mut waiting = std::collections::BTreeMap::new();
+            let mut waiting = BTreeMap::new();
             for (n, (first, len)) in (0u64..).zip(wants.iter()) {
                 let range = BlockRange::new(*first, first + len);
                 if locks.acquire(range, w(n)) {

@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn what_reads_as_zero_is_not_sent_as_bytes() {
-        assert_eq!(join(Segments::from_slice(&[Segment::Zero(4096)])), None);
+        let zeroes: Segments = [Segment::Zero(4096)].into_iter().collect();
+        assert_eq!(join(zeroes), None);
         let mixed: Segments =
             [Segment::Zero(2), Segment::Data(Bytes::from_static(b"ab"))].into_iter().collect();
         assert_eq!(join(mixed), Some(Bytes::from_static(b"\0\0ab")));

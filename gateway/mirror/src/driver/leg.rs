@@ -108,7 +108,7 @@ pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
     });
     drop(core);
     let task = run(Rc::clone(group), leg, gateway, attempt, port);
-    group.tasks.spawn_local(task);
+    (group.spawn)(Box::pin(task));
 }
 
 async fn run(
@@ -200,6 +200,7 @@ async fn carry(
     let mut heard = Instant::now();
     let mut pings: VecDeque<(u64, Instant)> = VecDeque::new();
     let mut stamp = 0;
+    let mut asked: Option<Instant> = None;
     let mut messages = Vec::new();
     loop {
         let woken = poll_fn(|context| {
@@ -236,7 +237,8 @@ async fn carry(
         if now - heard > group.heartbeat.silence {
             return Cause::LinkLost(format!("silent for {} ms", (now - heard).as_millis()));
         }
-        if pings.back().is_none_or(|(_, at)| now - *at >= group.heartbeat.interval) {
+        if asked.is_none_or(|at| now - at >= group.heartbeat.interval) {
+            asked = Some(now);
             stamp += 1;
             pings.push_back((stamp, now));
             let state = group.core.borrow().machine.mirror_state(leg);

@@ -138,7 +138,7 @@ impl Group {
             volumes: parts.volumes.iter().map(|(id, ..)| *id).collect(),
             dialer: parts.dialer,
             clock: parts.clock,
-            tasks: parts.tasks,
+            spawn: parts.spawn,
             heartbeat: parts.heartbeat,
             started: Instant::now(),
             hosts: RefCell::new(stopping.child_token()),
@@ -154,9 +154,9 @@ impl Group {
     fn run(self: &Rc<Self>) {
         let until_stopped = |future: super::LocalFuture<()>| {
             let stopping = self.stopping.clone();
-            self.tasks.spawn_local(async move {
+            (self.spawn)(Box::pin(async move {
                 stopping.run_until_cancelled(future).await;
-            });
+            }));
         };
         until_stopped(Box::pin(Rc::clone(self).pump()));
         until_stopped(Box::pin(Rc::clone(self).tick()));

@@ -46,7 +46,7 @@ impl Group {
     /// primary's volumes are longer.
     pub fn accept(self: &Rc<Self>, open: Open, link: Box<dyn Link>) {
         let group = Rc::clone(self);
-        self.tasks.spawn_local(async move {
+        (self.spawn)(Box::pin(async move {
             if let Err(why) = group.fit(&open).await {
                 let mut link = link;
                 link.push(Message::Goodbye(Goodbye::Refused(why)));
@@ -56,7 +56,7 @@ impl Group {
             let (site, gateway) = (link.peer().site.clone(), link.peer().gateway);
             group.core.borrow_mut().candidate = Some(Candidate { link });
             group.push_event(Event::Opened { open: Box::new(open), site, gateway });
-        });
+        }));
     }
 
     /// Grows what is too short for the primary's volumes.
@@ -103,18 +103,18 @@ pub(super) fn accept(
     differs.into_iter().for_each(|report| link.push(Message::Differs(report)));
     link.push(Message::Opened(opened));
     let task = run(Rc::clone(group), attempt, port, link);
-    group.tasks.spawn_local(task);
+    (group.spawn)(Box::pin(task));
 }
 
 /// The machine sends the candidate away.
 pub(super) fn refuse(core: &mut Core, group: &Rc<Group>, goodbye: Goodbye) {
     let Some(Candidate { mut link }) = core.candidate.take() else { return };
     let patience = group.heartbeat.silence;
-    group.tasks.spawn_local(async move {
+    (group.spawn)(Box::pin(async move {
         link.push(Message::Goodbye(goodbye));
         finish(&mut *link, patience).await;
         linger(&mut *link, patience).await;
-    });
+    }));
 }
 
 /// Lets the other side read what was said before the connection goes: closing at once with unread

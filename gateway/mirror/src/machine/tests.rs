@@ -1,1 +1,456 @@
-//! Event lists.
+//! Event lists: what follows from what, in which order. Each rule that must never break has its
+//! case here; schedules are the simulator's.
+
+use block::{
+    Epoch, Extent, GatewayId, Generation, Geometry, Goodbye, GroupId, IoError, LegId, Message,
+    Open, Opened, Quality, Seq, SessionId, VolumeId, VolumeOffer, Vote, WriteId,
+};
+
+use super::{Effect, Event, Machine, Note, Opening, Restored};
+use crate::dirty::DirtyMap;
+use crate::record::GroupRecord;
+use crate::status::{Cause, Phase, Serving};
+use crate::{Command, Consent, Policy, Refusal, Role, SessionState, Split};
+
+const GROUP: GroupId = GroupId::of(1);
+const VOLUME: VolumeId = VolumeId::of(2);
+const WEST: GatewayId = GatewayId::of(3);
+const BOOT: [u8; 16] = [7; 16];
+
+/// A machine and what it wants, with shorthands for what happens to it.
+struct Bench {
+    machine: Machine,
+    out: Vec<Effect>,
+    generations: u128,
+}
+
+fn at(block: u64, blocks: u64) -> Extent {
+    Extent::new(block * 4096, blocks * 4096).unwrap()
+}
+
+fn leg() -> LegId {
+    LegId::new(0).unwrap()
+}
+
+fn restored(clean: bool, active: &[u64]) -> Restored {
+    Restored {
+        volume: VOLUME,
+        name: "orders".to_owned(),
+        geometry: Geometry::new(64 << 20).unwrap(),
+        clean,
+        active: active.iter().map(|index| block::ActivityExtent::new(*index)).collect(),
+    }
+}
+
+impl Bench {
+    fn primary() -> Self {
+        Self::founded(Some(Generation::of(1)))
+    }
+
+    fn mirror() -> Self {
+        Self::founded(None)
+    }
+
+    fn founded(generation: Option<Generation>) -> Self {
+        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation);
+        let record = GroupRecord::decode(&record.unwrap()).unwrap();
+        Self::restored(record, restored(true, &[]), |_, _| DirtyMap::default())
+    }
+
+    fn restored(
+        record: GroupRecord,
+        volume: Restored,
+        dirty: impl FnMut(GatewayId, VolumeId) -> DirtyMap,
+    ) -> Self {
+        let machine = Machine::restore(record, BOOT, &[volume], dirty);
+        let mut bench = Self { machine, out: Vec::new(), generations: 100 };
+        bench.supply();
+        let mut out = Vec::new();
+        bench.machine.start(&mut out);
+        bench.out = out;
+        bench.record();
+        bench
+    }
+
+    fn supply(&mut self) {
+        while self.machine.wants_supply() {
+            self.generations += 1;
+            self.machine.supply(Generation::of(self.generations));
+        }
+    }
+
+    fn apply(&mut self, event: Event) -> &mut Self {
+        self.supply();
+        self.machine.apply(event, &mut self.out);
+        self
+    }
+
+    fn take(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Makes every record and activity set durable that was asked for.
+    fn record(&mut self) -> &mut Self {
+        loop {
+            let (mut done, mut rest) = (Vec::new(), Vec::new());
+            for effect in self.take() {
+                match effect {
+                    Effect::Record { number, .. } => {
+                        done.push(Event::Recorded { number, result: Ok(()) });
+                    }
+                    Effect::Activate { round, .. } => {
+                        done.push(Event::Activated { round, result: Ok(()) });
+                    }
+                    other => rest.push(other),
+                }
+            }
+            self.out = rest;
+            if done.is_empty() {
+                return self;
+            }
+            for event in done {
+                self.apply(event);
+            }
+        }
+    }
+
+    fn change(&mut self, write: u64, extent: Extent) -> &mut Self {
+        self.apply(Event::Change { write: WriteId::new(write), volume: 0, extent })
+    }
+
+    fn applied(&mut self, write: u64) -> &mut Self {
+        self.apply(Event::Applied { write: WriteId::new(write), result: Ok(()) })
+    }
+
+    fn heard(&mut self, message: Message) -> &mut Self {
+        self.apply(Event::Heard { leg: leg(), message })
+    }
+
+    fn ack(&mut self, seq: Seq) -> &mut Self {
+        self.heard(Message::Acks(vec![seq]))
+    }
+
+    /// The number under which a change was sent to the mirror.
+    fn sent(&self, write: u64) -> Option<Seq> {
+        self.out.iter().find_map(|effect| match effect {
+            Effect::Send { seq, write: sent, .. } if sent.get() == write => Some(*seq),
+            _ => None,
+        })
+    }
+
+    fn answer(&self, write: u64) -> Option<Result<(), IoError>> {
+        self.out.iter().find_map(|effect| match effect {
+            Effect::Answer { write: answered, result } if answered.get() == write => Some(*result),
+            _ => None,
+        })
+    }
+
+    fn flush_seq(&self) -> Option<Seq> {
+        self.out.iter().rev().find_map(|effect| match effect {
+            Effect::Post { message: Message::Flush { seq }, .. } => Some(*seq),
+            _ => None,
+        })
+    }
+
+    fn add_leg(&mut self, policy: Policy) -> &mut Self {
+        self.apply(Event::Command(Command::AddLeg {
+            gateway: WEST,
+            site: "west".to_owned(),
+            sessions: vec![SessionId::of(9)],
+            policy,
+        }));
+        self.record()
+    }
+
+    fn connect(&mut self, generation: Option<u128>) -> &mut Self {
+        let opened = Opened {
+            quality: if generation.is_some() { Quality::InSync } else { Quality::Blank },
+            generation: generation.map(Generation::of),
+            ancestors: Vec::new(),
+            differences_known: true,
+        };
+        let opening = Box::new(Opening { opened, differs: Vec::new() });
+        self.apply(Event::Connected { leg: leg(), opening })
+    }
+
+    /// A mirror with nothing to copy is asked to vote, votes and is in sync.
+    fn vote(&mut self) -> &mut Self {
+        let seq = self.flush_seq().expect("everything is made durable before the vote");
+        self.heard(Message::Durable { seq });
+        self.heard(Message::Voted(Vote::InSync));
+        self.record()
+    }
+
+    fn in_sync(policy: Policy) -> Self {
+        let mut bench = Self::primary();
+        bench.add_leg(policy).connect(None);
+        bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] }).vote();
+        assert_eq!(bench.machine.status().legs[0].phase, Phase::Equivalent);
+        bench.take();
+        // A first change warms the activity log.
+        bench.change(0, at(0, 1)).record().applied(0);
+        let seq = bench.sent(0).unwrap();
+        bench.ack(seq);
+        assert_eq!(bench.answer(0), Some(Ok(())));
+        bench.take();
+        bench
+    }
+
+    fn lose(&mut self) -> &mut Self {
+        let cause = Cause::LinkLost("cut".to_owned());
+        self.apply(Event::Disconnected { leg: leg(), cause })
+    }
+
+    fn leg_record(&self) -> crate::record::LegRecord {
+        let (_, bytes) = self.machine.group_record();
+        GroupRecord::decode(&bytes.unwrap()).unwrap().legs[0].clone().unwrap()
+    }
+}
+
+#[test]
+fn rule_1_waits_for_the_copy_here_and_the_mirror() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1));
+    let seq = bench.sent(1).unwrap();
+    bench.applied(1);
+    assert_eq!(bench.answer(1), None);
+    bench.ack(seq);
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    bench.take();
+    bench.change(2, at(2, 1));
+    let seq = bench.sent(2).unwrap();
+    bench.ack(seq);
+    assert_eq!(bench.answer(2), None);
+    bench.applied(2);
+    assert_eq!(bench.answer(2), Some(Ok(())));
+}
+
+#[test]
+fn rule_1_records_a_lost_mirror_before_it_acknowledges_without_it() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1)).applied(1).lose();
+    assert_eq!(bench.answer(1), None);
+    // Nor is a change that came after the loss.
+    bench.change(2, at(2, 1)).applied(2);
+    assert_eq!((bench.answer(2), bench.sent(2)), (None, None));
+    assert!(!bench.leg_record().in_sync);
+    bench.record();
+    assert_eq!((bench.answer(1), bench.answer(2)), (Some(Ok(())), Some(Ok(()))));
+    let status = bench.machine.status();
+    assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, 3 * 4096);
+    assert_eq!(status.legs[0].state, SessionState::Halted);
+}
+
+#[test]
+fn rule_2_overlapping_changes_go_one_after_the_other() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 2)).change(2, at(2, 2));
+    assert!(bench.sent(1).is_some() && bench.sent(2).is_none());
+    let first = bench.sent(1).unwrap();
+    bench.applied(1);
+    assert!(bench.sent(2).is_none());
+    bench.ack(first);
+    assert!(bench.sent(2).is_some_and(|second| second > first));
+}
+
+#[test]
+fn rule_2_a_resync_copy_waits_for_the_change_in_its_way() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.lose().record();
+    bench.change(1, at(4, 1)).applied(1);
+    bench.take();
+    bench.change(2, at(4, 1));
+    let before = bench.machine.status().legs[0].sessions[0].out_of_sync_bytes;
+    bench.connect(Some(1));
+    // Block 0 is copied; block 4 is in flight and is not.
+    let copied: Vec<Extent> = bench
+        .out
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Copy { extent, .. } => Some(*extent),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(copied, [at(0, 1)]);
+    assert_eq!(before, 2 * 4096);
+    bench.applied(2);
+    let all = bench.out.iter().filter(|effect| matches!(effect, Effect::Copy { .. })).count();
+    assert_eq!(all, 2, "the copy goes once the change is done");
+}
+
+#[test]
+fn rule_3_nothing_flies_before_its_extent_is_recorded() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(5000, 1));
+    assert!(bench.sent(1).is_none());
+    assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Apply { .. })));
+    bench.record();
+    assert!(bench.sent(1).is_some());
+}
+
+#[test]
+fn rule_3_a_crashed_primary_resynchronises_its_active_extents() {
+    let bench = Bench::in_sync(Policy::default());
+    let (_, bytes) = bench.machine.group_record();
+    let record = GroupRecord::decode(&bytes.unwrap()).unwrap();
+    let bench = Bench::restored(record, restored(false, &[3]), |_, _| DirtyMap::default());
+    let status = bench.machine.status();
+    assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, 4 << 20);
+    assert_eq!(status.serving, Serving::WaitingForMirror);
+}
+
+#[test]
+fn rule_4_what_was_acknowledged_and_not_flushed_is_dirty_after_a_loss() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1)).applied(1);
+    let seq = bench.sent(1).unwrap();
+    bench.ack(seq).lose();
+    // Blocks 0 and 1 were acknowledged and never flushed.
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 2 * 4096);
+
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(Event::Flush { write: WriteId::new(1), volume: 0 });
+    let seq = bench.flush_seq().unwrap();
+    let round = bench.out.iter().find_map(|effect| match effect {
+        Effect::FlushLocal { round, .. } => Some(*round),
+        _ => None,
+    });
+    bench.apply(Event::Flushed { round: round.unwrap(), result: Ok(()) });
+    assert_eq!(bench.answer(1), None, "a flush waits for every copy");
+    bench.heard(Message::Durable { seq });
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    bench.lose();
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 0);
+}
+
+#[test]
+fn rule_6_a_higher_epoch_drops_hosts_before_anything_else() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1));
+    bench.take();
+    bench.heard(Message::Goodbye(Goodbye::Fenced { epoch: Epoch::new(9) }));
+    assert!(matches!(bench.out[0], Effect::DropHosts));
+    assert_eq!(bench.answer(1), Some(Err(IoError::Fenced)));
+    assert_eq!(bench.machine.status().role, Role::Fenced);
+    bench.record().take();
+    bench.change(2, at(2, 1));
+    assert_eq!(bench.answer(2), Some(Err(IoError::Fenced)));
+    // What the mirror may lack is still known.
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 2 * 4096);
+}
+
+#[test]
+fn rule_6_a_lower_epoch_is_refused_by_name() {
+    let mut bench = Bench::mirror();
+    let open = |epoch| {
+        Box::new(Open {
+            group: GROUP,
+            name: "orders".to_owned(),
+            epoch: Epoch::new(epoch),
+            generation: Generation::of(1),
+            ancestors: Vec::new(),
+            volumes: vec![VolumeOffer {
+                volume: VOLUME,
+                session: SessionId::of(9),
+                name: "orders".to_owned(),
+                bytes: 64 << 20,
+            }],
+            discard: false,
+        })
+    };
+    let site = || "east".to_owned();
+    let gateway = GatewayId::of(8);
+    bench.apply(Event::Opened { open: open(5), site: site(), gateway }).record();
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Accept { .. })));
+    bench.take();
+    bench.apply(Event::Opened { open: open(4), site: site(), gateway });
+    let fenced = Goodbye::Fenced { epoch: Epoch::new(5) };
+    assert!(
+        bench
+            .out
+            .iter()
+            .any(|effect| matches!(effect, Effect::Refuse { goodbye } if *goodbye == fenced))
+    );
+    assert_eq!(bench.machine.status().counters.fenced_writes, 1);
+}
+
+#[test]
+fn rule_7_a_half_copied_mirror_is_not_promoted_without_a_word() {
+    let mut bench = Bench::mirror();
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
+    let refusal = Refusal::QualityTooLow { quality: Quality::Blank };
+    assert!(
+        bench
+            .out
+            .iter()
+            .any(|effect| matches!(effect, Effect::Answered(Err(why)) if *why == refusal))
+    );
+}
+
+#[test]
+fn rule_11_a_failed_sync_latches_the_copy() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(Event::Flush { write: WriteId::new(1), volume: 0 });
+    bench.apply(Event::Flushed { round: 1, result: Err(IoError::Media) });
+    assert!(matches!(bench.answer(1), Some(Err(_))));
+    bench.take();
+    bench.change(2, at(1, 1));
+    assert_eq!(bench.answer(2), Some(Err(IoError::Latched)));
+    assert_eq!(bench.machine.status().serving, Serving::Latched);
+}
+
+#[test]
+fn rule_12_a_mirror_that_is_too_slow_does_not_hang_its_hosts() {
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, ..Policy::default() });
+    bench.change(1, at(1, 1)).applied(1);
+    bench.apply(Event::Tick { now_ms: 1_000 }).record();
+    assert_eq!(bench.answer(1), None);
+    bench.apply(Event::Tick { now_ms: 1_100 }).record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    let status = bench.machine.status();
+    assert_eq!(status.legs[0].state, SessionState::Error);
+    assert_eq!(status.legs[0].cause, Some(Cause::TooSlow));
+}
+
+#[test]
+fn split_manual_fails_what_the_lost_mirror_lacks() {
+    let mut bench = Bench::in_sync(Policy { split: Split::Manual, ..Policy::default() });
+    bench.change(1, at(1, 1)).applied(1).lose();
+    assert_eq!(bench.answer(1), Some(Err(IoError::Halted)));
+    assert!(bench.leg_record().in_sync, "it holds every acknowledged write");
+    bench.take();
+    bench.change(2, at(2, 1));
+    assert_eq!(bench.answer(2), Some(Err(IoError::Halted)));
+    assert_eq!(bench.machine.status().serving, Serving::Halted);
+}
+
+#[test]
+fn a_write_that_failed_here_is_settled_on_the_mirror() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1));
+    let seq = bench.sent(1).unwrap();
+    bench.ack(seq);
+    bench.apply(Event::Applied { write: WriteId::new(1), result: Err(IoError::NoSpace) });
+    assert_eq!(bench.answer(1), Some(Err(IoError::NoSpace)));
+    // The mirror has it, this copy has not: it is copied from here.
+    assert!(
+        bench
+            .out
+            .iter()
+            .any(|effect| matches!(effect, Effect::Copy { extent, .. } if *extent == at(1, 1)))
+    );
+}
+
+#[test]
+fn a_mirror_without_room_is_an_error_of_the_leg_only() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1)).applied(1);
+    let seq = bench.sent(1).unwrap();
+    bench.heard(Message::Failed { seq, error: IoError::NoSpace }).record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    assert_eq!(bench.machine.status().legs[0].state, SessionState::Error);
+    let cause = Cause::MirrorFailed(IoError::NoSpace);
+    assert!(bench.out.iter().any(
+        |effect| matches!(effect, Effect::Note(Note::MirrorLost { cause: c, .. }) if *c == cause)
+    ));
+}

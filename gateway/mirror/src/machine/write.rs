@@ -397,6 +397,7 @@ impl Machine {
             if change.pending.has(leg) {
                 let change = self.writes.get_mut(write);
                 change.halted |= halted;
+                change.missing = true;
                 self.leg_done(write, leg, out);
             }
         }

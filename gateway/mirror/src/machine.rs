@@ -58,6 +58,8 @@ enum After {
     Command,
     /// This leg is out of the in-sync set: what waited for it may be acknowledged.
     LegLeft(LegId),
+    /// The history that begins with the next change is recorded.
+    Begun,
     /// This leg is in the in-sync set.
     LegJoined(LegId),
     /// The dirty maps are durable: extents may leave the activity log.
@@ -136,6 +138,10 @@ pub struct Machine {
     now_ms: u64,
     host_boot: [u8; 16],
     latched: bool,
+    /// A mirror that shares our history is lost: the next change begins a new one.
+    begins_with_next: bool,
+    /// That history is being recorded; changes wait.
+    beginning: bool,
     /// The gateway stops in good order: nothing new is admitted, a link that ends means nothing.
     closing: bool,
     /// The primary said goodbye before it went: nothing was acknowledged after that.
@@ -227,6 +233,7 @@ impl Machine {
     #[must_use]
     pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
         self.is_serving()
+            && !self.beginning
             && self.live.is_empty()
             && self.counting.is_empty()
             && self.legs.iter().all(Option::is_none)
@@ -323,6 +330,7 @@ impl Machine {
             After::Nothing => {}
             After::Command => self.finish_command(Ok(()), out),
             After::LegLeft(leg) => self.leg_left(leg, out),
+            After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
             After::DirtyKept => self.dirty_kept(out),
             After::Followed(link) => self.followed(link, out),

@@ -3,7 +3,7 @@
 //! Invariant (rule 1): a leg leaves the in-sync set durably before anything is acknowledged without
 //! it; a leg enters it only after it has everything and recorded so itself.
 
-use block::{BlockSet, LegId, Message, Open, Seq, VolumeOffer, Vote};
+use block::{BlockSet, LegId, Message, Open, Quality, Seq, VolumeOffer, Vote};
 
 use super::leg::{Leg, Progress, Stage};
 use super::{After, Effect, Machine, Note, Opening, Role};
@@ -121,7 +121,8 @@ impl Machine {
             blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
         };
         match relate(ours, theirs.as_ref()) {
-            Relation::Blank => Ok(Need::Full { wipe: false }),
+            // What a first copy left behind when it was cut short is no part of any history.
+            Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
             Relation::Behind { common } if known(common) => Ok(Need::Delta),
             Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
             Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
@@ -346,22 +347,28 @@ impl Machine {
         self.growth_lost(leg, out);
     }
 
-    /// Takes the leg out of the in-sync set and begins a new history, durably, before anything that
-    /// waits for it is acknowledged.
+    /// Takes the leg out of the in-sync set, durably, before anything that waits for it is
+    /// acknowledged. If nothing waits, the new history begins with the first change: a mirror that
+    /// was only out of reach has then missed nothing.
     pub(super) fn leave(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        self.begin_generation();
+        if self.writes.any_pending(leg) {
+            self.begin_alone(out);
+        } else {
+            self.begins_with_next = true;
+        }
         let state = self.leg_mut(leg).expect("the caller has it");
         state.in_set = false;
         self.keep(After::LegLeft(leg), out);
+    }
+
+    /// Begins a history that a lost mirror does not share, and tells those that are in sync.
+    pub(super) fn begin_alone(&mut self, out: &mut Vec<Effect>) {
+        self.begins_with_next = false;
+        self.begin_generation();
         let lineage = self.lineage.clone().expect("a primary has a history");
-        for other in self.live.iter().filter(|other| *other != leg) {
-            if self.in_sync_stage(other) {
-                let message = Message::Promote {
-                    generation: lineage.current,
-                    ancestors: lineage.ancestors.clone(),
-                };
-                out.push(Effect::Post { leg: other, message });
-            }
+        for leg in self.live.iter().filter(|leg| self.in_sync_stage(*leg)) {
+            let (generation, ancestors) = (lineage.current, lineage.ancestors.clone());
+            out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
         }
     }
 

@@ -65,6 +65,9 @@ impl Machine {
             RoleRecord::Secondary => Role::Secondary,
             RoleRecord::Fenced { by } => Role::Fenced { by },
         };
+        // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
+        let begins_with_next = role == Role::Primary
+            && record.legs.iter().flatten().any(|leg| !leg.in_sync && leg.base.is_some());
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -113,6 +116,8 @@ impl Machine {
             now_ms: 0,
             host_boot,
             latched: false,
+            begins_with_next,
+            beginning: false,
             closing: false,
             orderly_end: false,
             split_brain: false,

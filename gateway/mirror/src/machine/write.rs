@@ -74,6 +74,11 @@ impl Writes {
         self.slots[index(id)].take().expect("the change is under way")
     }
 
+    /// Whether a change that has no answer yet waits for this leg.
+    pub(super) fn any_pending(&self, leg: LegId) -> bool {
+        self.slots.iter().flatten().any(|write| !write.answered && write.pending.has(leg))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -109,6 +114,7 @@ impl Machine {
             _ if self.latched => Gate::Refuse(IoError::Latched),
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
+            Role::Primary if self.beginning => Gate::Hold,
             Role::Primary if change && self.is_halted() => Gate::Refuse(IoError::Halted),
             Role::Primary => Gate::Open,
             Role::Yielding(_) => Gate::Hold,
@@ -138,6 +144,14 @@ impl Machine {
                 refuse(write, error, out);
                 return;
             }
+        }
+        if self.begins_with_next {
+            // The first change that a lost mirror lacks: its history is recorded before it.
+            self.begin_alone(out);
+            self.beginning = true;
+            self.keep(super::After::Begun, out);
+            self.held.push_back(Held::Change { write, volume, extent });
+            return;
         }
         self.admit(write, volume, extent, None, out);
     }

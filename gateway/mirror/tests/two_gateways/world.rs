@@ -12,13 +12,13 @@ use block::{
     Volume, VolumeId,
 };
 use bytes::Bytes;
+use store::memory::MemoryStore;
+use tokio::task::{AbortHandle, LocalSet};
+use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
     Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, LocalFuture, Parts,
     Phase, Policy, Refusal, found_primary, found_secondary,
 };
-use store::memory::MemoryStore;
-use tokio::task::{AbortHandle, LocalSet};
-use tokio_util::sync::CancellationToken;
 
 use crate::link::{Cutter, pair};
 

@@ -1,0 +1,67 @@
+//! This product as a contestant. Whatever its command line or configuration becomes, this file and
+//! the harness know it, and nothing else here does.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use harness::Site;
+
+use crate::client::Address;
+use crate::contestant::{Contestant, Place, Running, Transport};
+
+/// One gateway.
+pub(crate) const SINGLE: Contestant =
+    Contestant { name: "twinspan", start: single, in_memory: false };
+/// The same on tmpfs, where the file system costs next to nothing.
+pub(crate) const IN_MEMORY: Contestant =
+    Contestant { name: "twinspan-tmpfs", start: single, in_memory: true };
+/// Two gateways, the volume mirrored synchronously.
+pub(crate) const MIRRORED: Contestant =
+    Contestant { name: "twinspan", start: mirrored, in_memory: false };
+/// One gateway, in a suite of mirrors: what the mirror costs.
+pub(crate) const UNMIRRORED: Contestant =
+    Contestant { name: "twinspan-unmirrored", start: single, in_memory: false };
+
+const VOLUME: &str = "bench";
+/// An empty volume is in sync at once; this is for a busy machine.
+const SYNC_LIMIT: Duration = Duration::from_secs(60);
+
+fn single(place: &Place) -> Result<Running> {
+    let mut site = Site::new(&place.dir, "one")?;
+    let is_new = !site.has_data();
+    site.start()?;
+    if is_new {
+        create_volume(&site, place)?;
+    }
+    Ok(running(site, place, Vec::new()))
+}
+
+fn mirrored(place: &Place) -> Result<Running> {
+    let mut east = Site::new(&place.dir, "east")?;
+    let mut west = Site::new(&place.dir, "west")?;
+    let is_new = !east.has_data();
+    east.start()?;
+    west.start()?;
+    if is_new {
+        east.join(&west)?;
+        create_volume(&east, place)?;
+        east.mirror(VOLUME, &west)?;
+    }
+    east.wait_equivalent(SYNC_LIMIT)?;
+    Ok(running(east, place, vec![west]))
+}
+
+fn create_volume(site: &Site, place: &Place) -> Result<()> {
+    let size = format!("{}MiB", place.size_mib);
+    site.cli(&["volume", "create", VOLUME, "--size", &size])?;
+    Ok(())
+}
+
+fn running(primary: Site, place: &Place, mirrors: Vec<Site>) -> Running {
+    let address = match place.transport {
+        Transport::Unix => Address::Unix(primary.nbd_socket()),
+        Transport::Tcp => Address::Tcp(format!("127.0.0.1:{}", primary.ports().nbd)),
+    };
+    let sites = std::iter::once(primary).chain(mirrors).collect();
+    Running { address, export: VOLUME.into(), processes: Vec::new(), sites }
+}

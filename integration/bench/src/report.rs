@@ -1,0 +1,219 @@
+//! Medians over the rounds, ratios to the first contestant on the same medium, as a table and as
+//! JSON.
+//!
+//! Invariant: a ratio above 1 is in favour of the first contestant, whatever is compared.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::Options;
+use crate::rounds::Round;
+use crate::workload::Suite;
+
+/// The middle of several rounds.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    transport: &'static str,
+    workload: &'static str,
+    contestant: &'static str,
+    medium: &'static str,
+    ops_per_second: f64,
+    ops_per_second_min: f64,
+    ops_per_second_max: f64,
+    mib_per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+    cpu_us_per_op: f64,
+    /// How many times as many requests the first contestant does, and how many times less
+    /// processor time and median latency it needs; null for itself.
+    ratio: Option<Ratio>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Ratio {
+    ops: f64,
+    cpu: f64,
+    p50: f64,
+}
+
+/// A whole run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    suite: Suite,
+    seconds: f64,
+    repeats: usize,
+    size_mib: u64,
+    rows: Vec<Row>,
+    rounds: Vec<Round>,
+}
+
+impl Report {
+    pub(crate) fn of(suite: Suite, options: &Options, rounds: Vec<Round>) -> Self {
+        let mut rows: Vec<Row> = Vec::new();
+        for round in &rounds {
+            let is_same = |other: &Round| {
+                (other.transport, other.workload, other.contestant)
+                    == (round.transport, round.workload, round.contestant)
+            };
+            let is_there = rows.iter().any(|row| {
+                (row.transport, row.workload, row.contestant)
+                    == (round.transport, round.workload, round.contestant)
+            });
+            if !is_there {
+                let same: Vec<&Round> = rounds.iter().filter(|other| is_same(other)).collect();
+                let first = rows
+                    .iter()
+                    .find(|row| (row.transport, row.workload) == (round.transport, round.workload));
+                let row = Row::of(&same, first);
+                rows.push(row);
+            }
+        }
+        let Options { seconds, repeats, size_mib, .. } = *options;
+        Self { suite, seconds, repeats, size_mib, rows, rounds }
+    }
+
+    pub(crate) fn json(&self) -> Result<String> {
+        let value = json!({
+            "bench": self.suite.name(),
+            "seconds": self.seconds,
+            "repeats": self.repeats,
+            "size_mib": self.size_mib,
+            "cpus": std::thread::available_parallelism()?.get(),
+            "rows": self.rows,
+            "rounds": self.rounds,
+        });
+        Ok(serde_json::to_string(&value)?)
+    }
+
+    pub(crate) fn table(&self) -> String {
+        let mut text = format!(
+            "bench {}: median of {} rounds of {} s, volumes of {} MiB\n\
+             x: how many times as much the first on the same medium does, or as little CPU and \
+             latency it needs\n",
+            self.suite.name(),
+            self.repeats,
+            self.seconds,
+            self.size_mib,
+        );
+        let mut before = ("", "");
+        for row in &self.rows {
+            if before != (row.transport, row.workload) {
+                before = (row.transport, row.workload);
+                text += &format!(
+                    "\n{:<34} {:>9} {:>8} {:>8} {:>9} {:>8}   {:>6} {:>6} {:>6}\n",
+                    format!("{} over {}", row.workload, row.transport),
+                    "ops/s",
+                    "MiB/s",
+                    "p50 us",
+                    "p99 us",
+                    "CPU us",
+                    "x ops",
+                    "x CPU",
+                    "x p50",
+                );
+            }
+            // Writing to a string cannot fail.
+            write!(
+                text,
+                "  {:<32} {:>9.0} {:>8.0} {:>8.1} {:>9.1} {:>8.2}",
+                row.contestant,
+                row.ops_per_second,
+                row.mib_per_second,
+                row.p50_us,
+                row.p99_us,
+                row.cpu_us_per_op,
+            )
+            .ok();
+            if let Some(ratio) = row.ratio {
+                write!(text, "   {:>6.2} {:>6.2} {:>6.2}", ratio.ops, ratio.cpu, ratio.p50).ok();
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl Row {
+    fn of(rounds: &[&Round], first: Option<&Self>) -> Self {
+        let middle = |value: fn(&Round) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(|round| value(round)).collect();
+            values.sort_by(f64::total_cmp);
+            (values[(values.len() - 1) / 2], values[0], values[values.len() - 1])
+        };
+        let (ops, ops_min, ops_max) = middle(|round| round.measured.ops_per_second);
+        let (p50_us, ..) = middle(|round| round.measured.p50_us);
+        let (cpu_us_per_op, ..) = middle(|round| round.cpu_us_per_op);
+        let over = |theirs: f64, ours: f64| if ours > 0.0 { theirs / ours } else { f64::NAN };
+        Self {
+            transport: rounds[0].transport,
+            workload: rounds[0].workload,
+            contestant: rounds[0].contestant,
+            medium: rounds[0].medium,
+            ops_per_second: ops,
+            ops_per_second_min: ops_min,
+            ops_per_second_max: ops_max,
+            mib_per_second: middle(|round| round.measured.mib_per_second).0,
+            p50_us,
+            p99_us: middle(|round| round.measured.p99_us).0,
+            cpu_us_per_op,
+            ratio: first.map(|first| Ratio {
+                ops: over(first.ops_per_second, ops),
+                cpu: over(cpu_us_per_op, first.cpu_us_per_op),
+                p50: over(p50_us, first.p50_us),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Measured;
+
+    fn round(contestant: &'static str, ops_per_second: f64) -> Round {
+        let measured = Measured {
+            ops_per_second,
+            mib_per_second: 1.0,
+            p50_us: 1e6 / ops_per_second,
+            p99_us: 9.0,
+            p999_us: 9.9,
+            ops_in_all: 1,
+        };
+        let cpu_us_per_op = 2e6 / ops_per_second;
+        Round {
+            transport: "unix",
+            workload: "w",
+            contestant,
+            medium: "disk",
+            measured,
+            cpu_us_per_op,
+        }
+    }
+
+    #[test]
+    fn takes_medians_and_compares_with_the_first() {
+        let rounds =
+            [("a", 400.0), ("b", 90.0), ("a", 1.0), ("b", 100.0), ("a", 500.0), ("b", 999.0)];
+        let rounds = rounds.map(|(name, ops)| round(name, ops)).to_vec();
+        let options = Options {
+            seconds: 1.0,
+            repeats: 3,
+            output: "table".into(),
+            size_mib: 1,
+            dir: None,
+            only: Vec::new(),
+            transport: Vec::new(),
+        };
+        let report = Report::of(Suite::Nbd, &options, rounds);
+        assert_eq!(report.rows.len(), 2);
+        assert!((report.rows[0].ops_per_second - 400.0).abs() < 0.1);
+        assert!(report.rows[0].ratio.is_none());
+        let ratio = report.rows[1].ratio.unwrap();
+        assert!((ratio.ops - 4.0).abs() < 0.01 && (ratio.cpu - 4.0).abs() < 0.01, "{ratio:?}");
+        assert!((ratio.p50 - 4.0).abs() < 0.01, "{ratio:?}");
+        assert!(report.json().unwrap().contains("\"rounds\":["));
+    }
+}

@@ -1,0 +1,48 @@
+//! `cargo xtask bench`: builds the product and the bench, then becomes the bench.
+//!
+//! Invariant: both are built for release, in one build.
+
+use anyhow::Result;
+
+use crate::packages;
+use crate::run::{self, become_it, cargo, release};
+
+/// What to measure; passed on to the bench.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// `nbd` (one gateway), `mirror` (two) or `store` (flush and FUA on the disk).
+    #[arg(value_parser = ["nbd", "mirror", "store"])]
+    what: String,
+    /// How long each measurement takes.
+    #[arg(long, value_name = "S")]
+    seconds: Option<String>,
+    /// Rounds over all contestants.
+    #[arg(long, value_name = "N")]
+    repeats: Option<String>,
+    /// `table` or `json`.
+    #[arg(long, value_name = "FORMAT")]
+    output: Option<String>,
+}
+
+/// Installs the peers, builds, becomes the bench.
+///
+/// # Errors
+/// When a peer cannot be installed, the build fails or the bench cannot be started.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    packages::for_benchmarks()?;
+    let build = ["build", "--release", "--package", "twinspan-cli", "--package", "twinspan-bench"];
+    run::run(&mut cargo(&build))?;
+    let mut bench = std::process::Command::new(release("twinspan-bench")?);
+    bench.arg(&arguments.what).env("TWINSPAN_BIN", release("twinspan")?);
+    let options = [
+        ("--seconds", &arguments.seconds),
+        ("--repeats", &arguments.repeats),
+        ("--output", &arguments.output),
+    ];
+    for (flag, value) in options {
+        if let Some(value) = value {
+            bench.arg(flag).arg(value);
+        }
+    }
+    become_it(&mut bench)
+}

@@ -1,1 +1,36 @@
-//! (being written)
+//! What the gateway and its clients say to each other over REST, as plain types.
+//!
+//! Invariant: no behaviour but reading and writing these types; an operator-visible error has a
+//! [`Code`], and each code has a page in `gateway/docs/errors/`.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod code;
+mod event;
+mod failover;
+mod group;
+mod operation;
+mod problem;
+mod session;
+mod site;
+mod status;
+mod token;
+pub mod units;
+mod volume;
+
+pub use code::Code;
+pub use event::Event;
+pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
+pub use group::{
+    Explanation, Group, GroupList, Health, Leg, LinkState, Phase, Policy, Quality, Role, Serving,
+    SessionState, TheirView, Upstream,
+};
+pub use operation::{Operation, OperationList, OperationState, Step};
+pub use problem::Problem;
+pub use session::{PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy};
+pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
+pub use status::{Status, Verdict};
+pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};
+pub use volume::{
+    Copy, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings,
+};

@@ -1,1 +1,37 @@
-//! (being written)
+//! The gateway as a process: configuration, threads, REST API, metrics, the way in for hosts and
+//! for other gateways, and an orderly end.
+//!
+//! ```text
+//!   main thread (control): HTTP, metrics, listeners, operations ─▶ Gateway
+//!   shard threads:         groups, stores, legs, hosts          ─▶ ShardState (never leaves)
+//! ```
+//!
+//! Invariant: the control thread never touches a volume's data and never waits for a shard without
+//! a deadline; a shard never waits for the control thread.
+#![forbid(unsafe_code)]
+
+mod access;
+mod assemble;
+mod board;
+mod book;
+mod clock;
+pub mod config;
+mod events;
+mod exports;
+mod failover;
+mod gateway;
+mod http;
+mod metrics;
+mod names;
+mod operations;
+mod refusal;
+mod shard;
+mod shutdown;
+mod status;
+mod telemetry;
+mod tls;
+
+pub use assemble::{ADMIN_TOKEN_FILE, StartError, run};
+pub use http::openapi;
+pub use names::is_name;
+pub use tls::API_CERTIFICATE_FILE;

@@ -1,1 +1,1 @@
-//! (being written)
+//! End-to-end tests of whole gateways; there is nothing here but the tests beside this folder.

@@ -1,0 +1,229 @@
+//! The stable codes of everything that an operator can be told.
+//!
+//! Invariant: a code never changes its meaning and is never used again for another; each has a
+//! page `gateway/docs/errors/GWnnnn.md`, and a test checks that page and code exist together.
+
+macro_rules! codes {
+    ($($variant:ident $code:literal $http:literal $exit:literal $title:literal, $next:literal;)*) => {
+        /// A stable code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $(#[doc = $title] $variant,)*
+        }
+
+        impl Code {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// `GWnnnn`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// What it means, in a few words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* }
+            }
+
+            /// The HTTP status that goes with it.
+            #[must_use]
+            pub const fn http_status(self) -> u16 {
+                match self { $(Self::$variant => $http,)* }
+            }
+
+            /// The exit code of a command that ends with it.
+            #[must_use]
+            pub const fn exit_code(self) -> u8 {
+                match self { $(Self::$variant => $exit,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn next(self) -> Option<&'static str> {
+                match self { $(Self::$variant => Some($next),)* }
+            }
+
+            /// The code with this text.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == text)
+            }
+        }
+    };
+}
+
+codes! {
+    Internal "GW0001" 500 1
+        "internal error",
+        "read the gateway's log around this time and report it with the version";
+    ConfigInvalid "GW0101" 500 64
+        "configuration is not valid",
+        "twinspan config check FILE";
+    ConfigUnknownKey "GW0102" 500 64
+        "configuration has an unknown key",
+        "twinspan config check FILE";
+    Unauthenticated "GW0201" 401 7
+        "no valid token",
+        "set TWINSPAN_TOKEN_FILE to DATA/admin.token of the gateway that you ask";
+    Forbidden "GW0202" 403 7
+        "token may not do this",
+        "use a token with a higher role";
+    Invalid "GW0203" 400 2
+        "request is not valid",
+        "correct the value that the message names";
+    NotFound "GW0204" 404 1
+        "no such thing here",
+        "list what there is: twinspan volume list, session list, site list";
+    Exists "GW0205" 409 7
+        "name is taken",
+        "choose another name, or use the one that exists";
+    ShardSilent "GW0206" 503 8
+        "the thread that owns it does not answer",
+        "wait and ask again; if it lasts, read the log and restart the gateway";
+    Starting "GW0207" 503 6
+        "gateway is starting or stopping",
+        "wait and ask again";
+    Timeout "GW0208" 504 8
+        "did not happen in time",
+        "look at twinspan status, then wait longer with --timeout";
+    PoolFailed "GW0301" 500 1
+        "the pool failed",
+        "look at the disk below the data directory and at the gateway's log";
+    VolumeInUse "GW0302" 409 7
+        "volume is in use",
+        "twinspan session delete, and detach its hosts, first";
+    BadSize "GW0303" 400 2
+        "size cannot be had",
+        "use a multiple of 4096 bytes, up to 1 PiB, that is larger than the present size";
+    PoolFull "GW0304" 507 1
+        "the pool is full",
+        "free space below the data directory or grow it";
+    PeerUnknown "GW0401" 404 7
+        "site is not known here",
+        "twinspan site token create there, then twinspan site join TOKEN here";
+    PeerUnreachable "GW0402" 502 6
+        "site cannot be reached",
+        "look at the network and at the other gateway";
+    PeerRefused "GW0403" 409 7
+        "the other site refused",
+        "read the reason, it names what does not fit there";
+    JoinTokenBad "GW0404" 400 7
+        "join token cannot be used",
+        "make a new one at the other site: twinspan site token create";
+    NotPrimary "GW0405" 409 7
+        "this gateway is not the primary",
+        "ask the site that is: twinspan status names it";
+    NotSecondary "GW0406" 409 7
+        "this gateway is already the primary",
+        "nothing is to be done; use reverse to move it away";
+    NotInSync "GW0407" 409 7
+        "the mirror is not in sync",
+        "wait until the session is equivalent: twinspan status --watch";
+    NeedsConsent "GW0408" 409 7
+        "this would discard data or use a copy that may lack writes",
+        "look at the plan, then repeat it with --accept";
+    Busy "GW0409" 409 7
+        "another change of roles is under way",
+        "wait until it is done";
+    Fenced "GW0410" 409 7
+        "fenced by a higher epoch",
+        "twinspan reprotect GROUP at the site that serves it now";
+    PlanToken "GW0411" 409 7
+        "plan cannot be run any more",
+        "make a new plan: twinspan failover plan GROUP";
+    TooMany "GW0412" 409 7
+        "the group has all the mirrors it can have",
+        "delete a session first";
+    AlreadyMirrored "GW0413" 409 7
+        "already mirrored to that site",
+        "look at twinspan session list";
+    Interrupted "GW0414" 409 1
+        "the mirror went away before it answered",
+        "look at twinspan status: the state says what became of it";
+    NothingToReprotect "GW0415" 409 7
+        "nothing to reprotect",
+        "twinspan session create VOLUME --to SITE";
+    LinkLost "GW0601" 409 4
+        "connection to the mirror was lost",
+        "it is dialled again by itself; look at the network and at the other gateway";
+    MirrorUnreachable "GW0602" 409 4
+        "the mirror cannot be reached",
+        "look at the network and at the other gateway";
+    MirrorFailed "GW0603" 409 4
+        "the mirror's copy failed",
+        "repair the disk at the mirror, restart its gateway, then twinspan session resume";
+    MirrorSlow "GW0604" 409 4
+        "the mirror was too slow",
+        "find out why, then twinspan session resume";
+    SplitBrain "GW0605" 409 5
+        "both sides have writes that the other lacks",
+        "decide which side is right, then twinspan reprotect GROUP --discard there";
+    MirrorRefused "GW0606" 409 4
+        "the mirror refused",
+        "read the reason; it names what does not fit there";
+    Suspended "GW0607" 409 4
+        "suspended by an operator",
+        "twinspan session resume SESSION";
+    AwaitingReprotect "GW0608" 409 4
+        "the old primary does not follow yet",
+        "twinspan reprotect GROUP";
+    WaitingForMirror "GW0609" 409 4
+        "waiting to hear from the mirror before serving",
+        "start the other gateway; if it served hosts meanwhile, this one will be told; if it is lost for good: twinspan session suspend SESSION";
+    Latched "GW0610" 409 4
+        "the copy here failed a sync",
+        "repair the disk, then restart the gateway";
+    Halted "GW0611" 409 4
+        "writes are refused while a mirror is missing",
+        "bring the mirror back, or go on alone: twinspan session suspend SESSION";
+    Copying "GW0612" 409 3
+        "blocks are being copied",
+        "wait: twinspan status --watch";
+    StateUnknown "GW0613" 409 4
+        "state is not known",
+        "wait; if it lasts, read the gateway's log";
+    PrimarySilent "GW0614" 409 4
+        "the primary is not heard",
+        "twinspan failover plan GROUP";
+    Unmirrored "GW0615" 409 3
+        "not mirrored",
+        "twinspan session create VOLUME --to SITE";
+    NotOpened "GW0616" 500 4
+        "the group could not be opened",
+        "read the gateway's log; repair the disk, then restart the gateway";
+    CopyStale "GW0617" 409 4
+        "the copy here is not up to date",
+        "wait until it is copied; look at the primary's status";
+    HandingOver "GW0618" 409 3
+        "roles are being swapped",
+        "wait: it takes a moment";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_page_and_every_page_its_code() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/errors");
+        let pages: BTreeSet<String> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("GW"))
+            .collect();
+        let codes: BTreeSet<String> =
+            Code::ALL.iter().map(|code| format!("{}.md", code.as_str())).collect();
+        assert_eq!(pages, codes);
+        assert_eq!(codes.len(), Code::ALL.len(), "a code is used twice");
+        for code in Code::ALL {
+            let page = std::fs::read_to_string(folder.join(format!("{}.md", code.as_str())));
+            let heading = format!("# {} {}", code.as_str(), code.title());
+            assert_eq!(page.unwrap().lines().next(), Some(heading.as_str()));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Groups, legs, and what their words mean.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// How well protected something is, worst last.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Each copy is identical and connected; a failover could start now.
+    Ready,
+    /// Not mirrored at all, as it was created.
+    Unprotected,
+    /// On its way: being copied, or waiting for something that comes by itself.
+    Degraded,
+    /// It is not known.
+    Unknown,
+    /// The next failure loses data or service, or hosts are not served.
+    AtRisk,
+    /// Two histories exist.
+    SplitBrain,
+}
+
+/// What is wrong, why, and what to do about it.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Explanation {
+    /// The stable code, `GWnnnn`.
+    pub code: String,
+    /// Why, in words.
+    pub cause: String,
+    /// The next command, or what to wait for.
+    pub next: String,
+}
+
+/// Which part a gateway plays in a group.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It serves hosts; its content is the group's.
+    Primary,
+    /// It holds a copy.
+    Secondary,
+    /// It was the primary and learned of a higher epoch: it serves nobody.
+    Fenced,
+}
+
+/// Whether hosts are served, and why not.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Serving {
+    /// Reads and writes.
+    Yes,
+    /// This gateway is not the primary.
+    NotPrimary,
+    /// A higher epoch exists.
+    Fenced,
+    /// Started after a crash; a mirror that could have been promoted has not been heard yet.
+    WaitingForMirror,
+    /// Reads only: a mirror is missing and `split` is `manual`.
+    Halted,
+    /// In the middle of a planned swap of roles.
+    HandingOver,
+    /// The local copy failed a sync.
+    Latched,
+}
+
+/// What a copy is worth.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// Nothing was ever copied here.
+    Blank,
+    /// Half copied: not one point in time.
+    Inconsistent,
+    /// One point in time, known to be an old one.
+    Outdated,
+    /// Had every acknowledged write when it last heard of its primary.
+    InSync,
+    /// The copy of a primary.
+    Source,
+}
+
+/// A session's status.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionState {
+    /// Copying or mirroring.
+    Active,
+    /// Stopped by an operator.
+    Suspended,
+    /// Stopped by the loss of the link or of the mirror; changes are tracked.
+    Halted,
+    /// Stopped by a fault that needs an operator.
+    Error,
+}
+
+/// A session's phase.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Never copied.
+    NoPair,
+    /// Blocks are being copied.
+    Copying,
+    /// Both copies are identical.
+    Equivalent,
+    /// Differences are tracked, nothing is copied.
+    Tracking,
+}
+
+/// The connection to another gateway.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// Not wanted.
+    Off,
+    /// Being dialled.
+    Connecting,
+    /// Open.
+    Connected,
+}
+
+/// The policies of a leg's sessions, see `SessionPolicy`.
+pub type Policy = crate::SessionPolicy;
+
+/// How the other side sees the session.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct TheirView {
+    /// Whether it counts the mirror as in sync.
+    pub in_sync: bool,
+    /// Whether blocks are being copied.
+    pub copying: bool,
+    /// Bytes in which the mirror may differ.
+    pub out_of_sync_bytes: u64,
+    /// The newest change that it assigned or applied.
+    pub seq: u64,
+    /// How old this is, in milliseconds before `as_of`; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+}
+
+/// The running half of a group's sessions to one mirror, seen from the primary.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct Leg {
+    /// The mirror's site.
+    pub site: String,
+    /// The mirror's gateway.
+    pub gateway: Uuid,
+    /// Status of its sessions.
+    pub state: SessionState,
+    /// Phase of its sessions.
+    pub phase: Phase,
+    /// Whether an acknowledgement waits for it.
+    pub in_sync: bool,
+    /// The connection.
+    pub link: LinkState,
+    /// Its policies.
+    pub policy: Policy,
+    /// Bytes in which the mirror may differ, over all its sessions.
+    pub out_of_sync_bytes: u64,
+    /// When the running or last copy began, in milliseconds before `as_of`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync_started_ms_ago: Option<u64>,
+    /// Bytes a second of the running copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync_bytes_per_second: Option<u64>,
+    /// Smoothed round trip in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// When anything was last heard from it, in milliseconds before `as_of`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_ms_ago: Option<u64>,
+    /// How the mirror sees it; absent when it never said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theirs: Option<TheirView>,
+    /// Changes sent and not acknowledged.
+    pub inflight_writes: u64,
+    /// Bytes sent and not acknowledged.
+    pub inflight_bytes: u64,
+    /// Bytes waiting for the socket.
+    pub send_queue_bytes: u64,
+}
+
+/// The primary, seen from a mirror.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Upstream {
+    /// The primary's site.
+    pub site: String,
+    /// The primary's gateway.
+    pub gateway: Uuid,
+    /// The connection.
+    pub link: LinkState,
+    /// When anything was last heard from it, in milliseconds before `as_of`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_ms_ago: Option<u64>,
+    /// Whether it said goodbye before it went.
+    pub orderly: bool,
+    /// How the primary sees the session; absent when it never said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theirs: Option<TheirView>,
+    /// The newest change applied here.
+    pub seq: u64,
+}
+
+/// A group as one gateway sees it. What is not known is absent, never zero.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct Group {
+    /// Its identity.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub health: Health,
+    /// What is wrong, worst first.
+    pub explanations: Vec<Explanation>,
+    /// How old this view is, in milliseconds: more than a moment only when the thread that owns
+    /// the group does not answer and this is what it last said.
+    pub age_ms: u64,
+    /// The part this gateway plays; absent when it was never known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Its fencing number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Whether hosts are served here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
+    /// What the copy here is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// Its volumes, by name.
+    pub volumes: Vec<String>,
+    /// Its legs; only a primary has running ones.
+    pub legs: Vec<Leg>,
+    /// The primary, if this gateway is a mirror.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
+    /// Seconds of acknowledged writes that would be lost if the primary's site were lost now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_seconds: Option<f64>,
+    /// Bytes in which some copy may differ; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_sync_bytes: Option<u64>,
+    /// What stands in the way of a failover, in words; empty: nothing.
+    pub failover_blockers: Vec<String>,
+    /// Writes acknowledged with fewer copies than there are sessions, since the group was opened.
+    pub unprotected_writes: u64,
+    /// The same in bytes.
+    pub unprotected_bytes: u64,
+    /// Changes of a lower epoch that were refused, since the group was opened.
+    pub fenced_writes: u64,
+    /// What may be done to it now.
+    pub allowed_actions: Vec<String>,
+}
+
+/// The groups of a gateway.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct GroupList {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// They, worst first.
+    pub items: Vec<Group>,
+}

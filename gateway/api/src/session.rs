@@ -1,0 +1,111 @@
+//! Mirror sessions.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{Explanation, Group, Leg};
+
+/// What a session does when something goes wrong, by name.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SessionPolicy {
+    /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
+    pub split: String,
+    /// When it returns: `automatic` resynchronises, `manual` waits for `resume`.
+    pub recovery: String,
+    /// When it is too slow: `error` stops the session, `block` holds the hosts.
+    pub on_slow: String,
+    /// How long the mirror may take to acknowledge, in milliseconds.
+    pub ack_deadline_ms: u64,
+}
+
+/// A change of some policies.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyPatch {
+    /// `automatic` or `manual`.
+    #[serde(default)]
+    pub split: Option<String>,
+    /// `automatic` or `manual`.
+    #[serde(default)]
+    pub recovery: Option<String>,
+    /// `error` or `block`.
+    #[serde(default)]
+    pub on_slow: Option<String>,
+    /// In milliseconds.
+    #[serde(default)]
+    pub ack_deadline_ms: Option<u64>,
+}
+
+/// Mirrors a volume to another site. Every volume of its group is mirrored with it.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SessionCreate {
+    /// The volume, by name or id.
+    pub volume: String,
+    /// The other site, by name.
+    pub to: String,
+    /// Policies that differ from the configured ones.
+    #[serde(default)]
+    pub policy: PolicyPatch,
+}
+
+/// Lets a session run again.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeSession {
+    /// Consent that what only the mirror has is overwritten.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+/// A session, seen from its source.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct Session {
+    /// Its identity.
+    pub id: Uuid,
+    /// The volume.
+    pub volume: String,
+    /// The volume's identity.
+    pub volume_id: Uuid,
+    /// The group.
+    pub group: String,
+    /// The site of the source.
+    pub from: String,
+    /// The site of the mirror.
+    pub to: String,
+    /// Bytes in which the mirror may differ.
+    pub out_of_sync_bytes: u64,
+    /// Bytes that the running or last copy had to move when it began.
+    pub resync_total_bytes: u64,
+    /// Bytes of it that are moved; never more than the total.
+    pub resync_copied_bytes: u64,
+    /// `full` or `delta`.
+    pub resync_kind: String,
+    /// Bytes a second of the running copy; absent when none runs or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync_bytes_per_second: Option<u64>,
+    /// Seconds until the running copy is done at this rate; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync_eta_seconds: Option<u64>,
+    /// The leg that carries it: state, phase, link, both sides' view.
+    pub leg: Leg,
+    /// What is wrong, if anything is.
+    pub explanations: Vec<Explanation>,
+    /// What may be done to it now.
+    pub allowed_actions: Vec<String>,
+}
+
+/// The sessions of a gateway.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct SessionList {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// Those whose source is here.
+    pub items: Vec<Session>,
+    /// Groups that this gateway holds a mirror of: the sessions' other ends.
+    pub mirrored_here: Vec<Group>,
+    /// Groups whose thread did not answer: their sessions are unknown.
+    pub unknown: Vec<String>,
+}

@@ -1,0 +1,114 @@
+//! Volumes.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{Explanation, Health, Role};
+
+/// What the gateway that answers has of a volume.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Copy {
+    /// It serves the volume to hosts.
+    Serving,
+    /// It holds a copy that hosts cannot attach.
+    Standby,
+    /// It cannot say: the thread that owns the volume does not answer, or it could not be opened.
+    Unknown,
+}
+
+/// Who may attach a volume, and how.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSettings {
+    /// Whether hosts may only read.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Addresses or networks (`10.0.0.0/8`) that may attach it; with a TLS client certificate also
+    /// `cn:NAME`. Empty: everyone who reaches a listener.
+    #[serde(default)]
+    pub allow: Vec<String>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct Volume {
+    /// Its identity, the same at every site.
+    pub id: Uuid,
+    /// Its name, and that of its NBD export.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Bytes that take room in the pool; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_bytes: Option<u64>,
+    /// The group that it belongs to.
+    pub group: String,
+    /// Whether it is served here.
+    pub copy: Copy,
+    /// The part this gateway plays in its group; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// How its group is.
+    pub health: Health,
+    /// What is wrong, if anything is.
+    pub explanations: Vec<Explanation>,
+    /// Who may attach it.
+    pub settings: VolumeSettings,
+    /// Where hosts attach it; empty when it is not served here.
+    pub exports: Vec<String>,
+    /// What may be done to it now.
+    pub allowed_actions: Vec<String>,
+}
+
+/// The volumes of a gateway.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct VolumeList {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// They, by name.
+    pub items: Vec<Volume>,
+}
+
+/// Makes a volume.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeCreate {
+    /// Its name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash.
+    pub name: String,
+    /// Its size in bytes: a multiple of 4096, up to 1 PiB.
+    pub bytes: u64,
+    /// The name of its group, which is made with it; the volume's own name if absent.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Who may attach it.
+    #[serde(default)]
+    pub settings: VolumeSettings,
+}
+
+/// Makes a volume longer.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeGrow {
+    /// Its new size in bytes.
+    pub bytes: u64,
+}
+
+/// What was read from every block of the copy at this gateway, as one number.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct VolumeDigest {
+    /// The volume.
+    pub id: Uuid,
+    /// The site whose copy was read.
+    pub site: String,
+    /// Bytes covered: the volume's size.
+    pub bytes: u64,
+    /// BLAKE3 over the CRC32C of each 4 KiB block (0 for one that reads as zeroes), in order.
+    pub digest: String,
+    /// When the reading began and ended, RFC 3339: a copy that changes meanwhile is no point in
+    /// time.
+    pub from: String,
+    /// See `from`.
+    pub to: String,
+}

@@ -1,0 +1,486 @@
+//! The command line: every command, its arguments, and the help that is printed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  good                        5  split brain
+   1  failed                      6  the gateway cannot be reached
+   2  usage                       7  refused by a guard
+   3  degraded                    8  timed out while waiting
+   4  at risk, or not known      64  bad configuration
+
+Environment: TWINSPAN_URL, TWINSPAN_TOKEN or TWINSPAN_TOKEN_FILE, TWINSPAN_CA.
+Without them, a demo below ./twinspan-demo is found by itself.";
+
+/// A storage gateway: volumes for hosts, mirrored to another site.
+#[derive(Debug, Parser)]
+#[command(name = "twinspan", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The gateway's API.
+    #[arg(long, global = true, env = "TWINSPAN_URL", hide_env = true, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// The file that holds the bearer token.
+    #[arg(long, global = true, env = "TWINSPAN_TOKEN_FILE", hide_env = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The gateway's certificate, PEM; `api.crt` beside the token file if absent.
+    #[arg(long, global = true, env = "TWINSPAN_CA", hide_env = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Ask this site of the demo, or this URL.
+    #[arg(long, global = true, value_name = "SITE|URL")]
+    pub(crate) from: Option<String>,
+    /// Where the demo lies.
+    #[arg(long, global = true, env = "TWINSPAN_DEMO_DIR", hide_env = true, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// For people or for programs.
+    #[arg(short, long, global = true, default_value = "table", value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Waiting for what was begun.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Wait {
+    /// Return when it is done.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait: `30s`, `5m`.
+    #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+    pub(crate) timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    api::units::parse_millis(text).map(Duration::from_millis)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    api::units::parse_bytes(text)
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a gateway
+    Serve {
+        /// Its configuration.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Show how everything is, the cause and the next command; the exit code says it too
+    Status(Status),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Mirror sessions
+    #[command(subcommand)]
+    Session(Session),
+    /// Groups
+    #[command(subcommand)]
+    Group(Group),
+    /// Serve a group at another site, without its primary: plan, then run
+    #[command(subcommand)]
+    Failover(Failover),
+    /// Mirror a group again after a failover; only the difference is copied
+    Reprotect(Reprotect),
+    /// Sites and the trust between them
+    #[command(subcommand)]
+    Site(Site),
+    /// Tokens for the API
+    #[command(subcommand)]
+    Token(Token),
+    /// What takes long
+    #[command(subcommand)]
+    Operation(Operation),
+    /// What happens
+    Events {
+        /// Go on until interrupted.
+        #[arg(long)]
+        follow: bool,
+        /// Begin after the event with this number; 0 is the oldest that is remembered.
+        #[arg(long, value_name = "NUMBER")]
+        since: Option<u64>,
+    },
+    /// Look at configuration files
+    #[command(subcommand)]
+    Config(Config),
+    /// Two sites on this machine, to try everything
+    #[command(subcommand)]
+    Demo(Demo),
+    /// Print a completion script
+    Completions {
+        /// For this shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Print the OpenAPI document
+    #[command(hide = true)]
+    Openapi,
+}
+
+/// `twinspan status`
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show it again and again.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How often.
+    #[arg(long, default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub(crate) interval: Duration,
+}
+
+/// `twinspan volume`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    /// Make a volume, in a group of its own
+    Create {
+        /// Its name, and that of its NBD export.
+        name: String,
+        /// Its size, like 64MiB.
+        #[arg(long, value_parser = size, value_name = "SIZE")]
+        size: u64,
+        /// The name of its group; its own name if absent.
+        #[arg(long, value_name = "NAME")]
+        group: Option<String>,
+        /// Hosts may only read.
+        #[arg(long)]
+        read_only: bool,
+        /// Who may attach it: an address, a network, `cn:NAME`. May be given several times.
+        #[arg(long, value_name = "RULE")]
+        allow: Vec<String>,
+    },
+    /// List volumes
+    List,
+    /// Show a volume
+    Show {
+        /// Its name or id.
+        volume: String,
+    },
+    /// Delete a volume that is not in use
+    Delete {
+        /// Its name or id.
+        volume: String,
+    },
+    /// Make a volume longer, at each site
+    Grow {
+        /// Its name or id.
+        volume: String,
+        /// Its new size.
+        #[arg(long, value_parser = size, value_name = "SIZE")]
+        size: u64,
+    },
+    /// Say who may attach a volume
+    Allow {
+        /// Its name or id.
+        volume: String,
+        /// Addresses, networks, `cn:NAME`; none: everyone.
+        rules: Vec<String>,
+        /// Hosts may only read.
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Read every block of the copy at a site and digest it
+    Digest {
+        /// Its name or id.
+        volume: String,
+    },
+    /// Write the content of the copy at a site, whatever its role, to a file
+    Read {
+        /// Its name or id.
+        volume: String,
+        /// Where to; it must not exist.
+        file: PathBuf,
+    },
+    /// Copy from a foreign NBD server into a volume that is served here
+    Import {
+        /// `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`.
+        from: String,
+        /// The volume; it must be at least as long.
+        volume: String,
+    },
+    /// Copy a volume that is served here to a foreign NBD server
+    Export {
+        /// The volume.
+        volume: String,
+        /// `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`; it must be at least as long.
+        to: String,
+    },
+    /// Ask a foreign NBD server what it has under a name
+    Probe {
+        /// `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`.
+        uri: String,
+    },
+}
+
+/// Policies of a session.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Policy {
+    /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) split: Option<String>,
+    /// When it returns: `automatic` resynchronises, `manual` waits.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) recovery: Option<String>,
+    /// When it is too slow: `error` stops the session, `block` holds the hosts.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) on_slow: Option<String>,
+    /// How long it may take to acknowledge.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) ack_deadline: Option<Duration>,
+}
+
+/// `twinspan session`. A session is an id, `VOLUME:SITE`, or `VOLUME` if it has only one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// Mirror a volume to another site
+    Create {
+        /// The volume.
+        volume: String,
+        /// The other site.
+        #[arg(long, value_name = "SITE")]
+        to: String,
+        #[command(flatten)]
+        policy: Policy,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List sessions
+    List,
+    /// Show a session
+    Show {
+        /// Which.
+        session: String,
+    },
+    /// Stop mirroring and remember changes; also: go on without a mirror that is lost
+    Suspend {
+        /// Which.
+        session: String,
+    },
+    /// Mirror again; only the difference is copied
+    Resume {
+        /// Which.
+        session: String,
+        /// Agree that what only the mirror has is overwritten.
+        #[arg(long)]
+        discard: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Swap roles with the mirror, losing nothing
+    Reverse {
+        /// Which.
+        session: String,
+    },
+    /// Change policies
+    Set {
+        /// Which.
+        session: String,
+        #[command(flatten)]
+        policy: Policy,
+    },
+    /// Delete a session; the mirror keeps its copy, as an old one
+    Delete {
+        /// Which.
+        session: String,
+    },
+}
+
+/// `twinspan group`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Group {
+    /// List groups, worst first
+    List,
+    /// Show a group
+    Show {
+        /// Its name or id.
+        group: String,
+    },
+}
+
+/// `twinspan failover`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Failover {
+    /// Say what a failover would do and what would be lost
+    Plan {
+        /// The group.
+        group: String,
+        /// The site that is to serve it: a site of the demo, or a URL.
+        #[arg(long, value_name = "SITE|URL")]
+        to: Option<String>,
+        /// What may be used: `in_sync`, `outdated`, `inconsistent`.
+        #[arg(long, value_name = "QUALITY")]
+        accept: Option<String>,
+    },
+    /// Run a plan
+    Run {
+        /// The group.
+        group: String,
+        /// The site that is to serve it: a site of the demo, or a URL.
+        #[arg(long, value_name = "SITE|URL")]
+        to: Option<String>,
+        /// The plan's token.
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+        /// How long to wait for it.
+        #[arg(long, default_value = "1m", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
+    },
+}
+
+/// `twinspan reprotect`
+#[derive(Debug, Args)]
+pub(crate) struct Reprotect {
+    /// The group.
+    pub(crate) group: String,
+    /// The site that is to follow, if the group has several.
+    #[arg(long, value_name = "SITE")]
+    pub(crate) to: Option<String>,
+    /// Agree that what only the other site has is overwritten.
+    #[arg(long)]
+    pub(crate) discard: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// `twinspan site`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Site {
+    /// List this site and those it knows
+    List,
+    /// Join tokens
+    #[command(subcommand)]
+    Token(SiteToken),
+    /// Join the site that made a token
+    Join {
+        /// The token.
+        token: String,
+    },
+}
+
+/// `twinspan site token`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteToken {
+    /// Make a join token, good for one use
+    Create {
+        /// For how long it can be used.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        ttl: Duration,
+    },
+}
+
+/// `twinspan token`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// List tokens
+    List,
+    /// Make a token; it is printed this once
+    Create {
+        /// Whose.
+        name: String,
+        /// `viewer`, `operator` or `admin`.
+        #[arg(long, value_name = "ROLE")]
+        role: String,
+    },
+    /// Withdraw a token
+    Delete {
+        /// Whose.
+        name: String,
+    },
+}
+
+/// `twinspan operation`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Operation {
+    /// List operations, newest first
+    List,
+    /// Show an operation
+    Show {
+        /// Its id.
+        operation: String,
+    },
+}
+
+/// `twinspan config`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Say what is wrong with a file; silent if nothing is
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print what is in force
+    Show {
+        /// The file; the defaults if absent.
+        file: Option<PathBuf>,
+    },
+}
+
+/// `twinspan demo`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Demo {
+    /// Start two sites with one mirrored volume, or one site of them again
+    Start {
+        /// Only this site, which was killed or stopped.
+        site: Option<String>,
+        /// Return when the mirror is in sync, and leave the sites running.
+        #[arg(long)]
+        detach: bool,
+        /// Simulated distance between the sites, there and back.
+        #[arg(long, default_value = "0ms", value_parser = duration, value_name = "TIME")]
+        distance: Duration,
+        /// The size of the volume.
+        #[arg(long, default_value = "64MiB", value_parser = size, value_name = "SIZE")]
+        size: u64,
+    },
+    /// Stop both sites in good order
+    Stop,
+    /// Kill a site with SIGKILL
+    Kill {
+        /// Which.
+        site: String,
+    },
+    /// Write numbered, checksummed records and log each one that was acknowledged
+    Load {
+        /// The volume.
+        volume: String,
+        /// Writers, each on a connection and a region of its own.
+        #[arg(long, default_value_t = 4, value_name = "COUNT")]
+        writers: usize,
+        /// For how long; until interrupted or disconnected if absent.
+        #[arg(long, value_name = "SECONDS")]
+        seconds: Option<u64>,
+    },
+    /// Read everything back from where it is served and compare it with the log
+    Verify {
+        /// The volume.
+        volume: String,
+    },
+    /// Show the sites
+    Status,
+    /// Change the simulated distance; the sites are restarted
+    Distance {
+        /// There and back.
+        #[arg(value_parser = duration)]
+        distance: Duration,
+    },
+}

@@ -1,0 +1,301 @@
+//! `twinspan session`, `failover` and `reprotect`.
+
+use std::time::Duration;
+
+use api::units::{bytes_text, micros_text};
+use api::{
+    CheckState, Code, FailoverPlan, Operation, OperationState, Phase, PlanRequest, PolicyPatch,
+    ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList, SessionState,
+};
+use tokio::time::Instant;
+use ureq::http::Method;
+
+use super::segment;
+use crate::Outcome;
+use crate::args::{self, Format, Global, Wait};
+use crate::client::Client;
+use crate::failure::{FAILED, Failure, TIMED_OUT};
+use crate::output::{show, table, word};
+use crate::place::{client, client_at};
+use crate::screen;
+
+/// Between two looks at what is waited for.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// `twinspan session`
+pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
+    let client = client(global)?;
+    let ask = |session: &str, rest: &str| format!("/api/v1/sessions/{}{rest}", segment(session));
+    let nothing = serde_json::json!({});
+    let print = |session: &Session| show(global.output, session, one);
+    match command {
+        args::Session::Create { volume, to, policy, wait } => {
+            let wanted =
+                SessionCreate { volume: volume.clone(), to: to.clone(), policy: patch(policy) };
+            let made: Session = client.post("/api/v1/sessions", &wanted)?;
+            print(&wait_for(&client, made, wait)?);
+        }
+        args::Session::List => {
+            let list: SessionList = client.get("/api/v1/sessions")?;
+            show(global.output, &list, list_text);
+        }
+        args::Session::Show { session } => print(&client.get(&ask(session, ""))?),
+        args::Session::Suspend { session } => {
+            print(&client.post(&ask(session, "/suspend"), &nothing)?);
+        }
+        args::Session::Resume { session, discard, wait } => {
+            let request = ResumeSession { discard: *discard };
+            let resumed: Session = client.post(&ask(session, "/resume"), &request)?;
+            print(&wait_for(&client, resumed, wait)?);
+        }
+        args::Session::Reverse { session } => {
+            let outcome: Option<Session> =
+                client.ask(&Method::POST, &ask(session, "/reverse"), &nothing)?;
+            match outcome {
+                Some(session) => print(&session),
+                None => show(global.output, &serde_json::json!({ "reversed": session }), |_| {
+                    format!("{session} is reversed: its source is the other site now")
+                }),
+            }
+        }
+        args::Session::Set { session, policy } => {
+            let changed: Option<Session> =
+                client.ask(&Method::PATCH, &ask(session, ""), &patch(policy))?;
+            if let Some(session) = changed {
+                print(&session);
+            }
+        }
+        args::Session::Delete { session } => client.delete(&ask(session, ""))?,
+    }
+    Ok(0)
+}
+
+fn patch(policy: &args::Policy) -> PolicyPatch {
+    PolicyPatch {
+        split: policy.split.clone(),
+        recovery: policy.recovery.clone(),
+        on_slow: policy.on_slow.clone(),
+        ack_deadline_ms: policy
+            .ack_deadline
+            .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+/// Waits until both copies are identical, if that is wanted.
+fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, Failure> {
+    if !wait.wait {
+        return Ok(session);
+    }
+    let path = format!("/api/v1/sessions/{}", session.id);
+    let until = Instant::now() + wait.timeout;
+    loop {
+        let now: Session = client.get(&path)?;
+        if now.leg.phase == Phase::Equivalent && now.leg.in_sync {
+            return Ok(now);
+        }
+        if now.leg.state == SessionState::Error {
+            let why = now.explanations.first();
+            let what = why.map_or_else(|| "the session stopped".to_owned(), |e| e.cause.clone());
+            return Err(Failure::new(FAILED, what).next("twinspan session show"));
+        }
+        if Instant::now() > until {
+            let what =
+                format!("the session is {} after all that time", screen::leg_state(&now.leg));
+            return Err(Failure::coded(Code::Timeout, what));
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+fn list_text(list: &SessionList) -> String {
+    let mut out = rows(&list.items);
+    if !list.mirrored_here.is_empty() {
+        out.push_str("\nmirrored here\n");
+        out.push_str(&screen::groups(&list.mirrored_here));
+    }
+    for group in &list.unknown {
+        out.push_str(&format!("group {group}: UNKNOWN, its thread does not answer\n"));
+    }
+    out
+}
+
+fn rows(sessions: &[Session]) -> String {
+    let rows = sessions.iter().map(|session| {
+        vec![
+            session.volume.clone(),
+            format!("{} → {}", session.from, session.to),
+            word(&session.leg.state),
+            word(&session.leg.phase),
+            progress(session),
+            bytes_text(session.out_of_sync_bytes),
+            session.leg.rtt_us.map_or_else(|| "-".to_owned(), micros_text),
+            session.id.to_string(),
+        ]
+    });
+    table(&["VOLUME", "SESSION", "STATE", "PHASE", "COPIED", "OUT OF SYNC", "RTT", "ID"], rows)
+}
+
+fn progress(session: &Session) -> String {
+    if session.leg.phase != Phase::Copying {
+        return "-".to_owned();
+    }
+    let eta = session.resync_eta_seconds.map(|s| format!(", {s} s left")).unwrap_or_default();
+    format!(
+        "{} {} / {}{eta}",
+        session.resync_kind,
+        bytes_text(session.resync_copied_bytes),
+        bytes_text(session.resync_total_bytes)
+    )
+}
+
+fn one(session: &Session) -> String {
+    let mut out = rows(std::slice::from_ref(session));
+    let policy = &session.leg.policy;
+    out.push_str(&format!(
+        "policy split {}, recovery {}, on_slow {}, ack_deadline {} ms\n",
+        policy.split, policy.recovery, policy.on_slow, policy.ack_deadline_ms
+    ));
+    for explanation in &session.explanations {
+        out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));
+        out.push_str(&format!("next   {}\n", explanation.next));
+    }
+    out
+}
+
+/// `twinspan failover`
+pub(crate) fn failover(command: &args::Failover, global: &Global) -> Outcome {
+    match command {
+        args::Failover::Plan { group, to, accept } => {
+            let client = client_at(global, to.as_deref())?;
+            let path = format!("/api/v1/groups/{}/failover/plan", segment(group));
+            let plan: FailoverPlan = client.post(&path, &PlanRequest { accept: accept.clone() })?;
+            show(global.output, &plan, |plan| plan_text(plan, to.as_deref()));
+            if plan.token.is_none() {
+                return Ok(Code::NeedsConsent.exit_code());
+            }
+            Ok(0)
+        }
+        args::Failover::Run { group, to, token, timeout } => {
+            let client = client_at(global, to.as_deref())?;
+            let path = format!("/api/v1/groups/{}/failover/run", segment(group));
+            let begun: Operation = client.post(&path, &RunRequest { token: token.clone() })?;
+            let ended = follow(&client, &begun, *timeout)?;
+            end(&ended, global.output)
+        }
+    }
+}
+
+fn plan_text(plan: &FailoverPlan, to: Option<&str>) -> String {
+    let mut out = format!("failover of {} to {}, as of {}\n", plan.group, plan.to, plan.as_of);
+    let rows = plan.checks.iter().enumerate().map(|(index, check)| {
+        let state = match check.state {
+            CheckState::Ok => "ok",
+            CheckState::Warning => "note",
+            CheckState::Blocked => "BLOCKED",
+            CheckState::Unknown => "UNKNOWN",
+        };
+        vec![
+            format!("{:>2}", index + 1),
+            check.name.clone(),
+            state.to_owned(),
+            check.detail.clone(),
+        ]
+    });
+    out.push_str(&table(&["", "STEP", "", ""], rows));
+    let bytes = plan.at_risk_bytes.map_or_else(|| "UNKNOWN bytes".to_owned(), bytes_text);
+    let seconds =
+        plan.at_risk_seconds.map_or_else(|| "UNKNOWN seconds".to_owned(), |s| format!("at most {s:.1} s of writes"));
+    out.push_str(&format!("at risk   {bytes}, {seconds}\n"));
+    if !plan.needs_none_of.is_empty() {
+        out.push_str(&format!("needs     none of: {}\n", plan.needs_none_of.join(", ")));
+    }
+    match &plan.token {
+        Some(token) => {
+            let to = to.map(|to| format!(" --to {to}")).unwrap_or_default();
+            out.push_str(&format!(
+                "run it    twinspan failover run {}{to} --token {token}\n",
+                plan.group
+            ));
+        }
+        None => out.push_str("it cannot be run: a step is blocked\n"),
+    }
+    out
+}
+
+/// `twinspan reprotect`
+pub(crate) fn reprotect(command: &args::Reprotect, global: &Global) -> Outcome {
+    let client = client(global)?;
+    let group = segment(&command.group);
+    let request = ReprotectRequest { to: command.to.clone(), discard: command.discard };
+    let begun: Operation = client.post(&format!("/api/v1/groups/{group}/reprotect"), &request)?;
+    let ended = follow(&client, &begun, command.wait.timeout)?;
+    if ended.state == OperationState::Succeeded && command.wait.wait {
+        wait_ready(&client, &group, command.wait.timeout)?;
+    }
+    end(&ended, global.output)
+}
+
+fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Failure> {
+    let until = Instant::now() + timeout;
+    loop {
+        let now: api::Group = client.get(&format!("/api/v1/groups/{group}"))?;
+        if now.health == api::Health::Ready {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();
+            return Err(Failure::coded(Code::Timeout, format!("not protected yet: {why}")));
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+/// Follows an operation to its end.
+fn follow(client: &Client, begun: &Operation, timeout: Duration) -> Result<Operation, Failure> {
+    let until = Instant::now() + timeout;
+    let path = format!("/api/v1/operations/{}", begun.id);
+    loop {
+        let now: Operation = client.get(&path)?;
+        if now.state != OperationState::Running {
+            return Ok(now);
+        }
+        if Instant::now() > until {
+            let what = format!("the operation {} is still under way", now.id);
+            return Err(
+                Failure::new(TIMED_OUT, what).next(format!("twinspan operation show {}", now.id))
+            );
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+fn end(operation: &Operation, format: Format) -> Outcome {
+    match &operation.error {
+        Some(problem) => {
+            if format == Format::Table {
+                println!("{}", operation_text(operation).trim_end());
+            }
+            Err(Failure::from(problem.clone()))
+        }
+        None => {
+            show(format, operation, operation_text);
+            Ok(0)
+        }
+    }
+}
+
+/// An operation and its steps.
+pub(crate) fn operation_text(operation: &Operation) -> String {
+    let mut out =
+        format!("{} of {}: {}\n", operation.kind, operation.subject, word(&operation.state));
+    for step in &operation.steps {
+        let mark = match step.state {
+            OperationState::Running => "…",
+            OperationState::Succeeded => "✓",
+            OperationState::Failed => "✗",
+        };
+        let took = step.took_ms.map(|ms| micros_text(ms * 1000)).unwrap_or_default();
+        out.push_str(&format!("  {mark} {:<36} {took:>8}  {}\n", step.name, step.detail));
+    }
+    out
+}

@@ -1,0 +1,136 @@
+//! `twinspan volume`.
+
+use std::io::Write;
+
+use api::units::bytes_text;
+use api::{Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings};
+use ureq::http::Method;
+
+use super::segment;
+use crate::args::{self, Global};
+use crate::client::Client;
+use crate::failure::{FAILED, Failure};
+use crate::output::{known, show, table, word};
+use crate::place::client;
+use crate::{Outcome, copy};
+
+/// What is read of a volume at once.
+const PIECE_BYTES: u64 = 4 << 20;
+
+/// `twinspan volume`
+pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
+    if let args::Volume::Probe { uri } = command {
+        return copy::probe(uri, global.output);
+    }
+    let client = client(global)?;
+    match command {
+        args::Volume::Create { name, size, group, read_only, allow } => {
+            let wanted = VolumeCreate {
+                name: name.clone(),
+                bytes: *size,
+                group: group.clone(),
+                settings: VolumeSettings { read_only: *read_only, allow: allow.clone() },
+            };
+            let volume: Volume = client.post("/api/v1/volumes", &wanted)?;
+            show(global.output, &volume, one);
+        }
+        args::Volume::List => {
+            let list: VolumeList = client.get("/api/v1/volumes")?;
+            show(global.output, &list, |list| rows(&list.items));
+        }
+        args::Volume::Show { volume } => {
+            let volume: Volume = client.get(&path(volume, ""))?;
+            show(global.output, &volume, one);
+        }
+        args::Volume::Delete { volume } => client.delete(&path(volume, ""))?,
+        args::Volume::Grow { volume, size } => {
+            let volume: Volume =
+                client.post(&path(volume, "/grow"), &VolumeGrow { bytes: *size })?;
+            show(global.output, &volume, one);
+        }
+        args::Volume::Allow { volume, rules, read_only } => {
+            let settings = VolumeSettings { read_only: *read_only, allow: rules.clone() };
+            if let Some(volume) = client.ask(&Method::PUT, &path(volume, ""), &settings)? {
+                show(global.output, &volume, one);
+            }
+        }
+        args::Volume::Digest { volume } => {
+            let digest: VolumeDigest = client.get_patiently(&path(volume, "/digest"))?;
+            show(global.output, &digest, |d| format!("{}  {} at {}", d.digest, volume, d.site));
+        }
+        args::Volume::Read { volume, file } => read(&client, volume, file)?,
+        args::Volume::Import { from, volume } => {
+            copy::copy(from, &served(&client, volume)?, global.output)?;
+        }
+        args::Volume::Export { volume, to } => {
+            copy::copy(&served(&client, volume)?, to, global.output)?;
+        }
+        args::Volume::Probe { .. } => {}
+    }
+    Ok(0)
+}
+
+fn path(volume: &str, rest: &str) -> String {
+    format!("/api/v1/volumes/{}{rest}", segment(volume))
+}
+
+/// Where a volume is attached, of those ways that the copier can go.
+fn served(client: &Client, name: &str) -> Result<String, Failure> {
+    let volume: Volume = client.get(&path(name, ""))?;
+    volume
+        .exports
+        .into_iter()
+        .find(|uri| uri.starts_with("nbd:") || uri.starts_with("nbd+unix:"))
+        .ok_or_else(|| {
+            let what = format!("{name} is not served by {} without TLS", client.url());
+            Failure::new(FAILED, what).next("ask the site that serves it: twinspan status names it")
+        })
+}
+
+fn rows(volumes: &[Volume]) -> String {
+    let rows = volumes.iter().map(|volume| {
+        vec![
+            volume.name.clone(),
+            bytes_text(volume.bytes),
+            volume.mapped_bytes.map_or_else(|| "UNKNOWN".to_owned(), bytes_text),
+            volume.group.clone(),
+            known(volume.role.as_ref()),
+            word(&volume.copy),
+            word(&volume.health).to_uppercase(),
+            volume.exports.first().cloned().unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    table(&["VOLUME", "SIZE", "MAPPED", "GROUP", "ROLE", "COPY", "HEALTH", "EXPORT"], rows)
+}
+
+fn one(volume: &Volume) -> String {
+    let mut out = rows(std::slice::from_ref(volume));
+    for export in volume.exports.iter().skip(1) {
+        out.push_str(&format!("export {export}\n"));
+    }
+    out.push_str(&format!("id     {}\n", volume.id));
+    if !volume.settings.allow.is_empty() {
+        out.push_str(&format!("allow  {}\n", volume.settings.allow.join(", ")));
+    }
+    for explanation in &volume.explanations {
+        out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));
+        out.push_str(&format!("next   {}\n", explanation.next));
+    }
+    out
+}
+
+fn read(client: &Client, name: &str, file: &std::path::Path) -> Result<(), Failure> {
+    let volume: Volume = client.get(&path(name, ""))?;
+    let failed =
+        |error: std::io::Error| Failure::new(FAILED, format!("{}: {error}", file.display()));
+    let mut out = std::fs::File::create_new(file).map_err(failed)?;
+    let mut offset = 0;
+    while offset < volume.bytes {
+        let length = PIECE_BYTES.min(volume.bytes - offset);
+        let content =
+            client.content(&path(name, &format!("/content?offset={offset}&length={length}")))?;
+        out.write_all(&content).map_err(failed)?;
+        offset += length;
+    }
+    out.sync_all().map_err(failed)
+}

@@ -1,0 +1,269 @@
+//! Starts the demo: two configurations, two processes, a token, a volume, a session.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use api::units::parse_millis;
+use api::{JoinRequest, JoinToken, Session, SessionCreate, SiteList, TokenRequest, Volume};
+use api::{VolumeCreate, VolumeSettings};
+use tokio::time::Instant;
+
+use super::state::{Site, State};
+use super::{client_of, in_sync, process, screen, status_of};
+use crate::Outcome;
+use crate::args::Format;
+use crate::client::Client;
+use crate::failure::{FAILED, Failure, TIMED_OUT};
+
+/// The demo's volume, and its group.
+pub(crate) const VOLUME: &str = "orders";
+/// From start to ready, on a busy machine.
+const READY_MAX: Duration = Duration::from_secs(30);
+/// An empty volume is in sync at once.
+const SYNC_MAX: Duration = Duration::from_secs(60);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is to be started.
+pub(crate) struct Wanted {
+    /// Where.
+    pub(crate) directory: PathBuf,
+    /// How far apart.
+    pub(crate) distance: Duration,
+    /// The size of the volume.
+    pub(crate) size: u64,
+}
+
+/// Starts both sites; in the foreground until interrupted, or detached.
+pub(crate) fn start(wanted: &Wanted, detach: bool, format: Format) -> Outcome {
+    let again = State::exists(&wanted.directory);
+    let mut state = if again { State::load(&wanted.directory)? } else { lay_out(wanted)? };
+    if again && state.sites.iter().any(|site| process::alive(site).is_some()) {
+        let what = format!("a demo runs in {}", state.dir.display());
+        return Err(Failure::new(FAILED, what).next("twinspan demo status, or twinspan demo stop"));
+    }
+    if again {
+        set_distance(&state, wanted.distance)?;
+    }
+    for site in &mut state.sites {
+        site.pid = Some(process::spawn(&site.config)?);
+    }
+    state.save()?;
+    let outcome = bring_up(&mut state, wanted, again);
+    if let Err(failure) = outcome {
+        // Half a demo is of no use to anybody; its logs stay.
+        super::stop_all(&mut state)?;
+        let logs = format!("the logs are {}/*.log", state.dir.display());
+        return Err(failure.next(logs));
+    }
+    match format {
+        Format::Json => println!("{}", state.line()),
+        Format::Table => print!("{}", screen::welcome(&state, wanted.distance)),
+    }
+    if detach {
+        return Ok(0);
+    }
+    wait_for_interrupt()?;
+    super::stop_all(&mut state)?;
+    Ok(0)
+}
+
+fn wait_for_interrupt() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(FAILED, format!("signals: {error}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(failed)?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(failed),
+            _ = term.recv() => Ok(()),
+        }
+    })
+}
+
+fn bring_up(state: &mut State, wanted: &Wanted, again: bool) -> Result<(), Failure> {
+    for site in &state.sites {
+        await_ready(site)?;
+    }
+    let [east, west] = state.sites.as_slice() else {
+        return Err(Failure::new(FAILED, "the demo has two sites"));
+    };
+    if !again {
+        let (east_client, west_client) = (client_of(east)?, client_of(west)?);
+        join(&east_client, &west_client)?;
+        let volume = VolumeCreate {
+            name: VOLUME.to_owned(),
+            bytes: wanted.size,
+            group: None,
+            settings: VolumeSettings::default(),
+        };
+        let _made: Volume = east_client.post("/api/v1/volumes", &volume)?;
+        let session = SessionCreate {
+            volume: VOLUME.to_owned(),
+            to: west.name.clone(),
+            policy: api::PolicyPatch::default(),
+        };
+        let _session: Session = east_client.post("/api/v1/sessions", &session)?;
+        await_sync(&east_client)?;
+    }
+    refresh(state);
+    state.save()
+}
+
+fn join(east: &Client, west: &Client) -> Result<(), Failure> {
+    let token: JoinToken = east.post("/api/v1/sites/token", &TokenRequest::default())?;
+    let _sites: SiteList = west.post("/api/v1/sites/join", &JoinRequest { token: token.token })?;
+    Ok(())
+}
+
+fn await_ready(site: &Site) -> Result<(), Failure> {
+    let until = Instant::now() + READY_MAX;
+    loop {
+        if client_of(site).is_ok_and(|client| client.is_ready()) {
+            return Ok(());
+        }
+        let is_dead = process::alive(site).is_none();
+        if is_dead || Instant::now() > until {
+            let log = std::fs::read_to_string(site.config.with_extension("log"));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().join("\n  ");
+            let how = if is_dead { "ended" } else { "did not become ready" };
+            return Err(Failure::new(FAILED, format!("{} {how}:\n  {tail}", site.name)));
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+fn await_sync(client: &Client) -> Result<(), Failure> {
+    let until = Instant::now() + SYNC_MAX;
+    while !in_sync(client) {
+        if Instant::now() > until {
+            return Err(Failure::new(TIMED_OUT, "the mirror did not get in sync"));
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    Ok(())
+}
+
+/// Starts one site again, which must not run.
+///
+/// # Errors
+/// When it runs, or does not become ready.
+pub(crate) fn start_again(mut state: State, name: &str) -> Result<(), Failure> {
+    let site = state
+        .sites
+        .iter_mut()
+        .find(|site| site.name == name)
+        .ok_or_else(|| Failure::new(FAILED, format!("the demo has no site {name:?}")))?;
+    if process::alive(site).is_some() {
+        return Err(Failure::new(FAILED, format!("{name} runs already")));
+    }
+    site.pid = Some(process::spawn(&site.config)?);
+    let started = site.clone();
+    state.save()?;
+    await_ready(&started)?;
+    refresh(&mut state);
+    state.save()
+}
+
+/// Asks the sites what they are now.
+pub(crate) fn refresh(state: &mut State) {
+    for site in &mut state.sites {
+        if process::alive(site).is_none() {
+            site.pid = None;
+        }
+        let status = status_of(site);
+        let group = status.as_ref().and_then(|status| status.groups.first());
+        let role = group.and_then(|group| group.role);
+        site.role = role.map_or_else(|| "unknown".to_owned(), |role| crate::output::word(&role));
+        let volume = client_of(site)
+            .ok()
+            .and_then(|client| client.get::<Volume>(&format!("/api/v1/volumes/{VOLUME}")).ok());
+        let exports = volume.map(|volume| volume.exports).unwrap_or_default();
+        site.nbd = exports.iter().find(|uri| uri.starts_with("nbd:")).cloned();
+        site.nbd_unix = exports.iter().find(|uri| uri.starts_with("nbd+unix:")).cloned();
+    }
+}
+
+fn lay_out(wanted: &Wanted) -> Result<State, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(FAILED, format!("{}: {error}", wanted.directory.display()))
+    };
+    std::fs::create_dir_all(&wanted.directory).map_err(failed)?;
+    let directory = std::fs::canonicalize(&wanted.directory).map_err(failed)?;
+    // Held until all are chosen, so that none is chosen twice.
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?);
+    }
+    let ports: Vec<u16> = held
+        .iter()
+        .map(|listener| listener.local_addr().map(|address| address.port()))
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
+    drop(held);
+    let mut sites = Vec::new();
+    for (name, ports) in ["east", "west"].into_iter().zip(ports.chunks_exact(4)) {
+        sites.push(lay_out_site(&directory, name, ports, wanted.distance).map_err(failed)?);
+    }
+    Ok(State { dir: directory, sites })
+}
+
+fn lay_out_site(
+    directory: &Path,
+    name: &str,
+    ports: &[u16],
+    distance: Duration,
+) -> std::io::Result<Site> {
+    let &[api, metrics, link, nbd] = ports else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    let home = directory.join(name);
+    std::fs::create_dir_all(&home)?;
+    let config = directory.join(format!("{name}.toml"));
+    let text = format!(
+        "# A site of the demo.\ndata_dir = \"{home}\"\n\n[site]\nname = \"{name}\"\n\n\
+         [api]\nlisten = \"127.0.0.1:{api}\"\n\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\n\
+         [link]\nlisten = \"127.0.0.1:{link}\"\ndistance = \"{distance}ms\"\n\n\
+         [[nbd.listeners]]\nname = \"tcp\"\naddress = \"127.0.0.1:{nbd}\"\n\n\
+         [[nbd.listeners]]\nname = \"unix\"\naddress = \"unix:{home}/nbd.sock\"\n",
+        home = home.display(),
+        distance = distance.as_millis(),
+    );
+    std::fs::write(&config, text)?;
+    Ok(Site {
+        name: name.to_owned(),
+        role: "unknown".to_owned(),
+        pid: None,
+        api: format!("https://127.0.0.1:{api}"),
+        nbd: None,
+        nbd_unix: None,
+        metrics: format!("http://127.0.0.1:{metrics}/metrics"),
+        token_file: home.join(server::ADMIN_TOKEN_FILE).display().to_string(),
+        config,
+    })
+}
+
+/// Writes another distance into both configurations.
+///
+/// # Errors
+/// When a configuration cannot be written.
+pub(crate) fn set_distance(state: &State, distance: Duration) -> Result<(), Failure> {
+    for site in &state.sites {
+        let failed = |error: std::io::Error| {
+            Failure::new(FAILED, format!("{}: {error}", site.config.display()))
+        };
+        let text = std::fs::read_to_string(&site.config).map_err(failed)?;
+        let lines = text.lines().map(|line| {
+            let value = line.strip_prefix("distance = \"").and_then(|rest| rest.strip_suffix('"'));
+            match value.and_then(|value| parse_millis(value).ok()) {
+                Some(_) => format!("distance = \"{}ms\"\n", distance.as_millis()),
+                None => format!("{line}\n"),
+            }
+        });
+        std::fs::write(&site.config, lines.collect::<String>()).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The status screen.
+
+use api::units::{bytes_text, micros_text};
+use api::{Group, Health, Leg, Phase, Role, Status, Verdict};
+
+use crate::output::{known, table, word};
+
+/// The whole screen.
+pub(crate) fn status(status: &Status) -> String {
+    let mut out = format!("{:<60} as of {}\n", headline(status), status.as_of);
+    out.push_str(&format!("site {}", status.site.name));
+    if !status.site.region.is_empty() {
+        out.push_str(&format!(" ({})", status.site.region));
+    }
+    out.push('\n');
+    if !status.peers.is_empty() {
+        out.push('\n');
+        out.push_str(&table(
+            &["PEER", "LINK", "HEARD", "RTT", "ADDRESS"],
+            status.peers.iter().map(|peer| {
+                vec![
+                    peer.site.clone(),
+                    peer.link.as_ref().map_or_else(|| "-".to_owned(), word),
+                    ago(peer.last_heard_ms_ago),
+                    peer.rtt_us.map_or_else(|| "-".to_owned(), micros_text),
+                    peer.address.clone(),
+                ]
+            }),
+        ));
+    }
+    if !status.groups.is_empty() {
+        out.push('\n');
+        out.push_str(&groups(&status.groups));
+    }
+    out.push_str(&format!(
+        "\n{} protected, {} at risk, {} unknown, {} not mirrored\n",
+        status.protected, status.at_risk, status.unknown, status.unprotected
+    ));
+    out
+}
+
+fn headline(status: &Status) -> String {
+    match status.verdict {
+        Verdict::Empty => "NO VOLUMES".to_owned(),
+        Verdict::Ready => "DR READY".to_owned(),
+        Verdict::Unprotected => "NOT MIRRORED".to_owned(),
+        Verdict::Degraded => "DEGRADED".to_owned(),
+        Verdict::Unknown => "UNKNOWN".to_owned(),
+        Verdict::AtRisk => "AT RISK".to_owned(),
+        Verdict::SplitBrain => "SPLIT BRAIN".to_owned(),
+    }
+}
+
+fn ago(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", micros_text(ms * 1000)))
+}
+
+/// Groups with their legs, and below each what is wrong, why, and the next command.
+pub(crate) fn groups(groups: &[Group]) -> String {
+    let rows = groups.iter().map(row);
+    let text = table(
+        &[
+            "GROUP",
+            "HEALTH",
+            "ROLE",
+            "EPOCH",
+            "MIRROR",
+            "STATE",
+            "RPO",
+            "OUT OF SYNC",
+            "BLOCKS FAILOVER",
+        ],
+        rows,
+    );
+    let mut out = String::new();
+    let mut lines = text.lines();
+    if let Some(head) = lines.next() {
+        out.push_str(head);
+        out.push('\n');
+    }
+    for (line, group) in lines.zip(groups) {
+        out.push_str(line);
+        out.push('\n');
+        for view in views(group) {
+            out.push_str(&format!("      {view}\n"));
+        }
+        for explanation in &group.explanations {
+            out.push_str(&format!("      cause  {} [{}]\n", explanation.cause, explanation.code));
+            out.push_str(&format!("      next   {}\n", explanation.next));
+        }
+    }
+    out
+}
+
+fn row(group: &Group) -> Vec<String> {
+    let (mirror, state) = mirror_and_state(group);
+    let health = match group.health {
+        Health::Unknown => format!("UNKNOWN since {}", micros_text(group.age_ms * 1000)),
+        _ => word(&group.health).to_uppercase(),
+    };
+    vec![
+        group.name.clone(),
+        health,
+        known(group.role.as_ref()),
+        group.epoch.map_or_else(|| "UNKNOWN".to_owned(), |epoch| epoch.to_string()),
+        mirror,
+        state,
+        group.rpo_seconds.map_or_else(|| "UNKNOWN".to_owned(), |rpo| format!("{rpo:.1} s")),
+        group.out_of_sync_bytes.map_or_else(|| "UNKNOWN".to_owned(), bytes_text),
+        if group.failover_blockers.is_empty() {
+            "nothing".to_owned()
+        } else {
+            group.failover_blockers.join("; ")
+        },
+    ]
+}
+
+fn mirror_and_state(group: &Group) -> (String, String) {
+    match (group.role, &group.upstream) {
+        (Some(Role::Secondary), Some(upstream)) => {
+            (format!("← {}", upstream.site), known(group.quality.as_ref()))
+        }
+        (Some(Role::Fenced), _) => ("-".to_owned(), "fenced".to_owned()),
+        _ if group.legs.is_empty() => ("none".to_owned(), "-".to_owned()),
+        _ => {
+            let sites: Vec<String> =
+                group.legs.iter().map(|leg| format!("→ {}", leg.site)).collect();
+            let states: Vec<String> = group.legs.iter().map(leg_state).collect();
+            (sites.join(" "), states.join("; "))
+        }
+    }
+}
+
+/// A leg in a few words, with its progress.
+pub(crate) fn leg_state(leg: &Leg) -> String {
+    format!("{} {}", word(&leg.state), word(&leg.phase))
+}
+
+/// Both sides' view of each connection, with its age.
+fn views(group: &Group) -> Vec<String> {
+    let mut views = Vec::new();
+    for leg in &group.legs {
+        let theirs = leg.theirs.as_ref().map_or_else(
+            || format!("{} never said how it sees it", leg.site),
+            |theirs| {
+                format!(
+                    "{} says: {}, {} out of sync, {}",
+                    leg.site,
+                    if theirs.in_sync { "in sync" } else { "not in sync" },
+                    bytes_text(theirs.out_of_sync_bytes),
+                    ago(theirs.age_ms)
+                )
+            },
+        );
+        if leg.phase != Phase::Equivalent || leg.theirs.as_ref().is_some_and(|t| !t.in_sync) {
+            views.push(format!("view   {theirs}"));
+        }
+    }
+    views
+}

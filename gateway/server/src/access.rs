@@ -1,0 +1,119 @@
+//! Who may attach a volume: addresses, networks, and names of client certificates.
+
+use std::net::IpAddr;
+
+use api::VolumeSettings;
+use nbd_server::{ClientAddress, ClientInfo};
+
+/// One line of an access list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rule<'a> {
+    Network(IpAddr, u8),
+    Name(&'a str),
+}
+
+fn rule(text: &str) -> Result<Rule<'_>, String> {
+    if let Some(name) = text.strip_prefix("cn:") {
+        return if name.is_empty() {
+            Err("cn: needs a name".to_owned())
+        } else {
+            Ok(Rule::Name(name))
+        };
+    }
+    let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+    let address: IpAddr =
+        address.parse().map_err(|_e| format!("{text:?} is no address, network or cn:NAME"))?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length {
+        None => longest,
+        Some(length) => length
+            .parse()
+            .ok()
+            .filter(|length| *length <= longest)
+            .ok_or_else(|| format!("{text:?}: the length is a number up to {longest}"))?,
+    };
+    Ok(Rule::Network(address, length))
+}
+
+/// Whether these can be in force.
+///
+/// # Errors
+/// The first line that is no rule.
+pub fn check(settings: &VolumeSettings) -> Result<(), String> {
+    settings.allow.iter().try_for_each(|text| rule(text).map(|_| ()))
+}
+
+/// Whether this client may attach. A Unix socket is guarded by its permissions, so an access list
+/// of networks lets it in; one of certificates does not.
+#[must_use]
+pub fn may_attach(settings: &VolumeSettings, client: &ClientInfo) -> bool {
+    let rules: Vec<Rule<'_>> = settings.allow.iter().filter_map(|text| rule(text).ok()).collect();
+    if settings.allow.is_empty() {
+        return true;
+    }
+    rules.iter().any(|rule| match rule {
+        Rule::Name(name) => client.tls_subject.as_ref().is_some_and(|s| s.is_named(name)),
+        Rule::Network(network, length) => match &client.address {
+            ClientAddress::Tcp(from) => contains(*network, *length, from.ip().to_canonical()),
+            ClientAddress::Unix { .. } => true,
+        },
+    })
+}
+
+fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
+    let (a, b, bits) = match (network, address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    let host = bits - u32::from(length);
+    a.checked_shr(host).unwrap_or(0) == b.checked_shr(host).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(address: &str) -> ClientInfo {
+        ClientInfo {
+            address: ClientAddress::Tcp(address.parse().unwrap()),
+            tls: false,
+            tls_subject: None,
+            listener: "tcp".to_owned(),
+        }
+    }
+
+    fn allowing(rules: &[&str]) -> VolumeSettings {
+        VolumeSettings {
+            allow: rules.iter().map(|rule| (*rule).to_owned()).collect(),
+            ..VolumeSettings::default()
+        }
+    }
+
+    #[test]
+    fn networks_are_matched_by_their_length() {
+        let list = allowing(&["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]);
+        assert_eq!(check(&list), Ok(()));
+        for (address, allowed) in [
+            ("10.255.0.1:1", true),
+            ("11.0.0.1:1", false),
+            ("192.0.2.7:1", true),
+            ("192.0.2.8:1", false),
+            ("[2001:db8:1::1]:1", true),
+            ("[2001:db9::1]:1", false),
+            ("[::ffff:10.1.1.1]:1", true),
+        ] {
+            assert_eq!(may_attach(&list, &client(address)), allowed, "{address}");
+        }
+        assert!(may_attach(&allowing(&[]), &client("198.51.100.1:1")));
+        assert!(may_attach(&allowing(&["0.0.0.0/0"]), &client("198.51.100.1:1")));
+        assert!(!may_attach(&allowing(&["cn:db1"]), &client("198.51.100.1:1")));
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused() {
+        for bad in ["10.0.0.0/33", "10.0.0", "host", "cn:", ""] {
+            assert!(check(&allowing(&[bad])).is_err(), "{bad:?}");
+        }
+    }
+}

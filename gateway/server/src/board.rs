@@ -1,0 +1,47 @@
+//! What each group last said of itself, where every thread can read it.
+//!
+//! Invariant: an entry is written by the thread that owns the group and by no other. It carries
+//! the time of writing, so whoever reads it knows how old it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use block::GroupId;
+use mirror::GroupStatus;
+
+/// What a group last said.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its status.
+    pub status: Arc<GroupStatus>,
+    /// When, by the gateway's steady clock.
+    pub at_ms: u64,
+}
+
+/// The board.
+#[derive(Debug, Default)]
+pub struct Board {
+    groups: RwLock<HashMap<GroupId, Seen>>,
+}
+
+impl Board {
+    /// Replaces what a group said.
+    pub fn post(&self, status: GroupStatus, at_ms: u64) -> Seen {
+        let group = status.group;
+        let seen = Seen { status: Arc::new(status), at_ms };
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.insert(group, seen.clone());
+        seen
+    }
+
+    /// Forgets a group.
+    pub fn remove(&self, group: GroupId) {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+    }
+
+    /// What a group last said.
+    #[must_use]
+    pub fn get(&self, group: GroupId) -> Option<Seen> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+}

@@ -1,0 +1,324 @@
+//! What the gateway must remember beside its groups' own records: which groups and volumes there
+//! are, whom it trusts, who may call its API.
+//!
+//! Invariant: a change is on stable storage before anybody sees it. Secrets are kept as hashes,
+//! except for those of join tokens, whose records the link makes so that they hold none.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use block::{GatewayId, GroupId, VolumeId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::shard::Shard;
+
+/// Where the ledger keeps it.
+const KEY: &str = "control/book";
+/// The version that this release writes; it reads none that is newer.
+const VERSION: u32 = 1;
+
+/// Why the book cannot be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BookError {
+    /// The ledger failed.
+    #[error("the ledger failed: {0}")]
+    Ledger(block::IoError),
+    /// The thread of the ledger does not answer.
+    #[error("the ledger's thread does not answer")]
+    Silent,
+    /// It is damaged or from a newer release.
+    #[error("the gateway's book cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// A volume, as it was created.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct VolumeEntry {
+    /// Its identity.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Who may attach it.
+    #[serde(default)]
+    pub settings: api::VolumeSettings,
+}
+
+/// A group, as it was created.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct GroupEntry {
+    /// Its identity.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its volumes, in the order of its record.
+    pub volumes: Vec<VolumeEntry>,
+}
+
+impl GroupEntry {
+    /// Its identity, typed.
+    #[must_use]
+    pub const fn group(&self) -> GroupId {
+        GroupId::from_uuid(self.id)
+    }
+}
+
+/// A gateway at another site.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PeerEntry {
+    /// Which.
+    pub gateway: Uuid,
+    /// Its site's name.
+    pub site: String,
+    /// Its certificate, DER, in hexadecimal.
+    pub certificate: String,
+    /// Where its link listens.
+    pub addresses: Vec<String>,
+}
+
+impl PeerEntry {
+    /// From what the link knows.
+    #[must_use]
+    pub fn of(peer: &link::Peer) -> Self {
+        Self {
+            gateway: peer.gateway.uuid(),
+            site: peer.site.clone(),
+            certificate: hex(&peer.certificate),
+            addresses: peer.addresses.clone(),
+        }
+    }
+
+    /// To what the link knows; `None` when the certificate cannot be read.
+    #[must_use]
+    pub fn peer(&self) -> Option<link::Peer> {
+        Some(link::Peer {
+            gateway: GatewayId::from_uuid(self.gateway),
+            site: self.site.clone(),
+            certificate: unhex(&self.certificate)?,
+            addresses: self.addresses.clone(),
+        })
+    }
+}
+
+/// What a bearer of a token may do; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleEntry {
+    /// Reads.
+    Viewer,
+    /// Also changes volumes, sessions and failovers.
+    Operator,
+    /// Also trust and tokens.
+    Admin,
+}
+
+/// A bearer token.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct TokenEntry {
+    /// Whose.
+    pub name: String,
+    /// BLAKE3 of it, in hexadecimal. It has 256 random bits, so a plain hash is enough.
+    pub hash: String,
+    /// What it allows.
+    pub role: RoleEntry,
+}
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Pages {
+    version: u32,
+    /// The groups.
+    pub groups: Vec<GroupEntry>,
+    /// The gateways that are trusted.
+    pub peers: Vec<PeerEntry>,
+    /// The bearer tokens.
+    pub tokens: Vec<TokenEntry>,
+    /// Join tokens that were issued, as the link's records in hexadecimal.
+    pub joins: Vec<String>,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            groups: Vec::new(),
+            peers: Vec::new(),
+            tokens: Vec::new(),
+            joins: Vec::new(),
+        }
+    }
+}
+
+impl Pages {
+    /// The group with this name or identity.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&GroupEntry> {
+        self.groups.iter().find(|group| group.name == name || is_id(name, group.id))
+    }
+
+    /// The group with this identity.
+    #[must_use]
+    pub fn group_by_id(&self, id: GroupId) -> Option<&GroupEntry> {
+        self.groups.iter().find(|group| group.id == id.uuid())
+    }
+
+    /// The volume with this name or identity, and its group.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<(&GroupEntry, &VolumeEntry)> {
+        self.volumes().find(|(_, volume)| volume.name == name || is_id(name, volume.id))
+    }
+
+    /// The volume with this identity, and its group.
+    #[must_use]
+    pub fn volume_by_id(&self, id: VolumeId) -> Option<(&GroupEntry, &VolumeEntry)> {
+        self.volumes().find(|(_, volume)| volume.id == id.uuid())
+    }
+
+    /// Every volume and its group.
+    pub fn volumes(&self) -> impl Iterator<Item = (&GroupEntry, &VolumeEntry)> {
+        self.groups.iter().flat_map(|group| group.volumes.iter().map(move |v| (group, v)))
+    }
+
+    /// The peer of this site or gateway.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<&PeerEntry> {
+        self.peers.iter().find(|peer| peer.site == name || is_id(name, peer.gateway))
+    }
+
+    fn encode(&self) -> Bytes {
+        Bytes::from(serde_json::to_vec(self).expect("plain strings and lists fit JSON"))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, BookError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let unreadable = |error: serde_json::Error| BookError::Unreadable(error.to_string());
+        let Version { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if version > VERSION {
+            return Err(BookError::Unreadable(format!(
+                "it has version {version}, this release reads up to {VERSION}"
+            )));
+        }
+        serde_json::from_slice(bytes).map_err(unreadable)
+    }
+}
+
+fn is_id(text: &str, id: Uuid) -> bool {
+    Uuid::parse_str(text) == Ok(id)
+}
+
+/// The book. Readers never wait; writers one after the other.
+#[derive(Debug)]
+pub struct Book {
+    pages: RwLock<Arc<Pages>>,
+    writing: tokio::sync::Mutex<()>,
+    shard: Shard,
+}
+
+impl Book {
+    /// Reads it from the ledger, which lives on `shard`.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    pub async fn open(shard: Shard) -> Result<Self, BookError> {
+        let found = shard
+            .call(|state| state.ledger().get(KEY))
+            .await
+            .map_err(|_silent| BookError::Silent)?
+            .map_err(BookError::Ledger)?;
+        let pages = found.map_or_else(|| Ok(Pages::default()), |bytes| Pages::decode(&bytes))?;
+        Ok(Self {
+            pages: RwLock::new(Arc::new(pages)),
+            writing: tokio::sync::Mutex::new(()),
+            shard,
+        })
+    }
+
+    /// What it says now.
+    #[must_use]
+    pub fn read(&self) -> Arc<Pages> {
+        Arc::clone(&self.pages.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes it durably, together with `records` of the same ledger. `change` may refuse.
+    ///
+    /// # Errors
+    /// What `change` says, or [`BookError`] through `E`; nothing was changed.
+    ///
+    /// # Cancellation
+    /// The change may be on stable storage and not be seen before the next start.
+    pub async fn change<T, E: From<BookError>>(
+        &self,
+        records: Vec<(String, Option<Bytes>)>,
+        change: impl FnOnce(&mut Pages) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _one_at_a_time = self.writing.lock().await;
+        let mut pages = Pages::clone(&self.read());
+        let result = change(&mut pages)?;
+        let mut records = records;
+        records.push((KEY.to_owned(), Some(pages.encode())));
+        self.shard
+            .run(move |state| async move { state.put(records).await })
+            .await
+            .map_err(|_silent| E::from(BookError::Silent))?
+            .map_err(|error| E::from(BookError::Ledger(error)))?;
+        *self.pages.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pages);
+        Ok(result)
+    }
+}
+
+/// Bytes in hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
+
+/// Bytes from hexadecimal.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_what_it_wrote_and_nothing_newer() {
+        let mut pages = Pages::default();
+        pages.groups.push(GroupEntry {
+            id: Uuid::from_u128(7),
+            name: "orders".to_owned(),
+            volumes: vec![VolumeEntry {
+                id: Uuid::from_u128(8),
+                name: "orders".to_owned(),
+                settings: api::VolumeSettings::default(),
+            }],
+        });
+        let bytes = pages.encode();
+        assert_eq!(Pages::decode(&bytes), Ok(pages.clone()));
+        assert!(pages.volume("orders").is_some());
+        assert!(pages.volume(&Uuid::from_u128(8).to_string()).is_some());
+        pages.version = VERSION + 1;
+        assert!(matches!(Pages::decode(&pages.encode()), Err(BookError::Unreadable(_))));
+    }
+
+    #[test]
+    fn hexadecimal() {
+        assert_eq!(unhex(&hex(b"\x00\xffz")), Some(b"\x00\xffz".to_vec()));
+        assert_eq!(unhex("0"), None);
+        assert_eq!(unhex("zz"), None);
+    }
+}

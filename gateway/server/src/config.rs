@@ -1,0 +1,189 @@
+//! What the gateway is told before it starts: one file, overridden by the environment, validated.
+//!
+//! ```text
+//!   defaults ◀ FILE.toml ◀ TWINSPAN_SECTION__KEY ──figment──▶ Raw ──validate──▶ Config
+//! ```
+//!
+//! Invariant: a [`Config`] has no value left to interpret or to doubt. An unknown key is refused by
+//! name, with the file and the nearest key that exists: a key that is ignored is a setting that is
+//! not in force.
+
+mod load;
+mod raw;
+mod validate;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use load::{defaults_toml, effective_toml, load};
+pub use raw::Raw;
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A key that does not exist.
+    #[error("{place}: unknown key `{key}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    UnknownKey {
+        /// The file or the environment.
+        place: String,
+        /// The key, with its section.
+        key: String,
+        /// The most similar one that exists.
+        nearest: Option<String>,
+    },
+    /// A value that cannot be used.
+    #[error("{place}: `{key}`: {reason}")]
+    Value {
+        /// The file or the environment.
+        place: String,
+        /// The key, with its section.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file cannot be read or is no TOML.
+    #[error("{place}: {reason}")]
+    File {
+        /// The file.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(&self) -> api::Code {
+        match self {
+            Self::UnknownKey { .. } => api::Code::ConfigUnknownKey,
+            Self::Value { .. } | Self::File { .. } => api::Code::ConfigInvalid,
+        }
+    }
+}
+
+/// Everything, validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where it stands.
+    pub site: Site,
+    /// Where everything is kept that must survive.
+    pub data_dir: PathBuf,
+    /// Threads that carry volumes.
+    pub shards: usize,
+    /// Bytes that the pool may take; `None`: what the file system has.
+    pub pool_capacity: Option<u64>,
+    /// The REST API.
+    pub api: ApiConfig,
+    /// Where Prometheus scrapes; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Links to other gateways.
+    pub link: LinkConfig,
+    /// NBD.
+    pub nbd: NbdConfig,
+    /// Mirroring.
+    pub mirror: MirrorConfig,
+    /// Logging.
+    pub log: LogConfig,
+    /// BLAKE3 of what was loaded, for `twinspan_config_info`.
+    pub digest: String,
+}
+
+/// Where a gateway stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Its name.
+    pub name: String,
+    /// Its region; may be empty.
+    pub region: String,
+    /// Its zone; may be empty.
+    pub zone: String,
+}
+
+/// The REST API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Where it listens, over TLS.
+    pub listen: SocketAddr,
+    /// How long a shard may take to answer before the answer is UNKNOWN.
+    pub shard_deadline: Duration,
+}
+
+/// Links to other gateways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Where links are accepted.
+    pub listen: SocketAddr,
+    /// What other sites dial.
+    pub advertise: String,
+    /// Simulated distance, there and back.
+    pub distance: Duration,
+}
+
+/// NBD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdConfig {
+    /// Where hosts attach.
+    pub listeners: Vec<NbdListener>,
+    /// Certificate chain, PEM.
+    pub certificate: Option<PathBuf>,
+    /// Private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Authorities of client certificates, PEM; `None`: none are asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Connections of all listeners together.
+    pub connections_max: usize,
+    /// Bytes in flight of all connections together.
+    pub inflight_bytes_max: u64,
+}
+
+/// One NBD listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdListener {
+    /// Its name, in access lists and logs.
+    pub name: String,
+    /// Where it listens.
+    pub address: NbdAddress,
+    /// Whether TLS is spoken.
+    pub tls: Tls,
+}
+
+/// Where an NBD listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NbdAddress {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Whether TLS is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Never.
+    Off,
+    /// If the client asks.
+    Optional,
+    /// Always.
+    Required,
+}
+
+/// Mirroring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorConfig {
+    /// Policies of new sessions.
+    pub policy: mirror::Policy,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A filter as `tracing` reads it.
+    pub level: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! From what is written to what is meant.
+//!
+//! Invariant: every error names the key, the value and what would be accepted.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api::units::{parse_bytes, parse_millis};
+use mirror::{OnSlow, Policy, Recovery, Split};
+
+use super::raw::{Raw, RawListener, RawMirror, RawNbd};
+use super::{
+    ApiConfig, Config, ConfigError, LinkConfig, LogConfig, MirrorConfig, NbdAddress, NbdConfig,
+    NbdListener, Site, Tls,
+};
+
+/// Threads beyond this help nobody: a group is bounded by one.
+const SHARDS_MAX: usize = 256;
+
+struct Place<'a>(&'a str);
+
+impl Place<'_> {
+    fn bad(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+        ConfigError::Value { place: self.0.to_owned(), key: key.to_owned(), reason: reason.into() }
+    }
+
+    fn address(&self, key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+        text.parse().map_err(|_e| {
+            self.bad(key, format!("{text:?} is not an address and port, like 127.0.0.1:7701"))
+        })
+    }
+
+    fn millis(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+        parse_millis(text).map_err(|reason| self.bad(key, reason))
+    }
+
+    fn bytes(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+        parse_bytes(text).map_err(|reason| self.bad(key, reason))
+    }
+
+    fn word<T: Copy>(&self, key: &str, text: &str, words: &[(&str, T)]) -> Result<T, ConfigError> {
+        words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.bad(key, format!("{text:?} is none of {}", words.join(", ")))
+        })
+    }
+}
+
+impl Raw {
+    /// Proves every value.
+    ///
+    /// # Errors
+    /// The first that cannot be used.
+    pub fn validate(&self, place: &str) -> Result<Config, ConfigError> {
+        let at = Place(place);
+        if !crate::names::is_name(&self.site.name) {
+            return Err(at.bad(
+                "site.name",
+                format!("{:?} is no name: use 1 to 64 of A-Z a-z 0-9 . _ -", self.site.name),
+            ));
+        }
+        if self.data_dir.is_empty() {
+            return Err(at.bad("data_dir", "must name a directory"));
+        }
+        if self.shards > SHARDS_MAX {
+            return Err(at.bad("shards", format!("must be at most {SHARDS_MAX}")));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shards = if self.shards == 0 { cores.min(SHARDS_MAX) } else { self.shards };
+        let pool_capacity = match self.pool.capacity.as_str() {
+            "" => None,
+            text => Some(at.bytes("pool.capacity", text)?),
+        };
+        let listen = at.address("link.listen", &self.link.listen)?;
+        let advertise = match self.link.advertise.as_str() {
+            "" if listen.ip().is_unspecified() => {
+                return Err(at.bad(
+                    "link.advertise",
+                    "must say what other sites dial when link.listen is every address",
+                ));
+            }
+            "" => listen.to_string(),
+            text => text.to_owned(),
+        };
+        let metrics_listen = match self.metrics.listen.as_str() {
+            "" => None,
+            text => Some(at.address("metrics.listen", text)?),
+        };
+        Ok(Config {
+            site: Site {
+                name: self.site.name.clone(),
+                region: self.site.region.clone(),
+                zone: self.site.zone.clone(),
+            },
+            data_dir: PathBuf::from(&self.data_dir),
+            shards,
+            pool_capacity,
+            api: ApiConfig {
+                listen: at.address("api.listen", &self.api.listen)?,
+                shard_deadline: Duration::from_millis(
+                    at.millis("api.shard_deadline", &self.api.shard_deadline)?.max(1),
+                ),
+            },
+            metrics_listen,
+            link: LinkConfig {
+                listen,
+                advertise,
+                distance: Duration::from_millis(at.millis("link.distance", &self.link.distance)?),
+            },
+            nbd: nbd(&at, &self.nbd)?,
+            mirror: MirrorConfig { policy: policy(&at, &self.mirror)? },
+            log: LogConfig { level: self.log.level.clone(), json: self.log.json },
+            digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
+        })
+    }
+}
+
+fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    if raw.connections_max == 0 {
+        return Err(at.bad("nbd.connections_max", "must be at least 1"));
+    }
+    let listeners = raw
+        .listeners
+        .iter()
+        .map(|listener| nbd_listener(at, raw, listener))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (index, listener) in listeners.iter().enumerate() {
+        if listeners.iter().take(index).any(|other| other.name == listener.name) {
+            return Err(at.bad(
+                "nbd.listeners.name",
+                format!("{:?} is the name of two listeners", listener.name),
+            ));
+        }
+    }
+    Ok(NbdConfig {
+        listeners,
+        certificate: path(&raw.certificate),
+        key: path(&raw.key),
+        client_ca: path(&raw.client_ca),
+        connections_max: raw.connections_max,
+        inflight_bytes_max: at.bytes("nbd.inflight_bytes_max", &raw.inflight_bytes_max)?,
+    })
+}
+
+fn nbd_listener(
+    at: &Place<'_>,
+    nbd: &RawNbd,
+    raw: &RawListener,
+) -> Result<NbdListener, ConfigError> {
+    let tls = at.word(
+        "nbd.listeners.tls",
+        &raw.tls,
+        &[("off", Tls::Off), ("optional", Tls::Optional), ("required", Tls::Required)],
+    )?;
+    if tls != Tls::Off && (nbd.certificate.is_empty() || nbd.key.is_empty()) {
+        return Err(
+            at.bad("nbd.listeners.tls", format!("{:?} needs nbd.certificate and nbd.key", raw.tls))
+        );
+    }
+    let address = match raw.address.strip_prefix("unix:") {
+        Some("") => return Err(at.bad("nbd.listeners.address", "unix: needs a path behind it")),
+        Some(path) => NbdAddress::Unix(PathBuf::from(path)),
+        None => NbdAddress::Tcp(at.address("nbd.listeners.address", &raw.address)?),
+    };
+    Ok(NbdListener { name: raw.name.clone(), address, tls })
+}
+
+fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
+    Ok(Policy {
+        split: at.word(
+            "mirror.split",
+            &raw.split,
+            &[("automatic", Split::Automatic), ("manual", Split::Manual)],
+        )?,
+        recovery: at.word(
+            "mirror.recovery",
+            &raw.recovery,
+            &[("automatic", Recovery::Automatic), ("manual", Recovery::Manual)],
+        )?,
+        on_slow: at.word(
+            "mirror.on_slow",
+            &raw.on_slow,
+            &[("error", OnSlow::Error), ("block", OnSlow::Block)],
+        )?,
+        ack_deadline_ms: at.millis("mirror.ack_deadline", &raw.ack_deadline)?.max(1),
+    })
+}

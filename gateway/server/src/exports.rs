@@ -1,0 +1,109 @@
+//! Which exports hosts see, and the way of their connections to the thread of the volume.
+//!
+//! Invariant: only a volume whose group serves here is listed or opened. What the board says may be
+//! a moment old, so the group's own thread looks again before a host is seated.
+
+use std::sync::{Arc, OnceLock};
+
+use block::VolumeId;
+use mirror::{GroupStatus, Serving};
+use nbd_server::{ClientInfo, ExportInfo, Exports, Negotiated, Refusal};
+
+use crate::access::may_attach;
+use crate::book::{GroupEntry, VolumeEntry};
+use crate::gateway::Gateway;
+
+/// The gateway, for its NBD listeners. They are opened before it is whole.
+#[derive(Default)]
+pub struct HostDoor {
+    gateway: OnceLock<Arc<Gateway>>,
+}
+
+impl HostDoor {
+    /// A door that is closed until it knows its gateway.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Opens it.
+    pub fn open(&self, gateway: Arc<Gateway>) {
+        // A second gateway in one process would be a fault of ours; the first one stays.
+        let _second = self.gateway.set(gateway);
+    }
+
+    fn ready(&self) -> Result<&Arc<Gateway>, Refusal> {
+        self.gateway.get().filter(|gateway| gateway.is_ready()).ok_or(Refusal::ShuttingDown)
+    }
+}
+
+fn serves(status: &GroupStatus) -> bool {
+    match &status.serving {
+        Serving::Yes | Serving::Halted | Serving::HandingOver => true,
+        Serving::NotPrimary
+        | Serving::Fenced { .. }
+        | Serving::WaitingForMirror
+        | Serving::Latched => false,
+    }
+}
+
+fn export(
+    gateway: &Gateway,
+    (group, volume): (&GroupEntry, &VolumeEntry),
+    client: &ClientInfo,
+) -> Result<ExportInfo, Refusal> {
+    if !may_attach(&volume.settings, client) {
+        return Err(Refusal::Unknown);
+    }
+    let seen = gateway.board.get(group.group()).ok_or(Refusal::NotServed)?;
+    if !serves(&seen.status) {
+        return Err(Refusal::NotServed);
+    }
+    let id = VolumeId::from_uuid(volume.id);
+    let known = seen.status.volumes.iter().find(|known| known.volume == id);
+    let bytes = known.ok_or(Refusal::NotServed)?.bytes;
+    Ok(ExportInfo {
+        name: volume.name.clone(),
+        description: format!("volume {} of group {}", volume.name, group.name),
+        bytes,
+        read_only: volume.settings.read_only,
+        multi_conn: true,
+    })
+}
+
+impl Exports for HostDoor {
+    fn list(&self, client: &ClientInfo) -> Vec<ExportInfo> {
+        let Ok(gateway) = self.ready() else { return Vec::new() };
+        let pages = gateway.book.read();
+        let mut exports: Vec<ExportInfo> =
+            pages.volumes().filter_map(|found| export(gateway, found, client).ok()).collect();
+        exports.sort_by(|a, b| a.name.cmp(&b.name));
+        exports
+    }
+
+    fn find(&self, name: &str, client: &ClientInfo) -> Result<ExportInfo, Refusal> {
+        let gateway = self.ready()?;
+        let pages = gateway.book.read();
+        if name.is_empty() {
+            // The default export is the only one there is, if there is only one.
+            let mut all = self.list(client);
+            return match (all.pop(), all.is_empty()) {
+                (Some(only), true) => Ok(only),
+                _ => Err(Refusal::Unknown),
+            };
+        }
+        let found = pages.volumes().find(|(_, volume)| volume.name == name);
+        export(gateway, found.ok_or(Refusal::Unknown)?, client)
+    }
+
+    fn seat(&self, connection: Negotiated) {
+        let Ok(gateway) = self.ready() else { return };
+        let name = connection.export().name.clone();
+        let Some(place) = gateway.group_of_volume(&name) else { return };
+        let posted =
+            gateway.shard_of(place.0).post(move |state| state.seat(place, name, connection));
+        if posted.is_err() {
+            tracing::warn!("a host was dropped: the thread of its volume has ended");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What a failover to this gateway would mean, before it is done.
+//!
+//! Invariant: a plan is made from this gateway's own state alone: nothing of it needs the site that
+//! may be lost. What cannot be known from here is said to be unknown. The token of a plan is bound
+//! to the state that the plan was made from, and ends.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use api::units::micros_text;
+use api::{Check, CheckState, Code, FailoverPlan};
+use block::{GroupId, Quality};
+use mirror::{Consent, GroupStatus, LinkState, Role, UpstreamStatus};
+
+use crate::clock::{Clock, text};
+use crate::refusal::Refused;
+use crate::status::millis_to_seconds;
+
+/// Long enough to read a plan to somebody on the telephone.
+const PLAN_MS_MAX: u64 = 10 * 60_000;
+/// Plans that are remembered at once; the oldest is forgotten.
+const PLANS_MAX: usize = 64;
+
+/// What an operator's word means.
+///
+/// # Errors
+/// [`Code::Invalid`] for another word.
+pub fn consent(word: Option<&str>) -> Result<Consent, Refused> {
+    match word {
+        None | Some("in_sync") => Ok(Consent::InSync),
+        Some("outdated") => Ok(Consent::Outdated),
+        Some("inconsistent") => Ok(Consent::Inconsistent),
+        Some(other) => Err(Refused::new(
+            Code::Invalid,
+            format!("accept is in_sync, outdated or inconsistent, not {other:?}"),
+        )),
+    }
+}
+
+const fn consent_word(consent: Consent) -> &'static str {
+    match consent {
+        Consent::InSync => "in_sync",
+        Consent::Outdated => "outdated",
+        Consent::Inconsistent => "inconsistent",
+    }
+}
+
+/// The part of a group's state that a plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Basis {
+    role: Role,
+    epoch: block::Epoch,
+    generation: Option<block::Generation>,
+    quality: Quality,
+    connected: bool,
+}
+
+impl Basis {
+    fn of(status: &GroupStatus) -> Self {
+        Self {
+            role: status.role,
+            epoch: status.epoch,
+            generation: status.generation,
+            quality: status.quality,
+            connected: is_connected(status.upstream.as_ref()),
+        }
+    }
+}
+
+fn is_connected(upstream: Option<&UpstreamStatus>) -> bool {
+    upstream.is_some_and(|upstream| upstream.link == LinkState::Connected)
+}
+
+/// A plan that was made.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    group: GroupId,
+    basis: Basis,
+    consent: Consent,
+    until_ms: u64,
+}
+
+/// The plans that can be run.
+#[derive(Debug, Default)]
+pub struct Plans {
+    made: Mutex<HashMap<String, Made>>,
+}
+
+impl Plans {
+    /// Gives a token for a plan that was made from this state.
+    fn remember(&self, token: String, made: Made) {
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= PLANS_MAX
+            && let Some(oldest) =
+                all.iter().min_by_key(|(_, made)| made.until_ms).map(|(token, _)| token.clone())
+        {
+            all.remove(&oldest);
+        }
+        all.insert(token, made);
+    }
+
+    /// Uses a token up; says what was accepted with it.
+    ///
+    /// # Errors
+    /// [`Code::PlanToken`] when it is unknown, of another group, too old, or the state changed.
+    pub fn redeem(
+        &self,
+        token: &str,
+        status: &GroupStatus,
+        clock: &Clock,
+    ) -> Result<Consent, Refused> {
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = |why: &str| Err(Refused::new(Code::PlanToken, why.to_owned()));
+        let Some(made) = all.get(&token.to_ascii_uppercase()).copied() else {
+            return refused("no plan has this token, or it was run already");
+        };
+        if made.group != status.group {
+            return refused("the plan is of another group");
+        }
+        if made.until_ms <= clock.steady_ms() {
+            return refused("the plan is too old");
+        }
+        if made.basis != Basis::of(status) {
+            return refused("the state has changed since the plan was made");
+        }
+        all.remove(&token.to_ascii_uppercase());
+        Ok(made.consent)
+    }
+}
+
+/// Makes a plan.
+#[must_use]
+pub fn plan(
+    status: &GroupStatus,
+    (site, nbd): (&str, &[String]),
+    consent: Consent,
+    (plans, clock): (&Plans, &Clock),
+) -> FailoverPlan {
+    let now_ms = clock.steady_ms();
+    let checks = vec![
+        check_role(status),
+        check_primary(status, consent, now_ms),
+        check_copy(status, consent),
+        check_protection(status),
+        check_export(status, nbd),
+    ];
+    let blocked = checks.iter().any(|check| check.state == CheckState::Blocked);
+    let (at_risk_bytes, at_risk_seconds) = at_risk(status);
+    let from = status.upstream.as_ref().map(|upstream| upstream.site.clone());
+    let mut plan = FailoverPlan {
+        as_of: clock.rfc3339(),
+        group: status.name.clone(),
+        group_id: status.group.uuid(),
+        to: site.to_owned(),
+        needs_none_of: from.iter().cloned().collect(),
+        from,
+        epoch: status.epoch.next().get(),
+        checks,
+        at_risk_bytes,
+        at_risk_seconds,
+        accept: consent_word(consent).to_owned(),
+        token: None,
+        expires_at: None,
+    };
+    if !blocked {
+        let token = short_token();
+        let until_ms = now_ms.saturating_add(PLAN_MS_MAX);
+        plans.remember(
+            token.clone(),
+            Made { group: status.group, basis: Basis::of(status), consent, until_ms },
+        );
+        plan.token = Some(token);
+        plan.expires_at = Some(text(clock.unix_ms().saturating_add(PLAN_MS_MAX)));
+    }
+    plan
+}
+
+/// Short enough to be read out; it is no secret, it only says which plan is meant.
+fn short_token() -> String {
+    let random = uuid::Uuid::now_v7().as_u128();
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    (0..6).map(|i| char::from(ALPHABET[(random >> (5 * i)) as usize % 32])).collect()
+}
+
+fn check(name: &str, state: CheckState, detail: impl Into<String>) -> Check {
+    Check { name: name.to_owned(), state, detail: detail.into() }
+}
+
+fn check_role(status: &GroupStatus) -> Check {
+    let name = format!("raise the epoch to {}", status.epoch.next());
+    match status.role {
+        Role::Secondary => {
+            check(&name, CheckState::Ok, "this gateway holds a mirror and records it by itself")
+        }
+        Role::Primary => check(&name, CheckState::Blocked, "this gateway is the primary already"),
+        Role::Fenced => check(
+            &name,
+            CheckState::Blocked,
+            "this gateway was the primary and is fenced: the group is served at another site",
+        ),
+    }
+}
+
+fn check_primary(status: &GroupStatus, consent: Consent, now_ms: u64) -> Check {
+    let Some(upstream) = &status.upstream else {
+        return check("leave the primary", CheckState::Unknown, "no primary is known here");
+    };
+    let name = format!("leave {}", upstream.site);
+    let site = &upstream.site;
+    if upstream.link == LinkState::Connected {
+        return if consent == Consent::InSync {
+            check(
+                &name,
+                CheckState::Blocked,
+                format!(
+                    "{site} answers; `twinspan session reverse` there loses nothing. If this is \
+                     meant: --accept outdated"
+                ),
+            )
+        } else {
+            let text = format!("{site} answers and will be fenced; its hosts are dropped");
+            check(&name, CheckState::Warning, text)
+        };
+    }
+    match upstream.last_heard_ms {
+        Some(_) if upstream.orderly => check(
+            &name,
+            CheckState::Ok,
+            format!("{site} said goodbye; it is fenced by name when it returns"),
+        ),
+        Some(heard) => check(
+            &name,
+            CheckState::Warning,
+            format!(
+                "{site} has not been heard for {}; if it lives and serves hosts, what they write \
+                 there is discarded when it returns; it is fenced by name then",
+                micros_text(now_ms.saturating_sub(heard).saturating_mul(1000))
+            ),
+        ),
+        None => check(
+            &name,
+            CheckState::Warning,
+            format!("{site} has not been heard since this gateway started"),
+        ),
+    }
+}
+
+fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
+    let name = "open the copy here";
+    match (status.quality, consent) {
+        (Quality::InSync | Quality::Source, _) => {
+            let text = "it has every write that was acknowledged while it was a member";
+            check(name, CheckState::Ok, text)
+        }
+        (Quality::Outdated, Consent::InSync) => check(
+            name,
+            CheckState::Blocked,
+            "it is an old one and may lack acknowledged writes; if this is meant: --accept outdated",
+        ),
+        (Quality::Outdated, Consent::Outdated | Consent::Inconsistent) => {
+            check(name, CheckState::Warning, "it is an old one and may lack acknowledged writes")
+        }
+        (Quality::Inconsistent, Consent::Inconsistent) => check(
+            name,
+            CheckState::Warning,
+            "it is half copied and not one point in time: file systems on it need repair",
+        ),
+        (Quality::Inconsistent, Consent::InSync | Consent::Outdated) => check(
+            name,
+            CheckState::Blocked,
+            "it is half copied and not one point in time; if this is meant: --accept inconsistent",
+        ),
+        (Quality::Blank, _) => check(name, CheckState::Blocked, "nothing was ever copied here"),
+    }
+}
+
+fn check_protection(status: &GroupStatus) -> Check {
+    let site = status.upstream.as_ref().map_or("the other site", |upstream| upstream.site.as_str());
+    check(
+        "serve on one copy",
+        CheckState::Warning,
+        format!("writes are unprotected until {site} is back and `twinspan reprotect` was run"),
+    )
+}
+
+fn check_export(status: &GroupStatus, nbd: &[String]) -> Check {
+    let names: Vec<&str> = status.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let names = names.join(", ");
+    if nbd.is_empty() {
+        return check(
+            &format!("export {names}"),
+            CheckState::Warning,
+            "this gateway has no NBD listener: nobody can attach",
+        );
+    }
+    check(&format!("export {names}"), CheckState::Ok, nbd.join(", "))
+}
+
+/// What would be lost, if it can be known from here.
+fn at_risk(status: &GroupStatus) -> (Option<u64>, Option<f64>) {
+    let connected = is_connected(status.upstream.as_ref());
+    let said = status.upstream.as_ref().and_then(|upstream| upstream.theirs);
+    match (status.quality, status.rpo_ms) {
+        (Quality::InSync, Some(0)) => (Some(0), Some(0.0)),
+        (Quality::InSync, rpo_ms) => (None, rpo_ms.map(millis_to_seconds)),
+        (_, rpo_ms) => (
+            said.filter(|_| connected).map(|theirs| theirs.out_of_sync_bytes),
+            rpo_ms.map(millis_to_seconds),
+        ),
+    }
+}

@@ -1,0 +1,205 @@
+//! What every call to a gateway works on: its parts, and what it knows of its groups.
+//!
+//! Invariant: nothing here waits for a thread that does not answer or for another site; what is
+//! not known within the deadline is told as unknown, with what was last known and its age.
+
+pub mod failovers;
+pub mod groups;
+pub mod incoming;
+pub mod sessions;
+pub mod sites;
+pub mod volumes;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use block::{GroupId, Identity};
+use mirror::GroupStatus;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::board::{Board, Seen};
+use crate::book::{Book, GroupEntry};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::events::Events;
+use crate::failover::Plans;
+use crate::operations::Operations;
+use crate::refusal::Refused;
+use crate::shard::Shard;
+use crate::status::Moment;
+
+/// A running gateway, as its control thread sees it.
+pub struct Gateway {
+    /// What it was told.
+    pub config: Config,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its threads.
+    pub shards: Vec<Shard>,
+    /// What its groups last said.
+    pub board: Arc<Board>,
+    /// What it must remember.
+    pub book: Arc<Book>,
+    /// What happened.
+    pub events: Arc<Events>,
+    /// What takes long.
+    pub operations: Arc<Operations>,
+    /// Failover plans that can be run.
+    pub plans: Plans,
+    /// Where its volumes lie.
+    pub pool: Arc<store::Pool>,
+    /// What it brings to links, and whom it trusts.
+    pub links: link::LinkContext,
+    /// Where hosts attach: addresses as NBD URIs without an export.
+    pub nbd_uris: Vec<String>,
+    /// Its background work on the control thread.
+    pub tasks: TaskTracker,
+    /// Cancelled when it stops.
+    pub stopping: CancellationToken,
+    /// Why groups could not be opened.
+    pub not_opened: Mutex<HashMap<GroupId, String>>,
+    ready: AtomicBool,
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// What is known of a group.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// It said this, then.
+    Status(Arc<GroupStatus>, Moment),
+    /// It never said anything; why.
+    Nothing(String),
+}
+
+/// The parts of a gateway that are made elsewhere.
+pub struct GatewayParts {
+    /// See [`Gateway`].
+    pub config: Config,
+    /// See [`Gateway`].
+    pub clock: Clock,
+    /// See [`Gateway`].
+    pub identity: Identity,
+    /// See [`Gateway`].
+    pub shards: Vec<Shard>,
+    /// See [`Gateway`].
+    pub board: Arc<Board>,
+    /// See [`Gateway`].
+    pub book: Arc<Book>,
+    /// See [`Gateway`].
+    pub events: Arc<Events>,
+    /// See [`Gateway`].
+    pub pool: Arc<store::Pool>,
+    /// See [`Gateway`].
+    pub links: link::LinkContext,
+    /// See [`Gateway`].
+    pub nbd_uris: Vec<String>,
+}
+
+impl Gateway {
+    /// Puts the parts together. It is not ready before [`Gateway::set_ready`].
+    #[must_use]
+    pub fn new(parts: GatewayParts) -> Arc<Self> {
+        Arc::new(Self {
+            operations: Operations::new(parts.clock),
+            config: parts.config,
+            clock: parts.clock,
+            identity: parts.identity,
+            shards: parts.shards,
+            board: parts.board,
+            book: parts.book,
+            events: parts.events,
+            plans: Plans::default(),
+            pool: parts.pool,
+            links: parts.links,
+            nbd_uris: parts.nbd_uris,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            not_opened: Mutex::default(),
+            ready: AtomicBool::new(false),
+            changing: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Whether every group was tried to be opened and it is not stopping.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.stopping.is_cancelled()
+    }
+
+    /// Says that every group was tried to be opened.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// The shard of a group: always the same one while this process runs. Ids of version 7 end in
+    /// random bits, so groups spread evenly.
+    #[must_use]
+    pub fn shard_of(&self, group: GroupId) -> &Shard {
+        let shards = self.shards.len();
+        let index = usize::try_from(group.uuid().as_u128() % shards as u128).unwrap_or_default();
+        self.shards.get(index).expect("an index below the number of shards, which is never 0")
+    }
+
+    /// Lets changes of what exists (volumes, groups, trust) follow one another.
+    pub async fn change_alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
+    /// What is known of every group, asked now.
+    pub async fn look(&self) -> Vec<(GroupEntry, Known)> {
+        let asks = self.shards.iter().map(|shard| shard.call(|state| state.statuses()));
+        let answers = futures_util::future::join_all(asks).await;
+        let now_ms = self.clock.steady_ms();
+        let mut fresh: HashMap<GroupId, Arc<GroupStatus>> = HashMap::new();
+        for seen in answers.into_iter().flatten().flatten() {
+            fresh.insert(seen.status.group, seen.status);
+        }
+        let pages = self.book.read();
+        let known = |entry: &GroupEntry| match fresh.remove(&entry.group()) {
+            Some(status) => Known::Status(status, Moment { now_ms, age_ms: 0, fresh: true }),
+            None => self.last_known(entry.group(), now_ms),
+        };
+        let mut known = known;
+        pages.groups.iter().map(|entry| (entry.clone(), known(entry))).collect()
+    }
+
+    /// What is known of one group, asked now.
+    pub async fn look_at(&self, group: GroupId) -> Known {
+        let answer = self.shard_of(group).call(move |state| state.status(group)).await;
+        let now_ms = self.clock.steady_ms();
+        match answer {
+            Ok(Some(seen)) => Known::Status(seen.status, Moment { now_ms, age_ms: 0, fresh: true }),
+            Ok(None) | Err(_) => self.last_known(group, now_ms),
+        }
+    }
+
+    /// The status of one group, which must be known now.
+    ///
+    /// # Errors
+    /// [`api::Code::ShardSilent`], or why it could not be opened.
+    pub async fn status_of(&self, group: GroupId) -> Result<Arc<GroupStatus>, Refused> {
+        match self.look_at(group).await {
+            Known::Status(status, moment) if moment.fresh => Ok(status),
+            Known::Status(..) => Err(Refused::from(crate::shard::Silent)),
+            Known::Nothing(why) => Err(Refused::new(api::Code::NotOpened, why)),
+        }
+    }
+
+    fn last_known(&self, group: GroupId, now_ms: u64) -> Known {
+        match self.board.get(group) {
+            Some(Seen { status, at_ms }) => {
+                let age_ms = now_ms.saturating_sub(at_ms);
+                Known::Status(status, Moment { now_ms, age_ms, fresh: false })
+            }
+            None => {
+                let reasons = self.not_opened.lock().unwrap_or_else(PoisonError::into_inner);
+                let why = reasons.get(&group).cloned();
+                Known::Nothing(why.unwrap_or_else(|| "the group is not open yet".to_owned()))
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Failover and reprotect, as operations.
+//!
+//! Invariant: a failover talks to this gateway only. A reprotect overwrites nothing that only the
+//! other side has without the operator's consent.
+
+use std::sync::Arc;
+
+use api::{Code, FailoverPlan, Operation, ReprotectRequest};
+use block::{GatewayId, GroupId, SessionId};
+use mirror::{Cause, Command, GroupStatus, LegStatus, Role, Serving, SessionState};
+use uuid::Uuid;
+
+use super::Gateway;
+use crate::failover;
+use crate::operations::Running;
+use crate::refusal::Refused;
+
+impl Gateway {
+    /// What a failover of this group to this gateway would mean.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Invalid`], [`Code::ShardSilent`].
+    pub async fn plan_failover(
+        &self,
+        group: &str,
+        accept: Option<&str>,
+    ) -> Result<FailoverPlan, Refused> {
+        let consent = failover::consent(accept)?;
+        let entry = self.find_group(group)?;
+        let status = self.status_of(entry.group()).await?;
+        let exports: Vec<String> =
+            entry.volumes.iter().flat_map(|volume| self.exports_of(&volume.name)).collect();
+        let site = (self.config.site.name.as_str(), exports.as_slice());
+        Ok(failover::plan(&status, site, consent, (&self.plans, &self.clock)))
+    }
+
+    /// Runs a plan.
+    ///
+    /// # Errors
+    /// [`Code::PlanToken`]; nothing was begun. What goes wrong later is in the operation.
+    pub async fn run_failover(
+        self: &Arc<Self>,
+        group: &str,
+        token: &str,
+    ) -> Result<Operation, Refused> {
+        let entry = self.find_group(group)?;
+        let id = entry.group();
+        let status = self.status_of(id).await?;
+        let consent = self.plans.redeem(token, &status, &self.clock)?;
+        let running = self.operations.begin("failover", &entry.name);
+        let shown = running.snapshot();
+        let gateway = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut running = running;
+            let result = gateway.promote(&mut running, id, consent).await;
+            match &result {
+                Ok(()) => gateway.events.tell("group", &entry.name, "failed over to this site"),
+                Err(refused) => {
+                    let text = format!("failover failed: {}", refused.0.detail);
+                    gateway.events.tell("group", &entry.name, text);
+                }
+            }
+            running.end(result.map_err(|refused| *refused.0));
+        });
+        shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
+    }
+
+    async fn promote(
+        &self,
+        running: &mut Running,
+        group: GroupId,
+        consent: mirror::Consent,
+    ) -> Result<(), Refused> {
+        running.step("raise the epoch and open the copy");
+        self.command(group, Command::Promote { consent }).await?;
+        let status = self.status_of(group).await?;
+        running.done(format!("primary at epoch {}", status.epoch));
+        running.step("export");
+        if status.role != Role::Primary || status.serving != Serving::Yes {
+            let detail = format!("the group is {:?}, serving {:?}", status.role, status.serving);
+            return Err(Refused::new(Code::Interrupted, detail));
+        }
+        let exports: Vec<String> =
+            status.volumes.iter().flat_map(|volume| self.exports_of(&volume.name)).collect();
+        running.done(if exports.is_empty() {
+            "this gateway has no NBD listener".to_owned()
+        } else {
+            exports.join(", ")
+        });
+        Ok(())
+    }
+
+    /// Brings the site that used to be the primary, or another that fell behind, up to date.
+    ///
+    /// # Errors
+    /// [`Code::NotPrimary`], [`Code::NothingToReprotect`], [`Code::NeedsConsent`].
+    pub async fn reprotect(
+        self: &Arc<Self>,
+        group: &str,
+        request: &ReprotectRequest,
+    ) -> Result<Operation, Refused> {
+        let entry = self.find_group(group)?;
+        let id = entry.group();
+        let status = self.status_of(id).await?;
+        if status.role != Role::Primary {
+            return Err(Refused::from(mirror::Refusal::NotPrimary));
+        }
+        let (site, command) = self.reprotect_command(&status, request)?;
+        let running = self.operations.begin("reprotect", &entry.name);
+        let shown = running.snapshot();
+        let gateway = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut running = running;
+            running.step(&format!("mirror to {site}"));
+            let result = gateway.command(id, command).await;
+            if result.is_ok() {
+                running.done("the difference is being copied; twinspan status shows how far");
+                gateway.events.tell("group", &entry.name, format!("reprotected towards {site}"));
+            }
+            running.end(result.map_err(|refused| *refused.0));
+        });
+        shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
+    }
+
+    fn reprotect_command(
+        &self,
+        status: &GroupStatus,
+        request: &ReprotectRequest,
+    ) -> Result<(String, Command), Refused> {
+        let stopped: Vec<&LegStatus> = status
+            .legs
+            .iter()
+            .filter(|leg| leg.state != SessionState::Active)
+            .filter(|leg| request.to.as_ref().is_none_or(|to| *to == leg.site))
+            .collect();
+        match stopped.as_slice() {
+            [leg] => {
+                if let Some(Cause::SplitBrain { theirs_bytes }) = leg.cause
+                    && !request.discard
+                {
+                    let detail = format!(
+                        "{} has {} that this site lacks; they would be lost",
+                        leg.site,
+                        api::units::bytes_text(theirs_bytes)
+                    );
+                    return Err(Refused::new(Code::NeedsConsent, detail)
+                        .next(format!("twinspan reprotect {} --discard", status.name)));
+                }
+                let command = Command::Resume { leg: leg.leg, discard: request.discard };
+                Ok((leg.site.clone(), command))
+            }
+            [] => self.new_leg(status, request),
+            several => {
+                let sites: Vec<&str> = several.iter().map(|leg| leg.site.as_str()).collect();
+                let detail = format!("the group has several: say --to {}", sites.join(" or --to "));
+                Err(Refused::new(Code::Invalid, detail))
+            }
+        }
+    }
+
+    /// A group without a leg is mirrored to the site that is named, or to the only one there is.
+    fn new_leg(
+        &self,
+        status: &GroupStatus,
+        request: &ReprotectRequest,
+    ) -> Result<(String, Command), Refused> {
+        let pages = self.book.read();
+        let peer = match (&request.to, pages.peers.as_slice()) {
+            (Some(to), _) => pages.peer(to),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        };
+        let peer = peer.filter(|_| status.legs.is_empty()).ok_or_else(|| {
+            Refused::new(Code::NothingToReprotect, "no mirror of the group waits to follow")
+        })?;
+        let sessions = status.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7()));
+        let command = Command::AddLeg {
+            gateway: GatewayId::from_uuid(peer.gateway),
+            site: peer.site.clone(),
+            sessions: sessions.collect(),
+            policy: self.config.mirror.policy,
+        };
+        Ok((peer.site.clone(), command))
+    }
+}

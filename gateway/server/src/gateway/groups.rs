@@ -1,0 +1,112 @@
+//! Groups and the status screen.
+
+use api::{Code, Group, Health, LinkState, Peer, SiteInfo, Status};
+
+use super::{Gateway, Known};
+use crate::book::{GroupEntry, PeerEntry};
+use crate::refusal::Refused;
+use crate::status;
+
+impl Gateway {
+    /// The group with this name or identity.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn find_group(&self, name: &str) -> Result<GroupEntry, Refused> {
+        self.book.read().group(name).cloned().ok_or_else(|| {
+            let detail = format!("there is no group {name:?} at {}", self.config.site.name);
+            Refused::new(Code::NotFound, detail)
+        })
+    }
+
+    /// A group as an operator is told.
+    #[must_use]
+    pub fn show_group(entry: &GroupEntry, known: &Known) -> Group {
+        match known {
+            Known::Status(group_status, moment) => status::group(group_status, *moment),
+            Known::Nothing(why) => {
+                let volumes = entry.volumes.iter().map(|volume| volume.name.clone()).collect();
+                status::unknown_group(entry.id, &entry.name, volumes, why)
+            }
+        }
+    }
+
+    /// All groups, worst first.
+    pub async fn show_groups(&self) -> Vec<Group> {
+        let known = self.look().await;
+        let mut groups: Vec<Group> =
+            known.iter().map(|(entry, known)| Self::show_group(entry, known)).collect();
+        groups.sort_by(|a, b| b.health.cmp(&a.health).then_with(|| a.name.cmp(&b.name)));
+        groups
+    }
+
+    /// This site.
+    #[must_use]
+    pub fn site_info(&self) -> SiteInfo {
+        SiteInfo {
+            name: self.config.site.name.clone(),
+            region: self.config.site.region.clone(),
+            zone: self.config.site.zone.clone(),
+            gateway: self.identity.gateway.uuid(),
+            boot: self.identity.boot.uuid(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The other sites, as these groups hear them.
+    #[must_use]
+    pub fn show_peers(&self, groups: &[Group]) -> Vec<Peer> {
+        self.book.read().peers.iter().map(|peer| show_peer(peer, groups)).collect()
+    }
+
+    /// The status screen.
+    pub async fn show_status(&self) -> Status {
+        let groups = self.show_groups().await;
+        let count =
+            |health: &[Health]| groups.iter().filter(|g| health.contains(&g.health)).count();
+        Status {
+            as_of: self.clock.rfc3339(),
+            verdict: status::verdict(&groups),
+            site: self.site_info(),
+            peers: self.show_peers(&groups),
+            protected: count(&[Health::Ready]),
+            at_risk: count(&[Health::AtRisk, Health::SplitBrain, Health::Degraded]),
+            unknown: count(&[Health::Unknown]),
+            unprotected: count(&[Health::Unprotected]),
+            groups,
+        }
+    }
+}
+
+fn show_peer(peer: &PeerEntry, groups: &[Group]) -> Peer {
+    let mut shown = Peer {
+        site: peer.site.clone(),
+        gateway: peer.gateway,
+        address: peer.addresses.join(", "),
+        link: None,
+        last_heard_ms_ago: None,
+        rtt_us: None,
+    };
+    // A group whose thread does not answer says nothing about its link either.
+    for group in groups.iter().filter(|group| group.health != Health::Unknown) {
+        for leg in group.legs.iter().filter(|leg| leg.gateway == peer.gateway) {
+            note(&mut shown, leg.link, leg.last_heard_ms_ago, leg.rtt_us);
+        }
+        if let Some(upstream) = group.upstream.as_ref().filter(|u| u.gateway == peer.gateway) {
+            note(&mut shown, upstream.link, upstream.last_heard_ms_ago, None);
+        }
+    }
+    shown
+}
+
+fn note(peer: &mut Peer, link: LinkState, heard: Option<u64>, rtt_us: Option<u64>) {
+    peer.link = Some(peer.link.map_or(link, |best| best.max(link)));
+    peer.last_heard_ms_ago = match (peer.last_heard_ms_ago, heard) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    peer.rtt_us = match (peer.rtt_us, rtt_us) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+}

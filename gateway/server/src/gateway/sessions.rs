@@ -1,0 +1,204 @@
+//! Sessions: the group's legs in the words of those who made them.
+
+use api::{Code, PolicyPatch, Session, SessionCreate, SessionList};
+use block::{GatewayId, GroupId, LegId, SessionId};
+use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SessionStatus};
+use uuid::Uuid;
+
+use super::{Gateway, Known};
+use crate::refusal::Refused;
+use crate::status::words_patched;
+use crate::status::{self, Moment};
+
+/// Where a session runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its group.
+    pub group: GroupId,
+    /// Its leg.
+    pub leg: LegId,
+}
+
+impl Gateway {
+    /// All sessions, and what is mirrored here.
+    pub async fn show_sessions(&self) -> SessionList {
+        let known = self.look().await;
+        let mut list = SessionList {
+            as_of: self.clock.rfc3339(),
+            items: Vec::new(),
+            mirrored_here: Vec::new(),
+            unknown: Vec::new(),
+        };
+        for (entry, known) in &known {
+            match known {
+                Known::Status(status, moment) => {
+                    if !moment.fresh {
+                        list.unknown.push(entry.name.clone());
+                    }
+                    list.items.extend(self.sessions_of(status, *moment));
+                    if status.role != Role::Primary {
+                        list.mirrored_here.push(Self::show_group(entry, &Known::clone(known)));
+                    }
+                }
+                Known::Nothing(_) => list.unknown.push(entry.name.clone()),
+            }
+        }
+        list
+    }
+
+    fn sessions_of(&self, status: &GroupStatus, moment: Moment) -> Vec<Session> {
+        let legs = status.legs.iter();
+        legs.flat_map(|leg| {
+            leg.sessions.iter().map(move |session| self.show_session(status, leg, session, moment))
+        })
+        .collect()
+    }
+
+    fn show_session(
+        &self,
+        group: &GroupStatus,
+        leg: &LegStatus,
+        session: &SessionStatus,
+        moment: Moment,
+    ) -> Session {
+        let volume = group.volumes.iter().find(|volume| volume.volume == session.volume);
+        let total = session.resync_total_bytes;
+        let copied = session.resync_copied_bytes.min(total);
+        let rate = leg.resync_rate.filter(|rate| *rate > 0);
+        let mut one_leg = group.clone();
+        one_leg.legs.retain(|other| other.leg == leg.leg);
+        let explanations =
+            status::explain(&one_leg, moment).into_iter().map(|(_, explanation)| explanation);
+        Session {
+            id: session.session.uuid(),
+            volume: volume.map_or_else(String::new, |volume| volume.name.clone()),
+            volume_id: session.volume.uuid(),
+            group: group.name.clone(),
+            from: self.config.site.name.clone(),
+            to: leg.site.clone(),
+            out_of_sync_bytes: session.out_of_sync_bytes,
+            resync_total_bytes: total,
+            resync_copied_bytes: copied,
+            resync_kind: if session.full { "full" } else { "delta" }.to_owned(),
+            resync_bytes_per_second: leg.resync_rate,
+            resync_eta_seconds: rate.map(|rate| (total - copied).div_ceil(rate)),
+            leg: status::leg(leg, moment),
+            explanations: explanations.collect(),
+            allowed_actions: session_actions(leg),
+        }
+    }
+
+    /// The session with this identity, or of the volume with this name if it has only one.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::Invalid`] when a name means several.
+    pub async fn find_session(&self, name: &str) -> Result<(Session, Place), Refused> {
+        let known = self.look().await;
+        let mut found = Vec::new();
+        for (_, known) in &known {
+            let Known::Status(status, moment) = known else { continue };
+            for leg in &status.legs {
+                for session in &leg.sessions {
+                    let shown = self.show_session(status, leg, session, *moment);
+                    let meant = Uuid::parse_str(name) == Ok(shown.id)
+                        || shown.volume == name
+                        || format!("{}:{}", shown.volume, shown.to) == name;
+                    if meant {
+                        found.push((shown, Place { group: status.group, leg: leg.leg }));
+                    }
+                }
+            }
+        }
+        if found.len() > 1 {
+            let detail = format!("{name:?} has {} sessions: write VOLUME:SITE", found.len());
+            return Err(Refused::new(Code::Invalid, detail));
+        }
+        found.pop().ok_or_else(|| {
+            let detail = format!(
+                "there is no session {name:?} whose source is {}; a session is ruled at its source",
+                self.config.site.name
+            );
+            Refused::new(Code::NotFound, detail)
+        })
+    }
+
+    /// Mirrors a volume, with its group, to another site.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::PeerUnknown`], or the group's refusal. What the other side
+    /// refuses is the session's state.
+    pub async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
+        let (group, volume) = self.find_volume(&wanted.volume)?;
+        let peer = self.book.read().peer(&wanted.to).cloned().ok_or_else(|| {
+            let detail =
+                format!("{} is not joined with a site {:?}", self.config.site.name, wanted.to);
+            Refused::new(Code::PeerUnknown, detail)
+        })?;
+        let policy = words_patched(self.config.mirror.policy, &wanted.policy)
+            .map_err(|why| Refused::new(Code::Invalid, why))?;
+        let sessions = group.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7()));
+        let command = Command::AddLeg {
+            gateway: GatewayId::from_uuid(peer.gateway),
+            site: peer.site.clone(),
+            sessions: sessions.collect(),
+            policy,
+        };
+        self.command(group.group(), command).await?;
+        self.events.tell("session", &volume.name, format!("created, to {}", peer.site));
+        let (session, _) = self.find_session(&format!("{}:{}", volume.name, peer.site)).await?;
+        Ok(session)
+    }
+
+    /// A command to a session's leg.
+    ///
+    /// # Errors
+    /// The group's refusal.
+    pub async fn session_command(
+        &self,
+        name: &str,
+        word: &str,
+        command: impl FnOnce(LegId) -> Command,
+    ) -> Result<Option<Session>, Refused> {
+        let (session, place) = self.find_session(name).await?;
+        let command = command(place.leg);
+        let removes = matches!(command, Command::RemoveLeg { .. });
+        self.command(place.group, command).await?;
+        let text = format!("{word}, to {}", session.to);
+        self.events.tell("session", &session.volume, text);
+        if removes {
+            return Ok(None);
+        }
+        // After a swap of roles it has no source here any more.
+        Ok(self.find_session(&session.id.to_string()).await.ok().map(|(session, _)| session))
+    }
+
+    /// Changes a session's policies.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`], or the group's refusal.
+    pub async fn patch_session(
+        &self,
+        name: &str,
+        patch: &PolicyPatch,
+    ) -> Result<Option<Session>, Refused> {
+        let (_, place) = self.find_session(name).await?;
+        let status = self.status_of(place.group).await?;
+        let now = status.legs.iter().find(|leg| leg.leg == place.leg).map(|leg| leg.policy);
+        let now = now.ok_or_else(|| Refused::from(mirror::Refusal::Unknown))?;
+        let policy = words_patched(now, patch).map_err(|why| Refused::new(Code::Invalid, why))?;
+        self.session_command(name, "policy changed", |leg| Command::SetPolicy { leg, policy }).await
+    }
+}
+
+fn session_actions(leg: &LegStatus) -> Vec<String> {
+    let mut actions = vec!["session.patch", "session.delete"];
+    match leg.state {
+        SessionState::Active => actions.push("session.suspend"),
+        SessionState::Halted => actions.extend(["session.suspend", "session.resume"]),
+        SessionState::Suspended | SessionState::Error => actions.push("session.resume"),
+    }
+    if status::leg_is_well(leg) {
+        actions.push("session.reverse");
+    }
+    actions.into_iter().map(str::to_owned).collect()
+}

@@ -1,0 +1,431 @@
+//! Volumes: made, listed, grown, deleted, read.
+//!
+//! Invariant: a volume that is known by its name is on stable storage, and its name is known by
+//! nobody else. One that is in use is not deleted.
+
+use std::sync::Arc;
+
+use api::{Code, Copy, Volume, VolumeCreate, VolumeDigest, VolumeList, VolumeSettings};
+use block::{Extent, Generation, Geometry, GroupId, VolumeId};
+use bytes::Bytes;
+use mirror::{Command, Role, Serving};
+use store::{StoreError, VolumeRecord};
+use uuid::Uuid;
+
+use super::{Gateway, Known};
+use crate::access;
+use crate::book::{GroupEntry, VolumeEntry};
+use crate::names::is_name;
+use crate::refusal::Refused;
+
+/// A deleted volume's last users have a second to let it go.
+const DELETE_TRIES_MAX: u32 = 20;
+const DELETE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A volume that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewVolume {
+    /// Its identity.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Who may attach it.
+    pub settings: VolumeSettings,
+}
+
+/// A group that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewGroup {
+    /// Its identity.
+    pub group: GroupId,
+    /// Its name.
+    pub name: String,
+    /// Its volumes.
+    pub volumes: Vec<NewVolume>,
+    /// Whether it is the mirror of another gateway's; if not, it begins here.
+    pub is_mirror: bool,
+}
+
+/// The largest piece of content in one answer.
+pub const CONTENT_BYTES_MAX: u64 = 4 << 20;
+
+impl Gateway {
+    /// The volume with this name or identity, and its group.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn find_volume(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
+        let pages = self.book.read();
+        let found = pages.volume(name).map(|(group, volume)| (group.clone(), volume.clone()));
+        found.ok_or_else(|| {
+            let detail = format!("there is no volume {name:?} at {}", self.config.site.name);
+            Refused::new(Code::NotFound, detail)
+        })
+    }
+
+    /// All volumes, by name.
+    pub async fn show_volumes(&self) -> VolumeList {
+        let known = self.look().await;
+        let mut items: Vec<Volume> = known
+            .iter()
+            .flat_map(|(group, known)| {
+                group.volumes.iter().map(|volume| self.show_volume(group, volume, known))
+            })
+            .collect();
+        items.sort_by(|a, b| a.name.cmp(&b.name));
+        VolumeList { as_of: self.clock.rfc3339(), items }
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub async fn volume(&self, name: &str) -> Result<Volume, Refused> {
+        let (group, volume) = self.find_volume(name)?;
+        let known = self.look_at(group.group()).await;
+        Ok(self.show_volume(&group, &volume, &known))
+    }
+
+    fn show_volume(&self, group: &GroupEntry, entry: &VolumeEntry, known: &Known) -> Volume {
+        let shown = Self::show_group(group, known);
+        let id = VolumeId::from_uuid(entry.id);
+        let (mut bytes, mut mapped, mut copy, mut exports) = (0, None, Copy::Unknown, Vec::new());
+        let mut actions = Vec::new();
+        if let Known::Status(status, moment) = known {
+            if let Some(volume) = status.volumes.iter().find(|volume| volume.volume == id) {
+                bytes = volume.bytes;
+                mapped = moment.fresh.then_some(volume.mapped_bytes);
+            }
+            let serves = matches!(status.serving, Serving::Yes | Serving::Halted);
+            if moment.fresh && serves {
+                copy = Copy::Serving;
+                exports = self.exports_of(&entry.name);
+            } else if moment.fresh {
+                copy = Copy::Standby;
+            }
+            if status.role == Role::Primary {
+                actions.extend(["volume.grow", "session.create"]);
+            }
+            if status.legs.is_empty() && status.upstream.is_none() {
+                actions.push("volume.delete");
+            }
+        }
+        Volume {
+            id: entry.id,
+            name: entry.name.clone(),
+            bytes,
+            mapped_bytes: mapped,
+            group: group.name.clone(),
+            copy,
+            role: shown.role,
+            health: shown.health,
+            explanations: shown.explanations,
+            settings: entry.settings.clone(),
+            exports,
+            allowed_actions: actions.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Where a volume of this name is attached.
+    #[must_use]
+    pub fn exports_of(&self, volume: &str) -> Vec<String> {
+        self.nbd_uris
+            .iter()
+            .map(|uri| match uri.split_once("?") {
+                Some((before, after)) => format!("{before}{volume}?{after}"),
+                None => format!("{uri}{volume}"),
+            })
+            .collect()
+    }
+
+    /// Makes a volume, in a new group.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`], [`Code::BadSize`], [`Code::Exists`], or the pool's.
+    pub async fn create_volume(&self, wanted: VolumeCreate) -> Result<Volume, Refused> {
+        let group_name = wanted.group.clone().unwrap_or_else(|| wanted.name.clone());
+        for name in [&wanted.name, &group_name] {
+            if !is_name(name) {
+                let detail = format!("{name:?} is no name: use 1 to 64 of A-Z a-z 0-9 . _ -");
+                return Err(Refused::new(Code::Invalid, detail));
+            }
+        }
+        check_size(wanted.bytes)?;
+        access::check(&wanted.settings).map_err(|why| Refused::new(Code::Invalid, why))?;
+        let _alone = self.change_alone().await;
+        let pages = self.book.read();
+        if pages.volume(&wanted.name).is_some() {
+            let detail = format!("a volume {:?} exists here", wanted.name);
+            return Err(Refused::new(Code::Exists, detail));
+        }
+        if pages.group(&group_name).is_some() {
+            return Err(Refused::new(
+                Code::Exists,
+                format!(
+                    "a group {group_name:?} exists here, and a volume cannot be added to a group \
+                     that exists: give the volume a group of its own"
+                ),
+            ));
+        }
+        let new = NewGroup {
+            group: GroupId::from_uuid(Uuid::now_v7()),
+            name: group_name,
+            volumes: vec![NewVolume {
+                volume: VolumeId::from_uuid(Uuid::now_v7()),
+                name: wanted.name.clone(),
+                bytes: wanted.bytes,
+                settings: wanted.settings,
+            }],
+            is_mirror: false,
+        };
+        self.create_group(new).await?;
+        self.events.tell("volume", &wanted.name, "created");
+        self.volume(&wanted.name).await
+    }
+
+    /// Makes a group and its volumes, durably, and opens it. The caller holds the right to change.
+    ///
+    /// # Errors
+    /// The pool's or the ledger's; the pool may hold volumes that nobody knows then.
+    pub async fn create_group(&self, new: NewGroup) -> Result<(), Refused> {
+        let entry = GroupEntry {
+            id: new.group.uuid(),
+            name: new.name.clone(),
+            volumes: new
+                .volumes
+                .iter()
+                .map(|volume| VolumeEntry {
+                    id: volume.volume.uuid(),
+                    name: volume.name.clone(),
+                    settings: volume.settings.clone(),
+                })
+                .collect(),
+        };
+        let volumes: Vec<VolumeId> = new.volumes.iter().map(|volume| volume.volume).collect();
+        let record = if new.is_mirror {
+            mirror::found_secondary(new.group, &new.name, volumes)
+        } else {
+            let generation = Generation::from_uuid(Uuid::now_v7());
+            mirror::found_primary(new.group, &new.name, volumes, generation)
+        };
+        let created = self.clock.unix_s();
+        self.on_pool(move |pool| {
+            new.volumes.iter().try_for_each(|volume| {
+                pool.create_volume(VolumeRecord {
+                    id: volume.volume,
+                    name: volume.name.clone(),
+                    bytes: volume.bytes,
+                    created,
+                })
+            })
+        })
+        .await?;
+        self.book
+            .change(vec![record], |pages| {
+                pages.groups.push(entry.clone());
+                Ok::<(), Refused>(())
+            })
+            .await?;
+        self.open_group(entry).await
+    }
+
+    /// Does something to the pool that waits for the disk.
+    async fn on_pool(
+        &self,
+        work: impl FnOnce(&store::Pool) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), Refused> {
+        let pool = Arc::clone(&self.pool);
+        match self.tasks.spawn_blocking(move || work(&pool)).await {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(Refused::new(Code::Internal, error.to_string())),
+        }
+    }
+
+    /// Opens a group on its shard; why it could not be is remembered.
+    ///
+    /// # Errors
+    /// [`Code::NotOpened`].
+    pub async fn open_group(&self, entry: GroupEntry) -> Result<(), Refused> {
+        let group = entry.group();
+        let shard = self.shard_of(group).clone();
+        let opened = shard.run(move |state| async move { state.open(&entry) }).await;
+        let why = match opened {
+            Ok(Ok(())) => None,
+            Ok(Err(why)) => Some(why),
+            Err(silent) => Some(silent.to_string()),
+        };
+        let mut reasons = self.not_opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match why {
+            None => {
+                reasons.remove(&group);
+                Ok(())
+            }
+            Some(why) => {
+                reasons.insert(group, why.clone());
+                Err(Refused::new(Code::NotOpened, why))
+            }
+        }
+    }
+
+    /// Deletes a volume and its group.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::VolumeInUse`] while it has sessions or follows a primary.
+    pub async fn delete_volume(&self, name: &str) -> Result<(), Refused> {
+        let _alone = self.change_alone().await;
+        let (group, volume) = self.find_volume(name)?;
+        if group.volumes.len() > 1 {
+            let detail = format!("it is one of {} volumes of its group", group.volumes.len());
+            return Err(Refused::new(Code::VolumeInUse, detail));
+        }
+        let status = self.status_of(group.group()).await?;
+        if !status.legs.is_empty() {
+            let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();
+            let detail = format!("it is mirrored to {}", sites.join(", "));
+            return Err(Refused::new(Code::VolumeInUse, detail));
+        }
+        if let Some(upstream) = status.upstream.as_ref().filter(|_| status.role == Role::Secondary)
+            && upstream.link == mirror::LinkState::Connected
+        {
+            let detail = format!("it is a mirror of {}: delete the session there", upstream.site);
+            return Err(Refused::new(Code::VolumeInUse, detail));
+        }
+        let group_id = group.group();
+        let shard = self.shard_of(group_id).clone();
+        let hosts = shard.call(move |state| state.hosts_of(group_id)).await?;
+        if hosts > 0 {
+            let detail = format!("{hosts} hosts are attached");
+            return Err(Refused::new(Code::VolumeInUse, detail));
+        }
+        shard.run(move |state| async move { state.shut(group_id).await }).await?;
+        let records = vec![(mirror::Group::record_key(group_id), None)];
+        self.book
+            .change(records, |pages| {
+                pages.groups.retain(|other| other.id != group.id);
+                Ok::<(), Refused>(())
+            })
+            .await?;
+        self.board.remove(group_id);
+        self.remove_from_pool(VolumeId::from_uuid(volume.id)).await?;
+        self.events.tell("volume", &volume.name, "deleted");
+        Ok(())
+    }
+
+    /// Whoever still holds the volume lets it go within moments: connections that are ending.
+    async fn remove_from_pool(&self, volume: VolumeId) -> Result<(), Refused> {
+        let mut tries = 0;
+        loop {
+            let pool = Arc::clone(&self.pool);
+            let outcome = self.tasks.spawn_blocking(move || pool.delete_volume(volume)).await;
+            match outcome {
+                Ok(Err(StoreError::Busy { .. })) if tries < DELETE_TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(DELETE_PAUSE).await;
+                }
+                Ok(result) => return Ok(result?),
+                Err(error) => return Err(Refused::new(Code::Internal, error.to_string())),
+            }
+        }
+    }
+
+    /// Makes a volume longer: mirrors first.
+    ///
+    /// # Errors
+    /// [`Code::BadSize`], or the group's refusal.
+    pub async fn grow_volume(&self, name: &str, bytes: u64) -> Result<Volume, Refused> {
+        check_size(bytes)?;
+        let (group, volume) = self.find_volume(name)?;
+        let id = VolumeId::from_uuid(volume.id);
+        self.command(group.group(), Command::Grow { volume: id, bytes }).await?;
+        self.events.tell("volume", &volume.name, format!("grown to {bytes} bytes"));
+        self.volume(name).await
+    }
+
+    /// Changes who may attach a volume. Hosts that are attached stay.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`], [`Code::NotFound`].
+    pub async fn set_volume(
+        &self,
+        name: &str,
+        settings: VolumeSettings,
+    ) -> Result<Volume, Refused> {
+        access::check(&settings).map_err(|why| Refused::new(Code::Invalid, why))?;
+        let (_, volume) = self.find_volume(name)?;
+        self.book
+            .change(Vec::new(), |pages| {
+                for entry in pages.groups.iter_mut().flat_map(|group| group.volumes.iter_mut()) {
+                    if entry.id == volume.id {
+                        entry.settings = settings.clone();
+                    }
+                }
+                Ok::<(), Refused>(())
+            })
+            .await?;
+        self.events.tell("volume", &volume.name, "access settings changed");
+        self.volume(name).await
+    }
+
+    /// A command to a group, and its new state on the board.
+    ///
+    /// # Errors
+    /// The group's refusal.
+    pub async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+        let shard = self.shard_of(group).clone();
+        shard.run(move |state| async move { state.command(group, command).await }).await?
+    }
+
+    /// Reads every block of the copy here, whatever its role, and digests it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or the store's.
+    pub async fn digest_volume(&self, name: &str) -> Result<VolumeDigest, Refused> {
+        let (group, volume) = self.find_volume(name)?;
+        let (group_id, id) = (group.group(), VolumeId::from_uuid(volume.id));
+        let from = self.clock.rfc3339();
+        let shard = self.shard_of(group_id).clone();
+        let (bytes, digest) =
+            shard.run(move |state| async move { state.digest(group_id, id).await }).await??;
+        Ok(VolumeDigest {
+            id: volume.id,
+            site: self.config.site.name.clone(),
+            bytes,
+            digest,
+            from,
+            to: self.clock.rfc3339(),
+        })
+    }
+
+    /// Reads a piece of the copy here, whatever its role.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`] for a piece outside the volume or longer than [`CONTENT_BYTES_MAX`].
+    pub async fn read_volume(
+        &self,
+        name: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, Refused> {
+        let (group, volume) = self.find_volume(name)?;
+        let (group_id, id) = (group.group(), VolumeId::from_uuid(volume.id));
+        if length > CONTENT_BYTES_MAX {
+            let detail = format!("length is at most {CONTENT_BYTES_MAX}");
+            return Err(Refused::new(Code::Invalid, detail));
+        }
+        let extent = Extent::new(offset, length)
+            .map_err(|error| Refused::new(Code::Invalid, error.to_string()))?;
+        let shard = self.shard_of(group_id).clone();
+        shard.run(move |state| async move { state.read(group_id, id, extent).await }).await?
+    }
+}
+
+/// # Errors
+/// [`Code::BadSize`] for a size that no volume can have.
+pub fn check_size(bytes: u64) -> Result<(), Refused> {
+    match Geometry::new(bytes) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refused::new(Code::BadSize, format!("{bytes}: {error}"))),
+    }
+}

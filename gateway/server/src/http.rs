@@ -1,0 +1,191 @@
+//! The REST API: `/api/v1`, its OpenAPI document, and the health of the gateway.
+//!
+//! ```text
+//!   TLS ─▶ measure ─▶ authenticate (bearer token, role) ─▶ handler ─▶ Gateway
+//!                                                       ◀─ JSON, or a problem document
+//! ```
+//!
+//! Invariant: a handler only translates; what is decided, is decided in `gateway`. Everything below
+//! `/api/` needs a token. No call waits for another site to answer before it answers itself.
+
+mod auth;
+mod events;
+mod failovers;
+mod groups;
+mod operations;
+mod problem;
+mod sessions;
+mod sites;
+mod tokens;
+mod volumes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use tokio::time::Instant;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use auth::{hash_token, make_token};
+pub use problem::{Body, Failure};
+
+use crate::gateway::Gateway;
+
+/// What handlers share.
+pub type Shared = State<Arc<Gateway>>;
+
+/// Bodies are small: names, sizes, tokens.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// What is under way when the gateway stops may take this long.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Twinspan",
+        description = "A storage gateway: volumes, mirror sessions, failover. \
+                       Every call needs a bearer token; errors are problem documents (RFC 9457).",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(api::Problem, api::Event)),
+    tags(
+        (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
+        (name = "groups"), (name = "operations"), (name = "tokens")
+    )
+)]
+struct Document;
+
+fn versioned() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(groups::status))
+        .routes(routes!(events::events))
+        .routes(routes!(sites::list))
+        .routes(routes!(sites::make_token))
+        .routes(routes!(sites::join))
+        .routes(routes!(volumes::list, volumes::create))
+        .routes(routes!(volumes::show, volumes::set, volumes::delete))
+        .routes(routes!(volumes::grow))
+        .routes(routes!(volumes::digest))
+        .routes(routes!(volumes::content))
+        .routes(routes!(sessions::list, sessions::create))
+        .routes(routes!(sessions::show, sessions::patch, sessions::delete))
+        .routes(routes!(sessions::suspend))
+        .routes(routes!(sessions::resume))
+        .routes(routes!(sessions::reverse))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::show))
+        .routes(routes!(failovers::plan))
+        .routes(routes!(failovers::run))
+        .routes(routes!(failovers::reprotect))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::delete))
+}
+
+/// The OpenAPI document, as it is committed.
+#[must_use]
+pub fn openapi() -> String {
+    let (_, document) = versioned().split_for_parts();
+    let mut text = document.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// All routes.
+#[must_use]
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    let (calls, _) = versioned().split_for_parts();
+    let calls = calls
+        .fallback(problem::no_such_call)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .route_layer(from_fn_with_state(Arc::clone(&gateway), auth::authenticate));
+    Router::new()
+        .merge(health(&gateway))
+        .merge(calls.with_state(gateway))
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(measure))
+}
+
+/// `/healthz` (the process answers) and `/readyz` (its groups were opened and it serves).
+#[must_use]
+pub fn health(gateway: &Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(Arc::clone(gateway))
+}
+
+async fn ready(State(gateway): Shared) -> Response {
+    if !gateway.is_ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response();
+    }
+    let asks = gateway.shards.iter().map(|shard| shard.call(|_state| ()));
+    let silent = futures_util::future::join_all(asks).await.iter().filter(|a| a.is_err()).count();
+    if silent > 0 {
+        let text = format!("{silent} of {} threads do not answer\n", gateway.shards.len());
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    "ready\n".into_response()
+}
+
+/// Counts and times every call, by its template: paths hold names.
+async fn measure(request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().as_str().to_owned();
+    let began = Instant::now();
+    let response = next.run(request).await;
+    let code = response.status().as_u16().to_string();
+    metrics::counter!(
+        "twinspan_http_requests_total",
+        "route" => route.clone(), "method" => method.clone(), "code" => code
+    )
+    .increment(1);
+    // An event stream lasts as long as its reader; its duration says nothing.
+    if !route.ends_with("/events") {
+        metrics::histogram!(
+            "twinspan_http_request_duration_seconds", "route" => route, "method" => method
+        )
+        .record(began.elapsed());
+    }
+    response
+}
+
+/// Serves the API until the gateway stops.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    gateway: Arc<Gateway>,
+) -> std::io::Result<()> {
+    let mut tls = (*tls).clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let handle: Handle<SocketAddr> = Handle::new();
+    let (stopping, stopper) = (gateway.stopping.clone(), handle.clone());
+    gateway.tasks.spawn(async move {
+        stopping.cancelled().await;
+        stopper.graceful_shutdown(Some(DRAIN_MAX));
+    });
+    axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))?
+        .handle(handle)
+        .serve(router(gateway).into_make_service())
+        .await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! `/api/v1/status` and `/api/v1/groups`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use super::{Failure, Shared};
+use crate::gateway::Gateway;
+
+/// The status screen
+#[utoipa::path(get, path = "/api/v1/status", tag = "status", operation_id = "status",
+    responses((status = 200, body = api::Status), (status = "default", body = api::Problem)))]
+pub(super) async fn status(State(gateway): Shared) -> Json<api::Status> {
+    Json(gateway.show_status().await)
+}
+
+/// All groups, worst first
+#[utoipa::path(get, path = "/api/v1/groups", tag = "groups", operation_id = "list_groups",
+    responses((status = 200, body = api::GroupList), (status = "default", body = api::Problem)))]
+pub(super) async fn list(State(gateway): Shared) -> Json<api::GroupList> {
+    let items = gateway.show_groups().await;
+    Json(api::GroupList { as_of: gateway.clock.rfc3339(), items })
+}
+
+/// One group, by name or id
+#[utoipa::path(get, path = "/api/v1/groups/{group}", tag = "groups",
+    operation_id = "show_group", params(("group" = String, Path)),
+    responses((status = 200, body = api::Group), (status = "default", body = api::Problem)))]
+pub(super) async fn show(
+    State(gateway): Shared,
+    Path(group): Path<String>,
+) -> Result<Json<api::Group>, Failure> {
+    let entry = gateway.find_group(&group)?;
+    let known = gateway.look_at(entry.group()).await;
+    Ok(Json(Gateway::show_group(&entry, &known)))
+}

@@ -1,0 +1,115 @@
+//! `/api/v1/sessions`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use mirror::Command;
+
+use super::{Body, Failure, Shared};
+
+/// A session that is still ruled from here, or nothing.
+fn shown(session: Option<api::Session>) -> Response {
+    match session {
+        Some(session) => Json(session).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+/// All sessions whose source is here, and what is mirrored here
+#[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", operation_id = "list_sessions",
+    responses((status = 200, body = api::SessionList), (status = "default", body = api::Problem)))]
+pub(super) async fn list(State(gateway): Shared) -> Json<api::SessionList> {
+    Json(gateway.show_sessions().await)
+}
+
+/// Mirror a volume to another site
+#[utoipa::path(post, path = "/api/v1/sessions", tag = "sessions", operation_id = "create_session",
+    request_body = api::SessionCreate,
+    responses((status = 201, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn create(
+    State(gateway): Shared,
+    Body(wanted): Body<api::SessionCreate>,
+) -> Result<(StatusCode, Json<api::Session>), Failure> {
+    Ok((StatusCode::CREATED, Json(gateway.create_session(wanted).await?)))
+}
+
+/// One session: its id, `VOLUME:SITE`, or `VOLUME` if it has only one
+#[utoipa::path(get, path = "/api/v1/sessions/{session}", tag = "sessions",
+    operation_id = "show_session", params(("session" = String, Path)),
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn show(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+) -> Result<Json<api::Session>, Failure> {
+    Ok(Json(gateway.find_session(&session).await?.0))
+}
+
+/// Change a session's policies
+#[utoipa::path(patch, path = "/api/v1/sessions/{session}", tag = "sessions",
+    operation_id = "patch_session", params(("session" = String, Path)),
+    request_body = api::PolicyPatch,
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn patch(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+    Body(patch): Body<api::PolicyPatch>,
+) -> Result<Response, Failure> {
+    Ok(shown(gateway.patch_session(&session, &patch).await?))
+}
+
+/// Delete a session; the mirror keeps its copy, as an old one
+#[utoipa::path(delete, path = "/api/v1/sessions/{session}", tag = "sessions",
+    operation_id = "delete_session", params(("session" = String, Path)),
+    responses((status = 204), (status = "default", body = api::Problem)))]
+pub(super) async fn delete(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+) -> Result<StatusCode, Failure> {
+    gateway.session_command(&session, "deleted", |leg| Command::RemoveLeg { leg }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Stop mirroring and remember changes
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/suspend", tag = "sessions",
+    operation_id = "suspend_session", params(("session" = String, Path)),
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn suspend(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+) -> Result<Response, Failure> {
+    let outcome =
+        gateway.session_command(&session, "suspended", |leg| Command::Suspend { leg }).await?;
+    Ok(shown(outcome))
+}
+
+/// Mirror again, by delta
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/resume", tag = "sessions",
+    operation_id = "resume_session", params(("session" = String, Path)),
+    request_body = api::ResumeSession,
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn resume(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+    Body(request): Body<api::ResumeSession>,
+) -> Result<Response, Failure> {
+    let discard = request.discard;
+    let outcome = gateway
+        .session_command(&session, "resumed", |leg| Command::Resume { leg, discard })
+        .await?;
+    Ok(shown(outcome))
+}
+
+/// Swap roles with the mirror, losing nothing; 204: the session's source is the other site now
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/reverse", tag = "sessions",
+    operation_id = "reverse_session", params(("session" = String, Path)),
+    responses((status = 200, body = api::Session), (status = 204),
+              (status = "default", body = api::Problem)))]
+pub(super) async fn reverse(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+) -> Result<Response, Failure> {
+    let outcome =
+        gateway.session_command(&session, "reversed", |leg| Command::Reverse { leg }).await?;
+    Ok(shown(outcome))
+}

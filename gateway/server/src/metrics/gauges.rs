@@ -1,0 +1,216 @@
+//! The gauges and counters of groups, legs and pairs, from what the groups say at the scrape.
+//!
+//! Invariant: a group that did not answer has no series but `twinspan_group_info`; a number that is
+//! not known has none. Every state of a stateset is written, so that a change is seen.
+
+use std::collections::BTreeMap;
+
+use mirror::{GroupStatus, LegStatus, LinkState, Phase, Role, SessionState, Split};
+
+use super::text::Families;
+use crate::gateway::{Gateway, Known};
+use crate::status::{self, Moment};
+
+type Name = (&'static str, &'static str);
+
+const BUILD_INFO: Name = ("twinspan_build_info", "Running build; value 1.");
+const CONFIG_INFO: Name = ("twinspan_config_info", "Hash of the loaded configuration; value 1.");
+const GROUP_INFO: Name = ("twinspan_group_info", "A group and its policy; value 1.");
+const GROUP_ROLE: Name = ("twinspan_group_role", "Part that this site plays in the group.");
+const GROUP_EPOCH: Name = ("twinspan_group_epoch", "Fencing number of the group.");
+const GROUP_RPO: Name = (
+    "twinspan_group_rpo_seconds",
+    "Age of the oldest acknowledged write that this mirror may lack.",
+);
+const GROUP_RPO_TARGET: Name =
+    ("twinspan_group_rpo_target_seconds", "RPO that the policy promises.");
+const GROUP_UNPROTECTED_WRITES: Name = (
+    "twinspan_group_unprotected_acked_writes_total",
+    "Writes acknowledged with fewer copies than there are sessions.",
+);
+const GROUP_UNPROTECTED_BYTES: Name = (
+    "twinspan_group_unprotected_acked_bytes_total",
+    "Bytes acknowledged with fewer copies than there are sessions.",
+);
+const GROUP_BLOCKED: Name =
+    ("twinspan_group_blocked_seconds_total", "Time for which host writes were held for RPO 0.");
+const GROUP_SPLIT: Name = ("twinspan_group_split_brain", "Whether two histories exist.");
+const GROUP_FENCED: Name =
+    ("twinspan_group_fenced_writes_total", "Changes of a lower epoch that were refused.");
+const GROUP_READY: Name = ("twinspan_group_failover_ready", "Whether a failover could start now.");
+const GROUP_BLOCKER: Name =
+    ("twinspan_group_failover_blocker", "What stands in the way of a failover; value 1.");
+const LEG_STATE: Name = ("twinspan_leg_session_state", "State of the leg; one is 1.");
+const LEG_RTT: Name = ("twinspan_leg_rtt_seconds", "Smoothed round trip of heartbeats.");
+const LEG_INFLIGHT: Name = ("twinspan_leg_inflight_writes", "Changes sent and not acknowledged.");
+const LEG_INFLIGHT_BYTES: Name =
+    ("twinspan_leg_inflight_bytes", "Bytes sent and not acknowledged.");
+const LEG_QUEUE: Name = ("twinspan_leg_send_queue_bytes", "Bytes waiting for the socket.");
+const LEG_HEARD: Name =
+    ("twinspan_leg_last_heard_timestamp_seconds", "When anything was last heard from the peer.");
+const PAIR_INFO: Name = ("twinspan_pair_info", "A pair and its names; value 1.");
+const PAIR_STATUS: Name =
+    ("twinspan_pair_replication_status", "Replication status of the pair; one is 1.");
+const PAIR_OUT_OF_SYNC: Name =
+    ("twinspan_pair_out_of_sync_bytes", "Bytes in which the mirror may differ.");
+const PAIR_TOTAL: Name =
+    ("twinspan_pair_resync_total_bytes", "Size of the running or last resync.");
+const PAIR_COPIED: Name =
+    ("twinspan_pair_resync_copied_bytes_total", "Bytes copied by the running or last resync.");
+const PAIR_ETA: Name = ("twinspan_pair_resync_eta_seconds", "Time until the resync is done.");
+const PAIR_STARTED: Name =
+    ("twinspan_pair_resync_start_timestamp_seconds", "When the running or last resync began.");
+
+/// The text of all of them.
+pub(super) async fn render(gateway: &Gateway) -> String {
+    gateway.pool.refresh_metrics();
+    let mut families = Families::default();
+    let site = gateway.config.site.name.as_str();
+    let version = ("version", env!("CARGO_PKG_VERSION"));
+    families.gauge(BUILD_INFO, &[version, ("revision", "unknown"), ("site", site)], 1.0);
+    families.gauge(CONFIG_INFO, &[("blake3", &gateway.config.digest)], 1.0);
+    let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
+    for (entry, known) in gateway.look().await {
+        match known {
+            Known::Status(status, moment) if moment.fresh => {
+                group(&mut families, &status, moment);
+                for leg in &status.legs {
+                    pairs(&mut families, &status, leg, site);
+                    let legs = legs.entry(leg.site.clone()).or_default();
+                    legs.push(((*status).clone(), leg.clone()));
+                }
+            }
+            Known::Status(..) | Known::Nothing(_) => {
+                let labels =
+                    [("group", entry.name.as_str()), ("policy", "unknown"), ("service", "")];
+                families.gauge(GROUP_INFO, &labels, 1.0);
+            }
+        }
+    }
+    for (site, legs) in &legs {
+        leg(&mut families, site, legs);
+    }
+    families.render()
+}
+
+fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
+    let name = ("group", status.name.as_str());
+    let policy = if status.legs.iter().any(|leg| leg.policy.split == Split::Manual) {
+        "sync_all"
+    } else {
+        "sync_then_degrade"
+    };
+    families.gauge(GROUP_INFO, &[name, ("policy", policy), ("service", "")], 1.0);
+    let roles =
+        [("primary", Role::Primary), ("secondary", Role::Secondary), ("fenced", Role::Fenced)];
+    for (word, role) in roles {
+        families.gauge(GROUP_ROLE, &[name, ("role", word)], flag(status.role == role));
+    }
+    families.gauge(GROUP_EPOCH, &[name], number(status.epoch.get()));
+    if status.role == Role::Secondary
+        && let Some(rpo) = status.rpo_ms
+    {
+        families.gauge(GROUP_RPO, &[name], seconds(rpo));
+    }
+    families.gauge(GROUP_RPO_TARGET, &[name], 0.0);
+    let counters = &status.counters;
+    families.counter(GROUP_UNPROTECTED_WRITES, &[name], number(counters.unprotected_writes));
+    families.counter(GROUP_UNPROTECTED_BYTES, &[name], number(counters.unprotected_bytes));
+    families.counter(GROUP_BLOCKED, &[name], seconds(counters.blocked_ms));
+    families.counter(GROUP_FENCED, &[name], number(counters.fenced_writes));
+    families.gauge(GROUP_SPLIT, &[name], flag(status.split_brain));
+    let shown = status::group(status, moment);
+    families.gauge(GROUP_READY, &[name], flag(shown.failover_blockers.is_empty()));
+    for reason in &shown.failover_blockers {
+        families.gauge(GROUP_BLOCKER, &[name, ("reason", reason)], 1.0);
+    }
+}
+
+/// One series per peer site: the worst state, the sums of the rest.
+fn leg(families: &mut Families, site: &str, legs: &[(GroupStatus, LegStatus)]) {
+    let name = ("leg", site);
+    let worst = legs.iter().map(|(group, leg)| leg_state(group, leg)).max().unwrap_or(0);
+    for (index, word) in LEG_STATES.iter().enumerate() {
+        families.gauge(LEG_STATE, &[name, ("state", word)], flag(index == worst));
+    }
+    let legs = || legs.iter().map(|(_, leg)| leg);
+    if let Some(rtt) = legs().filter_map(|leg| leg.rtt_us).min() {
+        families.gauge(LEG_RTT, &[name], std::time::Duration::from_micros(rtt).as_secs_f64());
+    }
+    families.gauge(LEG_INFLIGHT, &[name], number(legs().map(|leg| leg.inflight_writes).sum()));
+    families.gauge(LEG_INFLIGHT_BYTES, &[name], number(legs().map(|leg| leg.inflight_bytes).sum()));
+    families.gauge(LEG_QUEUE, &[name], number(legs().map(|leg| leg.send_queue_bytes).sum()));
+    if let Some(heard) = legs().filter_map(|leg| leg.last_heard_ms).max() {
+        families.gauge(LEG_HEARD, &[name], seconds(heard));
+    }
+}
+
+/// Better ones first.
+const LEG_STATES: [&str; 7] =
+    ["active", "syncing", "handshaking", "connecting", "stalled", "disconnected", "fenced"];
+
+fn leg_state(group: &GroupStatus, leg: &LegStatus) -> usize {
+    match (group.role, leg.link, leg.phase) {
+        (Role::Fenced, ..) => 6,
+        (_, LinkState::Off, _) => 5,
+        (_, LinkState::Connecting, _) => 3,
+        (_, LinkState::Connected, Phase::Equivalent) => 0,
+        (_, LinkState::Connected, Phase::Copying) if leg.resync_rate == Some(0) => 4,
+        (_, LinkState::Connected, Phase::Copying | Phase::Tracking | Phase::NoPair) => 1,
+    }
+}
+
+fn pairs(families: &mut Families, group: &GroupStatus, leg: &LegStatus, here: &str) {
+    for session in &leg.sessions {
+        let found = group.volumes.iter().find(|volume| volume.volume == session.volume);
+        let Some(volume) = found else { continue };
+        let pair = format!("{}:{}", volume.name, leg.site);
+        let name = ("pair", pair.as_str());
+        let ends = [("source_site", here), ("target_site", leg.site.as_str())];
+        let group_name = ("group", group.name.as_str());
+        let names = [name, group_name, ("volume", volume.name.as_str()), ends[0], ends[1]];
+        families.gauge(PAIR_INFO, &names, 1.0);
+        let now = pair_status(leg);
+        for word in ["active", "active_stopped", "copying", "inactive", "error"] {
+            let labels = [name, group_name, ("status", word)];
+            families.gauge(PAIR_STATUS, &labels, flag(word == now));
+        }
+        families.gauge(PAIR_OUT_OF_SYNC, &[name], number(session.out_of_sync_bytes));
+        families.gauge(PAIR_TOTAL, &[name], number(session.resync_total_bytes));
+        let kind = ("kind", if session.full { "full" } else { "delta" });
+        families.counter(PAIR_COPIED, &[name, kind], number(session.resync_copied_bytes));
+        if let Some(started) = leg.resync_started_ms {
+            families.gauge(PAIR_STARTED, &[name], seconds(started));
+        }
+        let left = session.resync_total_bytes.saturating_sub(session.resync_copied_bytes);
+        if let Some(rate) = leg.resync_rate.filter(|rate| *rate > 0 && leg.phase == Phase::Copying)
+        {
+            families.gauge(PAIR_ETA, &[name], number(left) / number(rate));
+        }
+    }
+}
+
+/// In the words of the EVS documents.
+fn pair_status(leg: &LegStatus) -> &'static str {
+    match (leg.state, leg.phase) {
+        (SessionState::Error, _) => "error",
+        (SessionState::Suspended, _) => "active_stopped",
+        (SessionState::Halted, _) => "inactive",
+        (SessionState::Active, Phase::Copying) => "copying",
+        (SessionState::Active, Phase::Equivalent) if leg.link == LinkState::Connected => "active",
+        (SessionState::Active, _) => "inactive",
+    }
+}
+
+fn flag(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
+}
+
+fn seconds(millis: u64) -> f64 {
+    status::millis_to_seconds(millis)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "samples are floats; up to 2^53 they are exact")]
+fn number(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,176 @@
+//! What takes long: begun by a call, followed by its id.
+//!
+//! Invariant: an operation ends as succeeded or failed, exactly once, whatever its task does; one
+//! whose task vanished is failed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::{Code, Operation, OperationState, Problem, Step};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+
+/// Those that ended are remembered up to this many.
+const OPERATIONS_MAX: usize = 256;
+
+/// All operations of this start.
+#[derive(Debug)]
+pub struct Operations {
+    clock: Clock,
+    all: Mutex<VecDeque<Operation>>,
+}
+
+impl Operations {
+    /// None yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self { clock, all: Mutex::default() })
+    }
+
+    /// Begins one.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, kind: &str, subject: &str) -> Running {
+        let id = Uuid::now_v7();
+        let operation = Operation {
+            id,
+            kind: kind.to_owned(),
+            subject: subject.to_owned(),
+            state: OperationState::Running,
+            steps: Vec::new(),
+            started_at: self.clock.rfc3339(),
+            ended_at: None,
+            error: None,
+        };
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= OPERATIONS_MAX
+            && let Some(index) = all.iter().position(|o| o.state != OperationState::Running)
+        {
+            all.remove(index);
+        }
+        all.push_back(operation);
+        Running { operations: Arc::clone(self), id, step_began_ms: 0, ended: false }
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, id: Uuid) -> Option<Operation> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|operation| operation.id == id).cloned()
+    }
+
+    /// All, newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Operation> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().rev().cloned().collect()
+    }
+
+    fn change(&self, id: Uuid, change: impl FnOnce(&mut Operation)) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(operation) = all.iter_mut().find(|operation| operation.id == id) {
+            change(operation);
+        }
+    }
+}
+
+/// The right to tell how an operation goes.
+#[derive(Debug)]
+pub struct Running {
+    operations: Arc<Operations>,
+    id: Uuid,
+    step_began_ms: u64,
+    ended: bool,
+}
+
+impl Running {
+    /// How it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Operation> {
+        self.operations.get(self.id)
+    }
+
+    /// Begins a step.
+    pub fn step(&mut self, name: &str) {
+        self.step_began_ms = self.operations.clock.steady_ms();
+        self.operations.change(self.id, |operation| {
+            operation.steps.push(Step {
+                name: name.to_owned(),
+                state: OperationState::Running,
+                detail: String::new(),
+                took_ms: None,
+            });
+        });
+    }
+
+    /// Ends the step that was begun last.
+    pub fn done(&mut self, detail: impl Into<String>) {
+        self.end_step(OperationState::Succeeded, detail.into());
+    }
+
+    fn end_step(&self, state: OperationState, detail: String) {
+        let took_ms = self.operations.clock.steady_ms().saturating_sub(self.step_began_ms);
+        self.operations.change(self.id, |operation| {
+            if let Some(step) = operation.steps.last_mut() {
+                step.state = state;
+                step.detail = detail;
+                step.took_ms = Some(took_ms);
+            }
+        });
+    }
+
+    /// Ends it.
+    pub fn end(mut self, result: Result<(), Problem>) {
+        self.finish(result);
+    }
+
+    fn finish(&mut self, result: Result<(), Problem>) {
+        self.ended = true;
+        if let Err(problem) = &result {
+            let running = self.operations.get(self.id).is_some_and(|operation| {
+                operation.steps.last().is_some_and(|step| step.state == OperationState::Running)
+            });
+            if running {
+                self.end_step(OperationState::Failed, problem.detail.clone());
+            }
+        }
+        let now = self.operations.clock.rfc3339();
+        self.operations.change(self.id, |operation| {
+            operation.state = match result {
+                Ok(()) => OperationState::Succeeded,
+                Err(_) => OperationState::Failed,
+            };
+            operation.error = result.err();
+            operation.ended_at = Some(now);
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(Err(Problem::new(Code::Internal, "the operation's task ended early")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_operation_always_ends() {
+        let operations = Operations::new(Clock::start());
+        let mut running = operations.begin("failover", "g");
+        let id = running.id;
+        running.step("one");
+        running.done("well");
+        running.step("two");
+        drop(running);
+        let operation = operations.get(id).unwrap();
+        assert_eq!(operation.state, OperationState::Failed);
+        let states: Vec<_> = operation.steps.iter().map(|step| step.state).collect();
+        assert_eq!(states, [OperationState::Succeeded, OperationState::Failed]);
+        assert_eq!(operation.error.unwrap().code, "GW0001");
+    }
+}

@@ -1,0 +1,119 @@
+//! Our errors as problem documents: one exhaustive match each, so that a new one breaks the build.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use api::{Code, Problem};
+use block::IoError;
+use mirror::Refusal;
+use store::StoreError;
+
+use crate::book::BookError;
+use crate::shard::Silent;
+
+/// Why a call failed, on its way to the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(pub Box<Problem>);
+
+impl Refused {
+    /// With this code and these words.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(code, detail)))
+    }
+
+    /// With another thing to do.
+    #[must_use]
+    pub fn next(self, next: impl Into<String>) -> Self {
+        Self(Box::new(self.0.with_next(next)))
+    }
+}
+
+impl From<Silent> for Refused {
+    fn from(silent: Silent) -> Self {
+        Self::new(Code::ShardSilent, silent.to_string())
+    }
+}
+
+impl From<BookError> for Refused {
+    fn from(error: BookError) -> Self {
+        match &error {
+            BookError::Silent => Self::new(Code::ShardSilent, error.to_string()),
+            BookError::Ledger(_) | BookError::Unreadable(_) => {
+                Self::new(Code::PoolFailed, error.to_string())
+            }
+        }
+    }
+}
+
+/// The code of an I/O error that an operator is told of.
+#[must_use]
+pub const fn io_code(error: IoError) -> Code {
+    match error {
+        IoError::NoSpace => Code::PoolFull,
+        IoError::Fenced => Code::Fenced,
+        IoError::Latched => Code::Latched,
+        IoError::Halted => Code::Halted,
+        IoError::ShuttingDown => Code::Starting,
+        IoError::OutOfRange | IoError::Invalid | IoError::Unsupported | IoError::ReadOnly => {
+            Code::Invalid
+        }
+        IoError::Checksum | IoError::Media => Code::PoolFailed,
+        IoError::Dropped => Code::Internal,
+    }
+}
+
+impl From<IoError> for Refused {
+    fn from(error: IoError) -> Self {
+        Self::new(io_code(error), error.to_string())
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::Busy { .. } => Code::VolumeInUse,
+            StoreError::NotFound { .. } => Code::NotFound,
+            StoreError::Exists { .. } => Code::Exists,
+            StoreError::Size => Code::BadSize,
+            StoreError::Features { .. }
+            | StoreError::Version { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Database { .. }
+            | StoreError::Io { .. } => Code::PoolFailed,
+        };
+        Self::new(code, chain_text(&error))
+    }
+}
+
+/// An error and those that it came from, in one line.
+#[must_use]
+pub fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let code = match &refusal {
+            Refusal::Unknown => Code::NotFound,
+            Refusal::NotPrimary => Code::NotPrimary,
+            Refusal::NotSecondary => Code::NotSecondary,
+            Refusal::TooManyLegs => Code::TooMany,
+            Refusal::AlreadyMirrored => Code::AlreadyMirrored,
+            Refusal::SessionsMismatch => Code::Internal,
+            Refusal::NotInSync => Code::NotInSync,
+            Refusal::NotConnected => Code::PeerUnreachable,
+            Refusal::QualityTooLow { .. } | Refusal::PrimaryAlive => Code::NeedsConsent,
+            Refusal::Busy => Code::Busy,
+            Refusal::BadSize => Code::BadSize,
+            Refusal::Io(error) => io_code(*error),
+            Refusal::Fenced { .. } => Code::Fenced,
+            Refusal::Interrupted => Code::Interrupted,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}

@@ -1,0 +1,366 @@
+//! What lives on a shard: groups, their stores, the connections of their hosts.
+//!
+//! Invariant: it is used on its own thread only. Whatever changes a group posts its new status on
+//! the board before anybody is told that it is done.
+
+mod copies;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{
+    Completions, GatewayId, Generation, Goodbye, GroupId, Identity, IoError, Ledger, Link,
+    LinkError, Message, Open, Store, VolumeId,
+};
+use bytes::Bytes;
+use mirror::machine::Note;
+use mirror::{Command, Group, HeartbeatTimes, LocalFuture, Refusal};
+use nbd_server::{Attachment, Negotiated};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::board::{Board, Seen};
+use crate::book::GroupEntry;
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::refusal::Refused;
+
+/// How often a group's status is posted when nothing asks for it.
+const POST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a refused gateway may take to read why.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// What a shard is made of.
+pub struct ShardParts {
+    /// Who this gateway is.
+    pub identity: Identity,
+    /// Its pool, from any thread.
+    pub pool: Arc<store::Pool>,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Where statuses are posted.
+    pub board: Arc<Board>,
+    /// Where it is told what happened.
+    pub events: Arc<Events>,
+    /// How other gateways are reached.
+    pub links: link::LinkContext,
+}
+
+/// A shard.
+pub struct ShardState {
+    parts: ShardParts,
+    ledger: Rc<dyn Ledger>,
+    host_boot: [u8; 16],
+    groups: RefCell<HashMap<GroupId, OpenGroup>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+struct OpenGroup {
+    group: Rc<Group>,
+    stores: Vec<(VolumeId, Rc<dyn Store>)>,
+    hosts: Rc<Cell<usize>>,
+}
+
+impl ShardState {
+    /// A shard without groups. Must be called on its thread.
+    #[must_use]
+    pub fn new(parts: ShardParts) -> Self {
+        let ledger = parts.pool.ledger();
+        let tasks = TaskTracker::new();
+        drop(tasks.spawn_local(ledger.pump()));
+        Self {
+            parts,
+            ledger,
+            host_boot: crate::clock::host_boot(),
+            groups: RefCell::default(),
+            tasks,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Begins to post statuses.
+    pub(super) fn start(self: &Rc<Self>) {
+        let state = Rc::clone(self);
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            let mut interval = tokio::time::interval(POST_INTERVAL);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let post = async {
+                loop {
+                    interval.tick().await;
+                    // What is posted is what is answered; here nobody asked.
+                    drop(state.statuses());
+                }
+            };
+            stop.run_until_cancelled(post).await;
+        });
+    }
+
+    /// Runs a future on this thread.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        drop(self.tasks.spawn_local(future));
+    }
+
+    /// The gateway's ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Rc<dyn Ledger> {
+        &self.ledger
+    }
+
+    /// Durably replaces records of the ledger.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn put(&self, records: Vec<(String, Option<Bytes>)>) -> Result<(), IoError> {
+        ask(|ticket| self.ledger.put(records, ticket)).await.map(|_| ())
+    }
+
+    fn group(&self, group: GroupId) -> Option<OpenGroup> {
+        self.groups.borrow().get(&group).cloned()
+    }
+
+    fn open_group(&self, group: GroupId) -> Result<OpenGroup, Refused> {
+        let missing = || Refused::new(api::Code::NotOpened, "the group is not open");
+        self.group(group).ok_or_else(missing)
+    }
+
+    // === Status ===
+
+    /// What every group says, posted too.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Seen> {
+        let groups: Vec<OpenGroup> = self.groups.borrow().values().cloned().collect();
+        groups.iter().map(|open| self.post(open)).collect()
+    }
+
+    /// What one group says, posted too.
+    #[must_use]
+    pub fn status(&self, group: GroupId) -> Option<Seen> {
+        self.group(group).map(|open| self.post(&open))
+    }
+
+    fn post(&self, open: &OpenGroup) -> Seen {
+        self.parts.board.post(open.group.status(), self.parts.clock.steady_ms())
+    }
+
+    /// How many hosts are attached to a group.
+    #[must_use]
+    pub fn hosts_of(&self, group: GroupId) -> usize {
+        self.group(group).map_or(0, |open| open.hosts.get())
+    }
+
+    // === Groups ===
+
+    /// Opens a group and its stores.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, in words.
+    pub fn open(self: &Rc<Self>, entry: &GroupEntry) -> Result<(), String> {
+        let group = entry.group();
+        if self.group(group).is_some() {
+            return Ok(());
+        }
+        let mut volumes = Vec::new();
+        let mut stores = Vec::new();
+        for volume in &entry.volumes {
+            let id = VolumeId::from_uuid(volume.id);
+            let store =
+                self.open_store(id).map_err(|why| format!("volume {}: {why}", volume.name))?;
+            volumes.push((id, volume.name.clone(), Rc::clone(&store)));
+            stores.push((id, store));
+        }
+        let parts = mirror::Parts {
+            identity: self.parts.identity.clone(),
+            group,
+            volumes,
+            ledger: Rc::clone(&self.ledger),
+            dialer: Rc::new(Dialing { links: self.parts.links.clone() }),
+            clock: Rc::new(self.parts.clock),
+            generations: Rc::new(RandomGenerations),
+            spawn: self.spawner(),
+            notes: self.notes(entry),
+            host_boot: self.host_boot,
+            heartbeat: HeartbeatTimes::default(),
+        };
+        let opened = Group::open(parts).map_err(|error| error.to_string())?;
+        let open = OpenGroup { group: opened, stores, hosts: Rc::default() };
+        self.post(&open);
+        self.groups.borrow_mut().insert(group, open);
+        Ok(())
+    }
+
+    fn open_store(&self, volume: VolumeId) -> Result<Rc<dyn Store>, String> {
+        let store = self.parts.pool.open_volume(volume).map_err(|error| error.to_string())?;
+        self.spawn(store.pump());
+        Ok(store)
+    }
+
+    fn spawner(self: &Rc<Self>) -> mirror::Spawn {
+        let tasks = self.tasks.clone();
+        Rc::new(move |future| drop(tasks.spawn_local(future)))
+    }
+
+    /// Where the group tells what happens to it: the event stream, and the board soon after.
+    fn notes(self: &Rc<Self>, entry: &GroupEntry) -> Rc<dyn Fn(Note)> {
+        let events = Arc::clone(&self.parts.events);
+        let (name, id) = (entry.name.clone(), entry.group());
+        let state = Rc::downgrade(self);
+        Rc::new(move |note| {
+            events.tell("group", &name, note_text(&note));
+            // The group is in the middle of a turn now; its status is asked for right after.
+            if let Some(state) = state.upgrade() {
+                let later = Rc::clone(&state);
+                state.spawn(async move { drop(later.status(id)) });
+            }
+        })
+    }
+
+    /// A command to a group; its new status is on the board when it is answered.
+    ///
+    /// # Errors
+    /// The group's refusal.
+    pub async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+        let open = self.open_group(group)?;
+        let mut result = open.group.command(command.clone()).await;
+        if result == Err(Refusal::Busy) {
+            // Another operator's command is a moment's matter; only a long one is told as busy.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            result = open.group.command(command).await;
+        }
+        self.post(&open);
+        Ok(result?)
+    }
+
+    /// Takes in a connection on which another gateway opens a group.
+    pub fn accept(&self, group: GroupId, open: Open, link: link::Detached) {
+        let Some(target) = self.group(group) else {
+            tracing::warn!(%group, "connection for a group that is not open was dropped");
+            return;
+        };
+        match link.attach() {
+            Ok(link) => target.group.accept(open, link),
+            Err(error) => tracing::warn!(%group, %error, "connection was lost on its way"),
+        }
+    }
+
+    /// Tells a gateway why its group is not taken, then hangs up.
+    pub fn refuse(&self, link: link::Detached, why: String) {
+        let Ok(mut link) = link.attach() else { return };
+        self.spawn(async move {
+            link.push(Message::Goodbye(Goodbye::Refused(why)));
+            let farewell = async {
+                let sent = poll_fn(|context| link.poll_send(context)).await;
+                let mut ignored = Vec::new();
+                // Read on until it hangs up: closing with unread bytes would reset the connection
+                // and lose the words.
+                while sent.is_ok()
+                    && poll_fn(|context| link.poll_receive(context, &mut ignored)).await.is_ok()
+                {
+                    ignored.clear();
+                }
+            };
+            drop(tokio::time::timeout(FAREWELL_MAX, farewell).await);
+        });
+    }
+
+    /// Seats a host's connection.
+    pub fn seat(&self, (group, volume): (GroupId, VolumeId), label: String, host: Negotiated) {
+        let Some(open) = self.group(group) else { return };
+        // It may have lost the right to serve since the client was told.
+        if !open.group.is_serving() {
+            return;
+        }
+        let Some(volume) = open.group.volume(volume) else { return };
+        let attachment = Attachment { volume, label, stop: open.group.hosts() };
+        let hosts = Rc::clone(&open.hosts);
+        hosts.set(hosts.get() + 1);
+        self.spawn(async move {
+            nbd_server::serve(host, attachment).await;
+            hosts.set(hosts.get().saturating_sub(1));
+        });
+    }
+
+    /// Closes a group in an orderly way and forgets it.
+    pub async fn shut(&self, group: GroupId) {
+        let open = self.groups.borrow_mut().remove(&group);
+        if let Some(open) = open {
+            close_group(&open).await;
+        }
+    }
+
+    /// Closes every group in an orderly way, all at once.
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        let groups: Vec<OpenGroup> =
+            self.groups.borrow_mut().drain().map(|(_, open)| open).collect();
+        futures_util::future::join_all(groups.iter().map(close_group)).await;
+    }
+}
+
+async fn close_group(open: &OpenGroup) {
+    let name = open.group.name();
+    match open.group.close().await {
+        Ok(()) => tracing::info!(group = name, "closed cleanly"),
+        Err(error) => tracing::warn!(group = name, %error, "not closed cleanly"),
+    }
+}
+
+/// Waits for the answer to one request.
+///
+/// # Errors
+/// The answer's.
+pub(crate) async fn ask(submit: impl FnOnce(block::Ticket)) -> Result<block::Answer, IoError> {
+    let queue = Completions::new();
+    submit(queue.ticket(0));
+    poll_fn(|context| queue.poll_ready(context)).await;
+    let mut answers = Vec::new();
+    queue.take(&mut answers);
+    answers.pop().map_or(Err(IoError::Dropped), |answer| answer.result)
+}
+
+fn note_text(note: &Note) -> String {
+    match note {
+        Note::MirrorInSync { leg } => format!("{leg}: the mirror holds everything"),
+        Note::MirrorLost { leg, cause } => format!("{leg}: the mirror was lost: {cause:?}"),
+        Note::Promoted => "this gateway became the primary".to_owned(),
+        Note::Demoted => "this gateway became a mirror".to_owned(),
+        Note::Fenced => "a higher epoch exists: hosts were dropped".to_owned(),
+        Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
+        Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
+        Note::Latched { error } => format!("the copy here failed: {error}"),
+    }
+}
+
+struct RandomGenerations;
+
+impl mirror::Generations for RandomGenerations {
+    fn next(&self) -> Generation {
+        Generation::from_uuid(Uuid::now_v7())
+    }
+}
+
+/// Dials the gateways that are trusted.
+struct Dialing {
+    links: link::LinkContext,
+}
+
+impl mirror::Dialer for Dialing {
+    fn dial(&self, gateway: GatewayId) -> LocalFuture<Result<Box<dyn Link>, LinkError>> {
+        let links = self.links.clone();
+        Box::pin(async move {
+            let peers = links.trusted().all();
+            let peer = peers.into_iter().find(|peer| peer.gateway == gateway);
+            let peer = peer
+                .ok_or_else(|| LinkError::Untrusted(format!("gateway {gateway} is not joined")))?;
+            link::dial(&peer.addresses, gateway, &links).await?.attach()
+        })
+    }
+}

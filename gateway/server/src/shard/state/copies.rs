@@ -1,0 +1,79 @@
+//! Reads the copy that lies here, whatever part this gateway plays: for proofs, not for hosts.
+//!
+//! Invariant: it changes nothing, and gives way to hosts between pieces.
+
+use block::{Answer, Extent, GroupId, IoError, Op, Request, Segment, Store, VolumeId};
+use bytes::{Bytes, BytesMut};
+use std::rc::Rc;
+
+use super::{ShardState, ask};
+use crate::refusal::Refused;
+
+/// What is digested between two looks at the hosts.
+const PIECE_BYTES: u64 = 1 << 20;
+
+impl ShardState {
+    fn store(&self, group: GroupId, volume: VolumeId) -> Result<Rc<dyn Store>, Refused> {
+        let open = self.open_group(group)?;
+        let store = open.stores.iter().find(|(id, _)| *id == volume);
+        store
+            .map(|(_, store)| Rc::clone(store))
+            .ok_or_else(|| Refused::new(api::Code::NotFound, "the group has no such volume"))
+    }
+
+    /// The size of a copy and the digest of its content, as `api::VolumeDigest` says.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn digest(&self, group: GroupId, volume: VolumeId) -> Result<(u64, String), Refused> {
+        let store = self.store(group, volume)?;
+        let bytes = store.geometry().bytes();
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        while offset < bytes {
+            let extent = Extent::new(offset, PIECE_BYTES.min(bytes - offset))
+                .map_err(|error| Refused::new(api::Code::Internal, error.to_string()))?;
+            for checksum in store.checksums(extent)? {
+                hasher.update(&checksum.to_le_bytes());
+            }
+            offset = extent.end();
+            tokio::task::yield_now().await;
+        }
+        Ok((bytes, hasher.finalize().to_hex().to_string()))
+    }
+
+    /// A piece of a copy.
+    ///
+    /// # Errors
+    /// The store's, or [`api::Code::Invalid`] when it does not lie inside the volume.
+    pub async fn read(
+        &self,
+        group: GroupId,
+        volume: VolumeId,
+        extent: Extent,
+    ) -> Result<Bytes, Refused> {
+        let store = self.store(group, volume)?;
+        if store.geometry().extent(extent.offset(), extent.len()).is_err() {
+            return Err(Refused::from(IoError::OutOfRange));
+        }
+        let answer = ask(|ticket| {
+            let mut batch = vec![Request { op: Op::Read(extent), fua: false, ticket }];
+            store.submit(&mut batch);
+        })
+        .await?;
+        let Answer::Read(segments) = answer else {
+            return Err(Refused::new(api::Code::Internal, "a read was answered without data"));
+        };
+        let mut content = BytesMut::new();
+        for segment in segments {
+            match segment {
+                Segment::Data(data) => content.extend_from_slice(&data),
+                Segment::Zero(len) => {
+                    let len = usize::try_from(len).unwrap_or_default();
+                    content.resize(content.len() + len, 0);
+                }
+            }
+        }
+        Ok(content.freeze())
+    }
+}

@@ -1,0 +1,263 @@
+//! From what a group says to what an operator is told: health, cause, next command.
+//!
+//! Invariant: everything that is not as it should be has an explanation; what is not known is
+//! absent or UNKNOWN, never zero and never green.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod explain;
+mod words;
+
+use api::{Code, Explanation, Group, Health, Leg, TheirView, Upstream, Verdict};
+use mirror::{GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState};
+
+pub use explain::explain;
+pub use words::{
+    link_state, patched as words_patched, phase, policy, quality, role, serving, session_state,
+};
+
+/// The moment of an answer, and how old what it tells is.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The gateway's steady clock.
+    pub now_ms: u64,
+    /// How old the group's own word is.
+    pub age_ms: u64,
+    /// Whether the group's thread answered just now.
+    pub fresh: bool,
+}
+
+impl Moment {
+    fn ago(self, then_ms: Option<u64>) -> Option<u64> {
+        then_ms.map(|then| self.now_ms.saturating_sub(then))
+    }
+}
+
+/// A group as an operator is told.
+#[must_use]
+pub fn group(status: &GroupStatus, moment: Moment) -> Group {
+    let mut explanations = explain(status, moment);
+    if !moment.fresh {
+        let cause = format!(
+            "the thread that owns the group does not answer; this is what it said {} ago",
+            api::units::micros_text(moment.age_ms.saturating_mul(1000))
+        );
+        explanations.insert(0, (Health::Unknown, explanation(Code::StateUnknown, cause)));
+    }
+    explanations.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
+    let health = explanations.first().map_or(Health::Ready, |(health, _)| *health);
+    let health = if moment.fresh { health } else { Health::Unknown };
+    Group {
+        id: status.group.uuid(),
+        name: status.name.clone(),
+        health,
+        failover_blockers: blockers(status, moment),
+        explanations: explanations.into_iter().map(|(_, explanation)| explanation).collect(),
+        age_ms: moment.age_ms,
+        role: Some(role(status.role)),
+        epoch: Some(status.epoch.get()),
+        serving: Some(serving(&status.serving)),
+        quality: Some(quality(status.quality)),
+        volumes: status.volumes.iter().map(|volume| volume.name.clone()).collect(),
+        legs: status.legs.iter().map(|leg_status| leg(leg_status, moment)).collect(),
+        upstream: upstream(status, moment),
+        rpo_seconds: rpo_seconds(status, moment),
+        out_of_sync_bytes: out_of_sync(status, moment),
+        unprotected_writes: status.counters.unprotected_writes,
+        unprotected_bytes: status.counters.unprotected_bytes,
+        fenced_writes: status.counters.fenced_writes,
+        allowed_actions: allowed(status),
+    }
+}
+
+/// A group that could not be opened, or never said anything.
+#[must_use]
+pub fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, why: &str) -> Group {
+    Group {
+        id,
+        name: name.to_owned(),
+        health: Health::Unknown,
+        explanations: vec![explanation(Code::NotOpened, why)],
+        age_ms: 0,
+        role: None,
+        epoch: None,
+        serving: None,
+        quality: None,
+        volumes,
+        legs: Vec::new(),
+        upstream: None,
+        rpo_seconds: None,
+        out_of_sync_bytes: None,
+        failover_blockers: vec!["the group is not open".to_owned()],
+        unprotected_writes: 0,
+        unprotected_bytes: 0,
+        fenced_writes: 0,
+        allowed_actions: Vec::new(),
+    }
+}
+
+/// An explanation with the code's own advice.
+#[must_use]
+pub fn explanation(code: Code, cause: impl Into<String>) -> Explanation {
+    Explanation {
+        code: code.as_str().to_owned(),
+        cause: cause.into(),
+        next: code.next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// A leg as an operator is told.
+#[must_use]
+pub fn leg(status: &LegStatus, moment: Moment) -> Leg {
+    let heard = moment.ago(status.last_heard_ms);
+    Leg {
+        site: status.site.clone(),
+        gateway: status.gateway.uuid(),
+        state: session_state(status.state),
+        phase: phase(status.phase),
+        in_sync: status.in_sync,
+        link: link_state(status.link),
+        policy: policy(&status.policy),
+        out_of_sync_bytes: leg_out_of_sync(status),
+        resync_started_ms_ago: moment.ago(status.resync_started_ms),
+        resync_bytes_per_second: status.resync_rate,
+        rtt_us: status.rtt_us,
+        last_heard_ms_ago: heard,
+        theirs: status.theirs.map(|theirs| their_view(theirs, heard)),
+        inflight_writes: status.inflight_writes,
+        inflight_bytes: status.inflight_bytes,
+        send_queue_bytes: status.send_queue_bytes,
+    }
+}
+
+fn upstream(status: &GroupStatus, moment: Moment) -> Option<Upstream> {
+    status.upstream.as_ref().map(|upstream| {
+        let heard = moment.ago(upstream.last_heard_ms);
+        Upstream {
+            site: upstream.site.clone(),
+            gateway: upstream.gateway.uuid(),
+            link: link_state(upstream.link),
+            last_heard_ms_ago: heard,
+            orderly: upstream.orderly,
+            theirs: upstream.theirs.map(|theirs| their_view(theirs, heard)),
+            seq: upstream.seq.get(),
+        }
+    })
+}
+
+fn their_view(theirs: block::MirrorState, age_ms: Option<u64>) -> TheirView {
+    TheirView {
+        in_sync: theirs.in_sync,
+        copying: theirs.copying,
+        out_of_sync_bytes: theirs.out_of_sync_bytes,
+        seq: theirs.seq.get(),
+        age_ms,
+    }
+}
+
+fn leg_out_of_sync(leg: &LegStatus) -> u64 {
+    leg.sessions.iter().fold(0, |sum: u64, s| sum.saturating_add(s.out_of_sync_bytes))
+}
+
+/// Whether the leg is all that it should be.
+#[must_use]
+pub fn leg_is_well(leg: &LegStatus) -> bool {
+    leg.state == SessionState::Active
+        && leg.phase == Phase::Equivalent
+        && leg.in_sync
+        && leg.link == LinkState::Connected
+}
+
+fn rpo_seconds(status: &GroupStatus, moment: Moment) -> Option<f64> {
+    if !moment.fresh {
+        return None;
+    }
+    match status.role {
+        Role::Primary => status.legs.iter().any(|leg| leg.in_sync).then_some(0.0),
+        Role::Secondary | Role::Fenced => status.rpo_ms.map(millis_to_seconds),
+    }
+}
+
+/// Milliseconds as seconds, for numbers that people and Prometheus read.
+#[must_use]
+pub fn millis_to_seconds(millis: u64) -> f64 {
+    std::time::Duration::from_millis(millis).as_secs_f64()
+}
+
+fn out_of_sync(status: &GroupStatus, moment: Moment) -> Option<u64> {
+    match status.role {
+        Role::Primary if moment.fresh => Some(status.legs.iter().map(leg_out_of_sync).sum()),
+        Role::Secondary if moment.fresh => {
+            let upstream = status.upstream.as_ref()?;
+            // What the primary said counts while it can still be heard.
+            (upstream.link == LinkState::Connected)
+                .then(|| upstream.theirs.map(|theirs| theirs.out_of_sync_bytes))
+                .flatten()
+        }
+        Role::Primary | Role::Secondary | Role::Fenced => None,
+    }
+}
+
+/// What stands in the way of a failover, in words.
+fn blockers(status: &GroupStatus, moment: Moment) -> Vec<String> {
+    let mut blockers = Vec::new();
+    if !moment.fresh {
+        blockers.push("the state is not known".to_owned());
+    }
+    match status.role {
+        Role::Primary => {
+            if !status.legs.iter().any(|leg| leg.in_sync) {
+                blockers.push(if status.legs.is_empty() {
+                    "there is no mirror".to_owned()
+                } else {
+                    "no mirror is in sync".to_owned()
+                });
+            }
+        }
+        Role::Secondary => {
+            if status.quality != block::Quality::InSync {
+                let worth = words::quality_text(status.quality);
+                blockers.push(format!("the copy here is {worth}"));
+            }
+        }
+        Role::Fenced => blockers.push("the copy here is fenced by a higher epoch".to_owned()),
+    }
+    if status.split_brain {
+        blockers.push("two histories exist".to_owned());
+    }
+    blockers
+}
+
+fn allowed(status: &GroupStatus) -> Vec<String> {
+    let mut actions = Vec::new();
+    match status.role {
+        Role::Primary => {
+            actions.push("session.create");
+            if status.legs.iter().any(leg_is_well) && status.serving == Serving::Yes {
+                actions.push("session.reverse");
+            }
+            if status.legs.iter().any(|leg| leg.state != SessionState::Active) {
+                actions.push("reprotect");
+            }
+        }
+        Role::Secondary => actions.push("failover.plan"),
+        Role::Fenced => {}
+    }
+    actions.into_iter().map(str::to_owned).collect()
+}
+
+/// One word for all groups.
+#[must_use]
+pub fn verdict(groups: &[Group]) -> Verdict {
+    match groups.iter().map(|group| group.health).max() {
+        None => Verdict::Empty,
+        Some(Health::Ready) => Verdict::Ready,
+        Some(Health::Unprotected) => Verdict::Unprotected,
+        Some(Health::Degraded) => Verdict::Degraded,
+        Some(Health::Unknown) => Verdict::Unknown,
+        Some(Health::AtRisk) => Verdict::AtRisk,
+        Some(Health::SplitBrain) => Verdict::SplitBrain,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! Why a group is not ready, in words, with what to do about it.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use api::units::{bytes_text, micros_text};
+use api::{Code, Explanation, Health};
+use block::Quality;
+use mirror::{
+    Cause, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState, UpstreamStatus,
+};
+
+use super::{Moment, explanation, leg_is_well, leg_out_of_sync, words};
+
+type Finding = (Health, Explanation);
+
+/// Everything that is not as it should be, each with how bad it is.
+#[must_use]
+pub fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if status.split_brain && !status.legs.iter().any(is_split) {
+        let cause = "both sides have writes that the other lacks";
+        findings.push((Health::SplitBrain, explanation(Code::SplitBrain, cause)));
+    }
+    match status.role {
+        Role::Primary => primary(status, moment, &mut findings),
+        Role::Secondary => secondary(status, moment, &mut findings),
+        Role::Fenced => fenced(status, &mut findings),
+    }
+    for finding in &mut findings {
+        finding.1.next = finding.1.next.replace("GROUP", &status.name);
+        if let Some(volume) = status.volumes.first() {
+            finding.1.next = finding.1.next.replace("VOLUME", &volume.name);
+        }
+    }
+    findings
+}
+
+fn is_split(leg: &LegStatus) -> bool {
+    matches!(leg.cause, Some(Cause::SplitBrain { .. }))
+}
+
+fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
+    let by = match &status.serving {
+        Serving::Fenced { by } => format!("epoch {} is fenced by {by}", status.epoch),
+        Serving::Yes
+        | Serving::NotPrimary
+        | Serving::WaitingForMirror
+        | Serving::Halted
+        | Serving::HandingOver
+        | Serving::Latched => format!("epoch {} is fenced", status.epoch),
+    };
+    let cause = format!("{by}: the group was promoted at another site; nobody is served here");
+    findings.push((Health::AtRisk, explanation(Code::Fenced, cause)));
+}
+
+fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
+    match &status.serving {
+        Serving::Yes | Serving::NotPrimary => {}
+        Serving::Fenced { .. } => fenced(status, findings),
+        Serving::WaitingForMirror => {
+            let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();
+            let cause = format!(
+                "started after a crash; nobody is served before {} is heard, which could have \
+                 been promoted meanwhile",
+                sites.join(" or ")
+            );
+            findings.push((Health::AtRisk, explanation(Code::WaitingForMirror, cause)));
+        }
+        Serving::Halted => {
+            let cause = "a mirror is missing and split is manual: writes are refused";
+            findings.push((Health::AtRisk, explanation(Code::Halted, cause)));
+        }
+        Serving::HandingOver => {
+            let cause = "roles are being swapped; requests are held";
+            findings.push((Health::Degraded, explanation(Code::HandingOver, cause)));
+        }
+        Serving::Latched => {
+            let cause = "the copy here failed a sync and answers nothing";
+            findings.push((Health::AtRisk, explanation(Code::Latched, cause)));
+        }
+    }
+    if status.legs.is_empty() {
+        let cause = "there is one copy, at this site";
+        findings.push((Health::Unprotected, explanation(Code::Unmirrored, cause)));
+    }
+    for leg in status.legs.iter().filter(|leg| !leg_is_well(leg)) {
+        findings.push(leg_finding(leg, moment));
+    }
+}
+
+fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
+    let site = &leg.site;
+    let missing = leg_out_of_sync(leg);
+    let (health, code, cause) = match &leg.cause {
+        Some(Cause::SplitBrain { theirs_bytes }) => (
+            Health::SplitBrain,
+            Code::SplitBrain,
+            format!(
+                "{site} has {} that this site lacks, and this site {} that {site} lacks",
+                bytes_text(*theirs_bytes),
+                bytes_text(missing)
+            ),
+        ),
+        Some(Cause::LinkLost(why)) => {
+            (Health::AtRisk, Code::LinkLost, heard(leg, moment, &format!("peer {site}: {why}")))
+        }
+        Some(Cause::Unreachable(why)) => (
+            Health::AtRisk,
+            Code::MirrorUnreachable,
+            heard(leg, moment, &format!("peer {site} cannot be reached: {why}")),
+        ),
+        Some(Cause::MirrorFailed(error)) => {
+            (Health::AtRisk, Code::MirrorFailed, format!("the copy at {site} failed: {error}"))
+        }
+        Some(Cause::TooSlow) => (
+            Health::AtRisk,
+            Code::MirrorSlow,
+            format!("{site} did not acknowledge within {} ms", leg.policy.ack_deadline_ms),
+        ),
+        Some(Cause::Refused(why)) => {
+            (Health::AtRisk, Code::MirrorRefused, format!("{site} refused: {why}"))
+        }
+        Some(Cause::Operator) => (
+            Health::AtRisk,
+            Code::Suspended,
+            format!("the session to {site} is suspended; {} differ", bytes_text(missing)),
+        ),
+        Some(Cause::AwaitingReprotect) => (
+            Health::AtRisk,
+            Code::AwaitingReprotect,
+            format!("{site} does not follow since the failover; this is the only copy that grows"),
+        ),
+        None => without_cause(leg, moment),
+    };
+    let mut explanation = explanation(code, cause);
+    if let Some(session) = leg.sessions.first() {
+        explanation.next = explanation.next.replace("SESSION", &session.session.to_string());
+    }
+    (health, explanation)
+}
+
+/// A leg that says of no fault: it is on its way, or stopped without one.
+fn without_cause(leg: &LegStatus, moment: Moment) -> (Health, Code, String) {
+    let site = &leg.site;
+    match (leg.state, leg.phase) {
+        (SessionState::Active, Phase::Copying | Phase::Tracking | Phase::NoPair)
+            if leg.link == LinkState::Connected =>
+        {
+            (Health::Degraded, Code::Copying, copying(leg))
+        }
+        (SessionState::Active, Phase::Equivalent) if leg.link == LinkState::Connected => (
+            Health::Degraded,
+            Code::Copying,
+            format!("{site} is connected and about to be counted as in sync"),
+        ),
+        (SessionState::Suspended, _) => {
+            (Health::AtRisk, Code::Suspended, format!("the session to {site} is suspended"))
+        }
+        (SessionState::Active | SessionState::Halted | SessionState::Error, _) => {
+            let text = heard(leg, moment, &format!("peer {site} is not connected"));
+            (Health::AtRisk, Code::LinkLost, text)
+        }
+    }
+}
+
+fn heard(leg: &LegStatus, moment: Moment, text: &str) -> String {
+    match moment.ago(leg.last_heard_ms) {
+        Some(ago) => format!("{text}; last heard {} ago", micros_text(ago.saturating_mul(1000))),
+        None => format!("{text}; not heard since this gateway started"),
+    }
+}
+
+fn copying(leg: &LegStatus) -> String {
+    let (mut total, mut copied, mut full) = (0u64, 0u64, false);
+    for session in &leg.sessions {
+        total = total.saturating_add(session.resync_total_bytes);
+        copied = copied.saturating_add(session.resync_copied_bytes.min(session.resync_total_bytes));
+        full |= session.full;
+    }
+    let kind = if full { "full copy" } else { "delta" };
+    let rate = match leg.resync_rate {
+        Some(0) => ", stalled".to_owned(),
+        Some(rate) => format!(", {}/s", bytes_text(rate)),
+        None => String::new(),
+    };
+    format!("{} to {}: {} of {}{rate}", kind, leg.site, bytes_text(copied), bytes_text(total))
+}
+
+fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
+    let Some(upstream) = &status.upstream else {
+        let worth = words::quality_text(status.quality);
+        let cause = format!("no primary is known; the copy here is {worth}");
+        findings.push((Health::AtRisk, explanation(Code::CopyStale, cause)));
+        return;
+    };
+    if upstream.link != LinkState::Connected {
+        findings.push((Health::AtRisk, silent(upstream, moment)));
+        if status.quality != Quality::InSync {
+            let worth = words::quality_text(status.quality);
+            let cause = format!("the copy here is {worth}");
+            findings.push((Health::AtRisk, explanation(Code::CopyStale, cause)));
+        }
+        return;
+    }
+    if status.quality != Quality::InSync {
+        let missing = upstream.theirs.map_or_else(
+            || "an unknown amount".to_owned(),
+            |theirs| bytes_text(theirs.out_of_sync_bytes),
+        );
+        let cause = format!(
+            "the copy here is being brought up to date from {}: {missing} differ",
+            upstream.site
+        );
+        findings.push((Health::Degraded, explanation(Code::Copying, cause)));
+    }
+}
+
+fn silent(upstream: &UpstreamStatus, moment: Moment) -> Explanation {
+    let site = &upstream.site;
+    let cause = match (moment.ago(upstream.last_heard_ms), upstream.orderly) {
+        (Some(ago), true) => {
+            let ago = micros_text(ago.saturating_mul(1000));
+            format!(
+                "{site} stopped in an orderly way {ago} ago: it acknowledged nothing after that"
+            )
+        }
+        (Some(ago), false) => {
+            format!("{site} has not been heard for {}", micros_text(ago.saturating_mul(1000)))
+        }
+        (None, _) => format!("{site} has not been heard since this gateway started"),
+    };
+    explanation(Code::PrimarySilent, cause)
+}

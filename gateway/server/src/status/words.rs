@@ -1,0 +1,141 @@
+//! Our words and the API's: one exhaustive match each, so that a new one breaks the build here.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use mirror::{LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split};
+
+/// The API's word for a role.
+#[must_use]
+pub const fn role(role: Role) -> api::Role {
+    match role {
+        Role::Primary => api::Role::Primary,
+        Role::Secondary => api::Role::Secondary,
+        Role::Fenced => api::Role::Fenced,
+    }
+}
+
+/// The API's word for whether hosts are served.
+#[must_use]
+pub const fn serving(serving: &Serving) -> api::Serving {
+    match serving {
+        Serving::Yes => api::Serving::Yes,
+        Serving::NotPrimary => api::Serving::NotPrimary,
+        Serving::Fenced { .. } => api::Serving::Fenced,
+        Serving::WaitingForMirror => api::Serving::WaitingForMirror,
+        Serving::Halted => api::Serving::Halted,
+        Serving::HandingOver => api::Serving::HandingOver,
+        Serving::Latched => api::Serving::Latched,
+    }
+}
+
+/// The API's word for what a copy is worth.
+#[must_use]
+pub const fn quality(quality: block::Quality) -> api::Quality {
+    match quality {
+        block::Quality::Blank => api::Quality::Blank,
+        block::Quality::Inconsistent => api::Quality::Inconsistent,
+        block::Quality::Outdated => api::Quality::Outdated,
+        block::Quality::InSync => api::Quality::InSync,
+        block::Quality::Source => api::Quality::Source,
+    }
+}
+
+/// The same for a sentence.
+pub(super) const fn quality_text(quality: block::Quality) -> &'static str {
+    match quality {
+        block::Quality::Blank => "blank",
+        block::Quality::Inconsistent => "half copied, not one point in time",
+        block::Quality::Outdated => "an old one",
+        block::Quality::InSync => "in sync",
+        block::Quality::Source => "the source",
+    }
+}
+
+/// The API's word for a session's status.
+#[must_use]
+pub const fn session_state(state: SessionState) -> api::SessionState {
+    match state {
+        SessionState::Active => api::SessionState::Active,
+        SessionState::Suspended => api::SessionState::Suspended,
+        SessionState::Halted => api::SessionState::Halted,
+        SessionState::Error => api::SessionState::Error,
+    }
+}
+
+/// The API's word for a session's phase.
+#[must_use]
+pub const fn phase(phase: Phase) -> api::Phase {
+    match phase {
+        Phase::NoPair => api::Phase::NoPair,
+        Phase::Copying => api::Phase::Copying,
+        Phase::Equivalent => api::Phase::Equivalent,
+        Phase::Tracking => api::Phase::Tracking,
+    }
+}
+
+/// The API's word for a connection.
+#[must_use]
+pub const fn link_state(link: LinkState) -> api::LinkState {
+    match link {
+        LinkState::Off => api::LinkState::Off,
+        LinkState::Connecting => api::LinkState::Connecting,
+        LinkState::Connected => api::LinkState::Connected,
+    }
+}
+
+/// The API's words for policies.
+#[must_use]
+pub fn policy(policy: &Policy) -> api::SessionPolicy {
+    let split = match policy.split {
+        Split::Automatic => "automatic",
+        Split::Manual => "manual",
+    };
+    let recovery = match policy.recovery {
+        Recovery::Automatic => "automatic",
+        Recovery::Manual => "manual",
+    };
+    let on_slow = match policy.on_slow {
+        OnSlow::Error => "error",
+        OnSlow::Block => "block",
+    };
+    api::SessionPolicy {
+        split: split.to_owned(),
+        recovery: recovery.to_owned(),
+        on_slow: on_slow.to_owned(),
+        ack_deadline_ms: policy.ack_deadline_ms,
+    }
+}
+
+/// Policies with some of them changed.
+///
+/// # Errors
+/// The word that is none, and those that would be.
+pub fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Policy, String> {
+    if let Some(word) = &patch.split {
+        policy.split = match word.as_str() {
+            "automatic" => Split::Automatic,
+            "manual" => Split::Manual,
+            _ => return Err(format!("split is automatic or manual, not {word:?}")),
+        };
+    }
+    if let Some(word) = &patch.recovery {
+        policy.recovery = match word.as_str() {
+            "automatic" => Recovery::Automatic,
+            "manual" => Recovery::Manual,
+            _ => return Err(format!("recovery is automatic or manual, not {word:?}")),
+        };
+    }
+    if let Some(word) = &patch.on_slow {
+        policy.on_slow = match word.as_str() {
+            "error" => OnSlow::Error,
+            "block" => OnSlow::Block,
+            _ => return Err(format!("on_slow is error or block, not {word:?}")),
+        };
+    }
+    if let Some(deadline) = patch.ack_deadline_ms {
+        if deadline == 0 {
+            return Err("ack_deadline_ms must be at least 1".to_owned());
+        }
+        policy.ack_deadline_ms = deadline;
+    }
+    Ok(policy)
+}

@@ -1,0 +1,120 @@
+//! Memory for reads: a batch of them shares one allocation, and it is used again when the readers
+//! have let go of it.
+//!
+//! Invariant: every byte of an arena was initialised when it was allocated, so handing out a part
+//! of it again never shows uninitialised memory.
+
+use std::cell::RefCell;
+
+use bytes::{Bytes, BytesMut};
+
+/// A full batch of 4 KiB reads (128) fits twice.
+const ARENA_BYTES: usize = 1 << 20;
+/// Readers that are slower than this many arenas cost an allocation.
+const ARENAS: usize = 4;
+
+struct Arenas {
+    all: Vec<BytesMut>,
+    current: usize,
+}
+
+thread_local! {
+    static ARENAS_HERE: RefCell<Arenas> = const { RefCell::new(Arenas { all: Vec::new(), current: 0 }) };
+}
+
+/// Lets `fill` write `len` bytes and shares what it wrote; what `fill` refuses is given back.
+pub(crate) fn read<E>(
+    len: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<bool, E>,
+) -> Result<Option<Bytes>, E> {
+    if len > ARENA_BYTES / 4 {
+        let mut own = BytesMut::zeroed(len);
+        return Ok(fill(&mut own)?.then(|| own.freeze()));
+    }
+    ARENAS_HERE.with_borrow_mut(|arenas| {
+        let arena = arenas.with_room(len);
+        debug_assert!(arena.is_empty() && arena.capacity() >= len);
+        set_initialised_len(arena, len);
+        match fill(arena) {
+            Ok(true) => Ok(Some(arena.split_to(len).freeze())),
+            Ok(false) => {
+                arena.clear();
+                Ok(None)
+            }
+            Err(e) => {
+                arena.clear();
+                Err(e)
+            }
+        }
+    })
+}
+
+// === impl Arenas ===
+
+impl Arenas {
+    fn with_room(&mut self, len: usize) -> &mut BytesMut {
+        if self.all.is_empty() {
+            self.all.push(fresh());
+        }
+        if self.all[self.current].capacity() < len {
+            self.advance(len);
+        }
+        &mut self.all[self.current]
+    }
+
+    /// The current arena is used up: finds one that nobody reads from any more, or makes one.
+    fn advance(&mut self, len: usize) {
+        for step in 1..=self.all.len() {
+            let index = (self.current + step) % self.all.len();
+            if self.all[index].try_reclaim(ARENA_BYTES) || self.all[index].capacity() >= len {
+                self.current = index;
+                return;
+            }
+        }
+        if self.all.len() < ARENAS {
+            self.all.push(fresh());
+            self.current = self.all.len() - 1;
+        } else {
+            self.current = (self.current + 1) % self.all.len();
+            self.all[self.current] = fresh();
+        }
+    }
+}
+
+fn fresh() -> BytesMut {
+    let mut arena = BytesMut::zeroed(ARENA_BYTES);
+    arena.clear();
+    arena
+}
+
+#[expect(unsafe_code, reason = "zeroing memory before each read would cost as much as reading")]
+fn set_initialised_len(arena: &mut BytesMut, len: usize) {
+    assert!(len <= arena.capacity(), "an arena is asked for its room first");
+    // SAFETY: `len` is within the capacity (asserted), and all of the allocation was zeroed when
+    // it was made (`fresh`): it never reallocates, because only `try_reclaim` is called on it,
+    // which takes back memory of the same allocation.
+    unsafe { arena.set_len(len) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_memory_again_once_it_was_let_go() {
+        let mut held = Vec::new();
+        for round in 0..3000u32 {
+            let byte = u8::try_from(round % 251).unwrap();
+            let got = read(4096, |buf| {
+                buf.fill(byte);
+                Ok::<_, ()>(true)
+            });
+            held.push((byte, got.unwrap().unwrap()));
+            if round % 700 == 699 {
+                assert!(held.iter().all(|(b, data)| data.iter().all(|x| x == b)));
+                held.clear();
+            }
+        }
+        assert_eq!(read(10, |_| Ok::<_, ()>(false)), Ok(None));
+    }
+}

@@ -1,0 +1,180 @@
+//! Which 4 MiB extents may have changes in flight, on disk before the changes are.
+//!
+//! Invariant: the newest valid image names every extent that was changed since its checksums were
+//! last made durable. It is written whole, to the one of two places that holds the older image.
+
+use std::collections::BTreeSet;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use block::ActivityExtent;
+
+use crate::codec::Format;
+use crate::error::StoreError;
+use crate::medium::File;
+
+const FORMAT: Format = Format { what: "activity record", magic: *b"TSACTIV\0", version: 1 };
+
+/// The most extents that fit an image: 256 GiB of them.
+pub(crate) const EXTENTS_MAX: usize = 65_536;
+/// Room of one image, a power of two above header, generation, mark and extents.
+const IMAGE_BYTES: u64 = 1 << 20;
+
+const _: () = assert!(EXTENTS_MAX as u64 * 8 + 64 < IMAGE_BYTES);
+
+/// What an image says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) generation: u64,
+    pub(crate) clean: bool,
+    pub(crate) active: Vec<ActivityExtent>,
+}
+
+/// The file with both images. Shared with the thread that writes it: the set is put together
+/// under the lock, so a later image never lacks what an earlier one had to have.
+#[derive(Debug)]
+pub(crate) struct ActivityFile {
+    file: Arc<dyn File>,
+    generation: u64,
+    /// What the owner of the volume recorded.
+    given: Vec<ActivityExtent>,
+    /// What the store had to record by itself.
+    own: BTreeSet<ActivityExtent>,
+}
+
+// === impl Image ===
+
+impl Image {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(16 + self.active.len() * 8);
+        body.extend_from_slice(&self.generation.to_le_bytes());
+        body.extend_from_slice(&u32::from(self.clean).to_le_bytes());
+        let count = u32::try_from(self.active.len()).expect("at most EXTENTS_MAX");
+        body.extend_from_slice(&count.to_le_bytes());
+        for extent in &self.active {
+            body.extend_from_slice(&extent.index().to_le_bytes());
+        }
+        FORMAT.seal(&body)
+    }
+
+    pub(crate) fn decode(data: &[u8]) -> Result<Self, StoreError> {
+        let mut reader = FORMAT.open(data)?;
+        let generation = reader.u64()?;
+        let clean = reader.u32()? != 0;
+        let mut active = Vec::new();
+        for _ in 0..reader.u32()? {
+            active.push(ActivityExtent::new(reader.u64()?));
+        }
+        Ok(Self { generation, clean, active })
+    }
+}
+
+// === impl ActivityFile ===
+
+impl ActivityFile {
+    /// Writes the first image of a new volume.
+    pub(crate) fn create(file: Arc<dyn File>) -> Result<Self, StoreError> {
+        let mut activity = Self { file, generation: 0, given: Vec::new(), own: BTreeSet::new() };
+        activity.write(true)?;
+        Ok(activity)
+    }
+
+    /// Reads the newer image that is whole.
+    pub(crate) fn open(file: Arc<dyn File>) -> Result<(Self, Image), StoreError> {
+        let mut best: Option<Image> = None;
+        let mut error = None;
+        for place in 0..2 {
+            let size = usize::try_from(IMAGE_BYTES).expect("an image fits memory");
+            let mut data = vec![0; size];
+            let read = file
+                .read_at(&mut data, place * IMAGE_BYTES)
+                .map_err(StoreError::io("read activity record"))?;
+            match Image::decode(&data[..read]) {
+                Ok(image) => {
+                    if best.as_ref().is_none_or(|b| b.generation < image.generation) {
+                        best = Some(image);
+                    }
+                }
+                // One of a newer format counts; a torn one is what the other place is for.
+                Err(e @ (StoreError::Version { .. } | StoreError::Features { .. })) => {
+                    return Err(e);
+                }
+                Err(e) => error = Some(e),
+            }
+        }
+        let none = StoreError::Damaged { what: FORMAT.what, why: "it has no image" };
+        let image = best.ok_or(error.unwrap_or(none))?;
+        // What a crash left active stays recorded until a checkpoint has settled it.
+        let own = image.active.iter().copied().collect();
+        Ok((Self { file, generation: image.generation, given: Vec::new(), own }, image))
+    }
+
+    /// Records the owner's set.
+    pub(crate) fn give(&mut self, given: Vec<ActivityExtent>) -> Result<(), StoreError> {
+        self.given = given;
+        self.write(false)
+    }
+
+    /// Records extents by the store itself.
+    pub(crate) fn add(
+        &mut self,
+        extents: impl IntoIterator<Item = ActivityExtent>,
+    ) -> Result<(), StoreError> {
+        self.own.extend(extents);
+        self.write(false)
+    }
+
+    /// Forgets extents of its own that `keep` does not want; the next image lacks them.
+    pub(crate) fn retain_own(&mut self, keep: impl FnMut(&ActivityExtent) -> bool) {
+        self.own.retain(keep);
+    }
+
+    pub(crate) fn own(&self) -> &BTreeSet<ActivityExtent> {
+        &self.own
+    }
+
+    pub(crate) fn given(&self) -> &[ActivityExtent] {
+        &self.given
+    }
+
+    /// Marks the volume as cleanly closed.
+    pub(crate) fn mark_clean(&mut self) -> Result<(), StoreError> {
+        self.given.clear();
+        self.own.clear();
+        self.write(true)
+    }
+
+    fn write(&mut self, clean: bool) -> Result<(), StoreError> {
+        let mut active = self.own.clone();
+        active.extend(self.given.iter().copied());
+        if active.len() > EXTENTS_MAX {
+            let full = std::io::ErrorKind::QuotaExceeded.into();
+            return Err(StoreError::Io { doing: "record more activity than fits", source: full });
+        }
+        let generation = self.generation + 1;
+        let image = Image { generation, clean, active: active.into_iter().collect() };
+        let data = image.encode();
+        let place = generation % 2 * IMAGE_BYTES;
+        self.file
+            .write_at(&mut [IoSlice::new(&data)], place)
+            .and_then(|()| self.file.sync())
+            .map_err(StoreError::io("write activity record"))?;
+        self.generation = generation;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: &str = "5453414354495600010000002000000000000000000000000300000000000000000000000200000002000000000000004d00000000000000f8210c94";
+
+    #[test]
+    fn reads_the_bytes_of_version_1() {
+        let active = vec![ActivityExtent::new(2), ActivityExtent::new(77)];
+        let image = Image { generation: 3, clean: false, active };
+        assert_eq!(crate::hex(&image.encode()), BYTES);
+        assert_eq!(Image::decode(&crate::unhex(BYTES)).unwrap(), image);
+    }
+}

@@ -1,0 +1,366 @@
+//! The map of a volume in memory: layers of pages, loaded when they are asked for.
+//!
+//! Invariant: a page that differs from the database, or that a checkpoint is just writing, stays
+//! in memory; every other page may leave at any time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use block::{BLOCK_BYTES, IoError};
+use redb::{Database, ReadableDatabase, TableDefinition, TableError};
+
+use crate::error::StoreError;
+
+use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT, Page};
+use super::state::Layer;
+
+/// Pages by [`PageKey`].
+pub(crate) const PAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pages");
+
+/// A page of a layer: the layer's id above the page's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PageKey(u64);
+
+#[derive(Debug)]
+struct Cached {
+    page: Arc<Page>,
+    /// Asked for since the clock's hand passed.
+    recent: bool,
+}
+
+/// A hash for keys that are numbers already.
+#[derive(Debug, Default)]
+pub(crate) struct NumberHasher(u64);
+
+pub(crate) type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// Where the blocks of a chunk come from, the newest layer first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The layer that holds them.
+    pub(crate) layer: u32,
+    /// Which blocks.
+    pub(crate) mask: u16,
+    /// Where: a slot.
+    pub(crate) slot: u64,
+}
+
+/// The map of one volume.
+#[derive(Debug)]
+pub(crate) struct Map {
+    database: Arc<Database>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) mapped: u64,
+    pages: NumberMap<PageKey, Cached>,
+    /// Every cached page once, for the clock.
+    ring: Vec<PageKey>,
+    hand: usize,
+    pages_max: usize,
+    dirty: BTreeSet<PageKey>,
+    writing: BTreeSet<PageKey>,
+}
+
+// === impl PageKey ===
+
+impl PageKey {
+    pub(crate) fn new(layer: u32, page: u32) -> Self {
+        Self(u64::from(layer) << 32 | u64::from(page))
+    }
+
+    pub(crate) fn bare(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn layer(self) -> u32 {
+        u32::try_from(self.0 >> 32).expect("the upper half of 64 bits")
+    }
+
+    pub(crate) fn page(self) -> u32 {
+        u32::try_from(self.0 & u64::from(u32::MAX)).expect("the lower half of 64 bits")
+    }
+}
+
+/// The page that a chunk is in.
+pub(crate) fn page_of(chunk: u64) -> u32 {
+    u32::try_from(chunk / CHUNKS as u64).expect("1 PiB has 2^26 pages")
+}
+
+/// The place of a chunk in its page.
+pub(crate) fn place_of(chunk: u64) -> u8 {
+    u8::try_from(chunk % CHUNKS as u64).expect("a page has 256 chunks")
+}
+
+// === impl NumberHasher ===
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing; the table uses the upper and the lower bits.
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+// === impl Map ===
+
+impl Map {
+    pub(crate) fn new(
+        database: Arc<Database>,
+        layers: Vec<Layer>,
+        mapped: u64,
+        pages_max: usize,
+    ) -> Self {
+        Self {
+            database,
+            layers,
+            mapped,
+            pages: NumberMap::default(),
+            ring: Vec::new(),
+            hand: 0,
+            pages_max: pages_max.max(16),
+            dirty: BTreeSet::new(),
+            writing: BTreeSet::new(),
+        }
+    }
+
+    /// The layer that is written to.
+    pub(crate) fn top(&self) -> u32 {
+        self.layers[0].id
+    }
+
+    pub(crate) fn mapped_bytes(&self) -> u64 {
+        self.mapped * BLOCK_BYTES
+    }
+
+    /// The entry of a chunk in one layer.
+    pub(crate) fn entry(&mut self, layer: u32, chunk: u64) -> Result<Entry, IoError> {
+        let page = self.page(PageKey::new(layer, page_of(chunk)))?;
+        Ok(page.map_or(Entry::EMPTY, |page| *page.get(place_of(chunk))))
+    }
+
+    /// A page; `None` for one that is empty and not in memory.
+    pub(crate) fn page(&mut self, key: PageKey) -> Result<Option<&Arc<Page>>, IoError> {
+        if !self.pages.contains_key(&key) {
+            let present =
+                self.layers.iter().any(|l| l.id == key.layer() && l.present.contains(key.page()));
+            if !present {
+                return Ok(None);
+            }
+            let page = self.load(key).map_err(|e| {
+                tracing::error!(error = %format!("{e:#}"), page = key.bare(), "load map page");
+                e.for_request()
+            })?;
+            self.insert(key, page);
+        }
+        Ok(self.pages.get_mut(&key).map(|cached| {
+            cached.recent = true;
+            &cached.page
+        }))
+    }
+
+    fn load(&self, key: PageKey) -> Result<Page, StoreError> {
+        let transaction =
+            self.database.begin_read().map_err(StoreError::database("begin reading the map"))?;
+        let table = match transaction.open_table(PAGES) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => {
+                return Err(StoreError::Damaged { what: "map", why: "it has no pages" });
+            }
+            Err(e) => return Err(StoreError::database("open the table of pages")(e)),
+        };
+        let value = table
+            .get(key.bare())
+            .map_err(StoreError::database("read map page"))?
+            .ok_or(StoreError::Damaged { what: "map", why: "a page is missing" })?;
+        Page::decode(value.value())
+    }
+
+    fn insert(&mut self, key: PageKey, page: Page) {
+        self.evict();
+        self.pages.insert(key, Cached { page: Arc::new(page), recent: true });
+        self.ring.push(key);
+    }
+
+    /// Makes room for one page if there are too many; gives up after two rounds, when all are
+    /// dirty: the next checkpoint cleans them.
+    fn evict(&mut self) {
+        let mut steps = self.ring.len() * 2;
+        while self.ring.len() >= self.pages_max && steps > 0 {
+            steps -= 1;
+            self.hand %= self.ring.len();
+            let key = self.ring[self.hand];
+            let keep = self.dirty.contains(&key) || self.writing.contains(&key);
+            let Some(cached) = self.pages.get_mut(&key) else { break };
+            if keep || std::mem::take(&mut cached.recent) {
+                self.hand += 1;
+            } else {
+                self.pages.remove(&key);
+                self.ring.swap_remove(self.hand);
+            }
+        }
+    }
+
+    /// Changes an entry.
+    pub(crate) fn set(&mut self, layer: u32, chunk: u64, entry: Entry) -> Result<(), IoError> {
+        let key = PageKey::new(layer, page_of(chunk));
+        if self.page(key)?.is_none() {
+            self.insert(key, Page::new());
+        }
+        let cached = self.pages.get_mut(&key).expect("it was loaded or made above");
+        let page = Arc::make_mut(&mut cached.page);
+        let place = place_of(chunk);
+        let before = page.get(place).valid.count_ones();
+        page.set(place, entry);
+        self.mapped += u64::from(entry.valid.count_ones());
+        self.mapped -= u64::from(before);
+        let empty = page.is_empty();
+        self.mark(key, empty);
+        Ok(())
+    }
+
+    /// Empties a whole page.
+    pub(crate) fn clear_page(&mut self, key: PageKey) -> Result<(), IoError> {
+        let Some(page) = self.page(key)? else { return Ok(()) };
+        let blocks: u64 = page.used().map(|(_, e)| u64::from(e.valid.count_ones())).sum();
+        self.mapped -= blocks;
+        if let Some(cached) = self.pages.get_mut(&key) {
+            cached.page = Arc::new(Page::new());
+        }
+        self.mark(key, true);
+        Ok(())
+    }
+
+    fn mark(&mut self, key: PageKey, empty: bool) {
+        self.dirty.insert(key);
+        if let Some(layer) = self.layers.iter_mut().find(|l| l.id == key.layer()) {
+            if empty {
+                layer.present.remove(key.page());
+            } else {
+                layer.present.insert(key.page());
+            }
+        }
+    }
+
+    /// Notes the checksums of blocks that were overwritten in place.
+    pub(crate) fn set_sums(&mut self, layer: u32, chunk: u64, mask: u16, sums: &[u32; BLOCKS]) {
+        let key = PageKey::new(layer, page_of(chunk));
+        if let Some(cached) = self.pages.get_mut(&key) {
+            Arc::make_mut(&mut cached.page).set_sums(place_of(chunk), mask, sums);
+            if !self.dirty.contains(&key) {
+                self.dirty.insert(key);
+            }
+        }
+    }
+
+    /// Stops trusting checksums of a chunk, if its page is in memory or can be loaded.
+    pub(crate) fn distrust(&mut self, layer: u32, chunk: u64, mask: u16) -> Result<(), IoError> {
+        let key = PageKey::new(layer, page_of(chunk));
+        if self.page(key)?.is_none_or(|page| page.get(place_of(chunk)).summed & mask == 0) {
+            return Ok(());
+        }
+        if let Some(cached) = self.pages.get_mut(&key) {
+            Arc::make_mut(&mut cached.page).distrust(place_of(chunk), mask);
+            self.dirty.insert(key);
+        }
+        Ok(())
+    }
+
+    /// Where the blocks in `wanted` of a chunk come from; what no source names reads as zeroes.
+    pub(crate) fn sources(
+        &mut self,
+        chunk: u64,
+        wanted: u16,
+    ) -> Result<smallvec::SmallVec<[(Source, Entry); 1]>, IoError> {
+        let mut out = smallvec::SmallVec::new();
+        let mut rest = wanted;
+        for index in 0..self.layers.len() {
+            let layer = self.layers[index].id;
+            let entry = self.entry(layer, chunk)?;
+            let mask = rest & entry.valid;
+            if mask != 0 {
+                out.push((Source { layer, mask, slot: entry.slot }, entry));
+            }
+            rest &= !(entry.valid | entry.zero);
+            if rest == 0 {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Which blocks of a chunk hold data, over all layers.
+    pub(crate) fn visible(&mut self, chunk: u64) -> Result<u16, IoError> {
+        Ok(self.sources(chunk, u16::MAX)?.iter().fold(0, |mask, (s, _)| mask | s.mask))
+    }
+
+    /// Which blocks of a chunk hold data in layers below the top one.
+    pub(crate) fn below(&mut self, chunk: u64) -> Result<u16, IoError> {
+        let (mut seen, mut hidden) = (0u16, 0u16);
+        for index in 1..self.layers.len() {
+            let entry = self.entry(self.layers[index].id, chunk)?;
+            seen |= entry.valid & !hidden;
+            hidden |= entry.valid | entry.zero;
+        }
+        Ok(seen)
+    }
+
+    /// The first page from `page` on that is not empty in some layer.
+    pub(crate) fn next_page(&self, page: u32) -> Option<u32> {
+        self.layers.iter().filter_map(|l| l.present.range(page..).next()).min()
+    }
+
+    /// Whether a layer below the top one has anything in a page.
+    pub(crate) fn page_below(&self, page: u32) -> bool {
+        self.layers[1..].iter().any(|l| l.present.contains(page))
+    }
+
+    /// Puts a new layer on top.
+    pub(crate) fn seal(&mut self, id: u32) {
+        self.layers.insert(0, Layer { id, present: roaring::RoaringBitmap::new() });
+    }
+
+    pub(crate) fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Whether a page (in any layer) has changes that no checkpoint has.
+    pub(crate) fn is_page_unsaved(&self, page: u32) -> bool {
+        self.layers.iter().any(|l| {
+            let key = PageKey::new(l.id, page);
+            self.dirty.contains(&key) || self.writing.contains(&key)
+        })
+    }
+
+    /// The pages that a checkpoint must write; they stay in memory until it has ended.
+    pub(crate) fn begin_checkpoint(&mut self) -> Vec<(PageKey, Arc<Page>)> {
+        debug_assert!(self.writing.is_empty());
+        self.writing = std::mem::take(&mut self.dirty);
+        let pages = &self.pages;
+        self.writing
+            .iter()
+            .filter_map(|key| pages.get(key).map(|c| (*key, Arc::clone(&c.page))))
+            .collect()
+    }
+
+    pub(crate) fn end_checkpoint(&mut self) {
+        self.writing.clear();
+    }
+
+    /// The slots of every entry of a page.
+    pub(crate) fn slots_of(&mut self, key: PageKey) -> Result<Vec<u64>, IoError> {
+        let page = self.page(key)?;
+        Ok(page.map_or_else(Vec::new, |page| {
+            page.used().map(|(_, e)| e.slot).filter(|slot| *slot != NO_SLOT).collect()
+        }))
+    }
+}

@@ -1,0 +1,200 @@
+//! The records of the map's log: what changed since the last checkpoint.
+//!
+//! Invariant: a record's checksum covers the generation of its log and its own number, so a record
+//! of another log, or one that stands elsewhere, is not taken for it.
+
+use crate::crc::crc32c;
+
+use super::page::BLOCKS;
+
+/// Bytes of every record.
+pub(crate) const RECORD_BYTES: usize = 96;
+const VERSION: u8 = 1;
+
+/// One change of the map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// The first record of every log: the number that it has.
+    Header {
+        /// The number of this record among all that this volume ever wrote.
+        base: u64,
+    },
+    /// Blocks of a chunk lie in a slot. Until a [`Record::Commit`] covers it, this holds only for
+    /// blocks whose content has the checksum given here.
+    Map {
+        /// The layer.
+        layer: u32,
+        /// The chunk.
+        chunk: u64,
+        /// Where it lies.
+        slot: u64,
+        /// Which blocks.
+        fresh: u16,
+        /// Their checksums.
+        sums: Box<[u32; BLOCKS]>,
+    },
+    /// Blocks of a chunk are given back.
+    Drop {
+        /// The layer.
+        layer: u32,
+        /// The chunk.
+        chunk: u64,
+        /// Which blocks.
+        mask: u16,
+        /// Which of them hide what lies in layers below.
+        zero: u16,
+    },
+    /// All blocks of a page are given back.
+    DropPage {
+        /// The layer.
+        layer: u32,
+        /// The page.
+        page: u32,
+    },
+    /// The volume has this many bytes.
+    Resize {
+        /// The size.
+        bytes: u64,
+    },
+    /// A new layer lies on top of the others.
+    Seal {
+        /// The new layer.
+        layer: u32,
+    },
+    /// The data of all records before this number is on stable storage.
+    Commit {
+        /// The first number that is not covered.
+        upto: u64,
+    },
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Appends the record, as number `index` of log `generation`.
+    pub(crate) fn encode(&self, generation: u64, index: u64, out: &mut Vec<u8>) {
+        let start = out.len();
+        let none = [0; BLOCKS];
+        let (kind, a, b, layer, x, y, sums) = match self {
+            Self::Header { base } => (1u8, 0, 0, 0, *base, 0, &none),
+            Self::Map { layer, chunk, slot, fresh, sums } => {
+                (2, *fresh, 0, *layer, *chunk, *slot, sums.as_ref())
+            }
+            Self::Drop { layer, chunk, mask, zero } => (3, *mask, *zero, *layer, *chunk, 0, &none),
+            Self::DropPage { layer, page } => (4, 0, 0, *layer, u64::from(*page), 0, &none),
+            Self::Resize { bytes } => (5, 0, 0, 0, *bytes, 0, &none),
+            Self::Seal { layer } => (6, 0, 0, *layer, 0, 0, &none),
+            Self::Commit { upto } => (7, 0, 0, 0, *upto, 0, &none),
+        };
+        out.extend_from_slice(&[kind, VERSION]);
+        out.extend_from_slice(&a.to_le_bytes());
+        out.extend_from_slice(&b.to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&layer.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&x.to_le_bytes());
+        out.extend_from_slice(&y.to_le_bytes());
+        for sum in sums {
+            out.extend_from_slice(&sum.to_le_bytes());
+        }
+        let sum = checksum(generation, index, &out[start..]);
+        out[start + 12..start + 16].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// Reads record `index` of log `generation`; `None` for anything that is not exactly it.
+    pub(crate) fn decode(data: &[u8], generation: u64, index: u64) -> Option<Self> {
+        let mut bytes: [u8; RECORD_BYTES] = data.get(..RECORD_BYTES)?.try_into().ok()?;
+        let stored = u32_at(&bytes, 12)?;
+        bytes[12..16].fill(0);
+        if stored != checksum(generation, index, &bytes) || bytes[1] != VERSION {
+            return None;
+        }
+        let (a, b) = (u16_at(&bytes, 2)?, u16_at(&bytes, 4)?);
+        let layer = u32_at(&bytes, 8)?;
+        let (x, y) = (u64_at(&bytes, 16)?, u64_at(&bytes, 24)?);
+        Some(match bytes[0] {
+            1 => Self::Header { base: x },
+            2 => {
+                let mut sums = Box::new([0; BLOCKS]);
+                for (block, sum) in sums.iter_mut().enumerate() {
+                    *sum = u32_at(&bytes, 32 + block * 4)?;
+                }
+                Self::Map { layer, chunk: x, slot: y, fresh: a, sums }
+            }
+            3 => Self::Drop { layer, chunk: x, mask: a, zero: b },
+            4 => Self::DropPage { layer, page: u32::try_from(x).ok()? },
+            5 => Self::Resize { bytes: x },
+            6 => Self::Seal { layer },
+            7 => Self::Commit { upto: x },
+            _ => return None,
+        })
+    }
+}
+
+fn checksum(generation: u64, index: u64, record: &[u8]) -> u32 {
+    let mut covered = [0; 16 + RECORD_BYTES];
+    covered[..8].copy_from_slice(&generation.to_le_bytes());
+    covered[8..16].copy_from_slice(&index.to_le_bytes());
+    covered[16..16 + record.len()].copy_from_slice(record);
+    crc32c(&covered)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Record> {
+        let mut sums = Box::new([0; BLOCKS]);
+        sums[1] = 0xdead_beef;
+        vec![
+            Record::Header { base: 7 },
+            Record::Map { layer: 1, chunk: 2, slot: 3, fresh: 2, sums },
+            Record::Drop { layer: 1, chunk: 2, mask: 4, zero: 4 },
+            Record::DropPage { layer: 1, page: 9 },
+            Record::Resize { bytes: 1 << 30 },
+            Record::Seal { layer: 2 },
+            Record::Commit { upto: 13 },
+        ]
+    }
+
+    #[test]
+    fn reads_the_bytes_of_version_1() {
+        let mut bytes = Vec::new();
+        all()[1].encode(5, 8, &mut bytes);
+        assert_eq!(
+            crate::hex(&bytes),
+            "020102000000000001000000a80312c80200000000000000030000000000000000000000efbeadde"
+                .to_owned()
+                + &"00".repeat(56)
+        );
+    }
+
+    #[test]
+    fn finds_every_kind_again_and_only_where_it_was_written() {
+        for record in all() {
+            let mut bytes = Vec::new();
+            record.encode(5, 8, &mut bytes);
+            assert_eq!(bytes.len(), RECORD_BYTES);
+            assert_eq!(Record::decode(&bytes, 5, 8), Some(record));
+            assert_eq!(Record::decode(&bytes, 6, 8), None);
+            assert_eq!(Record::decode(&bytes, 5, 9), None);
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Record::decode(&bad, 5, 8), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Reading what is stored and holding it against its checksums.
+//!
+//! Invariant: nothing is changed but the trust in checksums; the caller sets the pace.
+
+use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, IoError, SLOT_BYTES};
+
+use crate::crc::{BLOCK_SIZE, SLOT_SIZE, crc32c};
+use crate::runs::mask_runs;
+
+use super::Inner;
+use super::data::Place;
+use super::page::BLOCKS;
+use super::read::mask_of;
+
+/// What one step of a scrub found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Where the next step begins; `None` when all was checked.
+    pub next: Option<u64>,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Blocks that do not match their checksum or cannot be read.
+    pub bad: BlockSet,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// CRC32C of each block of an extent, 0 for zeroes.
+    pub(super) fn checksums(&mut self, extent: Extent) -> Result<Vec<u32>, IoError> {
+        if self.latched {
+            return Err(IoError::Latched);
+        }
+        if !extent.is_block_aligned() {
+            return Err(IoError::Invalid);
+        }
+        if !self.geometry.whole().covers(extent) {
+            return Err(IoError::OutOfRange);
+        }
+        let mut out = Vec::new();
+        for piece in extent.pieces(SLOT_BYTES) {
+            let wanted = mask_of(piece);
+            let mut sums = [0; BLOCKS];
+            self.sum_chunk(piece.offset() / SLOT_BYTES, wanted, &mut sums)?;
+            out.extend(
+                (0..BLOCKS).filter(|b| wanted & (1 << b) != 0).map(|b| block::crc::listed(sums[b])),
+            );
+        }
+        Ok(out)
+    }
+
+    /// Reads and checks blocks of a chunk.
+    fn sum_chunk(
+        &mut self,
+        chunk: u64,
+        wanted: u16,
+        sums: &mut [u32; BLOCKS],
+    ) -> Result<(), IoError> {
+        let mut data = [0; SLOT_SIZE];
+        for (source, entry) in self.map.sources(chunk, wanted)? {
+            for run in mask_runs(source.mask) {
+                let len = usize::try_from(run.count() * BLOCK_BYTES).unwrap_or(data.len());
+                let place = Place::of(source.slot, run.first() * BLOCK_BYTES);
+                self.read_place(place, &mut data[..len])?;
+                let blocks = data[..len].chunks_exact(BLOCK_SIZE);
+                for (block, content) in (run.first()..).zip(blocks) {
+                    let block = usize::try_from(block).unwrap_or(0);
+                    sums[block] = crc32c(content);
+                    self.check(&entry, block, sums[block])?;
+                }
+            }
+            let learned = source.mask & !entry.summed;
+            if learned != 0 {
+                self.map.set_sums(source.layer, chunk, learned, sums);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn scrub(&mut self, from: u64, budget_bytes: u64) -> Result<Scrubbed, IoError> {
+        if self.latched {
+            return Err(IoError::Latched);
+        }
+        let mut ranges = Vec::new();
+        let mut planned = 0;
+        let mut next = None;
+        self.visit(from, |range| {
+            if planned >= budget_bytes {
+                next = Some(range.first());
+                return false;
+            }
+            planned += range.count() * BLOCK_BYTES;
+            ranges.push(range);
+            true
+        })?;
+        let mut found = Scrubbed { next, bytes: planned, bad: Vec::new() };
+        for extent in ranges.iter().filter_map(|r| r.extent()) {
+            // Block by block only where something is wrong.
+            if self.checksums(extent).is_err() {
+                let blocks = extent.blocks();
+                for block in blocks.first()..blocks.end() {
+                    let one = BlockRange::new(block, block + 1);
+                    if one.extent().is_some_and(|e| self.checksums(e).is_err()) {
+                        found.bad.push(one);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}

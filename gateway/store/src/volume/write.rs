@@ -1,0 +1,483 @@
+//! Writes: planned one by one, committed as a group.
+//!
+//! Invariant: a group is written in this order: blocks that are new (nobody can see them yet), the
+//! log, blocks that are overwritten. So a record never stands in the log before the data of a new
+//! block was written, and the new checksum of a block that only the log vouches for stands there
+//! before the block changes.
+
+use std::io::{self, IoSlice};
+
+use block::{ActivityExtent, BLOCK_BYTES, Extent, IoError, Op, Request, SLOT_BYTES, Ticket};
+use bytes::{Bytes, BytesMut};
+
+use crate::crc::crc32c;
+use crate::error::of_io;
+
+use super::data::Place;
+use super::page::{BLOCKS, Entry, NO_SLOT};
+use super::record::Record;
+use super::{Inner, outcome};
+
+/// Parts of one vectored write; the system takes 1024.
+const PARTS_MAX: usize = 256;
+/// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
+const RESERVE_BYTES_MAX: u64 = 256 << 20;
+/// On a small medium it is this part of it.
+const RESERVE_SHARE: u64 = 16;
+/// Slots (4 MiB) between two looks at how full the medium is.
+const TAKES_UNASKED_MAX: u64 = 64;
+
+/// Writes that were planned and not yet written.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    writes: Vec<Planned>,
+    fresh: Vec<DataWrite>,
+    over: Vec<DataWrite>,
+    records: Vec<Record>,
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    extent: Extent,
+    data: Bytes,
+    fua: bool,
+    ticket: Option<Ticket>,
+    result: Result<(), IoError>,
+}
+
+#[derive(Debug)]
+struct DataWrite {
+    /// Index of the write that it belongs to.
+    write: usize,
+    place: Place,
+    data: Bytes,
+    chunk: u64,
+    mask: u16,
+}
+
+/// What was before one planned piece.
+#[derive(Debug)]
+struct Undo {
+    chunk: u64,
+    entry: Entry,
+    slot: u64,
+    /// The slot was taken for this piece.
+    taken: bool,
+    uncommitted: Option<(u16, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    fresh: usize,
+    over: usize,
+    records: usize,
+    undo: usize,
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Whether a planned write touches a block of this range.
+    pub(super) fn touches(&self, extent: Extent) -> bool {
+        let blocks = extent.blocks();
+        self.writes.iter().any(|w| {
+            let other = w.extent.blocks();
+            other.first() < blocks.end() && blocks.first() < other.end()
+        })
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            fresh: self.fresh.len(),
+            over: self.over.len(),
+            records: self.records.len(),
+            undo: self.undo.len(),
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Records the activity of all changes of a batch at once, before any of them is done.
+    pub(super) fn record_batch(&mut self, batch: &[Request]) {
+        for request in batch {
+            if let Op::Write(extent, _) = &request.op
+                && self.is_unrecorded(*extent)
+            {
+                let extents =
+                    batch.iter().filter(|r| r.op.is_change()).filter_map(|r| match r.op {
+                        Op::Write(extent, _) => Some(extent),
+                        _ => None,
+                    });
+                let whole = self.geometry.whole();
+                let extents: Vec<Extent> = extents.filter(|e| whole.covers(*e)).collect();
+                // A failure is met again, and answered, by the write itself.
+                if let Err(e) = self.record_extents(&extents) {
+                    tracing::warn!(error = %e, "record activity of a batch");
+                }
+                return;
+            }
+        }
+    }
+
+    pub(super) fn record_change(&mut self, op: &Op, extent: Extent) {
+        if matches!(op, Op::Write(..))
+            && self.is_unrecorded(extent)
+            && let Err(e) = self.record_extents(&[extent])
+        {
+            tracing::warn!(error = %e, "record activity of a write");
+        }
+    }
+
+    fn is_unrecorded(&self, extent: Extent) -> bool {
+        extent.activity().any(|a| !self.recorded.contains_key(&a.index()))
+    }
+
+    /// Marks the volume as open before its first change.
+    pub(super) fn ensure_open(&mut self) -> Result<(), IoError> {
+        if self.lanes.marked_clean { self.record_extents(&[]) } else { Ok(()) }
+    }
+
+    /// Writes the activity record with these extents in it, and with their surroundings: whoever
+    /// writes here will soon write beside it.
+    fn record_extents(&mut self, extents: &[Extent]) -> Result<(), IoError> {
+        const PER_PAGE: u64 = 4;
+        const AHEAD: u64 = 4;
+        if self.latched {
+            return Err(IoError::Latched);
+        }
+        let end = self.geometry.bytes().div_ceil(block::ACTIVITY_BYTES);
+        let mut new = Vec::new();
+        for activity in extents.iter().flat_map(|e| e.activity()) {
+            if self.recorded.contains_key(&activity.index()) {
+                continue;
+            }
+            let page = activity.index() / PER_PAGE;
+            let pages = if page == self.last_miss + 1 { AHEAD } else { 1 };
+            self.last_miss = page + pages - 1;
+            let range = page * PER_PAGE..((page + pages) * PER_PAGE).min(end);
+            new.extend(range.filter(|i| !self.recorded.contains_key(i)));
+        }
+        let mut activity = self.activity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        activity.add(new.iter().map(|i| ActivityExtent::new(*i))).map_err(|e| {
+            self.metrics.errors_write.increment(1);
+            e.for_request()
+        })?;
+        self.own = activity.own().len();
+        drop(activity);
+        self.lanes.marked_clean = false;
+        self.recorded.extend(new.into_iter().map(|i| (i, ())));
+        Ok(())
+    }
+
+    /// Plans one write into the group. A failure is kept as its result.
+    pub(super) fn plan(&mut self, extent: Extent, data: Bytes, fua: bool, ticket: Option<Ticket>) {
+        let result = self.try_plan(extent, &data);
+        self.group.writes.push(Planned { extent, data, fua, ticket, result });
+    }
+
+    fn try_plan(&mut self, extent: Extent, data: &Bytes) -> Result<(), IoError> {
+        if self.is_unrecorded(extent) {
+            self.record_extents(&[extent])?;
+        }
+        if extent.is_block_aligned() {
+            return self.plan_blocks(extent, data.clone());
+        }
+        // Whole blocks are written, so that each has a checksum: the edges are read first.
+        if self.group.touches(extent) {
+            self.flush_group();
+        }
+        let (whole, data) = self.widen(extent, data)?;
+        self.plan_blocks(whole, data)
+    }
+
+    /// Puts the bytes around a write that does not begin or end at a block.
+    fn widen(&mut self, extent: Extent, data: &Bytes) -> Result<(Extent, Bytes), IoError> {
+        let whole = extent.blocks().extent().ok_or(IoError::Invalid)?;
+        let mut out = BytesMut::zeroed(size(whole.len()));
+        let edge = size(BLOCK_BYTES);
+        let last = out.len() - edge;
+        let first_block = extent.offset() / BLOCK_BYTES;
+        let last_block = whole.end() / BLOCK_BYTES - 1;
+        if !extent.offset().is_multiple_of(BLOCK_BYTES) {
+            self.read_block(first_block, &mut out[..edge])?;
+        }
+        if !extent.end().is_multiple_of(BLOCK_BYTES)
+            && (last_block > first_block || extent.offset().is_multiple_of(BLOCK_BYTES))
+        {
+            self.read_block(last_block, &mut out[last..])?;
+        }
+        let skip = size(extent.offset() - whole.offset());
+        out[skip..skip + data.len()].copy_from_slice(data);
+        Ok((whole, out.freeze()))
+    }
+
+    fn plan_blocks(&mut self, extent: Extent, data: Bytes) -> Result<(), IoError> {
+        let mark = self.group.mark();
+        let mut data = data;
+        for piece in extent.pieces(SLOT_BYTES) {
+            let now = data.split_to(size(piece.len()));
+            if let Err(e) = self.plan_piece(piece, now) {
+                self.undo_to(mark);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the part of a write that lies in one chunk.
+    fn plan_piece(&mut self, piece: Extent, data: Bytes) -> Result<(), IoError> {
+        let chunk = piece.offset() / SLOT_BYTES;
+        let first = size(piece.offset() % SLOT_BYTES / BLOCK_BYTES);
+        let mut sums = [0; BLOCKS];
+        let mut mask = 0u16;
+        for (index, block) in data.chunks_exact(size(BLOCK_BYTES)).enumerate() {
+            sums[first + index] = crc32c(block);
+            mask |= 1 << (first + index);
+        }
+        let top = self.map.top();
+        let before = self.map.entry(top, chunk)?;
+        if before.valid & mask == mask && !self.uncommitted.contains_key(&before.slot) {
+            self.map.set_sums(top, chunk, mask, &sums);
+            self.push_data((chunk, before.slot), first, data, 0);
+            return Ok(());
+        }
+        let taken = before.slot == NO_SLOT;
+        let slot = if taken { self.take_slot()? } else { before.slot };
+        let fresh = mask & !before.valid;
+        let known = self.uncommitted.get(&slot).copied();
+        let recorded = fresh | mask & known.map_or(0, |(blocks, _)| blocks);
+        let mut entry = before;
+        entry.slot = slot;
+        entry.valid |= mask;
+        entry.zero &= !mask;
+        entry.summed |= mask;
+        for block in (0..BLOCKS).filter(|b| mask & (1 << b) != 0) {
+            entry.sums[block] = sums[block];
+        }
+        let undo = Undo { chunk, entry: before, slot, taken, uncommitted: known };
+        if let Err(e) = self.map.set(top, chunk, entry) {
+            if taken {
+                self.slots.put_back(slot);
+            }
+            return Err(e);
+        }
+        self.group.undo.push(undo);
+        if recorded != 0 {
+            let blocks = known.map_or(0, |(blocks, _)| blocks) | recorded;
+            self.uncommitted.insert(slot, (blocks, u64::MAX));
+            let sums = Box::new(sums);
+            self.group.records.push(Record::Map { layer: top, chunk, slot, fresh: recorded, sums });
+        }
+        self.push_data((chunk, slot), first, data, fresh);
+        Ok(())
+    }
+
+    /// Takes a slot, unless that would eat up the room that checkpoints and recovery need.
+    fn take_slot(&mut self) -> Result<u64, IoError> {
+        if self.takes_unasked == 0 {
+            // A medium that cannot say what it has refuses the write itself when it is full.
+            if let Ok(room) = self.dir.room() {
+                let reserve = RESERVE_BYTES_MAX.min(room.total / RESERVE_SHARE);
+                let left = room.free.saturating_sub(reserve) / SLOT_BYTES;
+                if left == 0 {
+                    if self.slots.freed() > 0 {
+                        self.lanes.want_reclaim();
+                    }
+                    return Err(IoError::NoSpace);
+                }
+                self.takes_unasked = left.min(TAKES_UNASKED_MAX);
+            } else {
+                self.takes_unasked = TAKES_UNASKED_MAX;
+            }
+        }
+        let taken = self.slots.take();
+        if taken.is_ok() {
+            self.takes_unasked -= 1;
+        } else if self.slots.freed() > 0 {
+            self.lanes.want_reclaim();
+        }
+        taken
+    }
+
+    /// Adds the data of a piece: new blocks to the first part of the group, the others to the last.
+    fn push_data(&mut self, (chunk, slot): (u64, u64), first: usize, data: Bytes, fresh: u16) {
+        let write = self.group.writes.len();
+        let count = data.len() / size(BLOCK_BYTES);
+        let mut at = 0;
+        while at < count {
+            let is_fresh = |index: usize| fresh & (1 << (first + index)) != 0;
+            let kind = is_fresh(at);
+            let len = (at..count).take_while(|i| is_fresh(*i) == kind).count();
+            let part = data.slice(at * size(BLOCK_BYTES)..(at + len) * size(BLOCK_BYTES));
+            let mask = (first + at..first + at + len).fold(0u16, |m, b| m | 1 << b);
+            let place = Place::of(slot, (first + at) as u64 * BLOCK_BYTES);
+            let into = if kind { &mut self.group.fresh } else { &mut self.group.over };
+            into.push(DataWrite { write, place, data: part, chunk, mask });
+            at += len;
+        }
+    }
+
+    /// Takes back everything that was planned after `mark`.
+    fn undo_to(&mut self, mark: Mark) {
+        let top = self.map.top();
+        self.group.fresh.truncate(mark.fresh);
+        self.group.records.truncate(mark.records);
+        for undo in self.group.undo.split_off(mark.undo).into_iter().rev() {
+            match undo.uncommitted {
+                Some(before) => self.uncommitted.insert(undo.slot, before),
+                None => self.uncommitted.remove(&undo.slot),
+            };
+            if undo.taken {
+                self.slots.put_back(undo.slot);
+            }
+            self.map
+                .set(top, undo.chunk, undo.entry)
+                .expect("a page with changes that no checkpoint has stays in memory");
+        }
+        // Their checksums were noted already, but they will not be written.
+        for part in self.group.over.split_off(mark.over) {
+            self.map
+                .distrust(top, part.chunk, part.mask)
+                .expect("a page with changes that no checkpoint has stays in memory");
+        }
+    }
+
+    /// Writes the group and answers its writes.
+    pub(super) fn flush_group(&mut self) {
+        if self.group.writes.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        for planned in self.commit() {
+            if planned.result.is_ok() {
+                bytes += planned.data.len() as u64;
+            }
+            let Some(ticket) = planned.ticket else { continue };
+            match planned.result {
+                Ok(()) if planned.fua => self.want_sync(ticket),
+                result => ticket.answer(outcome(result)),
+            }
+        }
+        self.metrics.written_data.increment(bytes);
+    }
+
+    /// Writes bytes of the store's own making, behind everything that was planned.
+    pub(super) fn write_now(&mut self, extent: Extent, data: Bytes) -> Result<(), IoError> {
+        self.flush_group();
+        self.plan(extent, data, false, None);
+        self.commit().pop().map_or(Ok(()), |planned| planned.result)
+    }
+
+    fn commit(&mut self) -> Vec<Planned> {
+        let failed = self.try_commit();
+        let mut writes = std::mem::take(&mut self.group.writes);
+        if let Err(e) = failed {
+            if let [only] = writes.as_mut_slice() {
+                only.result = only.result.and(Err(e));
+            } else {
+                // One write that does not fit must not take its neighbours down with it.
+                for planned in writes.iter_mut().filter(|p| p.result.is_ok()) {
+                    self.plan(planned.extent, planned.data.clone(), false, None);
+                    let again = self.commit().pop();
+                    planned.result = again.map_or(Ok(()), |p| p.result);
+                }
+            }
+        }
+        writes
+    }
+
+    /// Writes the group; on an error nothing of it is in the map, except that a failed overwrite
+    /// is the result of its write.
+    fn try_commit(&mut self) -> Result<(), IoError> {
+        let none = Mark { fresh: 0, over: 0, records: 0, undo: 0 };
+        let fresh = std::mem::take(&mut self.group.fresh);
+        for run in runs(&fresh) {
+            if let Err(e) = self.write_run(run) {
+                self.undo_to(none);
+                return Err(self.failed(&e));
+            }
+        }
+        let records = std::mem::take(&mut self.group.records);
+        if !records.is_empty() {
+            let first = self.log.next();
+            if let Err(e) = self.append(&records) {
+                self.undo_to(none);
+                return Err(e);
+            }
+            for (index, record) in (first..).zip(&records) {
+                if let Record::Map { slot, .. } = record
+                    && let Some(known) = self.uncommitted.get_mut(slot)
+                {
+                    known.1 = index;
+                }
+            }
+        }
+        self.group.undo.clear();
+        let over = std::mem::take(&mut self.group.over);
+        for run in runs(&over) {
+            if self.write_run(run).is_err() {
+                self.write_singly(run);
+            }
+        }
+        (self.group.fresh, self.group.over, self.group.records) = (fresh, over, records);
+        self.group.fresh.clear();
+        self.group.over.clear();
+        self.group.records.clear();
+        Ok(())
+    }
+
+    fn write_singly(&mut self, run: &[DataWrite]) {
+        for part in run {
+            if let Err(e) = self.write_run(std::slice::from_ref(part)) {
+                let error = self.failed(&e);
+                // Nobody knows what the block holds now.
+                if let Err(e) = self.map.distrust(self.map.top(), part.chunk, part.mask) {
+                    tracing::warn!(error = %e, "distrust a block that could not be written");
+                }
+                self.group.writes[part.write].result = Err(error);
+            }
+        }
+    }
+
+    fn write_run(&mut self, run: &[DataWrite]) -> io::Result<()> {
+        let Some(first) = run.first() else { return Ok(()) };
+        if let [only] = run {
+            return self.data.write(only.place, &mut [IoSlice::new(&only.data)]);
+        }
+        let mut parts: Vec<IoSlice<'_>> = run.iter().map(|w| IoSlice::new(&w.data)).collect();
+        self.data.write(first.place, &mut parts)
+    }
+
+    fn failed(&self, error: &io::Error) -> IoError {
+        self.metrics.errors_write.increment(1);
+        tracing::warn!(%error, "write data");
+        of_io(error)
+    }
+}
+
+/// Cuts writes into runs that lie behind one another.
+fn runs(writes: &[DataWrite]) -> impl Iterator<Item = &[DataWrite]> {
+    let mut rest = writes;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let mut end = Place { offset: first.place.offset + first.data.len() as u64, ..first.place };
+        let mut len = 1;
+        for next in rest.iter().skip(1).take(PARTS_MAX - 1) {
+            if next.place != end {
+                break;
+            }
+            end.offset += next.data.len() as u64;
+            len += 1;
+        }
+        let (run, later) = rest.split_at(len);
+        rest = later;
+        Some(run)
+    })
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a request is smaller than the address space")
+}

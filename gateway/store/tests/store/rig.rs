@@ -1,0 +1,110 @@
+//! A pool on a simulated disk, and the means to ask its volume.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::{
+    Answer, Completions, Extent, GatewayId, IoError, Op, PoolId, Request, Segment, Store, Ticket,
+    VolumeId,
+};
+use bytes::Bytes;
+use store::{Executor, Pool, PoolIdentity, PoolOptions, PoolVolume, StoreError, VolumeRecord};
+use testkit::SimDisk;
+
+pub(crate) const VOLUME: VolumeId = VolumeId::of(7);
+
+pub(crate) fn extent(offset: u64, len: u64) -> Extent {
+    Extent::new(offset, len).unwrap()
+}
+
+pub(crate) fn record(bytes: u64) -> VolumeRecord {
+    VolumeRecord { id: VOLUME, name: "orders".to_owned(), bytes, created: 1 }
+}
+
+pub(crate) fn open_pool(
+    disk: &Arc<SimDisk>,
+    options: PoolOptions,
+) -> Result<Arc<Pool>, StoreError> {
+    Pool::open(disk.root(), Executor::Inline, options)
+}
+
+/// A disk with a pool with one volume on it.
+pub(crate) fn disk_with(bytes: u64) -> Arc<SimDisk> {
+    let disk = SimDisk::new();
+    let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
+    Pool::create(&disk.root(), identity).unwrap();
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    pool.create_volume(record(bytes)).unwrap();
+    disk
+}
+
+pub(crate) fn try_open(disk: &Arc<SimDisk>) -> Result<Rc<PoolVolume>, StoreError> {
+    open_pool(disk, PoolOptions::default())?.open_volume(VOLUME)
+}
+
+pub(crate) fn open(disk: &Arc<SimDisk>) -> Rc<PoolVolume> {
+    try_open(disk).unwrap()
+}
+
+pub(crate) fn submit(volume: &dyn Store, ops: Vec<Op>) -> Vec<Result<Answer, IoError>> {
+    let queue = Completions::new();
+    let count = ops.len();
+    let mut batch: Vec<Request> = (0..)
+        .zip(ops)
+        .map(|(tag, op)| Request { op, fua: false, ticket: queue.ticket(tag) })
+        .collect();
+    volume.submit(&mut batch);
+    assert!(batch.is_empty());
+    let mut done = Vec::new();
+    queue.take(&mut done);
+    done.sort_by_key(|c| c.tag);
+    assert_eq!(done.len(), count, "everything is answered in line");
+    assert_eq!(queue.dropped(), 0);
+    done.into_iter().map(|c| c.result).collect()
+}
+
+pub(crate) fn run(volume: &dyn Store, op: Op) -> Result<Answer, IoError> {
+    submit(volume, vec![op]).pop().unwrap()
+}
+
+pub(crate) fn write(volume: &dyn Store, offset: u64, data: Vec<u8>) -> Result<(), IoError> {
+    let extent = extent(offset, data.len() as u64);
+    run(volume, Op::Write(extent, Bytes::from(data))).map(drop)
+}
+
+pub(crate) fn flush(volume: &dyn Store) -> Result<(), IoError> {
+    run(volume, Op::Flush).map(drop)
+}
+
+pub(crate) fn flatten(answer: Answer) -> Vec<u8> {
+    let Answer::Read(segments) = answer else { panic!("not a read") };
+    let mut out = Vec::new();
+    for segment in segments {
+        match segment {
+            Segment::Data(data) => out.extend_from_slice(&data),
+            Segment::Zero(len) => out.resize(out.len() + usize::try_from(len).unwrap(), 0),
+        }
+    }
+    out
+}
+
+pub(crate) fn read(volume: &dyn Store, offset: u64, len: u64) -> Result<Vec<u8>, IoError> {
+    run(volume, Op::Read(extent(offset, len))).map(flatten)
+}
+
+/// Waits for an answer that is given in line.
+pub(crate) fn ask(ask: impl FnOnce(Ticket)) -> Result<Answer, IoError> {
+    let queue = Completions::new();
+    ask(queue.ticket(1));
+    let mut done = Vec::new();
+    assert!(queue.take(&mut done), "it is answered in line");
+    done.pop().unwrap().result
+}
+
+pub(crate) fn close(volume: &dyn Store) -> Result<Answer, IoError> {
+    ask(|ticket| volume.close(ticket))
+}
+
+pub(crate) fn flatten_if_read(answer: Answer) -> Option<Vec<u8>> {
+    matches!(answer, Answer::Read(_)).then(|| flatten(answer))
+}

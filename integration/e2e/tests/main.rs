@@ -1,0 +1,16 @@
+//! Real gateways as processes, real clients, real faults: one module for each subject.
+//!
+//! Invariant: what is waited for has a deadline; what is measured is printed; nothing that was
+//! started outlives its test.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a test says what it measured")]
+
+mod clients;
+mod failover;
+mod hostile;
+mod metrics;
+mod operator;
+
+mod pair;
+mod random;
+mod records;

@@ -1,0 +1,243 @@
+//! The properties that look at copies as a whole.
+//!
+//! Invariant: what is compared is what the gateways' disks hold, not what the gateways say.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use block::Quality;
+use mirror::{Consent, Phase, Role};
+
+use crate::attachment::whole_value;
+use crate::model::Branch;
+use crate::platter::SECTOR_BYTES;
+use crate::world::World;
+
+/// A host that writes in turn to two places and waits for each answer (P6, rule 5).
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    /// Volume and sector of either place.
+    pub(crate) places: [(usize, u64); 2],
+    steps: Vec<Step>,
+    /// Steps before this one may be gone since: something was lost that may be lost.
+    floor: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    place: usize,
+    value: u64,
+    acked: bool,
+}
+
+impl Pair {
+    pub(crate) fn new(places: [(usize, u64); 2]) -> Self {
+        Self { places, steps: Vec::new(), floor: 0 }
+    }
+
+    /// Begins a step; returns its number and its place.
+    pub(crate) fn step(&mut self, value: u64) -> (usize, usize) {
+        let place = match self.steps.last() {
+            Some(last) if last.acked => 1 - last.place,
+            Some(last) => last.place,
+            None => 0,
+        };
+        self.steps.push(Step { place, value, acked: false });
+        (self.steps.len() - 1, place)
+    }
+
+    pub(crate) fn acknowledged(&mut self, step: usize) {
+        self.steps[step].acked = true;
+    }
+
+    /// Whatever was acknowledged so far may be gone.
+    pub(crate) fn forget(&mut self) {
+        self.floor = self.steps.len();
+    }
+
+    /// Whether a later step is there without one that was acknowledged before it began.
+    fn missing(&self, seen: [u64; 2]) -> Option<String> {
+        let newest = seen.map(|value| self.steps.iter().rposition(|step| step.value == value));
+        let later = newest.iter().flatten().max().copied()?;
+        for (number, step) in self.steps.iter().enumerate().take(later).skip(self.floor) {
+            if step.acked && newest[step.place].is_none_or(|seen| seen < number) {
+                return Some(format!("step {later} is there, step {number} before it is not"));
+            }
+        }
+        None
+    }
+}
+
+impl World {
+    /// A gateway came up: whether it is a primary that nobody saw become one.
+    pub(crate) fn look_at(self: &Rc<Self>, site: usize) {
+        let Some(group) = self.group(site) else { return };
+        let status = group.status();
+        let state = &self.sites[site];
+        let epoch = status.epoch.get();
+        if epoch < state.epoch.get() {
+            self.fail("P4", format!("{}: epoch {epoch} after {}", state.name, state.epoch.get()));
+        }
+        state.epoch.set(epoch);
+        if status.role == Role::Primary && state.branch.borrow().is_none() {
+            self.on_promoted(site);
+        }
+    }
+
+    /// The branch that a gateway serves, from now on.
+    pub(crate) fn serve_branch(&self, site: usize) -> Option<Rc<RefCell<Branch>>> {
+        let state = &self.sites[site];
+        let branch = state.branch.borrow().clone()?;
+        if state.rolled_back.replace(false) {
+            self.log(format_args!("{}: what was not flushed may be gone", state.name));
+            branch.borrow_mut().lose_unflushed();
+            self.pairs.borrow_mut().iter_mut().for_each(Pair::forget);
+        }
+        Some(branch)
+    }
+
+    /// A gateway became the primary: what its copy must contain (P1, P6, P7).
+    pub(crate) fn on_promoted(self: &Rc<Self>, site: usize) {
+        let (state, other) = (&self.sites[site], &self.sites[1 - site]);
+        let promotion = state.promotion.take();
+        let quality = promotion.map_or(Quality::InSync, |(_, quality)| quality);
+        let now = self.count();
+        let mut stats = self.stats.borrow_mut();
+        let own = state.branch.borrow().clone();
+        let theirs = other.branch.borrow().clone();
+        let half = matches!(quality, Quality::Inconsistent | Quality::Blank);
+        let mut lossless = promotion.is_none_or(|(consent, _)| consent == Consent::InSync);
+        let branch = match (own, theirs) {
+            (Some(own), _) if !half && promotion.is_some() => own,
+            (_, Some(theirs)) if !half || state.intact.get() => {
+                let alone = theirs.borrow().alone();
+                let mut branch = theirs.borrow().promoted(now);
+                if half {
+                    branch.lose_unflushed_there();
+                    lossless = false;
+                }
+                if alone > 0 {
+                    stats.holes += 1;
+                    lossless = false;
+                    other.unconsented.set(alone);
+                    self.log(format_args!("{alone} changes were acknowledged without {}", state.name));
+                }
+                Rc::new(RefCell::new(branch))
+            }
+            (own, theirs) => {
+                lossless = false;
+                stats.forced += 1;
+                self.log(format_args!("{}: whatever is here is the content now", state.name));
+                let mut branch = own.or(theirs).expect("somebody was primary").borrow().clone();
+                branch.rebase(|volume, sector| state.platters[volume].peek(sector));
+                Rc::new(RefCell::new(branch))
+            }
+        };
+        match promotion {
+            None => {
+                stats.handovers += 1;
+                // The old primary has what was handed over, and nothing of its own.
+                *other.branch.borrow_mut() = None;
+            }
+            Some(_) => stats.promotions += 1,
+        }
+        drop(stats);
+        *state.branch.borrow_mut() = Some(branch);
+        state.rolled_back.set(false);
+        state.unconsented.set(0);
+        self.check_content(site);
+        if !half {
+            self.check_pairs(site);
+        }
+        if !lossless {
+            self.pairs.borrow_mut().iter_mut().for_each(Pair::forget);
+        }
+    }
+
+    /// A mirror joined: nothing of its own is left.
+    pub(crate) fn on_joined(self: &Rc<Self>, site: usize) {
+        let (state, other) = (&self.sites[site], &self.sites[1 - site]);
+        self.stats.borrow_mut().joins += 1;
+        if let Some(branch) = self.serve_branch(site) {
+            branch.borrow_mut().joined();
+        }
+        if other.unconsented.get() > 0 {
+            let text = format!(
+                "{} acknowledged changes of {} were overwritten without a word (rule 10)",
+                other.unconsented.get(),
+                other.name
+            );
+            self.fail("P1", text);
+        }
+        *other.branch.borrow_mut() = None;
+        other.rolled_back.set(false);
+        other.intact.set(false);
+        state.intact.set(false);
+    }
+
+    /// P1: every sector of a copy holds what its branch allows.
+    pub(crate) fn check_content(&self, site: usize) {
+        let state = &self.sites[site];
+        let Some(branch) = state.branch.borrow().clone() else { return };
+        let branch = branch.borrow();
+        let now = self.count();
+        for (volume, sector) in branch.touched() {
+            let value = state.platters[volume].peek(sector);
+            if let Err(text) = branch.allows(volume, sector, value, now) {
+                self.fail("P1", format!("at {}: {text}", state.name));
+                return;
+            }
+        }
+    }
+
+    /// P6: a dependent change is never there without what it depends on.
+    fn check_pairs(&self, site: usize) {
+        let platters = &self.sites[site].platters;
+        for (number, pair) in self.pairs.borrow().iter().enumerate() {
+            let seen = pair.places.map(|(volume, sector)| platters[volume].peek(sector));
+            if let Some(text) = pair.missing(seen) {
+                let name = self.sites[site].name;
+                self.fail("P6", format!("pair {number} at {name}: {text}"));
+            }
+        }
+    }
+
+    /// P2 and P3: both copies are equal.
+    pub(crate) fn compare_copies(&self) {
+        self.stats.borrow_mut().comparisons += 1;
+        let empty: Box<[u8]> = vec![0; 4096].into_boxed_slice();
+        for volume in 0..self.volumes.len() {
+            let [east, west] = [0, 1].map(|site| self.sites[site].platters[volume].blocks());
+            let mut blocks: Vec<u64> = east.keys().chain(west.keys()).copied().collect();
+            blocks.sort_unstable();
+            blocks.dedup();
+            for block in blocks {
+                let (a, b) =
+                    (east.get(&block).unwrap_or(&empty), west.get(&block).unwrap_or(&empty));
+                if a == b {
+                    continue;
+                }
+                let sector_bytes = usize::try_from(SECTOR_BYTES).expect("512");
+                let pairs = a.chunks(sector_bytes).zip(b.chunks(sector_bytes)).enumerate();
+                let differing: Vec<_> = pairs
+                    .filter(|(_, (a, b))| a != b)
+                    .map(|(n, (a, b))| (n, whole_value(a), whole_value(b)))
+                    .collect();
+                let text = format!("volume {volume} block {block} differs: {differing:?}");
+                self.fail("P2", text);
+                return;
+            }
+        }
+    }
+
+    /// The site whose leg is Equivalent, if one is.
+    pub(crate) fn equivalent(&self) -> Option<usize> {
+        (0..2).find(|site| {
+            self.group(*site).is_some_and(|group| {
+                let status = group.status();
+                status.role == Role::Primary
+                    && status.legs.iter().any(|leg| leg.phase == Phase::Equivalent)
+            })
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! One history from its seed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+
+use crate::sabotage::Sabotage;
+use crate::world::{Failure, Stats, World};
+use crate::{host, nemesis, operator};
+
+/// What became of a history.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Everything that happened, a line each.
+    pub log: String,
+    /// The property that did not hold, if there is one.
+    pub failure: Option<Failure>,
+    /// What happened, counted.
+    pub stats: Stats,
+}
+
+/// Runs the history of a seed. The properties, with the rules of the mirror that they stand for:
+///
+/// - P1 (1, 3, 10) every acknowledged write survives whatever leaves one copy that had it; every
+///   flushed one survives the loss of power; nothing is discarded without a word
+/// - P2, P3 (2, 3, 4) copies are equal whenever a leg is Equivalent and nothing is under way
+/// - P4 (6) two gateways never acknowledge at one epoch; epochs only rise
+/// - P5 (6) nothing is acknowledged after the fence; hosts are dropped first
+/// - P6 (5) a dependent write is never there without the one it depends on
+/// - P7 (7) a promotion that needs no consent loses nothing
+/// - P8 every request is answered, every session comes back
+/// - P10 no assertion fails
+#[must_use]
+pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing");
+    let place: Rc<RefCell<Option<Rc<World>>>> = Rc::default();
+    let kept = Rc::clone(&place);
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async move {
+        let world = World::new(seed, sabotage);
+        *kept.borrow_mut() = Some(Rc::clone(&world));
+        tokio::select! {
+            biased;
+            () = world.failed.notified() => {}
+            () = history(&world) => {}
+        }
+    });
+    drop(tasks);
+    let world = place.borrow_mut().take().expect("it was put there first");
+    let mut stats = world.stats.borrow().clone();
+    stats.millis = runtime.block_on(async { world.now_ms() });
+    let failure = world.failure.borrow().clone();
+    let log = world.log.borrow().clone();
+    world.kill(0);
+    world.kill(1);
+    Outcome { log, failure, stats }
+}
+
+async fn history(world: &Rc<World>) {
+    world.log(format_args!("{:?}", world.setup));
+    world.start(0);
+    world.start(1);
+    let policy = world.setup.policy;
+    operator::ask(world, 0, operator::add_leg(world, 0, policy));
+    host::start(world);
+    if world.rng.chance(80) {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+    }
+    nemesis::rage(world).await;
+    // Faults that end later by themselves must not disturb the end.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    nemesis::heal(world);
+    world.paused.set(false);
+    tokio::time::sleep(Duration::from_millis(world.rng.between(1, 3_000))).await;
+    world.stopped.set(true);
+    operator::restore(world).await;
+    if world.has_failed() {
+        return;
+    }
+    world.compare_copies();
+    if let Some(site) = world.equivalent() {
+        world.check_content(site);
+    }
+    (0..2).for_each(|site| world.look_at(site));
+}

@@ -1,0 +1,253 @@
+//! What a volume may contain: the promise to hosts, kept sector by sector.
+//!
+//! Invariant: a branch knows every change that was ever issued to the primary whose content it
+//! describes. A value is allowed if some change that was not certainly overwritten wrote it.
+//!
+//! A *branch* is the content that one gateway serves. A promotion makes a new branch from that of
+//! the old primary, in which what only the old primary had may be missing; both live on until one
+//! of them is resynchronised from the other.
+
+use block::{BLOCK_BYTES, Extent};
+
+use crate::platter::SECTOR_BYTES;
+
+/// A moment: the count of everything that happened before.
+pub(crate) type Moment = u64;
+
+/// The name of a change in its branch.
+pub(crate) type OpId = usize;
+
+/// One change.
+#[derive(Clone, Copy, Debug)]
+struct Op {
+    value: u64,
+    volume: usize,
+    issued: Moment,
+    /// When it was answered, or its host was cut off.
+    ended: Option<Moment>,
+    acked: bool,
+    /// Every in-sync copy had it when it was acknowledged, and there was one.
+    mirrored: bool,
+    /// Known to be on stable storage at the primary.
+    flushed: bool,
+    /// Known to be on stable storage at the mirror too.
+    flushed_there: bool,
+}
+
+/// What a sector may contain.
+#[derive(Clone, Debug, Default)]
+struct Sector {
+    /// What it contained when the branch began.
+    base: u64,
+    ops: Vec<OpId>,
+}
+
+/// The content that one gateway serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Branch {
+    ops: Vec<Op>,
+    volumes: Vec<Vec<Sector>>,
+}
+
+// === impl Branch ===
+
+impl Branch {
+    /// Volumes of zeroes, as long as each can get, in bytes.
+    #[must_use]
+    pub(crate) fn new(bytes_max: &[u64]) -> Self {
+        let sectors = |bytes: &u64| {
+            vec![Sector::default(); usize::try_from(bytes / SECTOR_BYTES).expect("small")]
+        };
+        Self { ops: Vec::new(), volumes: bytes_max.iter().map(sectors).collect() }
+    }
+
+    /// A host issues a change. `value` is what each sector of it begins with, 0 for zeroes. Of a
+    /// trim only whole blocks count.
+    pub(crate) fn issue(
+        &mut self,
+        now: Moment,
+        volume: usize,
+        extent: Extent,
+        value: u64,
+        trim: bool,
+    ) -> OpId {
+        let id = self.ops.len();
+        self.ops.push(Op {
+            value,
+            volume,
+            issued: now,
+            ended: None,
+            acked: false,
+            mirrored: false,
+            flushed: false,
+            flushed_there: false,
+        });
+        let range = if trim {
+            let blocks = extent.whole_blocks();
+            blocks.first() * BLOCK_BYTES..blocks.end() * BLOCK_BYTES
+        } else {
+            extent.offset()..extent.end()
+        };
+        for sector in sectors(range.start, range.end) {
+            self.volumes[volume][sector].ops.push(id);
+        }
+        id
+    }
+
+    /// It was acknowledged.
+    pub(crate) fn acknowledge(&mut self, now: Moment, op: OpId, mirrored: bool, fua: bool) {
+        let op = &mut self.ops[op];
+        op.ended.get_or_insert(now);
+        op.acked = true;
+        op.mirrored = mirrored;
+        op.flushed |= fua;
+        op.flushed_there |= fua && mirrored;
+    }
+
+    /// It failed, or nobody is left to hear its answer.
+    pub(crate) fn give_up(&mut self, now: Moment, op: OpId) {
+        self.ops[op].ended.get_or_insert(now);
+    }
+
+    /// A flush of a volume that was submitted at `since` was acknowledged.
+    pub(crate) fn flush(&mut self, since: Moment, volume: usize, mirrored: bool) {
+        for op in self.ops.iter_mut().filter(|op| op.volume == volume && op.acked) {
+            if op.ended.is_some_and(|ended| ended < since) {
+                op.flushed = true;
+                op.flushed_there |= mirrored && op.mirrored;
+            }
+        }
+    }
+
+    /// A mirror joined: it has everything that was acknowledged, on stable storage.
+    pub(crate) fn joined(&mut self) {
+        for op in self.ops.iter_mut().filter(|op| op.acked) {
+            op.mirrored = true;
+        }
+    }
+
+    /// How many acknowledged changes only the primary has for certain.
+    #[must_use]
+    pub(crate) fn alone(&self) -> usize {
+        self.ops.iter().filter(|op| op.acked && !op.mirrored).count()
+    }
+
+    /// The primary lost power: what was not flushed may be gone.
+    pub(crate) fn lose_unflushed(&mut self) {
+        for op in &mut self.ops {
+            op.acked &= op.flushed;
+        }
+    }
+
+    /// The branch of a mirror that is promoted now: of what only the primary had, anything may be
+    /// there or not.
+    #[must_use]
+    pub(crate) fn promoted(&self, now: Moment) -> Self {
+        let mut branch = self.clone();
+        for op in &mut branch.ops {
+            op.ended.get_or_insert(now);
+            op.acked &= op.mirrored;
+        }
+        branch
+    }
+
+    /// Of a mirror that lost power: what was not flushed there may be gone as well.
+    pub(crate) fn lose_unflushed_there(&mut self) {
+        for op in &mut self.ops {
+            op.acked &= op.flushed_there;
+        }
+    }
+
+    /// Begins anew from what is there, as after a forced promotion.
+    pub(crate) fn rebase(&mut self, content: impl Fn(usize, u64) -> u64) {
+        self.ops.clear();
+        for (volume, sectors) in self.volumes.iter_mut().enumerate() {
+            for (index, sector) in (0..).zip(sectors) {
+                sector.ops.clear();
+                sector.base = content(volume, index);
+            }
+        }
+    }
+
+    /// Whether a read that began at `since` and saw `value` saw something that is allowed.
+    pub(crate) fn allows(
+        &self,
+        volume: usize,
+        sector: u64,
+        value: u64,
+        since: Moment,
+    ) -> Result<(), String> {
+        let index = usize::try_from(sector).expect("small");
+        let state = &self.volumes[volume][index];
+        // A change is certainly gone if one that was acknowledged before the read began was
+        // issued after it had ended.
+        // They stand in the order in which they were issued, so the first from behind is it.
+        let writers = state.ops.iter().rev().map(|id| &self.ops[*id]);
+        let newest_start = writers
+            .clone()
+            .find(|op| op.acked && op.ended.is_some_and(|ended| ended < since))
+            .map(|op| op.issued);
+        let alive = |ended: Option<Moment>| match (ended, newest_start) {
+            (Some(ended), Some(start)) => ended > start,
+            _ => true,
+        };
+        if value == state.base && newest_start.is_none() {
+            return Ok(());
+        }
+        if writers.clone().any(|op| op.value == value && alive(op.ended)) {
+            return Ok(());
+        }
+        let allowed: Vec<_> = writers
+            .clone()
+            .filter(|op| alive(op.ended))
+            .map(|op| (op.value, op.issued, op.ended, op.acked))
+            .collect();
+        let seen: Vec<_> = writers
+            .filter(|op| op.value == value)
+            .map(|op| (op.value, op.issued, op.ended, op.acked))
+            .collect();
+        Err(format!(
+            "volume {volume} sector {sector} contains {value} {seen:?}, allowed are {allowed:?}{}",
+            if newest_start.is_none() { format!(" and {}", state.base) } else { String::new() }
+        ))
+    }
+
+    /// Sectors that anything was ever issued to, and the rest as far as `every` says.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.volumes.iter().enumerate().flat_map(|(volume, sectors)| {
+            let written = (0u64..).zip(sectors).filter(|(_, s)| !s.ops.is_empty() || s.base != 0);
+            written.map(move |(sector, _)| (volume, sector))
+        })
+    }
+}
+
+/// The sectors between two bytes.
+fn sectors(start: u64, end: u64) -> std::ops::Range<usize> {
+    let index = |byte: u64| usize::try_from(byte / SECTOR_BYTES).expect("small");
+    index(start)..index(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledged_write_hides_what_ended_before_it_began() {
+        let mut branch = Branch::new(&[4096]);
+        let extent = Extent::new(0, 512).unwrap();
+        let first = branch.issue(1, 0, extent, 11, false);
+        assert!(branch.allows(0, 0, 0, 2).is_ok() && branch.allows(0, 0, 11, 2).is_ok());
+        branch.acknowledge(3, first, true, false);
+        assert!(branch.allows(0, 0, 0, 4).is_err());
+        let failed = branch.issue(5, 0, extent, 12, false);
+        branch.give_up(6, failed);
+        assert!(branch.allows(0, 0, 11, 7).is_ok() && branch.allows(0, 0, 12, 7).is_ok());
+        let alone = branch.issue(8, 0, extent, 13, false);
+        branch.acknowledge(9, alone, false, false);
+        assert!(branch.allows(0, 0, 12, 10).is_err());
+        let mirror = branch.promoted(11);
+        assert!(mirror.allows(0, 0, 11, 12).is_ok() && mirror.allows(0, 0, 0, 12).is_err());
+        branch.lose_unflushed();
+        assert!(branch.allows(0, 0, 0, 12).is_ok());
+    }
+}

@@ -1,0 +1,81 @@
+//! What a seed decides before anything happens.
+
+use std::time::Duration;
+
+use mirror::{HeartbeatTimes, OnSlow, Policy, Recovery, Split};
+
+use crate::net::Path;
+use crate::rng::Rng;
+use crate::slow::Pace;
+
+/// What a seed decides before anything happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// Sizes of the volumes, in bytes.
+    pub(crate) volumes: Vec<u64>,
+    pub(crate) hosts: usize,
+    pub(crate) path: Path,
+    pub(crate) pace: [Pace; 2],
+    pub(crate) policy: Policy,
+    pub(crate) heartbeat: HeartbeatTimes,
+    /// How long faults go on.
+    pub(crate) length: Duration,
+    /// From one fault to the next, in milliseconds, at most.
+    pub(crate) fault_gap_ms: u64,
+    /// Whether disks lose power, fail and fill up, or processes only die.
+    pub(crate) disks_fail: bool,
+    /// Whether operators act while faults go on.
+    pub(crate) operators: bool,
+}
+
+impl Setup {
+    pub(crate) fn draw(rng: &Rng) -> Self {
+        const KIB: u64 = 1024;
+        let sizes = [256 * KIB, KIB * KIB, 8 * KIB * KIB, 9 * KIB * KIB];
+        let volumes = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
+        let path = Path {
+            latency: rng.millis(0, 6),
+            speed: rng.pick(&[500, 5_000, 50_000]),
+        };
+        let policy = Policy {
+            split: if rng.chance(80) { Split::Automatic } else { Split::Manual },
+            recovery: if rng.chance(85) { Recovery::Automatic } else { Recovery::Manual },
+            on_slow: if rng.chance(70) { OnSlow::Error } else { OnSlow::Block },
+            ack_deadline_ms: rng.pick(&[1_500, 3_000, 8_000]),
+        };
+        Self {
+            volumes,
+            hosts: rng.index(3) + 2,
+            path,
+            pace: [pace(rng), pace(rng)],
+            policy,
+            heartbeat: heartbeat(rng),
+            length: rng.millis(4_000, 25_000),
+            fault_gap_ms: rng.pick(&[300, 1_500, 4_000]),
+            disks_fail: rng.chance(55),
+            operators: rng.chance(60),
+        }
+    }
+}
+
+fn pace(rng: &Rng) -> Pace {
+    match rng.below(4) {
+        0 => Pace::INLINE,
+        1 => Pace { io: (0, 2), flush: (1, 6), record: (0, 3) },
+        2 => Pace { io: (0, 12), flush: (2, 40), record: (1, 20) },
+        _ => Pace { io: (0, 0), flush: (1, 10), record: (1, 5) },
+    }
+}
+
+fn heartbeat(rng: &Rng) -> HeartbeatTimes {
+    if rng.chance(50) {
+        return HeartbeatTimes::default();
+    }
+    HeartbeatTimes {
+        tick: Duration::from_millis(50),
+        interval: Duration::from_millis(100),
+        silence: Duration::from_millis(800),
+        open: Duration::from_secs(2),
+        redial: (Duration::from_millis(20), Duration::from_millis(300)),
+    }
+}

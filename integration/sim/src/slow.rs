@@ -1,0 +1,300 @@
+//! Time on the way to a store and to a ledger: requests wait, overtake each other, and are lost
+//! with the process.
+//!
+//! Invariant: requests whose ranges overlap are performed in the order given; what was not
+//! performed when the process died is performed afterwards, or never, but is not answered.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{
+    ActivityExtent, BlockSet, Extent, Geometry, IoError, Ledger, Op, Recovery, Request, Run, Store,
+    Ticket, Usage, Volume,
+};
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::rng::Rng;
+
+/// How long things take, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Reads and changes, from and to.
+    pub(crate) io: (u64, u64),
+    /// Flushes, from and to.
+    pub(crate) flush: (u64, u64),
+    /// Records of the ledger and of activity, from and to.
+    pub(crate) record: (u64, u64),
+}
+
+impl Pace {
+    /// Everything is answered before `submit` returns.
+    pub(crate) const INLINE: Self = Self { io: (0, 0), flush: (0, 0), record: (0, 0) };
+}
+
+enum Job {
+    Io(Request),
+    Activity(Vec<ActivityExtent>, Ticket),
+    Grow(u64, Ticket),
+}
+
+impl Job {
+    fn is_before(&self, later: &Self) -> bool {
+        match (self, later) {
+            (Self::Io(a), Self::Io(b)) => match (a.op.extent(), b.op.extent()) {
+                (Some(a), Some(b)) => a.overlaps(b),
+                _ => false,
+            },
+            (Self::Activity(..), Self::Activity(..)) | (Self::Grow(..), Self::Grow(..)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// A store with time.
+pub(crate) struct SlowStore {
+    inner: Rc<dyn Store>,
+    pace: Rc<Cell<Pace>>,
+    rng: Rc<Rng>,
+    queue: RefCell<BTreeMap<(Instant, u64), Job>>,
+    count: Cell<u64>,
+    wake: Notify,
+}
+
+impl SlowStore {
+    /// Puts time in front of `inner`. [`Self::serve`] must run.
+    #[must_use]
+    pub(crate) fn new(inner: Rc<dyn Store>, pace: Rc<Cell<Pace>>, rng: Rc<Rng>) -> Rc<Self> {
+        Rc::new(Self {
+            inner,
+            pace,
+            rng,
+            queue: RefCell::default(),
+            count: Cell::new(0),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Performs what is due, for ever.
+    pub(crate) async fn serve(self: Rc<Self>) {
+        loop {
+            let next = self.queue.borrow().first_key_value().map(|((at, _), _)| *at);
+            match next {
+                None => self.wake.notified().await,
+                Some(at) if at > Instant::now() => {
+                    tokio::select! {
+                        biased;
+                        () = self.wake.notified() => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+                Some(_) => {
+                    let job = self.queue.borrow_mut().pop_first();
+                    if let Some((_, job)) = job {
+                        self.perform(job);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The process died: the kernel may still perform some of what was under way.
+    pub(crate) fn abandon(&self) {
+        let jobs = std::mem::take(&mut *self.queue.borrow_mut());
+        for job in jobs.into_values() {
+            let done_anyway = self.rng.chance(50);
+            match job {
+                Job::Io(mut request) if done_anyway && request.op.is_change() => {
+                    request.ticket = Ticket::ignored();
+                    self.inner.submit(&mut vec![request]);
+                }
+                Job::Activity(set, _) if done_anyway => {
+                    self.inner.record_activity(&set, Ticket::ignored());
+                }
+                Job::Io(_) | Job::Activity(..) | Job::Grow(..) => {}
+            }
+        }
+    }
+
+    fn perform(&self, job: Job) {
+        match job {
+            Job::Io(request) => self.inner.submit(&mut vec![request]),
+            Job::Activity(set, ticket) => self.inner.record_activity(&set, ticket),
+            Job::Grow(bytes, ticket) => self.inner.grow(bytes, ticket),
+        }
+    }
+
+    fn put(&self, job: Job, (low, high): (u64, u64)) {
+        let mut queue = self.queue.borrow_mut();
+        if high == 0 && queue.is_empty() {
+            drop(queue);
+            self.perform(job);
+            return;
+        }
+        let wanted = Instant::now() + self.rng.millis(low, high);
+        let behind = queue.iter().filter(|(_, earlier)| earlier.is_before(&job));
+        let at = behind.map(|((at, _), _)| *at).max().map_or(wanted, |at| at.max(wanted));
+        self.count.set(self.count.get() + 1);
+        queue.insert((at, self.count.get()), job);
+        drop(queue);
+        self.wake.notify_one();
+    }
+}
+
+impl Volume for SlowStore {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn read_only(&self) -> bool {
+        self.inner.read_only()
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        let pace = self.pace.get();
+        for request in batch.drain(..) {
+            let time = match &request.op {
+                Op::Flush => pace.flush,
+                _ if request.fua => (pace.io.0 + pace.flush.0, pace.io.1 + pace.flush.1),
+                _ => pace.io,
+            };
+            self.put(Job::Io(request), time);
+        }
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        self.inner.layout(extent, limit)
+    }
+}
+
+impl Store for SlowStore {
+    fn record_activity(&self, active: &[ActivityExtent], ticket: Ticket) {
+        self.put(Job::Activity(active.to_vec(), ticket), self.pace.get().record);
+    }
+
+    fn recovery(&self) -> Recovery {
+        self.inner.recovery()
+    }
+
+    fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.inner.mapped(from, limit)
+    }
+
+    fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
+        self.inner.checksums(extent)
+    }
+
+    fn grow(&self, bytes: u64, ticket: Ticket) {
+        self.put(Job::Grow(bytes, ticket), self.pace.get().record);
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    fn close(&self, ticket: Ticket) {
+        self.inner.close(ticket);
+    }
+}
+
+/// What a gateway must not forget, and what it asked to be remembered and is not yet.
+pub(crate) struct SlowLedger {
+    kept: RefCell<BTreeMap<String, Bytes>>,
+    waiting: RefCell<Vec<Waiting>>,
+    pace: Rc<Cell<Pace>>,
+    rng: Rc<Rng>,
+    wake: Notify,
+    /// A deliberate break (rule 1): says that a record is durable before it is.
+    pub(crate) lies: Cell<bool>,
+}
+
+struct Waiting {
+    at: Instant,
+    records: Vec<(String, Option<Bytes>)>,
+    ticket: Option<Ticket>,
+}
+
+impl SlowLedger {
+    /// An empty one.
+    #[must_use]
+    pub(crate) fn new(pace: Rc<Cell<Pace>>, rng: Rc<Rng>) -> Rc<Self> {
+        Rc::new(Self {
+            kept: RefCell::default(),
+            waiting: RefCell::default(),
+            pace,
+            rng,
+            wake: Notify::new(),
+            lies: Cell::new(false),
+        })
+    }
+
+    /// Makes records durable as their time comes, for ever.
+    pub(crate) async fn serve(self: Rc<Self>) {
+        loop {
+            let next = self.waiting.borrow().first().map(|waiting| waiting.at);
+            match next {
+                None => self.wake.notified().await,
+                Some(at) if at > Instant::now() => tokio::time::sleep_until(at).await,
+                Some(_) => {
+                    let waiting = self.waiting.borrow_mut().remove(0);
+                    self.keep(waiting.records);
+                    waiting.ticket.into_iter().for_each(Ticket::done);
+                }
+            }
+        }
+    }
+
+    /// The process died: a first part of what was under way became durable.
+    pub(crate) fn abandon(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for waiting in waiting {
+            if self.lies.get() || self.rng.chance(50) {
+                break;
+            }
+            self.keep(waiting.records);
+        }
+    }
+
+    /// Keeps records at once.
+    pub(crate) fn keep(&self, records: Vec<(String, Option<Bytes>)>) {
+        let mut kept = self.kept.borrow_mut();
+        for (key, value) in records {
+            match value {
+                Some(value) => kept.insert(key, value),
+                None => kept.remove(&key),
+            };
+        }
+    }
+}
+
+impl Ledger for SlowLedger {
+    fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
+        Ok(self.kept.borrow().get(key).cloned())
+    }
+
+    fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
+        let (low, high) = self.pace.get().record;
+        let mut waiting = self.waiting.borrow_mut();
+        if high == 0 && waiting.is_empty() && !self.lies.get() {
+            drop(waiting);
+            self.keep(records);
+            ticket.done();
+            return;
+        }
+        let lag = if self.lies.get() { Duration::from_millis(500) } else { Duration::ZERO };
+        let wanted = Instant::now() + self.rng.millis(low, high) + lag;
+        let at = waiting.last().map_or(wanted, |last| last.at.max(wanted));
+        let ticket = if self.lies.get() {
+            ticket.done();
+            None
+        } else {
+            Some(ticket)
+        };
+        waiting.push(Waiting { at, records, ticket });
+        drop(waiting);
+        self.wake.notify_one();
+    }
+}

@@ -27,6 +27,7 @@ pub(crate) struct Client {
     place: Place,
     agent: Agent,
     patient: Agent,
+    endless: Agent,
 }
 
 impl Client {
@@ -58,7 +59,12 @@ impl Client {
                 .build()
                 .into()
         };
-        Ok(Self { agent: agent(Some(CALL_MAX)), patient: agent(Some(DIGEST_MAX)), place })
+        Ok(Self {
+            agent: agent(Some(CALL_MAX)),
+            patient: agent(Some(DIGEST_MAX)),
+            endless: agent(None),
+            place,
+        })
     }
 
     /// The gateway's URL.
@@ -107,10 +113,7 @@ impl Client {
         let status = answer.status().as_u16();
         let text = answer.body_mut().read_to_string().map_err(|error| self.unreachable(&error))?;
         if status >= 400 {
-            return Err(match serde_json::from_str::<Problem>(&text) {
-                Ok(problem) => Failure::from(problem),
-                Err(_) => Failure::new(1, format!("{}: HTTP {status}: {text}", self.place.url)),
-            });
+            return Err(self.problem(status, text.as_bytes()));
         }
         if text.is_empty() {
             return Ok(None);
@@ -175,10 +178,7 @@ impl Client {
             .read_to_vec()
             .map_err(|error| self.unreachable(&error))?;
         if status >= 400 {
-            return Err(match serde_json::from_slice::<Problem>(&bytes) {
-                Ok(problem) => Failure::from(problem),
-                Err(_) => Failure::new(1, format!("{}: HTTP {status}", self.place.url)),
-            });
+            return Err(self.problem(status, &bytes));
         }
         Ok(bytes)
     }
@@ -189,15 +189,16 @@ impl Client {
             .is_ok_and(|answer| answer.status().as_u16() == 200)
     }
 
-    /// Follows the event stream from its `after`th event on; `tell` says whether to go on. Returns
-    /// when the stream ends.
-    pub(crate) fn follow(
+    /// Reads events after the `after`th: those that are remembered, or with `follow` also those to
+    /// come, until the gateway ends the stream.
+    pub(crate) fn events(
         &self,
         after: Option<u64>,
-        mut tell: impl FnMut(api::Event) -> bool,
+        follow: bool,
+        mut tell: impl FnMut(api::Event),
     ) -> Result<(), Failure> {
         let mut request = Request::builder()
-            .uri(format!("{}/api/v1/events", self.place.url))
+            .uri(format!("{}/api/v1/events?follow={follow}", self.place.url))
             .header("accept", "text/event-stream");
         if let Some(token) = &self.place.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -207,27 +208,30 @@ impl Client {
         }
         let request =
             request.body(()).map_err(|error| Failure::coded(Code::Invalid, error.to_string()))?;
-        let endless: Agent = {
-            let config = self.agent.config().clone();
-            let mut builder = Agent::config_builder().tls_config(config.tls_config().clone());
-            builder = builder.http_status_as_error(false);
-            builder.build().into()
-        };
-        let answer = endless.run(request).map_err(|error| self.unreachable(&error))?;
-        if answer.status().as_u16() >= 400 {
-            let what = format!("the event stream: HTTP {}", answer.status().as_u16());
-            return Err(Failure::coded(Code::Unauthenticated, what));
+        let mut answer = self.endless.run(request).map_err(|error| self.unreachable(&error))?;
+        let status = answer.status().as_u16();
+        if status >= 400 {
+            let text = answer.body_mut().read_to_string().unwrap_or_default();
+            return Err(self.problem(status, text.as_bytes()));
         }
         let reader = std::io::BufReader::new(answer.into_body().into_reader());
         for line in reader.lines() {
             let Ok(line) = line else { return Ok(()) };
             let Some(data) = line.strip_prefix("data:") else { continue };
-            if let Ok(event) = serde_json::from_str::<api::Event>(data.trim())
-                && !tell(event)
-            {
-                return Ok(());
+            if let Ok(event) = serde_json::from_str::<api::Event>(data.trim()) {
+                tell(event);
             }
         }
         Ok(())
+    }
+
+    fn problem(&self, status: u16, body: &[u8]) -> Failure {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => Failure::from(problem),
+            Err(_) => {
+                let text = String::from_utf8_lossy(body);
+                Failure::new(1, format!("{}: HTTP {status}: {text}", self.place.url))
+            }
+        }
     }
 }

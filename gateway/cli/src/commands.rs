@@ -7,11 +7,10 @@ mod volumes;
 use std::time::Duration;
 
 use api::units::micros_text;
-use api::{Group, GroupList, JoinToken, OperationList, SiteList, Status, Verdict};
+use api::{Group, GroupList, JoinToken, OperationList, SiteList, Status};
 
 use crate::Outcome;
 use crate::args::{self, Format, Global};
-use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{show, table, word};
 use crate::place::client;
@@ -57,22 +56,9 @@ pub(crate) fn group(command: &args::Group, global: &Global) -> Outcome {
         args::Group::Show { group } => {
             let group: Group = client.get(&format!("/api/v1/groups/{}", segment(group)))?;
             show(global.output, &group, |group| screen::groups(std::slice::from_ref(group)));
-            return Ok(health_code(&group));
         }
     }
     Ok(0)
-}
-
-fn health_code(group: &Group) -> u8 {
-    let verdict = match group.health {
-        api::Health::Ready => Verdict::Ready,
-        api::Health::Unprotected => Verdict::Unprotected,
-        api::Health::Degraded => Verdict::Degraded,
-        api::Health::Unknown => Verdict::Unknown,
-        api::Health::AtRisk => Verdict::AtRisk,
-        api::Health::SplitBrain => Verdict::SplitBrain,
-    };
-    verdict.exit_code()
 }
 
 /// `twinspan site`
@@ -185,54 +171,24 @@ pub(crate) fn operation(command: &args::Operation, global: &Global) -> Outcome {
 /// `twinspan events`
 pub(crate) fn events(follow: bool, since: Option<u64>, global: &Global) -> Outcome {
     let client = client(global)?;
-    let mut last = since.or(if follow { None } else { Some(0) });
+    let mut last = since;
     loop {
-        let seen = read_events(&client, last, follow, global.output)?;
-        last = seen.or(last);
+        client.events(last, follow, |event| {
+            last = Some(event.id);
+            match global.output {
+                Format::Json => println!("{}", serde_json::to_string(&event).unwrap_or_default()),
+                Format::Table => println!(
+                    "{:>6}  {}  {:<10} {}: {}",
+                    event.id, event.at, event.kind, event.subject, event.text
+                ),
+            }
+        })?;
         if !follow {
             return Ok(0);
         }
         // The gateway ended the stream; what was missed comes with the next one.
         std::thread::sleep(Duration::from_secs(1));
     }
-}
-
-fn read_events(
-    client: &Client,
-    after: Option<u64>,
-    follow: bool,
-    format: Format,
-) -> Result<Option<u64>, Failure> {
-    let mut last = None;
-    let print = |event: &api::Event| match format {
-        Format::Json => println!("{}", serde_json::to_string(event).unwrap_or_default()),
-        Format::Table => {
-            println!(
-                "{:>6}  {}  {:<10} {}: {}",
-                event.id, event.at, event.kind, event.subject, event.text
-            );
-        }
-    };
-    if follow {
-        client.follow(after, |event| {
-            print(&event);
-            last = Some(event.id);
-            true
-        })?;
-        return Ok(last);
-    }
-    // Without --follow: everything that is remembered. The gateway's own mark ends it.
-    let (sender, events) = std::sync::mpsc::channel();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let _ended = client.follow(after, |event| sender.send(event).is_ok());
-        });
-        while let Ok(event) = events.recv_timeout(Duration::from_millis(500)) {
-            print(&event);
-        }
-        // The stream would go on for ever.
-        std::process::exit(0)
-    })
 }
 
 /// A name as one segment of a path.

@@ -133,6 +133,9 @@ pub struct Machine {
     records: VecDeque<(u64, After)>,
     next_record: u64,
     activity_round: Option<ActivityRound>,
+    /// What the stores found active when they were opened is in no recorded dirty map yet, so the
+    /// next activity record, which replaces theirs, must wait for one (rule 3).
+    unkept: bool,
     seq: Seq,
     spares: Vec<Generation>,
     now_ms: u64,
@@ -372,6 +375,7 @@ impl Machine {
                 sets.push((index, set));
             }
         }
+        keeping_dirty |= std::mem::take(&mut self.unkept);
         // An unmirrored group has no dirty map that could be forgotten with an extent.
         keeping_dirty &= self.legs.iter().any(Option::is_some);
         let number = self.next_record;

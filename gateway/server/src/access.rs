@@ -39,14 +39,14 @@ fn rule(text: &str) -> Result<Rule<'_>, String> {
 ///
 /// # Errors
 /// The first line that is no rule.
-pub fn check(settings: &VolumeSettings) -> Result<(), String> {
+pub(crate) fn check(settings: &VolumeSettings) -> Result<(), String> {
     settings.allow.iter().try_for_each(|text| rule(text).map(|_| ()))
 }
 
 /// Whether this client may attach. A Unix socket is guarded by its permissions, so an access list
 /// of networks lets it in; one of certificates does not.
 #[must_use]
-pub fn may_attach(settings: &VolumeSettings, client: &ClientInfo) -> bool {
+pub(crate) fn may_attach(settings: &VolumeSettings, client: &ClientInfo) -> bool {
     let rules: Vec<Rule<'_>> = settings.allow.iter().filter_map(|text| rule(text).ok()).collect();
     if settings.allow.is_empty() {
         return true;

@@ -11,22 +11,22 @@ use mirror::GroupStatus;
 
 /// What a group last said.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Its status.
-    pub status: Arc<GroupStatus>,
+    pub(crate) status: Arc<GroupStatus>,
     /// When, by the gateway's steady clock.
-    pub at_ms: u64,
+    pub(crate) at_ms: u64,
 }
 
 /// The board.
 #[derive(Debug, Default)]
-pub struct Board {
+pub(crate) struct Board {
     groups: RwLock<HashMap<GroupId, Seen>>,
 }
 
 impl Board {
     /// Replaces what a group said.
-    pub fn post(&self, status: GroupStatus, at_ms: u64) -> Seen {
+    pub(crate) fn post(&self, status: GroupStatus, at_ms: u64) -> Seen {
         let group = status.group;
         let seen = Seen { status: Arc::new(status), at_ms };
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
@@ -35,13 +35,13 @@ impl Board {
     }
 
     /// Forgets a group.
-    pub fn remove(&self, group: GroupId) {
+    pub(crate) fn remove(&self, group: GroupId) {
         self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
     }
 
     /// What a group last said.
     #[must_use]
-    pub fn get(&self, group: GroupId) -> Option<Seen> {
+    pub(crate) fn get(&self, group: GroupId) -> Option<Seen> {
         self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
     }
 }

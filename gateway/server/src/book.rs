@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 
 /// Why the book cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BookError {
+pub(crate) enum BookError {
     /// The ledger failed.
     #[error("the ledger failed: {0}")]
     Ledger(block::IoError),
@@ -34,52 +34,52 @@ pub enum BookError {
 
 /// A volume, as it was created.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct VolumeEntry {
+pub(crate) struct VolumeEntry {
     /// Its identity.
-    pub id: Uuid,
+    pub(crate) id: Uuid,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Who may attach it.
     #[serde(default)]
-    pub settings: api::VolumeSettings,
+    pub(crate) settings: api::VolumeSettings,
 }
 
 /// A group, as it was created.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct GroupEntry {
+pub(crate) struct GroupEntry {
     /// Its identity.
-    pub id: Uuid,
+    pub(crate) id: Uuid,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its volumes, in the order of its record.
-    pub volumes: Vec<VolumeEntry>,
+    pub(crate) volumes: Vec<VolumeEntry>,
 }
 
 impl GroupEntry {
     /// Its identity, typed.
     #[must_use]
-    pub const fn group(&self) -> GroupId {
+    pub(crate) const fn group(&self) -> GroupId {
         GroupId::from_uuid(self.id)
     }
 }
 
 /// A gateway at another site.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct PeerEntry {
+pub(crate) struct PeerEntry {
     /// Which.
-    pub gateway: Uuid,
+    pub(crate) gateway: Uuid,
     /// Its site's name.
-    pub site: String,
+    pub(crate) site: String,
     /// Its certificate, DER, in hexadecimal.
-    pub certificate: String,
+    pub(crate) certificate: String,
     /// Where its link listens.
-    pub addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
 }
 
 impl PeerEntry {
     /// From what the link knows.
     #[must_use]
-    pub fn of(peer: &link::Peer) -> Self {
+    pub(crate) fn of(peer: &link::Peer) -> Self {
         Self {
             gateway: peer.gateway.uuid(),
             site: peer.site.clone(),
@@ -90,7 +90,7 @@ impl PeerEntry {
 
     /// To what the link knows; `None` when the certificate cannot be read.
     #[must_use]
-    pub fn peer(&self) -> Option<link::Peer> {
+    pub(crate) fn peer(&self) -> Option<link::Peer> {
         Some(link::Peer {
             gateway: GatewayId::from_uuid(self.gateway),
             site: self.site.clone(),
@@ -103,7 +103,7 @@ impl PeerEntry {
 /// What a bearer of a token may do; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RoleEntry {
+pub(crate) enum RoleEntry {
     /// Reads.
     Viewer,
     /// Also changes volumes, sessions and failovers.
@@ -114,27 +114,27 @@ pub enum RoleEntry {
 
 /// A bearer token.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct TokenEntry {
+pub(crate) struct TokenEntry {
     /// Whose.
-    pub name: String,
+    pub(crate) name: String,
     /// BLAKE3 of it, in hexadecimal. It has 256 random bits, so a plain hash is enough.
-    pub hash: String,
+    pub(crate) hash: String,
     /// What it allows.
-    pub role: RoleEntry,
+    pub(crate) role: RoleEntry,
 }
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Pages {
+pub(crate) struct Pages {
     version: u32,
     /// The groups.
-    pub groups: Vec<GroupEntry>,
+    pub(crate) groups: Vec<GroupEntry>,
     /// The gateways that are trusted.
-    pub peers: Vec<PeerEntry>,
+    pub(crate) peers: Vec<PeerEntry>,
     /// The bearer tokens.
-    pub tokens: Vec<TokenEntry>,
+    pub(crate) tokens: Vec<TokenEntry>,
     /// Join tokens that were issued, as the link's records in hexadecimal.
-    pub joins: Vec<String>,
+    pub(crate) joins: Vec<String>,
 }
 
 impl Default for Pages {
@@ -152,36 +152,36 @@ impl Default for Pages {
 impl Pages {
     /// The group with this name or identity.
     #[must_use]
-    pub fn group(&self, name: &str) -> Option<&GroupEntry> {
+    pub(crate) fn group(&self, name: &str) -> Option<&GroupEntry> {
         self.groups.iter().find(|group| group.name == name || is_id(name, group.id))
     }
 
     /// The group with this identity.
     #[must_use]
-    pub fn group_by_id(&self, id: GroupId) -> Option<&GroupEntry> {
+    pub(crate) fn group_by_id(&self, id: GroupId) -> Option<&GroupEntry> {
         self.groups.iter().find(|group| group.id == id.uuid())
     }
 
     /// The volume with this name or identity, and its group.
     #[must_use]
-    pub fn volume(&self, name: &str) -> Option<(&GroupEntry, &VolumeEntry)> {
+    pub(crate) fn volume(&self, name: &str) -> Option<(&GroupEntry, &VolumeEntry)> {
         self.volumes().find(|(_, volume)| volume.name == name || is_id(name, volume.id))
     }
 
     /// The volume with this identity, and its group.
     #[must_use]
-    pub fn volume_by_id(&self, id: VolumeId) -> Option<(&GroupEntry, &VolumeEntry)> {
+    pub(crate) fn volume_by_id(&self, id: VolumeId) -> Option<(&GroupEntry, &VolumeEntry)> {
         self.volumes().find(|(_, volume)| volume.id == id.uuid())
     }
 
     /// Every volume and its group.
-    pub fn volumes(&self) -> impl Iterator<Item = (&GroupEntry, &VolumeEntry)> {
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = (&GroupEntry, &VolumeEntry)> {
         self.groups.iter().flat_map(|group| group.volumes.iter().map(move |v| (group, v)))
     }
 
     /// The peer of this site or gateway.
     #[must_use]
-    pub fn peer(&self, name: &str) -> Option<&PeerEntry> {
+    pub(crate) fn peer(&self, name: &str) -> Option<&PeerEntry> {
         self.peers.iter().find(|peer| peer.site == name || is_id(name, peer.gateway))
     }
 
@@ -211,7 +211,7 @@ fn is_id(text: &str, id: Uuid) -> bool {
 
 /// The book. Readers never wait; writers one after the other.
 #[derive(Debug)]
-pub struct Book {
+pub(crate) struct Book {
     pages: RwLock<Arc<Pages>>,
     writing: tokio::sync::Mutex<()>,
     shard: Shard,
@@ -222,7 +222,7 @@ impl Book {
     ///
     /// # Errors
     /// [`BookError`].
-    pub async fn open(shard: Shard) -> Result<Self, BookError> {
+    pub(crate) async fn open(shard: Shard) -> Result<Self, BookError> {
         let found = shard
             .call(|state| state.ledger().get(KEY))
             .await
@@ -238,7 +238,7 @@ impl Book {
 
     /// What it says now.
     #[must_use]
-    pub fn read(&self) -> Arc<Pages> {
+    pub(crate) fn read(&self) -> Arc<Pages> {
         Arc::clone(&self.pages.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -249,7 +249,7 @@ impl Book {
     ///
     /// # Cancellation
     /// The change may be on stable storage and not be seen before the next start.
-    pub async fn change<T, E: From<BookError>>(
+    pub(crate) async fn change<T, E: From<BookError>>(
         &self,
         records: Vec<(String, Option<Bytes>)>,
         change: impl FnOnce(&mut Pages) -> Result<T, E>,
@@ -271,7 +271,7 @@ impl Book {
 
 /// Bytes in hexadecimal.
 #[must_use]
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes everything");
@@ -281,7 +281,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Bytes from hexadecimal.
 #[must_use]
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A wall clock and a steady one.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     origin: tokio::time::Instant,
     origin_ms: u64,
 }
@@ -16,38 +16,38 @@ pub struct Clock {
 impl Clock {
     /// Starts the steady clock.
     #[must_use]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { origin: tokio::time::Instant::now(), origin_ms: millis(unix()) }
     }
 
     /// The steady clock: milliseconds since 1970 as it was believed at the start.
     #[must_use]
-    pub fn steady_ms(&self) -> u64 {
+    pub(crate) fn steady_ms(&self) -> u64 {
         self.origin_ms.saturating_add(millis(self.origin.elapsed()))
     }
 
     /// Milliseconds since 1970, as the machine believes.
     #[must_use]
-    pub fn unix_ms(&self) -> u64 {
+    pub(crate) fn unix_ms(&self) -> u64 {
         millis(unix())
     }
 
     /// Seconds since 1970, as the machine believes.
     #[must_use]
-    pub fn unix_s(&self) -> u64 {
+    pub(crate) fn unix_s(&self) -> u64 {
         unix().as_secs()
     }
 
     /// Now, RFC 3339.
     #[must_use]
-    pub fn rfc3339(&self) -> String {
+    pub(crate) fn rfc3339(&self) -> String {
         text(self.unix_ms())
     }
 }
 
 /// A time in milliseconds since 1970 as RFC 3339.
 #[must_use]
-pub fn text(unix_ms: u64) -> String {
+pub(crate) fn text(unix_ms: u64) -> String {
     let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_e| String::new(), |at| at.to_string())
 }
@@ -69,7 +69,7 @@ fn unix() -> Duration {
 
 /// The kernel's boot id: what was written to files survives in memory while it stays the same.
 #[must_use]
-pub fn host_boot() -> [u8; 16] {
+pub(crate) fn host_boot() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     // Without one, a fresh number each time: every start then counts as a power loss, which is
     // slower and never wrong.

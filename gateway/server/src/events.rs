@@ -18,7 +18,7 @@ const FOLLOWER_EVENTS_MAX: usize = 256;
 
 /// The ring.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     clock: Clock,
     ring: Mutex<Ring>,
     live: broadcast::Sender<Event>,
@@ -33,13 +33,13 @@ struct Ring {
 impl Events {
     /// An empty ring.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         let (live, _) = broadcast::channel(FOLLOWER_EVENTS_MAX);
         Self { clock, ring: Mutex::default(), live }
     }
 
     /// Adds an event. It is logged too.
-    pub fn tell(&self, kind: &str, subject: &str, text: impl Into<String>) {
+    pub(crate) fn tell(&self, kind: &str, subject: &str, text: impl Into<String>) {
         let text = text.into();
         tracing::info!(kind, subject, "{text}");
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +62,7 @@ impl Events {
 
     /// The events after number `after` that are still here, and those to come.
     #[must_use]
-    pub fn follow(&self, after: Option<u64>) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    pub(crate) fn follow(&self, after: Option<u64>) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let past = match after {
             None => Vec::new(),

@@ -15,19 +15,19 @@ use crate::gateway::Gateway;
 
 /// The gateway, for its NBD listeners. They are opened before it is whole.
 #[derive(Default)]
-pub struct HostDoor {
+pub(crate) struct HostDoor {
     gateway: OnceLock<Arc<Gateway>>,
 }
 
 impl HostDoor {
     /// A door that is closed until it knows its gateway.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self::default())
     }
 
     /// Opens it.
-    pub fn open(&self, gateway: Arc<Gateway>) {
+    pub(crate) fn open(&self, gateway: Arc<Gateway>) {
         // A second gateway in one process would be a fault of ours; the first one stays.
         let _second = self.gateway.set(gateway);
     }

@@ -25,7 +25,7 @@ const PLANS_MAX: usize = 64;
 ///
 /// # Errors
 /// [`Code::Invalid`] for another word.
-pub fn consent(word: Option<&str>) -> Result<Consent, Refused> {
+pub(crate) fn consent(word: Option<&str>) -> Result<Consent, Refused> {
     match word {
         None | Some("in_sync") => Ok(Consent::InSync),
         Some("outdated") => Ok(Consent::Outdated),
@@ -82,7 +82,7 @@ struct Made {
 
 /// The plans that can be run.
 #[derive(Debug, Default)]
-pub struct Plans {
+pub(crate) struct Plans {
     made: Mutex<HashMap<String, Made>>,
 }
 
@@ -103,7 +103,7 @@ impl Plans {
     ///
     /// # Errors
     /// [`Code::PlanToken`] when it is unknown, of another group, too old, or the state changed.
-    pub fn redeem(
+    pub(crate) fn redeem(
         &self,
         token: &str,
         status: &GroupStatus,
@@ -130,7 +130,7 @@ impl Plans {
 
 /// Makes a plan.
 #[must_use]
-pub fn plan(
+pub(crate) fn plan(
     status: &GroupStatus,
     (site, nbd): (&str, &[String]),
     consent: Consent,
@@ -309,3 +309,6 @@ fn at_risk(status: &GroupStatus) -> (Option<u64>, Option<f64>) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

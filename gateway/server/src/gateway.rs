@@ -3,12 +3,12 @@
 //! Invariant: nothing here waits for a thread that does not answer or for another site; what is
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
-pub mod failovers;
-pub mod groups;
-pub mod incoming;
-pub mod sessions;
-pub mod sites;
-pub mod volumes;
+pub(crate) mod failovers;
+pub(crate) mod groups;
+pub(crate) mod incoming;
+pub(crate) mod sessions;
+pub(crate) mod sites;
+pub(crate) mod volumes;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,44 +31,44 @@ use crate::shard::Shard;
 use crate::status::Moment;
 
 /// A running gateway, as its control thread sees it.
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// What it was told.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Its clocks.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// Who it is.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// Its threads.
-    pub shards: Vec<Shard>,
+    pub(crate) shards: Vec<Shard>,
     /// What its groups last said.
-    pub board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
     /// What it must remember.
-    pub book: Arc<Book>,
+    pub(crate) book: Arc<Book>,
     /// What happened.
-    pub events: Arc<Events>,
+    pub(crate) events: Arc<Events>,
     /// What takes long.
-    pub operations: Arc<Operations>,
+    pub(crate) operations: Arc<Operations>,
     /// Failover plans that can be run.
-    pub plans: Plans,
+    pub(crate) plans: Plans,
     /// Where its volumes lie.
-    pub pool: Arc<store::Pool>,
+    pub(crate) pool: Arc<store::Pool>,
     /// What it brings to links, and whom it trusts.
-    pub links: link::LinkContext,
+    pub(crate) links: link::LinkContext,
     /// Where hosts attach: addresses as NBD URIs without an export.
-    pub nbd_uris: Vec<String>,
+    pub(crate) nbd_uris: Vec<String>,
     /// Its background work on the control thread.
-    pub tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// Cancelled when it stops.
-    pub stopping: CancellationToken,
+    pub(crate) stopping: CancellationToken,
     /// Why groups could not be opened.
-    pub not_opened: Mutex<HashMap<GroupId, String>>,
+    pub(crate) not_opened: Mutex<HashMap<GroupId, String>>,
     ready: AtomicBool,
     changing: tokio::sync::Mutex<()>,
 }
 
 /// What is known of a group.
 #[derive(Clone, Debug)]
-pub enum Known {
+pub(crate) enum Known {
     /// It said this, then.
     Status(Arc<GroupStatus>, Moment),
     /// It never said anything; why.
@@ -76,33 +76,33 @@ pub enum Known {
 }
 
 /// The parts of a gateway that are made elsewhere.
-pub struct GatewayParts {
+pub(crate) struct GatewayParts {
     /// See [`Gateway`].
-    pub config: Config,
+    pub(crate) config: Config,
     /// See [`Gateway`].
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// See [`Gateway`].
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// See [`Gateway`].
-    pub shards: Vec<Shard>,
+    pub(crate) shards: Vec<Shard>,
     /// See [`Gateway`].
-    pub board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
     /// See [`Gateway`].
-    pub book: Arc<Book>,
+    pub(crate) book: Arc<Book>,
     /// See [`Gateway`].
-    pub events: Arc<Events>,
+    pub(crate) events: Arc<Events>,
     /// See [`Gateway`].
-    pub pool: Arc<store::Pool>,
+    pub(crate) pool: Arc<store::Pool>,
     /// See [`Gateway`].
-    pub links: link::LinkContext,
+    pub(crate) links: link::LinkContext,
     /// See [`Gateway`].
-    pub nbd_uris: Vec<String>,
+    pub(crate) nbd_uris: Vec<String>,
 }
 
 impl Gateway {
     /// Puts the parts together. It is not ready before [`Gateway::set_ready`].
     #[must_use]
-    pub fn new(parts: GatewayParts) -> Arc<Self> {
+    pub(crate) fn new(parts: GatewayParts) -> Arc<Self> {
         Arc::new(Self {
             operations: Operations::new(parts.clock),
             config: parts.config,
@@ -126,31 +126,31 @@ impl Gateway {
 
     /// Whether every group was tried to be opened and it is not stopping.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.stopping.is_cancelled()
     }
 
     /// Says that every group was tried to be opened.
-    pub fn set_ready(&self) {
+    pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
 
     /// The shard of a group: always the same one while this process runs. Ids of version 7 end in
     /// random bits, so groups spread evenly.
     #[must_use]
-    pub fn shard_of(&self, group: GroupId) -> &Shard {
+    pub(crate) fn shard_of(&self, group: GroupId) -> &Shard {
         let shards = self.shards.len();
         let index = usize::try_from(group.uuid().as_u128() % shards as u128).unwrap_or_default();
         self.shards.get(index).expect("an index below the number of shards, which is never 0")
     }
 
     /// Lets changes of what exists (volumes, groups, trust) follow one another.
-    pub async fn change_alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(crate) async fn change_alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
     }
 
     /// What is known of every group, asked now.
-    pub async fn look(&self) -> Vec<(GroupEntry, Known)> {
+    pub(crate) async fn look(&self) -> Vec<(GroupEntry, Known)> {
         let asks = self.shards.iter().map(|shard| shard.call(|state| state.statuses()));
         let answers = futures_util::future::join_all(asks).await;
         let now_ms = self.clock.steady_ms();
@@ -168,7 +168,7 @@ impl Gateway {
     }
 
     /// What is known of one group, asked now.
-    pub async fn look_at(&self, group: GroupId) -> Known {
+    pub(crate) async fn look_at(&self, group: GroupId) -> Known {
         let answer = self.shard_of(group).call(move |state| state.status(group)).await;
         let now_ms = self.clock.steady_ms();
         match answer {
@@ -181,7 +181,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`api::Code::ShardSilent`], or why it could not be opened.
-    pub async fn status_of(&self, group: GroupId) -> Result<Arc<GroupStatus>, Refused> {
+    pub(crate) async fn status_of(&self, group: GroupId) -> Result<Arc<GroupStatus>, Refused> {
         match self.look_at(group).await {
             Known::Status(status, moment) if moment.fresh => Ok(status),
             Known::Status(..) => Err(Refused::from(crate::shard::Silent)),
@@ -203,3 +203,6 @@ impl Gateway {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -36,13 +36,13 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use auth::{hash_token, make_token};
-pub use problem::{Body, Failure};
+pub(crate) use auth::{hash_token, make_token};
+use problem::{Body, Failure};
 
 use crate::gateway::Gateway;
 
 /// What handlers share.
-pub type Shared = State<Arc<Gateway>>;
+pub(crate) type Shared = State<Arc<Gateway>>;
 
 /// Bodies are small: names, sizes, tokens.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -65,23 +65,46 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 )]
 struct Document;
 
+/// All calls: split by what they are about, as the tags are.
 fn versioned() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::with_openapi(Document::openapi())
+        .merge(overview())
+        .merge(of_volumes())
+        .merge(of_sessions())
+        .merge(of_groups())
+}
+
+fn overview() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(groups::status))
         .routes(routes!(events::events))
         .routes(routes!(sites::list))
         .routes(routes!(sites::make_token))
         .routes(routes!(sites::join))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::delete))
+}
+
+fn of_volumes() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(volumes::list, volumes::create))
         .routes(routes!(volumes::show, volumes::set, volumes::delete))
         .routes(routes!(volumes::grow))
         .routes(routes!(volumes::digest))
         .routes(routes!(volumes::content))
+}
+
+fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(sessions::list, sessions::create))
         .routes(routes!(sessions::show, sessions::patch, sessions::delete))
         .routes(routes!(sessions::suspend))
         .routes(routes!(sessions::resume))
         .routes(routes!(sessions::reverse))
+}
+
+fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(groups::list))
         .routes(routes!(groups::show))
         .routes(routes!(failovers::plan))
@@ -89,8 +112,6 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(failovers::reprotect))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
-        .routes(routes!(tokens::list, tokens::create))
-        .routes(routes!(tokens::delete))
 }
 
 /// The OpenAPI document, as it is committed.
@@ -103,8 +124,7 @@ pub fn openapi() -> String {
 }
 
 /// All routes.
-#[must_use]
-pub fn router(gateway: Arc<Gateway>) -> Router {
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let (calls, _) = versioned().split_for_parts();
     let calls = calls
         .fallback(problem::no_such_call)
@@ -118,8 +138,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 /// `/healthz` (the process answers) and `/readyz` (its groups were opened and it serves).
-#[must_use]
-pub fn health(gateway: &Arc<Gateway>) -> Router {
+pub(crate) fn health(gateway: &Arc<Gateway>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -168,7 +187,7 @@ async fn measure(request: Request, next: Next) -> Response {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: std::net::TcpListener,
     tls: Arc<rustls::ServerConfig>,
     gateway: Arc<Gateway>,

@@ -8,6 +8,7 @@
 //! Invariant: a gauge of a group that is not known is absent, never zero and never its last value.
 //! There are histograms and no summaries.
 
+mod describe;
 mod gauges;
 mod text;
 
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 
-/// Doubling from what an NVMe sync takes to what is a timeout, with 25.6 ms, the objective, on a
+/// Doubling from what a fast sync takes to what is a timeout, with 25.6 ms, the objective, on a
 /// border.
 const LATENCY_BUCKETS: [f64; 18] = [
     0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_6, 0.003_2, 0.006_4, 0.012_8, 0.025_6,
@@ -43,7 +44,7 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
 
 /// What renders metrics. One per process: the crates record into it.
 #[derive(Clone)]
-pub struct Exporter {
+pub(crate) struct Exporter {
     handle: PrometheusHandle,
     process: metrics_process::Collector,
 }
@@ -53,17 +54,18 @@ impl Exporter {
     ///
     /// # Errors
     /// When something else records already.
-    pub fn install() -> Result<Self, String> {
+    pub(crate) fn install() -> Result<Self, String> {
         let recorder = recorder().map_err(|error| error.to_string())?;
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| error.to_string())?;
         let process = metrics_process::Collector::default();
         process.describe();
+        describe::all();
         Ok(Self { handle, process })
     }
 
     /// Folds samples from time to time, until `stop`.
-    pub async fn upkeep(self, stop: CancellationToken) {
+    pub(crate) async fn upkeep(self, stop: CancellationToken) {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
             self.handle.run_upkeep();
@@ -88,15 +90,17 @@ struct Scraped {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
     exporter: Exporter,
     gateway: Arc<Gateway>,
 ) -> std::io::Result<()> {
     let stopping = gateway.stopping.clone();
+    let health = crate::http::health(&gateway);
     let routes = axum::Router::new()
         .route("/metrics", get(scrape))
-        .with_state(Scraped { exporter, gateway });
+        .with_state(Scraped { exporter, gateway })
+        .merge(health);
     axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async move { stopping.cancelled().await })
         .await

@@ -1,7 +1,7 @@
 //! What may be a name of a site, a volume or a group.
 
 /// The longest name.
-pub const NAME_BYTES_MAX: usize = 64;
+pub(crate) const NAME_BYTES_MAX: usize = 64;
 
 /// Whether this may be a name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot or a dash,
 /// so that it is at home in a URL, a shell, a metric label and a file name.

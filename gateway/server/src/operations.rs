@@ -16,7 +16,7 @@ const OPERATIONS_MAX: usize = 256;
 
 /// All operations of this start.
 #[derive(Debug)]
-pub struct Operations {
+pub(crate) struct Operations {
     clock: Clock,
     all: Mutex<VecDeque<Operation>>,
 }
@@ -24,13 +24,13 @@ pub struct Operations {
 impl Operations {
     /// None yet.
     #[must_use]
-    pub fn new(clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self { clock, all: Mutex::default() })
     }
 
     /// Begins one.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, kind: &str, subject: &str) -> Running {
+    pub(crate) fn begin(self: &Arc<Self>, kind: &str, subject: &str) -> Running {
         let id = Uuid::now_v7();
         let operation = Operation {
             id,
@@ -54,14 +54,14 @@ impl Operations {
 
     /// One of them.
     #[must_use]
-    pub fn get(&self, id: Uuid) -> Option<Operation> {
+    pub(crate) fn get(&self, id: Uuid) -> Option<Operation> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().find(|operation| operation.id == id).cloned()
     }
 
     /// All, newest first.
     #[must_use]
-    pub fn list(&self) -> Vec<Operation> {
+    pub(crate) fn list(&self) -> Vec<Operation> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().rev().cloned().collect()
     }
@@ -76,7 +76,7 @@ impl Operations {
 
 /// The right to tell how an operation goes.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     operations: Arc<Operations>,
     id: Uuid,
     step_began_ms: u64,
@@ -86,12 +86,12 @@ pub struct Running {
 impl Running {
     /// How it is now.
     #[must_use]
-    pub fn snapshot(&self) -> Option<Operation> {
+    pub(crate) fn snapshot(&self) -> Option<Operation> {
         self.operations.get(self.id)
     }
 
     /// Begins a step.
-    pub fn step(&mut self, name: &str) {
+    pub(crate) fn step(&mut self, name: &str) {
         self.step_began_ms = self.operations.clock.steady_ms();
         self.operations.change(self.id, |operation| {
             operation.steps.push(Step {
@@ -104,7 +104,7 @@ impl Running {
     }
 
     /// Ends the step that was begun last.
-    pub fn done(&mut self, detail: impl Into<String>) {
+    pub(crate) fn done(&mut self, detail: impl Into<String>) {
         self.end_step(OperationState::Succeeded, detail.into());
     }
 
@@ -120,7 +120,7 @@ impl Running {
     }
 
     /// Ends it.
-    pub fn end(mut self, result: Result<(), Problem>) {
+    pub(crate) fn end(mut self, result: Result<(), Problem>) {
         self.finish(result);
     }
 

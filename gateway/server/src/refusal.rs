@@ -11,18 +11,18 @@ use crate::shard::Silent;
 
 /// Why a call failed, on its way to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused(pub Box<Problem>);
+pub(crate) struct Refused(pub(crate) Box<Problem>);
 
 impl Refused {
     /// With this code and these words.
     #[must_use]
-    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem::new(code, detail)))
     }
 
     /// With another thing to do.
     #[must_use]
-    pub fn next(self, next: impl Into<String>) -> Self {
+    pub(crate) fn next(self, next: impl Into<String>) -> Self {
         Self(Box::new(self.0.with_next(next)))
     }
 }
@@ -46,7 +46,7 @@ impl From<BookError> for Refused {
 
 /// The code of an I/O error that an operator is told of.
 #[must_use]
-pub const fn io_code(error: IoError) -> Code {
+pub(crate) const fn io_code(error: IoError) -> Code {
     match error {
         IoError::NoSpace => Code::PoolFull,
         IoError::Fenced => Code::Fenced,
@@ -86,7 +86,7 @@ impl From<StoreError> for Refused {
 
 /// An error and those that it came from, in one line.
 #[must_use]
-pub fn chain_text(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

@@ -8,19 +8,19 @@
 //! Invariant: nothing of a group ever leaves its thread but plain data. A thread that does not
 //! answer within the deadline is reported as silent; nobody waits for it for ever.
 
-pub mod state;
+pub(crate) mod state;
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use state::ShardState;
+pub(crate) use state::ShardState;
 
 /// The thread did not answer in time, or has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the thread that owns it does not answer")]
-pub struct Silent;
+pub(crate) struct Silent;
 
 type Job = Box<dyn FnOnce(&Rc<ShardState>) + Send>;
 
@@ -31,7 +31,7 @@ enum Order {
 
 /// A handle to a shard. Cheap to clone, may be used from any thread.
 #[derive(Clone)]
-pub struct Shard {
+pub(crate) struct Shard {
     index: usize,
     orders: mpsc::UnboundedSender<Order>,
     deadline: Duration,
@@ -45,9 +45,9 @@ impl std::fmt::Debug for Shard {
 
 /// A running shard.
 #[derive(Debug)]
-pub struct ShardThread {
+pub(crate) struct ShardThread {
     /// How to reach it.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -56,7 +56,7 @@ impl ShardThread {
     ///
     /// # Errors
     /// When the system gives no thread or no runtime.
-    pub fn start(
+    pub(crate) fn start(
         index: usize,
         deadline: Duration,
         build: impl FnOnce() -> ShardState + Send + 'static,
@@ -78,7 +78,7 @@ impl ShardThread {
     ///
     /// # Cancellation
     /// The thread goes on closing.
-    pub async fn stop(self, deadline: Duration) -> Result<(), Silent> {
+    pub(crate) async fn stop(self, deadline: Duration) -> Result<(), Silent> {
         let (done, wait) = oneshot::channel();
         self.shard.orders.send(Order::Stop(done)).map_err(|_e| Silent)?;
         tokio::time::timeout(deadline, wait).await.map_err(|_e| Silent)?.map_err(|_e| Silent)?;
@@ -113,7 +113,7 @@ impl Shard {
     ///
     /// # Cancellation
     /// It may still be done.
-    pub async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Rc<ShardState>) -> T + Send + 'static,
     ) -> Result<T, Silent> {
@@ -136,7 +136,7 @@ impl Shard {
     ///
     /// # Cancellation
     /// The future runs to its end.
-    pub async fn run<T, F, W>(&self, work: W) -> Result<T, Silent>
+    pub(crate) async fn run<T, F, W>(&self, work: W) -> Result<T, Silent>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
@@ -161,7 +161,10 @@ impl Shard {
     ///
     /// # Errors
     /// [`Silent`] when the thread has ended.
-    pub fn post(&self, job: impl FnOnce(&Rc<ShardState>) + Send + 'static) -> Result<(), Silent> {
+    pub(crate) fn post(
+        &self,
+        job: impl FnOnce(&Rc<ShardState>) + Send + 'static,
+    ) -> Result<(), Silent> {
         self.orders.send(Order::Job(Box::new(job))).map_err(|_e| Silent)
     }
 }

@@ -22,7 +22,7 @@ const SHARDS_MAX: Duration = Duration::from_secs(20);
 const TASKS_MAX: Duration = Duration::from_secs(4);
 
 /// Returns at SIGTERM or SIGINT, or when `stopping` is cancelled.
-pub async fn wait_for_signal(stopping: &CancellationToken) {
+pub(crate) async fn wait_for_signal(stopping: &CancellationToken) {
     let (Ok(mut term), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -40,7 +40,7 @@ pub async fn wait_for_signal(stopping: &CancellationToken) {
 ///
 /// # Errors
 /// What did not end in time.
-pub async fn stop(gateway: &Gateway, threads: Vec<ShardThread>) -> Result<(), String> {
+pub(crate) async fn stop(gateway: &Gateway, threads: Vec<ShardThread>) -> Result<(), String> {
     gateway.stopping.cancel();
     let stops = threads.into_iter().map(|thread| thread.stop(SHARDS_MAX));
     let silent =

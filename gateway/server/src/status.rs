@@ -10,20 +10,21 @@ mod words;
 use api::{Code, Explanation, Group, Health, Leg, TheirView, Upstream, Verdict};
 use mirror::{GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState};
 
-pub use explain::explain;
-pub use words::{
-    link_state, patched as words_patched, phase, policy, quality, role, serving, session_state,
+pub(crate) use explain::explain;
+pub(crate) use words::{
+    cause_text, link_state, patched as words_patched, phase, policy, quality, role, serving,
+    session_state,
 };
 
 /// The moment of an answer, and how old what it tells is.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// The gateway's steady clock.
-    pub now_ms: u64,
+    pub(crate) now_ms: u64,
     /// How old the group's own word is.
-    pub age_ms: u64,
+    pub(crate) age_ms: u64,
     /// Whether the group's thread answered just now.
-    pub fresh: bool,
+    pub(crate) fresh: bool,
 }
 
 impl Moment {
@@ -34,7 +35,7 @@ impl Moment {
 
 /// A group as an operator is told.
 #[must_use]
-pub fn group(status: &GroupStatus, moment: Moment) -> Group {
+pub(crate) fn group(status: &GroupStatus, moment: Moment) -> Group {
     let mut explanations = explain(status, moment);
     if !moment.fresh {
         let cause = format!(
@@ -71,7 +72,7 @@ pub fn group(status: &GroupStatus, moment: Moment) -> Group {
 
 /// A group that could not be opened, or never said anything.
 #[must_use]
-pub fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, why: &str) -> Group {
+pub(crate) fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, why: &str) -> Group {
     Group {
         id,
         name: name.to_owned(),
@@ -97,7 +98,7 @@ pub fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, why: &str
 
 /// An explanation with the code's own advice.
 #[must_use]
-pub fn explanation(code: Code, cause: impl Into<String>) -> Explanation {
+pub(crate) fn explanation(code: Code, cause: impl Into<String>) -> Explanation {
     Explanation {
         code: code.as_str().to_owned(),
         cause: cause.into(),
@@ -107,7 +108,7 @@ pub fn explanation(code: Code, cause: impl Into<String>) -> Explanation {
 
 /// A leg as an operator is told.
 #[must_use]
-pub fn leg(status: &LegStatus, moment: Moment) -> Leg {
+pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
     let heard = moment.ago(status.last_heard_ms);
     Leg {
         site: status.site.clone(),
@@ -160,7 +161,7 @@ fn leg_out_of_sync(leg: &LegStatus) -> u64 {
 
 /// Whether the leg is all that it should be.
 #[must_use]
-pub fn leg_is_well(leg: &LegStatus) -> bool {
+pub(crate) fn leg_is_well(leg: &LegStatus) -> bool {
     leg.state == SessionState::Active
         && leg.phase == Phase::Equivalent
         && leg.in_sync
@@ -179,7 +180,7 @@ fn rpo_seconds(status: &GroupStatus, moment: Moment) -> Option<f64> {
 
 /// Milliseconds as seconds, for numbers that people and Prometheus read.
 #[must_use]
-pub fn millis_to_seconds(millis: u64) -> f64 {
+pub(crate) fn millis_to_seconds(millis: u64) -> f64 {
     std::time::Duration::from_millis(millis).as_secs_f64()
 }
 
@@ -247,7 +248,7 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
 
 /// One word for all groups.
 #[must_use]
-pub fn verdict(groups: &[Group]) -> Verdict {
+pub(crate) fn verdict(groups: &[Group]) -> Verdict {
     match groups.iter().map(|group| group.health).max() {
         None => Verdict::Empty,
         Some(Health::Ready) => Verdict::Ready,

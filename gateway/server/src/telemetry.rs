@@ -9,7 +9,7 @@ use crate::config::LogConfig;
 ///
 /// # Errors
 /// What is wrong with the filter.
-pub fn start(config: &LogConfig) -> Result<(), String> {
+pub(crate) fn start(config: &LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.level)
         .map_err(|error| format!("log.level {:?}: {error}", config.level))?;
     let builder = tracing_subscriber::fmt()

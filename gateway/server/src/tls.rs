@@ -22,7 +22,7 @@ const API_KEY_FILE: &str = "api.key";
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// A file cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -45,7 +45,7 @@ pub enum TlsError {
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn api(directory: &Path, listen: IpAddr) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn api(directory: &Path, listen: IpAddr) -> Result<Arc<ServerConfig>, TlsError> {
     let (certificate, key) = (directory.join(API_CERTIFICATE_FILE), directory.join(API_KEY_FILE));
     if !certificate.exists() {
         make(&certificate, &key, listen)?;
@@ -74,7 +74,7 @@ fn make(certificate: &Path, key: &Path, listen: IpAddr) -> Result<(), TlsError> 
 ///
 /// # Errors
 /// [`TlsError::File`].
-pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
     let draft = path.with_extension("new");
     let write = || {
         if draft.exists() {
@@ -93,7 +93,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn nbd(config: &NbdConfig) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+pub(crate) fn nbd(config: &NbdConfig) -> Result<Option<Arc<ServerConfig>>, TlsError> {
     match (&config.certificate, &config.key) {
         (Some(certificate), Some(key)) => {
             server(certificate, key, config.client_ca.as_deref()).map(Some)

@@ -5,11 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
-mod clients;
 mod failover;
-mod hostile;
-mod metrics;
-mod operator;
 
 mod pair;
 mod random;

@@ -156,7 +156,9 @@ pub(crate) fn number(answer: &Value, place: &str) -> Result<u64> {
 
 /// The group of the volume, as a site sees it.
 pub(crate) fn group(site: &Site) -> Result<Value> {
-    site.cli(&["group", "show", VOLUME])
+    let answer = site.ask(&["group", "show", VOLUME])?;
+    ensure!(answer.json.is_object(), "group show ended with {}\n{}", answer.code, answer.text);
+    Ok(answer.json)
 }
 
 /// Waits until a site sees its group so.

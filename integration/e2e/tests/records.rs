@@ -136,6 +136,15 @@ impl Journal {
         }
     }
 
+    /// Numbers that `discarded` used are not used again.
+    pub(crate) fn go_on_after(&self, discarded: &Self) {
+        for (ours, theirs) in self.regions.iter().zip(&discarded.regions) {
+            let used = lock(theirs).number;
+            let mut ours = lock(ours);
+            ours.number = ours.number.max(used);
+        }
+    }
+
     /// Reads everything back from where it is served, and takes what is found as the truth from
     /// which later losses are counted.
     pub(crate) fn verify(&self, socket: &Path, volume: &str) -> Result<Found> {
@@ -342,17 +351,20 @@ fn write(
     stop: &AtomicBool,
     records: &AtomicU64,
 ) -> (End, Duration) {
-    let mut random = Random::new(u64::from(lock(region).writer) ^ lock(region).number << 16);
+    let (first_block, seed) = {
+        let region = lock(region);
+        (region.first_block, u64::from(region.writer) ^ region.number << 16)
+    };
+    let mut random = Random::new(seed);
     let mut slowest = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         let Some((start, bytes)) = lock(region).next(&mut random) else { break };
-        let first_block = lock(region).first_block;
         let clock = Deadline::after(Duration::ZERO);
         let written = client
             .seek(SeekFrom::Start((first_block + start) * BLOCK as u64))
             .and_then(|_| client.write_all(&bytes));
         if let Err(error) = written {
-            return (end_of(&error), slowest);
+            return (end_of(&error, &mut client), slowest);
         }
         slowest = slowest.max(clock.elapsed());
         lock(region).acknowledge(start, (bytes.len() / BLOCK) as u64);
@@ -360,20 +372,26 @@ fn write(
         if count.is_multiple_of(FLUSH_EVERY)
             && let Err(error) = client.flush()
         {
-            return (end_of(&error), slowest);
+            return (end_of(&error, &mut client), slowest);
         }
     }
     (End::Told, slowest)
 }
 
-fn end_of(error: &io::Error) -> End {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => End::Hung,
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset => End::Dropped,
-        _ => End::Refused(error.to_string()),
+/// A request that fails may be the last that is answered before the connection ends.
+fn end_of(error: &io::Error, client: &mut Client) -> End {
+    let is_lost = |error: &io::Error| {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset)
+    };
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        return End::Hung;
     }
+    let next = client.seek(SeekFrom::Start(0)).and_then(|_| client.read(&mut [0; BLOCK]));
+    if is_lost(error) || next.is_err_and(|next| is_lost(&next)) {
+        return End::Dropped;
+    }
+    End::Refused(error.to_string())
 }
 
 /// A file of this many random bytes.
@@ -419,7 +437,7 @@ mod tests {
         let (start, old) = region.next(&mut random).unwrap();
         region.acknowledge(start, (old.len() / BLOCK) as u64);
         let block = usize::try_from(start).unwrap();
-        let mut judge = |bytes: &[u8]| {
+        let judge = |bytes: &[u8]| {
             let mut found = Found::default();
             region.clone().judge(block, bytes, &mut found);
             (found.lost, found.torn, found.invented)

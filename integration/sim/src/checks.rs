@@ -211,7 +211,9 @@ impl World {
             let mut blocks: Vec<u64> = east.keys().chain(west.keys()).copied().collect();
             blocks.sort_unstable();
             blocks.dedup();
-            for block in blocks {
+            // What lies behind the end of the primary's volume is nobody's.
+            let sizes = [0, 1].map(|site| self.sites[site].platters[volume].size());
+            for block in blocks.into_iter().filter(|b| (b + 1) * 4096 <= sizes[0].min(sizes[1])) {
                 let (a, b) =
                     (east.get(&block).unwrap_or(&empty), west.get(&block).unwrap_or(&empty));
                 if a == b {

@@ -34,6 +34,16 @@ pub struct Outcome {
 /// - P10 no assertion fails
 #[must_use]
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
+    perform(seed, sabotage, false)
+}
+
+/// The same, with every message and every request in the log.
+#[must_use]
+pub fn trace(seed: u64, sabotage: Sabotage) -> Outcome {
+    perform(seed, sabotage, true)
+}
+
+fn perform(seed: u64, sabotage: Sabotage, traced: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -43,7 +53,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     let kept = Rc::clone(&place);
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
-        let world = World::new(seed, sabotage);
+        let world = World::new(seed, sabotage, traced);
         *kept.borrow_mut() = Some(Rc::clone(&world));
         tokio::select! {
             biased;

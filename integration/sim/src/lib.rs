@@ -28,8 +28,9 @@ mod rng;
 mod setup;
 mod sabotage;
 mod slow;
+mod trace;
 mod world;
 
-pub use history::{Outcome, run};
+pub use history::{Outcome, run, trace};
 pub use sabotage::Sabotage;
 pub use world::{Failure, Stats};

@@ -142,17 +142,19 @@ fn stop(world: &Rc<World>) {
     let site = world.rng.index(2);
     let Some(group) = world.group(site) else { return };
     world.log(format_args!("{} is stopped in good order", world.sites[site].name));
+    let Some(process) = world.process(site) else { return };
     let kept = Rc::clone(world);
-    world.spawn(async move {
-        let process = kept.process(site).map(|process| process.number);
-        let closed = group.close().await;
-        if kept.process(site).map(|process| process.number) == process {
+    process.spawn(
+        world,
+        Box::pin(async move {
+            let closed = group.close().await;
             kept.log(format_args!("closed: {closed:?}"));
-            kept.kill(site);
-            tokio::time::sleep(kept.rng.millis(1, 2_000)).await;
-            kept.start(site);
-        }
-    });
+            later(&kept, Duration::from_millis(1), move |world| {
+                world.kill(site);
+                later(world, world.rng.millis(1, 2_000), move |world| world.start(site));
+            });
+        }),
+    );
 }
 
 /// Any command, whether it makes sense or not.

@@ -148,6 +148,11 @@ impl Platter {
         *self.cache.borrow_mut() = medium.clone();
     }
 
+    /// Bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.geometry.get().bytes()
+    }
+
     /// Refuses to allocate, or has room again.
     pub(crate) fn set_full(&self, full: bool) {
         self.full.set(full);

@@ -41,6 +41,7 @@ impl Process {
         for platter in &state.platters {
             platter.reopen();
             let inner = world.sabotage.borrow().store(Rc::clone(platter) as Rc<dyn Store>);
+            let inner = world.trace_store(site, stores.len(), inner);
             stores.push(SlowStore::new(inner, Rc::clone(&state.pace), Rc::clone(&world.rng)));
         }
         let process = Rc::new(Self {
@@ -214,13 +215,15 @@ async fn dial(
             let Ok(Message::Open(open)) = link.receive_one().await else { return };
             let Some(world) = sabotage.upgrade() else { return };
             let link = world.sabotage.borrow().accepted(Box::new(link));
+            let link = world.trace_link(acceptor.site, link);
             if let Some(group) = acceptor.group() {
                 group.accept(open, link);
             }
         }),
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
-    Ok(world.sabotage.borrow().dialed(Box::new(link)))
+    let link = world.sabotage.borrow().dialed(Box::new(link));
+    Ok(world.trace_link(me.site, link))
 }
 
 fn hello(identity: &Identity) -> Hello {

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
-use block::{GatewayId, Geometry, GroupId, IoError, Quality, SessionId, VolumeId};
+use block::{
+    GatewayId, Geometry, GroupId, IoError, Link, Quality, SessionId, Store, VolumeId,
+};
 use mirror::machine::Note;
 use mirror::{Consent, Group, HeartbeatTimes, found_primary, found_secondary};
 use tokio::sync::Notify;
@@ -25,6 +27,7 @@ use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::setup::Setup;
 use crate::slow::{Pace, SlowLedger};
+use crate::trace::{TracedLink, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
 /// How much a volume may grow.
@@ -122,6 +125,7 @@ pub(crate) struct World {
     /// Virtual time, and how often tasks were polled without its passing.
     polls: Cell<(u64, u64)>,
     started: Instant,
+    traced: bool,
     tasks: TaskTracker,
 }
 
@@ -132,7 +136,7 @@ pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage) -> Rc<Self> {
+    pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: bool) -> Rc<Self> {
         let rng = Rc::new(Rng::new(seed));
         let setup = Setup::draw(&rng);
         let volumes: Vec<_> = (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
@@ -190,6 +194,7 @@ impl World {
             count: Cell::new(0),
             polls: Cell::new((0, 0)),
             started: Instant::now(),
+            traced,
             tasks: TaskTracker::new(),
             setup,
             rng,
@@ -243,6 +248,28 @@ impl World {
 
     pub(crate) fn sessions(&self) -> Vec<SessionId> {
         (0..self.volumes.len()).map(|n| SessionId::of(n as u128 + 50)).collect()
+    }
+
+    // --- looking ---
+
+    pub(crate) fn trace_link(self: &Rc<Self>, site: usize, inner: Box<dyn Link>) -> Box<dyn Link> {
+        if !self.traced {
+            return inner;
+        }
+        Box::new(TracedLink { inner, world: Rc::downgrade(self), name: self.sites[site].name })
+    }
+
+    pub(crate) fn trace_store(
+        self: &Rc<Self>,
+        site: usize,
+        volume: usize,
+        inner: Rc<dyn Store>,
+    ) -> Rc<dyn Store> {
+        if !self.traced {
+            return inner;
+        }
+        let name = format!("{} volume {volume}", self.sites[site].name);
+        Rc::new(TracedStore { inner, world: Rc::downgrade(self), name })
     }
 
     // --- processes ---

@@ -1,7 +1,7 @@
 //! Histories of many seeds. `TWINSPAN_SIM_SEEDS` says how many, `TWINSPAN_SIM_SEED` replays one
 //! with its log.
 
-use twinspan_sim::{Outcome, Sabotage, run};
+use twinspan_sim::{Outcome, Sabotage, run, trace};
 
 /// The last lines of a log.
 fn tail(log: &str, lines: usize) -> String {
@@ -53,7 +53,8 @@ fn survey() {
 #[test]
 fn replay() {
     let Some(seed) = number("TWINSPAN_SIM_SEED") else { return };
-    let outcome = run(seed, Sabotage::None);
+    let traced = std::env::var_os("TWINSPAN_SIM_TRACE").is_some();
+    let outcome = if traced { trace(seed, Sabotage::None) } else { run(seed, Sabotage::None) };
     println!("{}\n{:?}", outcome.log, outcome.stats);
     check(seed, &outcome);
 }

@@ -203,8 +203,9 @@ fn plan_text(plan: &FailoverPlan, to: Option<&str>) -> String {
     });
     out.push_str(&table(&["", "STEP", "", ""], rows));
     let bytes = plan.at_risk_bytes.map_or_else(|| "UNKNOWN bytes".to_owned(), bytes_text);
-    let seconds =
-        plan.at_risk_seconds.map_or_else(|| "UNKNOWN seconds".to_owned(), |s| format!("at most {s:.1} s of writes"));
+    let seconds = plan
+        .at_risk_seconds
+        .map_or_else(|| "UNKNOWN seconds".to_owned(), |s| format!("at most {s:.1} s of writes"));
     out.push_str(&format!("at risk   {bytes}, {seconds}\n"));
     if !plan.needs_none_of.is_empty() {
         out.push_str(&format!("needs     none of: {}\n", plan.needs_none_of.join(", ")));
@@ -241,6 +242,11 @@ fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Fai
         let now: api::Group = client.get(&format!("/api/v1/groups/{group}"))?;
         if now.health == api::Health::Ready {
             return Ok(());
+        }
+        if now.health == api::Health::SplitBrain {
+            let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();
+            return Err(Failure::coded(Code::NeedsConsent, why)
+                .next(format!("twinspan reprotect {} --discard", now.name)));
         }
         if Instant::now() > until {
             let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();

@@ -61,11 +61,13 @@ impl Group {
 
     /// Grows what is too short for the primary's volumes.
     async fn fit(self: &Rc<Self>, open: &Open) -> Result<(), String> {
+        // A primary refuses its own kind; one that was replaced grows as the mirror that it will be.
+        let refuses = self.is_serving() && open.epoch <= self.status().epoch;
         for offer in &open.volumes {
             let Some(index) = self.volumes.iter().position(|id| *id == offer.volume) else {
                 continue;
             };
-            if self.stores[index].geometry().bytes() >= offer.bytes || self.is_serving() {
+            if self.stores[index].geometry().bytes() >= offer.bytes || refuses {
                 continue;
             }
             let (queue, mut answers) = (block::Completions::new(), Vec::new());

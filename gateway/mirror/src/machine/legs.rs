@@ -89,6 +89,10 @@ impl Machine {
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
+            // What is being written now may not be mapped yet when the map is listed.
+            for (volume, range) in self.writes.flying() {
+                self.leg_mut(leg).expect("checked above").dirty[volume].insert(range);
+            }
             out.push(Effect::List { leg });
         } else {
             for report in opening.differs {
@@ -339,6 +343,9 @@ impl Machine {
         }
         out.push(Effect::Hang { leg, redial: again && !leaves });
         self.drop_copies(leg, out);
+        if halts {
+            self.writes.halt_waiting();
+        }
         if !leaves {
             self.strike_off(leg, halts, out);
             self.strike_off_flush(leg, out);
@@ -351,7 +358,8 @@ impl Machine {
     /// acknowledged. If nothing waits, the new history begins with the first change: a mirror that
     /// was only out of reach has then missed nothing.
     pub(super) fn leave(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        if self.writes.any_pending(leg) {
+        // A change that waits for its range or its extents passed the gate already.
+        if self.writes.any_pending(leg) || self.writes.any_waiting() {
             self.begin_alone(out);
         } else {
             self.begins_with_next = true;

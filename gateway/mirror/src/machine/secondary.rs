@@ -10,8 +10,10 @@ use block::{
     Vote, WriteId,
 };
 
+use super::leg::Leg;
 use super::{After, Effect, Machine, Note, Role};
 use crate::lineage::Lineage;
+use crate::policy::Policy;
 use crate::record::{RoleRecord, UpstreamRecord};
 
 /// A change from the primary.
@@ -72,9 +74,17 @@ impl Machine {
         }
         self.drop_upstream(None, out);
         // A primary that is opened at a higher epoch is fenced before it answers.
+        let was_primary = self.role != Role::Secondary;
         self.fence(open.epoch, out);
         let sessions: Vec<_> = open.volumes.iter().map(|offer| offer.session).collect();
         let record = UpstreamRecord { gateway, site, sessions };
+        if was_primary && self.legs.iter().all(Option::is_none) {
+            // Nobody kept track of what was written here while nobody mirrored it: only a full copy
+            // helps, also after a restart (rule 9).
+            let id = LegId::all().next().expect("a group has room for a leg");
+            let leg = Leg::new(id, record.clone(), Policy::default(), self.volumes.len());
+            self.legs[id.index()] = Some(Box::new(leg));
+        }
         let (differs, differences_known) = self.differences(gateway);
         let opened = Opened {
             quality: self.quality,
@@ -235,6 +245,9 @@ impl Machine {
                 Err(error) => out.push(Effect::Reply { message: Message::Failed { seq, error } }),
             }
         }
+        if result == Err(IoError::Latched) {
+            self.latch(IoError::Latched, out);
+        }
         let holder = crate::locks::Holder::Write(write);
         self.unlock(change.volume, change.extent.blocks(), holder, out);
     }
@@ -306,6 +319,10 @@ impl Machine {
         if round < MIRROR_ROUND {
             return false;
         }
+        if let Err(error) = result {
+            // Also when the primary that asked is gone: the copy must be reopened (rule 11).
+            self.latch(error, out);
+        }
         let seq = Seq::new(round - MIRROR_ROUND);
         let Some(upstream) = &mut self.upstream else { return true };
         let before = upstream.flushes.len();
@@ -317,7 +334,6 @@ impl Machine {
             Ok(()) => out.push(Effect::Reply { message: Message::Durable { seq } }),
             Err(error) => {
                 out.push(Effect::Reply { message: Message::Failed { seq, error } });
-                self.latch(error, out);
             }
         }
         true

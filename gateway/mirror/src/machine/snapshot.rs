@@ -111,6 +111,7 @@ impl Machine {
             records: VecDeque::new(),
             next_record: 1,
             activity_round: None,
+            unkept: !clean,
             seq: Seq::ZERO,
             spares: Vec::new(),
             now_ms: 0,

@@ -41,6 +41,11 @@ impl Write {
     pub(super) fn range(&self) -> BlockRange {
         self.extent.blocks()
     }
+
+    /// A host's, admitted and on its way to no copy yet.
+    fn is_waiting(&self) -> bool {
+        self.step == Step::Waiting && self.incoming.is_none() && !self.answered
+    }
 }
 
 /// The changes under way, by the driver's small dense names.
@@ -79,8 +84,24 @@ impl Writes {
         self.slots.iter().flatten().any(|write| !write.answered && write.pending.has(leg))
     }
 
+    /// Whether a host's change was admitted that is on its way to no copy yet.
+    pub(super) fn any_waiting(&self) -> bool {
+        self.slots.iter().flatten().any(Write::is_waiting)
+    }
+
+    /// Policy forbids to go on without a mirror: what was admitted before it was lost fails too.
+    pub(super) fn halt_waiting(&mut self) {
+        self.slots.iter_mut().flatten().filter(|w| w.is_waiting()).for_each(|w| w.halted = true);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
+    }
+
+    /// Where changes are on their way to a copy, by volume.
+    pub(super) fn flying(&self) -> Vec<(usize, BlockRange)> {
+        let flying = self.slots.iter().flatten().filter(|write| write.step == Step::Flying);
+        flying.map(|write| (write.volume, write.range())).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<WriteId> {
@@ -244,9 +265,9 @@ impl Machine {
             return;
         }
         if result == Err(IoError::Latched) {
+            // This answers everything, and forgets this change too if no mirror is busy with it.
             self.latch(IoError::Latched, out);
-            if self.writes.get(write).answered {
-                self.try_finish(write, out);
+            if self.writes.peek(write).is_none() {
                 return;
             }
         }

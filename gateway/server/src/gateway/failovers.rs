@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use api::{Code, FailoverPlan, Operation, ReprotectRequest};
 use block::{GatewayId, GroupId, SessionId};
-use mirror::{Cause, Command, GroupStatus, LegStatus, Role, Serving, SessionState};
+use mirror::{Cause, Command, GroupStatus, LegStatus, LinkState, Role, Serving, SessionState};
 use uuid::Uuid;
 
 use super::Gateway;
@@ -15,12 +15,48 @@ use crate::failover;
 use crate::operations::Running;
 use crate::refusal::Refused;
 
+/// How long a reprotect waits to learn how the two copies relate.
+const COMPARE_MS_MAX: u64 = 5_000;
+const COMPARE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// What the comparison of histories came to; `None` while it is not known.
+fn compared(status: &GroupStatus, site: &str) -> Result<Option<String>, Refused> {
+    let Some(leg) = status.legs.iter().find(|leg| leg.site == site) else {
+        return Err(Refused::from(mirror::Refusal::Unknown));
+    };
+    match (&leg.cause, leg.state) {
+        (Some(Cause::SplitBrain { theirs_bytes }), _) => {
+            Err(would_discard(status, leg, *theirs_bytes))
+        }
+        (Some(Cause::Refused(why)), _) => {
+            Err(Refused::new(Code::MirrorRefused, format!("{site} refused: {why}")))
+        }
+        (_, SessionState::Active) if leg.link == LinkState::Connected => {
+            let bytes = leg.sessions.iter().map(|session| session.resync_total_bytes).sum();
+            let full = leg.sessions.iter().any(|session| session.full);
+            let kind = if full { "a full copy" } else { "only the difference" };
+            Ok(Some(format!("{kind}: {}", api::units::bytes_text(bytes))))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn would_discard(status: &GroupStatus, leg: &LegStatus, theirs_bytes: u64) -> Refused {
+    let detail = format!(
+        "{} has {} that this site lacks; they would be lost",
+        leg.site,
+        api::units::bytes_text(theirs_bytes)
+    );
+    Refused::new(Code::NeedsConsent, detail)
+        .next(format!("twinspan reprotect {} --discard", status.name))
+}
+
 impl Gateway {
     /// What a failover of this group to this gateway would mean.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::Invalid`], [`Code::ShardSilent`].
-    pub async fn plan_failover(
+    pub(crate) async fn plan_failover(
         &self,
         group: &str,
         accept: Option<&str>,
@@ -38,7 +74,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::PlanToken`]; nothing was begun. What goes wrong later is in the operation.
-    pub async fn run_failover(
+    pub(crate) async fn run_failover(
         self: &Arc<Self>,
         group: &str,
         token: &str,
@@ -94,7 +130,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotPrimary`], [`Code::NothingToReprotect`], [`Code::NeedsConsent`].
-    pub async fn reprotect(
+    pub(crate) async fn reprotect(
         self: &Arc<Self>,
         group: &str,
         request: &ReprotectRequest,
@@ -111,15 +147,38 @@ impl Gateway {
         let gateway = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut running = running;
-            running.step(&format!("mirror to {site}"));
-            let result = gateway.command(id, command).await;
+            let result = gateway.follow_again(&mut running, id, (&site, command)).await;
             if result.is_ok() {
-                running.done("the difference is being copied; twinspan status shows how far");
                 gateway.events.tell("group", &entry.name, format!("reprotected towards {site}"));
             }
             running.end(result.map_err(|refused| *refused.0));
         });
         shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
+    }
+
+    async fn follow_again(
+        &self,
+        running: &mut Running,
+        group: GroupId,
+        (site, command): (&str, Command),
+    ) -> Result<(), Refused> {
+        running.step(&format!("mirror to {site}"));
+        self.command(group, command).await?;
+        running.done("wanted from now on, whatever comes between");
+        running.step("compare histories");
+        let until_ms = self.clock.steady_ms().saturating_add(COMPARE_MS_MAX);
+        while self.clock.steady_ms() < until_ms {
+            let status = self.status_of(group).await?;
+            match compared(&status, site)? {
+                Some(detail) => {
+                    running.done(detail);
+                    return Ok(());
+                }
+                None => tokio::time::sleep(COMPARE_PAUSE).await,
+            }
+        }
+        running.done(format!("{site} is not reached yet; the difference is copied when it is"));
+        Ok(())
     }
 
     fn reprotect_command(
@@ -138,13 +197,7 @@ impl Gateway {
                 if let Some(Cause::SplitBrain { theirs_bytes }) = leg.cause
                     && !request.discard
                 {
-                    let detail = format!(
-                        "{} has {} that this site lacks; they would be lost",
-                        leg.site,
-                        api::units::bytes_text(theirs_bytes)
-                    );
-                    return Err(Refused::new(Code::NeedsConsent, detail)
-                        .next(format!("twinspan reprotect {} --discard", status.name)));
+                    return Err(would_discard(status, leg, theirs_bytes));
                 }
                 let command = Command::Resume { leg: leg.leg, discard: request.discard };
                 Ok((leg.site.clone(), command))

@@ -12,7 +12,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`].
-    pub fn find_group(&self, name: &str) -> Result<GroupEntry, Refused> {
+    pub(crate) fn find_group(&self, name: &str) -> Result<GroupEntry, Refused> {
         self.book.read().group(name).cloned().ok_or_else(|| {
             let detail = format!("there is no group {name:?} at {}", self.config.site.name);
             Refused::new(Code::NotFound, detail)
@@ -21,7 +21,7 @@ impl Gateway {
 
     /// A group as an operator is told.
     #[must_use]
-    pub fn show_group(entry: &GroupEntry, known: &Known) -> Group {
+    pub(crate) fn show_group(entry: &GroupEntry, known: &Known) -> Group {
         match known {
             Known::Status(group_status, moment) => status::group(group_status, *moment),
             Known::Nothing(why) => {
@@ -32,7 +32,7 @@ impl Gateway {
     }
 
     /// All groups, worst first.
-    pub async fn show_groups(&self) -> Vec<Group> {
+    pub(crate) async fn show_groups(&self) -> Vec<Group> {
         let known = self.look().await;
         let mut groups: Vec<Group> =
             known.iter().map(|(entry, known)| Self::show_group(entry, known)).collect();
@@ -42,7 +42,7 @@ impl Gateway {
 
     /// This site.
     #[must_use]
-    pub fn site_info(&self) -> SiteInfo {
+    pub(crate) fn site_info(&self) -> SiteInfo {
         SiteInfo {
             name: self.config.site.name.clone(),
             region: self.config.site.region.clone(),
@@ -55,12 +55,12 @@ impl Gateway {
 
     /// The other sites, as these groups hear them.
     #[must_use]
-    pub fn show_peers(&self, groups: &[Group]) -> Vec<Peer> {
+    pub(crate) fn show_peers(&self, groups: &[Group]) -> Vec<Peer> {
         self.book.read().peers.iter().map(|peer| show_peer(peer, groups)).collect()
     }
 
     /// The status screen.
-    pub async fn show_status(&self) -> Status {
+    pub(crate) async fn show_status(&self) -> Status {
         let groups = self.show_groups().await;
         let count =
             |health: &[Health]| groups.iter().filter(|g| health.contains(&g.health)).count();

@@ -21,9 +21,17 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Volumes of one group.
 const VOLUMES_MAX: usize = 256;
 
+/// Why a group is not taken.
+enum NotNow {
+    /// It may be, in a moment.
+    Later(String),
+    /// It does not fit what is here.
+    Never(String),
+}
+
 impl Gateway {
     /// Takes links in until the gateway stops.
-    pub async fn accept_links(self: Arc<Self>, listener: TcpListener) {
+    pub(crate) async fn accept_links(self: Arc<Self>, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             let accepted = tokio::select! {
@@ -71,7 +79,11 @@ impl Gateway {
                     tracing::warn!(%group, "the group's thread has ended");
                 }
             }
-            Err(why) => {
+            Err(NotNow::Later(why)) => {
+                // Hung up without a word: the primary dials again, and finds it changed.
+                tracing::info!(group = open.name, why, "a group was sent away for now");
+            }
+            Err(NotNow::Never(why)) => {
                 let site = link.peer().site.clone();
                 tracing::warn!(site, group = open.name, why, "refused a group");
                 self.events.tell("group", &open.name, format!("refused from {site}: {why}"));
@@ -83,26 +95,35 @@ impl Gateway {
     }
 
     /// Makes sure that the group is here, making it when it is new.
-    async fn admit(&self, open: &Open, link: &Detached) -> Result<(), String> {
+    async fn admit(&self, open: &Open, link: &Detached) -> Result<(), NotNow> {
         if !self.is_ready() {
-            return Err("the gateway is starting or stopping".to_owned());
+            return Err(NotNow::Later("the gateway is starting or stopping".to_owned()));
+        }
+        if let Some(admitted) = self.admit_known(open).await {
+            return admitted;
         }
         let _alone = self.change_alone().await;
-        let pages = self.book.read();
-        if let Some(entry) = pages.group_by_id(open.group) {
-            let ours: Vec<VolumeId> =
-                entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
-            let theirs: Vec<VolumeId> = open.volumes.iter().map(|offer| offer.volume).collect();
-            if ours != theirs {
-                return Err(format!("group {} has other volumes here", entry.name));
-            }
-            return match self.status_of(open.group).await {
-                Ok(_) => Ok(()),
-                Err(refused) => Err(refused.0.detail),
-            };
+        // It may have been made while this one waited.
+        if let Some(admitted) = self.admit_known(open).await {
+            return admitted;
         }
-        self.check_new(open)?;
-        self.make_mirror(open, link).await
+        self.check_new(open).map_err(NotNow::Never)?;
+        self.make_mirror(open, link).await.map_err(NotNow::Never)
+    }
+
+    /// What is to be done with an offer of a group that is here; `None` when it is not.
+    async fn admit_known(&self, open: &Open) -> Option<Result<(), NotNow>> {
+        let pages = self.book.read();
+        let entry = pages.group_by_id(open.group)?;
+        let ours: Vec<VolumeId> =
+            entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
+        let theirs: Vec<VolumeId> = open.volumes.iter().map(|offer| offer.volume).collect();
+        if ours != theirs {
+            let why = format!("group {} has other volumes here", entry.name);
+            return Some(Err(NotNow::Never(why)));
+        }
+        let status = self.status_of(open.group).await;
+        Some(status.map(drop).map_err(|refused| NotNow::Later(refused.0.detail)))
     }
 
     fn check_new(&self, open: &Open) -> Result<(), String> {
@@ -151,7 +172,7 @@ impl Gateway {
     }
 
     /// Opens every group that the book knows.
-    pub async fn open_groups(&self) {
+    pub(crate) async fn open_groups(&self) {
         let pages = self.book.read();
         for entry in &pages.groups {
             if let Err(refused) = self.open_group(entry.clone()).await {
@@ -164,7 +185,7 @@ impl Gateway {
 
     /// The group of a volume, for hosts.
     #[must_use]
-    pub fn group_of_volume(&self, name: &str) -> Option<(GroupId, VolumeId)> {
+    pub(crate) fn group_of_volume(&self, name: &str) -> Option<(GroupId, VolumeId)> {
         let pages = self.book.read();
         pages.volume(name).map(|(group, volume)| (group.group(), VolumeId::from_uuid(volume.id)))
     }

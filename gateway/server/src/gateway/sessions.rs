@@ -12,16 +12,16 @@ use crate::status::{self, Moment};
 
 /// Where a session runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// Its group.
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// Its leg.
-    pub leg: LegId,
+    pub(crate) leg: LegId,
 }
 
 impl Gateway {
     /// All sessions, and what is mirrored here.
-    pub async fn show_sessions(&self) -> SessionList {
+    pub(crate) async fn show_sessions(&self) -> SessionList {
         let known = self.look().await;
         let mut list = SessionList {
             as_of: self.clock.rfc3339(),
@@ -92,7 +92,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`]; [`Code::Invalid`] when a name means several.
-    pub async fn find_session(&self, name: &str) -> Result<(Session, Place), Refused> {
+    pub(crate) async fn find_session(&self, name: &str) -> Result<(Session, Place), Refused> {
         let known = self.look().await;
         let mut found = Vec::new();
         for (_, known) in &known {
@@ -127,7 +127,7 @@ impl Gateway {
     /// # Errors
     /// [`Code::NotFound`], [`Code::PeerUnknown`], or the group's refusal. What the other side
     /// refuses is the session's state.
-    pub async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
+    pub(crate) async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
         let (group, volume) = self.find_volume(&wanted.volume)?;
         let peer = self.book.read().peer(&wanted.to).cloned().ok_or_else(|| {
             let detail =
@@ -153,7 +153,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The group's refusal.
-    pub async fn session_command(
+    pub(crate) async fn session_command(
         &self,
         name: &str,
         word: &str,
@@ -176,7 +176,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Invalid`], or the group's refusal.
-    pub async fn patch_session(
+    pub(crate) async fn patch_session(
         &self,
         name: &str,
         patch: &PolicyPatch,

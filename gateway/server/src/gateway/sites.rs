@@ -18,7 +18,7 @@ const TTL_SECONDS: u64 = 3_600;
 
 impl Gateway {
     /// This site and those it knows.
-    pub async fn show_sites(&self) -> SiteList {
+    pub(crate) async fn show_sites(&self) -> SiteList {
         let groups = self.show_groups().await;
         SiteList {
             as_of: self.clock.rfc3339(),
@@ -31,7 +31,10 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Invalid`] for a time to live that is no good.
-    pub async fn make_join_token(&self, ttl_seconds: Option<u64>) -> Result<JoinToken, Refused> {
+    pub(crate) async fn make_join_token(
+        &self,
+        ttl_seconds: Option<u64>,
+    ) -> Result<JoinToken, Refused> {
         let ttl = ttl_seconds.unwrap_or(TTL_SECONDS);
         if ttl == 0 || ttl > TTL_SECONDS_MAX {
             let detail = format!("ttl_seconds must be 1 to {TTL_SECONDS_MAX}");
@@ -59,7 +62,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::JoinTokenBad`], [`Code::PeerUnreachable`].
-    pub async fn join_site(&self, token: &str) -> Result<SiteList, Refused> {
+    pub(crate) async fn join_site(&self, token: &str) -> Result<SiteList, Refused> {
         let (token, links, now) = (token.to_owned(), self.links.clone(), self.clock.unix_s());
         // On a shard, because a dial may stay on its thread; it waits there for nobody else.
         let shard = self.shard_of(GroupId::of(0)).clone();
@@ -108,7 +111,7 @@ fn record_of(coded: &str) -> Option<TokenRecord> {
 }
 
 /// Where another gateway redeems a join token.
-pub struct Desk {
+pub(crate) struct Desk {
     book: Arc<std::sync::OnceLock<Arc<Book>>>,
     events: Arc<Events>,
     clock: Clock,
@@ -118,7 +121,7 @@ pub struct Desk {
 impl Desk {
     /// A desk for the site of this name. It refuses until the book is there.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         site: &str,
         book: Arc<std::sync::OnceLock<Arc<Book>>>,
         events: Arc<Events>,

@@ -24,39 +24,39 @@ const DELETE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A volume that is to be made.
 #[derive(Clone, Debug)]
-pub struct NewVolume {
+pub(crate) struct NewVolume {
     /// Its identity.
-    pub volume: VolumeId,
+    pub(crate) volume: VolumeId,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Who may attach it.
-    pub settings: VolumeSettings,
+    pub(crate) settings: VolumeSettings,
 }
 
 /// A group that is to be made.
 #[derive(Clone, Debug)]
-pub struct NewGroup {
+pub(crate) struct NewGroup {
     /// Its identity.
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its volumes.
-    pub volumes: Vec<NewVolume>,
+    pub(crate) volumes: Vec<NewVolume>,
     /// Whether it is the mirror of another gateway's; if not, it begins here.
-    pub is_mirror: bool,
+    pub(crate) is_mirror: bool,
 }
 
 /// The largest piece of content in one answer.
-pub const CONTENT_BYTES_MAX: u64 = 4 << 20;
+pub(crate) const CONTENT_BYTES_MAX: u64 = 4 << 20;
 
 impl Gateway {
     /// The volume with this name or identity, and its group.
     ///
     /// # Errors
     /// [`Code::NotFound`].
-    pub fn find_volume(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
+    pub(crate) fn find_volume(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let pages = self.book.read();
         let found = pages.volume(name).map(|(group, volume)| (group.clone(), volume.clone()));
         found.ok_or_else(|| {
@@ -66,7 +66,7 @@ impl Gateway {
     }
 
     /// All volumes, by name.
-    pub async fn show_volumes(&self) -> VolumeList {
+    pub(crate) async fn show_volumes(&self) -> VolumeList {
         let known = self.look().await;
         let mut items: Vec<Volume> = known
             .iter()
@@ -82,7 +82,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`].
-    pub async fn volume(&self, name: &str) -> Result<Volume, Refused> {
+    pub(crate) async fn volume(&self, name: &str) -> Result<Volume, Refused> {
         let (group, volume) = self.find_volume(name)?;
         let known = self.look_at(group.group()).await;
         Ok(self.show_volume(&group, &volume, &known))
@@ -130,7 +130,7 @@ impl Gateway {
 
     /// Where a volume of this name is attached.
     #[must_use]
-    pub fn exports_of(&self, volume: &str) -> Vec<String> {
+    pub(crate) fn exports_of(&self, volume: &str) -> Vec<String> {
         self.nbd_uris
             .iter()
             .map(|uri| match uri.split_once("?") {
@@ -144,7 +144,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Invalid`], [`Code::BadSize`], [`Code::Exists`], or the pool's.
-    pub async fn create_volume(&self, wanted: VolumeCreate) -> Result<Volume, Refused> {
+    pub(crate) async fn create_volume(&self, wanted: VolumeCreate) -> Result<Volume, Refused> {
         let group_name = wanted.group.clone().unwrap_or_else(|| wanted.name.clone());
         for name in [&wanted.name, &group_name] {
             if !is_name(name) {
@@ -189,7 +189,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The pool's or the ledger's; the pool may hold volumes that nobody knows then.
-    pub async fn create_group(&self, new: NewGroup) -> Result<(), Refused> {
+    pub(crate) async fn create_group(&self, new: NewGroup) -> Result<(), Refused> {
         let entry = GroupEntry {
             id: new.group.uuid(),
             name: new.name.clone(),
@@ -247,7 +247,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotOpened`].
-    pub async fn open_group(&self, entry: GroupEntry) -> Result<(), Refused> {
+    pub(crate) async fn open_group(&self, entry: GroupEntry) -> Result<(), Refused> {
         let group = entry.group();
         let shard = self.shard_of(group).clone();
         let opened = shard.run(move |state| async move { state.open(&entry) }).await;
@@ -273,7 +273,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`]; [`Code::VolumeInUse`] while it has sessions or follows a primary.
-    pub async fn delete_volume(&self, name: &str) -> Result<(), Refused> {
+    pub(crate) async fn delete_volume(&self, name: &str) -> Result<(), Refused> {
         let _alone = self.change_alone().await;
         let (group, volume) = self.find_volume(name)?;
         if group.volumes.len() > 1 {
@@ -334,7 +334,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::BadSize`], or the group's refusal.
-    pub async fn grow_volume(&self, name: &str, bytes: u64) -> Result<Volume, Refused> {
+    pub(crate) async fn grow_volume(&self, name: &str, bytes: u64) -> Result<Volume, Refused> {
         check_size(bytes)?;
         let (group, volume) = self.find_volume(name)?;
         let id = VolumeId::from_uuid(volume.id);
@@ -347,7 +347,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Invalid`], [`Code::NotFound`].
-    pub async fn set_volume(
+    pub(crate) async fn set_volume(
         &self,
         name: &str,
         settings: VolumeSettings,
@@ -372,7 +372,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The group's refusal.
-    pub async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+    pub(crate) async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
         let shard = self.shard_of(group).clone();
         shard.run(move |state| async move { state.command(group, command).await }).await?
     }
@@ -381,7 +381,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`], or the store's.
-    pub async fn digest_volume(&self, name: &str) -> Result<VolumeDigest, Refused> {
+    pub(crate) async fn digest_volume(&self, name: &str) -> Result<VolumeDigest, Refused> {
         let (group, volume) = self.find_volume(name)?;
         let (group_id, id) = (group.group(), VolumeId::from_uuid(volume.id));
         let from = self.clock.rfc3339();
@@ -402,7 +402,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Invalid`] for a piece outside the volume or longer than [`CONTENT_BYTES_MAX`].
-    pub async fn read_volume(
+    pub(crate) async fn read_volume(
         &self,
         name: &str,
         offset: u64,
@@ -423,7 +423,7 @@ impl Gateway {
 
 /// # Errors
 /// [`Code::BadSize`] for a size that no volume can have.
-pub fn check_size(bytes: u64) -> Result<(), Refused> {
+pub(crate) fn check_size(bytes: u64) -> Result<(), Refused> {
     match Geometry::new(bytes) {
         Ok(_) => Ok(()),
         Err(error) => Err(Refused::new(Code::BadSize, format!("{bytes}: {error}"))),

@@ -19,7 +19,7 @@ use crate::gateway::Gateway;
 ///
 /// # Errors
 /// When the system has no randomness to give.
-pub fn make_token() -> Result<String, String> {
+pub(crate) fn make_token() -> Result<String, String> {
     let mut secret = [0; 32];
     rustls::crypto::ring::default_provider()
         .secure_random
@@ -30,7 +30,7 @@ pub fn make_token() -> Result<String, String> {
 
 /// What is kept of a token.
 #[must_use]
-pub fn hash_token(token: &str) -> String {
+pub(crate) fn hash_token(token: &str) -> String {
     blake3::hash(token.as_bytes()).to_hex().to_string()
 }
 

@@ -2,24 +2,40 @@
 
 use std::convert::Infallible;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream, StreamExt};
+use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Shared;
 
+/// How long to listen.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manner {
+    #[serde(default = "yes")]
+    follow: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// What happens from now on; with `Last-Event-ID`, also what happened since
 #[utoipa::path(get, path = "/api/v1/events", tag = "status", operation_id = "events",
-    params(("Last-Event-ID" = Option<u64>, Header, description = "The last event that was seen")),
+    params(("Last-Event-ID" = Option<u64>, Header, description = "The last event that was seen"),
+           ("follow" = Option<bool>, Query, description = "false: only what is remembered")),
     responses((status = 200, content_type = "text/event-stream", body = api::Event),
               (status = "default", body = api::Problem)))]
 pub(super) async fn events(
     State(gateway): Shared,
+    Query(manner): Query<Manner>,
     headers: HeaderMap,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    let after = after.or((!manner.follow).then_some(0));
     let (past, live) = gateway.events.follow(after);
     let clients = Client::new();
     let stopping = gateway.stopping.clone();
@@ -35,6 +51,7 @@ pub(super) async fn events(
             }
         }
     });
+    let live = stream::iter(manner.follow.then_some(live)).flatten();
     let all = stream::iter(past).chain(live).map(|event| Ok(shown(&event)));
     Sse::new(all).keep_alive(KeepAlive::default())
 }

@@ -12,12 +12,12 @@ use crate::refusal::Refused;
 
 /// An error as the caller gets it.
 #[derive(Debug)]
-pub struct Failure(Box<Problem>);
+pub(crate) struct Failure(Box<Problem>);
 
 impl Failure {
     /// With this code and these words.
     #[must_use]
-    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem::new(code, detail)))
     }
 }
@@ -43,7 +43,7 @@ impl IntoResponse for Failure {
 }
 
 /// A JSON body; what is wrong with it is told as a problem. No body is an empty object.
-pub struct Body<T>(pub T);
+pub(crate) struct Body<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failure;

@@ -1,4 +1,14 @@
-//! The committed OpenAPI document is the one that the code gives.
+//! The committed OpenAPI document is the one that the code gives; calls are let through and
+//! answered as it says.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::book::{RoleEntry, TokenEntry};
+use crate::gateway::tests::Rig;
+use crate::refusal::Refused;
 
 #[test]
 fn the_committed_document_is_current() {
@@ -12,4 +22,78 @@ fn the_committed_document_is_current() {
     for word in ["plan_failover", "create_volume", "\"Problem\"", "reverse_session"] {
         assert!(current.contains(word), "{word} is missing");
     }
+}
+
+async fn call(address: std::net::SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer)
+}
+
+fn request(method: &str, path: &str, token: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         authorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+async fn with_tokens(rig: &Rig) {
+    let tokens = [("viewer", RoleEntry::Viewer), ("operator", RoleEntry::Operator)];
+    let recorded = rig.gateway.book.change(Vec::new(), |pages| {
+        pages.tokens.extend(tokens.map(|(name, role)| TokenEntry {
+            name: name.to_owned(),
+            hash: super::hash_token(name),
+            role,
+        }));
+        Ok::<(), Refused>(())
+    });
+    recorded.await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_need_a_token_and_errors_are_problems() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    with_tokens(&rig).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = super::router(Arc::clone(&rig.gateway));
+    let stopping = rig.gateway.stopping.clone();
+    rig.gateway.tasks.spawn(async move {
+        let server = axum::serve(listener, router);
+        let stopped = async move { stopping.cancelled().await };
+        server.with_graceful_shutdown(stopped).await.unwrap();
+    });
+    let volume = "{\"name\":\"orders\",\"bytes\":1048576}";
+    let unknown = "{\"name\":\"orders\",\"byts\":1048576}";
+    let cases = [
+        ("GET", "/healthz", "nobody", "", 200, "ok"),
+        ("GET", "/readyz", "nobody", "", 200, "ready"),
+        ("GET", "/api/v1/status", "nobody", "", 401, "GW0201"),
+        ("GET", "/api/v1/status", "viewer", "", 200, "\"verdict\":\"empty\""),
+        ("POST", "/api/v1/volumes", "viewer", volume, 403, "GW0202"),
+        ("POST", "/api/v1/volumes", "operator", unknown, 400, "byts"),
+        ("POST", "/api/v1/volumes", "operator", volume, 201, "\"serving\""),
+        ("POST", "/api/v1/volumes", "operator", volume, 409, "GW0205"),
+        ("GET", "/api/v1/volumes/orders", "viewer", "", 200, "nbd://127.0.0.1:1/orders"),
+        ("GET", "/api/v1/volumes/nothing", "viewer", "", 404, "GW0204"),
+        ("POST", "/api/v1/groups/orders/failover/plan", "operator", "", 200, "blocked"),
+        ("POST", "/api/v1/sites/token", "operator", "", 403, "GW0202"),
+        ("GET", "/api/v1/events?follow=false", "viewer", "", 200, "created"),
+        ("DELETE", "/api/v1/volumes/orders", "operator", "", 204, ""),
+    ];
+    for (method, path, token, body, status, word) in cases {
+        let (got, answer) = call(address, &request(method, path, token, body)).await;
+        assert_eq!(got, status, "{method} {path}: {answer}");
+        assert!(answer.contains(word), "{method} {path}: {answer}");
+        if status >= 400 {
+            assert!(answer.contains("application/problem+json"), "{answer}");
+        }
+    }
+    rig.close().await;
 }

@@ -29,6 +29,7 @@ use crate::book::GroupEntry;
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::refusal::Refused;
+use crate::status::cause_text;
 
 /// How often a group's status is posted when nothing asks for it.
 const POST_INTERVAL: Duration = Duration::from_millis(250);
@@ -37,23 +38,23 @@ const POST_INTERVAL: Duration = Duration::from_millis(250);
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// What a shard is made of.
-pub struct ShardParts {
+pub(crate) struct ShardParts {
     /// Who this gateway is.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// Its pool, from any thread.
-    pub pool: Arc<store::Pool>,
+    pub(crate) pool: Arc<store::Pool>,
     /// Its clocks.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// Where statuses are posted.
-    pub board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
     /// Where it is told what happened.
-    pub events: Arc<Events>,
+    pub(crate) events: Arc<Events>,
     /// How other gateways are reached.
-    pub links: link::LinkContext,
+    pub(crate) links: link::LinkContext,
 }
 
 /// A shard.
-pub struct ShardState {
+pub(crate) struct ShardState {
     parts: ShardParts,
     ledger: Rc<dyn Ledger>,
     host_boot: [u8; 16],
@@ -72,7 +73,7 @@ struct OpenGroup {
 impl ShardState {
     /// A shard without groups. Must be called on its thread.
     #[must_use]
-    pub fn new(parts: ShardParts) -> Self {
+    pub(crate) fn new(parts: ShardParts) -> Self {
         let ledger = parts.pool.ledger();
         let tasks = TaskTracker::new();
         drop(tasks.spawn_local(ledger.pump()));
@@ -105,13 +106,13 @@ impl ShardState {
     }
 
     /// Runs a future on this thread.
-    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         drop(self.tasks.spawn_local(future));
     }
 
     /// The gateway's ledger.
     #[must_use]
-    pub fn ledger(&self) -> &Rc<dyn Ledger> {
+    pub(crate) fn ledger(&self) -> &Rc<dyn Ledger> {
         &self.ledger
     }
 
@@ -119,7 +120,7 @@ impl ShardState {
     ///
     /// # Errors
     /// The ledger's.
-    pub async fn put(&self, records: Vec<(String, Option<Bytes>)>) -> Result<(), IoError> {
+    pub(crate) async fn put(&self, records: Vec<(String, Option<Bytes>)>) -> Result<(), IoError> {
         ask(|ticket| self.ledger.put(records, ticket)).await.map(|_| ())
     }
 
@@ -136,14 +137,14 @@ impl ShardState {
 
     /// What every group says, posted too.
     #[must_use]
-    pub fn statuses(&self) -> Vec<Seen> {
+    pub(crate) fn statuses(&self) -> Vec<Seen> {
         let groups: Vec<OpenGroup> = self.groups.borrow().values().cloned().collect();
         groups.iter().map(|open| self.post(open)).collect()
     }
 
     /// What one group says, posted too.
     #[must_use]
-    pub fn status(&self, group: GroupId) -> Option<Seen> {
+    pub(crate) fn status(&self, group: GroupId) -> Option<Seen> {
         self.group(group).map(|open| self.post(&open))
     }
 
@@ -153,7 +154,7 @@ impl ShardState {
 
     /// How many hosts are attached to a group.
     #[must_use]
-    pub fn hosts_of(&self, group: GroupId) -> usize {
+    pub(crate) fn hosts_of(&self, group: GroupId) -> usize {
         self.group(group).map_or(0, |open| open.hosts.get())
     }
 
@@ -163,7 +164,7 @@ impl ShardState {
     ///
     /// # Errors
     /// Why it cannot be opened, in words.
-    pub fn open(self: &Rc<Self>, entry: &GroupEntry) -> Result<(), String> {
+    pub(crate) fn open(self: &Rc<Self>, entry: &GroupEntry) -> Result<(), String> {
         let group = entry.group();
         if self.group(group).is_some() {
             return Ok(());
@@ -227,7 +228,7 @@ impl ShardState {
     ///
     /// # Errors
     /// The group's refusal.
-    pub async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+    pub(crate) async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
         let open = self.open_group(group)?;
         let mut result = open.group.command(command.clone()).await;
         if result == Err(Refusal::Busy) {
@@ -240,7 +241,7 @@ impl ShardState {
     }
 
     /// Takes in a connection on which another gateway opens a group.
-    pub fn accept(&self, group: GroupId, open: Open, link: link::Detached) {
+    pub(crate) fn accept(&self, group: GroupId, open: Open, link: link::Detached) {
         let Some(target) = self.group(group) else {
             tracing::warn!(%group, "connection for a group that is not open was dropped");
             return;
@@ -252,7 +253,7 @@ impl ShardState {
     }
 
     /// Tells a gateway why its group is not taken, then hangs up.
-    pub fn refuse(&self, link: link::Detached, why: String) {
+    pub(crate) fn refuse(&self, link: link::Detached, why: String) {
         let Ok(mut link) = link.attach() else { return };
         self.spawn(async move {
             link.push(Message::Goodbye(Goodbye::Refused(why)));
@@ -272,7 +273,12 @@ impl ShardState {
     }
 
     /// Seats a host's connection.
-    pub fn seat(&self, (group, volume): (GroupId, VolumeId), label: String, host: Negotiated) {
+    pub(crate) fn seat(
+        &self,
+        (group, volume): (GroupId, VolumeId),
+        label: String,
+        host: Negotiated,
+    ) {
         let Some(open) = self.group(group) else { return };
         // It may have lost the right to serve since the client was told.
         if !open.group.is_serving() {
@@ -289,7 +295,7 @@ impl ShardState {
     }
 
     /// Closes a group in an orderly way and forgets it.
-    pub async fn shut(&self, group: GroupId) {
+    pub(crate) async fn shut(&self, group: GroupId) {
         let open = self.groups.borrow_mut().remove(&group);
         if let Some(open) = open {
             close_group(&open).await;
@@ -329,7 +335,9 @@ pub(crate) async fn ask(submit: impl FnOnce(block::Ticket)) -> Result<block::Ans
 fn note_text(note: &Note) -> String {
     match note {
         Note::MirrorInSync { leg } => format!("{leg}: the mirror holds everything"),
-        Note::MirrorLost { leg, cause } => format!("{leg}: the mirror was lost: {cause:?}"),
+        Note::MirrorLost { leg, cause } => {
+            format!("{leg}: the mirror was lost: {}", cause_text(cause))
+        }
         Note::Promoted => "this gateway became the primary".to_owned(),
         Note::Demoted => "this gateway became a mirror".to_owned(),
         Note::Fenced => "a higher epoch exists: hosts were dropped".to_owned(),

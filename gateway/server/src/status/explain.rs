@@ -14,7 +14,7 @@ type Finding = (Health, Explanation);
 
 /// Everything that is not as it should be, each with how bad it is.
 #[must_use]
-pub fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
+pub(crate) fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
     let mut findings = Vec::new();
     if status.split_brain && !status.legs.iter().any(is_split) {
         let cause = "both sides have writes that the other lacks";

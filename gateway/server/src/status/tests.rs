@@ -1,1 +1,169 @@
 //! What an operator is told of what a group says.
+
+use api::Health;
+use block::{Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, VolumeId};
+use mirror::{Cause, GroupCounters, Policy, SessionStatus, UpstreamStatus, VolumeStatus};
+
+use super::*;
+
+const NOW: Moment = Moment { now_ms: 100_000, age_ms: 0, fresh: true };
+
+fn healthy_leg() -> LegStatus {
+    LegStatus {
+        leg: LegId::new(0).unwrap(),
+        gateway: GatewayId::of(2),
+        site: "west".to_owned(),
+        state: SessionState::Active,
+        phase: Phase::Equivalent,
+        in_sync: true,
+        link: LinkState::Connected,
+        cause: None,
+        policy: Policy::default(),
+        sessions: vec![SessionStatus {
+            session: SessionId::of(5),
+            volume: VolumeId::of(3),
+            out_of_sync_bytes: 0,
+            resync_total_bytes: 0,
+            resync_copied_bytes: 0,
+            full: true,
+        }],
+        resync_started_ms: None,
+        resync_rate: None,
+        rtt_us: Some(1100),
+        last_heard_ms: Some(99_800),
+        theirs: None,
+        inflight_writes: 0,
+        inflight_bytes: 0,
+        send_queue_bytes: 0,
+    }
+}
+
+fn primary(legs: Vec<LegStatus>) -> GroupStatus {
+    GroupStatus {
+        group: GroupId::of(1),
+        name: "shop".to_owned(),
+        role: Role::Primary,
+        epoch: Epoch::new(7),
+        generation: Some(Generation::of(9)),
+        serving: Serving::Yes,
+        quality: Quality::Source,
+        volumes: vec![VolumeStatus {
+            volume: VolumeId::of(3),
+            name: "orders".to_owned(),
+            bytes: 1 << 20,
+            mapped_bytes: 0,
+        }],
+        legs,
+        upstream: None,
+        rpo_ms: None,
+        split_brain: false,
+        counters: GroupCounters::default(),
+    }
+}
+
+fn mirror(quality: Quality, link: LinkState, heard: Option<u64>) -> GroupStatus {
+    let mut status = primary(Vec::new());
+    status.role = Role::Secondary;
+    status.serving = Serving::NotPrimary;
+    status.quality = quality;
+    status.upstream = Some(UpstreamStatus {
+        gateway: GatewayId::of(2),
+        site: "east".to_owned(),
+        link,
+        last_heard_ms: heard,
+        orderly: false,
+        theirs: None,
+        seq: Seq::ZERO,
+    });
+    status.rpo_ms = Some(0);
+    status
+}
+
+fn told(status: &GroupStatus) -> (Health, Vec<String>) {
+    let group = group(status, NOW);
+    (group.health, group.explanations.into_iter().map(|e| e.code).collect())
+}
+
+fn codes(list: &[Code]) -> Vec<String> {
+    list.iter().map(|code| code.as_str().to_owned()).collect()
+}
+
+#[test]
+fn a_healthy_pair_needs_no_words_on_either_side() {
+    assert_eq!(told(&primary(vec![healthy_leg()])), (Health::Ready, Vec::new()));
+    let mirror = mirror(Quality::InSync, LinkState::Connected, Some(99_000));
+    assert_eq!(told(&mirror), (Health::Ready, Vec::new()));
+}
+
+#[test]
+fn everything_else_is_explained_with_a_command() {
+    let broken = |change: fn(&mut LegStatus)| {
+        let mut leg = healthy_leg();
+        leg.in_sync = false;
+        change(&mut leg);
+        primary(vec![leg])
+    };
+    let cases = [
+        (primary(Vec::new()), Health::Unprotected, Code::Unmirrored),
+        (broken(|leg| leg.phase = Phase::Copying), Health::Degraded, Code::Copying),
+        (
+            broken(|leg| {
+                leg.state = SessionState::Halted;
+                leg.link = LinkState::Connecting;
+                leg.cause = Some(Cause::LinkLost("reset".to_owned()));
+            }),
+            Health::AtRisk,
+            Code::LinkLost,
+        ),
+        (
+            broken(|leg| {
+                leg.state = SessionState::Error;
+                leg.cause = Some(Cause::SplitBrain { theirs_bytes: 4096 });
+            }),
+            Health::SplitBrain,
+            Code::SplitBrain,
+        ),
+        (
+            broken(|leg| {
+                leg.state = SessionState::Suspended;
+                leg.cause = Some(Cause::Operator);
+            }),
+            Health::AtRisk,
+            Code::Suspended,
+        ),
+        (
+            mirror(Quality::InSync, LinkState::Off, Some(96_000)),
+            Health::AtRisk,
+            Code::PrimarySilent,
+        ),
+        (mirror(Quality::Outdated, LinkState::Connected, None), Health::Degraded, Code::Copying),
+    ];
+    for (status, health, code) in cases {
+        assert_eq!(told(&status), (health, codes(&[code])));
+        let group = group(&status, NOW);
+        let next = &group.explanations[0].next;
+        assert!(!next.contains("GROUP") && !next.contains("SESSION"), "{next}");
+    }
+}
+
+#[test]
+fn a_silent_thread_is_unknown_and_never_green() {
+    let status = primary(vec![healthy_leg()]);
+    let group = group(&status, Moment { now_ms: 100_000, age_ms: 9_000, fresh: false });
+    assert_eq!(group.health, Health::Unknown);
+    assert_eq!(group.explanations[0].code, Code::StateUnknown.as_str());
+    assert_eq!((group.rpo_seconds, group.out_of_sync_bytes), (None, None));
+    assert!(!group.failover_blockers.is_empty());
+    assert_eq!(verdict(&[group]), Verdict::Unknown);
+}
+
+#[test]
+fn the_worst_group_gives_the_verdict_and_the_exit_code() {
+    let ready = group(&primary(vec![healthy_leg()]), NOW);
+    let unmirrored = group(&primary(Vec::new()), NOW);
+    let lost = group(&mirror(Quality::InSync, LinkState::Off, None), NOW);
+    assert_eq!(verdict(&[]).exit_code(), 0);
+    assert_eq!(verdict(std::slice::from_ref(&ready)).exit_code(), 0);
+    assert_eq!(verdict(&[ready.clone(), unmirrored.clone()]).exit_code(), 3);
+    assert_eq!(verdict(&[ready, lost, unmirrored]).exit_code(), 4);
+}

@@ -1,11 +1,13 @@
 //! Our words and the API's: one exhaustive match each, so that a new one breaks the build here.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use mirror::{LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split};
+use mirror::{
+    Cause, LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
+};
 
 /// The API's word for a role.
 #[must_use]
-pub const fn role(role: Role) -> api::Role {
+pub(crate) const fn role(role: Role) -> api::Role {
     match role {
         Role::Primary => api::Role::Primary,
         Role::Secondary => api::Role::Secondary,
@@ -15,7 +17,7 @@ pub const fn role(role: Role) -> api::Role {
 
 /// The API's word for whether hosts are served.
 #[must_use]
-pub const fn serving(serving: &Serving) -> api::Serving {
+pub(crate) const fn serving(serving: &Serving) -> api::Serving {
     match serving {
         Serving::Yes => api::Serving::Yes,
         Serving::NotPrimary => api::Serving::NotPrimary,
@@ -29,7 +31,7 @@ pub const fn serving(serving: &Serving) -> api::Serving {
 
 /// The API's word for what a copy is worth.
 #[must_use]
-pub const fn quality(quality: block::Quality) -> api::Quality {
+pub(crate) const fn quality(quality: block::Quality) -> api::Quality {
     match quality {
         block::Quality::Blank => api::Quality::Blank,
         block::Quality::Inconsistent => api::Quality::Inconsistent,
@@ -50,9 +52,25 @@ pub(super) const fn quality_text(quality: block::Quality) -> &'static str {
     }
 }
 
+/// Why a mirror was lost, for a sentence.
+pub(crate) fn cause_text(cause: &Cause) -> String {
+    match cause {
+        Cause::LinkLost(why) => format!("the link ended: {why}"),
+        Cause::Unreachable(why) => format!("it cannot be reached: {why}"),
+        Cause::MirrorFailed(error) => format!("its copy failed: {error}"),
+        Cause::TooSlow => "it did not acknowledge in time".to_owned(),
+        Cause::SplitBrain { theirs_bytes } => {
+            format!("it has {} of its own", api::units::bytes_text(*theirs_bytes))
+        }
+        Cause::Refused(why) => format!("it refused: {why}"),
+        Cause::Operator => "an operator suspended the session".to_owned(),
+        Cause::AwaitingReprotect => "it waits for a reprotect".to_owned(),
+    }
+}
+
 /// The API's word for a session's status.
 #[must_use]
-pub const fn session_state(state: SessionState) -> api::SessionState {
+pub(crate) const fn session_state(state: SessionState) -> api::SessionState {
     match state {
         SessionState::Active => api::SessionState::Active,
         SessionState::Suspended => api::SessionState::Suspended,
@@ -63,7 +81,7 @@ pub const fn session_state(state: SessionState) -> api::SessionState {
 
 /// The API's word for a session's phase.
 #[must_use]
-pub const fn phase(phase: Phase) -> api::Phase {
+pub(crate) const fn phase(phase: Phase) -> api::Phase {
     match phase {
         Phase::NoPair => api::Phase::NoPair,
         Phase::Copying => api::Phase::Copying,
@@ -74,7 +92,7 @@ pub const fn phase(phase: Phase) -> api::Phase {
 
 /// The API's word for a connection.
 #[must_use]
-pub const fn link_state(link: LinkState) -> api::LinkState {
+pub(crate) const fn link_state(link: LinkState) -> api::LinkState {
     match link {
         LinkState::Off => api::LinkState::Off,
         LinkState::Connecting => api::LinkState::Connecting,
@@ -84,7 +102,7 @@ pub const fn link_state(link: LinkState) -> api::LinkState {
 
 /// The API's words for policies.
 #[must_use]
-pub fn policy(policy: &Policy) -> api::SessionPolicy {
+pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
     let split = match policy.split {
         Split::Automatic => "automatic",
         Split::Manual => "manual",
@@ -109,7 +127,7 @@ pub fn policy(policy: &Policy) -> api::SessionPolicy {
 ///
 /// # Errors
 /// The word that is none, and those that would be.
-pub fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Policy, String> {
+pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Policy, String> {
     if let Some(word) = &patch.split {
         policy.split = match word.as_str() {
             "automatic" => Split::Automatic,

@@ -20,6 +20,11 @@ use super::{Inner, outcome};
 
 /// Parts of one vectored write; the system takes 1024.
 const PARTS_MAX: usize = 256;
+/// Bytes of one vectored write. The page cache keeps what one call brought as one large folio, and
+/// on ext4 every later change of 4 KiB walks all blocks of its folio: overwriting blocks that came
+/// 1 MiB at a time costs several times as much as overwriting those that came 64 KiB at a time,
+/// while a first write in pieces of 64 KiB is no slower than one in larger pieces.
+const RUN_BYTES_MAX: u64 = SLOT_BYTES;
 /// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 /// On a small medium it is this part of it.
@@ -465,8 +470,10 @@ fn runs(writes: &[DataWrite]) -> impl Iterator<Item = &[DataWrite]> {
         let first = rest.first()?;
         let mut end = Place { offset: first.place.offset + first.data.len() as u64, ..first.place };
         let mut len = 1;
+        let mut bytes = first.data.len() as u64;
         for next in rest.iter().skip(1).take(PARTS_MAX - 1) {
-            if next.place != end {
+            bytes += next.data.len() as u64;
+            if next.place != end || bytes > RUN_BYTES_MAX {
                 break;
             }
             end.offset += next.data.len() as u64;

@@ -25,7 +25,11 @@ impl ShardState {
     ///
     /// # Errors
     /// The store's.
-    pub async fn digest(&self, group: GroupId, volume: VolumeId) -> Result<(u64, String), Refused> {
+    pub(crate) async fn digest(
+        &self,
+        group: GroupId,
+        volume: VolumeId,
+    ) -> Result<(u64, String), Refused> {
         let store = self.store(group, volume)?;
         let bytes = store.geometry().bytes();
         let mut hasher = blake3::Hasher::new();
@@ -46,7 +50,7 @@ impl ShardState {
     ///
     /// # Errors
     /// The store's, or [`api::Code::Invalid`] when it does not lie inside the volume.
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         group: GroupId,
         volume: VolumeId,

@@ -1,0 +1,89 @@
+//! Plans say what stands in the way, and their tokens are bound to what they saw.
+
+use block::{Epoch, GatewayId, Generation, Seq};
+use mirror::{GroupCounters, Serving};
+
+use super::*;
+
+fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus {
+    GroupStatus {
+        group: GroupId::of(1),
+        name: "shop".to_owned(),
+        role: Role::Secondary,
+        epoch: Epoch::new(6),
+        generation: Some(Generation::of(9)),
+        serving: Serving::NotPrimary,
+        quality,
+        volumes: Vec::new(),
+        legs: Vec::new(),
+        upstream: Some(UpstreamStatus {
+            gateway: GatewayId::of(2),
+            site: "east".to_owned(),
+            link,
+            last_heard_ms: Some(1),
+            orderly: false,
+            theirs: None,
+            seq: Seq::ZERO,
+        }),
+        rpo_ms,
+        split_brain: false,
+        counters: GroupCounters::default(),
+    }
+}
+
+fn planned(status: &GroupStatus, consent: Consent) -> (Plans, Clock, FailoverPlan) {
+    let (plans, clock) = (Plans::default(), Clock::start());
+    let nbd = ["nbd://127.0.0.1:1/orders".to_owned()];
+    let plan = plan(status, ("west", &nbd), consent, (&plans, &clock));
+    (plans, clock, plan)
+}
+
+fn is_blocked(plan: &FailoverPlan) -> bool {
+    plan.checks.iter().any(|check| check.state == CheckState::Blocked)
+}
+
+#[tokio::test]
+async fn a_dead_primary_is_not_needed_and_the_risk_is_honest() {
+    let status = mirror(Quality::InSync, LinkState::Off, Some(4_000));
+    let (plans, clock, plan) = planned(&status, Consent::InSync);
+    assert!(!is_blocked(&plan));
+    assert_eq!((plan.at_risk_bytes, plan.at_risk_seconds), (None, Some(4.0)));
+    assert_eq!((plan.epoch, plan.needs_none_of), (7, vec!["east".to_owned()]));
+    let token = plan.token.unwrap();
+    assert_eq!(plans.redeem(&token, &status, &clock), Ok(Consent::InSync));
+    let again = plans.redeem(&token, &status, &clock).unwrap_err();
+    assert_eq!(again.0.code, Code::PlanToken.as_str());
+}
+
+#[tokio::test]
+async fn a_plan_of_another_state_is_refused() {
+    let status = mirror(Quality::InSync, LinkState::Off, Some(4_000));
+    let (plans, clock, plan) = planned(&status, Consent::InSync);
+    let token = plan.token.unwrap();
+    let mut changed = status.clone();
+    changed.upstream.as_mut().unwrap().link = LinkState::Connected;
+    let refused = plans.redeem(&token, &changed, &clock).unwrap_err();
+    assert_eq!(refused.0.code, Code::PlanToken.as_str());
+    assert_eq!(plans.redeem(&token, &status, &clock), Ok(Consent::InSync));
+}
+
+#[tokio::test]
+async fn what_costs_data_needs_the_word_for_it() {
+    let cases = [
+        (Quality::InSync, LinkState::Connected, Consent::InSync, true),
+        (Quality::InSync, LinkState::Connected, Consent::Outdated, false),
+        (Quality::Outdated, LinkState::Off, Consent::InSync, true),
+        (Quality::Outdated, LinkState::Off, Consent::Outdated, false),
+        (Quality::Inconsistent, LinkState::Off, Consent::Outdated, true),
+        (Quality::Inconsistent, LinkState::Off, Consent::Inconsistent, false),
+        (Quality::Blank, LinkState::Off, Consent::Inconsistent, true),
+    ];
+    for (quality, link, consent, blocked) in cases {
+        let (_, _, plan) = planned(&mirror(quality, link, None), consent);
+        assert_eq!(is_blocked(&plan), blocked, "{quality:?} {link:?} {consent:?}");
+        assert_eq!(plan.token.is_none(), blocked);
+        if quality != Quality::InSync {
+            assert_eq!((plan.at_risk_bytes, plan.at_risk_seconds), (None, None));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A gateway without listeners: what it makes, refuses, remembers, and what it says when one of
+//! its threads does not answer.
+
+use std::path::Path;
+use std::time::Duration;
+
+use api::{Code, Health, Verdict, VolumeCreate, VolumeSettings};
+use block::{BootId, GatewayId, PoolId};
+use store::{PoolIdentity, PoolOptions};
+use uuid::Uuid;
+
+use super::*;
+use crate::shard::state::{ShardParts, ShardState};
+use crate::shard::{Shard, ShardThread};
+
+/// A running gateway and its threads.
+pub(crate) struct Rig {
+    /// The gateway.
+    pub(crate) gateway: Arc<Gateway>,
+    threads: Vec<ShardThread>,
+}
+
+impl Rig {
+    /// Opens the gateway in this directory, making it if it is new.
+    pub(crate) async fn open(dir: &Path) -> Self {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let path = dir.join("pool");
+        if !path.exists() {
+            let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
+            store::Pool::create_path(&path, identity).unwrap();
+        }
+        let pool = store::Pool::open_path(&path, PoolOptions::default()).unwrap();
+        let (clock, board) = (Clock::start(), Arc::new(Board::default()));
+        let events = Arc::new(Events::new(clock));
+        let identity = Identity {
+            gateway: pool.identity().gateway,
+            boot: BootId::from_uuid(Uuid::now_v7()),
+            site: "east".to_owned(),
+        };
+        let credentials = link::Credentials::ephemeral().unwrap();
+        let links =
+            link::LinkContext::new(identity.clone(), &credentials, link::Trusted::default())
+                .unwrap();
+        let mut config = crate::config::load(None).unwrap();
+        config.api.shard_deadline = Duration::from_millis(200);
+        let threads: Vec<ShardThread> = (0..2)
+            .map(|index| {
+                let parts = ShardParts {
+                    identity: identity.clone(),
+                    pool: Arc::clone(&pool),
+                    clock,
+                    board: Arc::clone(&board),
+                    events: Arc::clone(&events),
+                    links: links.clone(),
+                };
+                let deadline = config.api.shard_deadline;
+                ShardThread::start(index, deadline, move || ShardState::new(parts)).unwrap()
+            })
+            .collect();
+        let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
+        let book = Arc::new(Book::open(shards[0].clone()).await.unwrap());
+        let nbd_uris = vec!["nbd://127.0.0.1:1/".to_owned()];
+        let parts = GatewayParts {
+            config,
+            clock,
+            identity,
+            shards,
+            board,
+            book,
+            events,
+            pool,
+            links,
+            nbd_uris,
+        };
+        let gateway = Gateway::new(parts);
+        gateway.open_groups().await;
+        gateway.set_ready();
+        Self { gateway, threads }
+    }
+
+    /// Closes it in good order.
+    pub(crate) async fn close(self) {
+        crate::shutdown::stop(&self.gateway, self.threads).await.unwrap();
+    }
+}
+
+fn wanted(name: &str, bytes: u64) -> VolumeCreate {
+    VolumeCreate { name: name.to_owned(), bytes, group: None, settings: VolumeSettings::default() }
+}
+
+#[tokio::test]
+async fn a_volume_is_made_once_and_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    let made = rig.gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
+    assert_eq!((made.bytes, made.copy), (1 << 20, api::Copy::Serving));
+    assert_eq!(made.exports, ["nbd://127.0.0.1:1/orders"]);
+    for (bad, code) in [
+        (wanted("orders", 1 << 20), Code::Exists),
+        (wanted("a b", 1 << 20), Code::Invalid),
+        (wanted("odd", 4097), Code::BadSize),
+        (wanted("huge", 1 << 51), Code::BadSize),
+    ] {
+        let refused = rig.gateway.create_volume(bad).await.unwrap_err();
+        assert_eq!(refused.0.code, code.as_str());
+    }
+    let grown = rig.gateway.grow_volume("orders", 2 << 20).await.unwrap();
+    assert_eq!(grown.bytes, 2 << 20);
+    rig.close().await;
+
+    let rig = Rig::open(dir.path()).await;
+    let found = rig.gateway.volume("orders").await.unwrap();
+    assert_eq!((found.id, found.bytes, found.copy), (made.id, 2 << 20, api::Copy::Serving));
+    rig.gateway.delete_volume("orders").await.unwrap();
+    assert_eq!(rig.gateway.volume("orders").await.unwrap_err().0.code, Code::NotFound.as_str());
+    assert!(rig.gateway.pool.volumes().is_empty());
+    rig.gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_is_read_and_digested_whatever_its_role() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    for name in ["one", "two"] {
+        rig.gateway.create_volume(wanted(name, 1 << 20)).await.unwrap();
+    }
+    let content = rig.gateway.read_volume("one", 4096, 8192).await.unwrap();
+    assert_eq!(content, vec![0; 8192]);
+    let refused = rig.gateway.read_volume("one", 1 << 20, 4096).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::Invalid.as_str());
+    let (one, two) = (
+        rig.gateway.digest_volume("one").await.unwrap(),
+        rig.gateway.digest_volume("two").await.unwrap(),
+    );
+    assert_eq!((one.bytes, one.digest), (two.bytes, two.digest));
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn a_thread_that_hangs_is_unknown_and_hangs_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    rig.gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
+    let before = rig.gateway.show_status().await;
+    assert_eq!(before.verdict, Verdict::Unprotected);
+    let group = rig.gateway.find_group("orders").unwrap().group();
+    let shard = rig.gateway.shard_of(group).clone();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    shard.post(move |_state| drop(held.recv())).unwrap();
+
+    let during = tokio::time::timeout(Duration::from_secs(2), rig.gateway.show_status());
+    let during = during.await.expect("a hung thread must not hang the status");
+    assert_eq!((during.verdict, during.unknown), (Verdict::Unknown, 1));
+    let shown = &during.groups[0];
+    assert_eq!((shown.health, shown.role), (Health::Unknown, Some(api::Role::Primary)));
+    assert_eq!(shown.explanations[0].code, Code::StateUnknown.as_str());
+    let refused = rig.gateway.plan_failover("orders", None).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::ShardSilent.as_str());
+    let volume = rig.gateway.volume("orders").await.unwrap();
+    assert_eq!((volume.copy, volume.mapped_bytes), (api::Copy::Unknown, None));
+
+    drop(release);
+    let after = rig.gateway.show_status().await;
+    assert_eq!(after.verdict, Verdict::Unprotected);
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn a_session_needs_a_site_that_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    rig.gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
+    let create = |to: &str, split: Option<&str>| api::SessionCreate {
+        volume: "orders".to_owned(),
+        to: to.to_owned(),
+        policy: api::PolicyPatch { split: split.map(str::to_owned), ..api::PolicyPatch::default() },
+    };
+    let refused = rig.gateway.create_session(create("nowhere", None)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::PeerUnknown.as_str());
+    let peer = crate::book::PeerEntry {
+        gateway: Uuid::from_u128(77),
+        site: "west".to_owned(),
+        certificate: "00".to_owned(),
+        addresses: vec!["127.0.0.1:1".to_owned()],
+    };
+    let recorded = rig.gateway.book.change(Vec::new(), |pages| {
+        pages.peers.push(peer);
+        Ok::<(), Refused>(())
+    });
+    recorded.await.unwrap();
+    let refused = rig.gateway.create_session(create("west", Some("sometimes"))).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::Invalid.as_str());
+    let session = rig.gateway.create_session(create("west", Some("manual"))).await.unwrap();
+    assert_eq!(session.leg.policy.split, "manual");
+    // It cannot be reached: that is told, and the volume is in use.
+    let deleted = rig.gateway.delete_volume("orders").await.unwrap_err();
+    assert_eq!(deleted.0.code, Code::VolumeInUse.as_str());
+    let again = rig.gateway.create_session(create("west", None)).await.unwrap_err();
+    assert_eq!(again.0.code, Code::AlreadyMirrored.as_str());
+    rig.close().await;
+}

@@ -1,0 +1,160 @@
+//! Everything that is said and stored, for whoever looks for the cause of a failure.
+//!
+//! Invariant: looking changes nothing: a traced history is the same history.
+
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+
+use block::{
+    ActivityExtent, BlockSet, Extent, Geometry, Identity, IoError, Link, LinkError, LinkTraffic,
+    Message, Op, Recovery, Request, Run, Store, Ticket, Usage, Volume,
+};
+
+use crate::world::World;
+
+/// A link that logs what it carries.
+pub(crate) struct TracedLink {
+    pub(crate) inner: Box<dyn Link>,
+    pub(crate) world: Weak<World>,
+    pub(crate) name: &'static str,
+}
+
+impl TracedLink {
+    fn log(&self, what: &str, message: &Message) {
+        let text = match message {
+            Message::Ping { .. } | Message::Pong { .. } => return,
+            Message::Change { seq, volume, extent, change, resync, .. } => {
+                let how = match change {
+                    block::Change::Write(data) => format!("write {}", word(data)),
+                    block::Change::Zero { .. } => "zero".to_owned(),
+                    block::Change::Trim => "trim".to_owned(),
+                };
+                format!("#{seq} volume {volume} {extent:?} {how} resync={resync}")
+            }
+            other => format!("{other:?}"),
+        };
+        if let Some(world) = self.world.upgrade() {
+            world.log(format_args!("  {} {what} {text}", self.name));
+        }
+    }
+}
+
+fn word(data: &[u8]) -> u64 {
+    data.first_chunk::<8>().map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+impl Link for TracedLink {
+    fn peer(&self) -> &Identity {
+        self.inner.peer()
+    }
+
+    fn push(&mut self, message: Message) {
+        self.log("says", &message);
+        self.inner.push(message);
+    }
+
+    fn queued_bytes(&self) -> u64 {
+        self.inner.queued_bytes()
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.inner.poll_send(context)
+    }
+
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut Vec<Message>,
+    ) -> Poll<Result<(), LinkError>> {
+        let before = into.len();
+        let polled = self.inner.poll_receive(context, into);
+        into[before..].iter().for_each(|message| self.log("hears", message));
+        polled
+    }
+
+    fn traffic(&self) -> LinkTraffic {
+        self.inner.traffic()
+    }
+}
+
+/// A store that logs what is done to it.
+pub(crate) struct TracedStore {
+    pub(crate) inner: Rc<dyn Store>,
+    pub(crate) world: Weak<World>,
+    pub(crate) name: String,
+}
+
+impl TracedStore {
+    fn log(&self, text: impl std::fmt::Display) {
+        if let Some(world) = self.world.upgrade() {
+            world.log(format_args!("  {}: {text}", self.name));
+        }
+    }
+}
+
+impl Volume for TracedStore {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn read_only(&self) -> bool {
+        self.inner.read_only()
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        for request in batch.iter() {
+            match &request.op {
+                Op::Write(extent, data) => self.log(format_args!("write {extent:?} {}", word(data))),
+                Op::Zero { extent, may_trim } => {
+                    self.log(format_args!("zero {extent:?} may_trim={may_trim}"));
+                }
+                Op::Trim(extent) => self.log(format_args!("trim {extent:?}")),
+                Op::Read(extent) => self.log(format_args!("read {extent:?}")),
+                Op::Flush => self.log("flush"),
+                Op::Cache(_) => {}
+            }
+        }
+        self.inner.submit(batch);
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        self.inner.layout(extent, limit)
+    }
+}
+
+impl Store for TracedStore {
+    fn record_activity(&self, active: &[ActivityExtent], ticket: Ticket) {
+        self.log(format_args!("active {active:?}"));
+        self.inner.record_activity(active, ticket);
+    }
+
+    fn recovery(&self) -> Recovery {
+        let recovery = self.inner.recovery();
+        self.log(format_args!("{recovery:?}"));
+        recovery
+    }
+
+    fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        let mapped = self.inner.mapped(from, limit);
+        self.log(format_args!("mapped from {from}: {mapped:?}"));
+        mapped
+    }
+
+    fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
+        self.inner.checksums(extent)
+    }
+
+    fn grow(&self, bytes: u64, ticket: Ticket) {
+        self.log(format_args!("grow to {bytes}"));
+        self.inner.grow(bytes, ticket);
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    fn close(&self, ticket: Ticket) {
+        self.log("close");
+        self.inner.close(ticket);
+    }
+}

@@ -13,10 +13,13 @@ use block::{ActivityExtent, Extent};
 pub(crate) const ACTIVITY_EXTENTS: usize = 1237;
 /// Extents that leave at once when room is needed, so that evictions are rare and batched.
 const EVICT_BATCH: usize = 64;
+/// Extents that nobody changed for so long leave by themselves: a crash need not look there.
+const IDLE_MS: u64 = 10_000;
 
 #[derive(Debug, Default)]
 struct Entry {
     used: u64,
+    used_ms: u64,
     pins: u32,
 }
 
@@ -29,12 +32,20 @@ pub(crate) struct Activity {
     /// Being recorded.
     recording: Option<Vec<ActivityExtent>>,
     uses: u64,
+    now_ms: u64,
     capacity: usize,
 }
 
 impl Activity {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { active: HashMap::new(), wanted: Vec::new(), recording: None, uses: 0, capacity }
+        Self {
+            active: HashMap::new(),
+            wanted: Vec::new(),
+            recording: None,
+            uses: 0,
+            now_ms: 0,
+            capacity,
+        }
     }
 
     /// Pins the extents that `extent` touches if all are recorded; else remembers which are wanted.
@@ -45,6 +56,7 @@ impl Activity {
             for e in extent.activity() {
                 let entry = self.active.entry(e).or_default();
                 entry.used = self.uses;
+                entry.used_ms = self.now_ms;
                 entry.pins += 1;
             }
             return true;
@@ -71,16 +83,34 @@ impl Activity {
         }
     }
 
+    /// Time passed.
+    pub(crate) fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
     /// Whether the record must be renewed, and could be now.
     pub(crate) fn needs_round(&self) -> bool {
         self.recording.is_none() && !self.wanted.is_empty()
+    }
+
+    /// Whether extents could leave the record because nobody changes them any more.
+    pub(crate) fn has_idle(&self) -> bool {
+        self.recording.is_none() && self.active.values().any(|entry| self.is_idle(entry))
+    }
+
+    fn is_idle(&self, entry: &Entry) -> bool {
+        entry.pins == 0 && self.now_ms.saturating_sub(entry.used_ms) >= IDLE_MS
     }
 
     /// Begins to record what is wanted; evicts what is long unused. Returns the set to record and
     /// whether any extent leaves it.
     pub(crate) fn begin_round(&mut self) -> (Vec<ActivityExtent>, bool) {
         assert!(self.recording.is_none(), "one round at a time");
-        let mut evicted = false;
+        let before = self.active.len();
+        let now_ms = self.now_ms;
+        self.active
+            .retain(|_, entry| entry.pins > 0 || now_ms.saturating_sub(entry.used_ms) < IDLE_MS);
+        let mut evicted = self.active.len() < before;
         let need = (self.active.len() + self.wanted.len()).saturating_sub(self.capacity);
         if need > 0 {
             let mut idle: Vec<(u64, ActivityExtent)> = self
@@ -112,7 +142,7 @@ impl Activity {
     /// The set of [`Self::begin_round`] is durable.
     pub(crate) fn end_round(&mut self) {
         for extent in self.recording.take().expect("a round was begun") {
-            self.active.insert(extent, Entry { used: self.uses, pins: 0 });
+            self.active.insert(extent, Entry { used: self.uses, used_ms: self.now_ms, pins: 0 });
         }
     }
 }
@@ -136,6 +166,21 @@ mod tests {
         assert!(!log.enter(at(7)) && !log.needs_round());
         log.end_round();
         assert!(log.enter(at(7)));
+    }
+
+    #[test]
+    fn an_idle_extent_leaves_by_itself_unless_it_is_in_flight() {
+        let mut log = Activity::new(9);
+        log.enter(at(1));
+        log.enter(at(2));
+        log.begin_round();
+        log.end_round();
+        assert!(log.enter(at(2)) && !log.has_idle());
+        log.tick(IDLE_MS);
+        assert!(log.has_idle());
+        assert_eq!(log.begin_round(), (vec![ActivityExtent::new(2)], true));
+        log.end_round();
+        assert!(!log.has_idle() && log.covers(at(2)) && !log.covers(at(1)));
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub struct Machine {
     now_ms: u64,
     host_boot: [u8; 16],
     latched: bool,
+    /// Time passed: extents that nobody changes may leave the activity log.
+    retire_idle: bool,
     /// A mirror that shares our history is lost: the next change begins a new one.
     begins_with_next: bool,
     /// That history is being recorded; changes wait.
@@ -363,13 +365,15 @@ impl Machine {
         if self.activity_round.is_some() || self.latched {
             return;
         }
-        if !self.volumes.iter().any(|volume| volume.activity.needs_round()) {
+        let idle = std::mem::take(&mut self.retire_idle);
+        let renew = |activity: &Activity| activity.needs_round() || idle && activity.has_idle();
+        if !self.volumes.iter().any(|volume| renew(&volume.activity)) {
             return;
         }
         let mut keeping_dirty = false;
         let mut sets = Vec::new();
         for (index, volume) in self.volumes.iter_mut().enumerate() {
-            if volume.activity.needs_round() {
+            if renew(&volume.activity) {
                 let (set, evicted) = volume.activity.begin_round();
                 keeping_dirty |= evicted;
                 sets.push((index, set));

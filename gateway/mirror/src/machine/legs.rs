@@ -256,7 +256,7 @@ impl Machine {
                 let change = self.writes.get(write);
                 let (volume, whole) = (change.volume, change.extent.whole_blocks());
                 let state = self.leg_mut(leg).expect("it just acknowledged");
-                if !state.dirty[volume].is_empty() {
+                if !state.dirty[volume].is_empty() && !state.wipe.contains(&volume) {
                     state.dirty[volume].remove(whole);
                 }
                 self.leg_done(write, leg, out);
@@ -466,6 +466,8 @@ impl Machine {
     pub(super) fn on_tick(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let passed = now_ms.saturating_sub(self.now_ms);
         self.now_ms = self.now_ms.max(now_ms);
+        self.volumes.iter_mut().for_each(|volume| volume.activity.tick(now_ms));
+        self.retire_idle = !self.closing;
         if self.is_halted() || (!self.leaving.is_empty()) || !self.held.is_empty() {
             self.counters.blocked_ms += passed;
         }

@@ -117,6 +117,7 @@ impl Machine {
             now_ms: 0,
             host_boot,
             latched: false,
+            retire_idle: false,
             begins_with_next,
             beginning: false,
             closing: false,

@@ -230,6 +230,10 @@ impl Machine {
         let mut missing = false;
         for leg in self.legs.iter_mut().flatten() {
             if leg.stage.is_live() {
+                if leg.wipe.contains(&volume) {
+                    // The wipe comes behind it and takes it away again there.
+                    leg.dirty[volume].insert(extent.blocks());
+                }
                 leg.undurable.push_back((seq, volume, extent.blocks()));
                 leg.inflight.push_back(InFlight {
                     seq,

@@ -1,4 +1,4 @@
-//! Volumes.
+//! Volumes as the API tells of them, and what may be asked for them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -214,7 +214,9 @@ pub(crate) enum Volume {
     /// Copy from a foreign NBD server into a volume that is served here
     Import {
         /// `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`.
-        from: String,
+        // Not called `from`: that is the option of every command.
+        #[arg(value_name = "FROM")]
+        uri: String,
         /// The volume; it must be at least as long.
         volume: String,
     },

@@ -36,15 +36,14 @@ impl Client {
     /// # Errors
     /// When its certificate cannot be used.
     pub(crate) fn new(place: Place) -> Result<Self, Failure> {
-        let roots = match &place.certificate {
-            None => RootCerts::PlatformVerifier,
-            Some(pem) => {
-                let certificate = Certificate::from_pem(pem.as_bytes()).map_err(|error| {
-                    Failure::new(UNREACHABLE, format!("the gateway's certificate: {error}"))
-                })?;
-                RootCerts::new_with_certs(&[certificate])
-            }
-        };
+        let pem = place.certificate.as_deref().ok_or_else(|| {
+            Failure::new(UNREACHABLE, format!("the certificate of {} is not known", place.url))
+                .next("set TWINSPAN_CA to the api.crt of its data directory")
+        })?;
+        let certificate = Certificate::from_pem(pem.as_bytes()).map_err(|error| {
+            Failure::new(UNREACHABLE, format!("the gateway's certificate: {error}"))
+        })?;
+        let roots = RootCerts::new_with_certs(&[certificate]);
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
             .root_certs(roots)

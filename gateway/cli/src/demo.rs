@@ -125,12 +125,16 @@ fn serving(state: &State, volume: &str) -> Result<(String, String), Failure> {
         .next("twinspan status --from SITE, then twinspan failover plan GROUP --to SITE"))
 }
 
-/// Whether the session of the demo's volume is in sync.
+/// Whether both sides say that every session is in sync.
 fn in_sync(client: &Client) -> bool {
-    client.get::<SessionList>("/api/v1/sessions").is_ok_and(|list| {
-        !list.items.is_empty()
-            && list.items.iter().all(|s| s.leg.phase == api::Phase::Equivalent && s.leg.in_sync)
-    })
+    let is_well = |session: &api::Session| {
+        session.leg.phase == api::Phase::Equivalent
+            && session.leg.in_sync
+            && session.leg.theirs.as_ref().is_some_and(|theirs| theirs.in_sync)
+    };
+    client
+        .get::<SessionList>("/api/v1/sessions")
+        .is_ok_and(|list| !list.items.is_empty() && list.items.iter().all(is_well))
 }
 
 /// The status of a site, if it answers.

@@ -24,7 +24,7 @@ pub(crate) struct Place {
     pub(crate) url: String,
     /// The bearer token.
     pub(crate) token: Option<String>,
-    /// Its certificate, PEM; none: one that the system trusts.
+    /// Its certificate, PEM; none: not found.
     pub(crate) certificate: Option<String>,
 }
 

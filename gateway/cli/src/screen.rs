@@ -1,7 +1,7 @@
 //! The status screen.
 
 use api::units::{bytes_text, micros_text};
-use api::{Group, Health, Leg, Phase, Role, Status, Verdict};
+use api::{Group, Health, Leg, Role, Status, TheirView, Verdict};
 
 use crate::output::{known, table, word};
 
@@ -136,25 +136,23 @@ pub(crate) fn leg_state(leg: &Leg) -> String {
     format!("{} {}", word(&leg.state), word(&leg.phase))
 }
 
-/// Both sides' view of each connection, with its age.
+/// How the other side sees each connection, with the age of that.
 fn views(group: &Group) -> Vec<String> {
-    let mut views = Vec::new();
-    for leg in &group.legs {
-        let theirs = leg.theirs.as_ref().map_or_else(
-            || format!("{} never said how it sees it", leg.site),
-            |theirs| {
-                format!(
-                    "{} says: {}, {} out of sync, {}",
-                    leg.site,
-                    if theirs.in_sync { "in sync" } else { "not in sync" },
-                    bytes_text(theirs.out_of_sync_bytes),
-                    ago(theirs.age_ms)
-                )
-            },
-        );
-        if leg.phase != Phase::Equivalent || leg.theirs.as_ref().is_some_and(|t| !t.in_sync) {
-            views.push(format!("view   {theirs}"));
-        }
+    let said = |site: &str, theirs: Option<&TheirView>| match theirs {
+        None => format!("view   {site} never said how it sees it"),
+        Some(theirs) => format!(
+            "view   {site} says {}: {}{}, {} out of sync, change {}",
+            ago(theirs.age_ms),
+            if theirs.in_sync { "in sync" } else { "not in sync" },
+            if theirs.copying { ", copying" } else { "" },
+            bytes_text(theirs.out_of_sync_bytes),
+            theirs.seq,
+        ),
+    };
+    let mut views: Vec<String> =
+        group.legs.iter().map(|leg| said(&leg.site, leg.theirs.as_ref())).collect();
+    if let Some(upstream) = &group.upstream {
+        views.push(said(&upstream.site, upstream.theirs.as_ref()));
     }
     views
 }

@@ -6,13 +6,16 @@
 
 use std::collections::HashMap;
 
-use block::{ActivityExtent, Extent};
+use block::{ACTIVITY_BYTES, ActivityExtent, Extent, Geometry};
 
 /// Extents that stay recorded: 4.8 GiB of working set, DRBD's default, so that a warm workload
 /// records nothing.
 pub(crate) const ACTIVITY_EXTENTS: usize = 1237;
 /// Extents that leave at once when room is needed, so that evictions are rare and batched.
 const EVICT_BATCH: usize = 64;
+/// Extents that are recorded ahead of a stream that goes on from one to the next: 64 MiB, so that a
+/// sequential writer does not wait for the disk every 4 MiB.
+const AHEAD: u64 = 16;
 /// Extents that nobody changed for so long leave by themselves: a crash need not look there.
 const IDLE_MS: u64 = 10_000;
 
@@ -34,11 +37,18 @@ pub(crate) struct Activity {
     uses: u64,
     now_ms: u64,
     capacity: usize,
+    /// The extent that was entered last.
+    cursor: Option<u64>,
+    /// One past the volume's last extent.
+    end: u64,
 }
 
 impl Activity {
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize, geometry: Geometry) -> Self {
+        let end = geometry.bytes().div_ceil(ACTIVITY_BYTES);
         Self {
+            cursor: None,
+            end,
             active: HashMap::new(),
             wanted: Vec::new(),
             recording: None,
@@ -59,15 +69,38 @@ impl Activity {
                 entry.used_ms = self.now_ms;
                 entry.pins += 1;
             }
+            self.look_ahead(extent);
             return true;
         }
-        for e in extent.activity() {
-            let coming = self.recording.as_ref().is_some_and(|r| r.contains(&e));
-            if !self.active.contains_key(&e) && !coming && !self.wanted.contains(&e) {
-                self.wanted.push(e);
+        extent.activity().for_each(|e| self.want(e));
+        false
+    }
+
+    /// The volume grew.
+    pub(crate) fn grow(&mut self, geometry: Geometry) {
+        self.end = geometry.bytes().div_ceil(ACTIVITY_BYTES);
+    }
+
+    fn want(&mut self, e: ActivityExtent) {
+        let coming = self.recording.as_ref().is_some_and(|r| r.contains(&e));
+        if !self.active.contains_key(&e) && !coming && !self.wanted.contains(&e) {
+            self.wanted.push(e);
+        }
+    }
+
+    /// Records what a stream will reach next, before it has to wait for it.
+    fn look_ahead(&mut self, extent: Extent) {
+        let last = (extent.end() - 1) / ACTIVITY_BYTES;
+        if self.cursor == Some(last) {
+            return;
+        }
+        let goes_on = self.cursor.replace(last).is_some_and(|before| before + 1 == last);
+        let near = (last + AHEAD / 2).min(self.end - 1);
+        if goes_on && !self.active.contains_key(&ActivityExtent::new(near)) {
+            for index in last + 1..(last + 1 + AHEAD).min(self.end) {
+                self.want(ActivityExtent::new(index));
             }
         }
-        false
     }
 
     /// Whether a change there could be launched at once.
@@ -149,9 +182,11 @@ impl Activity {
 
 #[cfg(test)]
 mod tests {
-    use block::ACTIVITY_BYTES;
-
     use super::*;
+
+    fn log(capacity: usize) -> Activity {
+        Activity::new(capacity, Geometry::new(ACTIVITY_BYTES * 100).unwrap())
+    }
 
     fn at(index: u64) -> Extent {
         Extent::new(index * ACTIVITY_BYTES, 4096).unwrap()
@@ -159,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_change_waits_until_its_extent_is_recorded() {
-        let mut log = Activity::new(4);
+        let mut log = log(4);
         assert!(!log.enter(at(7)));
         assert!(log.needs_round());
         assert_eq!(log.begin_round(), (vec![ActivityExtent::new(7)], false));
@@ -170,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_idle_extent_leaves_by_itself_unless_it_is_in_flight() {
-        let mut log = Activity::new(9);
+        let mut log = log(9);
         log.enter(at(1));
         log.enter(at(2));
         log.begin_round();
@@ -184,8 +219,27 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_recorded_ahead_of_itself() {
+        let mut log = log(90);
+        for index in 0..100 {
+            if !log.enter(at(index)) {
+                assert!(index < 2, "the stream waits at extent {index}");
+                log.begin_round();
+                log.end_round();
+                assert!(log.enter(at(index)));
+            }
+            log.leave(at(index));
+            if log.needs_round() {
+                let (image, _) = log.begin_round();
+                assert!(image.iter().all(|e| e.index() < 100));
+                log.end_round();
+            }
+        }
+    }
+
+    #[test]
     fn an_extent_in_flight_is_not_evicted() {
-        let mut log = Activity::new(2);
+        let mut log = log(2);
         for index in 0..2 {
             log.enter(at(index));
         }

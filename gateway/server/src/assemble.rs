@@ -82,6 +82,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         board: Arc::clone(&board),
         events: Arc::clone(&events),
         links: links.clone(),
+        heartbeat: config.mirror.heartbeat,
     })?;
     let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
     let first = shards
@@ -227,18 +228,26 @@ async fn bind_nbd(config: &Config) -> Result<(Vec<Listener>, Vec<String>), Start
         let listener = Listener::bind(listener, Arc::clone(&capacity))
             .await
             .map_err(failed(&format!("open the NBD listener {:?}", wanted.name)))?;
-        uris.push(uri(wanted, &listener));
+        uris.push(uri(wanted, &listener, &config.link.advertise));
         listeners.push(listener);
     }
     Ok((listeners, uris))
 }
 
-fn uri(wanted: &NbdListener, listener: &Listener) -> String {
+/// Where hosts attach. A listener on every address is named as other sites name this one.
+fn uri(wanted: &NbdListener, listener: &Listener, advertised: &str) -> String {
     let scheme = if wanted.tls == Tls::Required { "nbds" } else { "nbd" };
-    match (&wanted.address, listener.tcp_address()) {
-        (NbdAddress::Tcp(_), Some(address)) => format!("{scheme}://{address}/"),
-        (NbdAddress::Tcp(address), None) => format!("{scheme}://{address}/"),
-        (NbdAddress::Unix(path), _) => format!("{scheme}+unix:///?socket={}", path.display()),
+    match &wanted.address {
+        NbdAddress::Tcp(address) => {
+            let bound = listener.tcp_address().unwrap_or(*address);
+            if bound.ip().is_unspecified() {
+                let host = advertised.rsplit_once(':').map_or(advertised, |(host, _port)| host);
+                format!("{scheme}://{host}:{}/", bound.port())
+            } else {
+                format!("{scheme}://{bound}/")
+            }
+        }
+        NbdAddress::Unix(path) => format!("{scheme}+unix:///?socket={}", path.display()),
     }
 }
 

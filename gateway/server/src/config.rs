@@ -174,6 +174,8 @@ pub enum Tls {
 pub struct MirrorConfig {
     /// Policies of new sessions.
     pub policy: mirror::Policy,
+    /// When a silent gateway is asked, and when it is given up.
+    pub heartbeat: mirror::HeartbeatTimes,
 }
 
 /// Logging.

@@ -61,6 +61,8 @@ impl Exporter {
         let process = metrics_process::Collector::default();
         process.describe();
         describe::all();
+        // Known from the start: nobody listens to events yet.
+        metrics::gauge!("twinspan_sse_clients").set(0.0);
         Ok(Self { handle, process })
     }
 

@@ -65,10 +65,8 @@ fn work(pair: &Pair, journal: &Journal, random: &mut Random) -> Result<Load> {
 /// The last copy of the session at this source: how it was done, and how much it moved.
 fn last_copy(source: &Site) -> Result<(String, u64)> {
     let session = source.ask(&["session", "show", VOLUME])?.json;
-    let (copied, total) = (
-        number(&session, "/resync_copied_bytes")?,
-        number(&session, "/resync_total_bytes")?,
-    );
+    let (copied, total) =
+        (number(&session, "/resync_copied_bytes")?, number(&session, "/resync_total_bytes")?);
     ensure!(copied <= total, "more was copied than there was: {session:#}");
     Ok((text(&session, "/resync_kind")?, copied))
 }

@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod clients;
 mod failover;
 
+mod hostile;
+mod metrics;
+mod operator;
 mod pair;
 mod random;
 mod records;

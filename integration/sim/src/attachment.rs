@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Answer, Completion, Completions, Extent, IoError, Segment};
+use mirror::Group;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub(crate) struct Attachment {
     pub(crate) queue: Rc<Completions>,
     pub(crate) token: CancellationToken,
     pub(crate) branch: Rc<RefCell<Branch>>,
+    /// The epoch at which the gateway serves; a new one comes with a new attachment.
+    epoch: u64,
     pub(crate) pending: RefCell<BTreeMap<u64, Pending>>,
     /// The gateway learned of a higher epoch: whatever is acknowledged after that is wrong.
     pub(crate) fenced: Cell<bool>,
@@ -59,10 +62,12 @@ impl Attachment {
     pub(crate) fn new(
         host: usize,
         process: Rc<Process>,
-        token: CancellationToken,
+        group: &Group,
         branch: Rc<RefCell<Branch>>,
     ) -> Rc<Self> {
+        let (token, epoch) = (group.hosts(), group.status().epoch.get());
         Rc::new(Self {
+            epoch,
             host,
             process,
             queue: Completions::new(),
@@ -168,7 +173,7 @@ impl Attachment {
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
             Asked::Change { op, fua, step } => {
-                let mirrored = world.note_acknowledged(&self.process);
+                let mirrored = world.note_acknowledged(&self.process, self.epoch);
                 self.branch.borrow_mut().acknowledge(now, *op, mirrored, *fua);
                 if let Some((pair, step)) = step {
                     world.pairs.borrow_mut()[*pair].acknowledged(*step);

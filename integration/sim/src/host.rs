@@ -67,8 +67,8 @@ fn attach(world: &Rc<World>, host: usize, last: usize) -> Option<Rc<Attachment>>
     let process = world.process(site)?;
     world.look_at(site);
     let branch = world.serve_branch(site)?;
-    let token = process.group()?.hosts();
-    let attachment = Attachment::new(host, process, token, branch);
+    let group = process.group()?;
+    let attachment = Attachment::new(host, process, &group, branch);
     world.attachments.borrow_mut().push(Rc::clone(&attachment));
     world.spawn(Rc::clone(&attachment).watch(Rc::clone(world)));
     Some(attachment)

@@ -25,6 +25,8 @@ pub(crate) struct Process {
     stores: Vec<Rc<SlowStore>>,
     tasks: RefCell<Vec<Slot>>,
     alive: Cell<bool>,
+    /// How many changes the group counted as unprotected, and when that last grew.
+    pub(crate) unprotected: Cell<(u64, Option<u64>)>,
 }
 
 type Slot = Rc<RefCell<Option<LocalFuture<()>>>>;
@@ -52,6 +54,7 @@ impl Process {
             stores,
             tasks: RefCell::default(),
             alive: Cell::new(true),
+            unprotected: Cell::new((0, None)),
         });
         for store in &process.stores {
             process.spawn(world, Box::pin(Rc::clone(store).serve()));

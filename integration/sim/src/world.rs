@@ -323,19 +323,32 @@ impl World {
         process.group().is_some_and(|g| g.status().legs.iter().any(|leg| leg.in_sync))
     }
 
-    /// A change was acknowledged: at which epoch, and whether a mirror has it (P4).
-    pub(crate) fn note_acknowledged(&self, process: &Process) -> bool {
+    /// Whether what is acknowledged just now was acknowledged by a mirror too, that may have been
+    /// lost in the same instant.
+    fn was_mirrored(&self, process: &Process) -> bool {
         let Some(group) = process.group() else { return false };
         let status = group.status();
-        let mirrored = status.legs.iter().any(|leg| leg.in_sync);
+        let unprotected = status.counters.unprotected_writes;
+        let (before, mut since) = process.unprotected.get();
+        if unprotected != before {
+            since = Some(self.now_ms());
+            process.unprotected.set((unprotected, since));
+        }
+        let counted = !status.legs.is_empty() && since != Some(self.now_ms());
+        counted || status.legs.iter().any(|leg| leg.in_sync)
+    }
+
+    /// A change was acknowledged: at which epoch, and whether a mirror has it (P4).
+    pub(crate) fn note_acknowledged(&self, process: &Process, epoch: u64) -> bool {
+        let mirrored = self.was_mirrored(process);
         let mut stats = self.stats.borrow_mut();
         stats.changes += 1;
         stats.alone += u64::from(!mirrored);
         drop(stats);
-        let epoch = status.epoch.get();
         let site = *self.acked_epochs.borrow_mut().entry(epoch).or_insert(process.site);
         if site != process.site {
-            self.fail("P4", format!("both gateways acknowledge at epoch {epoch}"));
+            let name = self.sites[process.site].name;
+            self.fail("P4", format!("{name} acknowledges too at epoch {epoch}"));
         }
         mirrored
     }

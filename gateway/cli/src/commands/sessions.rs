@@ -81,7 +81,7 @@ fn patch(policy: &args::Policy) -> PolicyPatch {
     }
 }
 
-/// Waits until both copies are identical, if that is wanted.
+/// Waits until both sides say that the copies are identical, if that is wanted.
 fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, Failure> {
     if !wait.wait {
         return Ok(session);
@@ -90,7 +90,8 @@ fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, F
     let until = Instant::now() + wait.timeout;
     loop {
         let now: Session = client.get(&path)?;
-        if now.leg.phase == Phase::Equivalent && now.leg.in_sync {
+        let agrees = now.leg.theirs.as_ref().is_some_and(|theirs| theirs.in_sync);
+        if now.leg.phase == Phase::Equivalent && now.leg.in_sync && agrees {
             return Ok(now);
         }
         if now.leg.state == SessionState::Error {

@@ -59,8 +59,8 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
             show(global.output, &digest, |d| format!("{}  {} at {}", d.digest, volume, d.site));
         }
         args::Volume::Read { volume, file } => read(&client, volume, file)?,
-        args::Volume::Import { from, volume } => {
-            copy::copy(from, &served(&client, volume)?, global.output)?;
+        args::Volume::Import { uri, volume } => {
+            copy::copy(uri, &served(&client, volume)?, global.output)?;
         }
         args::Volume::Export { volume, to } => {
             copy::copy(&served(&client, volume)?, to, global.output)?;

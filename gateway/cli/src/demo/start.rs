@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::units::parse_millis;
-use api::{JoinRequest, JoinToken, Session, SessionCreate, SiteList, TokenRequest, Volume};
-use api::{VolumeCreate, VolumeSettings};
+use api::{
+    JoinRequest, JoinToken, Session, SessionCreate, SessionList, SiteList, TokenRequest, Volume,
+    VolumeCreate, VolumeList, VolumeSettings,
+};
 use tokio::time::Instant;
 
-use super::state::{Site, State};
+use super::state::{Site, State, config_file};
 use super::{client_of, in_sync, process, screen, status_of};
 use crate::Outcome;
 use crate::args::Format;
@@ -36,20 +38,20 @@ pub(crate) struct Wanted {
 
 /// Starts both sites; in the foreground until interrupted, or detached.
 pub(crate) fn start(wanted: &Wanted, detach: bool, format: Format) -> Outcome {
-    let again = State::exists(&wanted.directory);
-    let mut state = if again { State::load(&wanted.directory)? } else { lay_out(wanted)? };
-    if again && state.sites.iter().any(|site| process::alive(site).is_some()) {
+    let mut state = match State::load(&wanted.directory) {
+        Ok(state) => state,
+        Err(_none) => lay_out(wanted)?,
+    };
+    if state.sites.iter().any(|site| process::alive(site).is_some()) {
         let what = format!("a demo runs in {}", state.dir.display());
         return Err(Failure::new(FAILED, what).next("twinspan demo status, or twinspan demo stop"));
     }
-    if again {
-        set_distance(&state, wanted.distance)?;
-    }
+    set_distance(&state, wanted.distance)?;
     for site in &mut state.sites {
         site.pid = Some(process::spawn(&site.config)?);
     }
     state.save()?;
-    let outcome = bring_up(&mut state, wanted, again);
+    let outcome = bring_up(&mut state, wanted);
     if let Err(failure) = outcome {
         // Half a demo is of no use to anybody; its logs stay.
         super::stop_all(&mut state)?;
@@ -82,33 +84,48 @@ fn wait_for_interrupt() -> Result<(), Failure> {
     })
 }
 
-fn bring_up(state: &mut State, wanted: &Wanted, again: bool) -> Result<(), Failure> {
+fn bring_up(state: &mut State, wanted: &Wanted) -> Result<(), Failure> {
     for site in &state.sites {
         await_ready(site)?;
     }
     let [east, west] = state.sites.as_slice() else {
         return Err(Failure::new(FAILED, "the demo has two sites"));
     };
-    if !again {
-        let (east_client, west_client) = (client_of(east)?, client_of(west)?);
-        join(&east_client, &west_client)?;
-        let volume = VolumeCreate {
-            name: VOLUME.to_owned(),
-            bytes: wanted.size,
-            group: None,
-            settings: VolumeSettings::default(),
-        };
-        let _made: Volume = east_client.post("/api/v1/volumes", &volume)?;
-        let session = SessionCreate {
-            volume: VOLUME.to_owned(),
-            to: west.name.clone(),
-            policy: api::PolicyPatch::default(),
-        };
-        let _session: Session = east_client.post("/api/v1/sessions", &session)?;
-        await_sync(&east_client)?;
+    // One that was set up is started as it was left, whatever was done to it.
+    if !State::is_whole(&state.dir) {
+        set_up(&client_of(east)?, (&client_of(west)?, &west.name), wanted.size)?;
+        state.set_whole()?;
     }
     refresh(state);
     state.save()
+}
+
+/// Joins, makes the volume and mirrors it; goes on where an earlier attempt was cut short.
+fn set_up(east: &Client, (west, west_name): (&Client, &str), size: u64) -> Result<(), Failure> {
+    let sites: SiteList = east.get("/api/v1/sites")?;
+    if sites.peers.is_empty() {
+        join(east, west)?;
+    }
+    let volumes: VolumeList = east.get("/api/v1/volumes")?;
+    if volumes.items.is_empty() {
+        let volume = VolumeCreate {
+            name: VOLUME.to_owned(),
+            bytes: size,
+            group: None,
+            settings: VolumeSettings::default(),
+        };
+        let _made: Volume = east.post("/api/v1/volumes", &volume)?;
+    }
+    let sessions: SessionList = east.get("/api/v1/sessions")?;
+    if sessions.items.is_empty() {
+        let session = SessionCreate {
+            volume: VOLUME.to_owned(),
+            to: west_name.to_owned(),
+            policy: api::PolicyPatch::default(),
+        };
+        let _session: Session = east.post("/api/v1/sessions", &session)?;
+    }
+    await_sync(east)
 }
 
 fn join(east: &Client, west: &Client) -> Result<(), Failure> {
@@ -222,7 +239,7 @@ fn lay_out_site(
     };
     let home = directory.join(name);
     std::fs::create_dir_all(&home)?;
-    let config = directory.join(format!("{name}.toml"));
+    let config = config_file(directory, name);
     let text = format!(
         "# A site of the demo.\ndata_dir = \"{home}\"\n\n[site]\nname = \"{name}\"\n\n\
          [api]\nlisten = \"127.0.0.1:{api}\"\n\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\n\

@@ -9,6 +9,12 @@ use crate::failure::{FAILED, Failure};
 
 const STATE_FILE: &str = "demo.json";
 const DIRECTORY: &str = "twinspan-demo";
+const WHOLE_FILE: &str = "set-up";
+
+/// Where a site's configuration lies.
+pub(crate) fn config_file(directory: &Path, site: &str) -> PathBuf {
+    directory.join(format!("{site}.toml"))
+}
 
 /// The demo.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -38,7 +44,8 @@ pub(crate) struct Site {
     pub(crate) metrics: String,
     /// Its admin token.
     pub(crate) token_file: String,
-    /// Its configuration.
+    /// Its configuration: `NAME.toml` in the demo's folder.
+    #[serde(skip)]
     pub(crate) config: PathBuf,
 }
 
@@ -48,9 +55,19 @@ impl State {
         global.dir.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY))
     }
 
-    /// Whether there is one.
-    pub(crate) fn exists(directory: &Path) -> bool {
-        directory.join(STATE_FILE).exists()
+    /// Whether there is one that was set up to its end.
+    pub(crate) fn is_whole(directory: &Path) -> bool {
+        directory.join(WHOLE_FILE).exists()
+    }
+
+    /// Says that it is set up.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn set_whole(&self) -> Result<(), Failure> {
+        let file = self.dir.join(WHOLE_FILE);
+        std::fs::write(&file, "")
+            .map_err(|error| Failure::new(FAILED, format!("{}: {error}", file.display())))
     }
 
     /// Reads it.
@@ -64,7 +81,11 @@ impl State {
                 .next("twinspan demo start")
         };
         let text = std::fs::read_to_string(file).map_err(|error| missing(&error))?;
-        serde_json::from_str(&text).map_err(|error| missing(&error))
+        let mut state: Self = serde_json::from_str(&text).map_err(|error| missing(&error))?;
+        for site in &mut state.sites {
+            site.config = config_file(&state.dir, &site.name);
+        }
+        Ok(state)
     }
 
     /// Writes it, whole or not at all.

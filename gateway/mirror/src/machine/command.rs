@@ -270,6 +270,7 @@ impl Machine {
             && let Ok(geometry) = Geometry::new(bytes)
         {
             self.volumes[volume].geometry = geometry;
+            self.volumes[volume].activity.grow(geometry);
         }
         match self.role {
             Role::Secondary => {

@@ -321,10 +321,12 @@ impl Machine {
         // A fault needs an operator; a loss is healed by itself unless the policy says otherwise.
         let again = to == SessionState::Halted && state.policy.recovery == Recovery::Automatic;
         state.wanted &= again;
-        let leaves = state.in_set
-            && (state.policy.split == Split::Automatic
-                || to != SessionState::Halted
-                || by_operator);
+        // One that was asked to vote may have recorded that it is in sync, with our history.
+        let voted = state.stage == Stage::Voting && !state.in_set;
+        let goes_on = state.policy.split == Split::Automatic
+            || to != SessionState::Halted
+            || by_operator;
+        let leaves = voted || (state.in_set && goes_on);
         let halts = state.in_set && !leaves;
         state.halted = halts;
         state.stage = if leaves {

@@ -66,8 +66,9 @@ impl Machine {
             RoleRecord::Fenced { by } => Role::Fenced { by },
         };
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
-        let begins_with_next = role == Role::Primary
-            && record.legs.iter().flatten().any(|leg| !leg.in_sync && leg.base.is_some());
+        // A mirror may share ours although nothing is known of what it lacks (no base).
+        let begins_with_next =
+            role == Role::Primary && record.legs.iter().flatten().any(|leg| !leg.in_sync);
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -314,7 +315,7 @@ fn restore_volume(volume: &Restored) -> VolumeState {
         name: volume.name.clone(),
         geometry: volume.geometry,
         locks: RangeLocks::default(),
-        activity: Activity::new(ACTIVITY_EXTENTS),
+        activity: Activity::new(ACTIVITY_EXTENTS, volume.geometry),
         parked: VecDeque::new(),
     }
 }

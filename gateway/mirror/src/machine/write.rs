@@ -436,6 +436,7 @@ impl Machine {
             if change.pending.has(leg) {
                 let change = self.writes.get_mut(write);
                 change.halted |= halted;
+                // Acknowledged from here on, it is so with one copy less.
                 change.missing = true;
                 self.leg_done(write, leg, out);
             }

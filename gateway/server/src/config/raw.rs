@@ -191,6 +191,10 @@ pub struct RawMirror {
     pub on_slow: String,
     /// New sessions: how long the mirror may take to acknowledge.
     pub ack_deadline: String,
+    /// How often the other gateway is asked whether it lives.
+    pub heartbeat: String,
+    /// How long it may be silent before the link is given up.
+    pub silence: String,
 }
 
 impl Default for RawMirror {
@@ -200,6 +204,8 @@ impl Default for RawMirror {
             recovery: "automatic".to_owned(),
             on_slow: "error".to_owned(),
             ack_deadline: "8s".to_owned(),
+            heartbeat: "500ms".to_owned(),
+            silence: "4s".to_owned(),
         }
     }
 }

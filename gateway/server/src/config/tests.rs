@@ -59,6 +59,7 @@ fn a_bad_value_is_refused_by_key() {
         ("[api]\nlisten = \"localhost\"\n", "api.listen"),
         ("[mirror]\nsplit = \"sometimes\"\n", "mirror.split"),
         ("[mirror]\nack_deadline = \"8\"\n", "mirror.ack_deadline"),
+        ("[mirror]\nsilence = \"600ms\"\n", "mirror.silence"),
         ("[pool]\ncapacity = \"1.5TiB\"\n", "pool.capacity"),
         ("[site]\nname = \"a b\"\n", "site.name"),
         ("[link]\nlisten = \"0.0.0.0:7702\"\n", "link.advertise"),

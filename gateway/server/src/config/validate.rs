@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::units::{parse_bytes, parse_millis};
-use mirror::{OnSlow, Policy, Recovery, Split};
+use mirror::{HeartbeatTimes, OnSlow, Policy, Recovery, Split};
 
 use super::raw::{Raw, RawListener, RawMirror, RawNbd};
 use super::{
@@ -17,6 +17,8 @@ use super::{
 
 /// Threads beyond this help nobody: a group is bounded by one.
 const SHARDS_MAX: usize = 256;
+/// The machine that hears of time ten times a second cannot ask more often.
+const HEARTBEAT_MS_MIN: u64 = 100;
 
 struct Place<'a>(&'a str);
 
@@ -109,7 +111,10 @@ impl Raw {
                 distance: Duration::from_millis(at.millis("link.distance", &self.link.distance)?),
             },
             nbd: nbd(&at, &self.nbd)?,
-            mirror: MirrorConfig { policy: policy(&at, &self.mirror)? },
+            mirror: MirrorConfig {
+                policy: policy(&at, &self.mirror)?,
+                heartbeat: heartbeat(&at, &self.mirror)?,
+            },
             log: LogConfig { level: self.log.level.clone(), json: self.log.json },
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
         })
@@ -165,6 +170,23 @@ fn nbd_listener(
         None => NbdAddress::Tcp(at.address("nbd.listeners.address", &raw.address)?),
     };
     Ok(NbdListener { name: raw.name.clone(), address, tls })
+}
+
+fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigError> {
+    let interval = at.millis("mirror.heartbeat", &raw.heartbeat)?;
+    let silence = at.millis("mirror.silence", &raw.silence)?;
+    if interval < HEARTBEAT_MS_MIN {
+        return Err(at.bad("mirror.heartbeat", format!("must be at least {HEARTBEAT_MS_MIN}ms")));
+    }
+    // One that is late must not cost the link.
+    if silence < interval.saturating_mul(2) {
+        return Err(at.bad("mirror.silence", "must be at least twice mirror.heartbeat"));
+    }
+    Ok(HeartbeatTimes {
+        interval: Duration::from_millis(interval),
+        silence: Duration::from_millis(silence),
+        ..HeartbeatTimes::default()
+    })
 }
 
 fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {

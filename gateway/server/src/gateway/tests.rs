@@ -52,6 +52,7 @@ impl Rig {
                     board: Arc::clone(&board),
                     events: Arc::clone(&events),
                     links: links.clone(),
+                    heartbeat: config.mirror.heartbeat,
                 };
                 let deadline = config.api.shard_deadline;
                 ShardThread::start(index, deadline, move || ShardState::new(parts)).unwrap()
@@ -147,7 +148,11 @@ async fn a_thread_that_hangs_is_unknown_and_hangs_nobody_else() {
     let group = rig.gateway.find_group("orders").unwrap().group();
     let shard = rig.gateway.shard_of(group).clone();
     let (release, held) = std::sync::mpsc::channel::<()>();
-    shard.post(move |_state| drop(held.recv())).unwrap();
+    shard
+        .post(move |_state| {
+            let _released = held.recv();
+        })
+        .unwrap();
 
     let during = tokio::time::timeout(Duration::from_secs(2), rig.gateway.show_status());
     let during = during.await.expect("a hung thread must not hang the status");

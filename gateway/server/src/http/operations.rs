@@ -1,4 +1,4 @@
-//! `/api/v1/operations`.
+//! The calls of `/api/v1/operations`: what takes long, followed by its id.
 
 use api::Code;
 use axum::Json;

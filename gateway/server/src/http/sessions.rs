@@ -1,4 +1,4 @@
-//! `/api/v1/sessions`.
+//! The calls of `/api/v1/sessions`: mirror sessions, ruled at their source.
 
 use axum::Json;
 use axum::extract::{Path, State};

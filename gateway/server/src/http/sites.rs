@@ -1,4 +1,4 @@
-//! `/api/v1/sites`.
+//! The calls of `/api/v1/sites`: this site, the others, and how they join.
 
 use axum::Json;
 use axum::extract::State;

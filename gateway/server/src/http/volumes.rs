@@ -1,4 +1,4 @@
-//! `/api/v1/volumes`.
+//! The calls of `/api/v1/volumes`: made, listed, grown, read and deleted.
 
 use axum::Json;
 use axum::body::Bytes;

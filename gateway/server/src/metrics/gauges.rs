@@ -61,13 +61,19 @@ const PAIR_ETA: Name = ("twinspan_pair_resync_eta_seconds", "Time until the resy
 const PAIR_STARTED: Name =
     ("twinspan_pair_resync_start_timestamp_seconds", "When the running or last resync began.");
 
+/// What the build was made from, if whoever made it said so.
+const REVISION: &str = match option_env!("TWINSPAN_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 /// The text of all of them.
 pub(super) async fn render(gateway: &Gateway) -> String {
     gateway.pool.refresh_metrics();
     let mut families = Families::default();
     let site = gateway.config.site.name.as_str();
     let version = ("version", env!("CARGO_PKG_VERSION"));
-    families.gauge(BUILD_INFO, &[version, ("revision", "unknown"), ("site", site)], 1.0);
+    families.gauge(BUILD_INFO, &[version, ("revision", REVISION), ("site", site)], 1.0);
     families.gauge(CONFIG_INFO, &[("blake3", &gateway.config.digest)], 1.0);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {

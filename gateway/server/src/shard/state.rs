@@ -51,6 +51,8 @@ pub(crate) struct ShardParts {
     pub(crate) events: Arc<Events>,
     /// How other gateways are reached.
     pub(crate) links: link::LinkContext,
+    /// When a silent gateway is asked, and when it is given up.
+    pub(crate) heartbeat: HeartbeatTimes,
 }
 
 /// A shard.
@@ -189,7 +191,7 @@ impl ShardState {
             spawn: self.spawner(),
             notes: self.notes(entry),
             host_boot: self.host_boot,
-            heartbeat: HeartbeatTimes::default(),
+            heartbeat: self.parts.heartbeat,
         };
         let opened = Group::open(parts).map_err(|error| error.to_string())?;
         let open = OpenGroup { group: opened, stores, hosts: Rc::default() };
@@ -340,7 +342,7 @@ fn note_text(note: &Note) -> String {
         }
         Note::Promoted => "this gateway became the primary".to_owned(),
         Note::Demoted => "this gateway became a mirror".to_owned(),
-        Note::Fenced => "a higher epoch exists: hosts were dropped".to_owned(),
+        Note::Fenced => "fenced: a higher epoch exists: hosts were dropped".to_owned(),
         Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
         Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
         Note::Latched { error } => format!("the copy here failed: {error}"),

@@ -22,9 +22,9 @@ use super::{Inner, outcome};
 const PARTS_MAX: usize = 256;
 /// Bytes of one vectored write. The page cache keeps what one call brought as one large folio, and
 /// on ext4 every later change of 4 KiB walks all blocks of its folio: overwriting blocks that came
-/// 1 MiB at a time costs several times as much as overwriting those that came 64 KiB at a time,
-/// while a first write in pieces of 64 KiB is no slower than one in larger pieces.
-const RUN_BYTES_MAX: u64 = SLOT_BYTES;
+/// 1 MiB at a time costs several times as much as overwriting those that came 32 KiB at a time,
+/// while a first write in small pieces is no slower than one in larger pieces.
+const RUN_BYTES_MAX: u64 = SLOT_BYTES / 2;
 /// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 /// On a small medium it is this part of it.
@@ -315,7 +315,8 @@ impl Inner {
         while at < count {
             let is_fresh = |index: usize| fresh & (1 << (first + index)) != 0;
             let kind = is_fresh(at);
-            let len = (at..count).take_while(|i| is_fresh(*i) == kind).count();
+            let most = size(RUN_BYTES_MAX / BLOCK_BYTES);
+            let len = (at..count).take(most).take_while(|i| is_fresh(*i) == kind).count();
             let part = data.slice(at * size(BLOCK_BYTES)..(at + len) * size(BLOCK_BYTES));
             let mask = (first + at..first + at + len).fold(0u16, |m, b| m | 1 << b);
             let place = Place::of(slot, (first + at) as u64 * BLOCK_BYTES);

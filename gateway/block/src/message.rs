@@ -9,6 +9,8 @@
 //!        ◀──────────── Differs* ─ Opened    (or Goodbye)
 //!   Change* Flush* ──────────────────────▶  applied in any order: the primary never has two
 //!        ◀───────── Acks* Failed* Durable*  overlapping changes under way
+//!   Compare* ────────────────────────────▶  blocks that may be the same already
+//!        ◀────────────────────── Compared*
 //!   Promote ─────────────────────────────▶  "you have everything": durable there first
 //!        ◀───────────────────────── Voted
 //!   Handover ────────────────────────────▶  planned swap of roles
@@ -204,6 +206,24 @@ pub enum Message {
         fua: bool,
         /// Whether the copier sent it, not a host.
         resync: bool,
+    },
+    /// To a mirror: which of these blocks differ from yours?
+    Compare {
+        /// Its place in the group's stream.
+        seq: Seq,
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+        /// Which blocks.
+        extent: Extent,
+        /// The CRC32C of each, little-endian, 0 for one that reads as zeroes.
+        sums: Bytes,
+    },
+    /// These differ; the others are the same.
+    Compared {
+        /// The number of the `Compare`.
+        seq: Seq,
+        /// The blocks.
+        differs: BlockSet,
     },
     /// Make everything that was acknowledged durable, then say `Durable` with this number.
     Flush {

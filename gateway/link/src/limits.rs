@@ -27,6 +27,8 @@ pub const VOLUMES_MAX: usize = 1 << 16;
 pub const ANCESTORS_MAX: usize = 4096;
 /// Ranges in one `Differs`; longer reports become several. 1 MiB of payload.
 pub const RANGES_PER_FRAME_MAX: usize = 1 << 16;
+/// Checksums in one `Compare`: 64 MiB of blocks, a change's most.
+pub const SUMS_BYTES_MAX: usize = 64 << 10;
 /// Acknowledgements in one frame; longer batches become several. 512 KiB of payload.
 pub const ACKS_PER_FRAME_MAX: usize = 1 << 16;
 
@@ -54,6 +56,7 @@ pub const RECEIVE_TURN_BYTES: usize = 4 << 20;
 pub const DISTANCE_BYTES_MAX: usize = 64 << 20;
 
 const _: () = assert!(RANGES_PER_FRAME_MAX * 16 <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(SUMS_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(ACKS_PER_FRAME_MAX * 8 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(ANCESTORS_MAX * 16 + TEXT_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX <= u32::MAX as usize);

@@ -58,6 +58,8 @@ mod kind {
     pub(super) const ACKS: u8 = 36;
     pub(super) const FAILED: u8 = 37;
     pub(super) const DURABLE: u8 = 38;
+    pub(super) const COMPARE: u8 = 39;
+    pub(super) const COMPARED: u8 = 40;
     pub(super) const PROMOTE: u8 = 48;
     pub(super) const HANDOVER: u8 = 49;
     pub(super) const VOTED: u8 = 50;

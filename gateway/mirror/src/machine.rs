@@ -258,6 +258,7 @@ impl Machine {
             }
         }
         self.advance_role(out);
+        self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
         }
@@ -338,7 +339,7 @@ impl Machine {
             After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
             After::DirtyKept => self.dirty_kept(out),
-            After::Followed(link) => self.followed(link, out),
+            After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),
             After::Promoted => self.promoted(out),
             After::TookOver { handover } => self.took_over(handover, out),

@@ -25,8 +25,9 @@ const BALLAST_AT: u64 = 48 << 20;
 /// Writers, and blocks of each: 16 MiB, far from the ballast.
 const WRITERS: u32 = 4;
 const BLOCKS: u64 = 1024;
-/// What a resynchronisation may copy: the writers' region, whole.
-const DIFFERENCE_MAX: u64 = 16 << 20;
+/// What a resynchronisation may copy: the writers' region, whole, and as much again, because what
+/// may differ after a crash is recorded a little ahead of the writers.
+const DIFFERENCE_MAX: u64 = 32 << 20;
 /// Hosts wait no longer than this when a mirror or a link is lost: its heartbeats are missed, or
 /// its deadline of 8 s passes.
 const STALL_MAX: Duration = Duration::from_secs(10);
@@ -117,6 +118,7 @@ fn a_killed_primary_loses_nothing_and_its_return_costs_the_difference() -> Resul
         let load = work(&pair, &journal, &mut random)?;
         pair.primary.kill()?;
         let clock = Deadline::after(Duration::ZERO);
+        load.await_end(SOON)?;
         let done = load.end()?;
         done.is_dropped()?;
         let plan = fail_over(&pair.mirror)?;
@@ -328,6 +330,7 @@ fn both_sites_killed_at_once_lose_nothing() -> Result<()> {
             pair.mirror.kill()?;
             pair.primary.kill()?;
         }
+        load.await_end(SOON)?;
         let done = load.end()?;
         done.is_dropped()?;
         if random.coin() {

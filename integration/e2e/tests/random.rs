@@ -39,6 +39,11 @@ impl Random {
         range.start + self.next() % (range.end - range.start)
     }
 
+    /// An index into something of this length, which is not empty.
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.next() % length as u64).expect("it is less than a usize")
+    }
+
     /// Yes or no.
     pub(crate) fn coin(&mut self) -> bool {
         self.next() & 1 == 1

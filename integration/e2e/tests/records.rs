@@ -28,7 +28,7 @@ use crate::random::Random;
 const BLOCK: usize = 4096;
 const MAGIC: u64 = 0x7457_496e_5350_414e;
 /// The longest record, in blocks.
-const RECORD_BLOCKS_MAX: u64 = 8;
+const RECORD_BLOCKS_MAX: usize = 8;
 /// After this many records a writer flushes.
 const FLUSH_EVERY: u64 = 50;
 /// No answer is waited for longer: a host that hangs is a failure of its own.
@@ -187,27 +187,29 @@ impl Region {
     }
 
     /// Where the next record goes, and its bytes; nothing if no block may be written.
-    fn next(&mut self, random: &mut Random) -> Option<(u64, Vec<u8>)> {
-        let settled = |known: &Known| known.sent == known.acknowledged;
-        let count = self.blocks.len() as u64;
-        let from = random.within(0..count);
-        let start = (from..count).chain(0..from).find(|at| settled(&self.blocks[*at as usize]))?;
-        let wanted = random.within(1..RECORD_BLOCKS_MAX + 1);
-        let free = (start..count.min(start + wanted))
-            .take_while(|at| settled(&self.blocks[*at as usize]))
-            .count() as u64;
+    fn next(&mut self, random: &mut Random) -> Option<(usize, Vec<u8>)> {
+        let count = self.blocks.len();
+        let from = random.index(count);
+        let start = (from..count).chain(0..from).find(|at| self.is_settled(*at))?;
+        let longest = 1 + random.index(RECORD_BLOCKS_MAX);
+        let end = count.min(start + longest);
+        let end = (start..end).find(|at| !self.is_settled(*at)).unwrap_or(end);
         self.number += 1;
-        let mut bytes = Vec::with_capacity(free as usize * BLOCK);
-        for block in start..start + free {
-            self.blocks[block as usize].sent = self.number;
-            fill(self.writer, block, self.number, &mut bytes);
+        let mut bytes = Vec::with_capacity((end - start) * BLOCK);
+        for block in start..end {
+            self.blocks[block].sent = self.number;
+            fill(self.writer, block as u64, self.number, &mut bytes);
         }
         Some((start, bytes))
     }
 
-    fn acknowledge(&mut self, start: u64, count: u64) {
-        for block in start..start + count {
-            self.blocks[block as usize].acknowledged = self.number;
+    fn is_settled(&self, block: usize) -> bool {
+        self.blocks[block].sent == self.blocks[block].acknowledged
+    }
+
+    fn acknowledge(&mut self, start: usize, count: usize) {
+        for known in &mut self.blocks[start..start + count] {
+            known.acknowledged = self.number;
         }
     }
 }
@@ -361,13 +363,13 @@ fn write(
         let Some((start, bytes)) = lock(region).next(&mut random) else { break };
         let clock = Deadline::after(Duration::ZERO);
         let written = client
-            .seek(SeekFrom::Start((first_block + start) * BLOCK as u64))
+            .seek(SeekFrom::Start((first_block + start as u64) * BLOCK as u64))
             .and_then(|_| client.write_all(&bytes));
         if let Err(error) = written {
             return (end_of(&error, &mut client), slowest);
         }
         slowest = slowest.max(clock.elapsed());
-        lock(region).acknowledge(start, (bytes.len() / BLOCK) as u64);
+        lock(region).acknowledge(start, bytes.len() / BLOCK);
         let count = records.fetch_add(1, Ordering::Relaxed);
         if count.is_multiple_of(FLUSH_EVERY)
             && let Err(error) = client.flush()
@@ -435,11 +437,10 @@ mod tests {
         let mut region = lock(&journal.regions[0]);
         let mut random = Random::new(1);
         let (start, old) = region.next(&mut random).unwrap();
-        region.acknowledge(start, (old.len() / BLOCK) as u64);
-        let block = usize::try_from(start).unwrap();
+        region.acknowledge(start, old.len() / BLOCK);
         let judge = |bytes: &[u8]| {
             let mut found = Found::default();
-            region.clone().judge(block, bytes, &mut found);
+            region.clone().judge(start, bytes, &mut found);
             (found.lost, found.torn, found.invented)
         };
         assert_eq!(judge(&old[..BLOCK]), (0, 0, 0));
@@ -448,10 +449,10 @@ mod tests {
         torn[BLOCK - 1] ^= 1;
         assert_eq!(judge(&torn), (0, 1, 0));
         let mut newer = Vec::new();
-        fill(7, start, 2, &mut newer);
+        fill(7, start as u64, 2, &mut newer);
         assert_eq!(judge(&newer), (0, 0, 1), "a record that was never sent");
         let mut foreign = Vec::new();
-        fill(8, start, 1, &mut foreign);
+        fill(8, start as u64, 1, &mut foreign);
         assert_eq!(judge(&foreign), (0, 1, 0), "another writer's record");
     }
 }

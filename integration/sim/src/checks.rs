@@ -190,6 +190,19 @@ impl World {
         }
     }
 
+    /// P4: only who became primary at a higher epoch fences another.
+    pub(crate) fn check_fence(&self, site: usize) {
+        let Some([ours, theirs]) =
+            self.group(site).zip(self.group(1 - site)).map(|(a, b)| [a.status(), b.status()])
+        else {
+            return;
+        };
+        if ours.epoch > theirs.epoch {
+            let name = self.sites[site].name;
+            self.fail("P4", format!("{name} is fenced by epoch {}, nobody has it", ours.epoch));
+        }
+    }
+
     /// P6: a dependent change is never there without what it depends on.
     fn check_pairs(&self, site: usize) {
         let platters = &self.sites[site].platters;

@@ -79,6 +79,9 @@ async fn history(world: &Rc<World>) {
     let policy = world.setup.policy;
     operator::ask(world, 0, operator::add_leg(world, 0, policy));
     host::start(world);
+    if world.setup.attentive {
+        world.spawn(operator::attend(Rc::clone(world)));
+    }
     if world.rng.chance(80) {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }

@@ -94,8 +94,11 @@ fn disaster(world: &Rc<World>) {
         world.net.reset();
     }
     down(world, site);
+    let any = world.rng.chance(20);
     later(world, world.rng.millis(1, 5_000), move |world| {
-        operator::promote(world, 1 - site, Consent::InSync);
+        let needed = world.group(1 - site).map(|g| operator::consent_for(&g.status()));
+        let consent = needed.filter(|_| any).unwrap_or(Consent::InSync);
+        operator::promote(world, 1 - site, consent);
     });
 }
 
@@ -165,7 +168,12 @@ fn command(world: &Rc<World>) {
     let rng = &world.rng;
     let site = rng.index(2);
     let Some(group) = world.group(site) else { return };
-    let legs = group.status().legs;
+    let status = group.status();
+    let legs = status.legs;
+    if let Some(leg) = legs.iter().find(|leg| leg.in_sync).filter(|_| rng.chance(35)) {
+        operator::ask(world, site, Command::Reverse { leg: leg.leg });
+        return;
+    }
     let leg = legs.first().map(|leg| leg.leg).or_else(|| block::LegId::new(0));
     let Some(leg) = leg else { return };
     let policy = Policy {

@@ -76,6 +76,27 @@ pub(crate) async fn restore(world: &Rc<World>) {
     }
 }
 
+/// While things go wrong: resumes what stopped, restarts what is latched.
+pub(crate) async fn attend(world: Rc<World>) {
+    while !world.stopped.get() && !world.has_failed() {
+        tokio::time::sleep(world.rng.millis(200, 1_500)).await;
+        for site in 0..2 {
+            let Some(group) = world.group(site) else { continue };
+            let status = group.status();
+            if status.serving == Serving::Latched {
+                world.kill(site);
+                world.start(site);
+            } else if status.role == Role::Primary
+                && let Some(leg) = status.legs.first()
+                && leg.link == LinkState::Off
+            {
+                let told = matches!(leg.cause, Some(Cause::SplitBrain { .. }));
+                ask(&world, site, Command::Resume { leg: leg.leg, discard: told });
+            }
+        }
+    }
+}
+
 /// The next sane command, if one is due.
 fn step(world: &Rc<World>, status: &[GroupStatus; 2]) {
     for (site, status) in status.iter().enumerate() {
@@ -114,7 +135,8 @@ fn step(world: &Rc<World>, status: &[GroupStatus; 2]) {
     }
 }
 
-fn consent_for(status: &GroupStatus) -> Consent {
+/// The least that an operator must accept to promote this copy.
+pub(crate) fn consent_for(status: &GroupStatus) -> Consent {
     match status.quality {
         Quality::InSync | Quality::Source => Consent::InSync,
         Quality::Outdated => Consent::Outdated,

@@ -90,6 +90,12 @@ impl Content {
     }
 }
 
+/// The checksum of a block as it is listed.
+fn listed(data: &[u8]) -> u32 {
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, data);
+    block::crc::listed(u32::try_from(crc).expect("a CRC-32 has 32 bits"))
+}
+
 fn empty() -> Box<[u8]> {
     vec![0; size(BLOCK_BYTES)].into_boxed_slice()
 }
@@ -323,8 +329,13 @@ impl Store for Platter {
         Ok(out)
     }
 
-    fn checksums(&self, _: Extent) -> Result<Vec<u32>, IoError> {
-        Err(IoError::Unsupported)
+    fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
+        if !extent.is_block_aligned() {
+            return Err(IoError::Invalid);
+        }
+        let cache = self.cache.borrow();
+        let blocks = extent.blocks().first()..extent.blocks().end();
+        Ok(blocks.map(|block| cache.0.get(&block).map_or(0, |data| listed(data))).collect())
     }
 
     fn grow(&self, bytes: u64, ticket: Ticket) {

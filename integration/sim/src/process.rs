@@ -210,22 +210,21 @@ async fn dial(
     let (ours, theirs) = if me.site == 0 { (first, second) } else { (second, first) };
     let hello = hello(&peer.identity);
     let acceptor = Rc::clone(&peer);
-    let sabotage = Rc::downgrade(world);
+    let place = Rc::downgrade(world);
     peer.spawn(
         world,
         Box::pin(async move {
             let Ok(mut link) = link::greet(theirs, &hello).await else { return };
             let Ok(Message::Open(open)) = link.receive_one().await else { return };
-            let Some(world) = sabotage.upgrade() else { return };
-            let link = world.sabotage.borrow().accepted(Box::new(link));
-            let link = world.trace_link(acceptor.site, link);
+            let Some(world) = place.upgrade() else { return };
+            let link = world.trace_link(acceptor.site, Box::new(link));
             if let Some(group) = acceptor.group() {
                 group.accept(open, link);
             }
         }),
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
-    let link = world.sabotage.borrow().dialed(Box::new(link));
+    let link = world.sabotage.borrow().dialed(Box::new(link), world.count());
     Ok(world.trace_link(me.site, link))
 }
 

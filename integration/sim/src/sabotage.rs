@@ -21,7 +21,7 @@ pub enum Sabotage {
     AcknowledgesUnsent,
     /// Rule 1: the record of a stale mirror counts as durable before it is.
     RecordsLate,
-    /// Rule 2: the copier takes no range lock.
+    /// Rule 2: a copy gives its range back when it was sent, and later changes overtake it.
     CopierWithoutLock,
     /// Rule 3: nothing is known of what was in flight when the process died.
     ForgetsActivity,
@@ -36,19 +36,21 @@ impl Sabotage {
         if self == Self::ForgetsActivity { Rc::new(Forgetful(inner)) } else { inner }
     }
 
-    pub(crate) fn dialed(self, inner: Box<dyn Link>) -> Box<dyn Link> {
+    /// The link of a primary; `number` grows from one to the next.
+    pub(crate) fn dialed(self, inner: Box<dyn Link>, number: u64) -> Box<dyn Link> {
         match self {
-            Self::AcknowledgesUnsent | Self::DurableAtOnce | Self::RaisesEpoch => {
-                Box::new(Liar { inner, how: self, made_up: Vec::new() })
-            }
-            Self::None | Self::RecordsLate | Self::CopierWithoutLock | Self::ForgetsActivity => {
-                inner
-            }
+            Self::AcknowledgesUnsent
+            | Self::DurableAtOnce
+            | Self::RaisesEpoch
+            | Self::CopierWithoutLock => Box::new(Liar {
+                inner,
+                how: self,
+                made_up: Vec::new(),
+                held_back: Vec::new(),
+                number,
+            }),
+            Self::None | Self::RecordsLate | Self::ForgetsActivity => inner,
         }
-    }
-
-    pub(crate) fn accepted(self, inner: Box<dyn Link>) -> Box<dyn Link> {
-        inner
     }
 }
 
@@ -57,6 +59,9 @@ struct Liar {
     inner: Box<dyn Link>,
     how: Sabotage,
     made_up: Vec<Message>,
+    /// Copies that are overtaken.
+    held_back: Vec<Message>,
+    number: u64,
 }
 
 impl Link for Liar {
@@ -72,11 +77,17 @@ impl Link for Liar {
             (Message::Flush { seq }, Sabotage::DurableAtOnce) => {
                 self.made_up.push(Message::Durable { seq: *seq });
             }
-            _ => {}
+            (Message::Change { seq, resync: true, .. }, Sabotage::CopierWithoutLock) => {
+                self.made_up.push(Message::Acks(vec![*seq]));
+                self.held_back.push(message);
+                return;
+            }
+            (Message::Change { resync: false, .. }, _) => {}
+            _ => self.held_back.drain(..).for_each(|message| self.inner.push(message)),
         }
         let message = match message {
             Message::Open(mut open) if self.how == Sabotage::RaisesEpoch => {
-                open.epoch = Epoch::new(open.epoch.get() + 1_000);
+                open.epoch = Epoch::new(open.epoch.get() + self.number);
                 Message::Open(open)
             }
             other => other,

@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     pub(crate) fault_gap_ms: u64,
     /// Whether disks lose power, fail and fill up, or processes only die.
     pub(crate) disks_fail: bool,
+    /// Whether an operator resumes what stopped and restarts what is latched meanwhile.
+    pub(crate) attentive: bool,
     /// Whether operators act while faults go on.
     pub(crate) operators: bool,
 }
@@ -53,6 +55,7 @@ impl Setup {
             length: rng.millis(4_000, 25_000),
             fault_gap_ms: rng.pick(&[300, 1_500, 4_000]),
             disks_fail: rng.chance(55),
+            attentive: rng.chance(75),
             operators: rng.chance(60),
         }
     }

@@ -75,6 +75,31 @@ pub struct Stats {
     pub millis: u64,
 }
 
+impl Stats {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.changes, other.changes),
+            (&mut self.alone, other.alone),
+            (&mut self.reads, other.reads),
+            (&mut self.flushes, other.flushes),
+            (&mut self.promotions, other.promotions),
+            (&mut self.handovers, other.handovers),
+            (&mut self.holes, other.holes),
+            (&mut self.forced, other.forced),
+            (&mut self.joins, other.joins),
+            (&mut self.comparisons, other.comparisons),
+            (&mut self.split_brains, other.split_brains),
+            (&mut self.discards, other.discards),
+            (&mut self.millis, other.millis),
+        ];
+        pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        for (error, count) in &other.errors {
+            *self.errors.entry(error.clone()).or_default() += count;
+        }
+    }
+}
+
 /// A gateway's place, which outlives its processes.
 pub(crate) struct Site {
     pub(crate) name: &'static str,
@@ -370,7 +395,7 @@ impl World {
         match note {
             Note::Promoted => self.on_promoted(site),
             Note::MirrorInSync { .. } => self.on_joined(site),
-            Note::Fenced => self.on_fenced(process),
+            Note::Fenced => self.on_fenced(site, process),
             Note::SplitBrain { .. } => {
                 self.stats.borrow_mut().split_brains += 1;
                 // From here on everybody knows that something must be discarded.
@@ -384,7 +409,9 @@ impl World {
     }
 
     /// P5: hosts are dropped first, and nothing is acknowledged afterwards.
-    fn on_fenced(self: &Rc<Self>, process: u64) {
+    fn on_fenced(self: &Rc<Self>, site: usize, process: u64) {
+        let kept = Rc::clone(self);
+        self.spawn(async move { kept.check_fence(site) });
         let attachments: Vec<_> = self.attachments.borrow().clone();
         for attachment in attachments.iter().filter(|a| a.process.number == process) {
             attachment.fence();

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::limits::{
     ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
+    SUMS_BYTES_MAX,
 };
 
 /// Cuts frames off what came in.
@@ -123,7 +124,10 @@ impl Decoder {
                 (0, HANDSHAKE_PAYLOAD_BYTES_MAX)
             }
             kind::OPEN => (flag::DISCARD, PAYLOAD_BYTES_MAX),
-            kind::OPENED | kind::DIFFERS | kind::PROMOTE | kind::GOODBYE => (0, PAYLOAD_BYTES_MAX),
+            kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
+                (0, PAYLOAD_BYTES_MAX)
+            }
+            kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
             kind::WRITE => (flag::FUA | flag::RESYNC, CHANGE_BYTES_MAX),
             kind::ZERO => (flag::FUA | flag::RESYNC | flag::MAY_TRIM, 0),
@@ -170,6 +174,11 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
         kind::ZERO => change(head, Change::Zero { may_trim: head.flags & flag::MAY_TRIM != 0 })?,
         kind::TRIM => change(head, Change::Trim)?,
         kind::ACKS => acks(&payload)?,
+        kind::COMPARE => {
+            let extent = Extent::new(head.offset, head.len).ok();
+            let extent = extent.ok_or(Corrupt("impossible extent"))?;
+            Message::Compare { seq, volume: head.volume, extent, sums: payload }
+        }
         kind::FLUSH => Message::Flush { seq },
         kind::DURABLE => Message::Durable { seq },
         kind::FAILED => {
@@ -204,6 +213,10 @@ fn with_body(head: Head, payload: &[u8]) -> Result<Message, Corrupt> {
         kind::DIFFERS => {
             let blocks = body::read_blocks(payload)?;
             Message::Differs(DirtyReport { volume: head.volume, blocks })
+        }
+        kind::COMPARED => {
+            let differs = body::read_blocks(payload)?;
+            Message::Compared { seq: Seq::new(head.seq), differs }
         }
         kind::PROMOTE => {
             let (generation, ancestors) = body::read_promote(payload)?;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::limits::{
     ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    RANGES_PER_FRAME_MAX,
+    RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
 };
 
 /// Queues what is said before a version is agreed on.
@@ -68,6 +68,18 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             encoder.with_body(head, out, |w| body::write_opened(w, &opened))
         }
         Message::Differs(report) => encoder.differs(&report, out),
+        Message::Compare { seq, volume, extent, sums } => {
+            let (seq, offset, len) = (seq.get(), extent.offset(), extent.len());
+            if sums.len() > SUMS_BYTES_MAX {
+                return Err(Unsendable("too many blocks to compare at once"));
+            }
+            let kind = kind::COMPARE;
+            encoder.shared(Head { kind, volume, seq, offset, len, ..Head::default() }, sums, out)
+        }
+        Message::Compared { seq, differs } => {
+            let head = Head { kind: kind::COMPARED, seq: seq.get(), ..Head::default() };
+            encoder.with_body(head, out, |w| body::write_blocks(w, &differs))
+        }
         Message::Promote { generation, ancestors } => {
             let head = Head { kind: kind::PROMOTE, ..Head::default() };
             encoder.with_body(head, out, |w| body::write_promote(w, generation, &ancestors))
@@ -118,6 +130,8 @@ fn plain_head(message: &Message) -> Option<Head> {
         | Message::Differs(_)
         | Message::Change { .. }
         | Message::Acks(_)
+        | Message::Compare { .. }
+        | Message::Compared { .. }
         | Message::Promote { .. }
         | Message::Goodbye(_) => return None,
     })

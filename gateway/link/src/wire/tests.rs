@@ -107,6 +107,22 @@ fn differs() -> impl Strategy<Value = Message> {
     })
 }
 
+fn compare() -> impl Strategy<Value = Message> {
+    let extent = (0_u64..1 << 40, 1_u64..1 << 20);
+    prop_oneof![
+        (seq(), any::<u16>(), extent, vec(any::<u8>(), 0..99)).prop_map(
+            |(seq, volume, (offset, len), sums)| {
+                let extent = Extent::new(offset, len).unwrap();
+                Message::Compare { seq, volume, extent, sums: sums.into() }
+            }
+        ),
+        (seq(), vec(0_u64..1 << 38, 0..9)).prop_map(|(seq, blocks)| {
+            let differs = blocks.into_iter().map(|b| BlockRange::new(b, b + 1)).collect();
+            Message::Compared { seq, differs }
+        }),
+    ]
+}
+
 fn small() -> impl Strategy<Value = Message> {
     let error = (1_u64..=12).prop_map(|code| status::error(code).unwrap());
     prop_oneof![
@@ -133,6 +149,7 @@ fn message() -> impl Strategy<Value = Message> {
         1 => open(),
         1 => opened(),
         1 => differs(),
+        1 => compare(),
         1 => history().prop_map(|(generation, ancestors)| Message::Promote { generation, ancestors }),
         1 => goodbye(),
     ]

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use block::{Answer, IoError, LegId, Message, Op, Request, WriteId};
+use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, WriteId};
 
 use super::host::op_of;
 use super::inbox::{Tag, join, read_of};
@@ -38,8 +38,11 @@ impl Core {
                     group.stores[volume].record_activity(&set, ticket);
                 }
             }
-            Effect::Copy { leg, copy, seq, volume, extent } => {
+            Effect::Copy { leg, copy, seq, volume, extent, compare: false } => {
                 self.copy(leg, copy, seq, volume, extent);
+            }
+            Effect::Copy { leg, copy, seq, volume, extent, compare: true } => {
+                self.compare(leg, copy, seq, (volume, extent));
             }
             Effect::List { leg } => self.list(leg, group),
             Effect::Post { leg, message } => {
@@ -97,7 +100,7 @@ impl Core {
         self.batches[volume].push(Request { op: op_of(change), fua, ticket });
     }
 
-    fn send(&mut self, leg: LegId, seq: block::Seq, write: WriteId) {
+    fn send(&mut self, leg: LegId, seq: Seq, write: WriteId) {
         let entry = self.slab.get(write);
         let (extent, change) = entry.change.clone().expect("only changes are sent");
         let volume = u16::try_from(entry.volume).expect("a group has few volumes");
@@ -128,20 +131,26 @@ impl Core {
         self.submit(group);
     }
 
-    fn copy(
-        &mut self,
-        leg: LegId,
-        copy: u8,
-        seq: block::Seq,
-        volume: usize,
-        extent: block::Extent,
-    ) {
+    fn copy(&mut self, leg: LegId, copy: u8, seq: Seq, volume: usize, extent: Extent) {
         self.attempts += 1;
         let attempt = self.attempts;
         let Some(port) = &mut self.legs[leg.index()] else { return };
         port.copies.insert(attempt, super::leg::CopyUnderWay { seq, volume, extent });
         let ticket = self.ticket(Tag::Copied { leg, copy, attempt });
         self.batches[volume].push(Request { op: Op::Read(extent), fua: false, ticket });
+    }
+
+    /// Asks a mirror which blocks differ. The range lock keeps everybody else away from them.
+    fn compare(&mut self, leg: LegId, copy: u8, seq: Seq, (volume, extent): (usize, Extent)) {
+        let Some(port) = &mut self.legs[leg.index()] else { return };
+        match self.sizes[volume].checksums(extent) {
+            Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
+            Ok(sums) => {
+                let volume = u16::try_from(volume).expect("a group has few volumes");
+                let sums = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+                port.post(Message::Compare { seq, volume, extent, sums });
+            }
+        }
     }
 
     /// The blocks were read: send them.

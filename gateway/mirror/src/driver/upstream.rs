@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use block::{Change, Goodbye, Link, Message, Open, Opened, Seq};
+use block::{BlockRange, Change, Extent, Goodbye, Link, Message, Open, Opened, Seq, Store};
 use tokio::time::Instant;
 
 use super::leg::finish;
@@ -240,6 +240,15 @@ impl Core {
                 let write = self.slab.insert(entry);
                 self.events.push(Event::Incoming { write, seq, volume, extent, resync });
             }
+            Message::Compare { seq, volume, extent, sums } => {
+                let message = match group.stores.get(usize::from(volume)) {
+                    Some(store) => compare(&**store, seq, extent, &sums),
+                    None => Message::Failed { seq, error: block::IoError::OutOfRange },
+                };
+                if let Some(upstream) = &self.upstream {
+                    upstream.port.push(message);
+                }
+            }
             Message::Ping { stamp, state } => {
                 let ours = self.machine.upstream_state();
                 if let Some(upstream) = &mut self.upstream {
@@ -274,4 +283,30 @@ impl Core {
         upstream.send_acks();
         upstream.port.push(message);
     }
+}
+
+/// Which blocks here differ from the primary's. The primary holds them: no change of them is under
+/// way. What cannot be read here differs, and is overwritten.
+fn compare(store: &dyn Store, seq: Seq, extent: Extent, sums: &[u8]) -> Message {
+    let fits = extent.is_block_aligned()
+        && extent.end() <= store.geometry().bytes()
+        && sums.len() as u64 == extent.blocks().count() * 4;
+    if !fits {
+        return Message::Failed { seq, error: block::IoError::OutOfRange };
+    }
+    let Ok(ours) = store.checksums(extent) else {
+        return Message::Compared { seq, differs: vec![extent.blocks()] };
+    };
+    let theirs = sums.as_chunks::<4>().0.iter().map(|sum| u32::from_le_bytes(*sum));
+    let mut differs: Vec<BlockRange> = Vec::new();
+    for (block, (ours, theirs)) in (extent.blocks().first()..).zip(ours.into_iter().zip(theirs)) {
+        if ours == theirs {
+            continue;
+        }
+        match differs.last_mut() {
+            Some(last) if last.end() == block => *last = BlockRange::new(last.first(), block + 1),
+            _ => differs.push(BlockRange::new(block, block + 1)),
+        }
+    }
+    Message::Compared { seq, differs }
 }

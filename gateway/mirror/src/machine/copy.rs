@@ -3,7 +3,7 @@
 //! Invariant (rule 2): a copy holds the range lock from before the read until the mirror's
 //! acknowledgement, so that it never overwrites a newer write.
 
-use block::{Extent, IoError, LegId};
+use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, IoError, LegId, Seq};
 
 use super::leg::{Copy, InFlight, Stage};
 use super::{Effect, Machine};
@@ -28,9 +28,9 @@ impl Machine {
             if state.copies[slot].is_some() {
                 continue;
             }
-            let Some((volume, extent)) = self.next_copy(leg) else { return };
+            let Some((volume, extent, compare)) = self.next_copy(leg) else { return };
             let state = self.leg_mut(leg).expect("checked above");
-            state.copies[slot] = Some(Copy { volume, extent, sent: false });
+            state.copies[slot] = Some(Copy { volume, extent, sent: false, compare });
             let copy = u8::try_from(slot).expect("there are few slots");
             let holder = Holder::Copy(leg, copy);
             if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
@@ -40,12 +40,12 @@ impl Machine {
     }
 
     /// The next blocks to copy. A wipe goes alone: nothing is copied before it is done.
-    fn next_copy(&mut self, leg: LegId) -> Option<(usize, Extent)> {
+    fn next_copy(&mut self, leg: LegId) -> Option<(usize, Extent, bool)> {
         let volumes = self.volumes.len();
         let whole: Vec<Extent> = self.volumes.iter().map(|v| v.geometry.whole()).collect();
         let state = self.leg_mut(leg)?;
         if let Some(volume) = state.wipe.first() {
-            return (!state.has_copies()).then(|| (*volume, whole[*volume]));
+            return (!state.has_copies()).then(|| (*volume, whole[*volume], false));
         }
         loop {
             let (volume, from) = state.cursor;
@@ -61,10 +61,15 @@ impl Machine {
                 state.cursor = (volume + 1, 0);
                 continue;
             };
+            // A run is compared or copied, not both: it ends where the other kind begins.
+            let suspect = state.suspects[volume].next_run(run.first(), COPY_BLOCKS);
+            let compare = suspect.is_some_and(|suspect| suspect.first() == run.first());
+            let border = suspect.map_or(u64::MAX, |s| if compare { s.end() } else { s.first() });
+            let run = BlockRange::new(run.first(), run.end().min(border));
             state.cursor = (volume, run.end());
             let extent = run.extent().and_then(|extent| extent.intersection(whole[volume]));
             match extent {
-                Some(extent) => return Some((volume, extent)),
+                Some(extent) => return Some((volume, extent, compare)),
                 None => state.dirty[volume].remove(run),
             }
         }
@@ -77,12 +82,12 @@ impl Machine {
         let state = self.leg_mut(leg).expect("a copy that waits belongs to a leg");
         let slot = state.copies[usize::from(copy)].as_mut().expect("a copy that waits exists");
         slot.sent = true;
-        let (volume, extent) = (slot.volume, slot.extent);
+        let (volume, extent, compare) = (slot.volume, slot.extent, slot.compare);
         let wipe = state.wipe.first() == Some(&volume);
         state.inflight.push_back(InFlight {
             seq,
             holder: Holder::Copy(leg, copy),
-            bytes: if wipe { 0 } else { extent.len() },
+            bytes: if wipe || compare { 0 } else { extent.len() },
             at_ms: now_ms,
             acked: false,
         });
@@ -94,15 +99,19 @@ impl Machine {
             out.push(Effect::Post { leg, message });
             return;
         }
-        state.inflight_bytes += extent.len();
+        if !compare {
+            state.inflight_bytes += extent.len();
+        }
+        // What is found to be the same may be so only in the mirror's memory.
         state.undurable.push_back((seq, volume, extent.blocks()));
-        out.push(Effect::Copy { leg, copy, seq, volume, extent });
+        out.push(Effect::Copy { leg, copy, seq, volume, extent, compare });
     }
 
     /// The mirror has the blocks.
     pub(super) fn copy_done(&mut self, leg: LegId, copy: u8, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
         let Some(done) = state.copies[usize::from(copy)].take() else { return };
+        assert!(!done.compare, "the caller sent away who acknowledges a question");
         if state.wipe.first() == Some(&done.volume) {
             state.wipe.remove(0);
         } else {
@@ -110,6 +119,37 @@ impl Machine {
             state.progress.copied_bytes[done.volume] += done.extent.len();
         }
         self.unlock(done.volume, done.extent.blocks(), Holder::Copy(leg, copy), out);
+    }
+
+    /// The mirror compared: what is the same is done, what differs is copied next.
+    pub(super) fn on_compared(
+        &mut self,
+        leg: LegId,
+        seq: Seq,
+        differs: &BlockSet,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.leg_mut(leg) else { return };
+        let Some(Holder::Copy(_, copy)) = state.acknowledge(seq) else { return };
+        let Some(done) = state.copies[usize::from(copy)].take() else { return };
+        let (volume, blocks) = (done.volume, done.extent.blocks());
+        state.suspects[volume].remove(blocks);
+        state.dirty[volume].remove(blocks);
+        let mut different = 0;
+        for range in differs {
+            let first = range.first().clamp(blocks.first(), blocks.end());
+            let range = BlockRange::new(first, range.end().min(blocks.end()));
+            state.dirty[volume].insert(range);
+            different += range.count();
+        }
+        let same = blocks.count().saturating_sub(different) * BLOCK_BYTES;
+        let copied = state.progress.copied_bytes[volume];
+        let total = &mut state.progress.total_bytes[volume];
+        *total = total.saturating_sub(same).max(copied);
+        if different > 0 && state.cursor > (volume, blocks.first()) {
+            state.cursor = (volume, blocks.first());
+        }
+        self.unlock(volume, blocks, Holder::Copy(leg, copy), out);
     }
 
     /// The blocks cannot be read here: the mirror cannot be brought up to date.

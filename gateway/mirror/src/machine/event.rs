@@ -215,7 +215,8 @@ pub enum Effect {
         /// Which change.
         write: WriteId,
     },
-    /// Read the blocks here and send them to a mirror as a resync change.
+    /// Read the blocks here and send them to a mirror as a resync change; or, to compare, their
+    /// checksums.
     Copy {
         /// To whom.
         leg: LegId,
@@ -227,6 +228,8 @@ pub enum Effect {
         volume: usize,
         /// Where.
         extent: Extent,
+        /// Whether only to compare.
+        compare: bool,
     },
     /// List every mapped block, then say [`Event::Listed`].
     List {

@@ -120,6 +120,8 @@ pub(crate) struct Copy {
     pub(crate) extent: Extent,
     /// Whether the range lock is held and it was sent.
     pub(crate) sent: bool,
+    /// Whether checksums go first: the blocks may be the same already.
+    pub(crate) compare: bool,
 }
 
 /// How much the running or last copy moved.
@@ -158,6 +160,8 @@ pub(crate) struct Leg {
     pub(crate) base: Option<Generation>,
     /// By volume.
     pub(crate) dirty: Vec<DirtyMap>,
+    /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
+    pub(crate) suspects: Vec<DirtyMap>,
     /// Sent, and not known to be durable there, oldest first (rule 4).
     pub(crate) undurable: VecDeque<(Seq, usize, BlockRange)>,
     pub(crate) inflight: VecDeque<InFlight>,
@@ -192,6 +196,7 @@ impl Leg {
             cause: None,
             base: None,
             dirty: vec![DirtyMap::default(); volumes],
+            suspects: vec![DirtyMap::default(); volumes],
             undurable: VecDeque::new(),
             inflight: VecDeque::new(),
             inflight_bytes: 0,

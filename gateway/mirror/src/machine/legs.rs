@@ -87,6 +87,7 @@ impl Machine {
         if let Need::Full { wipe } = need {
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
+            state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
             // What is being written now may not be mapped yet when the map is listed.
@@ -96,8 +97,13 @@ impl Machine {
             out.push(Effect::List { leg });
         } else {
             for report in opening.differs {
-                if let Some(dirty) = state.dirty.get_mut(usize::from(report.volume)) {
-                    report.blocks.iter().for_each(|range| dirty.insert(*range));
+                let volume = usize::from(report.volume);
+                if volume < volumes {
+                    for range in report.blocks {
+                        // Of what the mirror names, much may be the same on both sides.
+                        state.suspects[volume].insert(range);
+                        state.dirty[volume].insert(range);
+                    }
                 }
             }
             state.stage = Stage::Copying;
@@ -187,6 +193,7 @@ impl Machine {
                 self.lose_leg(leg, Cause::MirrorFailed(error), SessionState::Error, out);
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
+            Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
             Message::Voted(Vote::InSync) => self.on_voted(leg, out),
             Message::Voted(Vote::TookOver { epoch }) => self.on_took_over(leg, epoch, out),
             Message::Grown { volume, bytes } => self.on_mirror_grown(leg, volume, bytes, out),
@@ -200,6 +207,7 @@ impl Machine {
             | Message::Opened(_)
             | Message::Differs(_)
             | Message::Change { .. }
+            | Message::Compare { .. }
             | Message::Flush { .. }
             | Message::Promote { .. }
             | Message::Handover { .. }
@@ -251,7 +259,15 @@ impl Machine {
         let Some(state) = self.leg_mut(leg) else { return };
         match state.acknowledge(seq) {
             None => {}
-            Some(Holder::Copy(_, copy)) => self.copy_done(leg, copy, out),
+            Some(Holder::Copy(_, copy)) => {
+                let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
+                if asked {
+                    let why = "acknowledged what was asked".to_owned();
+                    self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
+                } else {
+                    self.copy_done(leg, copy, out);
+                }
+            }
             Some(Holder::Write(write)) => {
                 let change = self.writes.get(write);
                 let (volume, whole) = (change.volume, change.extent.whole_blocks());
@@ -323,9 +339,8 @@ impl Machine {
         state.wanted &= again;
         // One that was asked to vote may have recorded that it is in sync, with our history.
         let voted = state.stage == Stage::Voting && !state.in_set;
-        let goes_on = state.policy.split == Split::Automatic
-            || to != SessionState::Halted
-            || by_operator;
+        let goes_on =
+            state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
         let leaves = voted || (state.in_set && goes_on);
         let halts = state.in_set && !leaves;
         state.halted = halts;

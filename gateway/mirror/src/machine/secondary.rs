@@ -37,7 +37,9 @@ enum Waiting {
 pub(super) struct Upstream {
     /// Whether the answer to its `Open` was given.
     accepted: bool,
-    /// Its answer waits for the record.
+    /// Its `Open` is recorded.
+    recorded: bool,
+    /// The answer that it waits for.
     answer: Option<(Vec<DirtyReport>, Opened)>,
     waiting: VecDeque<Waiting>,
     recording: bool,
@@ -100,6 +102,7 @@ impl Machine {
         let link = self.next_record;
         self.upstream = Some(Upstream {
             accepted: false,
+            recorded: false,
             answer: Some((differs, opened)),
             waiting: VecDeque::new(),
             recording: false,
@@ -169,8 +172,17 @@ impl Machine {
         (reports, leg.base.is_some())
     }
 
-    pub(super) fn followed(&mut self, link: u64, out: &mut Vec<Effect>) {
-        let Some(upstream) = self.upstream.as_mut().filter(|u| u.link == link) else { return };
+    pub(super) fn followed(&mut self, link: u64) {
+        if let Some(upstream) = self.upstream.as_mut().filter(|u| u.link == link) {
+            upstream.recorded = true;
+        }
+    }
+
+    /// Answers a primary whose `Open` is recorded, once nothing of an earlier link is under way:
+    /// a late change of that one must not land behind what this one compares or copies.
+    pub(super) fn answer_open(&mut self, out: &mut Vec<Effect>) {
+        let idle = self.writes.len() == 0;
+        let Some(upstream) = self.upstream.as_mut().filter(|u| u.recorded && idle) else { return };
         if let Some((differs, opened)) = upstream.answer.take() {
             upstream.accepted = true;
             out.push(Effect::Accept { differs, opened });

@@ -88,7 +88,14 @@ impl Machine {
             if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
                 awaiting.insert(id);
             }
-            legs[id.index()] = Some(Box::new(restore_leg(id, leg, maps)));
+            let mut leg = restore_leg(id, leg, maps);
+            for (suspects, volume) in leg.suspects.iter_mut().zip(volumes) {
+                if !volume.clean {
+                    let active = volume.active.iter().map(|e| e.blocks(volume.geometry));
+                    active.for_each(|range| suspects.insert(range));
+                }
+            }
+            legs[id.index()] = Some(Box::new(leg));
         }
         Self {
             group: record.group,

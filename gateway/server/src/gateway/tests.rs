@@ -205,3 +205,20 @@ async fn a_session_needs_a_site_that_is_known() {
     assert_eq!(again.0.code, Code::AlreadyMirrored.as_str());
     rig.close().await;
 }
+
+#[tokio::test]
+async fn what_a_creation_that_was_cut_short_left_gives_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    let left = store::VolumeRecord {
+        id: block::VolumeId::of(99),
+        name: "orders".to_owned(),
+        bytes: 1 << 20,
+        created: 0,
+    };
+    rig.gateway.pool.create_volume(left).unwrap();
+    rig.gateway.create_volume(wanted("orders", 2 << 20)).await.unwrap();
+    let volumes = rig.gateway.pool.volumes();
+    assert_eq!((volumes.len(), volumes[0].bytes), (1, 2 << 20));
+    rig.close().await;
+}

@@ -3,6 +3,7 @@
 //! Invariant: a volume that is known by its name is on stable storage, and its name is known by
 //! nobody else. One that is in use is not deleted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::{Code, Copy, Volume, VolumeCreate, VolumeDigest, VolumeList, VolumeSettings};
@@ -211,7 +212,10 @@ impl Gateway {
             mirror::found_primary(new.group, &new.name, volumes, generation)
         };
         let created = self.clock.unix_s();
+        let known: HashSet<VolumeId> =
+            self.book.read().volumes().map(|(_, v)| VolumeId::from_uuid(v.id)).collect();
         self.on_pool(move |pool| {
+            clear_leftovers(pool, &known, &new)?;
             new.volumes.iter().try_for_each(|volume| {
                 pool.create_volume(VolumeRecord {
                     id: volume.volume,
@@ -419,6 +423,22 @@ impl Gateway {
         let shard = self.shard_of(group_id).clone();
         shard.run(move |state| async move { state.read(group_id, id, extent).await }).await?
     }
+}
+
+/// A creation that was cut short left a volume that the book never knew, so nobody was ever told of
+/// it. It gives way to the one that is made under its name now.
+fn clear_leftovers(
+    pool: &store::Pool,
+    known: &HashSet<VolumeId>,
+    new: &NewGroup,
+) -> Result<(), StoreError> {
+    for left in pool.volumes().iter().filter(|volume| !known.contains(&volume.id)) {
+        if new.volumes.iter().any(|volume| volume.name == left.name || volume.volume == left.id) {
+            tracing::warn!(volume = left.name, id = %left.id, "removing a half made volume");
+            pool.delete_volume(left.id)?;
+        }
+    }
+    Ok(())
 }
 
 /// # Errors

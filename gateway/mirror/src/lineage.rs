@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn the_table() {
         let one = Generation::of(1);
-        let cases: [(&[u128], Option<&[u128]>, Relation); 7] = [
+        type Case = (&'static [u128], Option<&'static [u128]>, Relation);
+        let cases: [Case; 7] = [
             (&[1], None, Relation::Blank),
             (&[1], Some(&[1]), Relation::Behind { common: one }),
             (&[2, 1], Some(&[1]), Relation::Behind { common: one }),

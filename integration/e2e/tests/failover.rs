@@ -25,9 +25,10 @@ const BALLAST_AT: u64 = 48 << 20;
 /// Writers, and blocks of each: 16 MiB, far from the ballast.
 const WRITERS: u32 = 4;
 const BLOCKS: u64 = 1024;
-/// What a resynchronisation may copy: the writers' region, whole, and as much again, because what
-/// may differ after a crash is recorded a little ahead of the writers.
-const DIFFERENCE_MAX: u64 = 32 << 20;
+/// What a resynchronisation may copy: the writers' region, whole.
+const DIFFERENCE_MAX: u64 = 16 << 20;
+/// What the copies can differ by when both sites are killed at once: one record of each writer.
+const UNDER_WAY_MAX: u64 = (WRITERS as u64 * 8) << 12;
 /// Hosts wait no longer than this when a mirror or a link is lost: its heartbeats are missed, or
 /// its deadline of 8 s passes.
 const STALL_MAX: Duration = Duration::from_secs(10);
@@ -70,6 +71,16 @@ fn last_copy(source: &Site) -> Result<(String, u64)> {
         (number(&session, "/resync_copied_bytes")?, number(&session, "/resync_total_bytes")?);
     ensure!(copied <= total, "more was copied than there was: {session:#}");
     Ok((text(&session, "/resync_kind")?, copied))
+}
+
+/// Bytes that a gateway sent to resynchronise mirrors, whatever the session says of it.
+fn resync_bytes_sent(site: &Site) -> Result<u64> {
+    let page = site.metrics()?;
+    let series = page.lines().filter(|line| {
+        line.starts_with("twinspan_leg_sent_bytes_total{") && line.contains("class=\"resync\"")
+    });
+    let values = series.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>());
+    values.sum::<Result<u64, _>>().context("a counter is no number")
 }
 
 /// Only the difference was copied, and both copies are the same; how much it was.
@@ -135,13 +146,21 @@ fn a_killed_primary_loses_nothing_and_its_return_costs_the_difference() -> Resul
         let alone = alone.end()?;
         alone.is_undisturbed()?;
         is_refused(&pair.mirror)?;
+        let sent_before = resync_bytes_sent(&pair.primary)?;
         pair.primary.cli(&["reprotect", VOLUME, "--wait"])?;
         let bytes = is_resynchronised(&pair)?;
+        // Counted with the next heartbeat.
+        let sent = wait_for("the counter", SOON, || {
+            let sent = resync_bytes_sent(&pair.primary)? - sent_before;
+            ensure!(sent >= bytes / 10 * 9, "{sent} of {bytes}");
+            Ok(sent)
+        })?;
+        ensure!(sent <= bytes + bytes / 4 + (1 << 20), "{sent} bytes were sent for {bytes}");
         journal.is_intact(&pair.primary.nbd_socket(), VOLUME)?;
         ensure!(exit_code(&pair.primary)? == 0, "both copies are there");
         println!(
             "round {round}: {} records; {found:?}; served and verified after {served_after:?}; \
-             {} records alone; {bytes} bytes resynchronised",
+             {} records alone; {bytes} bytes resynchronised, {sent} sent for it",
             done.records, alone.records
         );
     }
@@ -346,6 +365,7 @@ fn both_sites_killed_at_once_lose_nothing() -> Result<()> {
         await_group(&pair.primary, "service", SOON, serves)?;
         let found = journal.is_intact(&pair.primary.nbd_socket(), VOLUME)?;
         let bytes = is_resynchronised(&pair)?;
+        ensure!(bytes <= UNDER_WAY_MAX, "{bytes} bytes were copied, {UNDER_WAY_MAX} can differ");
         println!(
             "round {round}: {} records; {found:?}; {bytes} bytes resynchronised",
             done.records

@@ -24,8 +24,16 @@ use crate::world::World;
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
     /// A change; by a host that writes in dependent steps, with the step.
-    Change { op: OpId, fua: bool, step: Option<(usize, usize)> },
-    Read { extent: Extent },
+    Change {
+        op: OpId,
+        fua: bool,
+        step: Option<(usize, usize)>,
+        /// Nobody mirrors the group: it goes straight to its store, and comes straight back.
+        plain: bool,
+    },
+    Read {
+        extent: Extent,
+    },
     Flush,
 }
 
@@ -35,6 +43,16 @@ pub(crate) struct Pending {
     pub(crate) volume: usize,
     pub(crate) since: Moment,
     pub(crate) at: Instant,
+}
+
+impl Pending {
+    fn is_plain(&self) -> bool {
+        match self.asked {
+            Asked::Change { plain, .. } => plain,
+            Asked::Read { .. } => true,
+            Asked::Flush => false,
+        }
+    }
 }
 
 /// One host's connection.
@@ -91,6 +109,12 @@ impl Attachment {
         tag
     }
 
+    fn give_up_one(&self, pending: &Pending, now: Moment) {
+        if let Asked::Change { op, .. } = pending.asked {
+            self.branch.borrow_mut().give_up(now, op);
+        }
+    }
+
     pub(crate) fn is_quiet(&self) -> bool {
         self.pending.borrow().is_empty()
     }
@@ -98,11 +122,7 @@ impl Attachment {
     /// The process died, or the host left: nothing that is unanswered will be acknowledged to it.
     pub(crate) fn give_up(&self, world: &World) {
         let now = world.count();
-        for pending in self.pending.borrow().values() {
-            if let Asked::Change { op, .. } = pending.asked {
-                self.branch.borrow_mut().give_up(now, op);
-            }
-        }
+        self.pending.borrow().values().for_each(|pending| self.give_up_one(pending, now));
     }
 
     /// The gateway is fenced from this moment on.
@@ -157,12 +177,11 @@ impl Attachment {
                     world.fail("P8", text);
                 }
                 world.count_error(error);
-                if let Asked::Change { op, .. } = pending.asked {
-                    self.branch.borrow_mut().give_up(now, op);
-                }
+                self.give_up_one(pending, now);
             }
-            // A read that was under way may still come back: its host is gone by then.
-            Ok(_) if late && !matches!(pending.asked, Asked::Read { .. }) => {
+            // What went straight to its store may still come back: its host is gone by then.
+            Ok(_) if late && pending.is_plain() => self.give_up_one(pending, now),
+            Ok(_) if late => {
                 let text = format!("host {}: {:?} done after the fence", self.host, pending.asked);
                 world.fail("P5", text);
             }
@@ -172,7 +191,7 @@ impl Attachment {
 
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
-            Asked::Change { op, fua, step } => {
+            Asked::Change { op, fua, step, .. } => {
                 let mirrored = world.note_acknowledged(&self.process, self.epoch);
                 self.branch.borrow_mut().acknowledge(now, *op, mirrored, *fua);
                 if let Some((pair, step)) = step {

@@ -104,13 +104,18 @@ impl World {
         let now = self.count();
         let mut stats = self.stats.borrow_mut();
         let own = state.branch.borrow().clone();
+        if let Some(own) = own.as_ref().filter(|_| state.rolled_back.get()) {
+            own.borrow_mut().lose_unflushed();
+            self.pairs.borrow_mut().iter_mut().for_each(Pair::forget);
+        }
         let theirs = other.branch.borrow().clone();
         let half = matches!(quality, Quality::Inconsistent | Quality::Blank);
         let mut lossless = promotion.is_none_or(|(consent, _)| consent == Consent::InSync);
         let branch = match (own, theirs) {
             (Some(own), _) if !half && promotion.is_some() => own,
             (_, Some(theirs)) if !half || state.intact.get() => {
-                let alone = theirs.borrow().alone();
+                let has_all = self.content_fits(site, &theirs.borrow()).is_ok();
+                let alone = if has_all { 0 } else { theirs.borrow().alone() };
                 let mut branch = theirs.borrow().promoted(now);
                 if half {
                     branch.lose_unflushed_there();
@@ -120,7 +125,10 @@ impl World {
                     stats.holes += 1;
                     lossless = false;
                     other.unconsented.set(alone);
-                    self.log(format_args!("{alone} changes were acknowledged without {}", state.name));
+                    self.log(format_args!(
+                        "{alone} changes were acknowledged without {}",
+                        state.name
+                    ));
                 }
                 Rc::new(RefCell::new(branch))
             }
@@ -179,15 +187,17 @@ impl World {
     pub(crate) fn check_content(&self, site: usize) {
         let state = &self.sites[site];
         let Some(branch) = state.branch.borrow().clone() else { return };
-        let branch = branch.borrow();
-        let now = self.count();
-        for (volume, sector) in branch.touched() {
-            let value = state.platters[volume].peek(sector);
-            if let Err(text) = branch.allows(volume, sector, value, now) {
-                self.fail("P1", format!("at {}: {text}", state.name));
-                return;
-            }
+        if let Err(text) = self.content_fits(site, &branch.borrow()) {
+            self.fail("P1", format!("at {}: {text}", state.name));
         }
+    }
+
+    fn content_fits(&self, site: usize, branch: &Branch) -> Result<(), String> {
+        let now = self.count();
+        branch.touched().try_for_each(|(volume, sector)| {
+            let value = self.sites[site].platters[volume].peek(sector);
+            branch.allows(volume, sector, value, now)
+        })
     }
 
     /// P4: only who became primary at a higher epoch fences another.

@@ -143,7 +143,8 @@ fn dependent(world: &World, attachment: &Attachment, pair: usize) -> (usize, Req
     drop(pairs);
     let extent = extent(sector * SECTOR_BYTES, SECTOR_BYTES);
     let op = attachment.branch.borrow_mut().issue(value, volume, extent, value, false);
-    let asked = Asked::Change { op, fua: false, step: Some((pair, step)) };
+    let plain = is_plain(attachment);
+    let asked = Asked::Change { op, fua: false, step: Some((pair, step)), plain };
     let tag = attachment.ask(world, volume, asked);
     let op = Op::Write(extent, payload(value, extent));
     (volume, Request { op, fua: false, ticket: attachment.queue.ticket(tag) })
@@ -163,7 +164,7 @@ fn any(world: &World, attachment: &Attachment, volume: usize) -> Request {
     let value = world.count();
     let change = |value: u64, trim: bool| {
         let op = attachment.branch.borrow_mut().issue(world.count(), volume, extent, value, trim);
-        Asked::Change { op, fua, step: None }
+        Asked::Change { op, fua, step: None, plain: is_plain(attachment) }
     };
     let (op, asked) = match rng.below(100) {
         0..55 => (Op::Write(extent, payload(value, extent)), change(value, false)),
@@ -178,6 +179,10 @@ fn any(world: &World, attachment: &Attachment, volume: usize) -> Request {
     let fua = fua && op.is_change();
     let tag = attachment.ask(world, volume, asked);
     Request { op, fua, ticket: attachment.queue.ticket(tag) }
+}
+
+fn is_plain(attachment: &Attachment) -> bool {
+    attachment.process.group().is_none_or(|group| group.status().legs.is_empty())
 }
 
 /// Few places, so that requests meet.

@@ -58,7 +58,10 @@ fn cut(world: &Rc<World>) {
 fn stall(world: &Rc<World>) {
     let both = world.rng.chance(50);
     let from = world.rng.index(2);
-    world.log(format_args!("nothing arrives from {}", if both { "both" } else { world.sites[from].name }));
+    world.log(format_args!(
+        "nothing arrives from {}",
+        if both { "both" } else { world.sites[from].name }
+    ));
     for site in (0..2).filter(|site| both || *site == from) {
         world.net.stall(site, true);
         later(world, world.rng.millis(100, 9_000), move |world| {
@@ -88,7 +91,8 @@ fn crash(world: &Rc<World>) {
 
 /// The primary's site is gone; a little later an operator promotes the other.
 fn disaster(world: &Rc<World>) {
-    let primary = |site: &usize| world.group(*site).is_some_and(|g| g.status().role == Role::Primary);
+    let primary =
+        |site: &usize| world.group(*site).is_some_and(|g| g.status().role == Role::Primary);
     let Some(site) = (0..2).find(primary) else { return };
     if world.rng.chance(40) {
         world.net.reset();
@@ -186,8 +190,12 @@ fn command(world: &Rc<World>) {
         25..45 => Command::Resume { leg, discard: rng.chance(15) },
         45..65 => Command::Reverse { leg },
         65..80 => {
-            let consent =
-                rng.pick(&[Consent::InSync, Consent::InSync, Consent::Outdated, Consent::Inconsistent]);
+            let consent = rng.pick(&[
+                Consent::InSync,
+                Consent::InSync,
+                Consent::Outdated,
+                Consent::Inconsistent,
+            ]);
             operator::promote(world, site, consent);
             return;
         }

@@ -35,10 +35,7 @@ impl Setup {
         const KIB: u64 = 1024;
         let sizes = [256 * KIB, KIB * KIB, 8 * KIB * KIB, 9 * KIB * KIB];
         let volumes = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
-        let path = Path {
-            latency: rng.millis(0, 6),
-            speed: rng.pick(&[500, 5_000, 50_000]),
-        };
+        let path = Path { latency: rng.millis(0, 6), speed: rng.pick(&[500, 5_000, 50_000]) };
         let policy = Policy {
             split: if rng.chance(80) { Split::Automatic } else { Split::Manual },
             recovery: if rng.chance(85) { Recovery::Automatic } else { Recovery::Manual },

@@ -104,7 +104,9 @@ impl Volume for TracedStore {
     fn submit(&self, batch: &mut Vec<Request>) {
         for request in batch.iter() {
             match &request.op {
-                Op::Write(extent, data) => self.log(format_args!("write {extent:?} {}", word(data))),
+                Op::Write(extent, data) => {
+                    self.log(format_args!("write {extent:?} {}", word(data)))
+                }
                 Op::Zero { extent, may_trim } => {
                     self.log(format_args!("zero {extent:?} may_trim={may_trim}"));
                 }

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
-use block::{
-    GatewayId, Geometry, GroupId, IoError, Link, Quality, SessionId, Store, VolumeId,
-};
+use block::{GatewayId, Geometry, GroupId, IoError, Link, Quality, SessionId, Store, VolumeId};
 use mirror::machine::Note;
 use mirror::{Consent, Group, HeartbeatTimes, found_primary, found_secondary};
 use tokio::sync::Notify;
@@ -164,7 +162,8 @@ impl World {
     pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: bool) -> Rc<Self> {
         let rng = Rc::new(Rng::new(seed));
         let setup = Setup::draw(&rng);
-        let volumes: Vec<_> = (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
+        let volumes: Vec<_> =
+            (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
         let site = |index: usize| {
             let pace = Rc::new(Cell::new(setup.pace[index]));
             let ledger = SlowLedger::new(Rc::clone(&pace), Rc::clone(&rng));

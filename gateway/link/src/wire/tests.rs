@@ -117,7 +117,8 @@ fn compare() -> impl Strategy<Value = Message> {
             }
         ),
         (seq(), vec(0_u64..1 << 38, 0..9)).prop_map(|(seq, blocks)| {
-            let differs = blocks.into_iter().map(|b| BlockRange::new(b, b + 1)).collect();
+            let differs =
+                blocks.into_iter().map(|b| BlockRange::new(b, b.saturating_add(1))).collect();
             Message::Compared { seq, differs }
         }),
     ]

@@ -39,7 +39,7 @@ impl Core {
                 }
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: false } => {
-                self.copy(leg, copy, seq, volume, extent);
+                self.copy(leg, copy, seq, (volume, extent));
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: true } => {
                 self.compare(leg, copy, seq, (volume, extent));
@@ -131,7 +131,7 @@ impl Core {
         self.submit(group);
     }
 
-    fn copy(&mut self, leg: LegId, copy: u8, seq: Seq, volume: usize, extent: Extent) {
+    fn copy(&mut self, leg: LegId, copy: u8, seq: Seq, (volume, extent): (usize, Extent)) {
         self.attempts += 1;
         let attempt = self.attempts;
         let Some(port) = &mut self.legs[leg.index()] else { return };
@@ -165,6 +165,7 @@ impl Core {
         let Some(port) = &mut self.legs[leg.index()] else { return };
         let Some(under_way) = port.copies.remove(&attempt) else { return };
         let super::leg::CopyUnderWay { seq, volume, extent } = under_way;
+        let resync = !self.machine.is_in_sync(leg);
         match read_of(result) {
             Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
             Ok(segments) => {
@@ -173,14 +174,7 @@ impl Core {
                     None => block::Change::Zero { may_trim: true },
                 };
                 let volume = u16::try_from(volume).expect("a group has few volumes");
-                port.post(Message::Change {
-                    seq,
-                    volume,
-                    extent,
-                    change,
-                    fua: false,
-                    resync: true,
-                });
+                port.post(Message::Change { seq, volume, extent, change, fua: false, resync });
             }
         }
     }

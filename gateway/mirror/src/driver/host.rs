@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use block::{Change, Extent, Geometry, IoError, Op, Request, Run, Store, Ticket, Volume};
+use block::{Change, Extent, Geometry, IoError, Op, Request, Run, Store, Volume};
 use tokio::time::Instant;
 
 use super::slab::Entry;
@@ -83,17 +83,6 @@ impl Core {
             self.batches[index].push(Request { op: op_of(change), fua, ticket });
             return;
         }
-        self.change(index, change, fua, ticket, now);
-    }
-
-    fn change(
-        &mut self,
-        index: usize,
-        change: (Extent, Change),
-        fua: bool,
-        ticket: Ticket,
-        now: Instant,
-    ) {
         let extent = change.0;
         let entry =
             Entry { ticket: Some(ticket), change: Some(change), volume: index, fua, since: now };

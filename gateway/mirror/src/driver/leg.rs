@@ -226,7 +226,7 @@ async fn carry(
             Err(error) => return Cause::LinkLost(error.to_string()),
             Ok(false) => {
                 heard = now;
-                group.heard(leg, attempt, &mut messages, &mut pings, now);
+                group.heard((leg, attempt), &mut messages, &mut pings, now);
             }
             Ok(true) => {}
         }
@@ -296,8 +296,7 @@ impl Group {
 
     fn heard(
         self: &Rc<Self>,
-        leg: LegId,
-        attempt: u64,
+        (leg, attempt): (LegId, u64),
         messages: &mut Vec<Message>,
         pings: &mut VecDeque<(u64, Instant)>,
         now: Instant,

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use block::{Completions, Generation, GroupId, IoError, LegId, VolumeId};
+use block::{Completions, Generation, GroupId, IoError, LegId, Store, VolumeId};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -80,20 +80,7 @@ impl Group {
             return Err(OpenError::Volumes);
         }
         let maps = read_maps(&parts, &record)?;
-        let restored: Vec<Restored> = parts
-            .volumes
-            .iter()
-            .map(|(volume, name, store)| {
-                let recovery = store.recovery();
-                Restored {
-                    volume: *volume,
-                    name: name.clone(),
-                    geometry: store.geometry(),
-                    clean: recovery.clean,
-                    active: recovery.active,
-                }
-            })
-            .collect();
+        let restored: Vec<Restored> = parts.volumes.iter().map(restored).collect();
         let name = record.name.clone();
         let mut machine =
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
@@ -160,6 +147,18 @@ impl Group {
         };
         until_stopped(Box::pin(Rc::clone(self).pump()));
         until_stopped(Box::pin(Rc::clone(self).tick()));
+    }
+}
+
+/// A volume as its store was found.
+fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restored {
+    let recovery = store.recovery();
+    Restored {
+        volume: *volume,
+        name: name.clone(),
+        geometry: store.geometry(),
+        clean: recovery.clean,
+        active: recovery.active,
     }
 }
 

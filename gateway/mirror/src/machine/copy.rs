@@ -146,9 +146,8 @@ impl Machine {
         let copied = state.progress.copied_bytes[volume];
         let total = &mut state.progress.total_bytes[volume];
         *total = total.saturating_sub(same).max(copied);
-        if different > 0 && state.cursor > (volume, blocks.first()) {
-            state.cursor = (volume, blocks.first());
-        }
+        // The cursor stays: going back would find again what other copies are busy with. It comes
+        // around when they are done.
         self.unlock(volume, blocks, Holder::Copy(leg, copy), out);
     }
 
@@ -170,16 +169,20 @@ impl Machine {
 
     /// The leg was lost: its copies end here, their ranges are given back.
     pub(super) fn drop_copies(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        for slot in 0..COPIES_MAX {
-            let Some(state) = self.leg_mut(leg) else { return };
-            let Some(copy) = state.copies[slot].take() else { continue };
-            let index = u8::try_from(slot).expect("there are few slots");
-            let holder = Holder::Copy(leg, index);
-            if copy.sent {
-                self.unlock(copy.volume, copy.extent.blocks(), holder, out);
-            } else {
-                self.withdraw(copy.volume, holder, out);
-            }
+        let Some(state) = self.leg_mut(leg) else { return };
+        let copies = std::mem::take(&mut state.copies);
+        let holders = (0u8..).map(|index| Holder::Copy(leg, index));
+        let copies: Vec<_> = copies
+            .iter()
+            .zip(holders)
+            .filter_map(|(copy, holder)| copy.map(|c| (c, holder)))
+            .collect();
+        // Those that wait go first: a range that is given back must not wake one of them.
+        for (copy, holder) in copies.iter().filter(|(copy, _)| !copy.sent) {
+            self.withdraw(copy.volume, *holder, out);
+        }
+        for (copy, holder) in copies.iter().filter(|(copy, _)| copy.sent) {
+            self.unlock(copy.volume, copy.extent.blocks(), *holder, out);
         }
     }
 }

@@ -314,10 +314,13 @@ impl Machine {
         if self.closing {
             return;
         }
+        let asked = self.asked_to_take_over(leg);
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;
         }
+        let refused = matches!(cause, Cause::Refused(_));
+        let unanswered = asked && !refused;
         let at_risk: Vec<_> = state.at_risk().collect();
         for (volume, range) in at_risk {
             state.dirty[volume].insert(range);
@@ -334,9 +337,11 @@ impl Machine {
         let by_operator = cause == Cause::Operator;
         state.cause = Some(cause);
         state.state = to;
-        // A fault needs an operator; a loss is healed by itself unless the policy says otherwise.
-        let again = to == SessionState::Halted && state.policy.recovery == Recovery::Automatic;
-        state.wanted &= again;
+        // A fault needs an operator; a loss is healed by itself unless the policy says otherwise. A
+        // mirror that was asked to take over is called again in any case: only it knows.
+        let again = unanswered
+            || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
+        state.wanted = again && (state.wanted || unanswered);
         // One that was asked to vote may have recorded that it is in sync, with our history.
         let voted = state.stage == Stage::Voting && !state.in_set;
         let goes_on =
@@ -367,7 +372,7 @@ impl Machine {
             self.strike_off(leg, halts, out);
             self.strike_off_flush(leg, out);
         }
-        self.handover_lost(leg, out);
+        self.handover_lost(leg, refused, out);
         self.growth_lost(leg, out);
     }
 
@@ -404,9 +409,7 @@ impl Machine {
         if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {
-            let again = state.state == SessionState::Halted
-                && state.policy.recovery == Recovery::Automatic
-                && state.wanted;
+            let again = state.wanted;
             state.stage = if again { Stage::Dialing } else { Stage::Off };
             if again {
                 // The history changed: what is said when it is opened again must say so.

@@ -323,8 +323,14 @@ impl Machine {
         self.keep(After::Demoted, out);
     }
 
+    /// Whether this mirror was asked to take over and did not answer yet.
+    pub(super) fn asked_to_take_over(&self, leg: LegId) -> bool {
+        matches!(self.role, Role::Yielding(Yielding { leg: to, step: YieldStep::Asked, .. })
+            if to == leg)
+    }
+
     /// The mirror went away in the middle of a swap.
-    pub(super) fn handover_lost(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+    pub(super) fn handover_lost(&mut self, leg: LegId, refused: bool, out: &mut Vec<Effect>) {
         let Role::Yielding(yielding) = self.role else { return };
         if yielding.leg != leg {
             return;
@@ -334,6 +340,8 @@ impl Machine {
             YieldStep::Draining | YieldStep::Flushing(_) | YieldStep::Recording => {
                 self.take_back(out);
             }
+            // It said that it will not.
+            YieldStep::Asked if refused => self.take_back(out),
             // It may have taken over. Hosts wait until it says.
             YieldStep::Asked => self.finish_command_if_any(Refusal::Interrupted, out),
             YieldStep::TakingBack => {}

@@ -209,7 +209,7 @@ impl Machine {
         let Incoming { seq, volume, extent, resync: _ } = change;
         upstream.seq = upstream.seq.max(seq);
         let origin = Some((upstream.link, seq));
-        self.admit(write, volume, extent, origin, out);
+        self.admit(write, (volume, extent), origin, out);
     }
 
     fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {

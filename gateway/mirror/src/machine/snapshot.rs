@@ -50,21 +50,7 @@ impl Machine {
         if power_lost && matches!(quality, Quality::InSync | Quality::Outdated) {
             quality = Quality::Inconsistent;
         }
-        let role = match record.role {
-            RoleRecord::Primary => Role::Primary,
-            RoleRecord::Yielding { to, epoch } => {
-                let to = record
-                    .legs
-                    .iter()
-                    .position(|leg| leg.as_ref().is_some_and(|leg| leg.gateway == to));
-                match to.and_then(LegId::new) {
-                    Some(leg) => Role::Yielding(Yielding { leg, epoch, step: YieldStep::Asked }),
-                    None => Role::Primary,
-                }
-            }
-            RoleRecord::Secondary => Role::Secondary,
-            RoleRecord::Fenced { by } => Role::Fenced { by },
-        };
+        let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
         let begins_with_next =
@@ -73,28 +59,11 @@ impl Machine {
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
             let Some(leg) = leg else { continue };
-            let maps: Vec<DirtyMap> = volumes
-                .iter()
-                .map(|volume| {
-                    let mut map = dirty(leg.gateway, volume.volume);
-                    if !volume.clean {
-                        for extent in &volume.active {
-                            map.insert(extent.blocks(volume.geometry));
-                        }
-                    }
-                    map
-                })
-                .collect();
             if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
                 awaiting.insert(id);
             }
-            let mut leg = restore_leg(id, leg, maps);
-            for (suspects, volume) in leg.suspects.iter_mut().zip(volumes) {
-                if !volume.clean {
-                    let active = volume.active.iter().map(|e| e.blocks(volume.geometry));
-                    active.for_each(|range| suspects.insert(range));
-                }
-            }
+            let kept = |volume| dirty(leg.gateway, volume);
+            let leg = restore_leg(id, leg.clone(), volumes, kept);
             legs[id.index()] = Some(Box::new(leg));
         }
         Self {
@@ -327,11 +296,39 @@ fn restore_volume(volume: &Restored) -> VolumeState {
     }
 }
 
-fn restore_leg(id: LegId, record: LegRecord, dirty: Vec<DirtyMap>) -> Leg {
+/// The part that was recorded. A handover that was under way is taken up where it stood.
+fn restore_role(record: &GroupRecord) -> Role {
+    match record.role {
+        RoleRecord::Primary => Role::Primary,
+        RoleRecord::Yielding { to, epoch } => {
+            let is_it = |leg: &Option<LegRecord>| leg.as_ref().is_some_and(|l| l.gateway == to);
+            let leg = record.legs.iter().position(is_it).and_then(LegId::new);
+            leg.map_or(Role::Primary, |leg| {
+                Role::Yielding(Yielding { leg, epoch, step: YieldStep::Asked })
+            })
+        }
+        RoleRecord::Secondary => Role::Secondary,
+        RoleRecord::Fenced { by } => Role::Fenced { by },
+    }
+}
+
+/// A mirror as it was recorded; what a crash left in flight may differ there too (rule 3).
+fn restore_leg(
+    id: LegId,
+    record: LegRecord,
+    volumes: &[Restored],
+    kept: impl FnMut(VolumeId) -> DirtyMap,
+) -> Leg {
     let peer =
         UpstreamRecord { gateway: record.gateway, site: record.site, sessions: record.sessions };
-    let mut leg = Leg::new(id, peer, record.policy, dirty.len());
-    leg.dirty = dirty;
+    let mut leg = Leg::new(id, peer, record.policy, volumes.len());
+    leg.dirty = volumes.iter().map(|volume| volume.volume).map(kept).collect();
+    for (index, volume) in volumes.iter().enumerate().filter(|(_, volume)| !volume.clean) {
+        for range in volume.active.iter().map(|active| active.blocks(volume.geometry)) {
+            leg.dirty[index].insert(range);
+            leg.suspects[index].insert(range);
+        }
+    }
     leg.in_set = record.in_sync;
     leg.wanted = record.wanted;
     leg.awaiting_reprotect = record.awaiting_reprotect;

@@ -174,15 +174,14 @@ impl Machine {
             self.held.push_back(Held::Change { write, volume, extent });
             return;
         }
-        self.admit(write, volume, extent, None, out);
+        self.admit(write, (volume, extent), None, out);
     }
 
     /// Takes a change in: it waits for its range, then for its extents, then flies.
     pub(super) fn admit(
         &mut self,
         write: WriteId,
-        volume: usize,
-        extent: Extent,
+        (volume, extent): (usize, Extent),
         incoming: Option<(u64, Seq)>,
         out: &mut Vec<Effect>,
     ) {
@@ -441,6 +440,12 @@ impl Machine {
                 self.leg_done(write, leg, out);
             }
         }
+    }
+
+    /// Whether a mirror counts as in sync now. What the copier settles there (where a change failed
+    /// here) is part of the stream then: the mirror stays one point in time.
+    pub(crate) fn is_in_sync(&self, leg: LegId) -> bool {
+        self.in_sync_stage(leg)
     }
 
     pub(super) fn in_sync_stage(&self, leg: LegId) -> bool {

@@ -1,6 +1,9 @@
 //! Two groups in one process, over memory stores and an in-memory link, in virtual time: the
 //! driver's own tests. What needs disks, power cuts and thousands of schedules is in the simulator.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
+
 mod link;
 mod world;
 

@@ -28,6 +28,7 @@ mod secondary;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod time;
 mod write;
 
 use std::collections::VecDeque;

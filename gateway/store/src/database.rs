@@ -15,14 +15,14 @@ use crate::medium::{Directory, File, open_or_create};
 const CACHE_BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
-struct Backend(Arc<dyn File>);
+struct DatabaseFile(Arc<dyn File>);
 
 /// Opens or makes the database in the file `name`.
 pub(crate) fn open(dir: &dyn Directory, name: &str) -> Result<Database, StoreError> {
     let file = open_or_create(dir, name).map_err(StoreError::io("open database file"))?;
     Database::builder()
         .set_cache_size(CACHE_BYTES)
-        .create_with_backend(Backend(file))
+        .create_with_backend(DatabaseFile(file))
         .map_err(StoreError::database("open database"))
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn begin(database: &Database) -> Result<WriteTransaction, StoreError>
     Ok(transaction)
 }
 
-impl StorageBackend for Backend {
+impl StorageBackend for DatabaseFile {
     fn len(&self) -> io::Result<u64> {
         self.0.size()
     }

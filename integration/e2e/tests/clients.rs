@@ -391,7 +391,7 @@ impl Mount {
     }
 
     fn unmount(mut self) -> Result<()> {
-        fusermount(&self.dir)?;
+        unmount(&self.dir)?;
         wait_for("the end of nbdfuse", SOON, || {
             self.process.ended()?.context("it still runs").map(drop)
         })
@@ -401,14 +401,15 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         // It is unmounted already, unless the test failed.
-        fusermount(&self.dir).ok();
+        unmount(&self.dir).ok();
     }
 }
 
-fn fusermount(dir: &Path) -> Result<()> {
-    let program =
-        if harness::require("fusermount3").is_ok() { "fusermount3" } else { "fusermount" };
-    Tool::new(program).arg("-u").arg(dir).run().map(drop)
+/// Root mounts without FUSE's helper, and unmounts without it where it is not installed.
+fn unmount(dir: &Path) -> Result<()> {
+    let helper = ["fusermount3", "fusermount"].into_iter().find(|p| harness::require(p).is_ok());
+    let tool = helper.map_or_else(|| Tool::new("umount"), |program| Tool::new(program).arg("-u"));
+    tool.arg(dir).run().map(drop)
 }
 
 #[test]

@@ -192,7 +192,8 @@ impl Attachment {
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
             Asked::Change { op, fua, step, .. } => {
-                let mirrored = world.note_acknowledged(&self.process, self.epoch);
+                let mirrored =
+                    world.note_acknowledged(&self.process, self.epoch) && !pending.is_plain();
                 self.branch.borrow_mut().acknowledge(now, *op, mirrored, *fua);
                 if let Some((pair, step)) = step {
                     world.pairs.borrow_mut()[*pair].acknowledged(*step);

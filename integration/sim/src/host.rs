@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::attachment::{Asked, Attachment};
 use crate::checks::Pair;
+use crate::model::Place;
 use crate::platter::SECTOR_BYTES;
 use crate::world::World;
 
@@ -142,7 +143,7 @@ fn dependent(world: &World, attachment: &Attachment, pair: usize) -> (usize, Req
     let (volume, sector) = pairs[pair].places[place];
     drop(pairs);
     let extent = extent(sector * SECTOR_BYTES, SECTOR_BYTES);
-    let op = attachment.branch.borrow_mut().issue(value, volume, extent, value, false);
+    let op = attachment.branch.borrow_mut().issue(value, Place { volume, extent }, value, false);
     let plain = is_plain(attachment);
     let asked = Asked::Change { op, fua: false, step: Some((pair, step)), plain };
     let tag = attachment.ask(world, volume, asked);
@@ -163,7 +164,12 @@ fn any(world: &World, attachment: &Attachment, volume: usize) -> Request {
     let fua = rng.chance(8);
     let value = world.count();
     let change = |value: u64, trim: bool| {
-        let op = attachment.branch.borrow_mut().issue(world.count(), volume, extent, value, trim);
+        let op = attachment.branch.borrow_mut().issue(
+            world.count(),
+            Place { volume, extent },
+            value,
+            trim,
+        );
         Asked::Change { op, fua, step: None, plain: is_plain(attachment) }
     };
     let (op, asked) = match rng.below(100) {

@@ -17,6 +17,13 @@ pub(crate) type Moment = u64;
 /// The name of a change in its branch.
 pub(crate) type OpId = usize;
 
+/// Where a change is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) volume: usize,
+    pub(crate) extent: Extent,
+}
+
 /// One change.
 #[derive(Clone, Copy, Debug)]
 struct Op {
@@ -63,14 +70,8 @@ impl Branch {
 
     /// A host issues a change. `value` is what each sector of it begins with, 0 for zeroes. Of a
     /// trim only whole blocks count.
-    pub(crate) fn issue(
-        &mut self,
-        now: Moment,
-        volume: usize,
-        extent: Extent,
-        value: u64,
-        trim: bool,
-    ) -> OpId {
+    pub(crate) fn issue(&mut self, now: Moment, place: Place, value: u64, trim: bool) -> OpId {
+        let Place { volume, extent } = place;
         let id = self.ops.len();
         self.ops.push(Op {
             value,
@@ -234,15 +235,15 @@ mod tests {
     #[test]
     fn an_acknowledged_write_hides_what_ended_before_it_began() {
         let mut branch = Branch::new(&[4096]);
-        let extent = Extent::new(0, 512).unwrap();
-        let first = branch.issue(1, 0, extent, 11, false);
+        let place = Place { volume: 0, extent: Extent::new(0, 512).unwrap() };
+        let first = branch.issue(1, place, 11, false);
         assert!(branch.allows(0, 0, 0, 2).is_ok() && branch.allows(0, 0, 11, 2).is_ok());
         branch.acknowledge(3, first, true, false);
         assert!(branch.allows(0, 0, 0, 4).is_err());
-        let failed = branch.issue(5, 0, extent, 12, false);
+        let failed = branch.issue(5, place, 12, false);
         branch.give_up(6, failed);
         assert!(branch.allows(0, 0, 11, 7).is_ok() && branch.allows(0, 0, 12, 7).is_ok());
-        let alone = branch.issue(8, 0, extent, 13, false);
+        let alone = branch.issue(8, place, 13, false);
         branch.acknowledge(9, alone, false, false);
         assert!(branch.allows(0, 0, 12, 10).is_err());
         let mirror = branch.promoted(11);

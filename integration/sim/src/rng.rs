@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-/// A small generator (SplitMix64), shared by everybody in one world.
+/// A small generator (`SplitMix64`), shared by everybody in one world.
 #[derive(Debug)]
 pub(crate) struct Rng(Cell<u64>);
 

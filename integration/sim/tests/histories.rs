@@ -2,6 +2,7 @@
 //!
 //! `TWINSPAN_SIM_SEEDS` says how many in all (2000), `TWINSPAN_SIM_FIRST` where they begin (0).
 //! `TWINSPAN_SIM_SEED` replays one with its log, with `TWINSPAN_SIM_TRACE` every message too.
+#![expect(clippy::print_stdout, reason = "a replayed history is read")]
 
 use twinspan_sim::{Outcome, Sabotage, Stats, run, trace};
 

@@ -108,6 +108,10 @@ impl Machine {
             Role::Promoting(_) => return Err(Refusal::Busy),
             Role::Secondary | Role::Fenced { .. } => {}
         }
+        if self.epoch == Epoch::ZERO {
+            // No primary was ever heard of here: the next epoch would be one that is in use (rule 6).
+            return Err(Refusal::QualityTooLow { quality: self.quality });
+        }
         if self.is_following() && consent < Consent::Outdated {
             return Err(Refusal::PrimaryAlive);
         }

@@ -195,7 +195,7 @@ impl Group {
     /// more will be acknowledged, makes everything durable, marks the stores clean.
     ///
     /// # Errors
-    /// When a store could not be made durable: it opens as unclean, and nothing is lost by that.
+    /// When a store could not be made durable, or something was still under way: it opens as unclean, and nothing is lost by that.
     ///
     /// # Cancellation
     /// Not safe to expect a clean stop from; safe as a crash is.
@@ -205,6 +205,12 @@ impl Group {
         self.push_event(Event::Closing);
         self.until_idle().await;
         self.stopping.cancel();
+        let latched = self.status().serving == crate::Serving::Latched;
+        if latched || !self.core.borrow().machine.is_idle() {
+            // A record that says what this copy lost may not be durable: a store that is marked
+            // clean would hide it from the next start (rule 4).
+            return Err(if latched { IoError::Latched } else { IoError::ShuttingDown });
+        }
         let mut first = Ok(());
         for store in &self.stores {
             let (queue, mut answers) = (Completions::new(), Vec::new());

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use block::Quality;
-use mirror::{Consent, Phase, Role};
+use mirror::{Consent, Phase, Role, Serving};
 
 use crate::attachment::whole_value;
 use crate::model::Branch;
@@ -79,7 +79,9 @@ impl World {
             self.fail("P4", format!("{}: epoch {epoch} after {}", state.name, state.epoch.get()));
         }
         state.epoch.set(epoch);
-        if status.role == Role::Primary && state.branch.borrow().is_none() {
+        // One that is handing over may have been replaced already.
+        let primary = status.role == Role::Primary && status.serving != Serving::HandingOver;
+        if primary && state.branch.borrow().is_none() {
             self.on_promoted(site);
         }
     }
@@ -112,7 +114,8 @@ impl World {
         let half = matches!(quality, Quality::Inconsistent | Quality::Blank);
         let mut lossless = promotion.is_none_or(|(consent, _)| consent == Consent::InSync);
         let branch = match (own, theirs) {
-            (Some(own), _) if !half && promotion.is_some() => own,
+            // What is in sync is another's content; what was one's own is an old one.
+            (Some(own), _) if quality == Quality::Outdated => own,
             (_, Some(theirs)) if !half || state.intact.get() => {
                 let has_all = self.content_fits(site, &theirs.borrow()).is_ok();
                 let alone = if has_all { 0 } else { theirs.borrow().alone() };

@@ -98,7 +98,8 @@ impl Branch {
     /// It was acknowledged.
     pub(crate) fn acknowledge(&mut self, now: Moment, op: OpId, mirrored: bool, fua: bool) {
         let op = &mut self.ops[op];
-        op.ended.get_or_insert(now);
+        // Also of one whose host had left: it was under way until now.
+        op.ended = Some(now);
         op.acked = true;
         op.mirrored = mirrored;
         op.flushed |= fua;

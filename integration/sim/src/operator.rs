@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::Quality;
-use mirror::{Cause, Command, Consent, GroupStatus, LinkState, Phase, Policy, Role, Serving};
+use mirror::{
+    Cause, Command, Consent, GroupStatus, LinkState, Phase, Policy, Refusal, Role, Serving,
+};
 
 use crate::world::World;
 
@@ -24,7 +26,11 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     process.spawn(
         world,
         Box::pin(async move {
+            let promotes = matches!(command, Command::Promote { .. });
             let answer = group.command(command).await;
+            if promotes && answer != Err(Refusal::Busy) {
+                kept.sites[site].promoting.set(None);
+            }
             kept.log(format_args!("{name} answers: {answer:?}"));
         }),
     );
@@ -33,9 +39,11 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
 /// Promotes the copy of a site.
 pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     let Some(group) = world.group(site) else { return };
-    let status = group.status();
-    if status.role != Role::Primary {
-        world.sites[site].promotion.set(Some((consent, status.quality)));
+    let Some(process) = world.process(site) else { return };
+    let (status, state) = (group.status(), &world.sites[site]);
+    if status.role != Role::Primary && state.promoting.get() != Some(process.number) {
+        state.promotion.set(Some((consent, status.quality)));
+        state.promoting.set(Some(process.number));
     }
     ask(world, site, Command::Promote { consent });
 }

@@ -118,6 +118,8 @@ pub(crate) struct Site {
     pub(crate) intact: Cell<bool>,
     /// What an operator said when it was last promoted, and what its copy was then.
     pub(crate) promotion: Cell<Option<(Consent, Quality)>>,
+    /// The process that was asked and did not answer yet.
+    pub(crate) promoting: Cell<Option<u64>>,
     /// The highest epoch seen.
     pub(crate) epoch: Cell<u64>,
     /// It holds acknowledged changes that the other's branch lacks and nobody agreed to discard.
@@ -195,6 +197,7 @@ impl World {
                 rolled_back: Cell::new(false),
                 intact: Cell::new(false),
                 promotion: Cell::new(None),
+                promoting: Cell::new(None),
                 epoch: Cell::new(0),
                 unconsented: Cell::new(0),
             }

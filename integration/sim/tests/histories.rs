@@ -10,8 +10,10 @@ use twinspan_sim::{Outcome, Sabotage, Stats, run, trace};
 const PARTS: u64 = 8;
 /// Seeds that once failed; each found another bug. They are no longer the same histories when the
 /// simulator draws differently, but cost nothing.
-const ONCE_BAD: [u64; 18] =
-    [1, 3, 24, 34, 37, 40, 57, 74, 75, 83, 108, 126, 135, 150, 196, 958, 1274, 713];
+const ONCE_BAD: [u64; 31] = [
+    1, 3, 24, 34, 37, 40, 57, 74, 75, 83, 108, 126, 135, 150, 196, 260, 289, 555, 713, 914, 958,
+    1102, 1274, 1652, 1836, 2172, 3302, 4435, 5079, 5247, 7905,
+];
 
 fn tail(log: &str, lines: usize) -> String {
     let all: Vec<_> = log.lines().collect();

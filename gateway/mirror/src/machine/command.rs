@@ -143,6 +143,10 @@ impl Machine {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
+                if self.begins_with_next {
+                    // With the leg goes the knowledge that its mirror shares this history.
+                    self.begin_alone(out);
+                }
                 let mut records = vec![self.group_record()];
                 if let Some(gateway) = gateway {
                     let keys = self

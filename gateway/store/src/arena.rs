@@ -8,18 +8,24 @@ use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
 
-/// A full batch of 4 KiB reads (128) fits twice.
-const ARENA_BYTES: usize = 1 << 20;
+/// For small reads: a full batch of 4 KiB reads (128) fits twice, and a processor's cache holds it.
+const SMALL_BYTES: usize = 1 << 20;
+/// For large ones: four of 1 MiB, which would cost a page fault for each 4 KiB if each were
+/// allocated anew.
+const LARGE_BYTES: usize = 4 << 20;
 /// Readers that are slower than this many arenas cost an allocation.
 const ARENAS: usize = 4;
 
 struct Arenas {
     all: Vec<BytesMut>,
     current: usize,
+    /// The size of each.
+    bytes: usize,
 }
 
 thread_local! {
-    static ARENAS_HERE: RefCell<Arenas> = const { RefCell::new(Arenas { all: Vec::new(), current: 0 }) };
+    static SMALL: RefCell<Arenas> = const { RefCell::new(Arenas::new(SMALL_BYTES)) };
+    static LARGE: RefCell<Arenas> = const { RefCell::new(Arenas::new(LARGE_BYTES)) };
 }
 
 /// Lets `fill` write `len` bytes and shares what it wrote; what `fill` refuses is given back.
@@ -27,11 +33,12 @@ pub(crate) fn read<E>(
     len: usize,
     fill: impl FnOnce(&mut [u8]) -> Result<bool, E>,
 ) -> Result<Option<Bytes>, E> {
-    if len > ARENA_BYTES / 4 {
+    if len > LARGE_BYTES / 2 {
         let mut own = BytesMut::zeroed(len);
         return Ok(fill(&mut own)?.then(|| own.freeze()));
     }
-    ARENAS_HERE.with_borrow_mut(|arenas| {
+    let arenas = if len > SMALL_BYTES / 4 { &LARGE } else { &SMALL };
+    arenas.with_borrow_mut(|arenas| {
         let arena = arenas.with_room(len);
         debug_assert!(arena.is_empty() && arena.capacity() >= len);
         set_initialised_len(arena, len);
@@ -52,9 +59,13 @@ pub(crate) fn read<E>(
 // === impl Arenas ===
 
 impl Arenas {
+    const fn new(bytes: usize) -> Self {
+        Self { all: Vec::new(), current: 0, bytes }
+    }
+
     fn with_room(&mut self, len: usize) -> &mut BytesMut {
         if self.all.is_empty() {
-            self.all.push(fresh());
+            self.all.push(fresh(self.bytes));
         }
         if self.all[self.current].capacity() < len {
             self.advance(len);
@@ -66,23 +77,23 @@ impl Arenas {
     fn advance(&mut self, len: usize) {
         for step in 1..=self.all.len() {
             let index = (self.current + step) % self.all.len();
-            if self.all[index].try_reclaim(ARENA_BYTES) || self.all[index].capacity() >= len {
+            if self.all[index].try_reclaim(self.bytes) || self.all[index].capacity() >= len {
                 self.current = index;
                 return;
             }
         }
         if self.all.len() < ARENAS {
-            self.all.push(fresh());
+            self.all.push(fresh(self.bytes));
             self.current = self.all.len() - 1;
         } else {
             self.current = (self.current + 1) % self.all.len();
-            self.all[self.current] = fresh();
+            self.all[self.current] = fresh(self.bytes);
         }
     }
 }
 
-fn fresh() -> BytesMut {
-    let mut arena = BytesMut::zeroed(ARENA_BYTES);
+fn fresh(bytes: usize) -> BytesMut {
+    let mut arena = BytesMut::zeroed(bytes);
     arena.clear();
     arena
 }
@@ -114,6 +125,13 @@ mod tests {
                 assert!(held.iter().all(|(b, data)| data.iter().all(|x| x == b)));
                 held.clear();
             }
+        }
+        for len in [SMALL_BYTES, LARGE_BYTES / 2, LARGE_BYTES] {
+            let large = read(len, |buf| {
+                buf.fill(7);
+                Ok::<_, ()>(true)
+            });
+            assert!(large.unwrap().unwrap().iter().all(|byte| *byte == 7));
         }
         assert_eq!(read(10, |_| Ok::<_, ()>(false)), Ok(None));
     }

@@ -116,8 +116,6 @@ struct Core {
     events: Vec<Event>,
     effects: Vec<Effect>,
     completions: Vec<Completion>,
-    /// The stores again, for their sizes.
-    sizes: Vec<Rc<dyn Store>>,
     /// By volume: what this turn submits.
     batches: Vec<Vec<Request>>,
     rounds: HashMap<u64, inbox::Round>,
@@ -291,7 +289,7 @@ impl Core {
             self.events = events;
             self.perform(group);
             self.submit(group);
-            self.take_completions();
+            self.take_completions(group);
             if self.events.is_empty() {
                 break;
             }

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, WriteId};
+use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Store, WriteId};
 
 use super::host::op_of;
 use super::inbox::{Tag, join, read_of};
@@ -42,7 +42,7 @@ impl Core {
                 self.copy(leg, copy, seq, (volume, extent));
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: true } => {
-                self.compare(leg, copy, seq, (volume, extent));
+                self.compare((leg, copy), seq, (volume, &*group.stores[volume]), extent);
             }
             Effect::List { leg } => self.list(leg, group),
             Effect::Post { leg, message } => {
@@ -141,9 +141,16 @@ impl Core {
     }
 
     /// Asks a mirror which blocks differ. The range lock keeps everybody else away from them.
-    fn compare(&mut self, leg: LegId, copy: u8, seq: Seq, (volume, extent): (usize, Extent)) {
+    fn compare(
+        &mut self,
+        (leg, copy): (LegId, u8),
+        seq: Seq,
+        volume: (usize, &dyn Store),
+        extent: Extent,
+    ) {
         let Some(port) = &mut self.legs[leg.index()] else { return };
-        match self.sizes[volume].checksums(extent) {
+        let (volume, store) = volume;
+        match store.checksums(extent) {
             Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
             Ok(sums) => {
                 let volume = u16::try_from(volume).expect("a group has few volumes");
@@ -202,10 +209,10 @@ impl Core {
         self.events.push(Event::Listed { leg, mapped });
     }
 
-    pub(super) fn grown(&mut self, volume: usize, error: Option<IoError>) {
+    pub(super) fn grown(&mut self, group: &Group, volume: usize, error: Option<IoError>) {
         let result = match error {
             Some(error) => Err(error),
-            None => Ok(self.sizes[volume].geometry().bytes()),
+            None => Ok(group.stores[volume].geometry().bytes()),
         };
         self.events.push(Event::Grown { volume, result });
     }

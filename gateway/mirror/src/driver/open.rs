@@ -103,7 +103,6 @@ impl Group {
             events: Vec::new(),
             effects,
             completions: Vec::new(),
-            sizes: stores.clone(),
             batches: stores.iter().map(|_| Vec::new()).collect(),
             rounds: HashMap::new(),
             legs: [const { None }; LegId::COUNT],

@@ -54,10 +54,6 @@ impl Machine {
         }
     }
 
-    pub(super) fn finish_command_if_any(&mut self, refusal: Refusal, out: &mut Vec<Effect>) {
-        self.finish_command(Err(refusal), out);
-    }
-
     fn require_primary(&self) -> Result<(), Refusal> {
         match self.role {
             Role::Primary => Ok(()),

@@ -248,6 +248,17 @@ impl Leg {
         Some(holder)
     }
 
+    /// The link is gone: nothing is under way any more, and what the mirror may have lost with it
+    /// is dirty (rule 4).
+    pub(crate) fn end_flight(&mut self) {
+        for (_, volume, range) in self.undurable.drain(..) {
+            self.dirty[volume].insert(range);
+        }
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+        self.flushes.clear();
+    }
+
     /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).
     pub(crate) fn at_risk(&self) -> impl Iterator<Item = (usize, BlockRange)> {
         self.undurable.iter().map(|(_, volume, range)| (*volume, *range))

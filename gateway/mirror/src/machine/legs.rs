@@ -321,14 +321,7 @@ impl Machine {
         }
         let refused = matches!(cause, Cause::Refused(_));
         let unanswered = asked && !refused;
-        let at_risk: Vec<_> = state.at_risk().collect();
-        for (volume, range) in at_risk {
-            state.dirty[volume].insert(range);
-        }
-        state.undurable.clear();
-        state.inflight.clear();
-        state.inflight_bytes = 0;
-        state.flushes.clear();
+        state.end_flight();
         if !state.wipe.is_empty() || state.stage == Stage::Listing {
             state.base = None;
             state.wipe.clear();

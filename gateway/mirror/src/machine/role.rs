@@ -62,7 +62,7 @@ impl Machine {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         self.awaiting = super::LegSet::default();
-        self.finish_command_if_any(Refusal::Fenced { by }, out);
+        self.finish_command(Err(Refusal::Fenced { by }), out);
         self.keep(After::Fenced, out);
     }
 
@@ -70,14 +70,7 @@ impl Machine {
     /// primary will ask (rule 9).
     fn cut_off(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
-        let at_risk: Vec<_> = state.at_risk().collect();
-        for (volume, range) in at_risk {
-            state.dirty[volume].insert(range);
-        }
-        state.undurable.clear();
-        state.inflight.clear();
-        state.inflight_bytes = 0;
-        state.flushes.clear();
+        state.end_flight();
         state.wipe.clear();
         state.stage = Stage::Off;
         state.in_set = false;
@@ -347,7 +340,7 @@ impl Machine {
             // It said that it will not.
             YieldStep::Asked if refused => self.take_back(out),
             // It may have taken over. Hosts wait until it says.
-            YieldStep::Asked => self.finish_command_if_any(Refusal::Interrupted, out),
+            YieldStep::Asked => self.finish_command(Err(Refusal::Interrupted), out),
             YieldStep::TakingBack => {}
         }
     }
@@ -371,7 +364,7 @@ impl Machine {
     pub(super) fn unyielded(&mut self, out: &mut Vec<Effect>) {
         if matches!(self.role, Role::Yielding(Yielding { step: YieldStep::TakingBack, .. })) {
             self.role = Role::Primary;
-            self.finish_command_if_any(Refusal::Interrupted, out);
+            self.finish_command(Err(Refusal::Interrupted), out);
         }
     }
 }

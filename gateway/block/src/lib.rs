@@ -35,5 +35,5 @@ pub use range::{
     Geometry, SLOT_BYTES, VOLUME_BYTES_MAX,
 };
 pub use request::{Answer, Completion, Completions, Op, Request, Segment, Segments, Ticket};
-pub use store::{Ledger, Recovery, Store, Usage};
+pub use store::{Ledger, Recovery, Snapshot, Store, Usage};
 pub use volume::{Run, RunKind, Volume};

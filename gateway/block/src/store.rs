@@ -3,9 +3,11 @@
 //! Invariant: a store that failed a sync is latched. It answers [`crate::IoError::Latched`] until
 //! it is reopened, because the kernel may have thrown the unsynced pages away.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
-use crate::{ActivityExtent, BlockSet, Extent, IoError, Ticket, Volume};
+use crate::{ActivityExtent, BlockSet, Extent, IoError, SnapshotId, Ticket, Volume};
 
 /// What a store found when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,19 @@ pub struct Recovery {
 pub struct Usage {
     /// Bytes of data that are mapped.
     pub mapped_bytes: u64,
+}
+
+/// What a store keeps of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Which.
+    pub id: SnapshotId,
+    /// The volume's size at that moment, in bytes.
+    pub bytes: u64,
+    /// Bytes of data that would be given back if it were removed now.
+    pub exclusive_bytes: u64,
+    /// Bytes of data that it reads from places which others use too.
+    pub shared_bytes: u64,
 }
 
 /// One copy of a volume.
@@ -58,6 +73,60 @@ pub trait Store: Volume {
 
     /// How much room it takes.
     fn usage(&self) -> Usage;
+
+    /// Keeps the content of this moment under `id`, then answers: everything that was applied
+    /// before the call is in it and nothing that is submitted after it, and both are durable.
+    /// Takes constant time whatever the size, but for making durable what was not.
+    ///
+    /// Answers [`IoError::Unsupported`] where the medium cannot keep one, [`IoError::Invalid`] when
+    /// there is one with this name, [`IoError::NoSpace`] and [`IoError::Media`]; then nothing
+    /// changed.
+    fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        let _ = id;
+        ticket.fail(IoError::Unsupported);
+    }
+
+    /// Forgets a snapshot and gives back what only it held, durably, then answers. The order in
+    /// which snapshots are removed does not matter. One that is not there is gone already.
+    fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        let _ = id;
+        ticket.done();
+    }
+
+    /// Makes the volume's content what it was at the snapshot, durably, then answers. The snapshot
+    /// stays, and so do all others; the size stays what it is (a part that was grown since reads
+    /// as zeroes). Nothing may be in flight. Interrupted, it is done whole or not at all.
+    ///
+    /// Answers [`IoError::Invalid`] when there is no such snapshot.
+    fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
+        let _ = id;
+        ticket.fail(IoError::Invalid);
+    }
+
+    /// The blocks, from block `from` on, in which the volume may differ from the snapshot, as at
+    /// most `limit` ranges. Reads the map, not the data.
+    ///
+    /// # Errors
+    /// [`IoError::Invalid`] when there is no such snapshot, [`IoError::Media`] or
+    /// [`IoError::Checksum`] when the map cannot be read.
+    fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        let _ = (id, from, limit);
+        Err(IoError::Invalid)
+    }
+
+    /// Every snapshot, oldest first.
+    fn snapshots(&self) -> Vec<Snapshot> {
+        Vec::new()
+    }
+
+    /// A snapshot as a volume that refuses changes.
+    ///
+    /// # Errors
+    /// [`IoError::Invalid`] when there is no such snapshot.
+    fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
+        let _ = id;
+        Err(IoError::Invalid)
+    }
 
     /// Makes everything durable and marks the copy as cleanly closed, then answers. A change after
     /// that makes it unclean again.

@@ -48,6 +48,8 @@ pub struct LinkTraffic {
     pub sent_bytes: u64,
     /// Of these, bytes of changes that the copier sent.
     pub sent_resync_bytes: u64,
+    /// Bytes of payloads among those sent: what hosts wrote and the copier read.
+    pub sent_payload_bytes: u64,
     /// Bytes received, headers included.
     pub received_bytes: u64,
 }

@@ -187,7 +187,9 @@ impl<S: AsyncWrite + Unpin> Connection<S> {
             };
             self.unflushed = true;
             self.traffic.sent_bytes += written as u64;
-            self.traffic.sent_resync_bytes += self.outbox.advance(written).resync as u64;
+            let sent = self.outbox.advance(written);
+            self.traffic.sent_payload_bytes += sent.payload as u64;
+            self.traffic.sent_resync_bytes += sent.resync as u64;
         }
         if self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(context) {

@@ -95,6 +95,9 @@ impl Core {
     fn apply(&mut self, write: WriteId) {
         let ticket = self.ticket(Tag::Applied(write));
         let entry = self.slab.get(write);
+        if entry.ticket.is_some() {
+            entry.launched = self.metrics.launched(entry.since);
+        }
         let change = entry.change.clone().expect("only changes are applied");
         let (volume, fua) = (entry.volume, entry.fua);
         self.batches[volume].push(Request { op: op_of(change), fua, ticket });
@@ -115,6 +118,9 @@ impl Core {
         let entry = self.slab.get(write);
         let is_change = entry.change.is_some();
         let since = entry.since;
+        if let Some(launched) = entry.launched.take() {
+            self.metrics.acknowledged(launched);
+        }
         if let Some(ticket) = entry.ticket.take() {
             ticket.answer(result.map(|()| Answer::Done));
         }

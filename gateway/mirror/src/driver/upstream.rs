@@ -235,8 +235,8 @@ impl Core {
                     }
                     return;
                 }
-                let entry =
-                    Entry { ticket: None, change: Some((extent, change)), volume, fua, since: now };
+                let change = Some((extent, change));
+                let entry = Entry { ticket: None, change, volume, fua, since: now, launched: None };
                 let write = self.slab.insert(entry);
                 self.events.push(Event::Incoming { write, seq, volume, extent, resync });
             }

@@ -145,6 +145,9 @@ codes! {
     NothingToReprotect "GW0415" 409 7
         "nothing to reprotect",
         "twinspan session create VOLUME --to SITE";
+    NotSuspended "GW0416" 409 7
+        "the primary may still count on this copy",
+        "twinspan session suspend SESSION at the primary's site, or fail over";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";
@@ -199,6 +202,9 @@ codes! {
     HandingOver "GW0618" 409 3
         "roles are being swapped",
         "wait: it takes a moment";
+    Detached "GW0640" 409 4
+        "the copy is open to hosts on its own",
+        "twinspan session resume SESSION --discard at the primary's site, or fail over to keep it";
 }
 
 #[cfg(test)]

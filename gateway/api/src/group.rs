@@ -65,6 +65,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// What a copy is worth.

@@ -52,6 +52,9 @@ pub enum Command {
         /// What the operator accepts.
         consent: Consent,
     },
+    /// Open this mirror's copy to hosts, read-write and on its own, while its session is suspended
+    /// (REC-06). What is written here is tracked, and discarded when the session is resumed.
+    Detach,
     /// Make a volume longer, mirrors first.
     Grow {
         /// Which.
@@ -109,6 +112,11 @@ pub enum Refusal {
     /// The primary still answers; `reverse` loses nothing.
     #[error("the primary is connected; swap roles with reverse, or say that you mean it")]
     PrimaryAlive,
+    /// The primary may still count on this copy.
+    #[error(
+        "the primary may still count on the copy here; suspend its session there first, or fail over"
+    )]
+    NotSuspended,
     /// Another command that excludes this one is under way.
     #[error("another change of roles is under way")]
     Busy,

@@ -39,6 +39,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync and must be reopened.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// A session's status, in the words of the REC documents.

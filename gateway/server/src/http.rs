@@ -107,6 +107,7 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .routes(routes!(groups::list))
         .routes(routes!(groups::show))
+        .routes(routes!(groups::detach))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))

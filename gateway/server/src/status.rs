@@ -240,7 +240,13 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
                 actions.push("reprotect");
             }
         }
-        Role::Secondary => actions.push("failover.plan"),
+        Role::Secondary => {
+            actions.push("failover.plan");
+            let stopped = status.upstream.as_ref().is_some_and(|u| u.link != LinkState::Connected);
+            if stopped && status.quality == block::Quality::Outdated {
+                actions.push("group.detach");
+            }
+        }
         Role::Fenced => {}
     }
     actions.into_iter().map(str::to_owned).collect()

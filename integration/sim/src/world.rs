@@ -405,6 +405,7 @@ impl World {
             }
             Note::MirrorLost { .. }
             | Note::Demoted
+            | Note::Detached(_)
             | Note::FencedOff { .. }
             | Note::Latched { .. } => {}
         }

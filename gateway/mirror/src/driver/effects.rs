@@ -234,6 +234,12 @@ impl Core {
             }
             Note::Promoted => tracing::info!(group = group_name, "became primary"),
             Note::Demoted => tracing::info!(group = group_name, "hands over to its mirror"),
+            Note::Detached(true) => {
+                tracing::warn!(group = group_name, "copy is open to hosts on its own");
+            }
+            Note::Detached(false) => {
+                tracing::info!(group = group_name, "copy is no longer open to hosts");
+            }
             Note::Fenced => {
                 tracing::error!(group = group_name, "fenced by a higher epoch; hosts dropped");
             }

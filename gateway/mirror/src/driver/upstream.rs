@@ -62,7 +62,9 @@ impl Group {
     /// Grows what is too short for the primary's volumes.
     async fn fit(self: &Rc<Self>, open: &Open) -> Result<(), String> {
         // A primary refuses its own kind; one that was replaced grows as the mirror that it will be.
-        let refuses = self.is_serving() && open.epoch <= self.status().epoch;
+        let status = self.status();
+        let refuses =
+            status.role == crate::Role::Primary && self.is_serving() && open.epoch <= status.epoch;
         for offer in &open.volumes {
             let Some(index) = self.volumes.iter().position(|id| *id == offer.volume) else {
                 continue;

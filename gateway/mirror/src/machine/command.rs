@@ -42,6 +42,7 @@ impl Machine {
             Command::Reverse { leg } => self.begin_handover(leg, out),
             Command::Promote { consent } => self.begin_promotion(consent, out),
             Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
+            Command::Detach => self.begin_detachment(out),
         };
         if let Err(refusal) = begun {
             self.finish_command(Err(refusal), out);
@@ -58,7 +59,7 @@ impl Machine {
         match self.role {
             Role::Primary => Ok(()),
             Role::Yielding(_) | Role::Promoting(_) => Err(Refusal::Busy),
-            Role::Secondary => Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => Err(Refusal::NotPrimary),
             Role::Fenced { by } => Err(Refusal::Fenced { by }),
         }
     }
@@ -97,7 +98,7 @@ impl Machine {
             }
             Role::Fenced { .. } => {}
             Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
         }
         let state = self.leg(leg).ok_or(Refusal::Unknown)?;
         if state.stage == Stage::Leaving {
@@ -280,7 +281,11 @@ impl Machine {
                     out.push(Effect::Reply { message: Message::Grown { volume: index, bytes } });
                 }
             }
-            Role::Primary | Role::Yielding(_) | Role::Promoting(_) | Role::Fenced { .. } => {
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Promoting(_)
+            | Role::Fenced { .. }
+            | Role::Detached => {
                 self.finish_command(result.map(|_| ()).map_err(Refusal::Io), out);
             }
         }

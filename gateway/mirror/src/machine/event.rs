@@ -172,6 +172,8 @@ pub enum Note {
     Promoted,
     /// This gateway became a mirror.
     Demoted,
+    /// This mirror's copy is open to hosts on its own; or no longer, and hosts were dropped.
+    Detached(bool),
     /// A higher epoch exists; hosts were dropped.
     Fenced,
     /// A gateway with a lower epoch was refused.

@@ -75,6 +75,9 @@ impl Machine {
             return;
         }
         self.drop_upstream(None, out);
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         // A primary that is opened at a higher epoch is fenced before it answers.
         let was_primary = self.role != Role::Secondary;
         self.fence(open.epoch, out);
@@ -98,6 +101,7 @@ impl Machine {
         self.role = Role::Secondary;
         self.recorded_role = RoleRecord::Secondary;
         self.orderly_end = false;
+        self.recorded_detached = false;
         self.upstream_record = Some(record);
         let link = self.next_record;
         self.upstream = Some(Upstream {
@@ -118,7 +122,11 @@ impl Machine {
     fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
         let known = match self.role {
             Role::Fenced { by } => by.max(self.epoch),
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => self.epoch,
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Promoting(_)
+            | Role::Detached => self.epoch,
         };
         if open.epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
@@ -130,7 +138,14 @@ impl Machine {
             Role::Primary | Role::Yielding(_) if open.epoch == self.epoch => {
                 return Some(Goodbye::SplitBrain { theirs_bytes: 0 });
             }
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Fenced { .. } => {}
+            Role::Detached if !open.discard && self.own_bytes() > 0 => {
+                return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
+            }
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Detached
+            | Role::Fenced { .. } => {}
         }
         if let (Role::Secondary, Some(current)) = (self.role, &self.upstream_record)
             && open.epoch == self.epoch

@@ -53,8 +53,8 @@ impl Machine {
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
-        let begins_with_next =
-            role == Role::Primary && record.legs.iter().flatten().any(|leg| !leg.in_sync);
+        let begins_with_next = matches!(role, Role::Primary | Role::Detached)
+            && record.legs.iter().flatten().any(|leg| !leg.in_sync);
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -75,6 +75,7 @@ impl Machine {
             quality,
             role,
             recorded_role: record.role,
+            recorded_detached: record.role == RoleRecord::Detached,
             upstream_record: record.upstream,
             legs,
             upstream: None,
@@ -187,7 +188,7 @@ impl Machine {
             name: self.name.clone(),
             role: match self.role {
                 Role::Primary | Role::Yielding(_) => crate::Role::Primary,
-                Role::Secondary | Role::Promoting(_) => crate::Role::Secondary,
+                Role::Secondary | Role::Promoting(_) | Role::Detached => crate::Role::Secondary,
                 Role::Fenced { .. } => crate::Role::Fenced,
             },
             epoch: self.epoch,
@@ -218,6 +219,7 @@ impl Machine {
             Role::Yielding(_) => Serving::HandingOver,
             Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
             Role::Fenced { by } => Serving::Fenced { by },
+            Role::Detached => Serving::Detached,
         }
     }
 
@@ -308,6 +310,7 @@ fn restore_role(record: &GroupRecord) -> Role {
             })
         }
         RoleRecord::Secondary => Role::Secondary,
+        RoleRecord::Detached => Role::Detached,
         RoleRecord::Fenced { by } => Role::Fenced { by },
     }
 }

@@ -148,6 +148,9 @@ codes! {
     NotSuspended "GW0416" 409 7
         "the primary may still count on this copy",
         "twinspan session suspend SESSION at the primary's site, or fail over";
+    PeerTooOld "GW0417" 409 7
+        "the other gateway is too old for this",
+        "upgrade the gateway that the message names, then ask again";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

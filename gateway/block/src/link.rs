@@ -59,6 +59,10 @@ pub trait Link {
     /// Who is at the other end, proven by its certificate.
     fn peer(&self) -> &Identity;
 
+    /// The protocol version that both sides speak on it. A message that came with a later one must
+    /// not be pushed.
+    fn version(&self) -> u16;
+
     /// Queues a message behind those that were queued before. Payloads are kept by reference.
     fn push(&mut self, message: Message);
 

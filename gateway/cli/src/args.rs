@@ -288,6 +288,16 @@ pub(crate) enum Session {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Compare every mapped block of the mirror with its source; hosts go on
+    Verify {
+        /// Which.
+        session: String,
+        /// Bytes that are compared in a second at most, as 64MiB; else what is configured.
+        #[arg(long, value_parser = size, value_name = "SIZE")]
+        rate: Option<u64>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Swap roles with the mirror, losing nothing
     Reverse {
         /// Which.

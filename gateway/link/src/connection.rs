@@ -55,12 +55,6 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The protocol version that both speak.
-    #[must_use]
-    pub fn version(&self) -> u16 {
-        self.version
-    }
-
     /// The stream below.
     pub(crate) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
@@ -269,6 +263,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link for Connection<S> {
                 Poll::Ready(count) => taken_bytes += count,
             }
         }
+    }
+
+    fn version(&self) -> u16 {
+        self.version
     }
 
     fn traffic(&self) -> LinkTraffic {

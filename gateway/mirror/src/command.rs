@@ -42,6 +42,14 @@ pub enum Command {
         /// The new ones.
         policy: Policy,
     },
+    /// Compare every mapped block of an in-sync mirror with the copy here, by checksums of what is
+    /// read on both sides; what differs is counted and copied again. Hosts go on.
+    Verify {
+        /// Which.
+        leg: LegId,
+        /// Bytes that are compared in a second at most.
+        bytes_per_second: u64,
+    },
     /// Swap roles with an in-sync mirror without losing anything.
     Reverse {
         /// Which.
@@ -117,6 +125,14 @@ pub enum Refusal {
         "the primary may still count on the copy here; suspend its session there first, or fail over"
     )]
     NotSuspended,
+    /// The peer's release is too old for this.
+    #[error("the other gateway speaks protocol version {theirs}; this needs {needs}: upgrade it")]
+    PeerTooOld {
+        /// What is spoken.
+        theirs: u16,
+        /// What it takes.
+        needs: u16,
+    },
     /// Another command that excludes this one is under way.
     #[error("another change of roles is under way")]
     Busy,

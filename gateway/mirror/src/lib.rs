@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod activity;
+mod certificate;
 mod command;
 mod dirty;
 mod driver;
@@ -33,5 +34,5 @@ pub use policy::{ACK_DEADLINE_MS, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
 pub use status::{
     Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState,
-    SessionStatus, UpstreamStatus, VolumeStatus,
+    SessionStatus, UpstreamStatus, Verified, Verifying, VolumeStatus,
 };

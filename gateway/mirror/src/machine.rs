@@ -32,6 +32,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod verify;
 mod write;
 
 use std::collections::VecDeque;
@@ -196,6 +197,11 @@ impl Machine {
             Event::Listed { leg, mapped } => self.on_listed(leg, &mapped),
             Event::Disconnected { leg, cause } => self.on_disconnected(leg, cause, out),
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
+            Event::LinkVersion { leg, version } => {
+                if let Some(state) = self.leg_mut(leg) {
+                    state.version = version;
+                }
+            }
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
             Event::Incoming { write, seq, volume, extent, resync } => {

@@ -101,6 +101,7 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::suspend))
         .routes(routes!(sessions::resume))
         .routes(routes!(sessions::reverse))
+        .routes(routes!(sessions::verify))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

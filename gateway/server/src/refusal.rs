@@ -108,6 +108,7 @@ impl From<Refusal> for Refused {
             Refusal::NotInSync => Code::NotInSync,
             Refusal::NotConnected => Code::PeerUnreachable,
             Refusal::QualityTooLow { .. } | Refusal::PrimaryAlive => Code::NeedsConsent,
+            Refusal::PeerTooOld { .. } => Code::PeerTooOld,
             Refusal::NotSuspended => Code::NotSuspended,
             Refusal::Busy => Code::Busy,
             Refusal::BadSize => Code::BadSize,

@@ -127,6 +127,19 @@ pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
         inflight_writes: status.inflight_writes,
         inflight_bytes: status.inflight_bytes,
         send_queue_bytes: status.send_queue_bytes,
+        verifying: status.verifying.map(|now| api::Verifying {
+            total_blocks: now.total,
+            done_blocks: now.done,
+            mismatched_blocks: now.mismatched,
+        }),
+        verified: status.verified.map(|found| api::Certificate {
+            at: crate::clock::text(found.at_ms),
+            epoch: found.epoch.get(),
+            generation: found.generation.uuid(),
+            blocks: found.blocks,
+            mismatched: found.mismatched,
+            unreadable: found.unreadable,
+        }),
     }
 }
 

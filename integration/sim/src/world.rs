@@ -406,6 +406,8 @@ impl World {
             Note::MirrorLost { .. }
             | Note::Demoted
             | Note::Detached(_)
+            | Note::Mismatch { .. }
+            | Note::Verified { .. }
             | Note::FencedOff { .. }
             | Note::Latched { .. } => {}
         }

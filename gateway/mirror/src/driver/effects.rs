@@ -4,12 +4,14 @@
 
 use std::rc::Rc;
 
-use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Store, WriteId};
+use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Store, Ticket, WriteId};
 
 use super::host::op_of;
 use super::inbox::{Tag, join, read_of};
 use super::{Core, Group, upstream};
+use crate::certificate::{certificate_key, encode};
 use crate::machine::{Effect, Event, Note};
+use crate::status::Verified;
 
 impl Core {
     pub(super) fn perform(&mut self, group: &Rc<Group>) {
@@ -45,6 +47,7 @@ impl Core {
                 self.compare((leg, copy), seq, (volume, &*group.stores[volume]), extent);
             }
             Effect::List { leg } => self.list(leg, group),
+            Effect::Certify { leg, found } => self.certify(leg, found, group),
             Effect::Post { leg, message } => {
                 if let Some(port) = &mut self.legs[leg.index()] {
                     port.post(message);
@@ -215,6 +218,18 @@ impl Core {
         self.events.push(Event::Listed { leg, mapped });
     }
 
+    /// A verification ended now: its certificate outlives this process.
+    fn certify(&mut self, leg: LegId, found: Verified, group: &Rc<Group>) {
+        let found = Verified { at_ms: group.clock.unix_ms(), ..found };
+        self.certificates[leg.index()] = Some(found);
+        if let Some((gateway, _)) = self.machine.leg_peer(leg) {
+            let key = certificate_key(group.id, gateway);
+            // One that is lost with a failing ledger is made anew by the next verification.
+            self.ledger.put(vec![(key, Some(encode(&found)))], Ticket::ignored());
+        }
+        self.note(group, Note::Verified { leg, found });
+    }
+
     pub(super) fn grown(&mut self, group: &Group, volume: usize, error: Option<IoError>) {
         let result = match error {
             Some(error) => Err(error),
@@ -248,6 +263,13 @@ impl Core {
             }
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
+            }
+            Note::Mismatch { leg, volume, blocks } => {
+                tracing::error!(group = group_name, %leg, volume, blocks, "copies differ");
+            }
+            Note::Verified { leg, found } => {
+                let (blocks, mismatched) = (found.blocks, found.mismatched);
+                tracing::info!(group = group_name, %leg, blocks, mismatched, "verified a mirror");
             }
             Note::Latched { error } => {
                 tracing::error!(group = group_name, %error, "local copy failed and is latched");

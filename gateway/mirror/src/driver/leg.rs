@@ -130,7 +130,7 @@ async fn run(
                 if port.is_closing() {
                     return;
                 }
-                group.connected(leg, attempt, opening);
+                group.connected((leg, attempt), link.version(), opening);
                 let (cause, why) =
                     carry(&group, (leg, attempt), &port, &mut *link, &mut traffic).await;
                 traffic.ended(link.traffic(), why);
@@ -265,9 +265,10 @@ impl Group {
         core.legs[leg.index()].as_ref().is_some_and(|port| port.attempt == attempt)
     }
 
-    fn connected(self: &Rc<Self>, leg: LegId, attempt: u64, opening: Opening) {
+    fn connected(self: &Rc<Self>, (leg, attempt): (LegId, u64), version: u16, opening: Opening) {
         if self.is_current(leg, attempt) {
             self.note_heard(leg);
+            self.core.borrow_mut().events.push(Event::LinkVersion { leg, version });
             self.push_event(Event::Connected { leg, opening: Box::new(opening) });
         }
     }

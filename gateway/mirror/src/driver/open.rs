@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::slab::Slab;
 use super::{Core, Group, Parts};
+use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
 use crate::machine::{Machine, Restored};
 use crate::metrics::Metrics;
 use crate::record::{GroupRecord, RecordError, dirty_key, group_key};
+use crate::status::Verified;
 
 /// Why a group cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,7 @@ impl Group {
             return Err(OpenError::Volumes);
         }
         let maps = read_maps(&parts, &record)?;
+        let certificates = read_certificates(&parts, &record)?;
         let restored: Vec<Restored> = parts.volumes.iter().map(restored).collect();
         let name = record.name.clone();
         let mut machine =
@@ -107,6 +110,7 @@ impl Group {
             rounds: HashMap::new(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
+            certificates,
             upstream_heard: None,
             upstream: None,
             candidate: None,
@@ -159,6 +163,21 @@ fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restor
         clean: recovery.clean,
         active: recovery.active,
     }
+}
+
+/// The last verification of each mirror. One that cannot be read is as good as none.
+fn read_certificates(
+    parts: &Parts,
+    record: &GroupRecord,
+) -> Result<[Option<Verified>; LegId::COUNT], OpenError> {
+    let mut certificates = [None; LegId::COUNT];
+    for (place, leg) in certificates.iter_mut().zip(&record.legs) {
+        let Some(leg) = leg else { continue };
+        let key = certificate_key(parts.group, leg.gateway);
+        let bytes = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+        *place = bytes.as_deref().and_then(decode);
+    }
+    Ok(certificates)
 }
 
 fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, DirtyMap>, OpenError> {

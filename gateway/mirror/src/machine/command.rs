@@ -42,6 +42,9 @@ impl Machine {
             Command::Reverse { leg } => self.begin_handover(leg, out),
             Command::Promote { consent } => self.begin_promotion(consent, out),
             Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
+            Command::Verify { leg, bytes_per_second } => {
+                self.begin_verification(leg, bytes_per_second, out)
+            }
             Command::Detach => self.begin_detachment(out),
         };
         if let Err(refusal) = begun {
@@ -55,7 +58,7 @@ impl Machine {
         }
     }
 
-    fn require_primary(&self) -> Result<(), Refusal> {
+    pub(super) fn require_primary(&self) -> Result<(), Refusal> {
         match self.role {
             Role::Primary => Ok(()),
             Role::Yielding(_) | Role::Promoting(_) => Err(Refusal::Busy),
@@ -151,6 +154,8 @@ impl Machine {
                         .iter()
                         .map(|v| crate::record::dirty_key(self.group, gateway, v.id));
                     records.extend(keys.map(|key| (key, None)));
+                    let certificate = crate::certificate::certificate_key(self.group, gateway);
+                    records.push((certificate, None));
                 }
                 let number = self.next_record;
                 self.next_record += 1;

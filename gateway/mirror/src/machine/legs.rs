@@ -154,6 +154,7 @@ impl Machine {
         let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage != Stage::Listing {
+            state.add_to_verification(mapped);
             return;
         }
         for (dirty, ranges) in state.dirty.iter_mut().zip(mapped) {
@@ -196,6 +197,9 @@ impl Machine {
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
             Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
+            Message::Mapped { volume, blocks, last } => {
+                self.on_mapped_there(leg, volume, &blocks, last);
+            }
             Message::Voted(Vote::InSync) => self.on_voted(leg, out),
             Message::Voted(Vote::TookOver { epoch }) => self.on_took_over(leg, epoch, out),
             Message::Grown { volume, bytes } => self.on_mirror_grown(leg, volume, bytes, out),
@@ -210,6 +214,7 @@ impl Machine {
             | Message::Differs(_)
             | Message::Change { .. }
             | Message::Compare { .. }
+            | Message::List { .. }
             | Message::Flush { .. }
             | Message::Promote { .. }
             | Message::Handover { .. }

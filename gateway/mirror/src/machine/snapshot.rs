@@ -253,10 +253,13 @@ impl Machine {
                     resync_copied_bytes: leg.progress.copied_bytes[index]
                         .min(leg.progress.total_bytes[index]),
                     full: leg.progress.full,
+                    mismatched_bytes: leg.mismatched[index] * block::BLOCK_BYTES,
                 })
                 .collect(),
             resync_started_ms: leg.progress.started_ms,
             resync_rate: rate(&leg.progress.marks),
+            verifying: leg.verify.as_ref().map(super::verify::Verification::progress),
+            verified: None,
             rtt_us: None,
             last_heard_ms: None,
             theirs: leg.theirs,

@@ -6,6 +6,7 @@
 
 mod detached;
 mod link;
+mod verify;
 mod world;
 
 use block::{IoError, Op};

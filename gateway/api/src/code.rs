@@ -151,6 +151,9 @@ codes! {
     PeerTooOld "GW0417" 409 7
         "the other gateway is too old for this",
         "upgrade the gateway that the message names, then ask again";
+    WrongState "GW0420" 409 7
+        "the session's state does not allow this",
+        "do first what the message names";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
-pub use self::open::{OpenError, found_primary, found_secondary};
+pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
 use self::slab::Slab;
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};

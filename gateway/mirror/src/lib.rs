@@ -27,7 +27,7 @@ mod status;
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
     Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts, Spawn,
-    found_primary, found_secondary,
+    found_adopted, found_primary, found_secondary,
 };
 pub use mode::Mode;
 pub use policy::{ACK_DEADLINE_MS, OnSlow, Policy, Recovery, Split};

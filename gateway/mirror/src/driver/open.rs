@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use block::{Completions, Generation, GroupId, IoError, LegId, Store, VolumeId};
+use block::{Completions, GatewayId, Generation, GroupId, IoError, LegId, Store, VolumeId};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ pub fn found_primary(
     volumes: Vec<VolumeId>,
     generation: Generation,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, Some(generation))
+    crate::machine::found(group, name, volumes, Some(generation), block::Quality::Source)
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -59,10 +59,27 @@ pub fn found_secondary(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None)
+    crate::machine::found(group, name, volumes, None, block::Quality::Blank)
+}
+
+/// The record of a group of which this gateway holds copies that were made for other groups, for
+/// the ledger: they are emptied before they are filled.
+#[must_use]
+pub fn found_adopted(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None, block::Quality::Inconsistent)
 }
 
 impl Group {
+    /// Where the ledger keeps what a mirror may lack of a volume, for whoever removes a group.
+    #[must_use]
+    pub fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+        dirty_key(group, gateway, volume)
+    }
+
     /// Where the ledger keeps the group's record, for whoever removes a group.
     #[must_use]
     pub fn record_key(group: GroupId) -> String {

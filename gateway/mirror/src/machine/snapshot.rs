@@ -275,6 +275,7 @@ impl Machine {
         Some(UpstreamStatus {
             gateway: record.gateway,
             site: record.site.clone(),
+            sessions: record.sessions.clone(),
             link: if self.is_following() { LinkState::Connected } else { LinkState::Off },
             last_heard_ms: None,
             orderly: self.orderly_end,
@@ -366,6 +367,7 @@ pub(crate) fn found(
     name: &str,
     volumes: Vec<VolumeId>,
     generation: Option<Generation>,
+    quality: Quality,
 ) -> (String, Option<Bytes>) {
     let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
     let primary = lineage.is_some();
@@ -376,7 +378,7 @@ pub(crate) fn found(
         role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
         epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
         lineage,
-        quality: if primary { Quality::Source } else { Quality::Blank },
+        quality,
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],

@@ -236,7 +236,7 @@ impl Gateway {
     }
 
     /// Does something to the pool that waits for the disk.
-    async fn on_pool(
+    pub(super) async fn on_pool(
         &self,
         work: impl FnOnce(&store::Pool) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), Refused> {
@@ -318,7 +318,7 @@ impl Gateway {
     }
 
     /// Whoever still holds the volume lets it go within moments: connections that are ending.
-    async fn remove_from_pool(&self, volume: VolumeId) -> Result<(), Refused> {
+    pub(super) async fn remove_from_pool(&self, volume: VolumeId) -> Result<(), Refused> {
         let mut tries = 0;
         loop {
             let pool = Arc::clone(&self.pool);

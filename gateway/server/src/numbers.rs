@@ -99,12 +99,6 @@ impl Numbers {
         self.sessions.iter().find(|entry| entry.id == id)
     }
 
-    /// The session with this number.
-    #[must_use]
-    pub(crate) fn session_numbered(&self, number: u64) -> Option<&SessionNumber> {
-        self.sessions.iter().find(|entry| entry.number == number)
-    }
-
     /// A volume's entry, made if it has none.
     pub(crate) fn give_volume(&mut self, id: Uuid) -> &mut VolumeNumber {
         let at = self.volumes.iter().position(|entry| entry.id == id).unwrap_or_else(|| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use block::{Goodbye, Link, LinkError, Message, MirrorState, Open, Seq};
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::members::Member;
 use super::slab::Slab;
 use super::{Core, Group, Parts};
 use crate::dirty::DirtyMap;
@@ -47,7 +48,7 @@ pub fn found_primary(
     volumes: Vec<VolumeId>,
     generation: Generation,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, Some(generation))
+    crate::machine::found(group, name, volumes, Some(generation), block::Quality::Source)
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -57,7 +58,18 @@ pub fn found_secondary(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None)
+    crate::machine::found(group, name, volumes, None, block::Quality::Blank)
+}
+
+/// The record of a group of which this gateway holds copies that were made for other groups, for
+/// the ledger: they are emptied before they are filled.
+#[must_use]
+pub fn found_adopted(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None, block::Quality::Inconsistent)
 }
 
 impl Group {
@@ -80,7 +92,8 @@ impl Group {
             return Err(OpenError::Volumes);
         }
         let maps = read_maps(&parts, &record)?;
-        let restored: Vec<Restored> = parts.volumes.iter().map(restored).collect();
+        let restored: Vec<Restored> =
+            parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
         let name = record.name.clone();
         let mut machine =
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
@@ -91,7 +104,12 @@ impl Group {
         }
         let mut effects = Vec::new();
         machine.start(&mut effects);
-        let stores: Vec<_> = parts.volumes.iter().map(|(_, _, store)| Rc::clone(store)).collect();
+        let members: Vec<Member> = parts
+            .volumes
+            .iter()
+            .enumerate()
+            .map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store)))
+            .collect();
         let stopping = CancellationToken::new();
         let core = Core {
             machine,
@@ -103,7 +121,8 @@ impl Group {
             events: Vec::new(),
             effects,
             completions: Vec::new(),
-            batches: stores.iter().map(|_| Vec::new()).collect(),
+            batches: members.iter().map(|_| Vec::new()).collect(),
+            members,
             rounds: HashMap::new(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
@@ -120,8 +139,6 @@ impl Group {
             name,
             identity: parts.identity,
             core: RefCell::new(core),
-            stores,
-            volumes: parts.volumes.iter().map(|(id, ..)| *id).collect(),
             dialer: parts.dialer,
             clock: parts.clock,
             spawn: parts.spawn,
@@ -150,11 +167,11 @@ impl Group {
 }
 
 /// A volume as its store was found.
-fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restored {
+pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Restored {
     let recovery = store.recovery();
     Restored {
-        volume: *volume,
-        name: name.clone(),
+        volume,
+        name: name.to_owned(),
         geometry: store.geometry(),
         clean: recovery.clean,
         active: recovery.active,

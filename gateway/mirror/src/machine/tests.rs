@@ -52,7 +52,8 @@ impl Bench {
     }
 
     fn founded(generation: Option<Generation>) -> Self {
-        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation);
+        let quality = if generation.is_some() { Quality::Source } else { Quality::Blank };
+        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation, quality);
         let record = GroupRecord::decode(&record.unwrap()).unwrap();
         Self::restored(record, restored(true, &[]), |_, _| DirtyMap::default())
     }
@@ -457,3 +458,6 @@ fn a_mirror_without_room_is_an_error_of_the_leg_only() {
         |effect| matches!(effect, Effect::Note(Note::MirrorLost { cause: c, .. }) if *c == cause)
     ));
 }
+
+mod handover;
+mod members;

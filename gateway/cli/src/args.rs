@@ -152,14 +152,14 @@ pub(crate) struct Status {
 /// `twinspan volume`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Volume {
-    /// Make a volume, in a group of its own
+    /// Make a volume, in a group of its own or in one that exists
     Create {
         /// Its name, and that of its NBD export.
         name: String,
         /// Its size, like 64MiB.
         #[arg(long, value_parser = size, value_name = "SIZE")]
         size: u64,
-        /// The name of its group; its own name if absent.
+        /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,
         /// Hosts may only read.
@@ -251,12 +251,14 @@ pub(crate) struct Policy {
     pub(crate) ack_deadline: Option<Duration>,
 }
 
-/// `twinspan session`. A session is an id, `VOLUME:SITE`, or `VOLUME` if it has only one.
+/// `twinspan session`. A session is an id, `NAME:SITE`, or `NAME` if it has only one; a name is that
+/// of a group or of a volume. What is done to a session is done to its whole group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Session {
-    /// Mirror a volume to another site
+    /// Mirror a group to another site
     Create {
-        /// The volume.
+        /// The group, or a volume of it.
+        #[arg(value_name = "GROUP|VOLUME")]
         volume: String,
         /// The other site.
         #[arg(long, value_name = "SITE")]
@@ -315,6 +317,33 @@ pub(crate) enum Group {
     /// Show a group
     Show {
         /// Its name or id.
+        group: String,
+    },
+    /// Make a group of volumes that exist: they are mirrored and failed over at one point in time
+    Create {
+        /// Its name.
+        name: String,
+        /// A volume, by name or id; may be given several times.
+        #[arg(long = "volume", required = true, value_name = "VOLUME")]
+        volumes: Vec<String>,
+    },
+    /// Let a volume join a group, which may be mirrored and in use
+    Add {
+        /// The group.
+        group: String,
+        /// The volume: in a group of its own, not mirrored, not attached.
+        volume: String,
+    },
+    /// Let a volume leave a group, to a group of its own; the others go on
+    Remove {
+        /// The group.
+        group: String,
+        /// The volume; no host may be attached to it.
+        volume: String,
+    },
+    /// Take a group apart: each of its volumes goes on in a group of its own
+    Delete {
+        /// The group; neither mirrored nor attached.
         group: String,
     },
 }

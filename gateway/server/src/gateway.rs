@@ -5,9 +5,11 @@
 
 pub(crate) mod asks;
 pub(crate) mod failovers;
+pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
+pub(crate) mod members;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod volumes;

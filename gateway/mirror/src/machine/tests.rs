@@ -52,7 +52,8 @@ impl Bench {
     }
 
     fn founded(generation: Option<Generation>) -> Self {
-        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation);
+        let quality = if generation.is_some() { Quality::Source } else { Quality::Blank };
+        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation, quality);
         let record = GroupRecord::decode(&record.unwrap()).unwrap();
         Self::restored(record, restored(true, &[]), |_, _| DirtyMap::default())
     }
@@ -490,3 +491,5 @@ fn a_block_that_cannot_be_read_here_is_counted_and_the_mirrors_is_left_alone() {
     bench.change(5, at(0, 1));
     assert!(bench.sent(5).is_some());
 }
+mod handover;
+mod members;

@@ -262,7 +262,7 @@ impl Gateway {
         shard.run(move |state| async move { state.shut(id).await }).await?;
         let taken = self.change_half(&group, &volume, take).await;
         if taken.is_err() && self.book.read().group_by_id(id).is_some() {
-            self.open_group(group.clone()).await?;
+            self.open_group_soon(&group).await?;
         }
         taken?;
         self.board.remove(id);
@@ -307,7 +307,7 @@ impl Gateway {
             numbers.change_identity(volume.id, take.volume);
         })
         .await?;
-        self.open_group(entry).await?;
+        self.open_group_soon(&entry).await?;
         if replaced {
             self.remove_from_pool(VolumeId::from_uuid(volume.id)).await?;
         }
@@ -378,12 +378,12 @@ impl Gateway {
             numbers.give_volume(volume.id).was_mirror_of = Some(was_mirror_of);
         });
         if let Err(refused) = replaced.await {
-            self.open_group(old).await?;
+            self.open_group_soon(&old).await?;
             return Err(refused);
         }
         self.board.remove(group);
         self.forget_maps(&status).await?;
-        self.open_group(new).await?;
+        self.open_group_soon(&new).await?;
         let text = format!("is a volume of its own; its session with {} is deleted", half.site);
         self.events.tell("volume", &name, text);
         Ok(())

@@ -239,6 +239,12 @@ pub(super) async fn reverse(
 /// [`Code::NotInSync`] and [`Code::PeerUnreachable`], unless forced; [`Code::NotPrimary`] at the
 /// destination of a session that its source still has.
 pub(super) async fn may_delete(gateway: &Gateway, half: &Half, force: bool) -> Result<(), Refused> {
+    if half.entry.volumes.len() > 1 {
+        let (count, of) = (half.entry.volumes.len(), &half.entry.name);
+        let detail = format!("it is one of the sessions of {count} volumes of group {of}");
+        let next = format!("twinspan session delete {of}:{}", half.site);
+        return Err(Refused::new(Code::InGroup, detail).next(next));
+    }
     let Some(leg) = &half.leg else {
         return match look(gateway, half).await {
             Ok(Seen { is_known: true, .. }) => source_leg(half).map(|_leg| ()),

@@ -82,7 +82,7 @@ async fn source(gateway: &Gateway, number: u64, peer: &PeerEntry) -> Result<Sour
             group.name
         );
         let next = format!("twinspan session create {} --to {}", group.name, peer.site);
-        return Err(Refused::new(Code::Invalid, detail).next(next));
+        return Err(Refused::new(Code::InGroup, detail).next(next));
     }
     let status = gateway.status_of(group.group()).await?;
     if status.role != mirror::Role::Primary {

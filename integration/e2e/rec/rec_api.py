@@ -19,6 +19,7 @@ class Refused(Exception):
 
     def __init__(self, status, error):
         self.status = status
+        self.error = error
         self.code = error.get("internal_code", "")
         text = "%s %s" % (self.code, error.get("message", error))
         if error.get("next"):
@@ -121,9 +122,9 @@ class Box:
         body = {"confirm_discard": True} if confirm_discard else {}
         return self.run("POST", "/copysession/%d/resume" % number, body)
 
-    def reverse(self, number):
+    def reverse(self, number, force=False):
         """Swaps source and destination of a suspended copy session."""
-        return self.run("POST", "/copysession/%d/reverse" % number, {})
+        return self.run("POST", "/copysession/%d/reverse" % number, {"force": force})
 
 
 def main(run):

@@ -7,18 +7,20 @@ hold the same; then brings it back to its first direction.  With --stay it is le
 
 import argparse
 
-from rec_api import Box, Refused, main
+from rec_api import Box, main
 
 
 def turn(source, number, destination, remote_number, limit, restore):
     """From `source` to `destination`: suspend, reverse, resume at the new source."""
+    lost = False
     try:
         source.suspend(number, force=restore)
-    except (Refused, OSError) as error:
-        # The old source is gone, or is none any more: its other half decides.
+    except OSError as error:
+        # The old source does not answer: its other half decides.
         print("the source cannot be asked: %s" % error)
         destination.suspend(remote_number, force=True)
-    destination.reverse(remote_number)
+        lost = True
+    destination.reverse(remote_number, force=lost)
     # What the old source wrote by itself is what the restore is to undo.
     destination.resume(remote_number, confirm_discard=restore)
     destination.wait_equivalent(remote_number, limit)

@@ -15,4 +15,5 @@ mod metrics;
 mod operator;
 mod pair;
 mod random;
+mod rec;
 mod records;

@@ -131,7 +131,7 @@ pub(super) const fn cause_code(cause: &Cause) -> Option<Code> {
         Cause::TooSlow => Some(Code::MirrorSlow),
         Cause::SplitBrain { .. } => Some(Code::SplitBrain),
         Cause::Refused(_) => Some(Code::MirrorRefused),
-        Cause::Operator | Cause::AwaitingReprotect => None,
+        Cause::Operator | Cause::Regrouped | Cause::AwaitingReprotect => None,
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use api::Code;
 use block::{GatewayId, Generation, GroupId, Identity, Quality, VolumeId};
-use mirror::{Command, Consent, GroupStatus, LegStatus, LinkState, Role, Serving};
+use mirror::{Command, Consent, GroupStatus, LegStatus, LinkState, Role, Serving, SessionState};
 use store::VolumeRecord;
 use uuid::Uuid;
 
@@ -56,10 +56,14 @@ impl Half {
         link == Some(LinkState::Connected)
     }
 
-    /// Bytes that were written here and that the other side lacks.
+    /// Bytes that may have been written here since the session was suspended. While it is not, what
+    /// the two may differ in (after a crash, all that was under way) is no history of its own: the
+    /// core compares it.
     #[must_use]
     pub(crate) fn own_bytes(&self) -> u64 {
-        let mine = self.status.legs.iter().filter(|leg| leg.gateway == self.peer);
+        let detached = self.status.serving == Serving::Detached;
+        let apart = |leg: &&LegStatus| detached || leg.state == SessionState::Suspended;
+        let mine = self.status.legs.iter().filter(|leg| leg.gateway == self.peer).filter(apart);
         let sessions = mine.flat_map(|leg| &leg.sessions);
         sessions.filter(|s| s.session.uuid() == self.session).map(|s| s.out_of_sync_bytes).sum()
     }

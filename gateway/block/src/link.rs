@@ -57,6 +57,11 @@ pub trait Link {
     /// Who is at the other end, proven by its certificate.
     fn peer(&self) -> &Identity;
 
+    /// The protocol version that both sides speak. A link inside one process speaks the newest.
+    fn version(&self) -> u16 {
+        crate::PROTOCOL_VERSION
+    }
+
     /// Queues a message behind those that were queued before. Payloads are kept by reference.
     fn push(&mut self, message: Message);
 

@@ -204,6 +204,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link for Connection<S> {
         &self.peer
     }
 
+    fn version(&self) -> u16 {
+        self.version
+    }
+
     fn push(&mut self, message: Message) {
         if self.sending_ended.is_some() {
             return;

@@ -25,13 +25,14 @@ mod status;
 
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
-    Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts, Spawn,
-    found_primary, found_secondary,
+    Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture, OpenError, Parts,
+    Spawn, Spill, SpillFile, found_primary, found_secondary,
 };
 pub use mode::Mode;
-pub use policy::{ACK_DEADLINE_MS, OnSlow, Policy, Recovery, Split};
+pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
 pub use status::{
-    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState,
-    SessionStatus, UpstreamStatus, VolumeStatus,
+    Cause, DiscardedStatus, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus,
+    Role, Serving, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
+pub use machine::{JournalLimits, Spell};

@@ -86,6 +86,7 @@ impl Group {
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
+        machine.set_journal(parts.journals.limits);
         while machine.wants_supply() {
             machine.supply(parts.generations.next());
         }
@@ -105,6 +106,7 @@ impl Group {
             completions: Vec::new(),
             batches: stores.iter().map(|_| Vec::new()).collect(),
             rounds: HashMap::new(),
+            removal: super::points::Removal::default(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
             upstream_heard: None,
@@ -126,6 +128,7 @@ impl Group {
             clock: parts.clock,
             spawn: parts.spawn,
             heartbeat: parts.heartbeat,
+            journals: parts.journals,
             started: Instant::now(),
             hosts: RefCell::new(stopping.child_token()),
             stopping,
@@ -158,6 +161,7 @@ fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restor
         geometry: store.geometry(),
         clean: recovery.clean,
         active: recovery.active,
+        snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
     }
 }
 

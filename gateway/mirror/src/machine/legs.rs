@@ -3,7 +3,7 @@
 //! Invariant (rule 1): a leg leaves the in-sync set durably before anything is acknowledged without
 //! it; a leg enters it only after it has everything and recorded so itself.
 
-use block::{BlockSet, LegId, Message, Open, Quality, Seq, VolumeOffer, Vote};
+use block::{BlockSet, LegId, Message, Mode, Open, Quality, Seq, VolumeOffer, Vote};
 
 use super::leg::{Leg, Progress, Stage};
 use super::{After, Effect, Machine, Note, Opening, Role};
@@ -57,6 +57,13 @@ impl Machine {
             out.push(Effect::Hang { leg, redial: false });
             return;
         }
+        let too_old = opening.version < block::CUTS_SINCE_VERSION
+            && self.leg(leg).is_some_and(|leg| leg.policy.mode != Mode::Sync);
+        if too_old {
+            let cause = Cause::PeerTooOld { version: opening.version };
+            self.stop_leg(leg, cause, SessionState::Error, out);
+            return;
+        }
         let need = match self.compare(leg, &opening) {
             Ok(need) => need,
             Err(cause) => {
@@ -84,6 +91,8 @@ impl Machine {
         state.halted = false;
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
+        state.version = opening.version;
+        state.journaled = state.is_to_follow();
         if let Need::Full { wipe } = need {
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
@@ -130,7 +139,17 @@ impl Machine {
             let blocks = opening.differs.iter().flat_map(|report| &report.blocks);
             blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
         };
-        match relate(ours, theirs.as_ref()) {
+        let relation = relate(ours, theirs.as_ref());
+        let lost_bytes = state.lossy.unwrap_or(0) + theirs_bytes();
+        if matches!(relation, Relation::Behind { .. })
+            && state.lossy.is_some()
+            && lost_bytes > 0
+            && !state.discard
+        {
+            // This gateway went back to a point that the other had left behind it (rule 10).
+            return Err(Cause::SplitBrain { theirs_bytes: lost_bytes });
+        }
+        match relation {
             // What a first copy left behind when it was cut short is no part of any history.
             Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
             Relation::Behind { common } if known(common) => Ok(Need::Delta),
@@ -194,6 +213,7 @@ impl Machine {
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
             Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
+            Message::CutApplied { seq } => self.on_cut_applied(leg, seq, out),
             Message::Voted(Vote::InSync) => self.on_voted(leg, out),
             Message::Voted(Vote::TookOver { epoch }) => self.on_took_over(leg, epoch, out),
             Message::Grown { volume, bytes } => self.on_mirror_grown(leg, volume, bytes, out),
@@ -212,6 +232,7 @@ impl Machine {
             | Message::Promote { .. }
             | Message::Handover { .. }
             | Message::Outdate
+            | Message::Cut { .. }
             | Message::Grow { .. }
             | Message::Ping { .. }) => {
                 let what = format!("unexpected {:?}", std::mem::discriminant(&other));
@@ -257,26 +278,22 @@ impl Machine {
 
     fn on_acked(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
-        match state.acknowledge(seq) {
-            None => {}
-            Some(Holder::Copy(_, copy)) => {
-                let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
-                if asked {
-                    let why = "acknowledged what was asked".to_owned();
-                    self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
-                } else {
-                    self.copy_done(leg, copy, out);
-                }
+        let Some(done) = state.acknowledge(seq) else { return };
+        if let Some(Holder::Copy(_, copy)) = done.holder {
+            let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
+            if asked {
+                let why = "acknowledged what was asked".to_owned();
+                self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
+            } else {
+                self.copy_done(leg, copy, done.whole, out);
             }
-            Some(Holder::Write(write)) => {
-                let change = self.writes.get(write);
-                let (volume, whole) = (change.volume, change.extent.whole_blocks());
-                let state = self.leg_mut(leg).expect("it just acknowledged");
-                if !state.dirty[volume].is_empty() && !state.wipe.contains(&volume) {
-                    state.dirty[volume].remove(whole);
-                }
-                self.leg_done(write, leg, out);
-            }
+            return;
+        }
+        if !state.dirty[done.volume].is_empty() && !state.wipe.contains(&done.volume) {
+            state.dirty[done.volume].remove(done.whole);
+        }
+        if let Some(Holder::Write(write)) = done.holder {
+            self.leg_done(write, leg, out);
         }
     }
 
@@ -315,12 +332,15 @@ impl Machine {
             return;
         }
         let asked = self.asked_to_take_over(leg);
+        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;
         }
         let refused = matches!(cause, Cause::Refused(_));
+        let overflowed = cause == Cause::JournalFull;
         let unanswered = asked && !refused;
+        let stepping_down = state.stepping_down;
         state.end_flight();
         if !state.wipe.is_empty() || state.stage == Stage::Listing {
             state.base = None;
@@ -339,12 +359,14 @@ impl Machine {
         let voted = state.stage == Stage::Voting && !state.in_set;
         let goes_on =
             state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
-        let leaves = voted || (state.in_set && goes_on);
+        let leaves = voted || stepping_down || (state.in_set && goes_on);
         let halts = state.in_set && !leaves;
         state.halted = halts;
+        let later = again && overflowed;
+        state.retry = later.then(|| state.cuts.hold_off(now_ms));
         state.stage = if leaves {
             Stage::Leaving
-        } else if again {
+        } else if again && !later {
             Stage::Dialing
         } else {
             Stage::Off
@@ -352,11 +374,14 @@ impl Machine {
         self.live.remove(leg);
         if leaves {
             self.leaving.insert(leg);
-            self.leave(leg, out);
+            if !stepping_down {
+                // Else the record without it is on its way already.
+                self.leave(leg, out);
+            }
         } else {
             self.counting.remove(leg);
         }
-        out.push(Effect::Hang { leg, redial: again && !leaves });
+        out.push(Effect::Hang { leg, redial: again && !later && !leaves });
         self.drop_copies(leg, out);
         if halts {
             self.writes.halt_waiting();
@@ -379,8 +404,10 @@ impl Machine {
         } else {
             self.begins_with_next = true;
         }
+        let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
         state.in_set = false;
+        state.spells.begin(now_ms, state.degraded);
         self.keep(After::LegLeft(leg), out);
     }
 
@@ -399,7 +426,9 @@ impl Machine {
         self.leaving.remove(leg);
         self.counting.remove(leg);
         self.awaiting.remove(leg);
-        if let Some(state) = self.leg_mut(leg)
+        if self.leg(leg).is_some_and(|leg| leg.stepping_down) {
+            self.stepped_down(leg);
+        } else if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {
             let again = state.wanted;
@@ -421,6 +450,12 @@ impl Machine {
         let Some(state) = self.leg_mut(leg) else { return };
         let clean = state.is_clean() && !state.has_copies();
         match state.stage {
+            Stage::Copying if clean && (state.journaled || state.is_to_follow()) => {
+                state.stage = Stage::Following;
+                state.cuts.begin();
+                self.follow(leg, out);
+            }
+            Stage::Following => self.follow(leg, out),
             Stage::Copying if clean => {
                 // From here on acknowledgements wait for it; when those before are in, it has all.
                 state.stage = Stage::Draining { upto: newest };
@@ -463,15 +498,19 @@ impl Machine {
             state.stage = Stage::Joining;
             state.in_set = true;
             state.discard = false;
+            state.lossy = None;
             state.base = current;
             self.keep(After::LegJoined(leg), out);
         }
     }
 
     pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage == Stage::Joining {
             state.stage = Stage::InSync;
+            state.spells.end(now_ms);
+            state.cuts.forget();
             out.push(Effect::Note(Note::MirrorInSync { leg }));
         }
     }

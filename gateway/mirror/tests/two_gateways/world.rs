@@ -16,7 +16,8 @@ use store::memory::MemoryStore;
 use tokio::task::{AbortHandle, LocalSet};
 use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
-    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, LocalFuture, Parts,
+    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, JournalLimits, Journals,
+    LocalFuture, Parts,
     Phase, Policy, Refusal, found_primary, found_secondary,
 };
 
@@ -221,6 +222,7 @@ impl Site {
             notes: Rc::new(|_| {}),
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
+            journals: Journals::in_memory(JournalLimits::default()),
         })
         .unwrap();
         net.groups.borrow_mut().insert(identity.gateway, Rc::clone(&group));

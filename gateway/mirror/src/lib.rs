@@ -28,6 +28,7 @@ pub use driver::{
     Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture, OpenError, Parts,
     Spawn, Spill, SpillFile, found_primary, found_secondary,
 };
+pub use machine::{JournalLimits, Spell};
 pub use mode::Mode;
 pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
@@ -35,4 +36,3 @@ pub use status::{
     Cause, DiscardedStatus, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus,
     Role, Serving, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
-pub use machine::{JournalLimits, Spell};

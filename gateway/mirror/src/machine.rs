@@ -19,6 +19,7 @@
 //! named in comments are those of `docs/SEMANTICS.md`.
 
 mod command;
+mod compare;
 mod copy;
 mod cuts;
 mod event;

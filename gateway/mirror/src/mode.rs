@@ -46,8 +46,7 @@ mod tests {
 
     #[test]
     fn sync_waits_for_every_copy_that_counts() {
-        let decide =
-            |local, waiting_for, halted| decide(&Progress { local, waiting_for, halted });
+        let decide = |local, waiting_for, halted| decide(&Progress { local, waiting_for, halted });
         assert_eq!(decide(None, 0, false), Decision::Wait);
         assert_eq!(decide(Some(Ok(())), 1, false), Decision::Wait);
         assert_eq!(decide(Some(Ok(())), 0, false), Decision::Acknowledge);

@@ -6,7 +6,9 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
-use block::{Epoch, GatewayId, Generation, GroupId, Mode, Quality, SessionId, SnapshotId, VolumeId};
+use block::{
+    Epoch, GatewayId, Generation, GroupId, Mode, Quality, SessionId, SnapshotId, VolumeId,
+};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -561,8 +563,7 @@ mod tests {
         expected.points = PointsRecord::default();
         let leg = expected.legs[1].as_mut().unwrap();
         leg.lossy = None;
-        leg.policy =
-            Policy { split: Split::Manual, on_slow: OnSlow::Block, ..Policy::default() };
+        leg.policy = Policy { split: Split::Manual, on_slow: OnSlow::Block, ..Policy::default() };
         assert_eq!(GroupRecord::decode(&bytes), Ok(expected));
     }
 }

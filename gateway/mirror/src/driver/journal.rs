@@ -385,10 +385,9 @@ mod tests {
                             Done::Written { chunk, offset, crc }
                         }
                         What::Read { offset, bytes, crc } => {
-                            let data = futures_now(
-                                file.read(offset, usize::try_from(bytes).unwrap()),
-                            )
-                            .unwrap();
+                            let data =
+                                futures_now(file.read(offset, usize::try_from(bytes).unwrap()))
+                                    .unwrap();
                             assert_eq!(crate::record::crc32c(&data), crc);
                             Done::Read { chunk, data }
                         }

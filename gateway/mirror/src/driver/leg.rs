@@ -90,8 +90,11 @@ impl LegPort {
         let now = Instant::now();
         loop {
             // One goes in any case, however long it is.
-            let room =
-                if self.window_bytes == 0 { u64::MAX } else { WINDOW_BYTES.saturating_sub(self.window_bytes) };
+            let room = if self.window_bytes == 0 {
+                u64::MAX
+            } else {
+                WINDOW_BYTES.saturating_sub(self.window_bytes)
+            };
             match self.journal.pop(room) {
                 Some(message @ Message::Change { seq, resync: false, .. }) => {
                     self.put_on_the_way(seq, now, message);
@@ -289,6 +292,8 @@ async fn carry(
             Ok(true) => {}
         }
         if port.is_closing() {
+            // What was left in answer to what was just heard goes out as well.
+            port.drain(&mut *link);
             finish(&mut *link, group.heartbeat.interval).await;
             return Cause::Operator;
         }

@@ -127,13 +127,7 @@ impl Machine {
     }
 
     /// The copy has its place in the send journal: what hosts write there now comes behind it.
-    pub(super) fn on_copy_queued(
-        &mut self,
-        leg: LegId,
-        copy: u8,
-        seq: Seq,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn on_copy_queued(&mut self, leg: LegId, copy: u8, seq: Seq, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
         let Some(queued) = state.copies[usize::from(copy)].as_mut() else { return };
         if queued.seq != seq || !std::mem::take(&mut queued.locked) {

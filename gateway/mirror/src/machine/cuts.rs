@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use block::{Generation, LegId, Message, Mode, Seq};
 
-use super::leg::Stage;
+use super::leg::{Leg, Stage};
 use super::{After, Effect, Machine, Note};
 use crate::status::{Cause, SessionState};
 
@@ -120,7 +120,8 @@ impl Cuts {
     pub(crate) fn lag_ms(&self, now_ms: u64) -> Option<u64> {
         let applied = self.applied?;
         let nothing_since = self.under_way.is_empty() && !self.changed && !self.due;
-        Some(if nothing_since { 0 } else { now_ms.saturating_sub(applied.at_ms) })
+        // Time comes in ticks: what is missing is never of no age at all.
+        Some(if nothing_since { 0 } else { now_ms.saturating_sub(applied.at_ms).max(1) })
     }
 
     /// The mirror has everything: what it kept on the way there is gone.
@@ -195,6 +196,15 @@ impl Spells {
     }
 }
 
+impl Leg {
+    /// Whether the mirror works off what it is sent within a moment, so that hosts may wait for it.
+    fn keeps_up(&self, now_ms: u64) -> bool {
+        let oldest = self.inflight.front().map_or(now_ms, |inflight| inflight.at_ms);
+        self.backlog_bytes() <= SMALL_BACKLOG_BYTES
+            && now_ms.saturating_sub(oldest) <= self.policy.ack_deadline_ms / 2
+    }
+}
+
 impl Machine {
     /// How much a send journal may hold. What is not said is the default.
     pub(crate) fn set_journal(&mut self, limits: JournalLimits) {
@@ -206,8 +216,7 @@ impl Machine {
         let (newest, now_ms, limits) = (self.seq, self.now_ms, self.journal);
         let Some(state) = self.leg_mut(leg) else { return };
         let quiet = state.is_clean() && !state.has_copies();
-        let small = state.backlog_bytes() <= SMALL_BACKLOG_BYTES;
-        if !state.is_to_follow() && state.journaled && quiet && small {
+        if !state.is_to_follow() && state.journaled && quiet && state.keeps_up(now_ms) {
             // From here on acknowledgements wait for it; when those before are in, it has all.
             state.journaled = false;
             state.stage = Stage::Draining { upto: newest };
@@ -278,6 +287,9 @@ impl Machine {
     /// A transfer is done: from here on what changes is noted, and nothing is sent.
     fn rest(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let now_ms = self.now_ms;
+        // How far behind it is now is the last thing that it hears for a while.
+        let ping = Message::Ping { stamp: 0, state: self.mirror_state(leg) };
+        out.push(Effect::Post { leg, message: ping });
         let state = self.leg_mut(leg).expect("the caller has it");
         state.end_flight();
         state.wanted = false;
@@ -303,7 +315,7 @@ impl Machine {
         }
         let applied_ms = state.cuts.applied_ms()?;
         let nothing_since = state.is_clean() && state.undurable.is_empty();
-        Some(if nothing_since { 0 } else { self.now_ms.saturating_sub(applied_ms) })
+        Some(if nothing_since { 0 } else { self.now_ms.saturating_sub(applied_ms).max(1) })
     }
 
     /// What passes with time for mirrors that follow behind.
@@ -314,9 +326,9 @@ impl Machine {
             let Some(state) = self.leg_mut(leg) else { continue };
             state.spells.lagged(now_ms, lag);
             if state.degraded && state.stage == Stage::Following {
-                let small = state.backlog_bytes() <= SMALL_BACKLOG_BYTES;
-                let since = state.cuts.steady_since_ms.filter(|_| small);
-                state.cuts.steady_since_ms = small.then_some(since.unwrap_or(now_ms));
+                let steady = state.keeps_up(now_ms);
+                let since = state.cuts.steady_since_ms.filter(|_| steady);
+                state.cuts.steady_since_ms = steady.then_some(since.unwrap_or(now_ms));
                 if since.is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS) {
                     state.degraded = false;
                 }

@@ -3,23 +3,14 @@
 //! Invariant (rule 1): a leg leaves the in-sync set durably before anything is acknowledged without
 //! it; a leg enters it only after it has everything and recorded so itself.
 
-use block::{BlockSet, LegId, Message, Mode, Open, Quality, Seq, VolumeOffer, Vote};
+use block::{BlockSet, LegId, Message, Mode, Open, Seq, VolumeOffer, Vote};
 
+use super::compare::Need;
 use super::leg::{Leg, Progress, Stage};
 use super::{After, Effect, Machine, Note, Opening, Role};
-use crate::lineage::{Lineage, Relation, relate};
 use crate::locks::Holder;
 use crate::policy::{Recovery, Split};
 use crate::status::{Cause, SessionState};
-
-/// What a mirror that was opened needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
-    /// The blocks that are dirty here or differ there.
-    Delta,
-    /// Every mapped block; `wipe` if it holds anything that must go first.
-    Full { wipe: bool },
-}
 
 impl Machine {
     /// What is said to a mirror to open the group there.
@@ -123,48 +114,6 @@ impl Machine {
             out.push(Effect::Post { leg, message: Message::Outdate });
         }
         self.take_back_handover(leg, out);
-    }
-
-    /// Compares histories (rules 9 and 10).
-    fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
-        let state = self.leg(leg).expect("the caller checked");
-        let ours = self.lineage.as_ref().expect("a primary has a history");
-        let opened = &opening.opened;
-        let theirs =
-            opened.generation.map(|current| Lineage::new(current, opened.ancestors.clone()));
-        let known = |common| {
-            opened.differences_known && state.base.is_some_and(|base| ours.is_within(common, base))
-        };
-        let theirs_bytes = || {
-            let blocks = opening.differs.iter().flat_map(|report| &report.blocks);
-            blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
-        };
-        let relation = relate(ours, theirs.as_ref());
-        let lost_bytes = state.lossy.unwrap_or(0) + theirs_bytes();
-        if matches!(relation, Relation::Behind { .. })
-            && state.lossy.is_some()
-            && lost_bytes > 0
-            && !state.discard
-        {
-            // This gateway went back to a point that the other had left behind it (rule 10).
-            return Err(Cause::SplitBrain { theirs_bytes: lost_bytes });
-        }
-        match relation {
-            // What a first copy left behind when it was cut short is no part of any history.
-            Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
-            Relation::Behind { common } if known(common) => Ok(Need::Delta),
-            Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
-            Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
-            Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
-                Ok(Need::Full { wipe: true })
-            }
-            Relation::Diverged { .. } | Relation::Ahead => {
-                Err(Cause::SplitBrain { theirs_bytes: theirs_bytes() })
-            }
-            Relation::Unrelated => Err(Cause::Refused(
-                "the mirror holds an unrelated history of this volume".to_owned(),
-            )),
-        }
     }
 
     pub(super) fn on_listed(&mut self, leg: LegId, mapped: &[BlockSet]) {

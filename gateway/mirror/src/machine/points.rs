@@ -405,11 +405,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn on_rolled_back(
-        &mut self,
-        result: Result<(), IoError>,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn on_rolled_back(&mut self, result: Result<(), IoError>, out: &mut Vec<Effect>) {
         self.points.rollback = false;
         let promoting = self.role == Role::Promoting(Promoting::RollingBack);
         self.points.rolling_back = false;

@@ -175,7 +175,8 @@ impl Bench {
             ancestors: Vec::new(),
             differences_known: true,
         };
-        let opening = Box::new(Opening { opened, differs: Vec::new(), version: block::PROTOCOL_VERSION });
+        let opening =
+            Box::new(Opening { opened, differs: Vec::new(), version: block::PROTOCOL_VERSION });
         self.apply(Event::Connected { leg: leg(), opening })
     }
 

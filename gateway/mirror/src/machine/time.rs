@@ -40,7 +40,8 @@ impl Machine {
             return;
         }
         let state = self.leg(leg).expect("a live leg exists");
-        let awaited = |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
+        let awaited =
+            |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
         let oldest = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
         let late =
             oldest.is_some_and(|at| now_ms.saturating_sub(at) > state.policy.ack_deadline_ms);
@@ -50,7 +51,9 @@ impl Machine {
         let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;
         match state.policy.on_slow {
             OnSlow::Block => {}
-            OnSlow::Degrade if knows_cuts && !matches!(state.stage, Stage::Voting | Stage::Joining) => {
+            OnSlow::Degrade
+                if knows_cuts && !matches!(state.stage, Stage::Voting | Stage::Joining) =>
+            {
                 self.degrade(leg, out);
             }
             OnSlow::Error | OnSlow::Degrade => {

@@ -154,12 +154,7 @@ impl Machine {
         self.legs.iter().flatten().any(|leg| leg.halted)
     }
 
-    pub(super) fn on_change(
-        &mut self,
-        write: WriteId,
-        change: Change,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn on_change(&mut self, write: WriteId, change: Change, out: &mut Vec<Effect>) {
         match self.gate(true) {
             Gate::Open => {}
             Gate::Hold => {

@@ -5,6 +5,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
 mod link;
+mod modes;
+mod mortal;
 mod world;
 
 use block::{IoError, Op};

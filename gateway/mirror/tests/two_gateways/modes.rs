@@ -388,7 +388,7 @@ fn stack_sends_nothing_until_a_transfer_and_goes_back_to_the_kept_point() {
         assert!(west.status().rpo_ms.unwrap() >= 60_000);
         let leg = east.status().legs[0].leg;
         east.command(Command::Transfer { leg }).await.unwrap();
-        east.until(|status| status.legs[0].phase == Phase::Tracking).await;
+        east.until(|status| status.legs[0].link == LinkState::Off).await;
         assert_eq!(west.row_here(20), 20);
         assert_eq!(west.status().quality, Quality::Consistent);
         assert!(west.status().rpo_ms.unwrap() < 2_000);

@@ -38,11 +38,11 @@ pub struct PolicyPatch {
     pub ack_deadline_ms: Option<u64>,
 }
 
-/// Mirrors a volume to another site. Every volume of its group is mirrored with it.
+/// Mirrors a group to another site: a session for each of its volumes, carried by one leg.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SessionCreate {
-    /// The volume, by name or id.
+    /// The group, or a volume of it, by name or id.
     pub volume: String,
     /// The other site, by name.
     pub to: String,
@@ -58,6 +58,15 @@ pub struct ResumeSession {
     /// Consent that what only the mirror has is overwritten.
     #[serde(default)]
     pub discard: bool,
+}
+
+/// Begins a verification.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySession {
+    /// Bytes that are compared in a second at most; absent: what is configured.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// A session, seen from its source.
@@ -86,6 +95,8 @@ pub struct Session {
     /// Bytes a second of the running copy; absent when none runs or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_bytes_per_second: Option<u64>,
+    /// Bytes that verifications found to differ since the gateway started.
+    pub mismatched_bytes: u64,
     /// Seconds until the running copy is done at this rate; absent when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_eta_seconds: Option<u64>,

@@ -60,6 +60,10 @@ mod kind {
     pub(super) const DURABLE: u8 = 38;
     pub(super) const COMPARE: u8 = 39;
     pub(super) const COMPARED: u8 = 40;
+    /// From version 2 on.
+    pub(super) const LIST: u8 = 41;
+    /// From version 2 on.
+    pub(super) const MAPPED: u8 = 42;
     pub(super) const PROMOTE: u8 = 48;
     pub(super) const HANDOVER: u8 = 49;
     pub(super) const VOTED: u8 = 50;
@@ -85,6 +89,8 @@ mod flag {
     /// The session's mode, since version 2; neither of them is `sync`.
     pub(super) const CONSISTENCY: u8 = 64;
     pub(super) const STACK: u8 = 128;
+    /// Of other kinds than the two before.
+    pub(super) const LAST: u8 = 64;
 }
 
 /// A header as it lies on the wire.

@@ -48,6 +48,14 @@ pub enum Command {
         /// Which.
         leg: LegId,
     },
+    /// Compare every mapped block of an in-sync mirror with the copy here, by checksums of what is
+    /// read on both sides; what differs is counted and copied again. Hosts go on.
+    Verify {
+        /// Which.
+        leg: LegId,
+        /// Bytes that are compared in a second at most.
+        bytes_per_second: u64,
+    },
     /// Swap roles with an in-sync mirror without losing anything.
     Reverse {
         /// Which.
@@ -58,6 +66,9 @@ pub enum Command {
         /// What the operator accepts.
         consent: Consent,
     },
+    /// Open this mirror's copy to hosts, read-write and on its own, while its session is suspended
+    /// (REC-06). What is written here is tracked, and discarded when the session is resumed.
+    Detach,
     /// Make a volume longer, mirrors first.
     Grow {
         /// Which.
@@ -104,12 +115,6 @@ pub enum Refusal {
     /// The mirror must be in sync for this.
     #[error("the mirror is not in sync")]
     NotInSync,
-    /// The mirror's gateway is of a release that knows no modes.
-    #[error("the mirror speaks protocol version {version}, which knows only mode sync")]
-    PeerTooOld {
-        /// The version of its link.
-        version: u16,
-    },
     /// Only sessions of mode `stack` have transfers.
     #[error("only a session in mode stack has transfers")]
     NotStack,
@@ -128,6 +133,28 @@ pub enum Refusal {
     /// The primary still answers; `reverse` loses nothing.
     #[error("the primary is connected; swap roles with reverse, or say that you mean it")]
     PrimaryAlive,
+    /// The primary may still count on this copy.
+    #[error(
+        "the primary may still count on the copy here; suspend its session there first, or fail over"
+    )]
+    NotSuspended,
+    /// The peer's release is too old for this.
+    #[error("the other gateway speaks protocol version {theirs}; this needs {needs}: upgrade it")]
+    PeerTooOld {
+        /// What is spoken.
+        theirs: u16,
+        /// What it takes.
+        needs: u16,
+    },
+    /// The mirror that was asked to take over may have done so.
+    #[error("the mirror was asked to take over and may have; going on here needs an explicit word")]
+    HandoverUnanswered,
+    /// A group has so many volumes at most.
+    #[error("the group already has {} volumes", crate::GROUP_VOLUMES_MAX)]
+    TooManyVolumes,
+    /// A group has at least one volume.
+    #[error("it is the only volume of the group")]
+    LastVolume,
     /// Another command that excludes this one is under way.
     #[error("another change of roles is under way")]
     Busy,

@@ -15,6 +15,7 @@ mod host;
 mod inbox;
 mod journal;
 mod leg;
+mod members;
 mod open;
 mod points;
 mod port;
@@ -39,12 +40,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
-pub use self::open::{OpenError, found_primary, found_secondary};
+pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
 use self::slab::Slab;
 pub use self::spill::{Journals, Spill, SpillFile};
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
 use crate::metrics::Metrics;
+use crate::status::Verified;
 
 /// A future on one thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -98,8 +100,6 @@ pub struct Group {
     name: String,
     identity: Identity,
     core: RefCell<Core>,
-    stores: Vec<Rc<dyn Store>>,
-    volumes: Vec<VolumeId>,
     dialer: Rc<dyn Dialer>,
     clock: Rc<dyn Clock>,
     spawn: Spawn,
@@ -116,6 +116,8 @@ pub struct Group {
 struct Core {
     machine: Machine,
     slab: Slab,
+    /// The volumes, by the machine's index.
+    members: Vec<members::Member>,
     ledger: Rc<dyn Ledger>,
     generations: Rc<dyn Generations>,
     notes: Rc<dyn Fn(Note)>,
@@ -130,6 +132,8 @@ struct Core {
     legs: [Option<leg::LegPort>; LegId::COUNT],
     /// When each mirror was last heard, over its attempts, in Unix milliseconds.
     leg_memory: [Option<u64>; LegId::COUNT],
+    /// The last verification of each mirror that came to its end.
+    certificates: [Option<Verified>; LegId::COUNT],
     upstream_heard: Option<u64>,
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,
@@ -158,8 +162,9 @@ impl Group {
     /// A volume of the group as its hosts see it.
     #[must_use]
     pub fn volume(self: &Rc<Self>, volume: VolumeId) -> Option<Rc<dyn block::Volume>> {
-        let index = self.volumes.iter().position(|id| *id == volume)?;
-        Some(Rc::new(host::Handle::new(Rc::clone(self), index)))
+        let core = self.core.borrow();
+        let member = core.members.iter().find(|member| member.id == volume)?;
+        Some(Rc::new(host::Handle::new(Rc::clone(self), member)))
     }
 
     /// Cancelled when every host must be dropped: the gateway lost the right to serve them, or
@@ -184,6 +189,11 @@ impl Group {
     /// # Cancellation
     /// Safe: the command goes on, its answer is dropped.
     pub async fn command(self: &Rc<Self>, command: Command) -> Result<(), Refusal> {
+        self.ask(|_core| Event::Command(command)).await
+    }
+
+    /// Lets the machine know what an operator wants, and waits for its answer.
+    async fn ask(self: &Rc<Self>, event: impl FnOnce(&mut Core) -> Event) -> Result<(), Refusal> {
         let (answer, waiting) = oneshot::channel();
         {
             let mut core = self.core.borrow_mut();
@@ -191,7 +201,8 @@ impl Group {
                 return Err(Refusal::Busy);
             }
             core.waiter = Some(answer);
-            core.events.push(Event::Command(command));
+            let event = event(&mut core);
+            core.events.push(event);
         }
         self.turn();
         waiting.await.unwrap_or(Err(Refusal::Interrupted))
@@ -218,12 +229,9 @@ impl Group {
             return Err(if latched { IoError::Latched } else { IoError::ShuttingDown });
         }
         let mut first = Ok(());
-        for store in &self.stores {
-            let (queue, mut answers) = (Completions::new(), Vec::new());
-            store.close(queue.ticket(0));
-            poll_fn(|context| queue.poll_ready(context)).await;
-            queue.take(&mut answers);
-            first = answers.remove(0).result.map(|_| ()).and(first);
+        let members = self.core.borrow().members.clone();
+        for member in members {
+            first = member.close().await.and(first);
         }
         first
     }
@@ -287,6 +295,7 @@ impl Core {
             while self.machine.wants_supply() {
                 self.machine.supply(self.generations.next());
             }
+            self.dismiss_when_ready();
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
                 self.machine.apply(event, &mut self.effects);
@@ -296,10 +305,10 @@ impl Core {
             }
             self.events = events;
             self.perform(group);
-            self.submit(group);
+            self.submit();
             self.take_completions(group);
             self.work_journals(group);
-            if self.events.is_empty() {
+            if self.events.is_empty() && self.machine.ready_to_dismiss().is_none() {
                 break;
             }
         }
@@ -340,10 +349,10 @@ impl Core {
     }
 
     /// One batch per store.
-    fn submit(&mut self, group: &Rc<Group>) {
-        for (store, batch) in group.stores.iter().zip(&mut self.batches) {
+    fn submit(&mut self) {
+        for (member, batch) in self.members.iter().zip(&mut self.batches) {
             if !batch.is_empty() {
-                store.submit(batch);
+                member.store.submit(batch);
                 debug_assert!(batch.is_empty(), "a store takes the whole batch");
             }
         }

@@ -7,6 +7,8 @@
 //!         │  └──────── the mirror took over ─────┼───┼────────────────┘   │
 //!         │                                      │   └── it did not ──────┘
 //!         └── Open of a higher epoch ── Fenced ◀─┘ a higher epoch is heard of
+//!
+//!     Secondary ──Detach (its session is suspended)──▶ Detached ──Open──▶ Secondary
 //! ```
 //!
 //! A leg of a primary goes `Off ─▶ Dialing ─▶ Listing ─▶ Copying ─▶ Draining ─▶ Flushing ─▶ Voting
@@ -22,10 +24,12 @@ mod command;
 mod compare;
 mod copy;
 mod cuts;
+mod detach;
 mod event;
 mod flush;
 mod leg;
 mod legs;
+mod members;
 mod modes;
 mod points;
 mod role;
@@ -34,6 +38,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod verify;
 mod write;
 
 use std::collections::VecDeque;
@@ -92,6 +97,10 @@ enum After {
     Demoted,
     /// The fence is recorded.
     Fenced,
+    /// This copy is recorded as open to hosts on its own.
+    Detached,
+    /// Who belongs to the group is recorded.
+    MembersKept,
 }
 
 /// The part this gateway plays now.
@@ -101,7 +110,11 @@ enum Role {
     Yielding(role::Yielding),
     Secondary,
     Promoting(role::Promoting),
-    Fenced { by: Epoch },
+    Fenced {
+        by: Epoch,
+    },
+    /// An operator opened this mirror's copy to hosts while its session is suspended.
+    Detached,
 }
 
 #[derive(Debug)]
@@ -127,6 +140,8 @@ pub struct Machine {
     role: Role,
     /// What the record that was last asked for says of our role.
     recorded_role: RoleRecord,
+    /// Whether the copy was detached since it last followed a primary: its own writes are known.
+    recorded_detached: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
     upstream: Option<Upstream>,
@@ -171,6 +186,8 @@ pub struct Machine {
     split_brain: bool,
     counters: GroupCounters,
     command: Option<Pending>,
+    /// A volume is leaving the group: hosts are held.
+    dismissal: Option<members::Dismissal>,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }
@@ -203,6 +220,11 @@ impl Machine {
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
             Event::CopyQueued { leg, copy, seq } => self.on_copy_queued(leg, copy, seq, out),
             Event::JournalFailed { leg } => self.on_journal_failed(leg, out),
+            Event::LinkVersion { leg, version } => {
+                if let Some(state) = self.leg_mut(leg) {
+                    state.version = version;
+                }
+            }
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
             Event::Incoming { write, seq, volume, extent, resync } => {
@@ -216,6 +238,14 @@ impl Machine {
             Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
             Event::Changed { result } => self.on_changed(result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
+            Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Enlist { volume, sessions, records } => {
+                self.on_enlist(&volume, &sessions, records, out);
+            }
+            Event::Dismiss { volume, group, name, records } => {
+                self.on_dismiss(volume, (group, name), records, out);
+            }
+            Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
             Event::Closing => self.on_closing(out),
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
@@ -248,13 +278,15 @@ impl Machine {
     /// Whether hosts may be attached.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.role == Role::Primary && self.awaiting.is_empty() && !self.latched
+        matches!(self.role, Role::Primary | Role::Detached)
+            && self.awaiting.is_empty()
+            && !self.latched
     }
 
     /// Whether a read may be answered from the copy here.
     #[must_use]
     pub fn may_read(&self) -> bool {
-        matches!(self.role, Role::Primary | Role::Yielding(_)) && !self.latched
+        matches!(self.role, Role::Primary | Role::Yielding(_) | Role::Detached) && !self.latched
     }
 
     /// Whether a change there could go straight to the store: nobody mirrors it, nothing is held
@@ -263,6 +295,7 @@ impl Machine {
     pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
         self.is_serving()
             && !self.beginning
+            && self.dismissal.is_none()
             && self.live.is_empty()
             && self.counting.is_empty()
             && self.legs.iter().all(Option::is_none)
@@ -286,6 +319,9 @@ impl Machine {
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
+            // What was let through may need a round of its own, and no event may follow for long.
+            self.begin_activity_round(out);
+            self.begin_flush_round(out);
         }
     }
 
@@ -317,7 +353,7 @@ impl Machine {
             Role::Primary | Role::Yielding(_) => {
                 assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
             }
-            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } => {
+            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } | Role::Detached => {
                 assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
                 assert!(self.counting.is_empty(), "only a primary waits for mirrors");
             }
@@ -396,6 +432,8 @@ impl Machine {
             After::Unyielded => self.unyielded(out),
             After::Demoted => self.finish_command(Ok(()), out),
             After::Fenced => {}
+            After::Detached => self.detached(out),
+            After::MembersKept => self.members_kept(out),
         }
         self.remove_unneeded(out);
     }
@@ -406,6 +444,7 @@ impl Machine {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
         }
+        self.drop_dismissal();
         self.fail_everything(block::IoError::Latched, out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);

@@ -50,6 +50,8 @@ pub(crate) enum RoleRecord {
     Fenced {
         by: Epoch,
     },
+    /// A mirror whose copy an operator opened to hosts while its session is suspended.
+    Detached,
 }
 
 /// One mirror.
@@ -135,6 +137,31 @@ pub(crate) struct GroupRecord {
     pub(crate) points: PointsRecord,
 }
 
+impl PointsRecord {
+    /// What is left of the points when these are the volumes. A kept point that does not cover all
+    /// of them is none; what there is of it is not needed.
+    pub(crate) fn of(&self, volumes: &[VolumeId]) -> Self {
+        let part = |snapshots: &Snapshots| -> Snapshots {
+            let of = |volume| snapshots.iter().find(|(id, _)| id == volume).copied();
+            volumes.iter().filter_map(of).collect()
+        };
+        let mut points = Self { unneeded: part(&self.unneeded), ..self.clone() };
+        if let Some(kept) = &mut points.kept {
+            kept.snapshots = part(&kept.snapshots);
+        }
+        let partial = |kept: &mut Kept| kept.snapshots.len() < volumes.len();
+        if let Some(kept) = points.kept.take_if(partial) {
+            points.unneeded.extend(kept.snapshots);
+            points.rolling_back = false;
+        }
+        for discarded in &mut points.discarded {
+            discarded.snapshots = part(&discarded.snapshots);
+        }
+        points.discarded.retain(|discarded| !discarded.snapshots.is_empty());
+        points
+    }
+}
+
 /// Where the ledger keeps the record of a group.
 pub(crate) fn group_key(group: GroupId) -> String {
     format!("group/{group}")
@@ -166,6 +193,7 @@ impl GroupRecord {
                 w.u8(4);
                 w.u64(by.get());
             }
+            RoleRecord::Detached => w.u8(5),
         }
         w.u64(self.epoch.get());
         w.option(self.lineage.as_ref(), Writer::lineage);
@@ -206,6 +234,7 @@ impl GroupRecord {
                 },
                 3 => RoleRecord::Secondary,
                 4 => RoleRecord::Fenced { by: Epoch::new(r.u64()?) },
+                5 => RoleRecord::Detached,
                 _ => return Err(RecordError::Damaged),
             },
             epoch: Epoch::new(r.u64()?),

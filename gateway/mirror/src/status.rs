@@ -42,6 +42,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync and must be reopened.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// A session's status, in the words of the REC documents.
@@ -110,6 +112,8 @@ pub enum Cause {
     Refused(String),
     /// An operator suspended it.
     Operator,
+    /// The group is changed; it is opened again by itself.
+    Regrouped,
     /// The mirror took over, or must be told to follow: `reprotect`.
     AwaitingReprotect,
 }
@@ -142,6 +146,36 @@ pub struct SessionStatus {
     pub resync_copied_bytes: u64,
     /// Whether the running or last copy was a full one.
     pub full: bool,
+    /// Bytes that verifications found to differ since this gateway started.
+    pub mismatched_bytes: u64,
+}
+
+/// What a verification found: every mapped block of every volume of the group, read on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// When it ended, in Unix milliseconds; 0 until the driver has said so.
+    pub at_ms: u64,
+    /// The epoch at which it ran.
+    pub epoch: Epoch,
+    /// The history that was compared.
+    pub generation: Generation,
+    /// Blocks that were compared.
+    pub blocks: u64,
+    /// Of these, blocks that differed; they were copied again.
+    pub mismatched: u64,
+    /// Of these, blocks that could not be read at the source; they were left alone.
+    pub unreadable: u64,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verifying {
+    /// Blocks that there are to compare; what is listed so far while the lists come in.
+    pub total: u64,
+    /// Of these, blocks that were compared.
+    pub done: u64,
+    /// Of these, blocks that differed.
+    pub mismatched: u64,
 }
 
 /// One leg: the group's sessions to one mirror, seen from the primary.
@@ -163,6 +197,8 @@ pub struct LegStatus {
     pub link: LinkState,
     /// Why it is not Active and Equivalent, if it is not on its way there.
     pub cause: Option<Cause>,
+    /// The volume whose copy there failed, if that is the cause and it is known.
+    pub failed: Option<VolumeId>,
     /// Its policies, its mode among them.
     pub policy: Policy,
     /// Whether it follows behind because it was too slow, as in mode `consistency`.
@@ -187,6 +223,10 @@ pub struct LegStatus {
     pub resync_started_ms: Option<u64>,
     /// Bytes a second of the running copy, over the last seconds.
     pub resync_rate: Option<u64>,
+    /// The verification under way.
+    pub verifying: Option<Verifying>,
+    /// The last one that came to its end; `None` when never.
+    pub verified: Option<Verified>,
     /// Smoothed round trip of heartbeats, in microseconds.
     pub rtt_us: Option<u64>,
     /// When anything was last heard from it.
@@ -244,6 +284,17 @@ pub struct DiscardedStatus {
     pub unix_ms: u64,
 }
 
+/// A planned swap of roles, at the primary that hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverStatus {
+    /// The leg whose mirror is to take over.
+    pub leg: LegId,
+    /// The epoch that it is offered.
+    pub epoch: Epoch,
+    /// It was asked, its link is gone, and nobody but it knows whether it took over: hosts wait.
+    pub unanswered: bool,
+}
+
 /// Counters that only grow while the group is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupCounters {
@@ -292,6 +343,8 @@ pub struct GroupStatus {
     pub rpo_ms: Option<u64>,
     /// Whether both sides have writes that the other lacks.
     pub split_brain: bool,
+    /// The planned swap of roles that is under way, if one is.
+    pub handover: Option<HandoverStatus>,
     /// Counters.
     pub counters: GroupCounters,
 }

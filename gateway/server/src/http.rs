@@ -101,12 +101,16 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::suspend))
         .routes(routes!(sessions::resume))
         .routes(routes!(sessions::reverse))
+        .routes(routes!(sessions::verify))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
-        .routes(routes!(groups::list))
-        .routes(routes!(groups::show))
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::show, groups::delete))
+        .routes(routes!(groups::add))
+        .routes(routes!(groups::remove))
+        .routes(routes!(groups::detach))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))

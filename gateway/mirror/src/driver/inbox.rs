@@ -93,6 +93,9 @@ impl Core {
         for Completion { tag, result } in completions.drain(..) {
             match Tag::unpack(tag) {
                 Tag::Applied(write) => {
+                    if let Some(launched) = &mut self.slab.get(write).launched {
+                        self.metrics.applied(launched);
+                    }
                     let result = result.map(|_| ());
                     self.events.push(Event::Applied { write, result });
                 }
@@ -112,7 +115,7 @@ impl Core {
                     let result = result.map(|_| ());
                     self.events.push(Event::Recorded { number, result });
                 }
-                Tag::Grown(volume) => self.grown(group, volume, result.err()),
+                Tag::Grown(volume) => self.grown(volume, result.err()),
                 Tag::Snapshotted(number) => {
                     if let Some(round) = self.end_of_round(number, result.err()) {
                         let (result, unix_ms) = (round.result(), group.clock.unix_ms());

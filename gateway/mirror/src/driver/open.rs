@@ -12,12 +12,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::members::Member;
 use super::slab::Slab;
 use super::{Core, Group, Parts};
+use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
 use crate::machine::{Machine, Restored};
 use crate::metrics::Metrics;
 use crate::record::{GroupRecord, RecordError, dirty_key, group_key};
+use crate::status::Verified;
 
 /// Why a group cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +50,7 @@ pub fn found_primary(
     volumes: Vec<VolumeId>,
     generation: Generation,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, Some(generation))
+    crate::machine::found(group, name, volumes, Some(generation), block::Quality::Source)
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -57,7 +60,18 @@ pub fn found_secondary(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None)
+    crate::machine::found(group, name, volumes, None, block::Quality::Blank)
+}
+
+/// The record of a group of which this gateway holds copies that were made for other groups, for
+/// the ledger: they are emptied before they are filled.
+#[must_use]
+pub fn found_adopted(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None, block::Quality::Inconsistent)
 }
 
 impl Group {
@@ -80,7 +94,9 @@ impl Group {
             return Err(OpenError::Volumes);
         }
         let maps = read_maps(&parts, &record)?;
-        let restored: Vec<Restored> = parts.volumes.iter().map(restored).collect();
+        let certificates = read_certificates(&parts, &record)?;
+        let restored: Vec<Restored> =
+            parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
         let name = record.name.clone();
         let mut machine =
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
@@ -92,7 +108,12 @@ impl Group {
         }
         let mut effects = Vec::new();
         machine.start(&mut effects);
-        let stores: Vec<_> = parts.volumes.iter().map(|(_, _, store)| Rc::clone(store)).collect();
+        let members: Vec<Member> = parts
+            .volumes
+            .iter()
+            .enumerate()
+            .map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store)))
+            .collect();
         let stopping = CancellationToken::new();
         let core = Core {
             machine,
@@ -104,11 +125,13 @@ impl Group {
             events: Vec::new(),
             effects,
             completions: Vec::new(),
-            batches: stores.iter().map(|_| Vec::new()).collect(),
+            batches: members.iter().map(|_| Vec::new()).collect(),
+            members,
             rounds: HashMap::new(),
             removal: super::points::Removal::default(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
+            certificates,
             upstream_heard: None,
             upstream: None,
             candidate: None,
@@ -122,8 +145,6 @@ impl Group {
             name,
             identity: parts.identity,
             core: RefCell::new(core),
-            stores,
-            volumes: parts.volumes.iter().map(|(id, ..)| *id).collect(),
             dialer: parts.dialer,
             clock: parts.clock,
             spawn: parts.spawn,
@@ -153,16 +174,31 @@ impl Group {
 }
 
 /// A volume as its store was found.
-fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restored {
+pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Restored {
     let recovery = store.recovery();
     Restored {
-        volume: *volume,
-        name: name.clone(),
+        volume,
+        name: name.to_owned(),
         geometry: store.geometry(),
         clean: recovery.clean,
         active: recovery.active,
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
     }
+}
+
+/// The last verification of each mirror. One that cannot be read is as good as none.
+fn read_certificates(
+    parts: &Parts,
+    record: &GroupRecord,
+) -> Result<[Option<Verified>; LegId::COUNT], OpenError> {
+    let mut certificates = [None; LegId::COUNT];
+    for (place, leg) in certificates.iter_mut().zip(&record.legs) {
+        let Some(leg) = leg else { continue };
+        let key = certificate_key(parts.group, leg.gateway);
+        let bytes = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+        *place = bytes.as_deref().and_then(decode);
+    }
+    Ok(certificates)
 }
 
 fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, DirtyMap>, OpenError> {

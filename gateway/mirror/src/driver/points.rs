@@ -2,12 +2,10 @@
 //!
 //! Invariant: one round of each kind at a time, as the machine asks for them.
 
-use std::rc::Rc;
-
 use block::{BlockSet, IoError, SnapshotId};
 
+use super::Core;
 use super::inbox::Tag;
-use super::{Core, Group};
 use crate::machine::Event;
 
 /// Snapshots that are being removed, and how many are not answered yet.
@@ -19,34 +17,30 @@ pub(super) struct Removal {
 }
 
 impl Core {
-    pub(super) fn snapshot(&mut self, snapshots: &[SnapshotId], group: &Rc<Group>) {
-        self.submit(group);
+    pub(super) fn snapshot(&mut self, snapshots: &[SnapshotId]) {
+        self.submit();
         let key = self.begin_round(0, snapshots.len());
-        for (store, snapshot) in group.stores.iter().zip(snapshots) {
-            store.snapshot(*snapshot, self.ticket(Tag::Snapshotted(key)));
+        for (member, snapshot) in self.members.iter().zip(snapshots) {
+            member.store.snapshot(*snapshot, self.ticket(Tag::Snapshotted(key)));
         }
     }
 
-    pub(super) fn roll_back(&mut self, snapshots: &[SnapshotId], group: &Rc<Group>) {
-        self.submit(group);
+    pub(super) fn roll_back(&mut self, snapshots: &[SnapshotId]) {
+        self.submit();
         let key = self.begin_round(0, snapshots.len());
-        for (store, snapshot) in group.stores.iter().zip(snapshots) {
-            store.roll_back(*snapshot, self.ticket(Tag::RolledBack(key)));
+        for (member, snapshot) in self.members.iter().zip(snapshots) {
+            member.store.roll_back(*snapshot, self.ticket(Tag::RolledBack(key)));
         }
     }
 
-    pub(super) fn remove_snapshots(
-        &mut self,
-        snapshots: Vec<(usize, SnapshotId)>,
-        group: &Rc<Group>,
-    ) {
+    pub(super) fn remove_snapshots(&mut self, snapshots: Vec<(usize, SnapshotId)>) {
         if snapshots.is_empty() {
             self.events.push(Event::SnapshotsRemoved { snapshots });
             return;
         }
         for (index, (volume, snapshot)) in snapshots.iter().enumerate() {
             let ticket = self.ticket(Tag::Removed(index));
-            group.stores[*volume].remove_snapshot(*snapshot, ticket);
+            self.members[*volume].store.remove_snapshot(*snapshot, ticket);
         }
         let gone = vec![false; snapshots.len()];
         self.removal = Removal { waiting: snapshots.len(), snapshots, gone };
@@ -66,15 +60,15 @@ impl Core {
     }
 
     /// Lists what differs. The map is read, not the data.
-    pub(super) fn list_changed(&mut self, snapshots: &[SnapshotId], group: &Rc<Group>) {
+    pub(super) fn list_changed(&mut self, snapshots: &[SnapshotId]) {
         /// Ranges asked for at a time.
         const STEP: usize = 4096;
         let mut changed = Vec::with_capacity(snapshots.len());
-        for (store, snapshot) in group.stores.iter().zip(snapshots) {
+        for (member, snapshot) in self.members.iter().zip(snapshots) {
             let mut ranges = BlockSet::new();
             let mut from = 0;
             loop {
-                match store.changed_since(*snapshot, from, STEP) {
+                match member.store.changed_since(*snapshot, from, STEP) {
                     Err(error) => {
                         self.events.push(Event::Changed { result: Err(error) });
                         return;

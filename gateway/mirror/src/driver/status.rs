@@ -14,9 +14,9 @@ impl Group {
         let core = self.core.borrow();
         let mut status = core.machine.status();
         let offset = self.clock.unix_ms().saturating_sub(self.uptime_ms());
-        for (volume, store) in status.volumes.iter_mut().zip(&self.stores) {
-            volume.bytes = store.geometry().bytes();
-            volume.mapped_bytes = store.usage().mapped_bytes;
+        for (volume, member) in status.volumes.iter_mut().zip(&core.members) {
+            volume.bytes = member.store.geometry().bytes();
+            volume.mapped_bytes = member.store.usage().mapped_bytes;
         }
         for leg in &mut status.legs {
             leg.resync_started_ms = leg.resync_started_ms.map(|at| at + offset);
@@ -26,6 +26,7 @@ impl Group {
                 spell.end_ms = spell.end_ms.map(|at| at + offset);
             }
             leg.last_heard_ms = core.leg_memory[leg.leg.index()];
+            leg.verified = core.certificates[leg.leg.index()];
             if let Some(port) = &core.legs[leg.leg.index()] {
                 leg.rtt_us = port.rtt_us;
                 leg.send_queue_bytes = port.port.queued_bytes();

@@ -49,6 +49,8 @@ impl Machine {
             Relation::Behind { common } if known(common) => Ok(Need::Delta),
             Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
             Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
+            // It went on from what is here, and kept track of it.
+            Relation::Ahead if state.discard && known(ours.current) => Ok(Need::Delta),
             Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
                 Ok(Need::Full { wipe: true })
             }

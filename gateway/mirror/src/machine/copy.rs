@@ -23,8 +23,12 @@ impl Machine {
         let half = self.journal.memory_bytes / 2;
         let Some(state) = self.leg_mut(leg) else { return };
         let copies = matches!(state.stage, Stage::Copying | Stage::InSync | Stage::Following);
+        if !copies || state.is_clean() {
+            self.fill_verification(leg, out);
+            return;
+        }
         // A journal that fills is for the hosts' changes: what is dirty can wait.
-        if !copies || state.is_clean() || (state.journaled && state.backlog_bytes() > half) {
+        if state.journaled && state.backlog_bytes() > half {
             return;
         }
         for slot in 0..COPIES_MAX {
@@ -35,12 +39,20 @@ impl Machine {
             let Some((volume, extent, compare)) = self.next_copy(leg) else { return };
             let state = self.leg_mut(leg).expect("checked above");
             let (seq, sent, locked) = (Seq::ZERO, false, true);
-            state.copies[slot] = Some(Copy { seq, volume, extent, sent, locked, compare });
-            let copy = u8::try_from(slot).expect("there are few slots");
-            let holder = Holder::Copy(leg, copy);
-            if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
-                self.send_copy(leg, copy, out);
-            }
+            let verify = false;
+            state.copies[slot] = Some(Copy { seq, volume, extent, sent, locked, compare, verify });
+            self.begin_copy(leg, slot, out);
+        }
+    }
+
+    /// Takes the range of a copy that was put into this slot; it is sent as soon as it has it.
+    pub(super) fn begin_copy(&mut self, leg: LegId, slot: usize, out: &mut Vec<Effect>) {
+        let placed = self.leg(leg).and_then(|state| state.copies[slot]);
+        let Copy { volume, extent, .. } = placed.expect("the caller placed it");
+        let copy = u8::try_from(slot).expect("there are few slots");
+        let holder = Holder::Copy(leg, copy);
+        if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
+            self.send_copy(leg, copy, out);
         }
     }
 
@@ -87,11 +99,13 @@ impl Machine {
         let state = self.leg_mut(leg).expect("a copy that waits belongs to a leg");
         let slot = state.copies[usize::from(copy)].as_ref().expect("a copy that waits exists");
         let (volume, extent) = (slot.volume, slot.extent);
-        // What is on its way there would be compared too early: it is copied without asking.
-        let compare = slot.compare && !state.is_under_way(volume, extent.blocks());
         let journaled = state.journaled;
+        // What is on its way there would be compared too early: it is copied without asking.
+        let early = journaled && state.is_under_way(volume, extent.blocks());
+        let compare = slot.compare && !early;
         let slot = state.copies[usize::from(copy)].as_mut().expect("a copy that waits exists");
         (slot.seq, slot.sent, slot.compare) = (seq, true, compare);
+        let verify = slot.verify;
         let wipe = state.wipe.first() == Some(&volume);
         let bytes = if wipe || compare { 0 } else { extent.len() };
         state.inflight.push_back(InFlight {
@@ -119,6 +133,11 @@ impl Machine {
             if journaled {
                 self.on_copy_queued(leg, copy, seq, out);
             }
+            return;
+        }
+        if verify {
+            // Changes nothing there, so there is nothing that could be lost.
+            out.push(Effect::Copy { leg, copy, seq, volume, extent, compare });
             return;
         }
         // What is found to be the same may be so only in the mirror's memory.
@@ -174,6 +193,10 @@ impl Machine {
         let Some(Holder::Copy(_, copy)) = done else { return };
         let Some(done) = state.copies[usize::from(copy)].take() else { return };
         let (volume, blocks) = (done.volume, done.extent.blocks());
+        if done.verify {
+            self.verified((leg, copy), (volume, blocks), differs, out);
+            return;
+        }
         state.suspects[volume].remove(blocks);
         state.dirty[volume].remove(blocks);
         let mut different = 0;
@@ -200,9 +223,10 @@ impl Machine {
         error: IoError,
         out: &mut Vec<Effect>,
     ) {
-        let under_way =
-            self.leg(leg).is_some_and(|state| state.copies[usize::from(copy)].is_some());
-        if under_way {
+        let placed = self.leg(leg).and_then(|state| state.copies[usize::from(copy)]);
+        if let Some(placed) = placed.filter(|placed| placed.verify) {
+            self.unverifiable((leg, copy), placed, out);
+        } else if placed.is_some() {
             let cause = Cause::Refused(format!("cannot read the source: {error}"));
             self.lose_leg(leg, cause, SessionState::Error, out);
         }

@@ -264,6 +264,8 @@ impl Machine {
         state.base = Some(kept.generation);
         state.discard = false;
         state.lossy = None;
+        state.fresh.fill(None);
+        state.failed = None;
         if state.stage != Stage::Following {
             return;
         }

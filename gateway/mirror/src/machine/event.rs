@@ -1,13 +1,14 @@
 //! What happens to the machine, and what it wants done.
 
 use block::{
-    ActivityExtent, BlockSet, DirtyReport, Extent, GatewayId, IoError, LegId, Message, Open,
-    Opened, Seq, SnapshotId, WriteId,
+    ActivityExtent, BlockSet, DirtyReport, Epoch, Extent, GatewayId, GroupId, IoError, LegId,
+    Message, Open, Opened, Seq, SessionId, SnapshotId, VolumeId, WriteId,
 };
 use bytes::Bytes;
 
+use super::Restored;
 use crate::command::{Command, Refusal};
-use crate::status::Cause;
+use crate::status::{Cause, Verified};
 
 /// What a mirror answered when the group was opened there.
 #[derive(Clone, Debug)]
@@ -16,8 +17,6 @@ pub struct Opening {
     pub opened: Opened,
     /// The blocks in which it may differ from the common history.
     pub differs: Vec<DirtyReport>,
-    /// The protocol version of the link.
-    pub version: u16,
 }
 
 /// Something that happened.
@@ -83,6 +82,13 @@ pub enum Event {
         leg: LegId,
         /// By volume.
         mapped: Vec<BlockSet>,
+    },
+    /// Which protocol version a mirror speaks on its link, said before [`Event::Connected`].
+    LinkVersion {
+        /// Which leg.
+        leg: LegId,
+        /// The version.
+        version: u16,
     },
     /// A leg's link ended, or could not be made.
     Disconnected {
@@ -182,6 +188,37 @@ pub enum Event {
         /// Whether every volume is at its snapshot.
         result: Result<(), IoError>,
     },
+    /// A gateway that says it is the primary wants to open the group, and its volumes do not fit
+    /// what is here.
+    Unfit {
+        /// The epoch that it says.
+        epoch: Epoch,
+        /// What does not fit.
+        why: String,
+    },
+    /// An operator wants a volume to join the group, as its last one. Answered as a command is.
+    /// The driver has its store in place already.
+    Enlist {
+        /// The volume as its store was found.
+        volume: Box<Restored>,
+        /// A session for each mirror that the group may have.
+        sessions: Vec<SessionId>,
+        /// What is made durable together with it.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// An operator wants a volume to leave the group. Answered as a command is.
+    Dismiss {
+        /// Which.
+        volume: VolumeId,
+        /// The group of its own that it goes to.
+        group: GroupId,
+        /// The name of that group.
+        name: String,
+        /// What is made durable together with it.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// The driver took the volume out that [`super::Machine::ready_to_dismiss`] named.
+    Dismissed,
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
     /// The gateway stops in good order: hosts are gone, nothing is in flight.
@@ -227,6 +264,8 @@ pub enum Note {
     Promoted,
     /// This gateway became a mirror.
     Demoted,
+    /// This mirror's copy is open to hosts on its own; or no longer, and hosts were dropped.
+    Detached(bool),
     /// A higher epoch exists; hosts were dropped.
     Fenced,
     /// A gateway with a lower epoch was refused.
@@ -238,6 +277,22 @@ pub enum Note {
     SplitBrain {
         /// Which leg.
         leg: LegId,
+    },
+    /// A verification found blocks of a mirror that are not what they should be.
+    Mismatch {
+        /// Which leg.
+        leg: LegId,
+        /// Index of the volume.
+        volume: usize,
+        /// How many.
+        blocks: u64,
+    },
+    /// A verification came to its end.
+    Verified {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
     },
     /// The local copy or ledger failed.
     Latched {
@@ -290,6 +345,13 @@ pub enum Effect {
     List {
         /// For whom.
         leg: LegId,
+    },
+    /// A verification came to its end: keep the certificate, and tell people.
+    Certify {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
     },
     /// Send a message to a mirror.
     Post {

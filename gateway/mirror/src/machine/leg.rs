@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 
-use block::{BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId};
+use block::{
+    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+};
 
 use super::cuts::{Cuts, Spells};
+use super::verify::Verification;
 use crate::dirty::DirtyMap;
 use crate::locks::Holder;
 use crate::policy::Policy;
@@ -134,6 +137,8 @@ pub(crate) struct Copy {
     pub(crate) locked: bool,
     /// Whether checksums go first: the blocks may be the same already.
     pub(crate) compare: bool,
+    /// Whether it only makes sure of blocks that should be the same.
+    pub(crate) verify: bool,
 }
 
 /// How much the running or last copy moved.
@@ -141,7 +146,8 @@ pub(crate) struct Copy {
 pub(crate) struct Progress {
     pub(crate) total_bytes: Vec<u64>,
     pub(crate) copied_bytes: Vec<u64>,
-    pub(crate) full: bool,
+    /// By volume: whether all of it had to be copied.
+    pub(crate) full: Vec<bool>,
     pub(crate) started_ms: Option<u64>,
     /// (when, bytes copied by then), one a second, for the rate.
     pub(crate) marks: VecDeque<(u64, u64)>,
@@ -179,6 +185,11 @@ pub(crate) struct Leg {
     pub(crate) dirty: Vec<DirtyMap>,
     /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
     pub(crate) suspects: Vec<DirtyMap>,
+    /// By volume, the whole of one that joined the group after the mirror last had everything: the
+    /// copy there has nothing in common with it until the mirror is in sync again.
+    pub(crate) fresh: Vec<Option<BlockRange>>,
+    /// The volume whose copy at the mirror failed, if one did.
+    pub(crate) failed: Option<VolumeId>,
     /// Sent, and not known to be durable there, oldest first (rule 4).
     pub(crate) undurable: VecDeque<(Seq, usize, BlockRange)>,
     pub(crate) inflight: VecDeque<InFlight>,
@@ -192,8 +203,6 @@ pub(crate) struct Leg {
     pub(crate) progress: Progress,
     pub(crate) theirs: Option<MirrorState>,
     pub(crate) last_flush_ms: u64,
-    /// The protocol version of its link.
-    pub(crate) version: u16,
     /// Changes go through the send journal, and nothing waits for this leg.
     pub(crate) journaled: bool,
     /// It stays connected while the in-sync set is being recorded without it.
@@ -204,6 +213,12 @@ pub(crate) struct Leg {
     pub(crate) spells: Spells,
     /// It is called again at this time, and not before.
     pub(crate) retry: Option<u64>,
+    /// The protocol version of the link.
+    pub(crate) version: u16,
+    /// The verification under way.
+    pub(crate) verify: Option<Verification>,
+    /// Blocks that verifications found to differ since this gateway started, by volume.
+    pub(crate) mismatched: Vec<u64>,
 }
 
 impl Leg {
@@ -228,6 +243,8 @@ impl Leg {
             base: None,
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
+            fresh: vec![None; volumes],
+            failed: None,
             undurable: VecDeque::new(),
             inflight: VecDeque::new(),
             inflight_bytes: 0,
@@ -238,17 +255,20 @@ impl Leg {
             progress: Progress {
                 total_bytes: vec![0; volumes],
                 copied_bytes: vec![0; volumes],
+                full: vec![false; volumes],
                 ..Progress::default()
             },
             theirs: None,
             last_flush_ms: 0,
-            version: block::PROTOCOL_VERSION,
             journaled: false,
             stepping_down: false,
             degraded: false,
             cuts: Cuts::default(),
             spells: Spells::default(),
             retry: None,
+            version: 0,
+            verify: None,
+            mismatched: vec![0; volumes],
         }
     }
 
@@ -331,6 +351,10 @@ impl Leg {
         for (_, volume, range) in self.undurable.drain(..) {
             self.dirty[volume].insert(range);
         }
+        // A copy that was begun there is worth nothing before it is whole.
+        for (dirty, whole) in self.dirty.iter_mut().zip(&self.fresh) {
+            whole.iter().for_each(|whole| dirty.insert(*whole));
+        }
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.flushes.clear();
@@ -338,6 +362,8 @@ impl Leg {
         self.stepping_down = false;
         self.degraded = false;
         self.cuts.end_flight();
+        // What was not compared is not known: a verification is begun anew, not taken up.
+        self.verify = None;
     }
 
     /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).

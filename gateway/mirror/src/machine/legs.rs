@@ -48,10 +48,10 @@ impl Machine {
             out.push(Effect::Hang { leg, redial: false });
             return;
         }
-        let too_old = opening.version < block::CUTS_SINCE_VERSION
-            && self.leg(leg).is_some_and(|leg| leg.policy.mode != Mode::Sync);
-        if too_old {
-            let cause = Cause::PeerTooOld { version: opening.version };
+        let speaks =
+            self.leg(leg).filter(|leg| leg.policy.mode != Mode::Sync).map(|leg| leg.version);
+        if let Some(version) = speaks.filter(|version| *version < block::CUTS_SINCE_VERSION) {
+            let cause = Cause::PeerTooOld { version };
             self.stop_leg(leg, cause, SessionState::Error, out);
             return;
         }
@@ -82,12 +82,12 @@ impl Machine {
         state.halted = false;
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
-        state.version = opening.version;
         state.journaled = state.is_to_follow();
         if let Need::Full { wipe } = need {
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
+            state.fresh.fill(None);
             state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
             // What is being written now may not be mapped yet when the map is listed.
@@ -106,8 +106,12 @@ impl Machine {
                     }
                 }
             }
-            state.stage = Stage::Copying;
-            Self::begin_progress(state, now_ms, false);
+            if state.fresh.iter().any(Option::is_some) {
+                self.list_fresh(leg, out);
+            } else {
+                state.stage = Stage::Copying;
+                Self::begin_progress(state, now_ms);
+            }
         }
         let state = self.leg(leg).expect("checked above");
         if state.stage == Stage::Listing || !state.is_clean() {
@@ -120,20 +124,24 @@ impl Machine {
         let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage != Stage::Listing {
+            state.add_to_verification(mapped);
             return;
         }
-        for (dirty, ranges) in state.dirty.iter_mut().zip(mapped) {
-            ranges.iter().for_each(|range| dirty.insert(*range));
+        let full = state.base.is_none();
+        for (index, ranges) in mapped.iter().enumerate() {
+            if full || state.fresh[index].is_some() {
+                ranges.iter().for_each(|range| state.dirty[index].insert(*range));
+            }
         }
         state.stage = Stage::Copying;
-        Self::begin_progress(state, now_ms, true);
+        Self::begin_progress(state, now_ms);
     }
 
-    fn begin_progress(state: &mut Leg, now_ms: u64, full: bool) {
+    fn begin_progress(state: &mut Leg, now_ms: u64) {
         state.progress = Progress {
             total_bytes: state.dirty.iter().map(crate::dirty::DirtyMap::bytes).collect(),
             copied_bytes: vec![0; state.dirty.len()],
-            full,
+            full: state.fresh.iter().map(|f| state.base.is_none() || f.is_some()).collect(),
             started_ms: Some(now_ms),
             marks: std::collections::VecDeque::from([(now_ms, 0)]),
         };
@@ -157,12 +165,16 @@ impl Machine {
     pub(super) fn on_heard(&mut self, leg: LegId, message: Message, out: &mut Vec<Effect>) {
         match message {
             Message::Acks(seqs) => seqs.into_iter().for_each(|seq| self.on_acked(leg, seq, out)),
-            Message::Failed { error, .. } => {
+            Message::Failed { error, seq } => {
+                self.note_failed(leg, seq);
                 self.lose_leg(leg, Cause::MirrorFailed(error), SessionState::Error, out);
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
             Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
             Message::CutApplied { seq } => self.on_cut_applied(leg, seq, out),
+            Message::Mapped { volume, blocks, last } => {
+                self.on_mapped_there(leg, volume, &blocks, last);
+            }
             Message::Voted(Vote::InSync) => self.on_voted(leg, out),
             Message::Voted(Vote::TookOver { epoch }) => self.on_took_over(leg, epoch, out),
             Message::Grown { volume, bytes } => self.on_mirror_grown(leg, volume, bytes, out),
@@ -177,6 +189,7 @@ impl Machine {
             | Message::Differs(_)
             | Message::Change { .. }
             | Message::Compare { .. }
+            | Message::List { .. }
             | Message::Flush { .. }
             | Message::Promote { .. }
             | Message::Handover { .. }
@@ -291,19 +304,18 @@ impl Machine {
         let unanswered = asked && !refused;
         let stepping_down = state.stepping_down;
         state.end_flight();
-        if !state.wipe.is_empty() || state.stage == Stage::Listing {
-            state.base = None;
-            state.wipe.clear();
-        }
+        // What was to be copied whole is so again: its base is none, or it is fresh.
+        state.wipe.clear();
         out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
-        let by_operator = cause == Cause::Operator;
+        let regrouped = cause == Cause::Regrouped;
+        let by_operator = regrouped || cause == Cause::Operator;
         state.cause = Some(cause);
         state.state = to;
         // A fault needs an operator; a loss is healed by itself unless the policy says otherwise. A
         // mirror that was asked to take over is called again in any case: only it knows.
         let again = unanswered
             || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
-        state.wanted = again && (state.wanted || unanswered);
+        state.wanted = (again && (state.wanted || unanswered)) || (regrouped && state.wanted);
         // One that was asked to vote may have recorded that it is in sync, with our history.
         let voted = state.stage == Stage::Voting && !state.in_set;
         let goes_on =
@@ -375,12 +387,13 @@ impl Machine {
         self.leaving.remove(leg);
         self.counting.remove(leg);
         self.awaiting.remove(leg);
+        let moving = self.is_regrouping();
         if self.leg(leg).is_some_and(|leg| leg.stepping_down) {
             self.stepped_down(leg);
         } else if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {
-            let again = state.wanted;
+            let again = state.wanted && !moving;
             state.stage = if again { Stage::Dialing } else { Stage::Off };
             if again {
                 // The history changed: what is said when it is opened again must say so.
@@ -449,6 +462,8 @@ impl Machine {
             state.discard = false;
             state.lossy = None;
             state.base = current;
+            state.fresh.fill(None);
+            state.failed = None;
             self.keep(After::LegJoined(leg), out);
         }
     }

@@ -74,7 +74,8 @@ impl Machine {
         }
         let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;
         if to != Mode::Sync && state.stage.is_live() && !knows_cuts {
-            return Err(Refusal::PeerTooOld { version: state.version });
+            let needs = block::CUTS_SINCE_VERSION;
+            return Err(Refusal::PeerTooOld { theirs: state.version, needs });
         }
         Ok(())
     }
@@ -95,6 +96,8 @@ impl Machine {
             | Stage::Leaving => return,
         };
         state.cuts.begin();
+        // What follows behind cannot be compared with what is here now.
+        state.verify = None;
         if state.in_set {
             // Hosts wait for it until it is durably out of the set.
             state.stepping_down = true;

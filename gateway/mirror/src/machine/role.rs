@@ -32,6 +32,9 @@ pub(super) enum YieldStep {
     Asked,
     /// It did not take over; that is being recorded.
     TakingBack,
+    /// An operator goes on here whatever it did, at an epoch above the one that it was offered;
+    /// that is being recorded.
+    GoingOn,
 }
 
 /// How far a promotion has come.
@@ -57,7 +60,8 @@ impl Machine {
     /// A higher epoch exists: nobody is served here any more.
     pub(super) fn fence(&mut self, by: Epoch, out: &mut Vec<Effect>) {
         let known = matches!(self.role, Role::Fenced { by: known } if by <= known);
-        if by <= self.epoch || known || matches!(self.role, Role::Secondary | Role::Promoting(_)) {
+        let no_primary = matches!(self.role, Role::Secondary | Role::Promoting(_) | Role::Detached);
+        if by <= self.epoch || known || no_primary {
             return;
         }
         out.push(Effect::DropHosts);
@@ -70,6 +74,7 @@ impl Machine {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         self.awaiting = super::LegSet::default();
+        self.drop_dismissal();
         self.finish_command(Err(Refusal::Fenced { by }), out);
         self.keep(After::Fenced, out);
     }
@@ -105,9 +110,10 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         match self.role {
-            Role::Primary | Role::Yielding(_) => return Err(Refusal::NotSecondary),
+            Role::Primary => return Err(Refusal::NotSecondary),
+            Role::Yielding(yielding) => return self.go_on(yielding, consent, out),
             Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary | Role::Fenced { .. } => {}
+            Role::Secondary | Role::Fenced { .. } | Role::Detached => {}
         }
         if self.epoch == Epoch::ZERO {
             // No primary was ever heard of here: the next epoch would be one that is in use (rule 6).
@@ -134,6 +140,9 @@ impl Machine {
             self.role = Role::Promoting(Promoting::Settling);
             return Ok(());
         }
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         let round = self.flushes.want();
         self.role = Role::Promoting(Promoting::Flushing(round));
         Ok(())
@@ -143,9 +152,11 @@ impl Machine {
     pub(super) fn fence_epoch(&self) -> Epoch {
         match self.role {
             Role::Fenced { by } => by.max(self.epoch).next(),
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => {
-                self.epoch.next()
-            }
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Promoting(_)
+            | Role::Detached => self.epoch.next(),
         }
     }
 
@@ -183,6 +194,14 @@ impl Machine {
         }
         let free = LegId::all().find(|id| self.leg(*id).is_none());
         let Some(id) = known.or(free) else { return };
+        let was_detached = std::mem::take(&mut self.recorded_detached);
+        if let Some(state) = self.leg_mut(id).filter(|leg| was_detached && leg.base.is_some()) {
+            // What was written here while the copy was detached stays known (rule 9).
+            state.awaiting_reprotect = true;
+            state.state = SessionState::Halted;
+            state.cause = Some(Cause::AwaitingReprotect);
+            return;
+        }
         let new = Policy { mode: self.upstream_mode, ..Policy::default() };
         let policy = self.leg(id).map_or(new, |leg| leg.policy);
         let mut leg = Leg::new(id, old, policy, self.volumes.len());
@@ -239,7 +258,7 @@ impl Machine {
         match self.role {
             Role::Primary => {}
             Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
             Role::Fenced { by } => return Err(Refusal::Fenced { by }),
         }
         if !self.in_sync_stage(leg) {
@@ -291,7 +310,8 @@ impl Machine {
                 | YieldStep::Flushing(_)
                 | YieldStep::Recording
                 | YieldStep::Asked
-                | YieldStep::TakingBack => {}
+                | YieldStep::TakingBack
+                | YieldStep::GoingOn => {}
             },
             Role::Promoting(
                 Promoting::Settling
@@ -302,6 +322,7 @@ impl Machine {
             )
             | Role::Primary
             | Role::Secondary
+            | Role::Detached
             | Role::Fenced { .. } => {}
         }
     }
@@ -316,9 +337,10 @@ impl Machine {
     fn epoch_after_fence(&self) -> Epoch {
         match self.recorded_role {
             RoleRecord::Fenced { by } => by.max(self.epoch).next(),
-            RoleRecord::Primary | RoleRecord::Yielding { .. } | RoleRecord::Secondary => {
-                self.epoch.next()
-            }
+            RoleRecord::Primary
+            | RoleRecord::Yielding { .. }
+            | RoleRecord::Secondary
+            | RoleRecord::Detached => self.epoch.next(),
         }
     }
 
@@ -393,7 +415,7 @@ impl Machine {
             YieldStep::Asked if refused => self.take_back(out),
             // It may have taken over. Hosts wait until it says.
             YieldStep::Asked => self.finish_command(Err(Refusal::Interrupted), out),
-            YieldStep::TakingBack => {}
+            YieldStep::TakingBack | YieldStep::GoingOn => {}
         }
     }
 
@@ -418,5 +440,44 @@ impl Machine {
             self.role = Role::Primary;
             self.finish_command(Err(Refusal::Interrupted), out);
         }
+    }
+
+    /// The swap that is under way, for people.
+    pub(super) fn handover(&self) -> Option<crate::HandoverStatus> {
+        let Role::Yielding(Yielding { leg, epoch, step }) = self.role else { return None };
+        let unanswered = step == YieldStep::Asked && !self.live.has(leg);
+        Some(crate::HandoverStatus { leg, epoch, unanswered })
+    }
+
+    /// The mirror was asked to take over and is gone, perhaps for good. An operator's word lets
+    /// this gateway go on: at an epoch above the one that was offered, so that a mirror that did
+    /// take over is fenced by the first word between the two, and in a history of its own, so that
+    /// what was written there is told as a split brain and never overwritten unasked (rule 6).
+    fn go_on(
+        &mut self,
+        yielding: Yielding,
+        consent: Consent,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let Yielding { leg: asked, epoch, step } = yielding;
+        if step != YieldStep::Asked || self.live.has(asked) || !self.leaving.is_empty() {
+            return Err(Refusal::Busy);
+        }
+        if consent < Consent::Outdated {
+            return Err(Refusal::HandoverUnanswered);
+        }
+        self.step_yield(YieldStep::GoingOn);
+        // The others were opened at the old epoch: they are opened again.
+        self.cut_legs(out);
+        self.awaiting.remove(asked);
+        let state = self.leg_mut(asked).expect("a leg that was asked is remembered");
+        state.in_set = false;
+        state.halted = false;
+        self.begins_with_next = false;
+        self.begin_generation();
+        self.epoch = epoch.next();
+        self.recorded_role = RoleRecord::Primary;
+        self.keep(After::TookOver { handover: false }, out);
+        Ok(())
     }
 }

@@ -75,10 +75,17 @@ impl Machine {
                 self.counters.fenced_writes += 1;
                 out.push(Effect::Note(Note::FencedOff { gateway }));
             }
+            if matches!(goodbye, Goodbye::Refused(_)) {
+                // Its epoch counts, whatever else does not fit.
+                self.fence(open.epoch, out);
+            }
             out.push(Effect::Refuse { goodbye });
             return;
         }
         self.drop_upstream(None, out);
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         // A primary that is opened at a higher epoch is fenced before it answers.
         let was_primary = self.role != Role::Secondary;
         self.fence(open.epoch, out);
@@ -104,6 +111,7 @@ impl Machine {
         self.role = Role::Secondary;
         self.recorded_role = RoleRecord::Secondary;
         self.orderly_end = false;
+        self.recorded_detached = false;
         self.upstream_record = Some(record);
         let link = self.next_record;
         self.upstream = Some(Upstream {
@@ -121,23 +129,48 @@ impl Machine {
         self.keep(After::Followed(link), out);
     }
 
-    /// Why the primary that wants to open the group here is sent away.
-    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+    /// A primary's volumes do not fit what is here. Its epoch counts all the same.
+    pub(super) fn on_unfit(&mut self, epoch: block::Epoch, why: String, out: &mut Vec<Effect>) {
+        let goodbye = self.refuse_epoch(epoch).unwrap_or_else(|| {
+            self.fence(epoch, out);
+            Goodbye::Refused(why)
+        });
+        out.push(Effect::Refuse { goodbye });
+    }
+
+    /// Why a primary of this epoch is sent away, whatever it brings.
+    fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         let known = match self.role {
             Role::Fenced { by } => by.max(self.epoch),
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => self.epoch,
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Promoting(_)
+            | Role::Detached => self.epoch,
         };
-        if open.epoch < known {
+        if epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
         }
         match self.role {
-            Role::Promoting(_) => {
-                return Some(Goodbye::Fenced { epoch: self.fence_epoch() });
+            Role::Promoting(_) => Some(Goodbye::Fenced { epoch: self.fence_epoch() }),
+            Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
+                Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }
-            Role::Primary | Role::Yielding(_) if open.epoch == self.epoch => {
-                return Some(Goodbye::SplitBrain { theirs_bytes: 0 });
-            }
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Fenced { .. } => {}
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Detached
+            | Role::Fenced { .. } => None,
+        }
+    }
+
+    /// Why the primary that wants to open the group here is sent away, whatever the sizes are.
+    pub(crate) fn refuse_primary(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        if let Some(goodbye) = self.refuse_epoch(open.epoch) {
+            return Some(goodbye);
+        }
+        if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
+            return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
         }
         if let (Role::Secondary, Some(current)) = (self.role, &self.upstream_record)
             && open.epoch == self.epoch
@@ -149,6 +182,13 @@ impl Machine {
         let ours = self.volumes.iter().map(|volume| volume.id);
         if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
             return Some(Goodbye::Refused("the group has other volumes here".to_owned()));
+        }
+        None
+    }
+
+    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        if let Some(goodbye) = self.refuse_primary(open, gateway) {
+            return Some(goodbye);
         }
         for (offer, volume) in open.volumes.iter().zip(&self.volumes) {
             if offer.bytes > volume.geometry.bytes() {

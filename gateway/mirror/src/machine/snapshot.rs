@@ -23,7 +23,7 @@ use crate::status::{
 };
 
 /// A volume as it was found when the group was opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// Which.
     pub volume: VolumeId,
@@ -63,8 +63,8 @@ impl Machine {
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
-        let begins_with_next =
-            role == Role::Primary && record.legs.iter().flatten().any(|leg| !leg.in_sync);
+        let begins_with_next = matches!(role, Role::Primary | Role::Detached)
+            && record.legs.iter().flatten().any(|leg| !leg.in_sync);
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -85,6 +85,7 @@ impl Machine {
             quality,
             role,
             recorded_role: record.role,
+            recorded_detached: record.role == RoleRecord::Detached,
             upstream_record: record.upstream,
             legs,
             upstream: None,
@@ -116,6 +117,7 @@ impl Machine {
             split_brain: false,
             counters: GroupCounters::default(),
             command: None,
+            dismissal: None,
             granted: Vec::new(),
         }
     }
@@ -167,6 +169,9 @@ impl Machine {
             for (volume, range) in leg.at_risk() {
                 maps[volume].insert(range);
             }
+            for (map, whole) in maps.iter_mut().zip(&leg.fresh) {
+                whole.iter().for_each(|whole| map.insert(*whole));
+            }
             for (volume, map) in self.volumes.iter().zip(maps) {
                 let key = dirty_key(self.group, leg.gateway, volume.id);
                 records.push((key, (!map.is_empty()).then(|| map.encode())));
@@ -211,7 +216,7 @@ impl Machine {
             name: self.name.clone(),
             role: match self.role {
                 Role::Primary | Role::Yielding(_) => crate::Role::Primary,
-                Role::Secondary | Role::Promoting(_) => crate::Role::Secondary,
+                Role::Secondary | Role::Promoting(_) | Role::Detached => crate::Role::Secondary,
                 Role::Fenced { .. } => crate::Role::Fenced,
             },
             epoch: self.epoch,
@@ -230,6 +235,7 @@ impl Machine {
             discarded: self.discarded_status(),
             rpo_ms: None,
             split_brain: self.split_brain,
+            handover: self.handover(),
             counters: self.counters,
         }
     }
@@ -258,6 +264,7 @@ impl Machine {
             Role::Yielding(_) => Serving::HandingOver,
             Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
             Role::Fenced { by } => Serving::Fenced { by },
+            Role::Detached => Serving::Detached,
         }
     }
 
@@ -282,6 +289,7 @@ impl Machine {
                 _ => LinkState::Connected,
             },
             cause: leg.cause.clone(),
+            failed: leg.failed,
             policy: leg.policy,
             degraded: leg.degraded,
             lag_ms: self.lag_ms(leg.id),
@@ -298,11 +306,14 @@ impl Machine {
                     resync_total_bytes: leg.progress.total_bytes[index],
                     resync_copied_bytes: leg.progress.copied_bytes[index]
                         .min(leg.progress.total_bytes[index]),
-                    full: leg.progress.full,
+                    full: leg.progress.full[index],
+                    mismatched_bytes: leg.mismatched[index] * block::BLOCK_BYTES,
                 })
                 .collect(),
             resync_started_ms: leg.progress.started_ms,
             resync_rate: rate(&leg.progress.marks),
+            verifying: leg.verify.as_ref().map(super::verify::Verification::progress),
+            verified: None,
             rtt_us: None,
             last_heard_ms: None,
             theirs: leg.theirs,
@@ -334,7 +345,7 @@ fn rate(marks: &VecDeque<(u64, u64)>) -> Option<u64> {
     Some(to.saturating_sub(*from).saturating_mul(1_000) / passed)
 }
 
-fn restore_volume(volume: &Restored) -> VolumeState {
+pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
     VolumeState {
         id: volume.volume,
         name: volume.name.clone(),
@@ -357,6 +368,7 @@ fn restore_role(record: &GroupRecord) -> Role {
             })
         }
         RoleRecord::Secondary => Role::Secondary,
+        RoleRecord::Detached => Role::Detached,
         RoleRecord::Fenced { by } => Role::Fenced { by },
     }
 }
@@ -376,6 +388,14 @@ fn restore_leg(
         for range in volume.active.iter().map(|active| active.blocks(volume.geometry)) {
             leg.dirty[index].insert(range);
             leg.suspects[index].insert(range);
+        }
+    }
+    if !record.in_sync && record.base.is_some() {
+        for (index, volume) in volumes.iter().enumerate() {
+            // Of a volume that joined the group everything is recorded as missing; one that hosts
+            // wrote from end to end looks the same, and is copied as well by the same way.
+            let whole = volume.geometry.whole().blocks();
+            leg.fresh[index] = leg.dirty[index].covers(whole).then_some(whole);
         }
     }
     leg.in_set = record.in_sync;
@@ -407,12 +427,13 @@ fn volume_status(volume: &VolumeState) -> VolumeStatus {
     }
 }
 
-/// The record of a group that begins here, as its primary.
+/// The record of a group that begins here: as its primary, or as a mirror.
 pub(crate) fn found(
     group: block::GroupId,
     name: &str,
     volumes: Vec<VolumeId>,
     generation: Option<Generation>,
+    quality: Quality,
 ) -> (String, Option<Bytes>) {
     let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
     let primary = lineage.is_some();
@@ -423,7 +444,7 @@ pub(crate) fn found(
         role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
         epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
         lineage,
-        quality: if primary { Quality::Source } else { Quality::Blank },
+        quality,
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],

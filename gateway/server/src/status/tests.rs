@@ -18,6 +18,7 @@ fn healthy_leg() -> LegStatus {
         in_sync: true,
         link: LinkState::Connected,
         cause: None,
+        failed: None,
         policy: Policy::default(),
         sessions: vec![SessionStatus {
             session: SessionId::of(5),
@@ -26,9 +27,12 @@ fn healthy_leg() -> LegStatus {
             resync_total_bytes: 0,
             resync_copied_bytes: 0,
             full: true,
+            mismatched_bytes: 0,
         }],
         resync_started_ms: None,
         resync_rate: None,
+        verifying: None,
+        verified: None,
         rtt_us: Some(1100),
         last_heard_ms: Some(99_800),
         theirs: None,
@@ -57,6 +61,7 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         upstream: None,
         rpo_ms: None,
         split_brain: false,
+        handover: None,
         counters: GroupCounters::default(),
     }
 }

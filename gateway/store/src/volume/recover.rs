@@ -23,7 +23,9 @@ use crate::error::StoreError;
 use crate::medium::{Directory, read_padded};
 use crate::metrics::Metrics;
 
+use super::account::Accounts;
 use super::activity::{ActivityFile, Image};
+use super::chores::Chores;
 use super::data::{DataFiles, Place};
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
 use super::log::{self, Log};
@@ -102,6 +104,7 @@ impl PoolVolume {
             database: opening.database,
             geometry: opening.geometry,
             latched: false,
+            chores: Chores::new(opening.map.layers()),
             map: opening.map,
             slots,
             log,
@@ -117,6 +120,7 @@ impl PoolVolume {
             busy: Vec::new(),
             held: VecDeque::new(),
             long: VecDeque::new(),
+            accounts: Accounts::default(),
             next_id: 0,
             sender,
             metrics: Metrics::new(&context.id.to_string()),
@@ -124,7 +128,7 @@ impl PoolVolume {
         Ok(Rc::new(Self {
             id: context.id,
             recovery,
-            inner: RefCell::new(inner),
+            inner: Rc::new(RefCell::new(inner)),
             done: Rc::new(RefCell::new(receiver)),
         }))
     }
@@ -226,11 +230,52 @@ impl Opening {
                 self.geometry = Geometry::new(*bytes).map_err(|_error| StoreError::Size)?;
                 Ok(())
             }
-            Record::Seal { layer } => {
-                self.map.seal(*layer);
-                Ok(())
+            Record::Seal { .. }
+            | Record::Snapshot { .. }
+            | Record::Unname { .. }
+            | Record::RollBack { .. }
+            | Record::DropLayer { .. } => self.relayer(record),
+            Record::Fold { from, into, chunk, slot, copied, .. } => {
+                if let Some(named) = named
+                    && self.verify(*slot, *copied, named)? != *copied
+                {
+                    // Both layers still have what they had.
+                    return Ok(());
+                }
+                self.fold((*from, *into), *chunk, *copied)
             }
         }
+    }
+
+    /// Applies one change of the tree of layers.
+    fn relayer(&mut self, record: &Record) -> Result<(), StoreError> {
+        if !self.map.layers().takes(record) {
+            return Err(StoreError::Damaged { what: "map log", why: "a layer is out of place" });
+        }
+        let bytes = self.geometry.bytes();
+        self.map.relayer(|layers| layers.apply(record, bytes));
+        Ok(())
+    }
+
+    /// Does again what a fold did with the map.
+    fn fold(&mut self, pair: (u32, u32), chunk: u64, copied: u16) -> Result<(), StoreError> {
+        let (from, into) = pair;
+        if chunk >= block::VOLUME_BYTES_MAX / SLOT_BYTES {
+            return Err(StoreError::Damaged { what: "map log", why: "a chunk is out of range" });
+        }
+        let planned = super::fold::plan(&mut self.map, pair, chunk).map_err(|_error| UNREADABLE)?;
+        if planned.copied != copied {
+            return Err(StoreError::Damaged { what: "map log", why: "a fold does not fit" });
+        }
+        let mut entry = planned.entry;
+        // What was copied may have been overwritten since.
+        entry.summed &= !copied;
+        self.set(into, chunk, entry)?;
+        self.set(from, chunk, Entry::EMPTY)?;
+        if let Some(slot) = planned.gone {
+            self.give_up(slot);
+        }
+        Ok(())
     }
 
     /// Maps the blocks in `new`; the ones in `again` were mapped before and have other content.
@@ -316,11 +361,11 @@ impl Opening {
     /// Whatever was written where changes were in flight, its checksums may be older.
     fn distrust(&mut self, image: &Image) -> Result<(), StoreError> {
         let per_extent = ACTIVITY_BYTES / SLOT_BYTES;
-        let layers: Vec<u32> = self.map.layers.iter().map(|l| l.id).collect();
+        let layers: Vec<u32> = self.map.layers().all().iter().map(|l| l.id).collect();
         for extent in &image.active {
             let first = extent.index().saturating_mul(per_extent);
             let page = u32::try_from(first / CHUNKS as u64).unwrap_or(u32::MAX);
-            if self.map.next_page(page) != Some(page) {
+            if self.map.next_page_of(&layers, page) != Some(page) {
                 continue;
             }
             for layer in &layers {
@@ -355,7 +400,7 @@ impl Opening {
         self.state.bytes = self.geometry.bytes();
         self.state.log = log.generation;
         self.state.base = self.reached;
-        self.state.layers.clone_from(&self.map.layers);
+        self.state.layers.clone_from(self.map.layers());
         self.state.mapped = self.map.mapped;
         let pages = self.map.begin_checkpoint();
         write_checkpoint(&self.database, &pages, &self.state)?;
@@ -388,7 +433,9 @@ fn load_state(database: &redb::Database) -> Result<State, StoreError> {
 fn named(records: &[(u64, Record)], upto: u64) -> Named {
     let mut named = Named::new();
     for (_, record) in records.iter().filter(|(index, _)| *index >= upto) {
-        if let Record::Map { slot, fresh, sums, .. } = record {
+        if let Record::Map { slot, fresh, sums, .. }
+        | Record::Fold { slot, copied: fresh, sums, .. } = record
+        {
             for block in (0..BLOCKS).filter(|b| fresh & (1 << b) != 0) {
                 named.entry((*slot, block)).or_default().push(sums[block]);
             }
@@ -445,7 +492,7 @@ mod tests {
         let mut pages = Vec::new();
         for index in 0..PAGES {
             let number = page_of(index * STRIDE * CHUNKS as u64);
-            state.layers[0].present.insert(number);
+            state.layers.get_mut(1).unwrap().present.insert(number);
             if index % 32 == 0 || index == 1 {
                 let mut page = Page::new();
                 for (chunk, slot) in (0..=u8::MAX).zip(index * CHUNKS as u64..) {

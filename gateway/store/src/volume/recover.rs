@@ -54,8 +54,9 @@ struct Opening {
     reached: u64,
 }
 
-/// The checksums that uncommitted records name, by slot and block.
-type Named = BTreeMap<(u64, usize), Vec<u32>>;
+/// The checksums that uncommitted records name, by slot and block, with the record's number. A
+/// record is held against its own and later ones: an earlier one may be of a former owner.
+type Named = BTreeMap<(u64, usize), Vec<(u64, u32)>>;
 
 // === impl PoolVolume ===
 
@@ -191,13 +192,13 @@ impl Opening {
             .unwrap_or(0);
         let named = named(&records, upto);
         for (index, record) in &records {
-            self.apply(record, (*index >= upto).then_some(&named))?;
+            self.apply(record, (*index >= upto).then_some((&named, *index)))?;
         }
         Ok(records.len())
     }
 
     /// Applies one record; with `named` only what the data bears out.
-    fn apply(&mut self, record: &Record, named: Option<&Named>) -> Result<(), StoreError> {
+    fn apply(&mut self, record: &Record, named: Option<(&Named, u64)>) -> Result<(), StoreError> {
         match record {
             Record::Header { .. } | Record::Commit { .. } => Ok(()),
             Record::Map { layer, chunk, slot, fresh, .. } => {
@@ -313,7 +314,12 @@ impl Opening {
     }
 
     /// Which of these blocks hold what the log names for them.
-    fn verify(&mut self, slot: u64, blocks: u16, named: &Named) -> Result<u16, StoreError> {
+    fn verify(
+        &mut self,
+        slot: u64,
+        blocks: u16,
+        (named, from): (&Named, u64),
+    ) -> Result<u16, StoreError> {
         let mut good = 0;
         for block in (0..BLOCKS).filter(|b| blocks & (1 << b) != 0) {
             let place = Place::of(slot, block as u64 * BLOCK_BYTES);
@@ -323,7 +329,8 @@ impl Opening {
             read_padded(file.as_ref(), &mut data, place.offset)
                 .map_err(StoreError::io("read data"))?;
             let sum = crc32c(&data);
-            if named.get(&(slot, block)).is_some_and(|sums| sums.contains(&sum)) {
+            let sums = named.get(&(slot, block));
+            if sums.is_some_and(|sums| sums.iter().any(|(i, s)| *i >= from && *s == sum)) {
                 good |= 1 << block;
             }
         }
@@ -432,12 +439,12 @@ fn load_state(database: &redb::Database) -> Result<State, StoreError> {
 
 fn named(records: &[(u64, Record)], upto: u64) -> Named {
     let mut named = Named::new();
-    for (_, record) in records.iter().filter(|(index, _)| *index >= upto) {
+    for (index, record) in records.iter().filter(|(index, _)| *index >= upto) {
         if let Record::Map { slot, fresh, sums, .. }
         | Record::Fold { slot, copied: fresh, sums, .. } = record
         {
             for block in (0..BLOCKS).filter(|b| fresh & (1 << b) != 0) {
-                named.entry((*slot, block)).or_default().push(sums[block]);
+                named.entry((*slot, block)).or_default().push((*index, sums[block]));
             }
         }
     }

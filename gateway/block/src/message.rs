@@ -17,6 +17,8 @@
 //!        ◀───────────────────────── Voted
 //!   Handover ────────────────────────────▶  planned swap of roles
 //!        ◀───────────────────────── Voted
+//!   Cut ─────────────────────────────────▶  from version 2 on: what came before is one point
+//!        ◀───────────────────── CutApplied  that point is kept there, durably
 //! ```
 //!
 //! Invariant: every message after `Opened` belongs to the epoch that was opened. A gateway that
@@ -85,6 +87,27 @@ pub struct Open {
     pub discard: bool,
 }
 
+/// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
+/// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
+/// heartbeats carry neither mode nor lag.
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The oldest version in which [`Message::Cut`] can be said.
+pub const CUTS_SINCE_VERSION: u16 = 2;
+
+/// How a session copies: when a write is acknowledged, and what the mirror holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Every change is on every in-sync copy before it is acknowledged: RPO 0.
+    #[default]
+    Sync,
+    /// A change is acknowledged when it is applied here and queued; the mirror goes from one whole
+    /// cut of the group to the next: an RPO of seconds.
+    Consistency,
+    /// Only which blocks changed is noted; a transfer brings the mirror to one later point: an RPO
+    /// of the time between two transfers.
+    Stack,
+}
+
 /// What a mirror's copy is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quality {
@@ -94,6 +117,8 @@ pub enum Quality {
     Inconsistent,
     /// One point in time, known to be an old one.
     Outdated,
+    /// Follows behind its primary; its newest whole cut is kept, and a promotion goes back to it.
+    Consistent,
     /// Had every acknowledged write when it last heard of its primary.
     InSync,
     /// The copy of a primary.
@@ -171,6 +196,11 @@ pub struct MirrorState {
     pub out_of_sync_bytes: u64,
     /// The newest change that the sender assigned or applied.
     pub seq: Seq,
+    /// How the session copies.
+    pub mode: Mode,
+    /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, up to
+    /// 49 days; `None` when the sender does not know.
+    pub lag_ms: Option<u32>,
 }
 
 /// What is voted on.
@@ -274,6 +304,21 @@ pub enum Message {
     },
     /// The mirror did what `Promote` or `Handover` asked, durably.
     Voted(Vote),
+    /// To a mirror: everything before this, over all volumes, is one whole cut of the group. Keep
+    /// it, so that a promotion can go back to it.
+    Cut {
+        /// Its place in the group's stream.
+        seq: Seq,
+        /// The history that the cut belongs to.
+        generation: Generation,
+        /// The histories that this grew from, newest first.
+        ancestors: Vec<Generation>,
+    },
+    /// The mirror keeps the cut with this number, durably.
+    CutApplied {
+        /// The `Cut`.
+        seq: Seq,
+    },
     /// To a mirror: from here on your copy is an old one.
     Outdate,
     /// Make your copy of the volume this long.

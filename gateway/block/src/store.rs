@@ -119,7 +119,9 @@ pub trait Store: Volume {
         Vec::new()
     }
 
-    /// A snapshot as a volume that refuses changes.
+    /// A snapshot as a volume that refuses changes. While it is held it stays what it is, whatever
+    /// happens to the volume. Removing the snapshot takes away its name at once, but what only it
+    /// holds is given back when the last who opened it has let go (or died).
     ///
     /// # Errors
     /// [`IoError::Invalid`] when there is no such snapshot.

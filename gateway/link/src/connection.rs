@@ -200,6 +200,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link for Connection<S> {
         &self.peer
     }
 
+    fn version(&self) -> u16 {
+        self.version
+    }
+
     fn push(&mut self, message: Message) {
         if self.sending_ended.is_some() {
             return;
@@ -263,10 +267,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link for Connection<S> {
                 Poll::Ready(count) => taken_bytes += count,
             }
         }
-    }
-
-    fn version(&self) -> u16 {
-        self.version
     }
 
     fn traffic(&self) -> LinkTraffic {

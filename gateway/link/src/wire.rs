@@ -70,6 +70,9 @@ mod kind {
     pub(super) const OUTDATE: u8 = 51;
     pub(super) const GROW: u8 = 52;
     pub(super) const GROWN: u8 = 53;
+    /// Since version 2, as is the next.
+    pub(super) const CUT: u8 = 54;
+    pub(super) const CUT_APPLIED: u8 = 55;
     pub(super) const PING: u8 = 64;
     pub(super) const PONG: u8 = 65;
     pub(super) const GOODBYE: u8 = 80;
@@ -86,6 +89,10 @@ mod flag {
     pub(super) const DISCARD: u8 = 8;
     pub(super) const IN_SYNC: u8 = 16;
     pub(super) const COPYING: u8 = 32;
+    /// The session's mode, since version 2; neither of them is `sync`.
+    pub(super) const CONSISTENCY: u8 = 64;
+    pub(super) const STACK: u8 = 128;
+    /// Of other kinds than the two before.
     pub(super) const LAST: u8 = 64;
 }
 

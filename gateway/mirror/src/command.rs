@@ -35,12 +35,18 @@ pub enum Command {
         /// The operator's consent to lose what only the mirror has.
         discard: bool,
     },
-    /// Change a leg's policies.
+    /// Change a leg's policies, its mode among them. The mode changes while everything goes on, and
+    /// nothing is copied that need not be.
     SetPolicy {
         /// Which.
         leg: LegId,
         /// The new ones.
         policy: Policy,
+    },
+    /// Bring a mirror of mode `stack` to one later point. Answered when it has begun.
+    Transfer {
+        /// Which.
+        leg: LegId,
     },
     /// Compare every mapped block of an in-sync mirror with the copy here, by checksums of what is
     /// read on both sides; what differs is counted and copied again. Hosts go on.
@@ -78,9 +84,10 @@ pub enum Consent {
     /// Only a copy that had every acknowledged write when it last heard of the primary.
     #[default]
     InSync,
-    /// Also a copy known to be old, or whose primary still answers.
+    /// Also a copy known to be old, or whose primary still answers. A copy that is no point in time
+    /// goes back to the one that it keeps.
     Outdated,
-    /// Also a half-copied one: not any point in time.
+    /// Also a half-copied one that keeps none: not any point in time.
     Inconsistent,
 }
 
@@ -108,6 +115,12 @@ pub enum Refusal {
     /// The mirror must be in sync for this.
     #[error("the mirror is not in sync")]
     NotInSync,
+    /// Only sessions of mode `stack` have transfers.
+    #[error("only a session in mode stack has transfers")]
+    NotStack,
+    /// An operator or a fault stopped the session.
+    #[error("the session is stopped; resume it first")]
+    Stopped,
     /// The mirror must be connected for this.
     #[error("the mirror is not connected")]
     NotConnected,

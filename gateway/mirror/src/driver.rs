@@ -13,11 +13,14 @@ mod clock;
 mod effects;
 mod host;
 mod inbox;
+mod journal;
 mod leg;
 mod members;
 mod open;
+mod points;
 mod port;
 mod slab;
+mod spill;
 mod status;
 mod upstream;
 
@@ -39,6 +42,7 @@ pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
 pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
 use self::slab::Slab;
+pub use self::spill::{Journals, Spill, SpillFile};
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
 use crate::metrics::Metrics;
@@ -86,6 +90,8 @@ pub struct Parts {
     pub host_boot: [u8; 16],
     /// When a silent peer is asked, and when it is given up.
     pub heartbeat: HeartbeatTimes,
+    /// Where changes wait for mirrors that follow behind.
+    pub journals: Journals,
 }
 
 /// One group on its thread: the only way to its machine.
@@ -98,6 +104,7 @@ pub struct Group {
     clock: Rc<dyn Clock>,
     spawn: Spawn,
     heartbeat: HeartbeatTimes,
+    journals: Journals,
     started: Instant,
     hosts: RefCell<CancellationToken>,
     stopping: CancellationToken,
@@ -121,6 +128,7 @@ struct Core {
     /// By volume: what this turn submits.
     batches: Vec<Vec<Request>>,
     rounds: HashMap<u64, inbox::Round>,
+    removal: points::Removal,
     legs: [Option<leg::LegPort>; LegId::COUNT],
     /// When each mirror was last heard, over its attempts, in Unix milliseconds.
     leg_memory: [Option<u64>; LegId::COUNT],
@@ -291,14 +299,15 @@ impl Core {
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
                 self.machine.apply(event, &mut self.effects);
-                if self.machine.wants_supply() {
+                while self.machine.wants_supply() {
                     self.machine.supply(self.generations.next());
                 }
             }
             self.events = events;
             self.perform(group);
             self.submit();
-            self.take_completions();
+            self.take_completions(group);
+            self.work_journals(group);
             if self.events.is_empty() && self.machine.ready_to_dismiss().is_none() {
                 break;
             }
@@ -312,6 +321,30 @@ impl Core {
         }
         if let Some(upstream) = &self.upstream {
             upstream.port.wake();
+        }
+    }
+
+    /// Sends on what waits in the send journals, and moves what is too much for memory.
+    fn work_journals(&mut self, group: &Rc<Group>) {
+        for leg in LegId::all() {
+            let Some(port) = self.legs[leg.index()].as_mut() else { continue };
+            if port.journal.is_empty() {
+                continue;
+            }
+            port.pump();
+            loop {
+                match port.journal.begin_io() {
+                    Ok(Some(io)) => {
+                        let task = journal::run(Rc::clone(group), leg, port.attempt, io);
+                        (group.spawn)(Box::pin(task));
+                    }
+                    Ok(None) => break,
+                    Err(_) => {
+                        self.events.push(Event::JournalFailed { leg });
+                        break;
+                    }
+                }
+            }
         }
     }
 

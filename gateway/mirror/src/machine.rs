@@ -13,20 +13,25 @@
 //!
 //! A leg of a primary goes `Off ─▶ Dialing ─▶ Listing ─▶ Copying ─▶ Draining ─▶ Flushing ─▶ Voting
 //! ─▶ Joining ─▶ InSync`, and from any of these back to `Off` or `Dialing`; a leg that is in the
-//! in-sync set passes through `Leaving`, in which the set is recorded without it.
+//! in-sync set passes through `Leaving`, in which the set is recorded without it. A leg that is to
+//! follow behind goes from `Copying` or `InSync` to `Following` (see `cuts`).
 //!
 //! Invariant: no I/O, no clock, no task, no randomness. [`Machine::apply`] takes one [`Event`] and
 //! appends what must follow from it, in order; after each the assertions of `check` hold. The rules
 //! named in comments are those of `docs/SEMANTICS.md`.
 
 mod command;
+mod compare;
 mod copy;
+mod cuts;
 mod detach;
 mod event;
 mod flush;
 mod leg;
 mod legs;
 mod members;
+mod modes;
+mod points;
 mod role;
 mod secondary;
 mod snapshot;
@@ -38,7 +43,7 @@ mod write;
 
 use std::collections::VecDeque;
 
-use block::{Epoch, Generation, Geometry, GroupId, LegId, Quality, Seq, VolumeId};
+use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, VolumeId};
 
 use crate::activity::Activity;
 use crate::lineage::Lineage;
@@ -47,9 +52,11 @@ use crate::record::{RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
+pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Event, Note, Opening};
 use self::flush::Flushes;
-use self::leg::{Leg, LegSet};
+use self::leg::{Leg, LegSet, Stage};
+use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
 pub(crate) use self::snapshot::found;
@@ -74,6 +81,10 @@ enum After {
     Followed(u64),
     /// This mirror's copy is now recorded as what it is; held messages may be applied.
     QualityKept,
+    /// A point that this mirror can go back to is recorded: the stream of this link goes on.
+    PointKept { link: u64, cut: Option<Seq> },
+    /// This mirror recorded that it goes back to its kept point.
+    RollbackIntended,
     /// This mirror is recorded as in sync.
     Promoted,
     /// This mirror is the primary: by handover, or by an operator.
@@ -134,6 +145,11 @@ pub struct Machine {
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
     upstream: Option<Upstream>,
+    /// What the primary that was followed last said of its mode, and of what this copy may lack.
+    upstream_mode: Mode,
+    lag_heard_ms: Option<u32>,
+    points: Points,
+    journal: JournalLimits,
     writes: Writes,
     flushes: Flushes,
     /// Requests that wait until hosts are served again.
@@ -190,8 +206,8 @@ impl Machine {
     /// Takes one event and appends what must follow from it, in order.
     pub fn apply(&mut self, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Change { write, volume, extent } => {
-                self.on_change(write, volume, extent, out);
+            Event::Change { write, volume, extent, payload } => {
+                self.on_change(write, (volume, extent, payload), out);
             }
             Event::Flush { write, volume } => self.on_flush(write, volume, out),
             Event::Applied { write, result } => self.on_applied(write, result, out),
@@ -202,6 +218,8 @@ impl Machine {
             Event::Listed { leg, mapped } => self.on_listed(leg, &mapped),
             Event::Disconnected { leg, cause } => self.on_disconnected(leg, cause, out),
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
+            Event::CopyQueued { leg, copy, seq } => self.on_copy_queued(leg, copy, seq, out),
+            Event::JournalFailed { leg } => self.on_journal_failed(leg, out),
             Event::LinkVersion { leg, version } => {
                 if let Some(state) = self.leg_mut(leg) {
                     state.version = version;
@@ -216,6 +234,10 @@ impl Machine {
             Event::Told { message } => self.on_told(message, out),
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
+            Event::Snapshotted { result, unix_ms } => self.on_snapshotted(result, unix_ms, out),
+            Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
+            Event::Changed { result } => self.on_changed(result, out),
+            Event::RolledBack { result } => self.on_rolled_back(result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
             Event::Enlist { volume, sessions, records } => {
                 self.on_enlist(&volume, &sessions, records, out);
@@ -240,7 +262,7 @@ impl Machine {
     /// Whether [`Self::supply`] should be called.
     #[must_use]
     pub fn wants_supply(&self) -> bool {
-        self.spares.len() < 2 * LegId::COUNT
+        self.spares.len() < 2 * (LegId::COUNT + self.volumes.len())
     }
 
     /// Whether nothing is under way: no request, no flush, no record.
@@ -250,6 +272,7 @@ impl Machine {
             && self.records.is_empty()
             && self.activity_round.is_none()
             && self.flushes.is_idle()
+            && self.points.is_idle()
     }
 
     /// Whether hosts may be attached.
@@ -291,6 +314,7 @@ impl Machine {
                 self.advance_leg(leg, out);
             }
         }
+        self.advance_point(out);
         self.advance_role(out);
         self.answer_open(out);
         if !self.held.is_empty() {
@@ -312,9 +336,23 @@ impl Machine {
                 "an acknowledgement waits for every in-sync leg (rule 1)"
             );
             assert_eq!(leg.stage.is_live(), self.live.has(bit), "one truth about what is live");
+            assert!(
+                !leg.journaled || !(leg.in_set || self.counting.has(bit)),
+                "what nothing waits for holds nobody's acknowledged writes (rule 1)"
+            );
+            assert!(
+                leg.stage != Stage::Following || leg.journaled || leg.stepping_down,
+                "what follows behind is not waited for, or is about to be no more"
+            );
         }
+        assert!(
+            self.quality != Quality::Consistent || self.points.kept().is_some(),
+            "a copy that follows behind keeps its newest cut (rule 8)"
+        );
         match self.role {
-            Role::Primary | Role::Yielding(_) => {}
+            Role::Primary | Role::Yielding(_) => {
+                assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
+            }
             Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } | Role::Detached => {
                 assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
                 assert!(self.counting.is_empty(), "only a primary waits for mirrors");
@@ -346,8 +384,16 @@ impl Machine {
 
     /// Asks for the group's record to be replaced; `after` happens when it is durable.
     fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        self.plan_points();
         let mut records = vec![self.group_record()];
-        if matches!(after, After::DirtyKept | After::LegLeft(_) | After::LegJoined(_)) {
+        if matches!(
+            after,
+            After::DirtyKept
+                | After::LegLeft(_)
+                | After::LegJoined(_)
+                | After::RollbackIntended
+                | After::TookOver { .. }
+        ) {
             self.push_dirty_records(&mut records);
         }
         let number = self.next_record;
@@ -378,6 +424,8 @@ impl Machine {
             After::DirtyKept => self.dirty_kept(out),
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),
+            After::PointKept { link, cut } => self.point_kept(link, cut, out),
+            After::RollbackIntended => self.roll_back(out),
             After::Promoted => self.promoted(out),
             After::TookOver { handover } => self.took_over(handover, out),
             After::Yielded => self.yielded(out),
@@ -387,6 +435,7 @@ impl Machine {
             After::Detached => self.detached(out),
             After::MembersKept => self.members_kept(out),
         }
+        self.remove_unneeded(out);
     }
 
     /// The local copy or ledger failed: nothing is acknowledged from it any more (rule 11).

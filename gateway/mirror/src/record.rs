@@ -6,15 +6,18 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
-use block::{Epoch, GatewayId, Generation, GroupId, Quality, SessionId, VolumeId};
+use block::{
+    Epoch, GatewayId, Generation, GroupId, Mode, Quality, SessionId, SnapshotId, VolumeId,
+};
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::lineage::Lineage;
-use crate::policy::{OnSlow, Policy, Recovery, Split};
+use crate::policy::{CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
 
 const MAGIC: [u8; 4] = *b"TwG1";
-const VERSION: u16 = 1;
+/// Version 1 had one mode and no kept points.
+const VERSION: u16 = 2;
 
 /// CRC32C of bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -66,6 +69,47 @@ pub(crate) struct LegRecord {
     pub(crate) awaiting_reprotect: bool,
     /// The history from which our dirty map counts; `None`: only a full copy helps.
     pub(crate) base: Option<Generation>,
+    /// Whether an operator stopped it.
+    pub(crate) suspended: bool,
+    /// This gateway took over from that one and went back to a kept point for it: so many bytes of
+    /// what the other has were given up here.
+    pub(crate) lossy: Option<u64>,
+}
+
+/// One snapshot for each volume of the group: one point in time.
+pub(crate) type Snapshots = Vec<(VolumeId, SnapshotId)>;
+
+/// The point that a mirror can go back to (rule 8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) snapshots: Snapshots,
+    /// What the copy was worth at that point.
+    pub(crate) quality: Quality,
+    pub(crate) lineage: Option<Lineage>,
+    /// When it was taken, for people.
+    pub(crate) unix_ms: u64,
+}
+
+/// What a mirror had on its own before it was told to follow (rule 10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Discarded {
+    pub(crate) snapshots: Snapshots,
+    /// Bytes that were overwritten, at most.
+    pub(crate) bytes: u64,
+    /// When it was taken, for people.
+    pub(crate) unix_ms: u64,
+}
+
+/// The points that a mirror keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PointsRecord {
+    pub(crate) kept: Option<Kept>,
+    pub(crate) discarded: Vec<Discarded>,
+    /// Snapshots that nobody needs and that may be there: the next ones, which a crash may leave
+    /// behind without a record, and those that are being removed.
+    pub(crate) unneeded: Snapshots,
+    /// The copy is being rolled back to the kept point.
+    pub(crate) rolling_back: bool,
 }
 
 /// The gateway at the other end: the primary that a mirror follows.
@@ -90,6 +134,32 @@ pub(crate) struct GroupRecord {
     pub(crate) upstream: Option<UpstreamRecord>,
     /// The kernel's boot id when it was written: whether the page cache can have survived.
     pub(crate) host_boot: [u8; 16],
+    pub(crate) points: PointsRecord,
+}
+
+impl PointsRecord {
+    /// What is left of the points when these are the volumes. A kept point that does not cover all
+    /// of them is none; what there is of it is not needed.
+    pub(crate) fn of(&self, volumes: &[VolumeId]) -> Self {
+        let part = |snapshots: &Snapshots| -> Snapshots {
+            let of = |volume| snapshots.iter().find(|(id, _)| id == volume).copied();
+            volumes.iter().filter_map(of).collect()
+        };
+        let mut points = Self { unneeded: part(&self.unneeded), ..self.clone() };
+        if let Some(kept) = &mut points.kept {
+            kept.snapshots = part(&kept.snapshots);
+        }
+        let partial = |kept: &mut Kept| kept.snapshots.len() < volumes.len();
+        if let Some(kept) = points.kept.take_if(partial) {
+            points.unneeded.extend(kept.snapshots);
+            points.rolling_back = false;
+        }
+        for discarded in &mut points.discarded {
+            discarded.snapshots = part(&discarded.snapshots);
+        }
+        points.discarded.retain(|discarded| !discarded.snapshots.is_empty());
+        points
+    }
 }
 
 /// Where the ledger keeps the record of a group.
@@ -126,10 +196,7 @@ impl GroupRecord {
             RoleRecord::Detached => w.u8(5),
         }
         w.u64(self.epoch.get());
-        w.option(self.lineage.as_ref(), |w, lineage| {
-            w.uuid(lineage.current.uuid());
-            w.list(&lineage.ancestors, |w, generation| w.uuid(generation.uuid()));
-        });
+        w.option(self.lineage.as_ref(), Writer::lineage);
         w.u8(quality_code(self.quality));
         w.list(&self.legs, |w, leg| w.option(leg.as_ref(), Writer::leg));
         w.option(self.upstream.as_ref(), |w, upstream| {
@@ -138,6 +205,7 @@ impl GroupRecord {
             w.list(&upstream.sessions, |w, session| w.uuid(session.uuid()));
         });
         w.0.extend(self.host_boot);
+        w.points(&self.points);
         let crc = crc32c(&w.0);
         w.0.extend(crc.to_le_bytes());
         Bytes::from(w.0)
@@ -148,8 +216,9 @@ impl GroupRecord {
         if crc32c(body) != u32::from_le_bytes(*crc) {
             return Err(RecordError::Damaged);
         }
-        let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?);
+        let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
         let version = u16::from_le_bytes(r.take()?);
+        r.1 = version;
         if version > VERSION {
             return Err(RecordError::Newer(version));
         }
@@ -169,12 +238,7 @@ impl GroupRecord {
                 _ => return Err(RecordError::Damaged),
             },
             epoch: Epoch::new(r.u64()?),
-            lineage: r.option(|r| {
-                Ok(Lineage {
-                    current: Generation::from_uuid(r.uuid()?),
-                    ancestors: r.list(|r| r.uuid().map(Generation::from_uuid))?,
-                })
-            })?,
+            lineage: r.option(Reader::lineage)?,
             quality: quality_of(r.u8()?)?,
             legs: r.list(|r| r.option(Reader::leg))?,
             upstream: r.option(|r| {
@@ -185,6 +249,7 @@ impl GroupRecord {
                 })
             })?,
             host_boot: r.take()?,
+            points: if version == 1 { PointsRecord::default() } else { r.points()? },
         };
         if r.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
     }
@@ -197,6 +262,7 @@ fn quality_code(quality: Quality) -> u8 {
         Quality::Outdated => 3,
         Quality::InSync => 4,
         Quality::Source => 5,
+        Quality::Consistent => 6,
     }
 }
 
@@ -207,6 +273,7 @@ fn quality_of(code: u8) -> Result<Quality, RecordError> {
         3 => Ok(Quality::Outdated),
         4 => Ok(Quality::InSync),
         5 => Ok(Quality::Source),
+        6 => Ok(Quality::Consistent),
         _ => Err(RecordError::Damaged),
     }
 }
@@ -249,22 +316,64 @@ impl Writer {
         }
     }
 
+    fn lineage(&mut self, lineage: &Lineage) {
+        self.uuid(lineage.current.uuid());
+        self.list(&lineage.ancestors, |w, generation| w.uuid(generation.uuid()));
+    }
+
+    fn snapshots(&mut self, snapshots: &Snapshots) {
+        self.list(snapshots, |w, (volume, snapshot)| {
+            w.uuid(volume.uuid());
+            w.uuid(snapshot.uuid());
+        });
+    }
+
+    fn points(&mut self, points: &PointsRecord) {
+        self.option(points.kept.as_ref(), |w, kept| {
+            w.snapshots(&kept.snapshots);
+            w.u8(quality_code(kept.quality));
+            w.option(kept.lineage.as_ref(), Writer::lineage);
+            w.u64(kept.unix_ms);
+        });
+        self.list(&points.discarded, |w, discarded| {
+            w.snapshots(&discarded.snapshots);
+            w.u64(discarded.bytes);
+            w.u64(discarded.unix_ms);
+        });
+        self.snapshots(&points.unneeded);
+        self.u8(u8::from(points.rolling_back));
+    }
+
     fn leg(&mut self, leg: &LegRecord) {
         self.uuid(leg.gateway.uuid());
         self.text(&leg.site);
         self.list(&leg.sessions, |w, session| w.uuid(session.uuid()));
         self.u8(u8::from(leg.policy.split == Split::Manual));
         self.u8(u8::from(leg.policy.recovery == Recovery::Manual));
-        self.u8(u8::from(leg.policy.on_slow == OnSlow::Block));
+        self.u8(match leg.policy.on_slow {
+            OnSlow::Error => 0,
+            OnSlow::Block => 1,
+            OnSlow::Degrade => 2,
+        });
         self.u64(leg.policy.ack_deadline_ms);
         self.u8(u8::from(leg.in_sync));
         self.u8(u8::from(leg.wanted));
         self.u8(u8::from(leg.awaiting_reprotect));
         self.option(leg.base.as_ref(), |w, base| w.uuid(base.uuid()));
+        self.u8(match leg.policy.mode {
+            Mode::Sync => 0,
+            Mode::Consistency => 1,
+            Mode::Stack => 2,
+        });
+        self.u64(leg.policy.cut_interval_ms);
+        self.u64(leg.policy.transfer_every_s);
+        self.u8(u8::from(leg.suspended));
+        self.option(leg.lossy.as_ref(), |w, bytes| w.u64(*bytes));
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// The bytes that are left, and the version that they were written in.
+struct Reader<'a>(&'a [u8], u16);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
@@ -321,22 +430,77 @@ impl Reader<'_> {
         if self.flag()? { each(self).map(Some) } else { Ok(None) }
     }
 
+    fn lineage(&mut self) -> Result<Lineage, RecordError> {
+        Ok(Lineage {
+            current: Generation::from_uuid(self.uuid()?),
+            ancestors: self.list(|r| r.uuid().map(Generation::from_uuid))?,
+        })
+    }
+
+    fn snapshots(&mut self) -> Result<Snapshots, RecordError> {
+        self.list(|r| Ok((VolumeId::from_uuid(r.uuid()?), SnapshotId::from_uuid(r.uuid()?))))
+    }
+
+    fn points(&mut self) -> Result<PointsRecord, RecordError> {
+        Ok(PointsRecord {
+            kept: self.option(|r| {
+                Ok(Kept {
+                    snapshots: r.snapshots()?,
+                    quality: quality_of(r.u8()?)?,
+                    lineage: r.option(Reader::lineage)?,
+                    unix_ms: r.u64()?,
+                })
+            })?,
+            discarded: self.list(|r| {
+                let snapshots = r.snapshots()?;
+                Ok(Discarded { snapshots, bytes: r.u64()?, unix_ms: r.u64()? })
+            })?,
+            unneeded: self.snapshots()?,
+            rolling_back: self.flag()?,
+        })
+    }
+
     fn leg(&mut self) -> Result<LegRecord, RecordError> {
-        Ok(LegRecord {
+        let mut leg = LegRecord {
             gateway: GatewayId::from_uuid(self.uuid()?),
             site: self.text()?,
             sessions: self.list(|r| r.uuid().map(SessionId::from_uuid))?,
             policy: Policy {
+                mode: Mode::Sync,
                 split: if self.flag()? { Split::Manual } else { Split::Automatic },
                 recovery: if self.flag()? { Recovery::Manual } else { Recovery::Automatic },
-                on_slow: if self.flag()? { OnSlow::Block } else { OnSlow::Error },
+                on_slow: match self.u8()? {
+                    0 => OnSlow::Error,
+                    1 => OnSlow::Block,
+                    2 if self.1 > 1 => OnSlow::Degrade,
+                    _ => return Err(RecordError::Damaged),
+                },
                 ack_deadline_ms: self.u64()?,
+                cut_interval_ms: CUT_INTERVAL_MS,
+                transfer_every_s: 0,
             },
             in_sync: self.flag()?,
             wanted: self.flag()?,
             awaiting_reprotect: self.flag()?,
             base: self.option(|r| r.uuid().map(Generation::from_uuid))?,
-        })
+            suspended: false,
+            lossy: None,
+        };
+        if self.1 == 1 {
+            leg.suspended = !leg.wanted && !leg.awaiting_reprotect;
+            return Ok(leg);
+        }
+        leg.policy.mode = match self.u8()? {
+            0 => Mode::Sync,
+            1 => Mode::Consistency,
+            2 => Mode::Stack,
+            _ => return Err(RecordError::Damaged),
+        };
+        leg.policy.cut_interval_ms = self.u64()?;
+        leg.policy.transfer_every_s = self.u64()?;
+        leg.suspended = self.flag()?;
+        leg.lossy = self.option(Self::u64)?;
+        Ok(leg)
     }
 }
 
@@ -359,15 +523,37 @@ mod tests {
                     gateway: GatewayId::of(3),
                     site: "west".to_owned(),
                     sessions: vec![SessionId::of(6)],
-                    policy: Policy { split: Split::Manual, ..Policy::default() },
+                    policy: Policy {
+                        mode: Mode::Consistency,
+                        split: Split::Manual,
+                        on_slow: OnSlow::Degrade,
+                        ..Policy::default()
+                    },
                     in_sync: true,
                     wanted: true,
                     awaiting_reprotect: false,
                     base: Some(Generation::of(5)),
+                    suspended: false,
+                    lossy: Some(4096),
                 }),
             ],
             upstream: None,
             host_boot: [9; 16],
+            points: PointsRecord {
+                kept: Some(Kept {
+                    snapshots: vec![(VolumeId::of(2), SnapshotId::of(10))],
+                    quality: Quality::InSync,
+                    lineage: Some(Lineage::new(Generation::of(4), Vec::new())),
+                    unix_ms: 77,
+                }),
+                discarded: vec![Discarded {
+                    snapshots: vec![(VolumeId::of(2), SnapshotId::of(11))],
+                    bytes: 8192,
+                    unix_ms: 78,
+                }],
+                unneeded: vec![(VolumeId::of(2), SnapshotId::of(12))],
+                rolling_back: true,
+            },
         }
     }
 
@@ -386,10 +572,27 @@ mod tests {
     #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
-        bytes[4] = 2;
+        bytes[4] = 3;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(2)));
+        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(3)));
+    }
+
+    /// The bytes of version 1: what an older release left behind is read, and means what it did.
+    #[test]
+    fn reads_the_bytes_of_version_1() {
+        let digits: Vec<u8> = include_str!("record_1.hex")
+            .chars()
+            .filter_map(|c| c.to_digit(16))
+            .map(|digit| u8::try_from(digit).unwrap())
+            .collect();
+        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        let mut expected = sample();
+        expected.points = PointsRecord::default();
+        let leg = expected.legs[1].as_mut().unwrap();
+        leg.lossy = None;
+        leg.policy = Policy { split: Split::Manual, on_slow: OnSlow::Block, ..Policy::default() };
+        assert_eq!(GroupRecord::decode(&bytes), Ok(expected));
     }
 }

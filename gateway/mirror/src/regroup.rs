@@ -47,12 +47,15 @@ pub fn regroup_mirror(
     if let Some(UpstreamRecord { sessions: known, .. }) = &mut record.upstream {
         *known = sessions(&before, known, open);
     }
+    record.points = record.points.of(&record.volumes);
     if record.volumes.iter().any(|volume| !before.contains(volume)) {
         record.quality = match record.quality {
             Quality::Blank => Quality::Blank,
-            Quality::Inconsistent | Quality::Outdated | Quality::InSync | Quality::Source => {
-                Quality::Inconsistent
-            }
+            Quality::Inconsistent
+            | Quality::Consistent
+            | Quality::Outdated
+            | Quality::InSync
+            | Quality::Source => Quality::Inconsistent,
         };
     }
     if matches!(record.role, RoleRecord::Primary | RoleRecord::Yielding { .. })
@@ -87,11 +90,14 @@ fn own_group(group: &GroupRecord, open: &Open, leaver: &Leaver) -> (String, Opti
         quality: match group.quality {
             Quality::Blank => Quality::Blank,
             Quality::Inconsistent => Quality::Inconsistent,
+            // Its own part of the kept cut goes with it.
+            Quality::Consistent => Quality::Consistent,
             Quality::Outdated | Quality::InSync | Quality::Source => Quality::Outdated,
         },
         legs: Vec::new(),
         upstream: None,
         host_boot: group.host_boot,
+        points: group.points.of(&[leaver.volume]),
     };
     (group_key(leaver.group), Some(record.encode()))
 }
@@ -113,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::lineage::Lineage;
+    use crate::record::PointsRecord;
 
     const G: GroupId = GroupId::of(1);
 
@@ -138,9 +145,12 @@ mod tests {
                 wanted: true,
                 awaiting_reprotect: false,
                 base: Some(Generation::of(9)),
+                suspended: false,
+                lossy: None,
             })],
             upstream: None,
             host_boot: [0; 16],
+            points: PointsRecord::default(),
         }
     }
 

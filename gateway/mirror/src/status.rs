@@ -3,8 +3,11 @@
 //! Invariant: what is not known is `None`, never zero. Times are milliseconds of the gateway's
 //! own clock ([`crate::Clock`]); ages are computed by whoever shows them.
 
-use block::{Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, VolumeId};
+use block::{
+    Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, SnapshotId, VolumeId,
+};
 
+use crate::machine::Spell;
 use crate::policy::Policy;
 
 /// Which part a gateway plays in a group.
@@ -65,6 +68,8 @@ pub enum Phase {
     Copying,
     /// Both copies are identical.
     Equivalent,
+    /// The mirror goes from one whole cut to the next.
+    Following,
     /// Differences are tracked, nothing is copied.
     Tracking,
 }
@@ -91,6 +96,13 @@ pub enum Cause {
     MirrorFailed(block::IoError),
     /// The mirror did not acknowledge within the session's deadline.
     TooSlow,
+    /// Its send journal was full: it was slower than the hosts for too long.
+    JournalFull,
+    /// The mirror's gateway is of a release that knows no modes.
+    PeerTooOld {
+        /// The protocol version that it speaks.
+        version: u16,
+    },
     /// Both sides have writes that the other lacks.
     SplitBrain {
         /// Bytes that the mirror holds and this primary does not.
@@ -187,8 +199,24 @@ pub struct LegStatus {
     pub cause: Option<Cause>,
     /// The volume whose copy there failed, if that is the cause and it is known.
     pub failed: Option<VolumeId>,
-    /// Its policies.
+    /// Its policies, its mode among them.
     pub policy: Policy,
+    /// Whether it follows behind because it was too slow, as in mode `consistency`.
+    pub degraded: bool,
+    /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, as far
+    /// as it is known here.
+    pub lag_ms: Option<u64>,
+    /// When the newest cut that the mirror keeps was cut.
+    pub cut_ms: Option<u64>,
+    /// Bytes of changes in the send journal, not yet on their way.
+    pub journal_bytes: u64,
+    /// Of these, the ones on disk.
+    pub spilled_bytes: u64,
+    /// Bytes that the send journal may hold.
+    pub journal_bytes_max: u64,
+    /// The times in which a mirror of mode `sync` did not have everything, oldest first; the last
+    /// 32 since the group was opened.
+    pub spells: Vec<Spell>,
     /// Its sessions.
     pub sessions: Vec<SessionStatus>,
     /// When the running or last copy began.
@@ -232,6 +260,32 @@ pub struct UpstreamStatus {
     pub theirs: Option<block::MirrorState>,
     /// The newest change applied here.
     pub seq: Seq,
+    /// What it said last of the session's mode; `sync` when it never did.
+    pub mode: block::Mode,
+    /// What it said last of how old the oldest acknowledged write is that this copy may lack.
+    pub lag_ms: Option<u64>,
+}
+
+/// A point in time that a mirror keeps in snapshots, one a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointStatus {
+    /// By volume.
+    pub snapshots: Vec<(VolumeId, SnapshotId)>,
+    /// What the copy was worth at that point.
+    pub quality: Quality,
+    /// When it was taken.
+    pub unix_ms: u64,
+}
+
+/// What a mirror had on its own before it was told to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscardedStatus {
+    /// By volume.
+    pub snapshots: Vec<(VolumeId, SnapshotId)>,
+    /// Bytes that were overwritten, at most.
+    pub bytes: u64,
+    /// When it was taken.
+    pub unix_ms: u64,
 }
 
 /// A planned swap of roles, at the primary that hands over.
@@ -281,6 +335,13 @@ pub struct GroupStatus {
     pub legs: Vec<LegStatus>,
     /// The primary, if this gateway is a mirror.
     pub upstream: Option<UpstreamStatus>,
+    /// The point that a promotion of a copy goes back to that is no point in time itself.
+    pub kept: Option<PointStatus>,
+    /// Whether a store here is known to keep no snapshots, so that there never is such a point.
+    pub keeps_no_points: bool,
+    /// What this mirror had on its own before it was told to follow, until an operator removes the
+    /// snapshots.
+    pub discarded: Vec<DiscardedStatus>,
     /// Seconds of acknowledged writes that this copy may lack; `None` when it cannot be known.
     /// Only a mirror answers this.
     pub rpo_ms: Option<u64>,

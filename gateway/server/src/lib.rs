@@ -28,6 +28,7 @@ mod operations;
 mod refusal;
 mod shard;
 mod shutdown;
+mod spill;
 mod status;
 mod telemetry;
 mod tls;

@@ -17,8 +17,12 @@ def run():
     parser.add_argument("--limit", type=float, default=600, help="seconds to wait")
     args = parser.parse_args()
 
-    before = args.local.wait_equivalent(args.session, args.limit)
-    args.local.suspend(args.session)
+    before = args.local.session(args.session)
+    # Between its transfers a session in mode Stack is never equivalent, so it is parted by force.
+    is_stack = before["transfer_mode"] == "Stack"
+    if not is_stack:
+        args.local.wait_equivalent(args.session, args.limit)
+    args.local.suspend(args.session, force=is_stack)
     try:
         args.local.run("PATCH", "/copysession/%d" % args.session, {"transfer_mode": args.mode})
     except Refused:

@@ -85,6 +85,10 @@ impl Core {
                 let ticket = self.ticket(Tag::Grown(volume));
                 self.members[volume].store.grow(bytes, ticket);
             }
+            Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
+            Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
+            Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
+            Effect::RollBack { snapshots } => self.roll_back(&snapshots),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {
                 if let Some(waiter) = self.waiter.take() {
@@ -111,10 +115,12 @@ impl Core {
         let entry = self.slab.get(write);
         let (extent, change) = entry.change.clone().expect("only changes are sent");
         let volume = u16::try_from(entry.volume).expect("a group has few volumes");
-        let (fua, since) = (entry.fua, entry.since);
+        let journaled = self.machine.is_journaled(leg);
+        // Where nobody waits for it, it becomes durable with the next cut.
+        let (fua, since) = (entry.fua && !journaled, entry.since);
         if let Some(port) = &mut self.legs[leg.index()] {
             let message = Message::Change { seq, volume, extent, change, fua, resync: false };
-            port.send(seq, since, message);
+            port.send(seq, since, message, journaled);
         }
     }
 
@@ -175,7 +181,8 @@ impl Core {
         let Some(port) = &mut self.legs[leg.index()] else { return };
         let Some(under_way) = port.copies.remove(&attempt) else { return };
         let super::leg::CopyUnderWay { seq, volume, extent } = under_way;
-        let resync = !self.machine.is_in_sync(leg);
+        let resync = !self.machine.has_all(leg);
+        let journaled = self.machine.is_journaled(leg);
         match read_of(result) {
             Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
             Ok(segments) => {
@@ -185,6 +192,9 @@ impl Core {
                 };
                 let volume = u16::try_from(volume).expect("a group has few volumes");
                 port.post(Message::Change { seq, volume, extent, change, fua: false, resync });
+                if journaled {
+                    self.events.push(Event::CopyQueued { leg, copy, seq });
+                }
             }
         }
     }
@@ -240,6 +250,15 @@ impl Core {
             }
             Note::MirrorLost { leg, cause } => {
                 tracing::warn!(group = group_name, %leg, ?cause, "mirror is lost");
+            }
+            Note::MirrorFollows { leg } => {
+                tracing::info!(group = group_name, %leg, "mirror keeps whole cuts");
+            }
+            Note::Degraded { leg } => {
+                tracing::warn!(group = group_name, %leg, "mirror is too slow and follows behind");
+            }
+            Note::Transferred { leg } => {
+                tracing::info!(group = group_name, %leg, "transfer is done");
             }
             Note::Promoted => tracing::info!(group = group_name, "became primary"),
             Note::Demoted => tracing::info!(group = group_name, "hands over to its mirror"),

@@ -91,9 +91,13 @@ impl Core {
             return;
         }
         let extent = change.0;
+        let payload = match &change.1 {
+            Change::Write(data) => data.len() as u64,
+            Change::Zero { .. } | Change::Trim => 0,
+        };
         let entry = Entry::host(ticket, index, Some(change), fua, now);
         let write = self.slab.insert(entry);
-        self.events.push(Event::Change { write, volume: index, extent });
+        self.events.push(Event::Change { write, volume: index, extent, payload });
     }
 }
 

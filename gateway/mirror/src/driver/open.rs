@@ -108,6 +108,7 @@ impl Group {
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
+        machine.set_journal(parts.journals.limits);
         while machine.wants_supply() {
             machine.supply(parts.generations.next());
         }
@@ -133,6 +134,7 @@ impl Group {
             batches: members.iter().map(|_| Vec::new()).collect(),
             members,
             rounds: HashMap::new(),
+            removal: super::points::Removal::default(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
             certificates,
@@ -153,6 +155,7 @@ impl Group {
             clock: parts.clock,
             spawn: parts.spawn,
             heartbeat: parts.heartbeat,
+            journals: parts.journals,
             started: Instant::now(),
             hosts: RefCell::new(stopping.child_token()),
             stopping,
@@ -185,6 +188,7 @@ pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Resto
         geometry: store.geometry(),
         clean: recovery.clean,
         active: recovery.active,
+        snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
     }
 }
 

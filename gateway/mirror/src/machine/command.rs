@@ -39,6 +39,7 @@ impl Machine {
             Command::Suspend { leg } => self.stop(leg, Pending::Suspend(leg), out),
             Command::Resume { leg, discard } => self.resume(leg, discard, out),
             Command::SetPolicy { leg, policy } => self.set_policy(leg, policy, out),
+            Command::Transfer { leg } => self.transfer(leg, out),
             Command::Reverse { leg } => self.begin_handover(leg, out),
             Command::Promote { consent } => self.begin_promotion(consent, out),
             Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
@@ -114,6 +115,9 @@ impl Machine {
             let goodbye = block::Goodbye::Suspended;
             out.push(Effect::Post { leg, message: Message::Goodbye(goodbye) });
             self.lose_leg(leg, Cause::Operator, SessionState::Suspended, out);
+            if let Some(state) = self.leg_mut(leg) {
+                state.suspended = true;
+            }
             if !in_set {
                 self.keep(After::LegLeft(leg), out);
             }
@@ -122,6 +126,7 @@ impl Machine {
         // Not connected: it may still be in the in-sync set (halted, or not heard since we began).
         let state = self.leg_mut(leg).expect("checked above");
         state.wanted = false;
+        state.suspended = true;
         state.halted = false;
         state.awaiting_reprotect = false;
         state.stage = Stage::Off;
@@ -175,6 +180,7 @@ impl Machine {
             return Ok(());
         }
         state.wanted = true;
+        state.suspended = false;
         state.awaiting_reprotect = false;
         state.discard = discard;
         state.state = SessionState::Active;
@@ -191,14 +197,16 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.require_primary()?;
+        self.may_change_mode(leg, policy.mode)?;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
-        state.policy = policy;
+        let before = std::mem::replace(&mut state.policy, policy).mode;
         let frees = state.halted && policy.split == Split::Automatic;
-        if frees {
+        if frees && before == policy.mode {
             // What was refused may go on: the mirror leaves the in-sync set first.
             state.halted = false;
             self.leave(leg, out);
         }
+        self.change_mode(leg, before, out)?;
         self.keep(After::Command, out);
         Ok(())
     }

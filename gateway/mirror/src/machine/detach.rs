@@ -34,8 +34,9 @@ impl Machine {
             Quality::InSync | Quality::Source => return Err(Refusal::NotSuspended),
             _ if self.upstream.is_some() => return Err(Refusal::NotSuspended),
             Quality::Outdated => {}
-            // A half copied one is of no use to hosts (REC-08).
-            quality @ (Quality::Inconsistent | Quality::Blank) => {
+            // A half copied one is of no use to hosts (REC-08), and one that follows behind is a point
+            // in time only where its newest cut is.
+            quality @ (Quality::Inconsistent | Quality::Consistent | Quality::Blank) => {
                 return Err(Refusal::QualityTooLow { quality });
             }
         }

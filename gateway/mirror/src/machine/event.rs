@@ -2,7 +2,7 @@
 
 use block::{
     ActivityExtent, BlockSet, DirtyReport, Epoch, Extent, GatewayId, GroupId, IoError, LegId,
-    Message, Open, Opened, Seq, SessionId, VolumeId, WriteId,
+    Message, Open, Opened, Seq, SessionId, SnapshotId, VolumeId, WriteId,
 };
 use bytes::Bytes;
 
@@ -31,6 +31,8 @@ pub enum Event {
         volume: usize,
         /// Where.
         extent: Extent,
+        /// Bytes of payload: none for a trim, however long it is.
+        payload: u64,
     },
     /// A host wants everything acknowledged so far to be durable.
     Flush {
@@ -102,6 +104,20 @@ pub enum Event {
         /// What.
         message: Message,
     },
+    /// What [`Effect::Copy`] asked for has its place in the leg's send journal.
+    CopyQueued {
+        /// Which leg.
+        leg: LegId,
+        /// Which copy.
+        copy: u8,
+        /// Its place in the stream.
+        seq: Seq,
+    },
+    /// A leg's send journal could not keep what was sent: its disk is full, slow or broken.
+    JournalFailed {
+        /// Which leg.
+        leg: LegId,
+    },
     /// What [`Effect::Copy`] asked for could not be read here.
     CopyFailed {
         /// Which leg.
@@ -149,6 +165,28 @@ pub enum Event {
         volume: usize,
         /// Its size now, in bytes.
         result: Result<u64, IoError>,
+    },
+    /// The local stores answered an [`Effect::Snapshot`].
+    Snapshotted {
+        /// Whether every volume has its snapshot.
+        result: Result<(), IoError>,
+        /// The time of day, to show.
+        unix_ms: u64,
+    },
+    /// The local stores answered an [`Effect::RemoveSnapshots`].
+    SnapshotsRemoved {
+        /// Those that are gone, by index of the volume.
+        snapshots: Vec<(usize, SnapshotId)>,
+    },
+    /// The answer to [`Effect::ListChanged`]: by volume.
+    Changed {
+        /// The blocks.
+        result: Result<Vec<BlockSet>, IoError>,
+    },
+    /// The local stores answered an [`Effect::RollBack`].
+    RolledBack {
+        /// Whether every volume is at its snapshot.
+        result: Result<(), IoError>,
     },
     /// A gateway that says it is the primary wants to open the group, and its volumes do not fit
     /// what is here.
@@ -206,6 +244,21 @@ pub enum Note {
         leg: LegId,
         /// Why.
         cause: Cause,
+    },
+    /// A mirror that follows behind keeps its first whole cut.
+    MirrorFollows {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A mirror of mode `sync` is too slow: its session goes on as in mode `consistency`.
+    Degraded {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A transfer of mode `stack` is done.
+    Transferred {
+        /// Which leg.
+        leg: LegId,
     },
     /// This gateway became the primary.
     Promoted,
@@ -378,6 +431,27 @@ pub enum Effect {
         volume: usize,
         /// Its new size in bytes.
         bytes: u64,
+    },
+    /// Keep every volume's content of this moment, then say [`Event::Snapshotted`]. Nothing is under
+    /// way to them.
+    Snapshot {
+        /// Names, by index of the volume.
+        snapshots: Vec<SnapshotId>,
+    },
+    /// Forget these snapshots, then say [`Event::SnapshotsRemoved`].
+    RemoveSnapshots {
+        /// By index of the volume.
+        snapshots: Vec<(usize, SnapshotId)>,
+    },
+    /// List the blocks in which each volume differs from its snapshot, then say [`Event::Changed`].
+    ListChanged {
+        /// By index of the volume.
+        snapshots: Vec<SnapshotId>,
+    },
+    /// Make each volume what it was at its snapshot, then say [`Event::RolledBack`].
+    RollBack {
+        /// By index of the volume.
+        snapshots: Vec<SnapshotId>,
     },
     /// End every attachment of a host, before anything else.
     DropHosts,

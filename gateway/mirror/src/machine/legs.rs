@@ -3,23 +3,14 @@
 //! Invariant (rule 1): a leg leaves the in-sync set durably before anything is acknowledged without
 //! it; a leg enters it only after it has everything and recorded so itself.
 
-use block::{BlockSet, LegId, Message, Open, Quality, Seq, VolumeOffer, Vote};
+use block::{BlockSet, LegId, Message, Mode, Open, Seq, VolumeOffer, Vote};
 
+use super::compare::Need;
 use super::leg::{Leg, Progress, Stage};
 use super::{After, Effect, Machine, Note, Opening, Role};
-use crate::lineage::{Lineage, Relation, relate};
 use crate::locks::Holder;
 use crate::policy::{Recovery, Split};
 use crate::status::{Cause, SessionState};
-
-/// What a mirror that was opened needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
-    /// The blocks that are dirty here or differ there.
-    Delta,
-    /// Every mapped block; `wipe` if it holds anything that must go first.
-    Full { wipe: bool },
-}
 
 impl Machine {
     /// What is said to a mirror to open the group there.
@@ -57,6 +48,13 @@ impl Machine {
             out.push(Effect::Hang { leg, redial: false });
             return;
         }
+        let speaks =
+            self.leg(leg).filter(|leg| leg.policy.mode != Mode::Sync).map(|leg| leg.version);
+        if let Some(version) = speaks.filter(|version| *version < block::CUTS_SINCE_VERSION) {
+            let cause = Cause::PeerTooOld { version };
+            self.stop_leg(leg, cause, SessionState::Error, out);
+            return;
+        }
         let need = match self.compare(leg, &opening) {
             Ok(need) => need,
             Err(cause) => {
@@ -84,6 +82,7 @@ impl Machine {
         state.halted = false;
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
+        state.journaled = state.is_to_follow();
         if let Need::Full { wipe } = need {
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
@@ -119,40 +118,6 @@ impl Machine {
             out.push(Effect::Post { leg, message: Message::Outdate });
         }
         self.take_back_handover(leg, out);
-    }
-
-    /// Compares histories (rules 9 and 10).
-    fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
-        let state = self.leg(leg).expect("the caller checked");
-        let ours = self.lineage.as_ref().expect("a primary has a history");
-        let opened = &opening.opened;
-        let theirs =
-            opened.generation.map(|current| Lineage::new(current, opened.ancestors.clone()));
-        let known = |common| {
-            opened.differences_known && state.base.is_some_and(|base| ours.is_within(common, base))
-        };
-        let theirs_bytes = || {
-            let blocks = opening.differs.iter().flat_map(|report| &report.blocks);
-            blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
-        };
-        match relate(ours, theirs.as_ref()) {
-            // What a first copy left behind when it was cut short is no part of any history.
-            Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
-            Relation::Behind { common } if known(common) => Ok(Need::Delta),
-            Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
-            Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
-            // It went on from what is here, and kept track of it.
-            Relation::Ahead if state.discard && known(ours.current) => Ok(Need::Delta),
-            Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
-                Ok(Need::Full { wipe: true })
-            }
-            Relation::Diverged { .. } | Relation::Ahead => {
-                Err(Cause::SplitBrain { theirs_bytes: theirs_bytes() })
-            }
-            Relation::Unrelated => Err(Cause::Refused(
-                "the mirror holds an unrelated history of this volume".to_owned(),
-            )),
-        }
     }
 
     pub(super) fn on_listed(&mut self, leg: LegId, mapped: &[BlockSet]) {
@@ -206,6 +171,7 @@ impl Machine {
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
             Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
+            Message::CutApplied { seq } => self.on_cut_applied(leg, seq, out),
             Message::Mapped { volume, blocks, last } => {
                 self.on_mapped_there(leg, volume, &blocks, last);
             }
@@ -228,6 +194,7 @@ impl Machine {
             | Message::Promote { .. }
             | Message::Handover { .. }
             | Message::Outdate
+            | Message::Cut { .. }
             | Message::Grow { .. }
             | Message::Ask(_)
             | Message::Told(_)
@@ -275,26 +242,22 @@ impl Machine {
 
     fn on_acked(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
-        match state.acknowledge(seq) {
-            None => {}
-            Some(Holder::Copy(_, copy)) => {
-                let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
-                if asked {
-                    let why = "acknowledged what was asked".to_owned();
-                    self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
-                } else {
-                    self.copy_done(leg, copy, out);
-                }
+        let Some(done) = state.acknowledge(seq) else { return };
+        if let Some(Holder::Copy(_, copy)) = done.holder {
+            let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
+            if asked {
+                let why = "acknowledged what was asked".to_owned();
+                self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
+            } else {
+                self.copy_done(leg, copy, done.whole, out);
             }
-            Some(Holder::Write(write)) => {
-                let change = self.writes.get(write);
-                let (volume, whole) = (change.volume, change.extent.whole_blocks());
-                let state = self.leg_mut(leg).expect("it just acknowledged");
-                if !state.dirty[volume].is_empty() && !state.wipe.contains(&volume) {
-                    state.dirty[volume].remove(whole);
-                }
-                self.leg_done(write, leg, out);
-            }
+            return;
+        }
+        if !state.dirty[done.volume].is_empty() && !state.wipe.contains(&done.volume) {
+            state.dirty[done.volume].remove(done.whole);
+        }
+        if let Some(Holder::Write(write)) = done.holder {
+            self.leg_done(write, leg, out);
         }
     }
 
@@ -333,12 +296,15 @@ impl Machine {
             return;
         }
         let asked = self.asked_to_take_over(leg);
+        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;
         }
         let refused = matches!(cause, Cause::Refused(_));
+        let overflowed = cause == Cause::JournalFull;
         let unanswered = asked && !refused;
+        let stepping_down = state.stepping_down;
         state.end_flight();
         // What was to be copied whole is so again: its base is none, or it is fresh.
         state.wipe.clear();
@@ -356,12 +322,14 @@ impl Machine {
         let voted = state.stage == Stage::Voting && !state.in_set;
         let goes_on =
             state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
-        let leaves = voted || (state.in_set && goes_on);
+        let leaves = voted || stepping_down || (state.in_set && goes_on);
         let halts = state.in_set && !leaves;
         state.halted = halts;
+        let later = again && overflowed;
+        state.retry = later.then(|| state.cuts.hold_off(now_ms));
         state.stage = if leaves {
             Stage::Leaving
-        } else if again {
+        } else if again && !later {
             Stage::Dialing
         } else {
             Stage::Off
@@ -369,11 +337,14 @@ impl Machine {
         self.live.remove(leg);
         if leaves {
             self.leaving.insert(leg);
-            self.leave(leg, out);
+            if !stepping_down {
+                // Else the record without it is on its way already.
+                self.leave(leg, out);
+            }
         } else {
             self.counting.remove(leg);
         }
-        out.push(Effect::Hang { leg, redial: again && !leaves });
+        out.push(Effect::Hang { leg, redial: again && !later && !leaves });
         self.drop_copies(leg, out);
         if halts {
             self.writes.halt_waiting();
@@ -396,8 +367,10 @@ impl Machine {
         } else {
             self.begins_with_next = true;
         }
+        let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
         state.in_set = false;
+        state.spells.begin(now_ms, state.degraded);
         self.keep(After::LegLeft(leg), out);
     }
 
@@ -417,7 +390,9 @@ impl Machine {
         self.counting.remove(leg);
         self.awaiting.remove(leg);
         let moving = self.is_regrouping();
-        if let Some(state) = self.leg_mut(leg)
+        if self.leg(leg).is_some_and(|leg| leg.stepping_down) {
+            self.stepped_down(leg);
+        } else if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {
             let again = state.wanted && !moving;
@@ -439,6 +414,12 @@ impl Machine {
         let Some(state) = self.leg_mut(leg) else { return };
         let clean = state.is_clean() && !state.has_copies();
         match state.stage {
+            Stage::Copying if clean && (state.journaled || state.is_to_follow()) => {
+                state.stage = Stage::Following;
+                state.cuts.begin();
+                self.follow(leg, out);
+            }
+            Stage::Following => self.follow(leg, out),
             Stage::Copying if clean => {
                 // From here on acknowledgements wait for it; when those before are in, it has all.
                 state.stage = Stage::Draining { upto: newest };
@@ -481,6 +462,7 @@ impl Machine {
             state.stage = Stage::Joining;
             state.in_set = true;
             state.discard = false;
+            state.lossy = None;
             state.base = current;
             state.fresh.fill(None);
             state.failed = None;
@@ -489,9 +471,12 @@ impl Machine {
     }
 
     pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage == Stage::Joining {
             state.stage = Stage::InSync;
+            state.spells.end(now_ms);
+            state.cuts.forget();
             out.push(Effect::Note(Note::MirrorInSync { leg }));
         }
     }

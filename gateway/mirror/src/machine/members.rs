@@ -20,7 +20,6 @@ use super::write::{Held, refuse};
 use super::{After, Effect, Machine, Role};
 use crate::command::Refusal;
 use crate::limits::GROUP_VOLUMES_MAX;
-use crate::locks::Holder;
 use crate::record::{GroupRecord, RoleRecord, dirty_key, group_key};
 use crate::status::{Cause, SessionState};
 
@@ -156,7 +155,8 @@ impl Machine {
             leg.dismiss(at, gone.id);
         }
         for held in std::mem::take(&mut self.held) {
-            let (Held::Change { write, volume, .. } | Held::Flush { write, volume }) = held;
+            let (Held::Change { write, change: (volume, ..) } | Held::Flush { write, volume }) =
+                held;
             if volume == at {
                 refuse(write, block::IoError::ShuttingDown, out);
             } else {
@@ -188,6 +188,7 @@ impl Machine {
             legs: Vec::new(),
             upstream: None,
             host_boot: self.host_boot,
+            points: crate::record::PointsRecord::default(),
         };
         (group_key(group), Some(record.encode()))
     }
@@ -260,14 +261,7 @@ impl Machine {
     pub(super) fn note_failed(&mut self, leg: LegId, seq: Seq) {
         let Some(state) = self.leg(leg) else { return };
         let at = state.inflight.binary_search_by_key(&seq, |inflight| inflight.seq);
-        let holder = at.ok().map(|at| state.inflight[at].holder);
-        let volume = match holder {
-            Some(Holder::Write(write)) => self.writes.peek(write).map(|write| write.volume),
-            Some(Holder::Copy(_, copy)) => {
-                state.copies[usize::from(copy)].as_ref().map(|copy| copy.volume)
-            }
-            None => None,
-        };
+        let volume = at.ok().map(|at| state.inflight[at].volume);
         let failed = volume.map(|volume| self.volumes[volume].id);
         let state = self.leg_mut(leg).expect("checked above");
         state.failed = failed;
@@ -334,8 +328,8 @@ impl Held {
     fn moved_down(self, gone: usize) -> Self {
         let down = |volume: usize| if volume > gone { volume - 1 } else { volume };
         match self {
-            Self::Change { write, volume, extent } => {
-                Self::Change { write, volume: down(volume), extent }
+            Self::Change { write, change: (volume, extent, payload) } => {
+                Self::Change { write, change: (down(volume), extent, payload) }
             }
             Self::Flush { write, volume } => Self::Flush { write, volume: down(volume) },
         }

@@ -40,6 +40,14 @@ pub(super) enum YieldStep {
 /// How far a promotion has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promoting {
+    /// What was received is being applied, before the copy goes back to its kept point.
+    Settling,
+    /// The blocks that change by that are being listed.
+    Listing,
+    /// They and the intention are being recorded.
+    Intending,
+    /// The stores go back.
+    RollingBack,
     /// What was received is applied and made durable by this round.
     Flushing(u64),
     /// The new epoch is being recorded.
@@ -116,13 +124,22 @@ impl Machine {
         }
         let enough = match self.quality {
             Quality::InSync | Quality::Source => Consent::InSync,
-            Quality::Outdated => Consent::Outdated,
+            Quality::Outdated | Quality::Consistent => Consent::Outdated,
+            Quality::Inconsistent if self.points.kept().is_some() => Consent::Outdated,
             Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
         };
         if consent < enough {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
+        let rolling_back = self.points.is_rolling_back();
+        if rolling_back {
+            return Err(Refusal::Busy);
+        }
         self.drop_upstream(Some(block::Goodbye::Fenced { epoch: self.fence_epoch() }), out);
+        if self.goes_back() {
+            self.role = Role::Promoting(Promoting::Settling);
+            return Ok(());
+        }
         if self.role == Role::Detached {
             self.end_detachment(out);
         }
@@ -154,6 +171,7 @@ impl Machine {
         if let Some(upstream) = self.upstream_record.take() {
             self.face_old_primary(upstream, base, handover);
         }
+        self.points.give_up_kept();
         self.keep(After::TookOver { handover }, out);
     }
 
@@ -165,6 +183,15 @@ impl Machine {
         handover: bool,
     ) {
         let known = LegId::all().find(|id| self.leg(*id).is_some_and(|l| l.gateway == old.gateway));
+        if let Some(leg) = known.and_then(|id| self.leg_mut(id)).filter(|leg| leg.lossy.is_some()) {
+            // What went back with the kept point is known of it already.
+            leg.wanted = false;
+            leg.suspended = false;
+            leg.awaiting_reprotect = true;
+            leg.state = SessionState::Halted;
+            leg.cause = Some(Cause::AwaitingReprotect);
+            return;
+        }
         let free = LegId::all().find(|id| self.leg(*id).is_none());
         let Some(id) = known.or(free) else { return };
         let was_detached = std::mem::take(&mut self.recorded_detached);
@@ -175,7 +202,8 @@ impl Machine {
             state.cause = Some(Cause::AwaitingReprotect);
             return;
         }
-        let policy = self.leg(id).map_or_else(Policy::default, |leg| leg.policy);
+        let new = Policy { mode: self.upstream_mode, ..Policy::default() };
+        let policy = self.leg(id).map_or(new, |leg| leg.policy);
         let mut leg = Leg::new(id, old, policy, self.volumes.len());
         leg.base = base;
         leg.wanted = handover;
@@ -245,6 +273,17 @@ impl Machine {
     /// Moves a promotion or a swap on as far as it can go.
     pub(super) fn advance_role(&mut self, out: &mut Vec<Effect>) {
         match self.role {
+            Role::Promoting(Promoting::Settling)
+                if self.writes.len() == 0 && !self.points.is_busy() && self.records.is_empty() =>
+            {
+                if self.goes_back() {
+                    self.role = Role::Promoting(Promoting::Listing);
+                    self.list_changed(out);
+                } else {
+                    let round = self.flushes.want();
+                    self.role = Role::Promoting(Promoting::Flushing(round));
+                }
+            }
             Role::Promoting(Promoting::Flushing(round)) => {
                 if self.flushes.has_failed() {
                     self.role = Role::Secondary;
@@ -274,12 +313,25 @@ impl Machine {
                 | YieldStep::TakingBack
                 | YieldStep::GoingOn => {}
             },
-            Role::Promoting(Promoting::Recording)
+            Role::Promoting(
+                Promoting::Settling
+                | Promoting::Listing
+                | Promoting::Intending
+                | Promoting::RollingBack
+                | Promoting::Recording,
+            )
             | Role::Primary
             | Role::Secondary
             | Role::Detached
             | Role::Fenced { .. } => {}
         }
+    }
+
+    /// The copy is its kept point now: the promotion goes on.
+    pub(super) fn take_over_after_rollback(&mut self, out: &mut Vec<Effect>) {
+        let epoch = self.epoch_after_fence();
+        self.role = Role::Promoting(Promoting::Recording);
+        self.record_takeover(epoch, false, out);
     }
 
     fn epoch_after_fence(&self) -> Epoch {

@@ -11,8 +11,9 @@ use block::{
 };
 
 use super::leg::Leg;
+use super::points::Why;
 use super::{After, Effect, Machine, Note, Role};
-use crate::lineage::Lineage;
+use crate::lineage::{Lineage, Relation, relate};
 use crate::policy::Policy;
 use crate::record::{RoleRecord, UpstreamRecord};
 
@@ -42,11 +43,14 @@ pub(super) struct Upstream {
     /// The answer that it waits for.
     answer: Option<(Vec<DirtyReport>, Opened)>,
     waiting: VecDeque<Waiting>,
-    recording: bool,
+    /// What the copy is worth is being recorded, or a point is being kept: the stream waits.
+    pub(super) recording: bool,
+    /// The primary may overwrite so many bytes that only this copy has: a snapshot comes first.
+    pub(super) discards: Option<u64>,
     /// Flushes under way: (round of the local flush, the primary's number).
     flushes: VecDeque<(u64, Seq)>,
     /// Which link this is, so that a change of an earlier one is not acknowledged on it.
-    link: u64,
+    pub(super) link: u64,
     pub(super) theirs: Option<block::MirrorState>,
     pub(super) seq: Seq,
 }
@@ -101,6 +105,8 @@ impl Machine {
             ancestors: self.lineage.as_ref().map_or_else(Vec::new, |l| l.ancestors.clone()),
             differences_known,
         };
+        let discards = self.discards(open, &differs);
+        self.lag_heard_ms = None;
         self.epoch = self.epoch.max(open.epoch);
         self.role = Role::Secondary;
         self.recorded_role = RoleRecord::Secondary;
@@ -114,6 +120,7 @@ impl Machine {
             answer: Some((differs, opened)),
             waiting: VecDeque::new(),
             recording: false,
+            discards,
             flushes: VecDeque::new(),
             link,
             theirs: None,
@@ -212,6 +219,17 @@ impl Machine {
         (reports, leg.base.is_some())
     }
 
+    /// How many bytes at most the primary may overwrite that only this copy has, if there is
+    /// anything and an operator allowed it (rule 10).
+    fn discards(&self, open: &Open, differs: &[DirtyReport]) -> Option<u64> {
+        let ours = self.lineage.as_ref().filter(|_| open.discard)?;
+        let theirs = Lineage::new(open.generation, open.ancestors.clone());
+        let behind = matches!(relate(&theirs, Some(ours)), Relation::Behind { .. });
+        let blocks = differs.iter().flat_map(|report| &report.blocks).map(|range| range.count());
+        let bytes = blocks.sum::<u64>() * block::BLOCK_BYTES;
+        (!behind || bytes > 0).then_some(bytes)
+    }
+
     pub(super) fn followed(&mut self, link: u64) {
         if let Some(upstream) = self.upstream.as_mut().filter(|u| u.link == link) {
             upstream.recorded = true;
@@ -221,7 +239,7 @@ impl Machine {
     /// Answers a primary whose `Open` is recorded, once nothing of an earlier link is under way:
     /// a late change of that one must not land behind what this one compares or copies.
     pub(super) fn answer_open(&mut self, out: &mut Vec<Effect>) {
-        let idle = self.writes.len() == 0;
+        let idle = self.writes.len() == 0 && !self.points.is_busy();
         let Some(upstream) = self.upstream.as_mut().filter(|u| u.recorded && idle) else { return };
         if let Some((differs, opened)) = upstream.answer.take() {
             upstream.accepted = true;
@@ -236,12 +254,19 @@ impl Machine {
             return;
         };
         // A copy that is one point in time stops being one with the first change that is not the
-        // next in order; that is recorded first.
-        let keeps =
-            quality == Quality::Inconsistent || (quality == Quality::InSync && !change.resync);
+        // next in order: that point is kept, and what the copy is worth is recorded (rule 8).
+        let next = matches!(quality, Quality::InSync | Quality::Consistent) && !change.resync;
+        let discards = upstream.discards.is_some() && quality != Quality::Blank;
+        let keeps = !discards && (next || quality == Quality::Inconsistent);
         if upstream.recording || !keeps {
             upstream.waiting.push_back(Waiting::Change(write, change));
-            if !keeps {
+            if upstream.recording {
+                return;
+            }
+            if discards || matches!(quality, Quality::InSync | Quality::Outdated) {
+                self.keep_point(Why::Overwrite, out);
+            } else {
+                // Blank is no point in time, and a consistent copy has one already.
                 self.keep_quality(Quality::Inconsistent, out);
             }
             return;
@@ -249,7 +274,7 @@ impl Machine {
         let Incoming { seq, volume, extent, resync: _ } = change;
         upstream.seq = upstream.seq.max(seq);
         let origin = Some((upstream.link, seq));
-        self.admit(write, (volume, extent), origin, out);
+        self.admit(write, (volume, extent, 0), origin, out);
     }
 
     fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {
@@ -321,8 +346,13 @@ impl Machine {
                 self.quality = Quality::InSync;
                 self.lineage = Some(Lineage::new(generation, ancestors));
                 self.forget_own_differences();
+                self.points.give_up_kept();
                 upstream_recording(&mut self.upstream);
                 self.keep(After::Promoted, out);
+            }
+            Message::Cut { seq, generation, ancestors } => {
+                let lineage = Lineage::new(generation, ancestors);
+                self.keep_point(Why::Cut { seq, lineage }, out);
             }
             Message::Handover { epoch } => self.on_handover(epoch, out),
             Message::Outdate => {
@@ -337,7 +367,11 @@ impl Machine {
                     out.push(Effect::GrowLocal { volume, bytes });
                 }
             }
-            Message::Ping { state, .. } => upstream.theirs = Some(state),
+            Message::Ping { state, .. } => {
+                upstream.theirs = Some(state);
+                self.upstream_mode = state.mode;
+                self.lag_heard_ms = state.lag_ms;
+            }
             Message::Goodbye(goodbye) => {
                 self.orderly_end = goodbye == Goodbye::Shutdown;
                 self.drop_upstream(None, out);
@@ -350,7 +384,7 @@ impl Machine {
     }
 
     /// This copy is the primary's now: what it once had of its own is gone.
-    fn forget_own_differences(&mut self) {
+    pub(super) fn forget_own_differences(&mut self) {
         self.legs = [const { None }; LegId::COUNT];
     }
 
@@ -399,6 +433,7 @@ impl Machine {
     /// Ends the link to the primary. What it sent and is not applied yet is forgotten.
     pub(super) fn drop_upstream(&mut self, goodbye: Option<Goodbye>, out: &mut Vec<Effect>) {
         let Some(upstream) = self.upstream.take() else { return };
+        self.abandon_point();
         for waiting in upstream.waiting {
             if let Waiting::Change(write, _) = waiting {
                 out.push(Effect::Forget { write });

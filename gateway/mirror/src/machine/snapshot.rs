@@ -6,19 +6,20 @@
 use std::collections::VecDeque;
 
 use block::{
-    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Quality, Seq, VolumeId,
+    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Mode, Quality, Seq, SnapshotId,
+    VolumeId,
 };
 use bytes::Bytes;
 
 use super::leg::{Leg, LegSet, Stage};
 use super::role::{YieldStep, Yielding};
-use super::{Activity, Machine, RangeLocks, Role, VolumeState, Writes};
+use super::{Activity, Machine, Points, RangeLocks, Role, VolumeState, Writes};
 use crate::activity::ACTIVITY_EXTENTS;
 use crate::dirty::DirtyMap;
 use crate::record::{GroupRecord, LegRecord, RoleRecord, UpstreamRecord, dirty_key, group_key};
 use crate::status::{
-    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Serving, SessionState,
-    SessionStatus, UpstreamStatus, VolumeStatus,
+    Cause, DiscardedStatus, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus,
+    Serving, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
 
 /// A volume as it was found when the group was opened.
@@ -34,6 +35,8 @@ pub struct Restored {
     pub clean: bool,
     /// The extents that had changes in flight if it was not.
     pub active: Vec<ActivityExtent>,
+    /// The snapshots that it keeps.
+    pub snapshots: Vec<SnapshotId>,
 }
 
 impl Machine {
@@ -48,6 +51,13 @@ impl Machine {
         let power_lost = !clean && record.host_boot != host_boot;
         let mut quality = record.quality;
         if power_lost && matches!(quality, Quality::InSync | Quality::Outdated) {
+            quality = Quality::Inconsistent;
+        }
+        let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
+        let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
+            volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
+        });
+        if quality == Quality::Consistent && points.kept().is_none() {
             quality = Quality::Inconsistent;
         }
         let role = restore_role(&record);
@@ -79,6 +89,10 @@ impl Machine {
             upstream_record: record.upstream,
             legs,
             upstream: None,
+            upstream_mode: Mode::default(),
+            lag_heard_ms: None,
+            points,
+            journal: super::JournalLimits::default(),
             writes: Writes::default(),
             flushes: super::Flushes::default(),
             held: VecDeque::new(),
@@ -114,6 +128,7 @@ impl Machine {
         if matches!(self.role, Role::Primary | Role::Yielding(_)) {
             self.dial_wanted(out);
         }
+        self.resume_rollback(out);
     }
 
     pub(super) fn group_record(&self) -> (String, Option<Bytes>) {
@@ -127,6 +142,8 @@ impl Machine {
                 wanted: leg.wanted,
                 awaiting_reprotect: leg.awaiting_reprotect,
                 base: leg.base,
+                suspended: leg.suspended,
+                lossy: leg.lossy,
             })
         });
         let record = GroupRecord {
@@ -140,6 +157,7 @@ impl Machine {
             legs: legs.collect(),
             upstream: self.upstream_record.clone(),
             host_boot: self.host_boot,
+            points: self.points.record(self.volumes.iter().map(|volume| volume.id)),
         };
         (group_key(self.group), Some(record.encode()))
     }
@@ -164,12 +182,16 @@ impl Machine {
     /// How this primary sees a mirror, for the mirror to show.
     #[must_use]
     pub fn mirror_state(&self, leg: LegId) -> block::MirrorState {
-        let state = self.leg(leg);
+        let Some(state) = self.leg(leg) else { return block::MirrorState::default() };
+        let has_all = matches!(state.stage, Stage::InSync | Stage::Following);
+        let behind = if state.journaled { state.inflight_bytes } else { 0 };
         block::MirrorState {
-            in_sync: state.is_some_and(|leg| leg.in_set && leg.stage.is_live()),
-            copying: state.is_some_and(|leg| leg.stage.is_live() && leg.stage != Stage::InSync),
-            out_of_sync_bytes: state.map_or(0, Leg::out_of_sync_bytes),
+            in_sync: state.in_set && state.stage.is_live(),
+            copying: state.stage.is_live() && !has_all,
+            out_of_sync_bytes: state.out_of_sync_bytes() + behind,
             seq: self.seq,
+            mode: if state.degraded { Mode::Consistency } else { state.policy.mode },
+            lag_ms: self.lag_ms(leg).map(|ms| u32::try_from(ms).unwrap_or(u32::MAX - 1)),
         }
     }
 
@@ -181,6 +203,8 @@ impl Machine {
             copying: self.quality == Quality::Inconsistent,
             out_of_sync_bytes: 0,
             seq: self.upstream.as_ref().map_or(Seq::ZERO, |upstream| upstream.seq),
+            mode: self.upstream_mode,
+            lag_ms: None,
         }
     }
 
@@ -202,11 +226,27 @@ impl Machine {
             volumes: self.volumes.iter().map(volume_status).collect(),
             legs: self.legs.iter().flatten().map(|leg| self.leg_status(leg)).collect(),
             upstream: self.upstream_status(),
+            kept: self.points.kept().map(|kept| PointStatus {
+                snapshots: kept.snapshots.clone(),
+                quality: kept.quality,
+                unix_ms: kept.unix_ms,
+            }),
+            keeps_no_points: self.points.are_unsupported(),
+            discarded: self.discarded_status(),
             rpo_ms: None,
             split_brain: self.split_brain,
             handover: self.handover(),
             counters: self.counters,
         }
+    }
+
+    fn discarded_status(&self) -> Vec<DiscardedStatus> {
+        let status = |point: &crate::record::Discarded| DiscardedStatus {
+            snapshots: point.snapshots.clone(),
+            bytes: point.bytes,
+            unix_ms: point.unix_ms,
+        };
+        self.points.discarded().iter().map(status).collect()
     }
 
     /// Whether the primary said goodbye before its link ended.
@@ -237,19 +277,27 @@ impl Machine {
             state: leg.state,
             phase: match leg.stage {
                 Stage::InSync if leg.is_clean() => Phase::Equivalent,
+                Stage::Following => Phase::Following,
                 stage if stage.is_live() => Phase::Copying,
                 _ if leg.base.is_none() => Phase::NoPair,
                 _ => Phase::Tracking,
             },
             in_sync: leg.stage == Stage::InSync,
             link: match leg.stage {
-                Stage::Off => LinkState::Off,
-                Stage::Dialing | Stage::Leaving => LinkState::Connecting,
+                Stage::Off if leg.retry.is_none() => LinkState::Off,
+                Stage::Off | Stage::Dialing | Stage::Leaving => LinkState::Connecting,
                 _ => LinkState::Connected,
             },
             cause: leg.cause.clone(),
             failed: leg.failed,
             policy: leg.policy,
+            degraded: leg.degraded,
+            lag_ms: self.lag_ms(leg.id),
+            cut_ms: leg.cuts.applied_ms(),
+            journal_bytes: 0,
+            spilled_bytes: 0,
+            journal_bytes_max: self.journal.bytes(),
+            spells: leg.spells.list(),
             sessions: sessions
                 .map(|(index, (session, volume))| SessionStatus {
                     session: *session,
@@ -287,6 +335,8 @@ impl Machine {
             orderly: self.orderly_end,
             theirs: upstream.and_then(|upstream| upstream.theirs),
             seq: upstream.map_or(Seq::ZERO, |upstream| upstream.seq),
+            mode: self.upstream_mode,
+            lag_ms: self.lag_heard_ms.map(u64::from),
         })
     }
 }
@@ -354,7 +404,11 @@ fn restore_leg(
     leg.wanted = record.wanted;
     leg.awaiting_reprotect = record.awaiting_reprotect;
     leg.base = record.base;
-    leg.state = if leg.wanted {
+    leg.suspended = record.suspended;
+    leg.lossy = record.lossy;
+    leg.state = if leg.is_recorded_resting() {
+        SessionState::Active
+    } else if leg.wanted {
         SessionState::Halted
     } else if leg.awaiting_reprotect {
         leg.cause = Some(Cause::AwaitingReprotect);
@@ -396,6 +450,7 @@ pub(crate) fn found(
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],
+        points: crate::record::PointsRecord::default(),
     };
     (group_key(group), Some(record.encode()))
 }

@@ -39,6 +39,7 @@ fn restored(clean: bool, active: &[u64]) -> Restored {
         geometry: Geometry::new(64 << 20).unwrap(),
         clean,
         active: active.iter().map(|index| block::ActivityExtent::new(*index)).collect(),
+        snapshots: Vec::new(),
     }
 }
 
@@ -116,7 +117,12 @@ impl Bench {
     }
 
     fn change(&mut self, write: u64, extent: Extent) -> &mut Self {
-        self.apply(Event::Change { write: WriteId::new(write), volume: 0, extent })
+        self.apply(Event::Change {
+            write: WriteId::new(write),
+            volume: 0,
+            extent,
+            payload: extent.len(),
+        })
     }
 
     fn applied(&mut self, write: u64) -> &mut Self {
@@ -171,6 +177,7 @@ impl Bench {
             differences_known: true,
         };
         let opening = Box::new(Opening { opened, differs: Vec::new() });
+        self.apply(Event::LinkVersion { leg: leg(), version: block::PROTOCOL_VERSION });
         self.apply(Event::Connected { leg: leg(), opening })
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Invariant: time only ever goes forward here, whatever the driver's clock does.
 
+use block::LegId;
+
+use super::leg::Stage;
 use super::{Effect, Machine};
 use crate::policy::OnSlow;
 use crate::status::{Cause, SessionState};
@@ -26,10 +29,35 @@ impl Machine {
                     state.progress.marks.pop_front();
                 }
             }
-            let oldest = state.inflight.front().map(|inflight| inflight.at_ms);
-            let late =
-                oldest.is_some_and(|at| now_ms.saturating_sub(at) > state.policy.ack_deadline_ms);
-            if late && state.policy.on_slow == OnSlow::Error && state.in_set {
+            self.check_deadline(leg, out);
+        }
+        self.modes_tick(out);
+    }
+
+    /// A mirror that hosts wait for must acknowledge in time (rule 12).
+    fn check_deadline(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let now_ms = self.now_ms;
+        if !self.counting.has(leg) || self.leaving.has(leg) {
+            return;
+        }
+        let state = self.leg(leg).expect("a live leg exists");
+        let awaited =
+            |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
+        let oldest = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
+        let late =
+            oldest.is_some_and(|at| now_ms.saturating_sub(at) > state.policy.ack_deadline_ms);
+        if !late || state.stepping_down {
+            return;
+        }
+        let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;
+        match state.policy.on_slow {
+            OnSlow::Block => {}
+            OnSlow::Degrade
+                if knows_cuts && !matches!(state.stage, Stage::Voting | Stage::Joining) =>
+            {
+                self.degrade(leg, out);
+            }
+            OnSlow::Error | OnSlow::Degrade => {
                 self.lose_leg(leg, Cause::TooSlow, SessionState::Error, out);
             }
         }

@@ -10,7 +10,7 @@
 //! it from here: the primary's copy is the group's content by definition. A certificate is given
 //! only for a run that reached its end on one link.
 
-use block::{BlockRange, BlockSet, LegId, Message};
+use block::{BlockRange, BlockSet, LegId, Message, Seq};
 
 use super::leg::{Copy, Leg, Stage};
 use super::{Effect, Machine, Role};
@@ -185,7 +185,9 @@ impl Machine {
             if let Some(verify) = &mut state.verify {
                 verify.budget = verify.budget.saturating_sub(extent.len());
             }
-            let copy = Copy { volume, extent, sent: false, compare: true, verify: true };
+            let (seq, sent, locked) = (Seq::ZERO, false, true);
+            let (compare, verify) = (true, true);
+            let copy = Copy { seq, volume, extent, sent, locked, compare, verify };
             state.copies[slot] = Some(copy);
             self.begin_copy(leg, slot, out);
         }
@@ -230,7 +232,7 @@ impl Machine {
         state.copies[usize::from(copy)] = None;
         // It was never sent: nothing will acknowledge it.
         let holder = Holder::Copy(leg, copy);
-        if let Some(at) = state.inflight.iter().position(|i| i.holder == holder && !i.acked) {
+        if let Some(at) = state.inflight.iter().position(|i| i.holder == Some(holder) && !i.acked) {
             let seq = state.inflight[at].seq;
             state.acknowledge(seq);
         }

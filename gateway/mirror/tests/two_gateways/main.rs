@@ -6,6 +6,8 @@
 
 mod detached;
 mod link;
+mod modes;
+mod mortal;
 mod verify;
 mod world;
 

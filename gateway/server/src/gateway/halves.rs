@@ -201,7 +201,9 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let consent = match half.status.quality {
             Quality::InSync | Quality::Source => Consent::InSync,
-            Quality::Outdated => Consent::Outdated,
+            // One that follows behind goes back to its newest cut.
+            Quality::Outdated | Quality::Consistent => Consent::Outdated,
+            Quality::Inconsistent if half.status.kept.is_some() => Consent::Outdated,
             Quality::Inconsistent | Quality::Blank => {
                 let detail = format!(
                     "the copy at {} is half copied and cannot be the source: let the session \
@@ -361,13 +363,20 @@ impl Gateway {
             let detail = format!("it is one of {} volumes of its group", old.volumes.len());
             return Err(Refused::new(Code::VolumeInUse, detail));
         };
-        if status.quality == Quality::Inconsistent {
+        let is_point = match status.quality {
+            Quality::Blank | Quality::Outdated | Quality::InSync | Quality::Source => true,
+            // One that follows behind is a point in time only where its newest cut is, which only a
+            // promotion goes back to.
+            Quality::Inconsistent | Quality::Consistent => false,
+        };
+        if !is_point {
             // It stays closed; its session is listed no more, and it can be deleted or taken again.
             let delete = |numbers: &mut crate::numbers::Numbers| {
                 numbers.give_session(half.session).is_deleted = true;
             };
             self.numbers.change(&self.book, delete).await?;
-            let detail = format!("the copy of {} is half copied: no host can use it", volume.name);
+            let detail =
+                format!("the copy of {} is no point in time: no host can use it", volume.name);
             return Err(Refused::new(Code::CopyStale, detail));
         }
         let new = GroupEntry { id: Uuid::now_v7(), ..old.clone() };

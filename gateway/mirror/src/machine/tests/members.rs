@@ -185,12 +185,12 @@ fn a_crash_right_after_a_volume_joined_leaves_all_of_it_to_copy() {
 #[test]
 fn a_volume_leaves_when_nothing_is_in_flight_and_hosts_wait_for_it() {
     let mut bench = Bench::two_in_sync();
-    bench.apply(Event::Change { write: WriteId::new(1), volume: 1, extent: at(0, 1) }).record();
+    bench.apply(host_change(1, 1, at(0, 1))).record();
     let seq = bench.sent(1).unwrap();
     bench.dismiss(VOLUME);
     assert_eq!(bench.machine.ready_to_dismiss(), None, "a change is in flight");
-    bench.apply(Event::Change { write: WriteId::new(2), volume: 1, extent: at(1, 1) });
-    bench.apply(Event::Change { write: WriteId::new(3), volume: 0, extent: at(1, 1) });
+    bench.apply(host_change(2, 1, at(1, 1)));
+    bench.apply(host_change(3, 0, at(1, 1)));
     bench.applied(1).ack(seq).record();
     assert_eq!(bench.answer(1), Some(Ok(())));
     assert!((bench.sent(2), bench.answer(2)) == (None, None), "it waits");
@@ -218,7 +218,7 @@ fn a_volume_leaves_when_nothing_is_in_flight_and_hosts_wait_for_it() {
 #[test]
 fn a_primary_that_is_fenced_while_a_volume_leaves_keeps_it() {
     let mut bench = Bench::two_in_sync();
-    bench.apply(Event::Change { write: WriteId::new(1), volume: 1, extent: at(0, 1) }).record();
+    bench.apply(host_change(1, 1, at(0, 1))).record();
     bench.dismiss(VOLUME);
     bench.heard(Message::Goodbye(Goodbye::Fenced { epoch: Epoch::new(9) }));
     // The link was cut already: the news comes another way.
@@ -243,7 +243,7 @@ fn a_primary_that_is_fenced_while_a_volume_leaves_keeps_it() {
 #[test]
 fn a_bad_copy_is_named_and_its_volume_lets_the_others_go_on() {
     let mut bench = Bench::two_in_sync();
-    bench.apply(Event::Change { write: WriteId::new(1), volume: 1, extent: at(0, 1) }).record();
+    bench.apply(host_change(1, 1, at(0, 1))).record();
     let seq = bench.sent(1).unwrap();
     bench.applied(1).heard(Message::Failed { seq, error: IoError::NoSpace }).record();
     let leg = bench.machine.status().legs[0].clone();
@@ -277,4 +277,8 @@ fn a_group_is_not_changed_behind_the_back_of_a_mirror_that_hosts_wait_for() {
     bench.take();
     bench.enlist();
     assert_eq!(answered(&bench.take()), Some(Err(Refusal::NotConnected)));
+}
+
+fn host_change(write: u64, volume: usize, extent: Extent) -> Event {
+    Event::Change { write: WriteId::new(write), volume, extent, payload: extent.len() }
 }

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use api::Code;
 use api::units::bytes_text;
+use api::{Code, RecTransferMode};
 use mirror::{Command, LegStatus, Phase, Serving, SessionState};
 
 use super::jobs::Work;
@@ -58,7 +58,7 @@ pub(super) fn may_suspend(half: &Half, force: bool) -> Result<(), Refused> {
             Err(Refused::new(Code::WrongState, detail))
         }
         Status::Active | Status::Halt | Status::Unknown
-            if force || leg.phase == Phase::Equivalent =>
+            if force || matches!(leg.phase, Phase::Equivalent | Phase::Following) =>
         {
             Ok(())
         }
@@ -263,6 +263,12 @@ pub(super) async fn may_delete(gateway: &Gateway, half: &Half, force: bool) -> R
         return Ok(());
     }
     let now = status::of_leg(leg);
+    let mode = status::transfer_mode(leg);
+    if mode == RecTransferMode::Consistency {
+        let detail = "a session in mode Consistency is deleted by force only: suspend it first, so \
+                      that what was written is there";
+        return Err(Refused::new(Code::WrongState, detail).next("repeat it with force"));
+    }
     if now != Status::Suspend && (now != Status::Active || leg.phase != Phase::Equivalent) {
         let detail = format!(
             "it is {} and {}: wait until it is Equivalent, or use force",

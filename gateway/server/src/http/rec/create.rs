@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Code, PolicyPatch, RecAccepted, RecCreate, SessionCreate};
+use api::{Code, PolicyPatch, RecAccepted, RecCreate, RecTransferMode, SessionCreate};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,7 +10,7 @@ use block::{LegId, VolumeId};
 use uuid::Uuid;
 
 use super::jobs::Work;
-use super::{Body, Failure, Shared, modes, session_href, status, storage};
+use super::{Body, Failure, Shared, session_href, status, storage};
 use crate::book::PeerEntry;
 use crate::gateway::Gateway;
 use crate::gateway::asks::{Question, Take};
@@ -54,7 +54,12 @@ pub(super) async fn create(
 /// What can be said without looking at volumes.
 fn check(gateway: &Gateway, wanted: &RecCreate) -> Result<PeerEntry, Refused> {
     storage::check_own(gateway, &wanted.source_boxid)?;
-    modes::check(wanted.transfer_mode)?;
+    let is_sync = wanted.transfer_mode == RecTransferMode::Synchronous;
+    if !is_sync && wanted.split_mode.is_some() {
+        let word = status::mode_word(wanted.transfer_mode);
+        let detail = format!("split_mode is of Synchronous sessions only, and this is {word}");
+        return Err(Refused::new(Code::Invalid, detail));
+    }
     if wanted.skip_initial_copy {
         let detail = "skip_initial_copy: a session begins with a comparison or a copy, so that two \
                       volumes that are said to be equal are known to be";
@@ -120,6 +125,7 @@ async fn make(
         volume: source.volume.to_string(),
         to: peer.site.clone(),
         policy: PolicyPatch {
+            mode: Some(status::mode(wanted.transfer_mode)),
             split: wanted.split_mode.map(status::choice_word),
             recovery: wanted.recovery_mode.map(status::choice_word),
             ..PolicyPatch::default()

@@ -1,12 +1,12 @@
 //! Our words in the dialect's: one exhaustive match each, so that a new one breaks the build here.
 //!
 //! Invariant: what is not known is `Unknown` or absent; `Equivalent` is said only of copies that
-//! are.
+//! are, and in an asynchronous mode of one that has every write up to its newest cut.
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use api::{Code, Copy, LinkState, OperationState, RecChoice, RecTransferMode};
 use block::Quality;
-use mirror::{Cause, LegStatus, Phase, Recovery, Role, Serving, SessionState, Split};
+use mirror::{Cause, LegStatus, Mode, Phase, Recovery, Role, Serving, SessionState, Split};
 
 use crate::gateway::halves::Half;
 
@@ -98,25 +98,29 @@ pub(super) fn phase(half: &Half) -> &'static str {
         Some(leg) => match leg.phase {
             Phase::NoPair => "No_Pair",
             Phase::Copying => "Copying",
-            Phase::Equivalent => "Equivalent",
+            // Asynchronous: it holds all up to its newest cut, and goes on from cut to cut.
+            Phase::Equivalent | Phase::Following => "Equivalent",
             Phase::Tracking => "Tracking",
         },
         None => match half.status.quality {
             Quality::Blank if half.is_connected() => "Copying",
             Quality::Blank => "No_Pair",
             Quality::Inconsistent => "Copying",
-            Quality::InSync if half.is_connected() => "Equivalent",
+            Quality::InSync | Quality::Consistent if half.is_connected() => "Equivalent",
             Quality::Outdated if half.is_connected() => "Copying",
-            Quality::InSync | Quality::Outdated | Quality::Source => "Tracking",
+            Quality::InSync | Quality::Consistent | Quality::Outdated | Quality::Source => {
+                "Tracking"
+            }
         },
     }
 }
 
-/// Whether what a copy holds is one point in time, so that hosts could use it.
+/// Whether a copy holds, or can go back to, one point in time, so that hosts could use it.
 #[must_use]
-pub(super) const fn is_usable(quality: Quality) -> bool {
-    match quality {
-        Quality::InSync | Quality::Outdated | Quality::Source => true,
+pub(super) fn is_usable(half: &Half) -> bool {
+    match half.status.quality {
+        Quality::Inconsistent if half.status.kept.is_some() => true,
+        Quality::InSync | Quality::Consistent | Quality::Outdated | Quality::Source => true,
         Quality::Inconsistent | Quality::Blank => false,
     }
 }
@@ -129,6 +133,8 @@ pub(super) const fn cause_code(cause: &Cause) -> Option<Code> {
         Cause::Unreachable(_) => Some(Code::MirrorUnreachable),
         Cause::MirrorFailed(_) => Some(Code::MirrorFailed),
         Cause::TooSlow => Some(Code::MirrorSlow),
+        Cause::JournalFull => Some(Code::JournalFull),
+        Cause::PeerTooOld { .. } => Some(Code::PeerTooOld),
         Cause::SplitBrain { .. } => Some(Code::SplitBrain),
         Cause::Refused(_) => Some(Code::MirrorRefused),
         Cause::Operator | Cause::Regrouped | Cause::AwaitingReprotect => None,
@@ -171,9 +177,23 @@ pub(super) fn choice_word(choice: RecChoice) -> String {
 
 /// How a leg copies.
 #[must_use]
-pub(super) const fn transfer_mode(_leg: &LegStatus) -> RecTransferMode {
-    // The core has one mode; when it has more, they are matched here.
-    RecTransferMode::Synchronous
+pub(super) const fn transfer_mode(leg: &LegStatus) -> RecTransferMode {
+    match leg.policy.mode {
+        Mode::Sync => RecTransferMode::Synchronous,
+        Mode::Consistency => RecTransferMode::Consistency,
+        Mode::Stack => RecTransferMode::Stack,
+    }
+}
+
+/// The API's word for a mode.
+#[must_use]
+pub(super) fn mode(mode: RecTransferMode) -> String {
+    let word = match mode {
+        RecTransferMode::Synchronous => "sync",
+        RecTransferMode::Consistency => "consistency",
+        RecTransferMode::Stack => "stack",
+    };
+    word.to_owned()
 }
 
 /// The dialect's word for a mode.

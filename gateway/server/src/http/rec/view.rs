@@ -93,7 +93,7 @@ fn shown(half: &Half, numbers: &Numbers, now_s: u64) -> Option<RecCopySession> {
         recovery_mode: half.leg.as_ref().map(|leg| status::recovery(leg.policy.recovery)),
         remote_boxid: storage::box_id(half.peer.uuid()),
         is_local_source_volume: is_source,
-        is_destination_usable: (!is_source).then(|| status::is_usable(half.status.quality)),
+        is_destination_usable: (!is_source).then(|| status::is_usable(half)),
     })
 }
 
@@ -152,7 +152,7 @@ fn data(half: &Half, status: Status) -> Data {
     };
     let missing = session.out_of_sync_bytes.div_ceil(MIB);
     let progress = match (leg.phase, session.resync_total_bytes) {
-        (mirror::Phase::Equivalent, _) => 100,
+        (mirror::Phase::Equivalent | mirror::Phase::Following, _) => 100,
         (mirror::Phase::Copying, 0) => 0,
         // A copy whose last block is on its way is not done.
         (mirror::Phase::Copying, whole) => {

@@ -23,7 +23,9 @@ use crate::error::StoreError;
 use crate::medium::{Directory, read_padded};
 use crate::metrics::Metrics;
 
+use super::account::Accounts;
 use super::activity::{ActivityFile, Image};
+use super::chores::Chores;
 use super::data::{DataFiles, Place};
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
 use super::log::{self, Log};
@@ -52,8 +54,9 @@ struct Opening {
     reached: u64,
 }
 
-/// The checksums that uncommitted records name, by slot and block.
-type Named = BTreeMap<(u64, usize), Vec<u32>>;
+/// The checksums that uncommitted records name, by slot and block, with the record's number. A
+/// record is held against its own and later ones: an earlier one may be of a former owner.
+type Named = BTreeMap<(u64, usize), Vec<(u64, u32)>>;
 
 // === impl PoolVolume ===
 
@@ -102,6 +105,7 @@ impl PoolVolume {
             database: opening.database,
             geometry: opening.geometry,
             latched: false,
+            chores: Chores::new(opening.map.layers()),
             map: opening.map,
             slots,
             log,
@@ -117,6 +121,7 @@ impl PoolVolume {
             busy: Vec::new(),
             held: VecDeque::new(),
             long: VecDeque::new(),
+            accounts: Accounts::default(),
             next_id: 0,
             sender,
             metrics: Metrics::new(&context.id.to_string()),
@@ -124,7 +129,7 @@ impl PoolVolume {
         Ok(Rc::new(Self {
             id: context.id,
             recovery,
-            inner: RefCell::new(inner),
+            inner: Rc::new(RefCell::new(inner)),
             done: Rc::new(RefCell::new(receiver)),
         }))
     }
@@ -187,13 +192,13 @@ impl Opening {
             .unwrap_or(0);
         let named = named(&records, upto);
         for (index, record) in &records {
-            self.apply(record, (*index >= upto).then_some(&named))?;
+            self.apply(record, (*index >= upto).then_some((&named, *index)))?;
         }
         Ok(records.len())
     }
 
     /// Applies one record; with `named` only what the data bears out.
-    fn apply(&mut self, record: &Record, named: Option<&Named>) -> Result<(), StoreError> {
+    fn apply(&mut self, record: &Record, named: Option<(&Named, u64)>) -> Result<(), StoreError> {
         match record {
             Record::Header { .. } | Record::Commit { .. } => Ok(()),
             Record::Map { layer, chunk, slot, fresh, .. } => {
@@ -226,11 +231,52 @@ impl Opening {
                 self.geometry = Geometry::new(*bytes).map_err(|_error| StoreError::Size)?;
                 Ok(())
             }
-            Record::Seal { layer } => {
-                self.map.seal(*layer);
-                Ok(())
+            Record::Seal { .. }
+            | Record::Snapshot { .. }
+            | Record::Unname { .. }
+            | Record::RollBack { .. }
+            | Record::DropLayer { .. } => self.relayer(record),
+            Record::Fold { from, into, chunk, slot, copied, .. } => {
+                if let Some(named) = named
+                    && self.verify(*slot, *copied, named)? != *copied
+                {
+                    // Both layers still have what they had.
+                    return Ok(());
+                }
+                self.fold((*from, *into), *chunk, *copied)
             }
         }
+    }
+
+    /// Applies one change of the tree of layers.
+    fn relayer(&mut self, record: &Record) -> Result<(), StoreError> {
+        if !self.map.layers().takes(record) {
+            return Err(StoreError::Damaged { what: "map log", why: "a layer is out of place" });
+        }
+        let bytes = self.geometry.bytes();
+        self.map.relayer(|layers| layers.apply(record, bytes));
+        Ok(())
+    }
+
+    /// Does again what a fold did with the map.
+    fn fold(&mut self, pair: (u32, u32), chunk: u64, copied: u16) -> Result<(), StoreError> {
+        let (from, into) = pair;
+        if chunk >= block::VOLUME_BYTES_MAX / SLOT_BYTES {
+            return Err(StoreError::Damaged { what: "map log", why: "a chunk is out of range" });
+        }
+        let planned = super::fold::plan(&mut self.map, pair, chunk).map_err(|_error| UNREADABLE)?;
+        if planned.copied != copied {
+            return Err(StoreError::Damaged { what: "map log", why: "a fold does not fit" });
+        }
+        let mut entry = planned.entry;
+        // What was copied may have been overwritten since.
+        entry.summed &= !copied;
+        self.set(into, chunk, entry)?;
+        self.set(from, chunk, Entry::EMPTY)?;
+        if let Some(slot) = planned.gone {
+            self.give_up(slot);
+        }
+        Ok(())
     }
 
     /// Maps the blocks in `new`; the ones in `again` were mapped before and have other content.
@@ -268,7 +314,12 @@ impl Opening {
     }
 
     /// Which of these blocks hold what the log names for them.
-    fn verify(&mut self, slot: u64, blocks: u16, named: &Named) -> Result<u16, StoreError> {
+    fn verify(
+        &mut self,
+        slot: u64,
+        blocks: u16,
+        (named, from): (&Named, u64),
+    ) -> Result<u16, StoreError> {
         let mut good = 0;
         for block in (0..BLOCKS).filter(|b| blocks & (1 << b) != 0) {
             let place = Place::of(slot, block as u64 * BLOCK_BYTES);
@@ -278,7 +329,8 @@ impl Opening {
             read_padded(file.as_ref(), &mut data, place.offset)
                 .map_err(StoreError::io("read data"))?;
             let sum = crc32c(&data);
-            if named.get(&(slot, block)).is_some_and(|sums| sums.contains(&sum)) {
+            let sums = named.get(&(slot, block));
+            if sums.is_some_and(|sums| sums.iter().any(|(i, s)| *i >= from && *s == sum)) {
                 good |= 1 << block;
             }
         }
@@ -316,11 +368,11 @@ impl Opening {
     /// Whatever was written where changes were in flight, its checksums may be older.
     fn distrust(&mut self, image: &Image) -> Result<(), StoreError> {
         let per_extent = ACTIVITY_BYTES / SLOT_BYTES;
-        let layers: Vec<u32> = self.map.layers.iter().map(|l| l.id).collect();
+        let layers: Vec<u32> = self.map.layers().all().iter().map(|l| l.id).collect();
         for extent in &image.active {
             let first = extent.index().saturating_mul(per_extent);
             let page = u32::try_from(first / CHUNKS as u64).unwrap_or(u32::MAX);
-            if self.map.next_page(page) != Some(page) {
+            if self.map.next_page_of(&layers, page) != Some(page) {
                 continue;
             }
             for layer in &layers {
@@ -355,7 +407,7 @@ impl Opening {
         self.state.bytes = self.geometry.bytes();
         self.state.log = log.generation;
         self.state.base = self.reached;
-        self.state.layers.clone_from(&self.map.layers);
+        self.state.layers.clone_from(self.map.layers());
         self.state.mapped = self.map.mapped;
         let pages = self.map.begin_checkpoint();
         write_checkpoint(&self.database, &pages, &self.state)?;
@@ -387,10 +439,12 @@ fn load_state(database: &redb::Database) -> Result<State, StoreError> {
 
 fn named(records: &[(u64, Record)], upto: u64) -> Named {
     let mut named = Named::new();
-    for (_, record) in records.iter().filter(|(index, _)| *index >= upto) {
-        if let Record::Map { slot, fresh, sums, .. } = record {
+    for (index, record) in records.iter().filter(|(index, _)| *index >= upto) {
+        if let Record::Map { slot, fresh, sums, .. }
+        | Record::Fold { slot, copied: fresh, sums, .. } = record
+        {
             for block in (0..BLOCKS).filter(|b| fresh & (1 << b) != 0) {
-                named.entry((*slot, block)).or_default().push(sums[block]);
+                named.entry((*slot, block)).or_default().push((*index, sums[block]));
             }
         }
     }
@@ -445,7 +499,7 @@ mod tests {
         let mut pages = Vec::new();
         for index in 0..PAGES {
             let number = page_of(index * STRIDE * CHUNKS as u64);
-            state.layers[0].present.insert(number);
+            state.layers.get_mut(1).unwrap().present.insert(number);
             if index % 32 == 0 || index == 1 {
                 let mut page = Page::new();
                 for (chunk, slot) in (0..=u8::MAX).zip(index * CHUNKS as u64..) {

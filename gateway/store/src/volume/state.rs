@@ -3,20 +3,19 @@
 //! Invariant: the state and the pages are written in one transaction of the database; the log
 //! named here holds exactly what happened after it.
 
+use block::SnapshotId;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
-use crate::codec::{Format, put_counted};
+use crate::codec::{Format, Reader, put_counted};
 use crate::error::StoreError;
+
+use super::layers::{Layer, Layers, Name};
 
 const FORMAT: Format = Format { what: "volume state", magic: *b"TSVOLST\0", version: 1 };
 
-/// One layer of the map.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Layer {
-    pub(crate) id: u32,
-    /// The pages that are not empty.
-    pub(crate) present: RoaringBitmap,
-}
+/// Layers with names, parents of their own, or holes in their numbers. A state without them is
+/// written as every release can read it.
+const SNAPSHOTS: u64 = 1;
 
 /// The state of a volume at a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +29,7 @@ pub(crate) struct State {
     pub(crate) next_slot: u64,
     /// Blocks that are mapped, in all layers.
     pub(crate) mapped: u64,
-    /// Newest first, never empty.
-    pub(crate) layers: Vec<Layer>,
+    pub(crate) layers: Layers,
     /// Slots below `next_slot` that hold nothing.
     pub(crate) free: RoaringTreemap,
     /// Those of them whose room was perhaps not given back yet.
@@ -49,7 +47,7 @@ impl State {
             base: 0,
             next_slot: 0,
             mapped: 0,
-            layers: vec![Layer { id: 1, present: RoaringBitmap::new() }],
+            layers: Layers::new(),
             free: RoaringTreemap::new(),
             unpunched: RoaringTreemap::new(),
         }
@@ -60,15 +58,24 @@ impl State {
         for field in [self.bytes, self.log, self.base, self.next_slot, self.mapped] {
             body.extend_from_slice(&field.to_le_bytes());
         }
-        let count = u32::try_from(self.layers.len()).expect("layers are few");
+        let layers = self.layers.all();
+        let plain = matches!(layers, [only] if only.id == self.layers.newest);
+        let count = u32::try_from(layers.len()).expect("layers are few");
         body.extend_from_slice(&count.to_le_bytes());
-        for layer in &self.layers {
+        for layer in layers {
             body.extend_from_slice(&layer.id.to_le_bytes());
+            if !plain {
+                encode_place(layer, &mut body);
+            }
             let mut bytes = Vec::new();
             let mut present = layer.present.clone();
             present.optimize();
             present.serialize_into(&mut bytes).expect("memory takes every write");
             put_counted(&mut body, &bytes);
+        }
+        if !plain {
+            body.extend_from_slice(&self.layers.head.to_le_bytes());
+            body.extend_from_slice(&self.layers.newest.to_le_bytes());
         }
         for set in [&self.free, &self.unpunched] {
             let mut bytes = Vec::new();
@@ -77,24 +84,14 @@ impl State {
             set.serialize_into(&mut bytes).expect("memory takes every write");
             put_counted(&mut body, &bytes);
         }
-        FORMAT.seal(&body)
+        FORMAT.seal_with(if plain { 0 } else { SNAPSHOTS }, &body)
     }
 
     pub(crate) fn decode(data: &[u8]) -> Result<Self, StoreError> {
-        let mut reader = FORMAT.open(data)?;
+        let (features, mut reader) = FORMAT.open_with(SNAPSHOTS, data)?;
         let [bytes, log, base, next_slot, mapped] =
             [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
-        let mut layers = Vec::new();
-        for _ in 0..reader.u32()? {
-            let id = reader.u32()?;
-            let set = reader.counted()?;
-            let present = RoaringBitmap::deserialize_from(set)
-                .map_err(|_error| reader.damaged("the set of pages does not parse"))?;
-            layers.push(Layer { id, present });
-        }
-        if layers.is_empty() {
-            return Err(reader.damaged("it has no layer"));
-        }
+        let layers = decode_layers(features, &mut reader)?;
         let mut sets = [RoaringTreemap::new(), RoaringTreemap::new()];
         for set in &mut sets {
             let bytes = reader.counted()?;
@@ -104,6 +101,45 @@ impl State {
         let [free, unpunched] = sets;
         Ok(Self { bytes, log, base, next_slot, mapped, layers, free, unpunched })
     }
+}
+
+/// Where a layer lies and what it is called.
+fn encode_place(layer: &Layer, out: &mut Vec<u8>) {
+    // No layer has number 0.
+    out.extend_from_slice(&layer.parent.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&u32::from(layer.name.is_some()).to_le_bytes());
+    if let Some(name) = layer.name {
+        out.extend_from_slice(&name.id.uuid().as_u128().to_le_bytes());
+        out.extend_from_slice(&name.bytes.to_le_bytes());
+        out.extend_from_slice(&name.age.to_le_bytes());
+    }
+}
+
+fn decode_layers(features: u64, reader: &mut Reader<'_>) -> Result<Layers, StoreError> {
+    let mut layers: Vec<Layer> = Vec::new();
+    for _ in 0..reader.u32()? {
+        let mut layer = Layer::new(reader.u32()?, None);
+        if features & SNAPSHOTS != 0 {
+            layer.parent = Some(reader.u32()?).filter(|id| *id != 0);
+            if reader.u32()? != 0 {
+                let id = SnapshotId::of(u128::from_le_bytes(reader.array()?));
+                layer.name = Some(Name { id, bytes: reader.u64()?, age: reader.u32()? });
+            }
+        } else if let Some(above) = layers.last_mut() {
+            // Newest first.
+            above.parent = Some(layer.id);
+        }
+        layer.present = RoaringBitmap::deserialize_from(reader.counted()?)
+            .map_err(|_error| reader.damaged("the set of pages does not parse"))?;
+        layers.push(layer);
+    }
+    let first = layers.first().map_or(0, |l| l.id);
+    let (head, newest) = if features & SNAPSHOTS == 0 {
+        (first, layers.iter().map(|l| l.id).max().unwrap_or(0))
+    } else {
+        (reader.u32()?, reader.u32()?)
+    };
+    Layers::of(layers, head, newest).ok_or_else(|| reader.damaged("its layers are no tree"))
 }
 
 #[cfg(test)]
@@ -116,7 +152,7 @@ mod tests {
         let mut state = State::new(1 << 40);
         state.next_slot = 9;
         state.mapped = 17;
-        state.layers[0].present.insert(3);
+        state.layers.get_mut(1).unwrap().present.insert(3);
         state.free.insert(4);
         state
     }

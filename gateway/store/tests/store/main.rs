@@ -11,3 +11,4 @@ mod model;
 mod raw;
 mod real;
 mod rig;
+mod snapshots;

@@ -107,6 +107,11 @@ pub const TURN_WORK: u64 = 512;
 /// What a block status request counts: it may walk `STATUS_RUNS_MAX` runs.
 pub const STATUS_WORK: u64 = 64;
 
+/// How long a connection that ran out of work looks again before its thread sleeps, unless
+/// configured otherwise. A host next door sends its next request some 20 microseconds after an
+/// answer; to sleep and to be woken on another core costs as much again, on both sides.
+pub const BUSY_POLL: Duration = Duration::from_micros(50);
+
 /// How often a stalled connection looks again.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -25,8 +25,8 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::capacity::Capacity;
 use crate::export::{ClientAddress, Exports};
 use crate::limits::{
-    HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES,
-    LISTENER_CONNECTIONS_MAX,
+    BUSY_POLL, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
+    KEEPALIVE_PROBES, LISTENER_CONNECTIONS_MAX,
 };
 use crate::stream::{HostStream, Socket};
 use handshake::Caller;
@@ -75,6 +75,9 @@ pub struct ListenerConfig {
     pub connections_max: usize,
     /// How long a handshake may take; [`HANDSHAKE_TIMEOUT`] unless there is a reason.
     pub handshake_timeout: Duration,
+    /// How long a session looks again before it sleeps; zero: it sleeps at once. Bounds the
+    /// processor time that is spent for latency; a session that looks in vain does so rarely.
+    pub busy_poll: Duration,
 }
 
 impl ListenerConfig {
@@ -87,6 +90,7 @@ impl ListenerConfig {
             tls: TlsPolicy::Off,
             connections_max: LISTENER_CONNECTIONS_MAX,
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            busy_poll: BUSY_POLL,
         }
     }
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -26,7 +27,7 @@ use crate::capacity::Capacity;
 use crate::export::{ClientAddress, Exports};
 use crate::limits::{
     BUSY_POLL, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
-    KEEPALIVE_PROBES, LISTENER_CONNECTIONS_MAX,
+    KEEPALIVE_PROBES, LISTENER_CONNECTIONS_MAX, UNIX_SEND_BYTES,
 };
 use crate::stream::{HostStream, Socket};
 use handshake::Caller;
@@ -242,6 +243,10 @@ impl Listener {
             }
             ListenSocket::Unix { listener, .. } => {
                 let (socket, _) = listener.accept().await?;
+                // As above: only slower.
+                if let Err(error) = set_socket_send_buffer_size(&socket, UNIX_SEND_BYTES) {
+                    debug!(%error, "set SO_SNDBUF");
+                }
                 let peer = socket.peer_cred()?;
                 let address =
                     ClientAddress::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };

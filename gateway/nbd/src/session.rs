@@ -13,6 +13,7 @@ mod admit;
 mod inflight;
 mod outgoing;
 mod patience;
+mod payloads;
 mod receive;
 mod reply;
 mod turn;

@@ -48,7 +48,7 @@ use self::flush::Flushes;
 use self::leg::{Leg, LegSet};
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
-pub(crate) use self::snapshot::found;
+pub(crate) use self::snapshot::{Lacks, found};
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -200,6 +200,7 @@ impl Machine {
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
             Event::Enlist { volume, sessions, records } => {
                 self.on_enlist(&volume, &sessions, records, out);
             }
@@ -327,10 +328,19 @@ impl Machine {
 
     /// Asks for the group's record to be replaced; `after` happens when it is durable.
     fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        self.keep_with(after, Vec::new(), out);
+    }
+
+    /// The same, together with other records.
+    fn keep_with(&mut self, after: After, more: members::Records, out: &mut Vec<Effect>) {
         let mut records = vec![self.group_record()];
-        if matches!(after, After::DirtyKept | After::LegLeft(_) | After::LegJoined(_)) {
+        if matches!(
+            after,
+            After::DirtyKept | After::LegLeft(_) | After::LegJoined(_) | After::MembersKept
+        ) {
             self.push_dirty_records(&mut records);
         }
+        records.extend(more);
         let number = self.next_record;
         self.next_record += 1;
         self.records.push_back((number, after));

@@ -137,6 +137,7 @@ impl Machine {
             Some(Pending::Suspend(waiting)) if waiting == leg => self.finish_command(Ok(()), out),
             Some(Pending::Remove(waiting)) if waiting == leg => {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
+                let fresh = self.end_fresh(leg);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
                 if self.begins_with_next {
@@ -150,6 +151,7 @@ impl Machine {
                         .iter()
                         .map(|v| crate::record::dirty_key(self.group, gateway, v.id));
                     records.extend(keys.map(|key| (key, None)));
+                    records.extend(fresh);
                 }
                 let number = self.next_record;
                 self.next_record += 1;

@@ -5,6 +5,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
 mod link;
+mod members;
 mod world;
 
 use block::{IoError, Op};

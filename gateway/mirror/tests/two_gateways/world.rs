@@ -8,22 +8,26 @@ use std::time::Duration;
 
 use block::{
     Answer, BootId, Completions, Extent, GatewayId, Generation, Geometry, GroupId, Identity,
-    IoError, Ledger, Link, LinkError, Message, Op, Request, Segment, SessionId, Store, Ticket,
-    Volume, VolumeId,
+    IoError, Ledger, Link, LinkError, Message, Op, Open, Request, Segment, SessionId, Store,
+    Ticket, Volume, VolumeId,
 };
 use bytes::Bytes;
 use store::memory::MemoryStore;
 use tokio::task::{AbortHandle, LocalSet};
 use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
-    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, LocalFuture, Parts,
-    Phase, Policy, Refusal, found_primary, found_secondary,
+    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, Leaver, LocalFuture,
+    Parts, Phase, Policy, Refusal, found_primary, found_secondary, regroup_mirror,
 };
 
 use crate::link::{Cutter, pair};
 
 const GROUP: GroupId = GroupId::of(1);
 const VOLUME: VolumeId = VolumeId::of(2);
+/// A volume that joins later.
+const SECOND: VolumeId = VolumeId::of(3);
+/// The group that a volume goes to when it leaves.
+const OWN: GroupId = GroupId::of(4);
 
 pub(crate) fn extent(offset: u64, len: u64) -> Extent {
     Extent::new(offset, len).unwrap()
@@ -74,6 +78,8 @@ struct Net {
     cut: Cell<bool>,
     cutters: RefCell<Vec<Cutter>>,
     groups: RefCell<BTreeMap<GatewayId, Rc<Group>>>,
+    /// Offers of other members than the mirror has: a gateway changes them before it takes one.
+    offers: RefCell<Vec<Open>>,
 }
 
 struct NetDialer {
@@ -97,7 +103,13 @@ impl Dialer for NetDialer {
                 if poll_fn(|context| theirs.poll_receive(context, &mut first)).await.is_ok()
                     && let Message::Open(open) = first.remove(0)
                 {
-                    peer.accept(open, Box::new(theirs));
+                    let members = peer.status().volumes;
+                    let ours = members.iter().map(|volume| volume.volume);
+                    if ours.eq(open.volumes.iter().map(|offer| offer.volume)) {
+                        peer.accept(open, Box::new(theirs));
+                    } else {
+                        net.offers.borrow_mut().push(open);
+                    }
                 }
             });
             Ok(Box::new(ours) as Box<dyn Link>)
@@ -120,6 +132,8 @@ pub(crate) struct World {
 pub(crate) struct Site {
     identity: Identity,
     store: Rc<MemoryStore>,
+    /// The volume that joined later, if one did.
+    second: Option<Rc<MemoryStore>>,
     ledger: Rc<MemoryLedger>,
     generations: Rc<Counted>,
     group: Rc<Group>,
@@ -148,7 +162,8 @@ impl World {
             let ledger = Rc::new(MemoryLedger::default());
             ledger.put(vec![record], Ticket::ignored());
             let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
-            Site::open(identity, MemoryStore::new(geometry), ledger, generations, &self.net)
+            let stores = (MemoryStore::new(geometry), None);
+            Site::open(identity, stores, ledger, generations, &self.net)
         };
         let first = Generation::of(77);
         (
@@ -186,31 +201,66 @@ impl World {
     }
 
     pub(crate) fn restart_uncut(&self, site: Site) -> Site {
-        let Site { identity, store, ledger, generations, group, tasks } = site;
+        let members = site.status().volumes.len();
+        let Site { identity, store, second, ledger, generations, group, tasks } = site;
         tasks.borrow_mut().drain(..).for_each(|task| task.abort());
         drop(group);
         store.reopen();
+        second.iter().for_each(|second| second.reopen());
+        let second = second.filter(|_| members > 1);
         let net = Rc::clone(&self.net);
-        Site::open(identity, store, ledger, generations, &net)
+        Site::open(identity, (store, second), ledger, generations, &net)
+    }
+
+    /// Does at the mirror what a gateway does with an offer of other members.
+    pub(crate) async fn follow(&self, site: Site) -> Site {
+        let offer = loop {
+            if let Some(offer) = self.net.offers.borrow_mut().pop() {
+                break offer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        site.group.close().await.unwrap();
+        let key = Group::record_key(GROUP);
+        let record = site.ledger.get(&key).unwrap().unwrap();
+        let leaves = site.status().volumes.len() > offer.volumes.len();
+        let leaver = Leaver { volume: SECOND, group: OWN, name: "second".to_owned() };
+        let leavers: Vec<Leaver> = leaves.then_some(leaver).into_iter().collect();
+        let records = regroup_mirror(&record, &offer, &leavers).unwrap();
+        site.ledger.put(records, Ticket::ignored());
+        let Site { identity, store, second, ledger, generations, group, tasks } = site;
+        tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        drop(group);
+        store.reopen();
+        let second =
+            second.or_else(|| Some(MemoryStore::new(Geometry::new(Site::SECOND_BYTES).unwrap())));
+        second.iter().for_each(|second| second.reopen());
+        let second = second.filter(|_| !leaves);
+        Site::open(identity, (store, second), ledger, generations, &self.net)
     }
 }
 
 impl Site {
     pub(crate) const BYTES: u64 = 16 << 20;
+    pub(crate) const SECOND_BYTES: u64 = 8 << 20;
 
     fn open(
         identity: Identity,
-        store: Rc<MemoryStore>,
+        (store, second): (Rc<MemoryStore>, Option<Rc<MemoryStore>>),
         ledger: Rc<MemoryLedger>,
         generations: Rc<Counted>,
         net: &Rc<Net>,
     ) -> Self {
         let tasks: Rc<RefCell<Vec<AbortHandle>>> = Rc::default();
         let tracked = Rc::clone(&tasks);
+        let mut volumes = vec![(VOLUME, "orders".to_owned(), Rc::clone(&store) as Rc<dyn Store>)];
+        if let Some(second) = &second {
+            volumes.push((SECOND, "second".to_owned(), Rc::clone(second) as Rc<dyn Store>));
+        }
         let group = Group::open(Parts {
             identity: identity.clone(),
             group: GROUP,
-            volumes: vec![(VOLUME, "orders".to_owned(), Rc::clone(&store) as Rc<dyn Store>)],
+            volumes,
             ledger: Rc::clone(&ledger) as Rc<dyn Ledger>,
             dialer: Rc::new(NetDialer { me: identity.clone(), net: Rc::clone(net) }),
             clock: Rc::new(VirtualClock(tokio::time::Instant::now())),
@@ -224,7 +274,39 @@ impl Site {
         })
         .unwrap();
         net.groups.borrow_mut().insert(identity.gateway, Rc::clone(&group));
-        Self { identity, store, ledger, generations, group, tasks }
+        Self { identity, store, second, ledger, generations, group, tasks }
+    }
+
+    /// A second volume, with something in it, joins the group.
+    pub(crate) async fn enlist(&mut self) -> Result<(), Refusal> {
+        let second = MemoryStore::new(Geometry::new(Self::SECOND_BYTES).unwrap());
+        let op = Op::Write(extent(4096, 4096), bytes(9, 4096));
+        second.submit(&mut vec![Request { op, fua: false, ticket: Ticket::ignored() }]);
+        let joining = (SECOND, "second".to_owned(), Rc::clone(&second) as Rc<dyn Store>);
+        let sessions = (0..8u128).map(|n| SessionId::of(60 + n)).collect();
+        self.second = Some(second);
+        self.group.enlist(joining, sessions, Vec::new()).await
+    }
+
+    /// It leaves.
+    pub(crate) async fn dismiss(&self) -> Result<(), Refusal> {
+        self.group.dismiss(SECOND, (OWN, "second".to_owned()), Vec::new()).await
+    }
+
+    /// Whether the ledger has a record of the group that it goes to.
+    pub(crate) fn has_own_group(&self) -> bool {
+        self.ledger.get(&Group::record_key(OWN)).unwrap().is_some()
+    }
+
+    /// The first volume's copy grows behind the gateway's back, as one whose primary never heard
+    /// that it did.
+    pub(crate) fn stretch(&self, by: u64) {
+        let longer = self.store.geometry().bytes() + by;
+        self.store.grow(longer, Ticket::ignored());
+    }
+
+    pub(crate) fn second_content(&self) -> Bytes {
+        self.second.as_ref().unwrap().content(extent(0, Self::SECOND_BYTES))
     }
 
     pub(crate) async fn mirror_to(&self, other: &Self, policy: Policy) -> Result<(), Refusal> {

@@ -59,7 +59,7 @@ use self::leg::{Leg, LegSet, Stage};
 use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
-pub(crate) use self::snapshot::found;
+pub(crate) use self::snapshot::{Lacks, found};
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -239,6 +239,7 @@ impl Machine {
             Event::Changed { result } => self.on_changed(result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
             Event::Enlist { volume, sessions, records } => {
                 self.on_enlist(&volume, &sessions, records, out);
             }
@@ -384,6 +385,11 @@ impl Machine {
 
     /// Asks for the group's record to be replaced; `after` happens when it is durable.
     fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        self.keep_with(after, Vec::new(), out);
+    }
+
+    /// The same, together with other records.
+    fn keep_with(&mut self, after: After, more: members::Records, out: &mut Vec<Effect>) {
         self.plan_points();
         let mut records = vec![self.group_record()];
         if matches!(
@@ -391,11 +397,13 @@ impl Machine {
             After::DirtyKept
                 | After::LegLeft(_)
                 | After::LegJoined(_)
+                | After::MembersKept
                 | After::RollbackIntended
                 | After::TookOver { .. }
         ) {
             self.push_dirty_records(&mut records);
         }
+        records.extend(more);
         let number = self.next_record;
         self.next_record += 1;
         self.records.push_back((number, after));

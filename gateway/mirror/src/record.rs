@@ -172,6 +172,12 @@ pub(crate) fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) ->
     format!("dirty/{group}/{gateway}/{volume}")
 }
 
+/// Where the ledger says that a mirror has nothing of a volume yet: it is emptied there before it is
+/// copied. There is something under it, or there is not.
+pub(crate) fn fresh_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+    format!("fresh/{group}/{gateway}/{volume}")
+}
+
 // === impl GroupRecord ===
 
 impl GroupRecord {

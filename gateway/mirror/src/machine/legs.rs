@@ -84,10 +84,10 @@ impl Machine {
         state.last_flush_ms = now_ms;
         state.journaled = state.is_to_follow();
         if let Need::Full { wipe } = need {
+            // All are copied whole; what is recorded of those that are new says no more than that.
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
-            state.fresh.fill(None);
             state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
             // What is being written now may not be mapped yet when the map is listed.
@@ -462,9 +462,9 @@ impl Machine {
             state.discard = false;
             state.lossy = None;
             state.base = current;
-            state.fresh.fill(None);
             state.failed = None;
-            self.keep(After::LegJoined(leg), out);
+            let fresh = self.end_fresh(leg);
+            self.keep_with(After::LegJoined(leg), fresh, out);
         }
     }
 

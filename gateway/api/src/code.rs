@@ -160,6 +160,12 @@ codes! {
     LastVolume "GW0423" 409 7
         "it is the only volume of the group",
         "delete the volume, and its group goes with it: twinspan volume delete VOLUME";
+    NotStack "GW0430" 409 7
+        "the session has no transfers",
+        "twinspan session set SESSION --mode stack";
+    Stopped "GW0431" 409 7
+        "the session is stopped",
+        "twinspan session resume SESSION";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";
@@ -211,6 +217,12 @@ codes! {
     CopyStale "GW0617" 409 4
         "the copy here is not up to date",
         "wait until it is copied; look at the primary's status";
+    JournalFull "GW0630" 409 4
+        "the send journal was full",
+        "wait: it is brought up to date by itself; if it comes again, give the link or mirror.journal_disk more";
+    Behind "GW0631" 409 3
+        "the mirror follows behind",
+        "wait, or find out why the mirror or the link is slow: twinspan session show SESSION";
     HandingOver "GW0618" 409 3
         "roles are being swapped",
         "wait: it takes a moment";

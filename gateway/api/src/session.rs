@@ -10,32 +10,55 @@ use crate::{Explanation, Group, Leg};
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SessionPolicy {
+    /// How it copies: `sync`, `consistency` or `stack`.
+    #[serde(default = "sync")]
+    pub mode: String,
     /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
     pub split: String,
     /// When it returns: `automatic` resynchronises, `manual` waits for `resume`.
     pub recovery: String,
-    /// When it is too slow: `error` stops the session, `block` holds the hosts.
+    /// When it is too slow: `error` stops the session, `block` holds the hosts, `degrade` goes on as
+    /// in mode `consistency`, and back by itself.
     pub on_slow: String,
     /// How long the mirror may take to acknowledge, in milliseconds.
     pub ack_deadline_ms: u64,
+    /// From one cut to the next in mode `consistency`, in milliseconds.
+    #[serde(default)]
+    pub cut_interval_ms: u64,
+    /// From one transfer to the next in mode `stack`, in seconds; 0: only by command.
+    #[serde(default)]
+    pub transfer_every_s: u64,
+}
+
+fn sync() -> String {
+    "sync".to_owned()
 }
 
 /// A change of some policies.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyPatch {
+    /// `sync`, `consistency` or `stack`; a running session changes while hosts go on.
+    #[serde(default)]
+    pub mode: Option<String>,
     /// `automatic` or `manual`.
     #[serde(default)]
     pub split: Option<String>,
     /// `automatic` or `manual`.
     #[serde(default)]
     pub recovery: Option<String>,
-    /// `error` or `block`.
+    /// `error`, `block` or `degrade`.
     #[serde(default)]
     pub on_slow: Option<String>,
     /// In milliseconds.
     #[serde(default)]
     pub ack_deadline_ms: Option<u64>,
+    /// In milliseconds, at least 100.
+    #[serde(default)]
+    pub cut_interval_ms: Option<u64>,
+    /// In seconds; 0: only by command.
+    #[serde(default)]
+    pub transfer_every_s: Option<u64>,
 }
 
 /// Mirrors a group to another site: a session for each of its volumes, carried by one leg.

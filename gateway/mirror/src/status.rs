@@ -258,6 +258,8 @@ pub struct UpstreamStatus {
     pub theirs: Option<block::MirrorState>,
     /// The newest change applied here.
     pub seq: Seq,
+    /// What it said last of the session's mode; `sync` when it never did.
+    pub mode: block::Mode,
     /// What it said last of how old the oldest acknowledged write is that this copy may lack.
     pub lag_ms: Option<u64>,
 }

@@ -83,6 +83,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         events: Arc::clone(&events),
         links: links.clone(),
         heartbeat: config.mirror.heartbeat,
+        journal: config.mirror.journal,
+        journal_dir: config.data_dir.join("journal"),
     })?;
     let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
     let first = shards

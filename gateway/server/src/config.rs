@@ -178,6 +178,8 @@ pub struct MirrorConfig {
     pub policy: mirror::Policy,
     /// When a silent gateway is asked, and when it is given up.
     pub heartbeat: mirror::HeartbeatTimes,
+    /// How much may wait for a mirror that follows behind.
+    pub journal: mirror::JournalLimits,
     /// When mirrors are compared with their sources.
     pub verify: VerifyConfig,
 }

@@ -309,6 +309,10 @@ fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
         (Quality::Outdated, Consent::Outdated | Consent::Inconsistent) => {
             check(name, CheckState::Warning, "it is an old one and may lack acknowledged writes")
         }
+        (Quality::Consistent, _) => back_to_kept(name, status, consent),
+        (Quality::Inconsistent, _) if status.kept.is_some() => {
+            back_to_kept(name, status, consent)
+        }
         (Quality::Inconsistent, Consent::Inconsistent) => check(
             name,
             CheckState::Warning,
@@ -321,6 +325,24 @@ fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
         ),
         (Quality::Blank, _) => check(name, CheckState::Blocked, "nothing was ever copied here"),
     }
+}
+
+/// A promotion goes back to the newest point that is kept here.
+fn back_to_kept(name: &str, status: &GroupStatus, consent: Consent) -> Check {
+    let taken = status.kept.as_ref().map_or_else(String::new, |kept| text(kept.unix_ms));
+    let age = status.rpo_ms.map_or_else(
+        || "how many seconds of writes it lacks is not known here".to_owned(),
+        |rpo| format!("it lacks at most {:.1} s of writes", millis_to_seconds(rpo)),
+    );
+    let what = format!("it goes back to the point kept at {taken}; {age}");
+    if consent == Consent::InSync {
+        return check(
+            name,
+            CheckState::Blocked,
+            format!("{what}; if this is meant: --accept outdated"),
+        );
+    }
+    check(name, CheckState::Warning, what)
 }
 
 fn check_protection(status: &GroupStatus) -> Check {

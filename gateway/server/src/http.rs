@@ -100,6 +100,7 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::show, sessions::patch, sessions::delete))
         .routes(routes!(sessions::suspend))
         .routes(routes!(sessions::resume))
+        .routes(routes!(sessions::transfer))
         .routes(routes!(sessions::reverse))
         .routes(routes!(sessions::verify))
 }

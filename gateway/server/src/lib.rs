@@ -27,6 +27,7 @@ mod operations;
 mod refusal;
 mod shard;
 mod shutdown;
+mod spill;
 mod status;
 mod telemetry;
 mod tls;

@@ -9,18 +9,29 @@ use super::{Wait, duration, size};
 /// Policies of a session.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Policy {
+    /// How it copies: `sync` before it acknowledges, `consistency` behind in whole cuts, `stack` only
+    /// by transfers.
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<String>,
     /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
     #[arg(long, value_name = "POLICY")]
     pub(crate) split: Option<String>,
     /// When it returns: `automatic` resynchronises, `manual` waits.
     #[arg(long, value_name = "POLICY")]
     pub(crate) recovery: Option<String>,
-    /// When it is too slow: `error` stops the session, `block` holds the hosts.
+    /// When it is too slow: `error` stops the session, `block` holds the hosts, `degrade` follows
+    /// behind until it keeps up again.
     #[arg(long, value_name = "POLICY")]
     pub(crate) on_slow: Option<String>,
     /// How long it may take to acknowledge.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) ack_deadline: Option<Duration>,
+    /// From one cut to the next in mode `consistency`.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) cut_interval: Option<Duration>,
+    /// From one transfer to the next in mode `stack`; 0s: only by `session transfer`.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) transfer_every: Option<Duration>,
 }
 
 /// `twinspan session`. A session is an id, `NAME:SITE`, or `NAME` if it has only one; a name is that
@@ -77,7 +88,14 @@ pub(crate) enum Session {
         /// Which.
         session: String,
     },
-    /// Change policies
+    /// Bring a mirror of mode `stack` to one later point
+    Transfer {
+        /// Which.
+        session: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Change the mode or policies while hosts go on
     Set {
         /// Which.
         session: String,

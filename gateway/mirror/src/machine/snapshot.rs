@@ -348,6 +348,7 @@ impl Machine {
             orderly: self.orderly_end,
             theirs: upstream.and_then(|upstream| upstream.theirs),
             seq: upstream.map_or(Seq::ZERO, |upstream| upstream.seq),
+            mode: self.upstream_mode,
             lag_ms: self.lag_heard_ms.map(u64::from),
         })
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::units::{parse_bytes, parse_millis};
-use mirror::{HeartbeatTimes, OnSlow, Policy, Recovery, Split};
+use mirror::{HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Recovery, Split};
 
 use super::raw::{Raw, RawListener, RawMirror, RawNbd};
 use super::{
@@ -23,6 +23,10 @@ const BUSY_POLL_US_MAX: u64 = 1000;
 const HEARTBEAT_MS_MIN: u64 = 100;
 /// One comparison: less would never begin.
 const VERIFY_RATE_MIN: u64 = 64 << 10;
+/// Two chunks for the disk, at least.
+const JOURNAL_MEMORY_MIN: u64 = 1 << 20;
+/// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
+const CUT_MS_MIN: u64 = 100;
 
 struct Place<'a>(&'a str);
 
@@ -119,6 +123,7 @@ impl Raw {
                 policy: policy(&at, &self.mirror)?,
                 heartbeat: heartbeat(&at, &self.mirror)?,
                 verify: verify(&at, &self.mirror)?,
+                journal: journal(&at, &self.mirror)?,
             },
             log: LogConfig { level: self.log.level.clone(), json: self.log.json },
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
@@ -209,6 +214,11 @@ fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigEr
 
 fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
     Ok(Policy {
+        mode: at.word(
+            "mirror.mode",
+            &raw.mode,
+            &[("sync", Mode::Sync), ("consistency", Mode::Consistency), ("stack", Mode::Stack)],
+        )?,
         split: at.word(
             "mirror.split",
             &raw.split,
@@ -222,8 +232,23 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
         on_slow: at.word(
             "mirror.on_slow",
             &raw.on_slow,
-            &[("error", OnSlow::Error), ("block", OnSlow::Block)],
+            &[
+                ("error", OnSlow::Error),
+                ("block", OnSlow::Block),
+                ("degrade", OnSlow::Degrade),
+            ],
         )?,
         ack_deadline_ms: at.millis("mirror.ack_deadline", &raw.ack_deadline)?.max(1),
+        cut_interval_ms: at.millis("mirror.cut_interval", &raw.cut_interval)?.max(CUT_MS_MIN),
+        transfer_every_s: at.millis("mirror.transfer_every", &raw.transfer_every)? / 1_000,
     })
+}
+
+fn journal(at: &Place<'_>, raw: &RawMirror) -> Result<JournalLimits, ConfigError> {
+    let memory_bytes = at.bytes("mirror.journal_memory", &raw.journal_memory)?;
+    if memory_bytes < JOURNAL_MEMORY_MIN {
+        return Err(at.bad("mirror.journal_memory", "must be at least 1MiB"));
+    }
+    let spill_bytes = at.bytes("mirror.journal_disk", &raw.journal_disk)?;
+    Ok(JournalLimits { memory_bytes, spill_bytes })
 }

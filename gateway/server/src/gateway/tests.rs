@@ -53,6 +53,8 @@ impl Rig {
                     events: Arc::clone(&events),
                     links: links.clone(),
                     heartbeat: config.mirror.heartbeat,
+                    journal: config.mirror.journal,
+                    journal_dir: path.join("journal"),
                 };
                 let deadline = config.api.shard_deadline;
                 ShardThread::start(index, deadline, move || ShardState::new(parts)).unwrap()

@@ -117,6 +117,19 @@ pub(super) async fn verify(
     Ok(shown(gateway.verify_session(&session, &request).await?))
 }
 
+/// Bring a mirror of mode `stack` to one later point; answered when it has begun
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/transfer", tag = "sessions",
+    operation_id = "transfer_session", params(("session" = String, Path)),
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn transfer(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+) -> Result<Response, Failure> {
+    let begun =
+        gateway.session_command(&session, "transfer begun", |leg| Command::Transfer { leg }).await?;
+    Ok(shown(begun))
+}
+
 /// Swap roles with the mirror, losing nothing; 204: the session's source is the other site now
 #[utoipa::path(post, path = "/api/v1/sessions/{session}/reverse", tag = "sessions",
     operation_id = "reverse_session", params(("session" = String, Path)),

@@ -54,6 +54,10 @@ pub(crate) struct ShardParts {
     pub(crate) links: link::LinkContext,
     /// When a silent gateway is asked, and when it is given up.
     pub(crate) heartbeat: HeartbeatTimes,
+    /// How much may wait for a mirror that follows behind.
+    pub(crate) journal: mirror::JournalLimits,
+    /// Where what does not fit memory waits.
+    pub(crate) journal_dir: std::path::PathBuf,
 }
 
 /// A shard.
@@ -213,6 +217,10 @@ impl ShardState {
             notes: self.notes(entry),
             host_boot: self.host_boot,
             heartbeat: self.parts.heartbeat,
+            journals: mirror::Journals {
+                limits: self.parts.journal,
+                spill: Rc::new(crate::spill::PoolSpill::new(self.parts.journal_dir.clone())),
+            },
         };
         let opened = Group::open(parts).map_err(|error| error.to_string())?;
         let open = OpenGroup { group: opened, volumes: Rc::new(RefCell::new(open_volumes)) };
@@ -361,6 +369,9 @@ fn note_text(note: &Note) -> String {
         Note::MirrorLost { leg, cause } => {
             format!("{leg}: the mirror was lost: {}", cause_text(cause))
         }
+        Note::MirrorFollows { leg } => format!("{leg}: the mirror keeps whole cuts"),
+        Note::Degraded { leg } => format!("{leg}: the mirror is too slow and follows behind"),
+        Note::Transferred { leg } => format!("{leg}: the transfer is done"),
         Note::Promoted => "this gateway became the primary".to_owned(),
         Note::Demoted => "this gateway became a mirror".to_owned(),
         Note::Detached(true) => "the copy here is open to hosts on its own".to_owned(),

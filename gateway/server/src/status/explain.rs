@@ -141,6 +141,16 @@ fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding
             Code::MirrorSlow,
             format!("{site} did not acknowledge within {} ms", leg.policy.ack_deadline_ms),
         ),
+        Some(Cause::JournalFull) => (
+            Health::AtRisk,
+            Code::JournalFull,
+            format!("more than {} waited for {site}", bytes_text(leg.journal_bytes_max)),
+        ),
+        Some(Cause::PeerTooOld { version }) => (
+            Health::AtRisk,
+            Code::PeerTooOld,
+            format!("{site} speaks protocol version {version}, which knows only mode sync"),
+        ),
         Some(Cause::Refused(why)) => {
             (Health::AtRisk, Code::MirrorRefused, format!("{site} refused: {why}"))
         }
@@ -182,6 +192,16 @@ fn without_cause(leg: &LegStatus, moment: Moment) -> (Health, Code, String) {
             if leg.link == LinkState::Connected =>
         {
             (Health::Degraded, Code::Copying, copying(leg))
+        }
+        (SessionState::Active, Phase::Following) => {
+            let lag = leg.lag_ms.map_or_else(
+                || "an unknown time".to_owned(),
+                |lag| micros_text(lag.saturating_mul(1000)),
+            );
+            let why = if leg.degraded { "was too slow and follows" } else { "is" };
+            let waits = bytes_text(leg.journal_bytes.saturating_add(leg.inflight_bytes));
+            let text = format!("{site} {why} {lag} behind; {waits} are on their way to it");
+            (Health::Degraded, Code::Behind, text)
         }
         (SessionState::Active, Phase::Equivalent) if leg.link == LinkState::Connected => (
             Health::Degraded,
@@ -239,6 +259,18 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         findings.push((Health::AtRisk, explanation(Code::Detached, cause)));
         return;
     }
+    if status.quality == Quality::Consistent && is_between_transfers(upstream) {
+        let cause = format!(
+            "{} brings this copy up to date by transfers; it was heard {}",
+            upstream.site,
+            moment.ago(upstream.last_heard_ms).map_or_else(
+                || "before this gateway started".to_owned(),
+                |ago| format!("{} ago", micros_text(ago.saturating_mul(1000)))
+            )
+        );
+        findings.push((Health::Degraded, explanation(Code::Behind, cause)));
+        return;
+    }
     if upstream.link != LinkState::Connected {
         findings.push((Health::AtRisk, silent(upstream, moment)));
         if status.quality != Quality::InSync {
@@ -248,7 +280,8 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         }
         return;
     }
-    if status.quality != Quality::InSync {
+    // One that follows behind in whole cuts is what it should be.
+    if !matches!(status.quality, Quality::InSync | Quality::Consistent) {
         let missing = upstream.theirs.map_or_else(
             || "an unknown amount".to_owned(),
             |theirs| bytes_text(theirs.out_of_sync_bytes),
@@ -259,6 +292,10 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         );
         findings.push((Health::Degraded, explanation(Code::Copying, cause)));
     }
+}
+
+fn is_between_transfers(upstream: &UpstreamStatus) -> bool {
+    upstream.mode == mirror::Mode::Stack && upstream.link != LinkState::Connected
 }
 
 fn silent(upstream: &UpstreamStatus, moment: Moment) -> Explanation {

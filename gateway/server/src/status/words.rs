@@ -2,7 +2,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use mirror::{
-    Cause, LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
+    Cause, LinkState, Mode, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
 };
 
 /// The API's word for a role.
@@ -37,6 +37,7 @@ pub(crate) const fn quality(quality: block::Quality) -> api::Quality {
         block::Quality::Blank => api::Quality::Blank,
         block::Quality::Inconsistent => api::Quality::Inconsistent,
         block::Quality::Outdated => api::Quality::Outdated,
+        block::Quality::Consistent => api::Quality::Consistent,
         block::Quality::InSync => api::Quality::InSync,
         block::Quality::Source => api::Quality::Source,
     }
@@ -48,6 +49,7 @@ pub(super) const fn quality_text(quality: block::Quality) -> &'static str {
         block::Quality::Blank => "blank",
         block::Quality::Inconsistent => "half copied, not one point in time",
         block::Quality::Outdated => "an old one",
+        block::Quality::Consistent => "behind, with its newest whole cut kept",
         block::Quality::InSync => "in sync",
         block::Quality::Source => "the source",
     }
@@ -60,6 +62,10 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
         Cause::Unreachable(why) => format!("it cannot be reached: {why}"),
         Cause::MirrorFailed(error) => format!("its copy failed: {error}"),
         Cause::TooSlow => "it did not acknowledge in time".to_owned(),
+        Cause::JournalFull => "its send journal was full".to_owned(),
+        Cause::PeerTooOld { version } => {
+            format!("it speaks protocol version {version}, which knows only mode sync")
+        }
         Cause::SplitBrain { theirs_bytes } => {
             format!("it has {} of its own", api::units::bytes_text(*theirs_bytes))
         }
@@ -88,6 +94,7 @@ pub(crate) const fn phase(phase: Phase) -> api::Phase {
         Phase::NoPair => api::Phase::NoPair,
         Phase::Copying => api::Phase::Copying,
         Phase::Equivalent => api::Phase::Equivalent,
+        Phase::Following => api::Phase::Following,
         Phase::Tracking => api::Phase::Tracking,
     }
 }
@@ -116,20 +123,43 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
     let on_slow = match policy.on_slow {
         OnSlow::Error => "error",
         OnSlow::Block => "block",
+        OnSlow::Degrade => "degrade",
     };
     api::SessionPolicy {
+        mode: mode(policy.mode).to_owned(),
         split: split.to_owned(),
         recovery: recovery.to_owned(),
         on_slow: on_slow.to_owned(),
         ack_deadline_ms: policy.ack_deadline_ms,
+        cut_interval_ms: policy.cut_interval_ms,
+        transfer_every_s: policy.transfer_every_s,
     }
 }
+
+const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Sync => "sync",
+        Mode::Consistency => "consistency",
+        Mode::Stack => "stack",
+    }
+}
+
+/// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
+const CUT_INTERVAL_MS_MIN: u64 = 100;
 
 /// Policies with some of them changed.
 ///
 /// # Errors
 /// The word that is none, and those that would be.
 pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Policy, String> {
+    if let Some(word) = &patch.mode {
+        policy.mode = match word.as_str() {
+            "sync" => Mode::Sync,
+            "consistency" => Mode::Consistency,
+            "stack" => Mode::Stack,
+            _ => return Err(format!("mode is sync, consistency or stack, not {word:?}")),
+        };
+    }
     if let Some(word) = &patch.split {
         policy.split = match word.as_str() {
             "automatic" => Split::Automatic,
@@ -148,7 +178,8 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
         policy.on_slow = match word.as_str() {
             "error" => OnSlow::Error,
             "block" => OnSlow::Block,
-            _ => return Err(format!("on_slow is error or block, not {word:?}")),
+            "degrade" => OnSlow::Degrade,
+            _ => return Err(format!("on_slow is error, block or degrade, not {word:?}")),
         };
     }
     if let Some(deadline) = patch.ack_deadline_ms {
@@ -157,5 +188,12 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
         }
         policy.ack_deadline_ms = deadline;
     }
+    if let Some(interval) = patch.cut_interval_ms {
+        if interval < CUT_INTERVAL_MS_MIN {
+            return Err(format!("cut_interval_ms must be at least {CUT_INTERVAL_MS_MIN}"));
+        }
+        policy.cut_interval_ms = interval;
+    }
+    policy.transfer_every_s = patch.transfer_every_s.unwrap_or(policy.transfer_every_s);
     Ok(policy)
 }

@@ -196,4 +196,17 @@ mod tests {
         assert_eq!(crate::hex(&image.encode()), BYTES);
         assert_eq!(Image::decode(&crate::unhex(BYTES)).unwrap(), image);
     }
+
+    const BYTES_SNAPSHOTS: &str = "54534143544956000100000018000000010000000000000004000000000000000000000001000000020000000000000097896187";
+
+    #[test]
+    fn reads_the_bytes_of_a_volume_with_snapshots() {
+        let active = vec![ActivityExtent::new(2)];
+        let image = Image { generation: 4, clean: false, snapshots: true, active };
+        assert_eq!(crate::hex(&image.encode()), BYTES_SNAPSHOTS);
+        assert_eq!(Image::decode(&crate::unhex(BYTES_SNAPSHOTS)).unwrap(), image);
+        // A release that does not know them opens it so.
+        let opened = FORMAT.open(&image.encode()).map(drop);
+        assert!(matches!(opened, Err(StoreError::Features { features: 1, .. })));
+    }
 }

@@ -23,8 +23,9 @@ use super::map::{Map, PageKey, page_of};
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT};
 use super::record::Record;
 
-/// Blocks that one step copies: a few hundred microseconds when they are in memory.
-const COPIES_PER_STEP: u32 = 128;
+/// Blocks that one step copies, but for the rest of a chunk: some hundred microseconds when they
+/// are in memory.
+const COPIES_PER_STEP: u32 = 64;
 /// Chunks that one step folds.
 const CHUNKS_PER_STEP: usize = 512;
 /// Chunks that one step looks at; a page is loaded for 256 of them.
@@ -305,4 +306,47 @@ enum Blame {
 
 fn bytes_of(block: u64) -> usize {
     usize::try_from(block * BLOCK_BYTES).expect("a chunk fits memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(slot: u64, valid: u16, zero: u16) -> Entry {
+        let first = u32::try_from(slot % 1000).unwrap() * 100;
+        let mut sums = [0; BLOCKS];
+        (first..).zip(&mut sums).for_each(|(sum, place)| *place = sum);
+        Entry { slot, valid, zero, summed: valid, sums }
+    }
+
+    #[test]
+    fn what_the_upper_one_has_or_hides_wins() {
+        let (upper, lower) = (entry(1, 0b0011, 0b0100), entry(2, 0b1110, 0));
+        for (giving, taking, down) in [(&upper, &lower, true), (&lower, &upper, false)] {
+            let planned = merge(giving, taking, down, 0);
+            assert_eq!(planned.entry.slot, taking.slot);
+            assert_eq!((planned.entry.valid, planned.entry.zero), (0b1011, 0));
+            assert_eq!(planned.copied, if down { 0b0011 } else { 0b1000 });
+            assert_eq!(planned.gone, Some(giving.slot));
+            assert_eq!(planned.entry.sums[..4], [100, 101, planned.entry.sums[2], 203]);
+            // What still lies below must stay hidden.
+            assert_eq!(merge(giving, taking, down, 0b0100).entry.zero, 0b0100);
+        }
+    }
+
+    #[test]
+    fn nothing_is_copied_where_one_of_them_is_all_there_is() {
+        let (upper, lower) = (entry(1, 0b0110, 0), entry(2, 0b0110, 0));
+        for planned in [merge(&upper, &lower, true, 0), merge(&lower, &upper, false, 0)] {
+            assert_eq!((planned.copied, planned.gone), (0, Some(2)));
+            assert_eq!((planned.entry.slot, planned.entry.valid), (1, 0b0110));
+            assert_eq!(planned.entry.sums[1..3], upper.sums[1..3]);
+        }
+        let planned = merge(&upper, &Entry::EMPTY, true, 0);
+        assert_eq!((planned.entry.slot, planned.entry.valid, planned.gone), (1, 0b0110, None));
+        let hides = entry(NO_SLOT, 0, 0b0110);
+        let planned = merge(&hides, &lower, true, 0);
+        assert!(planned.entry.is_empty() && planned.entry.slot == NO_SLOT);
+        assert_eq!(planned.gone, Some(2));
+    }
 }

@@ -250,6 +250,26 @@ mod tests {
         );
     }
 
+    /// The records that the release which brought snapshots wrote first.
+    #[test]
+    fn reads_the_bytes_of_snapshots() {
+        let known = [
+            "080100000000000003000000cb03c22904030201000000000c0b0a0908070605",
+            "090100000000000000000000f3b39f39fffffffffffffffffeffffffffffffff",
+            "0a0100000000000004000000c9fd80d2000000000000000007",
+            "0b010200030001000500000082ebca470600000000000000080000000000000000000000efbeadde",
+            "0c0100000000000005000000c86034e8",
+        ];
+        for (record, text) in all()[7..].iter().zip(known) {
+            let mut bytes = Vec::new();
+            record.encode(5, 8, &mut bytes);
+            assert_eq!(crate::hex(&bytes).trim_end_matches("00"), text, "{record:?}");
+            let mut known = crate::unhex(text);
+            known.resize(RECORD_BYTES, 0);
+            assert_eq!(Record::decode(&known, 5, 8).as_ref(), Some(record));
+        }
+    }
+
     #[test]
     fn finds_every_kind_again_and_only_where_it_was_written() {
         for record in all() {

@@ -453,7 +453,7 @@ fn named(records: &[(u64, Record)], upto: u64) -> Named {
 
 #[cfg(test)]
 mod tests {
-    use block::{Extent, Store, Volume, VolumeId};
+    use block::{BlockRange, Extent, SnapshotId, Store, Volume, VolumeId};
 
     use super::*;
     use crate::disk::DiskDirectory;
@@ -508,6 +508,16 @@ mod tests {
                 pages.push((PageKey::new(1, number), Arc::new(page)));
             }
         }
+        // All of it is in a snapshot, and on top of that are as many more, and one page.
+        for layer in 2..=200 {
+            let id = SnapshotId::of(layer.into());
+            state.layers.apply(&Record::Snapshot { layer, id }, 1 << 50);
+        }
+        let mut page = Page::new();
+        page.set(9, Entry { slot: state.next_slot, valid: 1, ..Entry::EMPTY });
+        pages.push((PageKey::new(200, 3), Arc::new(page)));
+        state.layers.get_mut(200).unwrap().present.insert(3);
+        (state.next_slot, state.mapped) = (state.next_slot + 1, state.mapped + 1);
         let database = database::open(dir.as_ref(), MAP_FILE).unwrap();
         write_checkpoint(&database, &pages, &state).unwrap();
         drop(database);
@@ -515,7 +525,12 @@ mod tests {
         let volume = open(&dir);
         let took = start.elapsed();
         assert!(took.as_millis() < 1000, "{took:?}");
-        assert_eq!(volume.usage().mapped_bytes, 1 << 40);
+        assert_eq!(volume.usage().mapped_bytes, (1 << 40) + BLOCK_BYTES);
+        let first = SnapshotId::of(2);
+        let changed = volume.changed_since(first, 0, 9).unwrap();
+        assert_eq!(changed, [BlockRange::new(3 * 4096 + 9 * 16, 3 * 4096 + 9 * 16 + 1)]);
+        let view = volume.open_snapshot(first).unwrap();
+        assert_eq!(view.layout(Extent::new(0, 1 << 20).unwrap(), 9).unwrap().len(), 1);
         let mapped = volume.mapped(0, 1).unwrap();
         assert_eq!((mapped[0].first(), mapped[0].count()), (0, 4096));
         // Nothing mapped from here on: no page is looked for.

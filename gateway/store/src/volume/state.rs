@@ -145,6 +145,7 @@ fn decode_layers(features: u64, reader: &mut Reader<'_>) -> Result<Layers, Store
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::record::Record;
 
     const BYTES: &str = "5453564f4c53540001000000740000000000000000000000000000000001000001000000000000000000000000000000090000000000000011000000000000000100000001000000120000003a30000001000000000000001000000003001e0000000100000000000000000000003a300000010000000000000010000000040008000000000000000000000029673bf1";
 
@@ -163,8 +164,55 @@ mod tests {
         assert_eq!(State::decode(&crate::unhex(BYTES)).unwrap(), sample());
     }
 
+    const BYTES_SNAPSHOTS: &str = "5453564f4c53540001000000260100000100000000000000000000000001000001000000000000000000000000000000090000000000000011000000000000000500000001000000000000000100000001000000000000000000000000000000000000400000000002000000120000003a3000000100000000000000100000000300020000000100000000000000080000003a3000000000000003000000020000000100000003000000000000000000000000000000000000400000000004000000080000003a30000000000000040000000300000000000000080000003a30000000000000050000000100000000000000120000003a300000010000000000000010000000070005000000050000001e0000000100000000000000000000003a3000000100000000000000100000000400080000000000000000000000f67e5843";
+
+    fn branched() -> State {
+        let mut state = sample();
+        let [first, second, third] = [1, 2, 3].map(SnapshotId::of);
+        for (layer, id) in [(2, first), (3, second), (4, third)] {
+            state.layers.apply(&Record::Snapshot { layer, id }, 1 << 30);
+        }
+        state.layers.apply(&Record::RollBack { layer: 5, id: first }, 1 << 40);
+        state.layers.apply(&Record::Unname { id: second }, 1 << 40);
+        state.layers.get_mut(5).unwrap().present.insert(7);
+        state
+    }
+
+    #[test]
+    fn reads_the_bytes_of_snapshots() {
+        assert_eq!(crate::hex(&branched().encode()), BYTES_SNAPSHOTS);
+        assert_eq!(State::decode(&crate::unhex(BYTES_SNAPSHOTS)).unwrap(), branched());
+    }
+
+    #[test]
+    fn a_release_without_snapshots_refuses_them() {
+        let bytes = branched().encode();
+        assert!(matches!(FORMAT.open(&bytes), Err(StoreError::Features { features: 1, .. })));
+    }
+
+    /// Layers of a release that could seal one and not yet name it: the newest first.
+    #[test]
+    fn reads_layers_without_names() {
+        let mut old = sample();
+        old.layers.apply(&Record::Seal { layer: 2 }, 0);
+        let plain = sample().encode();
+        let mut body = plain[24..plain.len() - 4].to_vec();
+        // Two layers: the new one, which is empty, before the one that is there.
+        body[40..44].copy_from_slice(&2u32.to_le_bytes());
+        let mut empty = 2u32.to_le_bytes().to_vec();
+        let mut set = Vec::new();
+        RoaringBitmap::new().serialize_into(&mut set).unwrap();
+        put_counted(&mut empty, &set);
+        body.splice(44..44, empty);
+        assert_eq!(State::decode(&FORMAT.seal(&body)).unwrap(), old);
+    }
+
     #[test]
     fn refuses_what_is_cut_short() {
+        let good = branched().encode();
+        for len in 0..good.len() {
+            assert!(State::decode(&good[..len]).is_err());
+        }
         let good = sample().encode();
         for len in 0..good.len() {
             assert!(State::decode(&good[..len]).is_err());

@@ -13,34 +13,34 @@ use testkit::SimDisk;
 
 use crate::rig::{ask, close, disk_with, extent, flush, open, read, run, try_open};
 
-const BYTES: u64 = 32 << 20;
-const SPAN: u64 = 512 << 10;
+pub(crate) const BYTES: u64 = 32 << 20;
+pub(crate) const SPAN: u64 = 512 << 10;
 const SECTOR: usize = 512;
 
 /// What each sector may hold after a power cut, as the byte it is filled with.
-struct Model {
+pub(crate) struct Model {
     /// What it reads as now.
-    now: Vec<u8>,
+    pub(crate) now: Vec<u8>,
     /// What it may read as: the flushed byte and everything since.
-    allowed: Allowed,
-    snapshots: BTreeMap<u128, Kept>,
+    pub(crate) allowed: Allowed,
+    pub(crate) snapshots: BTreeMap<u128, Kept>,
     /// What it reads as instead, all of it, if a return to a snapshot came to pass.
     returned: Option<Allowed>,
 }
 
-type Allowed = Vec<BTreeSet<u8>>;
+pub(crate) type Allowed = Vec<BTreeSet<u8>>;
 
 /// A snapshot.
-struct Kept {
-    allowed: Allowed,
+pub(crate) struct Kept {
+    pub(crate) allowed: Allowed,
     /// It was answered that it is there, and it was not asked to go.
-    certain: bool,
+    pub(crate) certain: bool,
 }
 
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
@@ -48,7 +48,7 @@ impl Random {
 }
 
 impl Model {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sectors = usize::try_from(SPAN).unwrap() / SECTOR;
         Self {
             now: vec![0; sectors],
@@ -58,7 +58,7 @@ impl Model {
         }
     }
 
-    fn set(&mut self, offset: u64, len: u64, byte: u8) {
+    pub(crate) fn set(&mut self, offset: u64, len: u64, byte: u8) {
         let first = usize::try_from(offset).unwrap() / SECTOR;
         for sector in first..first + usize::try_from(len).unwrap() / SECTOR {
             self.now[sector] = byte;
@@ -66,13 +66,13 @@ impl Model {
         }
     }
 
-    fn flushed(&mut self) {
+    pub(crate) fn flushed(&mut self) {
         for (allowed, now) in self.allowed.iter_mut().zip(&self.now) {
             *allowed = BTreeSet::from([*now]);
         }
     }
 
-    fn check(&mut self, volume: &PoolVolume, context: &str) {
+    pub(crate) fn check(&mut self, volume: &PoolVolume, context: &str) {
         let content = content(volume, context);
         let fits = |allowed: &Allowed| content.iter().zip(allowed).all(|(c, a)| a.contains(c));
         if self.returned.take().is_none_or(|returned| !fits(&returned)) {

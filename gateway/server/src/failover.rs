@@ -310,9 +310,7 @@ fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
             check(name, CheckState::Warning, "it is an old one and may lack acknowledged writes")
         }
         (Quality::Consistent, _) => back_to_kept(name, status, consent),
-        (Quality::Inconsistent, _) if status.kept.is_some() => {
-            back_to_kept(name, status, consent)
-        }
+        (Quality::Inconsistent, _) if status.kept.is_some() => back_to_kept(name, status, consent),
         (Quality::Inconsistent, Consent::Inconsistent) => check(
             name,
             CheckState::Warning,

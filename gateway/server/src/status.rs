@@ -7,9 +7,7 @@
 mod explain;
 mod words;
 
-use api::{
-    Code, Explanation, Group, Health, KeptPoint, Leg, Spell, TheirView, Upstream, Verdict,
-};
+use api::{Code, Explanation, Group, Health, KeptPoint, Leg, Spell, TheirView, Upstream, Verdict};
 use mirror::{GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Serving, SessionState};
 
 pub(crate) use explain::explain;

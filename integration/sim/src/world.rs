@@ -408,6 +408,9 @@ impl World {
             | Note::Detached(_)
             | Note::Mismatch { .. }
             | Note::Verified { .. }
+            | Note::MirrorFollows { .. }
+            | Note::Degraded { .. }
+            | Note::Transferred { .. }
             | Note::FencedOff { .. }
             | Note::Latched { .. } => {}
         }

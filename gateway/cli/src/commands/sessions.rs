@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use api::units::{bytes_text, micros_text};
 use api::{
-    CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase, PlanRequest, PolicyPatch,
-    ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList, SessionState,
-    VerifySession,
+    CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase, PlanRequest,
+    PolicyPatch, ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList,
+    SessionState, VerifySession,
 };
 use tokio::time::Instant;
 use ureq::http::Method;
@@ -187,7 +187,21 @@ fn rows(sessions: &[Session]) -> String {
             session.id.to_string(),
         ]
     });
-    table(&["VOLUME", "SESSION", "MODE", "STATE", "PHASE", "COPIED", "RPO", "OUT OF SYNC", "RTT", "ID"], rows)
+    table(
+        &[
+            "VOLUME",
+            "SESSION",
+            "MODE",
+            "STATE",
+            "PHASE",
+            "COPIED",
+            "RPO",
+            "OUT OF SYNC",
+            "RTT",
+            "ID",
+        ],
+        rows,
+    )
 }
 
 fn progress(session: &Session) -> String {

@@ -232,11 +232,7 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
         on_slow: at.word(
             "mirror.on_slow",
             &raw.on_slow,
-            &[
-                ("error", OnSlow::Error),
-                ("block", OnSlow::Block),
-                ("degrade", OnSlow::Degrade),
-            ],
+            &[("error", OnSlow::Error), ("block", OnSlow::Block), ("degrade", OnSlow::Degrade)],
         )?,
         ack_deadline_ms: at.millis("mirror.ack_deadline", &raw.ack_deadline)?.max(1),
         cut_interval_ms: at.millis("mirror.cut_interval", &raw.cut_interval)?.max(CUT_MS_MIN),

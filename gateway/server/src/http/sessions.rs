@@ -125,8 +125,9 @@ pub(super) async fn transfer(
     State(gateway): Shared,
     Path(session): Path<String>,
 ) -> Result<Response, Failure> {
-    let begun =
-        gateway.session_command(&session, "transfer begun", |leg| Command::Transfer { leg }).await?;
+    let begun = gateway
+        .session_command(&session, "transfer begun", |leg| Command::Transfer { leg })
+        .await?;
     Ok(shown(begun))
 }
 

@@ -17,4 +17,5 @@ mod metrics;
 mod operator;
 mod pair;
 mod random;
+mod rec;
 mod records;

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use block::{Completions, Generation, GroupId, IoError, LegId, Store, VolumeId};
+use block::{Completions, GatewayId, Generation, GroupId, IoError, LegId, Store, VolumeId};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +75,12 @@ pub fn found_adopted(
 }
 
 impl Group {
+    /// Where the ledger keeps what a mirror may lack of a volume, for whoever removes a group.
+    #[must_use]
+    pub fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+        dirty_key(group, gateway, volume)
+    }
+
     /// Where the ledger keeps the group's record, for whoever removes a group.
     #[must_use]
     pub fn record_key(group: GroupId) -> String {

@@ -196,6 +196,8 @@ impl Machine {
             | Message::Outdate
             | Message::Cut { .. }
             | Message::Grow { .. }
+            | Message::Ask(_)
+            | Message::Told(_)
             | Message::Ping { .. }) => {
                 let what = format!("unexpected {:?}", std::mem::discriminant(&other));
                 self.lose_leg(leg, Cause::Refused(what), SessionState::Error, out);

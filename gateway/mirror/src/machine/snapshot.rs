@@ -343,6 +343,7 @@ impl Machine {
         Some(UpstreamStatus {
             gateway: record.gateway,
             site: record.site.clone(),
+            sessions: record.sessions.clone(),
             link: if self.is_following() { LinkState::Connected } else { LinkState::Off },
             last_heard_ms: None,
             orderly: self.orderly_end,

@@ -84,7 +84,7 @@ async fn a_question_comes_in_with_who_asks_and_is_answered_on_its_link() {
                 let mut link = link.attach()?;
                 link.push(Message::Told(Bytes::from_static(b"well")));
                 send(&mut *link).await?;
-                Ok(link)
+                Ok::<_, LinkError>(link)
             }
             Incoming::Group { .. } | Incoming::Join(_) => panic!("no question came in"),
         }

@@ -201,7 +201,7 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let consent = match half.status.quality {
             Quality::InSync | Quality::Source => Consent::InSync,
-            Quality::Outdated => Consent::Outdated,
+            Quality::Outdated | Quality::Consistent => Consent::Outdated,
             Quality::Inconsistent | Quality::Blank => {
                 let detail = format!(
                     "the copy at {} is half copied and cannot be the source: let the session \

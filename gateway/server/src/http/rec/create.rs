@@ -10,7 +10,7 @@ use block::{LegId, VolumeId};
 use uuid::Uuid;
 
 use super::jobs::Work;
-use super::{Body, Failure, Shared, modes, session_href, status, storage};
+use super::{Body, Failure, Shared, session_href, status, storage};
 use crate::book::PeerEntry;
 use crate::gateway::Gateway;
 use crate::gateway::asks::{Question, Take};
@@ -54,7 +54,6 @@ pub(super) async fn create(
 /// What can be said without looking at volumes.
 fn check(gateway: &Gateway, wanted: &RecCreate) -> Result<PeerEntry, Refused> {
     storage::check_own(gateway, &wanted.source_boxid)?;
-    modes::check(wanted.transfer_mode)?;
     if wanted.skip_initial_copy {
         let detail = "skip_initial_copy: a session begins with a comparison or a copy, so that two \
                       volumes that are said to be equal are known to be";
@@ -120,6 +119,7 @@ async fn make(
         volume: source.volume.to_string(),
         to: peer.site.clone(),
         policy: PolicyPatch {
+            mode: Some(status::api_mode(wanted.transfer_mode)),
             split: wanted.split_mode.map(status::choice_word),
             recovery: wanted.recovery_mode.map(status::choice_word),
             ..PolicyPatch::default()

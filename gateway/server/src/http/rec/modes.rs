@@ -22,8 +22,6 @@ pub(super) struct Now {
 pub(super) struct Change {
     /// The policies.
     pub(super) policy: PolicyPatch,
-    /// The mode, if it becomes another.
-    pub(super) mode: Option<RecTransferMode>,
     /// What the caller should know.
     pub(super) warnings: Vec<String>,
 }
@@ -54,29 +52,13 @@ pub(super) fn decide(now: Now, patch: &RecPatch) -> Result<Change, Refused> {
     }
     Ok(Change {
         policy: PolicyPatch {
+            mode: (mode != now.mode).then(|| status::api_mode(mode)),
             split: patch.split_mode.map(status::choice_word),
             recovery: patch.recovery_mode.map(status::choice_word),
             ..PolicyPatch::default()
         },
-        mode: (mode != now.mode).then_some(mode),
         warnings,
     })
-}
-
-/// Makes sure that the core copies in this mode.
-///
-/// # Errors
-/// [`Code::Invalid`] when it does not.
-pub(super) fn check(mode: RecTransferMode) -> Result<(), Refused> {
-    match mode {
-        RecTransferMode::Synchronous => Ok(()),
-        RecTransferMode::Stack | RecTransferMode::Consistency => {
-            let word = status::mode_word(mode);
-            let detail = format!("transfer_mode {word}: this release copies Synchronous only");
-            Err(Refused::new(Code::Invalid, detail)
-                .next("leave transfer_mode out, or say Synchronous"))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -93,7 +75,7 @@ mod tests {
     #[test]
     fn rec_14_the_split_mode_is_remembered_and_the_caller_is_told() {
         let there = decide(SYNC, &to(RecTransferMode::Consistency)).unwrap();
-        assert_eq!(there.mode, Some(RecTransferMode::Consistency));
+        assert_eq!(there.policy.mode.as_deref(), Some("consistency"));
         assert_eq!(there.policy.split, None, "the policy itself stays");
         assert!(there.warnings[0].contains("Automatic is remembered"), "{:?}", there.warnings);
         let back = decide(ASYNC, &to(RecTransferMode::Synchronous)).unwrap();
@@ -111,6 +93,6 @@ mod tests {
         let both = RecPatch { split_mode: patch.split_mode, ..to(RecTransferMode::Stack) };
         assert!(decide(SYNC, &both).is_err());
         let same = decide(SYNC, &to(RecTransferMode::Synchronous)).unwrap();
-        assert_eq!((same.mode, same.warnings.len()), (None, 0));
+        assert_eq!((same.policy.mode, same.warnings.len()), (None, 0));
     }
 }

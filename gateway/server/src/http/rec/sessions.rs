@@ -92,9 +92,6 @@ pub(super) async fn patch(
     let now =
         modes::Now { mode: status::transfer_mode(leg), split: status::split(leg.policy.split) };
     let change = modes::decide(now, &wanted)?;
-    if let Some(mode) = change.mode {
-        modes::check(mode)?;
-    }
     let href = session_href(shown.copysession_id);
     let mut work = begin(&gateway, "rec.patch", &half, &format!("PATCH {href}"));
     let answer = accepted(&work, change.warnings.clone());

@@ -6,7 +6,7 @@
 
 use api::{Code, Copy, LinkState, OperationState, RecChoice, RecTransferMode};
 use block::Quality;
-use mirror::{Cause, LegStatus, Phase, Recovery, Role, Serving, SessionState, Split};
+use mirror::{Cause, LegStatus, Mode, Phase, Recovery, Role, Serving, SessionState, Split};
 
 use crate::gateway::halves::Half;
 
@@ -98,16 +98,19 @@ pub(super) fn phase(half: &Half) -> &'static str {
         Some(leg) => match leg.phase {
             Phase::NoPair => "No_Pair",
             Phase::Copying => "Copying",
-            Phase::Equivalent => "Equivalent",
+            // What follows behind is equivalent but for what is on its way.
+            Phase::Equivalent | Phase::Following => "Equivalent",
             Phase::Tracking => "Tracking",
         },
         None => match half.status.quality {
             Quality::Blank if half.is_connected() => "Copying",
             Quality::Blank => "No_Pair",
             Quality::Inconsistent => "Copying",
-            Quality::InSync if half.is_connected() => "Equivalent",
+            Quality::InSync | Quality::Consistent if half.is_connected() => "Equivalent",
             Quality::Outdated if half.is_connected() => "Copying",
-            Quality::InSync | Quality::Outdated | Quality::Source => "Tracking",
+            Quality::InSync | Quality::Consistent | Quality::Outdated | Quality::Source => {
+                "Tracking"
+            }
         },
     }
 }
@@ -116,7 +119,7 @@ pub(super) fn phase(half: &Half) -> &'static str {
 #[must_use]
 pub(super) const fn is_usable(quality: Quality) -> bool {
     match quality {
-        Quality::InSync | Quality::Outdated | Quality::Source => true,
+        Quality::InSync | Quality::Consistent | Quality::Outdated | Quality::Source => true,
         Quality::Inconsistent | Quality::Blank => false,
     }
 }
@@ -129,6 +132,8 @@ pub(super) const fn cause_code(cause: &Cause) -> Option<Code> {
         Cause::Unreachable(_) => Some(Code::MirrorUnreachable),
         Cause::MirrorFailed(_) => Some(Code::MirrorFailed),
         Cause::TooSlow => Some(Code::MirrorSlow),
+        Cause::JournalFull => Some(Code::JournalFull),
+        Cause::PeerTooOld { .. } => Some(Code::PeerTooOld),
         Cause::SplitBrain { .. } => Some(Code::SplitBrain),
         Cause::Refused(_) => Some(Code::MirrorRefused),
         Cause::Operator | Cause::Regrouped | Cause::AwaitingReprotect => None,
@@ -171,9 +176,22 @@ pub(super) fn choice_word(choice: RecChoice) -> String {
 
 /// How a leg copies.
 #[must_use]
-pub(super) const fn transfer_mode(_leg: &LegStatus) -> RecTransferMode {
-    // The core has one mode; when it has more, they are matched here.
-    RecTransferMode::Synchronous
+pub(super) const fn transfer_mode(leg: &LegStatus) -> RecTransferMode {
+    match leg.policy.mode {
+        Mode::Sync => RecTransferMode::Synchronous,
+        Mode::Consistency => RecTransferMode::Consistency,
+        Mode::Stack => RecTransferMode::Stack,
+    }
+}
+
+/// The API's word for a mode.
+#[must_use]
+pub(super) fn api_mode(mode: RecTransferMode) -> String {
+    match mode {
+        RecTransferMode::Synchronous => "sync".to_owned(),
+        RecTransferMode::Consistency => "consistency".to_owned(),
+        RecTransferMode::Stack => "stack".to_owned(),
+    }
 }
 
 /// The dialect's word for a mode.

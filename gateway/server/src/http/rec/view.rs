@@ -152,7 +152,7 @@ fn data(half: &Half, status: Status) -> Data {
     };
     let missing = session.out_of_sync_bytes.div_ceil(MIB);
     let progress = match (leg.phase, session.resync_total_bytes) {
-        (mirror::Phase::Equivalent, _) => 100,
+        (mirror::Phase::Equivalent | mirror::Phase::Following, _) => 100,
         (mirror::Phase::Copying, 0) => 0,
         // A copy whose last block is on its way is not done.
         (mirror::Phase::Copying, whole) => {

@@ -369,6 +369,19 @@ impl Leg {
         self.verify = None;
     }
 
+    /// What the mirror says it may have on its own. Much of it may be the same on both sides.
+    pub(crate) fn take_differences(&mut self, differs: Vec<block::DirtyReport>) {
+        for block::DirtyReport { volume, blocks } in differs {
+            let volume = usize::from(volume);
+            if volume < self.dirty.len() {
+                for range in blocks {
+                    self.suspects[volume].insert(range);
+                    self.dirty[volume].insert(range);
+                }
+            }
+        }
+    }
+
     /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).
     pub(crate) fn at_risk(&self) -> impl Iterator<Item = (usize, BlockRange)> {
         self.undurable.iter().map(|(_, volume, range)| (*volume, *range))

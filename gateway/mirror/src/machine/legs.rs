@@ -41,6 +41,7 @@ impl Machine {
         self.leg(leg).map(|state| (state.gateway, state.site.clone()))
     }
 
+    /// A mirror accepted the group: compares the histories, and begins to bring it up to date.
     pub(super) fn on_connected(&mut self, leg: LegId, opening: Opening, out: &mut Vec<Effect>) {
         let expected = matches!(self.role, Role::Primary | Role::Yielding(_))
             && self.leg(leg).is_some_and(|state| state.stage == Stage::Dialing);
@@ -96,16 +97,7 @@ impl Machine {
             }
             out.push(Effect::List { leg });
         } else {
-            for report in opening.differs {
-                let volume = usize::from(report.volume);
-                if volume < volumes {
-                    for range in report.blocks {
-                        // Of what the mirror names, much may be the same on both sides.
-                        state.suspects[volume].insert(range);
-                        state.dirty[volume].insert(range);
-                    }
-                }
-            }
+            state.take_differences(opening.differs);
             if state.fresh.iter().any(Option::is_some) {
                 self.list_fresh(leg, out);
             } else {

@@ -71,6 +71,9 @@ pub(super) enum Step {
     End(Result<(), IoError>),
 }
 
+/// Where data lies that must be brought near first.
+type Places = Vec<(Arc<dyn File>, u64)>;
+
 /// What one step has gathered.
 #[derive(Default)]
 struct Batch {
@@ -189,7 +192,7 @@ impl Inner {
         fold: &mut Fold,
         chunk: u64,
         batch: &mut Batch,
-    ) -> Result<Vec<(Arc<dyn File>, u64)>, IoError> {
+    ) -> Result<Places, IoError> {
         let giving = self.map.entry(fold.from, chunk)?;
         let taking = self.map.entry(fold.into, chunk)?;
         if [giving.slot, taking.slot].iter().any(|slot| self.uncommitted.contains_key(slot)) {
@@ -239,7 +242,7 @@ impl Inner {
         planned: &Planned,
         may_wait: bool,
         sums: &mut [u32; BLOCKS],
-    ) -> Result<Vec<(Arc<dyn File>, u64)>, Blame> {
+    ) -> Result<Places, Blame> {
         let mut data = [0; SLOT_SIZE];
         let source = Place::of(giving.slot, 0);
         let failed = |error| Blame::Source(of_io(&error));

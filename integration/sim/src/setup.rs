@@ -11,11 +11,15 @@ use crate::slow::Pace;
 /// What a seed decides before anything happens.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    /// Gateways.
+    pub(crate) sites: usize,
+    /// Whether copies and records live in the product's pool, or on platters.
+    pub(crate) pool: bool,
     /// Sizes of the volumes, in bytes.
     pub(crate) volumes: Vec<u64>,
     pub(crate) hosts: usize,
     pub(crate) path: Path,
-    pub(crate) pace: [Pace; 2],
+    pub(crate) pace: [Pace; 3],
     pub(crate) policy: Policy,
     pub(crate) heartbeat: HeartbeatTimes,
     /// How long faults go on.
@@ -43,10 +47,12 @@ impl Setup {
             ack_deadline_ms: rng.pick(&[1_500, 3_000, 8_000]),
         };
         Self {
+            sites: if rng.chance(25) { 3 } else { 2 },
+            pool: rng.chance(100),
             volumes,
             hosts: rng.index(3) + 2,
             path,
-            pace: [pace(rng), pace(rng)],
+            pace: [pace(rng), pace(rng), pace(rng)],
             policy,
             heartbeat: heartbeat(rng),
             length: rng.millis(4_000, 25_000),

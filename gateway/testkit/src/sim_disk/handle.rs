@@ -71,9 +71,14 @@ impl File for Handle {
 
     fn sync(&self) -> io::Result<()> {
         self.with(|state, file| {
-            state.sync()?;
-            file.sync();
-            Ok(())
+            let synced = state.sync();
+            match synced {
+                Ok(()) => file.sync(),
+                // The kernel marks the pages clean all the same, and may drop them at any time.
+                Err(_) if !state.stopped => file.pending.clear(),
+                Err(_) => {}
+            }
+            synced
         })
     }
 

@@ -49,6 +49,12 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     let Some(group) = world.group(site) else { return };
     let Some(process) = world.process(site) else { return };
     let (status, state) = (group.status(), &world.sites[site]);
+    // A primary that this mirror never heard of may serve at the epoch that it would take: who
+    // decides without a witness looks at every site first.
+    if world.sites.iter().any(|other| other.epoch.get() > status.epoch.get()) {
+        world.log(format_args!("{} is not promoted: there is a newer primary", state.name));
+        return;
+    }
     if status.role != Role::Primary && state.promoting.get() != Some(process.number) {
         let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
         state.promotion.set(Some(Promotion { consent, quality: status.quality, from }));

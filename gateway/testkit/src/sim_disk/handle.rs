@@ -62,7 +62,8 @@ impl File for Handle {
     }
 
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let data: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
+        let mut data = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| data.extend_from_slice(part));
         let len = data.len() as u64;
         self.change(offset, len, Pending::Write { offset, data })?;
         self.disk.state().written += len;

@@ -32,7 +32,7 @@ pub(crate) fn start(world: &Rc<World>) {
         let kind = Kind::Mixed {
             volume: if host < volumes { host } else { rng.index(volumes) },
             depth: rng.pick(&[1, 3, 8]),
-            think_ms: rng.pick(&[10, 40, 150]),
+            think_ms: rng.pick(&[20, 60, 200]),
         };
         world.spawn(live(Rc::clone(world), host, kind));
     }

@@ -146,7 +146,7 @@ fn vanish(world: &Rc<World>, index: usize) {
         return;
     }
     world.log(format_args!("a disk of {} vanishes soon", site.name));
-    later(world, world.rng.millis(20, 1_500), move |world| {
+    later(world, world.rng.millis(100, 4_000), move |world| {
         if world.sites[index].disks.vanished() {
             world.happened("a disk vanishes in the middle of its work");
             down(world, index);

@@ -51,8 +51,16 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     let (status, state) = (group.status(), &world.sites[site]);
     // A primary that this mirror never heard of may serve at the epoch that it would take: who
     // decides without a witness looks at every site first.
-    if world.sites.iter().any(|other| other.epoch.get() > status.epoch.get()) {
-        world.log(format_args!("{} is not promoted: there is a newer primary", state.name));
+    let heard = match status.serving {
+        Serving::Fenced { by } => by.max(status.epoch),
+        _ => status.epoch,
+    };
+    let under_way = world.others(site).any(|other| {
+        let promoting = world.sites[other].promoting.get();
+        promoting.is_some() && promoting == world.process(other).map(|process| process.number)
+    });
+    if under_way || world.sites.iter().any(|other| other.epoch.get() > heard.get()) {
+        world.log(format_args!("{} is not promoted: there is another", state.name));
         return;
     }
     if status.role != Role::Primary && state.promoting.get() != Some(process.number) {

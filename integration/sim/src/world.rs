@@ -331,7 +331,12 @@ impl World {
         let name = self.sites[site].name;
         self.log(format_args!("{name}: {note:?}"));
         match note {
-            Note::Promoted => self.on_promoted(site),
+            Note::Promoted => {
+                self.on_promoted(site);
+                // The group cannot be asked in the middle of what it tells.
+                let kept = Rc::clone(self);
+                self.spawn(async move { kept.look_at(site) });
+            }
             Note::MirrorInSync { leg } => self.on_leg_joined(site, process, *leg),
             Note::Fenced => self.on_fenced(site, process),
             Note::SplitBrain { .. } => {

@@ -56,7 +56,7 @@ pub(super) fn stall(world: &Rc<World>) {
 /// The link is cut and made again and again, faster than a mirror may get in sync.
 pub(super) fn flap(world: &Rc<World>) {
     let between = two(world);
-    let times = world.rng.between(4, 20);
+    let times = world.rng.between(4, 16);
     world.happened("the link flaps");
     world.log(format_args!("{} is cut {times} times", names(world, between)));
     let kept = Rc::clone(world);
@@ -64,9 +64,9 @@ pub(super) fn flap(world: &Rc<World>) {
         for _ in 0..times {
             kept.net.reset(between);
             kept.net.refuse(between, true);
-            tokio::time::sleep(kept.rng.millis(1, 200)).await;
+            tokio::time::sleep(kept.rng.millis(1, 120)).await;
             kept.net.refuse(between, false);
-            tokio::time::sleep(kept.rng.millis(1, 400)).await;
+            tokio::time::sleep(kept.rng.millis(1, 250)).await;
         }
     });
 }

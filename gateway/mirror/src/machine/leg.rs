@@ -161,6 +161,8 @@ pub(crate) struct Leg {
     /// The oldest history that the mirror's content can belong to for `dirty` to be the whole
     /// difference. `None`: only a full copy helps.
     pub(crate) base: Option<Generation>,
+    /// The history that it was last asked to record as its own.
+    pub(crate) asked: Option<Generation>,
     /// By volume.
     pub(crate) dirty: Vec<DirtyMap>,
     /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
@@ -204,6 +206,7 @@ impl Leg {
             state: SessionState::Suspended,
             cause: None,
             base: None,
+            asked: None,
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
             undurable: VecDeque::new(),

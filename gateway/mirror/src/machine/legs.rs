@@ -391,15 +391,20 @@ impl Machine {
         self.keep(After::LegLeft(leg), out);
     }
 
-    /// Begins a history that a lost mirror does not share, and tells those that are in sync.
+    /// Begins a history that a lost mirror does not share, and tells those that are in sync. One
+    /// that is voting is asked again when it has voted.
     pub(super) fn begin_alone(&mut self, out: &mut Vec<Effect>) {
         self.begins_with_next = false;
         self.begin_generation();
         let lineage = self.lineage.clone().expect("a primary has a history");
-        for leg in self.live.iter().filter(|leg| self.in_sync_stage(*leg)) {
+        for leg in self.live.iter().filter(|leg| self.has_voted(*leg)) {
             let (generation, ancestors) = (lineage.current, lineage.ancestors.clone());
             out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
         }
+    }
+
+    fn has_voted(&self, leg: LegId) -> bool {
+        self.leg(leg).is_some_and(|leg| matches!(leg.stage, Stage::Joining | Stage::InSync))
     }
 
     pub(super) fn leg_left(&mut self, leg: LegId, out: &mut Vec<Effect>) {
@@ -451,28 +456,41 @@ impl Machine {
 
     /// The flush before the vote is durable: ask the mirror to record that it has everything.
     pub(super) fn leg_durable(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
-        let lineage = self.lineage.clone();
         let Some(state) = self.leg_mut(leg) else { return };
         if let Stage::Flushing { seq: awaited } = state.stage
             && seq >= awaited
         {
             state.stage = Stage::Voting;
-            let lineage = lineage.expect("a primary has a history");
-            let (generation, ancestors) = (lineage.current, lineage.ancestors);
-            out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
+            self.ask_vote(leg, out);
         }
+    }
+
+    fn ask_vote(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let lineage = self.lineage.clone().expect("a primary has a history");
+        let (generation, ancestors) = (lineage.current, lineage.ancestors);
+        if let Some(state) = self.leg_mut(leg) {
+            state.asked = Some(generation);
+        }
+        out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
     }
 
     fn on_voted(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let current = self.lineage.as_ref().map(|lineage| lineage.current);
         let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Voting {
-            state.stage = Stage::Joining;
-            state.in_set = true;
-            state.discard = false;
-            state.base = current;
-            self.keep(After::LegJoined(leg), out);
+        if state.stage != Stage::Voting {
+            return;
         }
+        if state.asked != current {
+            // A new history began meanwhile. What this mirror recorded is not the one that it
+            // would be counted from (rule 9).
+            self.ask_vote(leg, out);
+            return;
+        }
+        state.stage = Stage::Joining;
+        state.in_set = true;
+        state.discard = false;
+        state.base = current;
+        self.keep(After::LegJoined(leg), out);
     }
 
     pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {

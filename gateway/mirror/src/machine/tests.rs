@@ -390,6 +390,44 @@ fn rule_7_a_half_copied_mirror_is_not_promoted_without_a_word() {
     );
 }
 
+/// Found by the simulator: a mirror was asked to record one history, the first change without
+/// another mirror began the next one, and the vote counted as one for that. The mirror held the old
+/// history, its dirty map counted from the new one: it was copied whole at the next opportunity, and
+/// would have been told a split brain had it been promoted.
+#[test]
+fn rule_9_a_vote_counts_for_the_history_that_was_asked() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.lose().record();
+    bench.connect(Some(1)).record();
+    // What was not flushed before is copied first.
+    let copied = bench.out.iter().find_map(|effect| match effect {
+        Effect::Copy { seq, .. } => Some(*seq),
+        _ => None,
+    });
+    bench.ack(copied.unwrap());
+    let seq = bench.flush_seq().unwrap();
+    bench.heard(Message::Durable { seq });
+    assert!(bench.out.iter().any(|effect| matches!(
+        effect,
+        Effect::Post { message: Message::Promote { generation, .. }, .. }
+            if *generation == Generation::of(1)
+    )));
+    bench.take();
+    // Nobody is in sync, so this change begins a new history.
+    bench.change(9, at(0, 1)).record();
+    bench.take();
+    bench.heard(Message::Voted(Vote::InSync));
+    let asked = bench.out.iter().find_map(|effect| match effect {
+        Effect::Post { message: Message::Promote { generation, .. }, .. } => Some(*generation),
+        _ => None,
+    });
+    assert!(asked.is_some_and(|asked| asked != Generation::of(1)), "{:?}", bench.out);
+    assert!(!bench.leg_record().in_sync);
+    bench.heard(Message::Voted(Vote::InSync)).record();
+    assert!(bench.leg_record().in_sync);
+    assert_eq!(bench.leg_record().base, asked);
+}
+
 #[test]
 fn rule_11_a_failed_sync_latches_the_copy() {
     let mut bench = Bench::in_sync(Policy::default());

@@ -376,6 +376,9 @@ impl Machine {
         if !self.latched {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
+            // What the next start finds here is no better than after a loss of power (rule 4).
+            self.host_boot = [0; 16];
+            self.keep(After::Nothing, out);
         }
         self.fail_everything(block::IoError::Latched, out);
         if self.command.is_some() {

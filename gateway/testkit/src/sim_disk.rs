@@ -321,6 +321,14 @@ impl SimFile {
         }
     }
 
+    /// What counts as written is read from the medium from now on.
+    fn forget_clean(&mut self) {
+        self.current = self.durable.clone();
+        for change in &self.pending {
+            change.apply(&mut self.current);
+        }
+    }
+
     /// Keeps a part of what was not synced.
     fn cut(&mut self, random: &mut Random) {
         for change in self.pending.drain(..) {

@@ -438,6 +438,9 @@ fn rule_11_a_failed_sync_latches_the_copy() {
     bench.change(2, at(1, 1));
     assert_eq!(bench.answer(2), Some(Err(IoError::Latched)));
     assert_eq!(bench.machine.status().serving, Serving::Latched);
+    // The next start finds another kernel in the record, as after a loss of power.
+    let (_, bytes) = bench.machine.group_record();
+    assert_ne!(GroupRecord::decode(&bytes.unwrap()).unwrap().host_boot, BOOT);
 }
 
 #[test]

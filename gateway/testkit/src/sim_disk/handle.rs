@@ -83,6 +83,13 @@ impl File for Handle {
         })
     }
 
+    fn forget_clean(&self) -> io::Result<()> {
+        self.with(|_, file| {
+            file.forget_clean();
+            Ok(())
+        })
+    }
+
     fn size(&self) -> io::Result<u64> {
         self.with(|_, file| Ok(file.current.size()))
     }

@@ -46,7 +46,8 @@ impl Content {
         while !rest.is_empty() {
             let skip = to_usize(at % PAGE_BYTES);
             let len = rest.len().min(to_usize(PAGE_BYTES) - skip);
-            let page = self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new([0; PAGE_SIZE]));
+            let page =
+                self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new([0; PAGE_SIZE]));
             Arc::make_mut(page)[skip..skip + len].copy_from_slice(&rest[..len]);
             rest = &rest[len..];
             at += len as u64;

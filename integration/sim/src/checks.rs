@@ -284,9 +284,10 @@ fn difference(image: &Image, copy: &Image, volume: usize) -> Option<String> {
     let empty: Box<[u8]> = vec![0; 4096].into_boxed_slice();
     let (ours, theirs) = (image.blocks(volume), copy.blocks(volume));
     let end = image.bytes(volume).min(copy.bytes(volume)) / block::BLOCK_BYTES;
-    let block = ours.keys().chain(theirs.keys()).copied().filter(|block| *block < end).find(
-        |block| ours.get(block).unwrap_or(&empty) != theirs.get(block).unwrap_or(&empty),
-    )?;
+    let block =
+        ours.keys().chain(theirs.keys()).copied().filter(|block| *block < end).find(|block| {
+            ours.get(block).unwrap_or(&empty) != theirs.get(block).unwrap_or(&empty)
+        })?;
     let [a, b] = [ours, theirs].map(|blocks| blocks.get(&block).unwrap_or(&empty));
     let sector_bytes = usize::try_from(SECTOR_BYTES).expect("512");
     let pairs = a.chunks(sector_bytes).zip(b.chunks(sector_bytes)).enumerate();

@@ -51,6 +51,8 @@ pub(crate) struct PoolDisk {
     volumes: Vec<VolumeId>,
     open: RefCell<Option<(Arc<Pool>, Vec<Rc<PoolVolume>>)>>,
     full: Cell<bool>,
+    /// A sync was told to fail since the process started.
+    failing: Cell<bool>,
     /// A deliberate break (rule 11): failed syncs are hidden.
     hiding: Option<Hiding>,
 }
@@ -103,6 +105,7 @@ impl Disks {
                 volumes: volumes.iter().map(|(id, _)| *id).collect(),
                 open: RefCell::default(),
                 full: Cell::new(false),
+                failing: Cell::new(false),
                 hiding,
             });
         }
@@ -131,6 +134,7 @@ impl Disks {
     pub(crate) fn kill(&self) {
         if let Self::Pool(pool) = self {
             pool.open.take();
+            pool.failing.set(false);
             pool.disk.kill();
         }
     }
@@ -177,7 +181,10 @@ impl Disks {
     /// One of the next syncs fails.
     pub(crate) fn fail_sync(&self, rng: &Rng, volume: usize) {
         match self {
-            Self::Pool(pool) => pool.disk.fail_sync(pool.disk.syncs() + rng.below(4)),
+            Self::Pool(pool) => {
+                pool.failing.set(true);
+                pool.disk.fail_sync(pool.disk.syncs() + rng.below(4));
+            }
             Self::Platters(platters) => platters.platters[volume].fail_sync(),
         }
     }
@@ -205,6 +212,12 @@ impl Disks {
             Self::Pool(pool) => pool.disk.repair(),
             Self::Platters(platters) => platters.platters.iter().for_each(|p| p.repair()),
         }
+    }
+
+    /// Whether a sync failed since the process started: what it should have made durable may be
+    /// gone with the process.
+    pub(crate) fn sync_failed(&self) -> bool {
+        matches!(self, Self::Pool(pool) if pool.failing.get() && !pool.disk.will_fail())
     }
 
     /// Whether a start may fail: there is no room, or a sync was told to fail.
@@ -279,7 +292,10 @@ fn image(volumes: &[Rc<PoolVolume>]) -> Result<Image, String> {
     let blocks = volumes.iter().map(|volume| blocks_of(volume.as_ref()));
     Ok(Image {
         blocks: blocks.collect::<Result<_, _>>()?,
-        bytes: volumes.iter().map(|volume| block::Volume::geometry(volume.as_ref()).bytes()).collect(),
+        bytes: volumes
+            .iter()
+            .map(|volume| block::Volume::geometry(volume.as_ref()).bytes())
+            .collect(),
     })
 }
 

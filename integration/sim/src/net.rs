@@ -90,11 +90,8 @@ impl Net {
     /// A network between so many sites that works.
     #[must_use]
     pub(crate) fn new(sites: usize, path: Path) -> Rc<Self> {
-        let way = || Way {
-            path: Cell::new(path),
-            stalled: Cell::new(false),
-            refusing: Cell::new(false),
-        };
+        let way =
+            || Way { path: Cell::new(path), stalled: Cell::new(false), refusing: Cell::new(false) };
         let ways = (0..sites).map(|_| (0..sites).map(|_| way()).collect()).collect();
         Rc::new(Self { ways, conns: RefCell::default() })
     }

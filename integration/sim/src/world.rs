@@ -235,10 +235,18 @@ impl World {
     }
 
     pub(crate) fn kill(&self, site: usize) {
-        let Some(process) = self.sites[site].process.take() else { return };
-        self.log(format_args!("{} is killed", self.sites[site].name));
+        let state = &self.sites[site];
+        let in_sync = self.is_in_sync(site);
+        let Some(process) = state.process.take() else { return };
+        self.log(format_args!("{} is killed", state.name));
         process.kill(self);
-        self.sites[site].disks.kill();
+        if state.disks.sync_failed() {
+            // What a failed sync left behind ends like what a loss of power leaves behind.
+            self.log(format_args!("{}: a sync had failed", state.name));
+            state.rolled_back.set(state.rolled_back.get() || state.branch.borrow().is_some());
+            state.intact.set(in_sync);
+        }
+        state.disks.kill();
         self.attachments.borrow_mut().retain(|attachment| {
             if attachment.process.number == process.number {
                 attachment.give_up(self);
@@ -248,9 +256,13 @@ impl World {
         });
     }
 
+    fn is_in_sync(&self, site: usize) -> bool {
+        self.group(site).is_some_and(|group| group.status().quality == Quality::InSync)
+    }
+
     pub(crate) fn lose_power(&self, site: usize) {
         let state = &self.sites[site];
-        let in_sync = self.group(site).is_some_and(|g| g.status().quality == Quality::InSync);
+        let in_sync = self.is_in_sync(site);
         if self.rng.chance(40) && self.process(site).is_some() {
             self.happened("power is lost in the middle of a write");
             state.disks.falter(&self.rng);

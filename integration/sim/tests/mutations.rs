@@ -11,6 +11,8 @@ const SEEDS: u64 = 2_000;
 fn found(sabotage: Sabotage) {
     let bad = (0..SEEDS).find_map(|seed| run(seed, sabotage).failure.map(|why| (seed, why)));
     let (seed, why) = bad.expect("a broken rule is noticed");
+    let whole = run(seed, Sabotage::None).failure;
+    assert!(whole.is_none(), "seed {seed} fails without a break too: {whole:?}");
     let text: String = why.text.chars().take(200).collect();
     println!("{sabotage:?} is noticed by seed {seed}: {} {text}", why.property);
 }

@@ -101,6 +101,10 @@ impl File for HidingFile {
         self.1.sync(|| self.0.sync())
     }
 
+    fn forget_clean(&self) -> io::Result<()> {
+        self.0.forget_clean()
+    }
+
     fn size(&self) -> io::Result<u64> {
         self.0.size()
     }

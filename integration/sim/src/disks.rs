@@ -193,7 +193,7 @@ impl Disks {
     pub(crate) fn vanish_soon(&self, rng: &Rng) -> bool {
         match self {
             Self::Pool(pool) => {
-                pool.disk.stop_at_sync(pool.disk.syncs() + rng.below(16));
+                pool.disk.stop_at_sync(pool.disk.syncs() + rng.below(6));
                 true
             }
             Self::Platters(_) => false,

@@ -99,7 +99,7 @@ async fn history(world: &Rc<World>) {
     }
     nemesis::rage(world).await;
     // Faults that end later by themselves must not disturb the end.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
     nemesis::heal(world);
     world.paused.set(false);
     tokio::time::sleep(Duration::from_millis(world.rng.between(1, 3_000))).await;

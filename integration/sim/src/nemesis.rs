@@ -121,7 +121,7 @@ fn disk_fault(world: &Rc<World>) {
     let site = &world.sites[index];
     let volume = rng.index(world.volumes.len());
     match rng.below(100) {
-        0..50 => {
+        0..40 => {
             world.happened("a disk is full");
             world.log(format_args!("a disk of {} is full", site.name));
             site.disks.fill(rng, volume);
@@ -130,7 +130,7 @@ fn disk_fault(world: &Rc<World>) {
             }
             later(world, rng.millis(100, 6_000), move |world| world.sites[index].disks.empty());
         }
-        50..80 => {
+        40..65 => {
             world.happened("a sync fails");
             world.log(format_args!("a sync of a disk of {} fails", site.name));
             site.disks.fail_sync(rng, volume);

@@ -48,15 +48,15 @@ impl Setup {
         };
         Self {
             sites: if rng.chance(25) { 3 } else { 2 },
-            pool: rng.chance(100),
+            pool: true,
             volumes,
             hosts: rng.index(3) + 2,
             path,
             pace: [pace(rng), pace(rng), pace(rng)],
             policy,
             heartbeat: heartbeat(rng),
-            length: rng.millis(3_000, 14_000),
-            fault_gap_ms: rng.pick(&[300, 900, 2_500]),
+            length: rng.millis(2_500, 10_000),
+            fault_gap_ms: rng.pick(&[250, 800, 2_000]),
             disks_fail: rng.chance(55),
             attentive: rng.chance(75),
             operators: rng.chance(60),

@@ -151,6 +151,15 @@ codes! {
     PeerTooOld "GW0417" 409 7
         "the other gateway is too old for this",
         "upgrade the gateway that the message names, then ask again";
+    GroupFull "GW0421" 409 7
+        "the group has all the volumes it can have",
+        "use another group: twinspan group create NAME --volume VOLUME";
+    InGroup "GW0422" 409 7
+        "volume is one of several of its group",
+        "take it out first: twinspan group remove GROUP VOLUME; or name the group";
+    LastVolume "GW0423" 409 7
+        "it is the only volume of the group",
+        "delete the volume, and its group goes with it: twinspan volume delete VOLUME";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";
@@ -208,6 +217,9 @@ codes! {
     Detached "GW0640" 409 4
         "the copy is open to hosts on its own",
         "twinspan session resume SESSION --discard at the primary's site, or fail over to keep it";
+    HandoverUnanswered "GW0621" 409 4
+        "the mirror was asked to take over and did not answer",
+        "bring the mirror back, it knows; if it is lost: twinspan failover plan GROUP, here";
 }
 
 #[cfg(test)]

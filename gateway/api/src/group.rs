@@ -295,6 +295,26 @@ pub struct Group {
     pub allowed_actions: Vec<String>,
 }
 
+/// Makes a group of volumes that exist.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct GroupCreate {
+    /// Its name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash.
+    pub name: String,
+    /// Its volumes, by name or id: each in a group of its own until now, not mirrored, and without
+    /// attached hosts.
+    pub volumes: Vec<String>,
+}
+
+/// Lets a volume join a group.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct GroupJoin {
+    /// The volume, by name or id: in a group of its own until now, not mirrored, and without
+    /// attached hosts.
+    pub volume: String,
+}
+
 /// The groups of a gateway.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
 pub struct GroupList {

@@ -22,8 +22,8 @@ pub use code::Code;
 pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
-    Certificate, Explanation, Group, GroupList, Health, Leg, LinkState, Phase, Policy, Quality,
-    Role, Serving, SessionState, TheirView, Upstream, Verifying,
+    Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, Leg, LinkState,
+    Phase, Policy, Quality, Role, Serving, SessionState, TheirView, Upstream, Verifying,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;

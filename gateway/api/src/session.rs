@@ -38,11 +38,11 @@ pub struct PolicyPatch {
     pub ack_deadline_ms: Option<u64>,
 }
 
-/// Mirrors a volume to another site. Every volume of its group is mirrored with it.
+/// Mirrors a group to another site: a session for each of its volumes, carried by one leg.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SessionCreate {
-    /// The volume, by name or id.
+    /// The group, or a volume of it, by name or id.
     pub volume: String,
     /// The other site, by name.
     pub to: String,

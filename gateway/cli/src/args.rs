@@ -1,9 +1,13 @@
 //! The command line: every command, its arguments, and the help that is printed.
 
+mod sessions;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::sessions::{Policy, Session};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -152,14 +156,14 @@ pub(crate) struct Status {
 /// `twinspan volume`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Volume {
-    /// Make a volume, in a group of its own
+    /// Make a volume, in a group of its own or in one that exists
     Create {
         /// Its name, and that of its NBD export.
         name: String,
         /// Its size, like 64MiB.
         #[arg(long, value_parser = size, value_name = "SIZE")]
         size: u64,
-        /// The name of its group; its own name if absent.
+        /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,
         /// Hosts may only read.
@@ -234,89 +238,6 @@ pub(crate) enum Volume {
     },
 }
 
-/// Policies of a session.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Policy {
-    /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) split: Option<String>,
-    /// When it returns: `automatic` resynchronises, `manual` waits.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) recovery: Option<String>,
-    /// When it is too slow: `error` stops the session, `block` holds the hosts.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) on_slow: Option<String>,
-    /// How long it may take to acknowledge.
-    #[arg(long, value_parser = duration, value_name = "TIME")]
-    pub(crate) ack_deadline: Option<Duration>,
-}
-
-/// `twinspan session`. A session is an id, `VOLUME:SITE`, or `VOLUME` if it has only one.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Session {
-    /// Mirror a volume to another site
-    Create {
-        /// The volume.
-        volume: String,
-        /// The other site.
-        #[arg(long, value_name = "SITE")]
-        to: String,
-        #[command(flatten)]
-        policy: Policy,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// List sessions
-    List,
-    /// Show a session
-    Show {
-        /// Which.
-        session: String,
-    },
-    /// Stop mirroring and remember changes; also: go on without a mirror that is lost
-    Suspend {
-        /// Which.
-        session: String,
-    },
-    /// Mirror again; only the difference is copied
-    Resume {
-        /// Which.
-        session: String,
-        /// Agree that what only the mirror has is overwritten.
-        #[arg(long)]
-        discard: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Compare every mapped block of the mirror with its source; hosts go on
-    Verify {
-        /// Which.
-        session: String,
-        /// Bytes that are compared in a second at most, as 64MiB; else what is configured.
-        #[arg(long, value_parser = size, value_name = "SIZE")]
-        rate: Option<u64>,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Swap roles with the mirror, losing nothing
-    Reverse {
-        /// Which.
-        session: String,
-    },
-    /// Change policies
-    Set {
-        /// Which.
-        session: String,
-        #[command(flatten)]
-        policy: Policy,
-    },
-    /// Delete a session; the mirror keeps its copy, as an old one
-    Delete {
-        /// Which.
-        session: String,
-    },
-}
-
 /// `twinspan group`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Group {
@@ -325,6 +246,38 @@ pub(crate) enum Group {
     /// Show a group
     Show {
         /// Its name or id.
+        group: String,
+    },
+    /// Make a group of volumes that exist: they are mirrored and failed over at one point in time
+    Create {
+        /// Its name.
+        name: String,
+        /// A volume, by name or id; may be given several times.
+        #[arg(long = "volume", required = true, value_name = "VOLUME")]
+        volumes: Vec<String>,
+    },
+    /// Let a volume join a group, which may be mirrored and in use
+    Add {
+        /// The group.
+        group: String,
+        /// The volume: in a group of its own, not mirrored, not attached.
+        volume: String,
+    },
+    /// Open this site's copy of a group to hosts, on its own, while its session is suspended
+    Detach {
+        /// The group.
+        group: String,
+    },
+    /// Let a volume leave a group, to a group of its own; the others go on
+    Remove {
+        /// The group.
+        group: String,
+        /// The volume; no host may be attached to it.
+        volume: String,
+    },
+    /// Take a group apart: each of its volumes goes on in a group of its own
+    Delete {
+        /// The group; neither mirrored nor attached.
         group: String,
     },
 }

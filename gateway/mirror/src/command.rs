@@ -133,6 +133,15 @@ pub enum Refusal {
         /// What it takes.
         needs: u16,
     },
+    /// The mirror that was asked to take over may have done so.
+    #[error("the mirror was asked to take over and may have; going on here needs an explicit word")]
+    HandoverUnanswered,
+    /// A group has so many volumes at most.
+    #[error("the group already has {} volumes", crate::GROUP_VOLUMES_MAX)]
+    TooManyVolumes,
+    /// A group has at least one volume.
+    #[error("it is the only volume of the group")]
+    LastVolume,
     /// Another command that excludes this one is under way.
     #[error("another change of roles is under way")]
     Busy,

@@ -14,6 +14,7 @@ mod effects;
 mod host;
 mod inbox;
 mod leg;
+mod members;
 mod open;
 mod port;
 mod slab;
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
-pub use self::open::{OpenError, found_primary, found_secondary};
+pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
 use self::slab::Slab;
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
@@ -93,8 +94,6 @@ pub struct Group {
     name: String,
     identity: Identity,
     core: RefCell<Core>,
-    stores: Vec<Rc<dyn Store>>,
-    volumes: Vec<VolumeId>,
     dialer: Rc<dyn Dialer>,
     clock: Rc<dyn Clock>,
     spawn: Spawn,
@@ -110,6 +109,8 @@ pub struct Group {
 struct Core {
     machine: Machine,
     slab: Slab,
+    /// The volumes, by the machine's index.
+    members: Vec<members::Member>,
     ledger: Rc<dyn Ledger>,
     generations: Rc<dyn Generations>,
     notes: Rc<dyn Fn(Note)>,
@@ -153,8 +154,9 @@ impl Group {
     /// A volume of the group as its hosts see it.
     #[must_use]
     pub fn volume(self: &Rc<Self>, volume: VolumeId) -> Option<Rc<dyn block::Volume>> {
-        let index = self.volumes.iter().position(|id| *id == volume)?;
-        Some(Rc::new(host::Handle::new(Rc::clone(self), index)))
+        let core = self.core.borrow();
+        let member = core.members.iter().find(|member| member.id == volume)?;
+        Some(Rc::new(host::Handle::new(Rc::clone(self), member)))
     }
 
     /// Cancelled when every host must be dropped: the gateway lost the right to serve them, or
@@ -179,6 +181,11 @@ impl Group {
     /// # Cancellation
     /// Safe: the command goes on, its answer is dropped.
     pub async fn command(self: &Rc<Self>, command: Command) -> Result<(), Refusal> {
+        self.ask(|_core| Event::Command(command)).await
+    }
+
+    /// Lets the machine know what an operator wants, and waits for its answer.
+    async fn ask(self: &Rc<Self>, event: impl FnOnce(&mut Core) -> Event) -> Result<(), Refusal> {
         let (answer, waiting) = oneshot::channel();
         {
             let mut core = self.core.borrow_mut();
@@ -186,7 +193,8 @@ impl Group {
                 return Err(Refusal::Busy);
             }
             core.waiter = Some(answer);
-            core.events.push(Event::Command(command));
+            let event = event(&mut core);
+            core.events.push(event);
         }
         self.turn();
         waiting.await.unwrap_or(Err(Refusal::Interrupted))
@@ -213,12 +221,9 @@ impl Group {
             return Err(if latched { IoError::Latched } else { IoError::ShuttingDown });
         }
         let mut first = Ok(());
-        for store in &self.stores {
-            let (queue, mut answers) = (Completions::new(), Vec::new());
-            store.close(queue.ticket(0));
-            poll_fn(|context| queue.poll_ready(context)).await;
-            queue.take(&mut answers);
-            first = answers.remove(0).result.map(|_| ()).and(first);
+        let members = self.core.borrow().members.clone();
+        for member in members {
+            first = member.close().await.and(first);
         }
         first
     }
@@ -282,6 +287,7 @@ impl Core {
             while self.machine.wants_supply() {
                 self.machine.supply(self.generations.next());
             }
+            self.dismiss_when_ready();
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
                 self.machine.apply(event, &mut self.effects);
@@ -291,9 +297,9 @@ impl Core {
             }
             self.events = events;
             self.perform(group);
-            self.submit(group);
-            self.take_completions(group);
-            if self.events.is_empty() {
+            self.submit();
+            self.take_completions();
+            if self.events.is_empty() && self.machine.ready_to_dismiss().is_none() {
                 break;
             }
         }
@@ -310,10 +316,10 @@ impl Core {
     }
 
     /// One batch per store.
-    fn submit(&mut self, group: &Rc<Group>) {
-        for (store, batch) in group.stores.iter().zip(&mut self.batches) {
+    fn submit(&mut self) {
+        for (member, batch) in self.members.iter().zip(&mut self.batches) {
             if !batch.is_empty() {
-                store.submit(batch);
+                member.store.submit(batch);
                 debug_assert!(batch.is_empty(), "a store takes the whole batch");
             }
         }

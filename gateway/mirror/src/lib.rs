@@ -15,6 +15,7 @@ mod certificate;
 mod command;
 mod dirty;
 mod driver;
+mod limits;
 mod lineage;
 mod locks;
 pub mod machine;
@@ -22,17 +23,20 @@ pub mod metrics;
 mod mode;
 mod policy;
 mod record;
+mod regroup;
 mod status;
 
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
     Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts, Spawn,
-    found_primary, found_secondary,
+    found_adopted, found_primary, found_secondary,
 };
+pub use limits::GROUP_VOLUMES_MAX;
 pub use mode::Mode;
 pub use policy::{ACK_DEADLINE_MS, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
+pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
-    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState,
-    SessionStatus, UpstreamStatus, Verified, Verifying, VolumeStatus,
+    Cause, GroupCounters, GroupStatus, HandoverStatus, LegStatus, LinkState, Phase, Role, Serving,
+    SessionState, SessionStatus, UpstreamStatus, Verified, Verifying, VolumeStatus,
 };

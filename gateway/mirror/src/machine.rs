@@ -26,6 +26,7 @@ mod event;
 mod flush;
 mod leg;
 mod legs;
+mod members;
 mod role;
 mod secondary;
 mod snapshot;
@@ -33,6 +34,7 @@ mod snapshot;
 mod tests;
 mod time;
 mod verify;
+mod vote;
 mod write;
 
 use std::collections::VecDeque;
@@ -87,6 +89,8 @@ enum After {
     Fenced,
     /// This copy is recorded as open to hosts on its own.
     Detached,
+    /// Who belongs to the group is recorded.
+    MembersKept,
 }
 
 /// The part this gateway plays now.
@@ -167,6 +171,8 @@ pub struct Machine {
     split_brain: bool,
     counters: GroupCounters,
     command: Option<Pending>,
+    /// A volume is leaving the group: hosts are held.
+    dismissal: Option<members::Dismissal>,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }
@@ -211,6 +217,14 @@ impl Machine {
             Event::Told { message } => self.on_told(message, out),
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
+            Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Enlist { volume, sessions, records } => {
+                self.on_enlist(&volume, &sessions, records, out);
+            }
+            Event::Dismiss { volume, group, name, records } => {
+                self.on_dismiss(volume, (group, name), records, out);
+            }
+            Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
             Event::Closing => self.on_closing(out),
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
@@ -259,6 +273,7 @@ impl Machine {
     pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
         self.is_serving()
             && !self.beginning
+            && self.dismissal.is_none()
             && self.live.is_empty()
             && self.counting.is_empty()
             && self.legs.iter().all(Option::is_none)
@@ -281,6 +296,9 @@ impl Machine {
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
+            // What was let through may need a round of its own, and no event may follow for long.
+            self.begin_activity_round(out);
+            self.begin_flush_round(out);
         }
     }
 
@@ -368,6 +386,7 @@ impl Machine {
             After::Demoted => self.finish_command(Ok(()), out),
             After::Fenced => {}
             After::Detached => self.detached(out),
+            After::MembersKept => self.members_kept(out),
         }
     }
 
@@ -380,6 +399,7 @@ impl Machine {
             self.host_boot = [0; 16];
             self.keep(After::Nothing, out);
         }
+        self.drop_dismissal();
         self.fail_everything(block::IoError::Latched, out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);

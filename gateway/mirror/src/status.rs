@@ -100,6 +100,8 @@ pub enum Cause {
     Refused(String),
     /// An operator suspended it.
     Operator,
+    /// The group is changed; it is opened again by itself.
+    Regrouped,
     /// The mirror took over, or must be told to follow: `reprotect`.
     AwaitingReprotect,
 }
@@ -183,6 +185,8 @@ pub struct LegStatus {
     pub link: LinkState,
     /// Why it is not Active and Equivalent, if it is not on its way there.
     pub cause: Option<Cause>,
+    /// The volume whose copy there failed, if that is the cause and it is known.
+    pub failed: Option<VolumeId>,
     /// Its policies.
     pub policy: Policy,
     /// Its sessions.
@@ -228,6 +232,17 @@ pub struct UpstreamStatus {
     pub seq: Seq,
 }
 
+/// A planned swap of roles, at the primary that hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverStatus {
+    /// The leg whose mirror is to take over.
+    pub leg: LegId,
+    /// The epoch that it is offered.
+    pub epoch: Epoch,
+    /// It was asked, its link is gone, and nobody but it knows whether it took over: hosts wait.
+    pub unanswered: bool,
+}
+
 /// Counters that only grow while the group is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupCounters {
@@ -269,6 +284,8 @@ pub struct GroupStatus {
     pub rpo_ms: Option<u64>,
     /// Whether both sides have writes that the other lacks.
     pub split_brain: bool,
+    /// The planned swap of roles that is under way, if one is.
+    pub handover: Option<HandoverStatus>,
     /// Counters.
     pub counters: GroupCounters,
 }

@@ -4,8 +4,10 @@
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
 pub(crate) mod failovers;
+pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod incoming;
+pub(crate) mod members;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod volumes;

@@ -106,8 +106,10 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
-        .routes(routes!(groups::list))
-        .routes(routes!(groups::show))
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::show, groups::delete))
+        .routes(routes!(groups::add))
+        .routes(routes!(groups::remove))
         .routes(routes!(groups::detach))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))

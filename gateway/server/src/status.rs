@@ -252,6 +252,16 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
             if status.legs.iter().any(|leg| leg.state != SessionState::Active) {
                 actions.push("reprotect");
             }
+            actions.push("group.add");
+            if status.volumes.len() > 1 {
+                actions.push("group.remove");
+                if status.legs.is_empty() {
+                    actions.push("group.delete");
+                }
+            }
+            if status.handover.is_some_and(|handover| handover.unanswered) {
+                actions.push("failover.plan");
+            }
         }
         Role::Secondary => {
             actions.push("failover.plan");

@@ -192,8 +192,7 @@ impl SimDisk {
     /// Whether a sync that was told to fail has not come yet.
     #[must_use]
     pub fn will_fail(&self) -> bool {
-        let state = self.state();
-        state.fail_sync.is_some() || state.stop_at_sync.is_some()
+        self.state().fail_sync.is_some()
     }
 
     /// How many bytes the disk has room for; `None` for no end.

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
 mod clients;
+mod copies;
 mod demo;
 mod failover;
 

@@ -4,10 +4,11 @@
 
 use std::rc::Rc;
 
-use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Store, Ticket, WriteId};
+use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Ticket, WriteId};
 
 use super::host::op_of;
 use super::inbox::{Tag, join, read_of};
+use super::members::Member;
 use super::{Core, Group, upstream};
 use crate::certificate::{certificate_key, encode};
 use crate::machine::{Effect, Event, Note};
@@ -37,23 +38,23 @@ impl Core {
                 let key = self.begin_round(round, sets.len());
                 for (volume, set) in sets {
                     let ticket = self.ticket(Tag::Activated(key));
-                    group.stores[volume].record_activity(&set, ticket);
+                    self.members[volume].store.record_activity(&set, ticket);
                 }
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: false } => {
                 self.copy(leg, copy, seq, (volume, extent));
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: true } => {
-                self.compare((leg, copy), seq, (volume, &*group.stores[volume]), extent);
+                self.compare((leg, copy), seq, volume, extent);
             }
-            Effect::List { leg } => self.list(leg, group),
+            Effect::List { leg } => self.list(leg),
             Effect::Certify { leg, found } => self.certify(leg, found, group),
             Effect::Post { leg, message } => {
                 if let Some(port) = &mut self.legs[leg.index()] {
                     port.post(message);
                 }
             }
-            Effect::FlushLocal { round, volumes } => self.flush_local(round, &volumes, group),
+            Effect::FlushLocal { round, volumes } => self.flush_local(round, &volumes),
             Effect::Record { number, records } => {
                 self.ledger.put(records, self.sink.ticket(Tag::Recorded(number).pack()));
             }
@@ -82,7 +83,7 @@ impl Core {
             }
             Effect::GrowLocal { volume, bytes } => {
                 let ticket = self.ticket(Tag::Grown(volume));
-                group.stores[volume].grow(bytes, ticket);
+                self.members[volume].store.grow(bytes, ticket);
             }
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {
@@ -130,14 +131,14 @@ impl Core {
         self.metrics.answered(is_change, since, result);
     }
 
-    fn flush_local(&mut self, number: u64, volumes: &[usize], group: &Rc<Group>) {
+    fn flush_local(&mut self, number: u64, volumes: &[usize]) {
         let key = self.begin_round(number, volumes.len());
         for volume in volumes {
             // Behind what this turn already submits: a flush covers what was answered before.
             let ticket = self.ticket(Tag::Flushed(key));
             self.batches[*volume].push(Request { op: Op::Flush, fua: false, ticket });
         }
-        self.submit(group);
+        self.submit();
     }
 
     fn copy(&mut self, leg: LegId, copy: u8, seq: Seq, (volume, extent): (usize, Extent)) {
@@ -150,16 +151,9 @@ impl Core {
     }
 
     /// Asks a mirror which blocks differ. The range lock keeps everybody else away from them.
-    fn compare(
-        &mut self,
-        (leg, copy): (LegId, u8),
-        seq: Seq,
-        volume: (usize, &dyn Store),
-        extent: Extent,
-    ) {
+    fn compare(&mut self, (leg, copy): (LegId, u8), seq: Seq, volume: usize, extent: Extent) {
         let Some(port) = &mut self.legs[leg.index()] else { return };
-        let (volume, store) = volume;
-        match store.checksums(extent) {
+        match self.members[volume].store.checksums(extent) {
             Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
             Ok(sums) => {
                 let volume = u16::try_from(volume).expect("a group has few volumes");
@@ -196,11 +190,11 @@ impl Core {
     }
 
     /// Lists what is mapped. The map is read, not the data.
-    fn list(&mut self, leg: LegId, group: &Rc<Group>) {
+    fn list(&mut self, leg: LegId) {
         /// Ranges asked for at a time.
         const STEP: usize = 4096;
-        let mut mapped = Vec::with_capacity(group.stores.len());
-        for store in &group.stores {
+        let mut mapped = Vec::with_capacity(self.members.len());
+        for Member { store, .. } in &self.members {
             let mut ranges = Vec::new();
             let mut from = 0;
             loop {
@@ -230,10 +224,10 @@ impl Core {
         self.note(group, Note::Verified { leg, found });
     }
 
-    pub(super) fn grown(&mut self, group: &Group, volume: usize, error: Option<IoError>) {
+    pub(super) fn grown(&mut self, volume: usize, error: Option<IoError>) {
         let result = match error {
             Some(error) => Err(error),
-            None => Ok(group.stores[volume].geometry().bytes()),
+            None => Ok(self.members[volume].store.geometry().bytes()),
         };
         self.events.push(Event::Grown { volume, result });
     }

@@ -3,7 +3,7 @@
 use block::{Answer, Completion, IoError, LegId, Segment, Segments, WriteId};
 use bytes::{Bytes, BytesMut};
 
-use super::{Core, Group};
+use super::Core;
 use crate::machine::Event;
 
 /// What an answer belongs to, packed into the 64 bits of a ticket's tag: 8 bits of kind, 56 of name.
@@ -70,7 +70,7 @@ pub(super) struct Round {
 
 impl Core {
     /// Turns every answer that is here into an event.
-    pub(super) fn take_completions(&mut self, group: &Group) {
+    pub(super) fn take_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         self.sink.take(&mut completions);
         for Completion { tag, result } in completions.drain(..) {
@@ -98,7 +98,7 @@ impl Core {
                     let result = result.map(|_| ());
                     self.events.push(Event::Recorded { number, result });
                 }
-                Tag::Grown(volume) => self.grown(group, volume, result.err()),
+                Tag::Grown(volume) => self.grown(volume, result.err()),
                 Tag::Copied { leg, copy, attempt } => self.copied(leg, copy, attempt, result),
             }
         }

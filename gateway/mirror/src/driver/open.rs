@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::members::Member;
 use super::slab::Slab;
 use super::{Core, Group, Parts};
 use crate::certificate::{certificate_key, decode};
@@ -49,7 +50,7 @@ pub fn found_primary(
     volumes: Vec<VolumeId>,
     generation: Generation,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, Some(generation))
+    crate::machine::found(group, name, volumes, Some(generation), block::Quality::Source)
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -59,7 +60,18 @@ pub fn found_secondary(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None)
+    crate::machine::found(group, name, volumes, None, block::Quality::Blank)
+}
+
+/// The record of a group of which this gateway holds copies that were made for other groups, for
+/// the ledger: they are emptied before they are filled.
+#[must_use]
+pub fn found_adopted(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None, block::Quality::Inconsistent)
 }
 
 impl Group {
@@ -83,7 +95,8 @@ impl Group {
         }
         let maps = read_maps(&parts, &record)?;
         let certificates = read_certificates(&parts, &record)?;
-        let restored: Vec<Restored> = parts.volumes.iter().map(restored).collect();
+        let restored: Vec<Restored> =
+            parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
         let name = record.name.clone();
         let mut machine =
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
@@ -94,7 +107,12 @@ impl Group {
         }
         let mut effects = Vec::new();
         machine.start(&mut effects);
-        let stores: Vec<_> = parts.volumes.iter().map(|(_, _, store)| Rc::clone(store)).collect();
+        let members: Vec<Member> = parts
+            .volumes
+            .iter()
+            .enumerate()
+            .map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store)))
+            .collect();
         let stopping = CancellationToken::new();
         let core = Core {
             machine,
@@ -106,7 +124,8 @@ impl Group {
             events: Vec::new(),
             effects,
             completions: Vec::new(),
-            batches: stores.iter().map(|_| Vec::new()).collect(),
+            batches: members.iter().map(|_| Vec::new()).collect(),
+            members,
             rounds: HashMap::new(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
@@ -124,8 +143,6 @@ impl Group {
             name,
             identity: parts.identity,
             core: RefCell::new(core),
-            stores,
-            volumes: parts.volumes.iter().map(|(id, ..)| *id).collect(),
             dialer: parts.dialer,
             clock: parts.clock,
             spawn: parts.spawn,
@@ -154,11 +171,11 @@ impl Group {
 }
 
 /// A volume as its store was found.
-fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restored {
+pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Restored {
     let recovery = store.recovery();
     Restored {
-        volume: *volume,
-        name: name.clone(),
+        volume,
+        name: name.to_owned(),
         geometry: store.geometry(),
         clean: recovery.clean,
         active: recovery.active,

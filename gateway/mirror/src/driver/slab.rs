@@ -52,6 +52,13 @@ impl Slab {
         self.entries[index(write)].as_mut().expect("the machine names what is under way")
     }
 
+    /// A volume left the group: those behind it have other indexes now.
+    pub(super) fn moved_down(&mut self, gone: usize) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.volume = super::members::moved_down(entry.volume, gone);
+        }
+    }
+
     pub(super) fn remove(&mut self, write: WriteId) {
         let entry = self.entries[index(write)].take();
         assert!(entry.is_some(), "the machine forgets a name once");

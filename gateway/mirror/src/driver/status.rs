@@ -14,9 +14,9 @@ impl Group {
         let core = self.core.borrow();
         let mut status = core.machine.status();
         let offset = self.clock.unix_ms().saturating_sub(self.uptime_ms());
-        for (volume, store) in status.volumes.iter_mut().zip(&self.stores) {
-            volume.bytes = store.geometry().bytes();
-            volume.mapped_bytes = store.usage().mapped_bytes;
+        for (volume, member) in status.volumes.iter_mut().zip(&core.members) {
+            volume.bytes = member.store.geometry().bytes();
+            volume.mapped_bytes = member.store.usage().mapped_bytes;
         }
         for leg in &mut status.legs {
             leg.resync_started_ms = leg.resync_started_ms.map(|at| at + offset);

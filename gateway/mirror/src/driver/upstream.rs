@@ -8,10 +8,14 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use block::{BlockRange, Change, Extent, Goodbye, Link, Message, Open, Opened, Seq, Store};
+use block::{
+    BLOCK_BYTES, BlockRange, Change, Extent, GatewayId, Goodbye, Link, Message, Open, Opened, Seq,
+    Store, VolumeOffer,
+};
 use tokio::time::Instant;
 
 use super::leg::finish;
+use super::members::Member;
 use super::port::Port;
 use super::slab::Entry;
 use super::{Core, Group};
@@ -47,43 +51,58 @@ impl Group {
     pub fn accept(self: &Rc<Self>, open: Open, link: Box<dyn Link>) {
         let group = Rc::clone(self);
         (self.spawn)(Box::pin(async move {
-            if let Err(why) = group.fit(&open).await {
-                let mut link = link;
-                link.push(Message::Goodbye(Goodbye::Refused(why)));
-                finish(&mut *link, group.heartbeat.silence).await;
-                return;
-            }
             let (site, gateway) = (link.peer().site.clone(), link.peer().gateway);
+            let fits = group.fit(&open, gateway).await;
             group.core.borrow_mut().candidate = Some(Candidate { link });
-            group.push_event(Event::Opened { open: Box::new(open), site, gateway });
+            group.push_event(match fits {
+                Ok(()) => Event::Opened { open: Box::new(open), site, gateway },
+                Err(why) => Event::Unfit { epoch: open.epoch, why },
+            });
         }));
     }
 
-    /// Grows what is too short for the primary's volumes.
-    async fn fit(self: &Rc<Self>, open: &Open) -> Result<(), String> {
-        // A primary refuses its own kind; one that was replaced grows as the mirror that it will be.
-        let status = self.status();
-        let refuses =
-            status.role == crate::Role::Primary && self.is_serving() && open.epoch <= status.epoch;
-        for offer in &open.volumes {
-            let Some(index) = self.volumes.iter().position(|id| *id == offer.volume) else {
-                continue;
-            };
-            if self.stores[index].geometry().bytes() >= offer.bytes || refuses {
+    /// Grows what is too short for the primary's volumes. What is longer may stay so if nothing was
+    /// ever written behind the primary's end, as after a growth that was cut short.
+    async fn fit(self: &Rc<Self>, open: &Open, gateway: GatewayId) -> Result<(), String> {
+        // One that is sent away by the machine changes nothing here.
+        if self.core.borrow().machine.refuse_primary(open, gateway).is_some() {
+            return Ok(());
+        }
+        for (index, offer) in open.volumes.iter().enumerate() {
+            let store = Rc::clone(&self.core.borrow().members[index].store);
+            if store.geometry().bytes() >= offer.bytes {
+                check_tail(&*store, offer)?;
                 continue;
             }
             let (queue, mut answers) = (block::Completions::new(), Vec::new());
-            self.stores[index].grow(offer.bytes, queue.ticket(0));
+            store.grow(offer.bytes, queue.ticket(0));
             poll_fn(|context| queue.poll_ready(context)).await;
             queue.take(&mut answers);
             if let Some(Err(error)) = answers.pop().map(|answer| answer.result) {
                 return Err(format!("cannot grow {} here: {error}", offer.name));
             }
-            let bytes = self.stores[index].geometry().bytes();
+            let bytes = store.geometry().bytes();
             self.push_event(Event::Grown { volume: index, result: Ok(bytes) });
         }
         Ok(())
     }
+}
+
+/// A copy that is longer than its primary must read as zeroes behind the primary's end: hosts would
+/// find there what the primary never had.
+fn check_tail(store: &dyn Store, offer: &VolumeOffer) -> Result<(), String> {
+    let bytes = store.geometry().bytes();
+    let tail = store.mapped(offer.bytes / BLOCK_BYTES, 1);
+    let tail = tail.map_err(|error| format!("cannot read the map of {}: {error}", offer.name))?;
+    if tail.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "volume {name} has {bytes} bytes here, with content behind the {} bytes of the primary: grow \
+         it there first (twinspan volume grow {name} --size {bytes}), then resume",
+        offer.bytes,
+        name = offer.name,
+    ))
 }
 
 /// The machine accepts the candidate: it becomes the primary that is followed.
@@ -208,7 +227,7 @@ impl Group {
             let mut core = self.core.borrow_mut();
             core.upstream_heard = Some(unix_ms);
             for message in messages.drain(..) {
-                core.told(message, self, now);
+                core.told(message, now);
             }
         }
         self.turn();
@@ -217,12 +236,12 @@ impl Group {
 }
 
 impl Core {
-    fn told(&mut self, message: Message, group: &Rc<Group>, now: Instant) {
+    fn told(&mut self, message: Message, now: Instant) {
         match message {
             Message::Change { seq, volume, extent, change, fua, resync } => {
                 let volume = usize::from(volume);
-                let fits = group.stores.get(volume).is_some_and(|store| {
-                    let inside = extent.end() <= store.geometry().bytes();
+                let fits = self.members.get(volume).is_some_and(|member| {
+                    let inside = extent.end() <= member.store.geometry().bytes();
                     let whole = match &change {
                         Change::Write(data) => data.len() as u64 == extent.len(),
                         Change::Zero { .. } | Change::Trim => true,
@@ -243,15 +262,15 @@ impl Core {
                 self.events.push(Event::Incoming { write, seq, volume, extent, resync });
             }
             Message::Compare { seq, volume, extent, sums } => {
-                let message = match group.stores.get(usize::from(volume)) {
-                    Some(store) => compare(&**store, seq, extent, &sums),
+                let message = match self.members.get(usize::from(volume)) {
+                    Some(member) => compare(&*member.store, seq, extent, &sums),
                     None => Message::Failed { seq, error: block::IoError::OutOfRange },
                 };
                 if let Some(upstream) = &self.upstream {
                     upstream.port.push(message);
                 }
             }
-            Message::List { volume } => self.list_for_primary(volume, group),
+            Message::List { volume } => self.list_for_primary(volume),
             Message::Ping { stamp, state } => {
                 let ours = self.machine.upstream_state();
                 if let Some(upstream) = &mut self.upstream {
@@ -272,11 +291,11 @@ impl Core {
 
     /// Says what is mapped here, so that the primary knows what there is to compare. The map is
     /// read, not the data.
-    fn list_for_primary(&mut self, volume: u16, group: &Rc<Group>) {
+    fn list_for_primary(&mut self, volume: u16) {
         /// Ranges in one message.
         const STEP: usize = 4096;
         let Some(upstream) = &self.upstream else { return };
-        let Some(store) = group.stores.get(usize::from(volume)) else { return };
+        let Some(Member { store, .. }) = self.members.get(usize::from(volume)) else { return };
         let mut from = 0;
         loop {
             let Ok(blocks) = store.mapped(from, STEP) else {

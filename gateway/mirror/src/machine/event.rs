@@ -1,11 +1,12 @@
 //! What happens to the machine, and what it wants done.
 
 use block::{
-    ActivityExtent, BlockSet, DirtyReport, Extent, GatewayId, IoError, LegId, Message, Open,
-    Opened, Seq, WriteId,
+    ActivityExtent, BlockSet, DirtyReport, Epoch, Extent, GatewayId, GroupId, IoError, LegId,
+    Message, Open, Opened, Seq, SessionId, VolumeId, WriteId,
 };
 use bytes::Bytes;
 
+use super::Restored;
 use crate::command::{Command, Refusal};
 use crate::status::{Cause, Verified};
 
@@ -149,6 +150,37 @@ pub enum Event {
         /// Its size now, in bytes.
         result: Result<u64, IoError>,
     },
+    /// A gateway that says it is the primary wants to open the group, and its volumes do not fit
+    /// what is here.
+    Unfit {
+        /// The epoch that it says.
+        epoch: Epoch,
+        /// What does not fit.
+        why: String,
+    },
+    /// An operator wants a volume to join the group, as its last one. Answered as a command is.
+    /// The driver has its store in place already.
+    Enlist {
+        /// The volume as its store was found.
+        volume: Box<Restored>,
+        /// A session for each mirror that the group may have.
+        sessions: Vec<SessionId>,
+        /// What is made durable together with it.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// An operator wants a volume to leave the group. Answered as a command is.
+    Dismiss {
+        /// Which.
+        volume: VolumeId,
+        /// The group of its own that it goes to.
+        group: GroupId,
+        /// The name of that group.
+        name: String,
+        /// What is made durable together with it.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// The driver took the volume out that [`super::Machine::ready_to_dismiss`] named.
+    Dismissed,
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
     /// The gateway stops in good order: hosts are gone, nothing is in flight.

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use block::{BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId};
+use block::{
+    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+};
 
 use super::verify::Verification;
 use crate::dirty::DirtyMap;
@@ -132,7 +134,8 @@ pub(crate) struct Copy {
 pub(crate) struct Progress {
     pub(crate) total_bytes: Vec<u64>,
     pub(crate) copied_bytes: Vec<u64>,
-    pub(crate) full: bool,
+    /// By volume: whether all of it had to be copied.
+    pub(crate) full: Vec<bool>,
     pub(crate) started_ms: Option<u64>,
     /// (when, bytes copied by then), one a second, for the rate.
     pub(crate) marks: VecDeque<(u64, u64)>,
@@ -167,6 +170,11 @@ pub(crate) struct Leg {
     pub(crate) dirty: Vec<DirtyMap>,
     /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
     pub(crate) suspects: Vec<DirtyMap>,
+    /// By volume, the whole of one that joined the group after the mirror last had everything: the
+    /// copy there has nothing in common with it until the mirror is in sync again.
+    pub(crate) fresh: Vec<Option<BlockRange>>,
+    /// The volume whose copy at the mirror failed, if one did.
+    pub(crate) failed: Option<VolumeId>,
     /// Sent, and not known to be durable there, oldest first (rule 4).
     pub(crate) undurable: VecDeque<(Seq, usize, BlockRange)>,
     pub(crate) inflight: VecDeque<InFlight>,
@@ -209,6 +217,8 @@ impl Leg {
             asked: None,
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
+            fresh: vec![None; volumes],
+            failed: None,
             undurable: VecDeque::new(),
             inflight: VecDeque::new(),
             inflight_bytes: 0,
@@ -219,6 +229,7 @@ impl Leg {
             progress: Progress {
                 total_bytes: vec![0; volumes],
                 copied_bytes: vec![0; volumes],
+                full: vec![false; volumes],
                 ..Progress::default()
             },
             theirs: None,
@@ -268,6 +279,10 @@ impl Leg {
     pub(crate) fn end_flight(&mut self) {
         for (_, volume, range) in self.undurable.drain(..) {
             self.dirty[volume].insert(range);
+        }
+        // A copy that was begun there is worth nothing before it is whole.
+        for (dirty, whole) in self.dirty.iter_mut().zip(&self.fresh) {
+            whole.iter().for_each(|whole| dirty.insert(*whole));
         }
         self.inflight.clear();
         self.inflight_bytes = 0;

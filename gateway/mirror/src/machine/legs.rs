@@ -88,6 +88,7 @@ impl Machine {
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
+            state.fresh.fill(None);
             state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
             // What is being written now may not be mapped yet when the map is listed.
@@ -106,8 +107,12 @@ impl Machine {
                     }
                 }
             }
-            state.stage = Stage::Copying;
-            Self::begin_progress(state, now_ms, false);
+            if state.fresh.iter().any(Option::is_some) {
+                self.list_fresh(leg, out);
+            } else {
+                state.stage = Stage::Copying;
+                Self::begin_progress(state, now_ms);
+            }
         }
         let state = self.leg(leg).expect("checked above");
         if state.stage == Stage::Listing || !state.is_clean() {
@@ -157,18 +162,21 @@ impl Machine {
             state.add_to_verification(mapped);
             return;
         }
-        for (dirty, ranges) in state.dirty.iter_mut().zip(mapped) {
-            ranges.iter().for_each(|range| dirty.insert(*range));
+        let full = state.base.is_none();
+        for (index, ranges) in mapped.iter().enumerate() {
+            if full || state.fresh[index].is_some() {
+                ranges.iter().for_each(|range| state.dirty[index].insert(*range));
+            }
         }
         state.stage = Stage::Copying;
-        Self::begin_progress(state, now_ms, true);
+        Self::begin_progress(state, now_ms);
     }
 
-    fn begin_progress(state: &mut Leg, now_ms: u64, full: bool) {
+    fn begin_progress(state: &mut Leg, now_ms: u64) {
         state.progress = Progress {
             total_bytes: state.dirty.iter().map(crate::dirty::DirtyMap::bytes).collect(),
             copied_bytes: vec![0; state.dirty.len()],
-            full,
+            full: state.fresh.iter().map(|f| state.base.is_none() || f.is_some()).collect(),
             started_ms: Some(now_ms),
             marks: std::collections::VecDeque::from([(now_ms, 0)]),
         };
@@ -192,7 +200,8 @@ impl Machine {
     pub(super) fn on_heard(&mut self, leg: LegId, message: Message, out: &mut Vec<Effect>) {
         match message {
             Message::Acks(seqs) => seqs.into_iter().for_each(|seq| self.on_acked(leg, seq, out)),
-            Message::Failed { error, .. } => {
+            Message::Failed { error, seq } => {
+                self.note_failed(leg, seq);
                 self.lose_leg(leg, Cause::MirrorFailed(error), SessionState::Error, out);
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
@@ -329,19 +338,18 @@ impl Machine {
         let refused = matches!(cause, Cause::Refused(_));
         let unanswered = asked && !refused;
         state.end_flight();
-        if !state.wipe.is_empty() || state.stage == Stage::Listing {
-            state.base = None;
-            state.wipe.clear();
-        }
+        // What was to be copied whole is so again: its base is none, or it is fresh.
+        state.wipe.clear();
         out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
-        let by_operator = cause == Cause::Operator;
+        let regrouped = cause == Cause::Regrouped;
+        let by_operator = regrouped || cause == Cause::Operator;
         state.cause = Some(cause);
         state.state = to;
         // A fault needs an operator; a loss is healed by itself unless the policy says otherwise. A
         // mirror that was asked to take over is called again in any case: only it knows.
         let again = unanswered
             || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
-        state.wanted = again && (state.wanted || unanswered);
+        state.wanted = (again && (state.wanted || unanswered)) || (regrouped && state.wanted);
         // One that was asked to vote may have recorded that it is in sync, with our history.
         let voted = state.stage == Stage::Voting && !state.in_set;
         let goes_on =
@@ -403,18 +411,15 @@ impl Machine {
         }
     }
 
-    fn has_voted(&self, leg: LegId) -> bool {
-        self.leg(leg).is_some_and(|leg| matches!(leg.stage, Stage::Joining | Stage::InSync))
-    }
-
     pub(super) fn leg_left(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         self.leaving.remove(leg);
         self.counting.remove(leg);
         self.awaiting.remove(leg);
+        let moving = self.is_regrouping();
         if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {
-            let again = state.wanted;
+            let again = state.wanted && !moving;
             state.stage = if again { Stage::Dialing } else { Stage::Off };
             if again {
                 // The history changed: what is said when it is opened again must say so.
@@ -451,53 +456,6 @@ impl Machine {
                 state.stage = Stage::Flushing { seq };
             }
             _ => {}
-        }
-    }
-
-    /// The flush before the vote is durable: ask the mirror to record that it has everything.
-    pub(super) fn leg_durable(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
-        let Some(state) = self.leg_mut(leg) else { return };
-        if let Stage::Flushing { seq: awaited } = state.stage
-            && seq >= awaited
-        {
-            state.stage = Stage::Voting;
-            self.ask_vote(leg, out);
-        }
-    }
-
-    fn ask_vote(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let lineage = self.lineage.clone().expect("a primary has a history");
-        let (generation, ancestors) = (lineage.current, lineage.ancestors);
-        if let Some(state) = self.leg_mut(leg) {
-            state.asked = Some(generation);
-        }
-        out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
-    }
-
-    fn on_voted(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let current = self.lineage.as_ref().map(|lineage| lineage.current);
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage != Stage::Voting {
-            return;
-        }
-        if state.asked != current {
-            // A new history began meanwhile. What this mirror recorded is not the one that it
-            // would be counted from (rule 9).
-            self.ask_vote(leg, out);
-            return;
-        }
-        state.stage = Stage::Joining;
-        state.in_set = true;
-        state.discard = false;
-        state.base = current;
-        self.keep(After::LegJoined(leg), out);
-    }
-
-    pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Joining {
-            state.stage = Stage::InSync;
-            out.push(Effect::Note(Note::MirrorInSync { leg }));
         }
     }
 }

@@ -32,6 +32,9 @@ pub(super) enum YieldStep {
     Asked,
     /// It did not take over; that is being recorded.
     TakingBack,
+    /// An operator goes on here whatever it did, at an epoch above the one that it was offered;
+    /// that is being recorded.
+    GoingOn,
 }
 
 /// How far a promotion has come.
@@ -63,6 +66,7 @@ impl Machine {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         self.awaiting = super::LegSet::default();
+        self.drop_dismissal();
         self.finish_command(Err(Refusal::Fenced { by }), out);
         self.keep(After::Fenced, out);
     }
@@ -98,7 +102,8 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         match self.role {
-            Role::Primary | Role::Yielding(_) => return Err(Refusal::NotSecondary),
+            Role::Primary => return Err(Refusal::NotSecondary),
+            Role::Yielding(yielding) => return self.go_on(yielding, consent, out),
             Role::Promoting(_) => return Err(Refusal::Busy),
             Role::Secondary | Role::Fenced { .. } | Role::Detached => {}
         }
@@ -266,7 +271,8 @@ impl Machine {
                 | YieldStep::Flushing(_)
                 | YieldStep::Recording
                 | YieldStep::Asked
-                | YieldStep::TakingBack => {}
+                | YieldStep::TakingBack
+                | YieldStep::GoingOn => {}
             },
             Role::Promoting(Promoting::Recording)
             | Role::Primary
@@ -357,7 +363,7 @@ impl Machine {
             YieldStep::Asked if refused => self.take_back(out),
             // It may have taken over. Hosts wait until it says.
             YieldStep::Asked => self.finish_command(Err(Refusal::Interrupted), out),
-            YieldStep::TakingBack => {}
+            YieldStep::TakingBack | YieldStep::GoingOn => {}
         }
     }
 
@@ -382,5 +388,44 @@ impl Machine {
             self.role = Role::Primary;
             self.finish_command(Err(Refusal::Interrupted), out);
         }
+    }
+
+    /// The swap that is under way, for people.
+    pub(super) fn handover(&self) -> Option<crate::HandoverStatus> {
+        let Role::Yielding(Yielding { leg, epoch, step }) = self.role else { return None };
+        let unanswered = step == YieldStep::Asked && !self.live.has(leg);
+        Some(crate::HandoverStatus { leg, epoch, unanswered })
+    }
+
+    /// The mirror was asked to take over and is gone, perhaps for good. An operator's word lets
+    /// this gateway go on: at an epoch above the one that was offered, so that a mirror that did
+    /// take over is fenced by the first word between the two, and in a history of its own, so that
+    /// what was written there is told as a split brain and never overwritten unasked (rule 6).
+    fn go_on(
+        &mut self,
+        yielding: Yielding,
+        consent: Consent,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let Yielding { leg: asked, epoch, step } = yielding;
+        if step != YieldStep::Asked || self.live.has(asked) || !self.leaving.is_empty() {
+            return Err(Refusal::Busy);
+        }
+        if consent < Consent::Outdated {
+            return Err(Refusal::HandoverUnanswered);
+        }
+        self.step_yield(YieldStep::GoingOn);
+        // The others were opened at the old epoch: they are opened again.
+        self.cut_legs(out);
+        self.awaiting.remove(asked);
+        let state = self.leg_mut(asked).expect("a leg that was asked is remembered");
+        state.in_set = false;
+        state.halted = false;
+        self.begins_with_next = false;
+        self.begin_generation();
+        self.epoch = epoch.next();
+        self.recorded_role = RoleRecord::Primary;
+        self.keep(After::TookOver { handover: false }, out);
+        Ok(())
     }
 }

@@ -71,6 +71,10 @@ impl Machine {
                 self.counters.fenced_writes += 1;
                 out.push(Effect::Note(Note::FencedOff { gateway }));
             }
+            if matches!(goodbye, Goodbye::Refused(_)) {
+                // Its epoch counts, whatever else does not fit.
+                self.fence(open.epoch, out);
+            }
             out.push(Effect::Refuse { goodbye });
             return;
         }
@@ -118,8 +122,17 @@ impl Machine {
         self.keep(After::Followed(link), out);
     }
 
-    /// Why the primary that wants to open the group here is sent away.
-    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+    /// A primary's volumes do not fit what is here. Its epoch counts all the same.
+    pub(super) fn on_unfit(&mut self, epoch: block::Epoch, why: String, out: &mut Vec<Effect>) {
+        let goodbye = self.refuse_epoch(epoch).unwrap_or_else(|| {
+            self.fence(epoch, out);
+            Goodbye::Refused(why)
+        });
+        out.push(Effect::Refuse { goodbye });
+    }
+
+    /// Why a primary of this epoch is sent away, whatever it brings.
+    fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         let known = match self.role {
             Role::Fenced { by } => by.max(self.epoch),
             Role::Primary
@@ -128,24 +141,29 @@ impl Machine {
             | Role::Promoting(_)
             | Role::Detached => self.epoch,
         };
-        if open.epoch < known {
+        if epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
         }
         match self.role {
-            Role::Promoting(_) => {
-                return Some(Goodbye::Fenced { epoch: self.fence_epoch() });
-            }
-            Role::Primary | Role::Yielding(_) if open.epoch == self.epoch => {
-                return Some(Goodbye::SplitBrain { theirs_bytes: 0 });
-            }
-            Role::Detached if !open.discard && self.own_bytes() > 0 => {
-                return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
+            Role::Promoting(_) => Some(Goodbye::Fenced { epoch: self.fence_epoch() }),
+            Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
+                Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }
             Role::Primary
             | Role::Yielding(_)
             | Role::Secondary
             | Role::Detached
-            | Role::Fenced { .. } => {}
+            | Role::Fenced { .. } => None,
+        }
+    }
+
+    /// Why the primary that wants to open the group here is sent away, whatever the sizes are.
+    pub(crate) fn refuse_primary(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        if let Some(goodbye) = self.refuse_epoch(open.epoch) {
+            return Some(goodbye);
+        }
+        if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
+            return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
         }
         if let (Role::Secondary, Some(current)) = (self.role, &self.upstream_record)
             && open.epoch == self.epoch
@@ -157,6 +175,13 @@ impl Machine {
         let ours = self.volumes.iter().map(|volume| volume.id);
         if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
             return Some(Goodbye::Refused("the group has other volumes here".to_owned()));
+        }
+        None
+    }
+
+    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        if let Some(goodbye) = self.refuse_primary(open, gateway) {
+            return Some(goodbye);
         }
         for (offer, volume) in open.volumes.iter().zip(&self.volumes) {
             if offer.bytes > volume.geometry.bytes() {

@@ -22,7 +22,7 @@ use crate::status::{
 };
 
 /// A volume as it was found when the group was opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// Which.
     pub volume: VolumeId,
@@ -103,6 +103,7 @@ impl Machine {
             split_brain: false,
             counters: GroupCounters::default(),
             command: None,
+            dismissal: None,
             granted: Vec::new(),
         }
     }
@@ -149,6 +150,9 @@ impl Machine {
             let mut maps = leg.dirty.clone();
             for (volume, range) in leg.at_risk() {
                 maps[volume].insert(range);
+            }
+            for (map, whole) in maps.iter_mut().zip(&leg.fresh) {
+                whole.iter().for_each(|whole| map.insert(*whole));
             }
             for (volume, map) in self.volumes.iter().zip(maps) {
                 let key = dirty_key(self.group, leg.gateway, volume.id);
@@ -200,6 +204,7 @@ impl Machine {
             upstream: self.upstream_status(),
             rpo_ms: None,
             split_brain: self.split_brain,
+            handover: self.handover(),
             counters: self.counters,
         }
     }
@@ -243,6 +248,7 @@ impl Machine {
                 _ => LinkState::Connected,
             },
             cause: leg.cause.clone(),
+            failed: leg.failed,
             policy: leg.policy,
             sessions: sessions
                 .map(|(index, (session, volume))| SessionStatus {
@@ -252,7 +258,7 @@ impl Machine {
                     resync_total_bytes: leg.progress.total_bytes[index],
                     resync_copied_bytes: leg.progress.copied_bytes[index]
                         .min(leg.progress.total_bytes[index]),
-                    full: leg.progress.full,
+                    full: leg.progress.full[index],
                     mismatched_bytes: leg.mismatched[index] * block::BLOCK_BYTES,
                 })
                 .collect(),
@@ -290,7 +296,7 @@ fn rate(marks: &VecDeque<(u64, u64)>) -> Option<u64> {
     Some(to.saturating_sub(*from).saturating_mul(1_000) / passed)
 }
 
-fn restore_volume(volume: &Restored) -> VolumeState {
+pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
     VolumeState {
         id: volume.volume,
         name: volume.name.clone(),
@@ -335,6 +341,14 @@ fn restore_leg(
             leg.suspects[index].insert(range);
         }
     }
+    if !record.in_sync && record.base.is_some() {
+        for (index, volume) in volumes.iter().enumerate() {
+            // Of a volume that joined the group everything is recorded as missing; one that hosts
+            // wrote from end to end looks the same, and is copied as well by the same way.
+            let whole = volume.geometry.whole().blocks();
+            leg.fresh[index] = leg.dirty[index].covers(whole).then_some(whole);
+        }
+    }
     leg.in_set = record.in_sync;
     leg.wanted = record.wanted;
     leg.awaiting_reprotect = record.awaiting_reprotect;
@@ -360,12 +374,13 @@ fn volume_status(volume: &VolumeState) -> VolumeStatus {
     }
 }
 
-/// The record of a group that begins here, as its primary.
+/// The record of a group that begins here: as its primary, or as a mirror.
 pub(crate) fn found(
     group: block::GroupId,
     name: &str,
     volumes: Vec<VolumeId>,
     generation: Option<Generation>,
+    quality: Quality,
 ) -> (String, Option<Bytes>) {
     let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
     let primary = lineage.is_some();
@@ -376,7 +391,7 @@ pub(crate) fn found(
         role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
         epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
         lineage,
-        quality: if primary { Quality::Source } else { Quality::Blank },
+        quality,
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],

@@ -135,7 +135,7 @@ impl Machine {
             _ if self.latched => Gate::Refuse(IoError::Latched),
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
-            Role::Primary if self.beginning => Gate::Hold,
+            Role::Primary if self.beginning || self.dismissal.is_some() => Gate::Hold,
             Role::Primary if change && self.is_halted() => Gate::Refuse(IoError::Halted),
             Role::Detached if self.beginning => Gate::Hold,
             Role::Primary | Role::Detached => Gate::Open,

@@ -4,6 +4,7 @@
 //! the board before anybody is told that it is done.
 
 mod copies;
+mod members;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -68,8 +69,27 @@ pub(crate) struct ShardState {
 #[derive(Clone)]
 struct OpenGroup {
     group: Rc<Group>,
-    stores: Vec<(VolumeId, Rc<dyn Store>)>,
+    volumes: Rc<RefCell<Vec<OpenVolume>>>,
+}
+
+#[derive(Clone)]
+struct OpenVolume {
+    id: VolumeId,
+    store: Rc<dyn Store>,
+    /// How many hosts are attached to it.
     hosts: Rc<Cell<usize>>,
+}
+
+impl OpenVolume {
+    fn new(id: VolumeId, store: Rc<dyn Store>) -> Self {
+        Self { id, store, hosts: Rc::default() }
+    }
+}
+
+impl OpenGroup {
+    fn volume(&self, volume: VolumeId) -> Option<OpenVolume> {
+        self.volumes.borrow().iter().find(|open| open.id == volume).cloned()
+    }
 }
 
 impl ShardState {
@@ -157,7 +177,8 @@ impl ShardState {
     /// How many hosts are attached to a group.
     #[must_use]
     pub(crate) fn hosts_of(&self, group: GroupId) -> usize {
-        self.group(group).map_or(0, |open| open.hosts.get())
+        let open = self.group(group);
+        open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.hosts.get()).sum())
     }
 
     // === Groups ===
@@ -172,13 +193,13 @@ impl ShardState {
             return Ok(());
         }
         let mut volumes = Vec::new();
-        let mut stores = Vec::new();
+        let mut open_volumes = Vec::new();
         for volume in &entry.volumes {
             let id = VolumeId::from_uuid(volume.id);
             let store =
                 self.open_store(id).map_err(|why| format!("volume {}: {why}", volume.name))?;
             volumes.push((id, volume.name.clone(), Rc::clone(&store)));
-            stores.push((id, store));
+            open_volumes.push(OpenVolume::new(id, store));
         }
         let parts = mirror::Parts {
             identity: self.parts.identity.clone(),
@@ -194,7 +215,7 @@ impl ShardState {
             heartbeat: self.parts.heartbeat,
         };
         let opened = Group::open(parts).map_err(|error| error.to_string())?;
-        let open = OpenGroup { group: opened, stores, hosts: Rc::default() };
+        let open = OpenGroup { group: opened, volumes: Rc::new(RefCell::new(open_volumes)) };
         self.post(&open);
         self.groups.borrow_mut().insert(group, open);
         Ok(())
@@ -286,9 +307,9 @@ impl ShardState {
         if !open.group.is_serving() {
             return;
         }
+        let Some(hosts) = open.volume(volume).map(|volume| volume.hosts) else { return };
         let Some(volume) = open.group.volume(volume) else { return };
         let attachment = Attachment { volume, label, stop: open.group.hosts() };
-        let hosts = Rc::clone(&open.hosts);
         hosts.set(hosts.get() + 1);
         self.spawn(async move {
             nbd_server::serve(host, attachment).await;

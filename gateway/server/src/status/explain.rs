@@ -71,8 +71,7 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
             findings.push((Health::AtRisk, explanation(Code::Halted, cause)));
         }
         Serving::HandingOver => {
-            let cause = "roles are being swapped; requests are held";
-            findings.push((Health::Degraded, explanation(Code::HandingOver, cause)));
+            findings.push(handing_over(status));
         }
         Serving::Latched => {
             let cause = "the copy here failed a sync and answers nothing";
@@ -84,11 +83,34 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
         findings.push((Health::Unprotected, explanation(Code::Unmirrored, cause)));
     }
     for leg in status.legs.iter().filter(|leg| !leg_is_well(leg)) {
-        findings.push(leg_finding(leg, moment));
+        findings.push(leg_finding(status, leg, moment));
     }
 }
 
-fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
+fn handing_over(status: &GroupStatus) -> Finding {
+    let unanswered = status.handover.filter(|handover| handover.unanswered);
+    let Some(handover) = unanswered else {
+        let cause = "roles are being swapped; requests are held";
+        return (Health::Degraded, explanation(Code::HandingOver, cause));
+    };
+    let leg = status.legs.iter().find(|leg| leg.leg == handover.leg);
+    let site = leg.map_or("the mirror", |leg| leg.site.as_str());
+    let cause = format!(
+        "{site} was asked to take over at epoch {} and did not answer; requests are held until it \
+         says whether it did",
+        handover.epoch
+    );
+    (Health::AtRisk, explanation(Code::HandoverUnanswered, cause))
+}
+
+/// The volume whose copy stopped the leg, by name, if that is known.
+fn failed_volume<'a>(status: &'a GroupStatus, leg: &LegStatus) -> Option<&'a str> {
+    let failed = leg.failed?;
+    let volume = status.volumes.iter().find(|volume| volume.volume == failed)?;
+    Some(volume.name.as_str())
+}
+
+fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding {
     let site = &leg.site;
     let missing = leg_out_of_sync(leg);
     let (health, code, cause) = match &leg.cause {
@@ -110,7 +132,9 @@ fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
             heard(leg, moment, &format!("peer {site} cannot be reached: {why}")),
         ),
         Some(Cause::MirrorFailed(error)) => {
-            (Health::AtRisk, Code::MirrorFailed, format!("the copy at {site} failed: {error}"))
+            let what = failed_volume(status, leg)
+                .map_or_else(|| "the copy".to_owned(), |volume| format!("the copy of {volume}"));
+            (Health::AtRisk, Code::MirrorFailed, format!("{what} at {site} failed: {error}"))
         }
         Some(Cause::TooSlow) => (
             Health::AtRisk,
@@ -125,6 +149,11 @@ fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
             Code::Suspended,
             format!("the session to {site} is suspended; {} differ", bytes_text(missing)),
         ),
+        Some(Cause::Regrouped) => (
+            Health::Degraded,
+            Code::Copying,
+            format!("the group is changed; {site} is opened again at once"),
+        ),
         Some(Cause::AwaitingReprotect) => (
             Health::AtRisk,
             Code::AwaitingReprotect,
@@ -135,6 +164,12 @@ fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
     let mut explanation = explanation(code, cause);
     if let Some(session) = leg.sessions.first() {
         explanation.next = explanation.next.replace("SESSION", &session.session.to_string());
+    }
+    if let (Some(volume), true) = (failed_volume(status, leg), status.volumes.len() > 1) {
+        explanation.next = format!(
+            "{}; or let the others go on without it: twinspan group remove GROUP {volume}",
+            explanation.next
+        );
     }
     (health, explanation)
 }

@@ -18,6 +18,7 @@ fn healthy_leg() -> LegStatus {
         in_sync: true,
         link: LinkState::Connected,
         cause: None,
+        failed: None,
         policy: Policy::default(),
         sessions: vec![SessionStatus {
             session: SessionId::of(5),
@@ -60,6 +61,7 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         upstream: None,
         rpo_ms: None,
         split_brain: false,
+        handover: None,
         counters: GroupCounters::default(),
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
         }
         Cause::Refused(why) => format!("it refused: {why}"),
         Cause::Operator => "an operator suspended the session".to_owned(),
+        Cause::Regrouped => "the group is changed; it is opened again at once".to_owned(),
         Cause::AwaitingReprotect => "it waits for a reprotect".to_owned(),
     }
 }

@@ -335,18 +335,19 @@ fn restore_leg(
         UpstreamRecord { gateway: record.gateway, site: record.site, sessions: record.sessions };
     let mut leg = Leg::new(id, peer, record.policy, volumes.len());
     leg.dirty = volumes.iter().map(|volume| volume.volume).map(kept).collect();
+    if !record.in_sync && record.base.is_some() {
+        for (index, volume) in volumes.iter().enumerate() {
+            // Of a volume that joined the group everything is recorded as missing; one that hosts
+            // wrote from end to end looks the same, and is copied as well by the same way. What a
+            // crash left active does not count: that is compared, not copied.
+            let whole = volume.geometry.whole().blocks();
+            leg.fresh[index] = leg.dirty[index].covers(whole).then_some(whole);
+        }
+    }
     for (index, volume) in volumes.iter().enumerate().filter(|(_, volume)| !volume.clean) {
         for range in volume.active.iter().map(|active| active.blocks(volume.geometry)) {
             leg.dirty[index].insert(range);
             leg.suspects[index].insert(range);
-        }
-    }
-    if !record.in_sync && record.base.is_some() {
-        for (index, volume) in volumes.iter().enumerate() {
-            // Of a volume that joined the group everything is recorded as missing; one that hosts
-            // wrote from end to end looks the same, and is copied as well by the same way.
-            let whole = volume.geometry.whole().blocks();
-            leg.fresh[index] = leg.dirty[index].covers(whole).then_some(whole);
         }
     }
     leg.in_set = record.in_sync;

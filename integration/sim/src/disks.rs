@@ -32,6 +32,9 @@ pub(crate) struct Opened {
     pub(crate) ledger: Rc<dyn Ledger>,
 }
 
+/// A pool and its volumes while a process has them open.
+type OpenPool = (Arc<Pool>, Vec<Rc<PoolVolume>>);
+
 /// What a site's copies hold at one moment.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -49,7 +52,7 @@ pub(crate) enum Disks {
 pub(crate) struct PoolDisk {
     disk: Arc<SimDisk>,
     volumes: Vec<VolumeId>,
-    open: RefCell<Option<(Arc<Pool>, Vec<Rc<PoolVolume>>)>>,
+    open: RefCell<Option<OpenPool>>,
     full: Cell<bool>,
     /// A sync was told to fail since the process started.
     failing: Cell<bool>,
@@ -278,10 +281,7 @@ impl PoolDisk {
 }
 
 /// Opens a pool and its volumes.
-fn open(
-    root: Arc<dyn Directory>,
-    ids: &[VolumeId],
-) -> Result<(Arc<Pool>, Vec<Rc<PoolVolume>>), StoreError> {
+fn open(root: Arc<dyn Directory>, ids: &[VolumeId]) -> Result<OpenPool, StoreError> {
     let options = PoolOptions { capacity_bytes: None, map_pages_max: 16 };
     let pool = Pool::open(root, Executor::Inline, options)?;
     let volumes = ids.iter().map(|id| pool.open_volume(*id)).collect::<Result<_, _>>()?;

@@ -39,6 +39,7 @@ mod snapshot;
 mod tests;
 mod time;
 mod verify;
+mod vote;
 mod write;
 
 use std::collections::VecDeque;

@@ -310,6 +310,24 @@ fn rule_3_a_crashed_primary_resynchronises_its_active_extents() {
     assert_eq!(status.serving, Serving::WaitingForMirror);
 }
 
+/// Found by the simulator: in a small volume the extents that a crash left active are all there are.
+/// They were taken for a volume that had just joined the group, so its copy was emptied and copied
+/// whole after each crash of the primary.
+#[test]
+fn rule_3_a_volume_that_is_active_from_end_to_end_is_compared_not_copied_whole() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.lose().record();
+    let (_, record) = bench.machine.group_record();
+    let record = GroupRecord::decode(&record.unwrap()).unwrap();
+    let all: Vec<u64> = (0..16).collect();
+    let mut bench = Bench::restored(record, restored(false, &all), |_, _| DirtyMap::default());
+    bench.take();
+    bench.connect(Some(1)).record();
+    let asks = |effect: &Effect| matches!(effect, Effect::Copy { compare: true, .. });
+    assert!(bench.out.iter().any(asks), "{:?}", bench.out);
+    assert!(!bench.out.iter().any(|effect| matches!(effect, Effect::List { .. })));
+}
+
 #[test]
 fn rule_4_what_was_acknowledged_and_not_flushed_is_dirty_after_a_loss() {
     let mut bench = Bench::in_sync(Policy::default());

@@ -322,26 +322,12 @@ impl Site {
         .await
     }
 
-    pub(crate) async fn mirror_to_gateway(&self, number: u128) -> Result<(), Refusal> {
-        self.command(Command::AddLeg {
-            gateway: GatewayId::of(number),
-            site: format!("site-{number}"),
-            sessions: vec![SessionId::of(number)],
-            policy: Policy::default(),
-        })
-        .await
-    }
-
     pub(crate) async fn command(&self, command: Command) -> Result<(), Refusal> {
         self.group.command(command).await
     }
 
     pub(crate) fn status(&self) -> GroupStatus {
         self.group.status()
-    }
-
-    pub(crate) fn hosts(&self) -> CancellationToken {
-        self.group.hosts()
     }
 
     pub(crate) async fn until_equivalent(&self) {
@@ -374,20 +360,6 @@ impl Site {
 
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
         self.start(Op::Flush).await.map(|_| ())
-    }
-
-    pub(crate) async fn read(&self, offset: u64, len: u64) -> Result<Bytes, IoError> {
-        let Answer::Read(segments) = self.start(Op::Read(extent(offset, len))).await? else {
-            return Err(IoError::Media);
-        };
-        let mut out = Vec::new();
-        for segment in segments {
-            match segment {
-                Segment::Data(data) => out.extend_from_slice(&data),
-                Segment::Zero(len) => out.resize(out.len() + len as usize, 0),
-            }
-        }
-        Ok(Bytes::from(out))
     }
 
     pub(crate) fn content(&self, offset: u64, len: u64) -> Bytes {

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use block::{
     Answer, BootId, Completions, Extent, GatewayId, Generation, Geometry, GroupId, Identity,
-    IoError, Ledger, Link, LinkError, Message, Op, Open, Request, Segment, SessionId, Store,
-    Ticket, Volume, VolumeId,
+    IoError, Ledger, Link, LinkError, Message, Op, Open, Request, SessionId, Store, Ticket, Volume,
+    VolumeId,
 };
 use bytes::Bytes;
 use store::memory::MemoryStore;
 use tokio::task::{AbortHandle, LocalSet};
-use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
     Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, Leaver, LocalFuture,
     Parts, Phase, Policy, Refusal, found_primary, found_secondary, regroup_mirror,

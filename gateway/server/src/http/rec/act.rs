@@ -58,7 +58,7 @@ pub(super) fn may_suspend(half: &Half, force: bool) -> Result<(), Refused> {
             Err(Refused::new(Code::WrongState, detail))
         }
         Status::Active | Status::Halt | Status::Unknown
-            if force || leg.phase == Phase::Equivalent =>
+            if force || matches!(leg.phase, Phase::Equivalent | Phase::Following) =>
         {
             Ok(())
         }

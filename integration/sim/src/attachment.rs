@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Branch, Moment, OpId, Sites};
+use crate::model::{Branch, Moment, OpId};
 use crate::platter::SECTOR_BYTES;
 use crate::process::Process;
 use crate::world::World;
@@ -26,7 +26,6 @@ pub(crate) enum Asked {
     /// A change; by a host that writes in dependent steps, with the step.
     Change {
         op: OpId,
-        extent: Extent,
         fua: bool,
         step: Option<(usize, usize)>,
         /// Nobody mirrors the group: it goes straight to its store, and comes straight back.
@@ -179,9 +178,6 @@ impl Attachment {
                 }
                 world.count_error(error);
                 self.give_up_one(pending, now);
-                if let Asked::Change { extent, .. } = pending.asked {
-                    world.note_failed(self.process.site, pending.volume, extent);
-                }
             }
             // What went straight to its store may still come back: its host is gone by then.
             Ok(_) if late && pending.is_plain() => self.give_up_one(pending, now),
@@ -196,18 +192,16 @@ impl Attachment {
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
             Asked::Change { op, fua, step, .. } => {
-                let mut held = world.note_acknowledged(&self.process, self.epoch);
-                if pending.is_plain() {
-                    held = Sites::one(self.process.site);
-                }
-                self.branch.borrow_mut().acknowledge(now, *op, held, *fua);
-                if let Some((chain, step)) = step {
-                    world.chains.borrow_mut()[*chain].acknowledged(*step);
+                let mirrored =
+                    world.note_acknowledged(&self.process, self.epoch) && !pending.is_plain();
+                self.branch.borrow_mut().acknowledge(now, *op, mirrored, *fua);
+                if let Some((pair, step)) = step {
+                    world.pairs.borrow_mut()[*pair].acknowledged(*step);
                 }
             }
             Asked::Flush => {
-                let sites = world.flushers(&self.process);
-                self.branch.borrow_mut().flush(pending.since, pending.volume, sites);
+                let mirrored = world.has_mirror(&self.process);
+                self.branch.borrow_mut().flush(pending.since, pending.volume, mirrored);
                 world.stats.borrow_mut().flushes += 1;
             }
             Asked::Read { extent } => {
@@ -254,23 +248,6 @@ impl Attachment {
         if !whole {
             world.fail("P1", format!("a read of {extent:?} brought {} bytes", content.len()));
         }
-    }
-}
-
-impl World {
-    /// The changes that hosts of a site asked for and that were not answered.
-    pub(crate) fn under_way(&self, site: usize) -> Vec<(usize, Extent)> {
-        let mut found = Vec::new();
-        for attachment in self.attachments.borrow().iter() {
-            if attachment.process.site == site {
-                for pending in attachment.pending.borrow().values() {
-                    if let Asked::Change { extent, .. } = pending.asked {
-                        found.push((pending.volume, extent));
-                    }
-                }
-            }
-        }
-        found
     }
 }
 

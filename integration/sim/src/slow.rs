@@ -200,34 +200,35 @@ impl Store for SlowStore {
     }
 }
 
-/// A ledger with time.
+/// What a gateway must not forget, and what it asked to be remembered and is not yet.
 pub(crate) struct SlowLedger {
-    inner: Rc<dyn Ledger>,
+    kept: RefCell<BTreeMap<String, Bytes>>,
     waiting: RefCell<Vec<Waiting>>,
     pace: Rc<Cell<Pace>>,
     rng: Rc<Rng>,
     wake: Notify,
     /// A deliberate break (rule 1): says that a record is durable before it is.
-    lies: bool,
+    pub(crate) lies: Cell<bool>,
 }
 
 struct Waiting {
     at: Instant,
     records: Vec<(String, Option<Bytes>)>,
-    ticket: Ticket,
+    ticket: Option<Ticket>,
 }
 
 impl SlowLedger {
-    /// Puts time in front of `inner`. [`Self::serve`] must run.
+    /// An empty one.
     #[must_use]
-    pub(crate) fn new(
-        inner: Rc<dyn Ledger>,
-        pace: Rc<Cell<Pace>>,
-        rng: Rc<Rng>,
-        lies: bool,
-    ) -> Rc<Self> {
-        let (waiting, wake) = (RefCell::default(), Notify::new());
-        Rc::new(Self { inner, waiting, pace, rng, wake, lies })
+    pub(crate) fn new(pace: Rc<Cell<Pace>>, rng: Rc<Rng>) -> Rc<Self> {
+        Rc::new(Self {
+            kept: RefCell::default(),
+            waiting: RefCell::default(),
+            pace,
+            rng,
+            wake: Notify::new(),
+            lies: Cell::new(false),
+        })
     }
 
     /// Makes records durable as their time comes, for ever.
@@ -239,7 +240,8 @@ impl SlowLedger {
                 Some(at) if at > Instant::now() => tokio::time::sleep_until(at).await,
                 Some(_) => {
                     let waiting = self.waiting.borrow_mut().remove(0);
-                    self.inner.put(waiting.records, waiting.ticket);
+                    self.keep(waiting.records);
+                    waiting.ticket.into_iter().for_each(Ticket::done);
                 }
             }
         }
@@ -249,35 +251,47 @@ impl SlowLedger {
     pub(crate) fn abandon(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         for waiting in waiting {
-            if self.lies || self.rng.chance(50) {
+            if self.lies.get() || self.rng.chance(50) {
                 break;
             }
-            self.inner.put(waiting.records, Ticket::ignored());
+            self.keep(waiting.records);
+        }
+    }
+
+    /// Keeps records at once.
+    pub(crate) fn keep(&self, records: Vec<(String, Option<Bytes>)>) {
+        let mut kept = self.kept.borrow_mut();
+        for (key, value) in records {
+            match value {
+                Some(value) => kept.insert(key, value),
+                None => kept.remove(&key),
+            };
         }
     }
 }
 
 impl Ledger for SlowLedger {
     fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
-        self.inner.get(key)
+        Ok(self.kept.borrow().get(key).cloned())
     }
 
     fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
         let (low, high) = self.pace.get().record;
         let mut waiting = self.waiting.borrow_mut();
-        if high == 0 && waiting.is_empty() && !self.lies {
+        if high == 0 && waiting.is_empty() && !self.lies.get() {
             drop(waiting);
-            self.inner.put(records, ticket);
+            self.keep(records);
+            ticket.done();
             return;
         }
-        let lag = if self.lies { Duration::from_millis(500) } else { Duration::ZERO };
+        let lag = if self.lies.get() { Duration::from_millis(500) } else { Duration::ZERO };
         let wanted = Instant::now() + self.rng.millis(low, high) + lag;
         let at = waiting.last().map_or(wanted, |last| last.at.max(wanted));
-        let ticket = if self.lies {
+        let ticket = if self.lies.get() {
             ticket.done();
-            Ticket::ignored()
+            None
         } else {
-            ticket
+            Some(ticket)
         };
         waiting.push(Waiting { at, records, ticket });
         drop(waiting);

@@ -20,6 +20,7 @@
 //! appends what must follow from it, in order; after each the assertions of `check` hold. The rules
 //! named in comments are those of `docs/SEMANTICS.md`.
 
+mod activate;
 mod command;
 mod compare;
 mod copy;
@@ -39,6 +40,7 @@ mod snapshot;
 mod tests;
 mod time;
 mod verify;
+mod vote;
 mod write;
 
 use std::collections::VecDeque;
@@ -59,7 +61,7 @@ use self::leg::{Leg, LegSet, Stage};
 use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
-pub(crate) use self::snapshot::found;
+pub(crate) use self::snapshot::{Lacks, found};
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -239,6 +241,7 @@ impl Machine {
             Event::Changed { result } => self.on_changed(result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
             Event::Enlist { volume, sessions, records } => {
                 self.on_enlist(&volume, &sessions, records, out);
             }
@@ -384,6 +387,11 @@ impl Machine {
 
     /// Asks for the group's record to be replaced; `after` happens when it is durable.
     fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        self.keep_with(after, Vec::new(), out);
+    }
+
+    /// The same, together with other records.
+    fn keep_with(&mut self, after: After, more: members::Records, out: &mut Vec<Effect>) {
         self.plan_points();
         let mut records = vec![self.group_record()];
         if matches!(
@@ -391,11 +399,13 @@ impl Machine {
             After::DirtyKept
                 | After::LegLeft(_)
                 | After::LegJoined(_)
+                | After::MembersKept
                 | After::RollbackIntended
                 | After::TookOver { .. }
         ) {
             self.push_dirty_records(&mut records);
         }
+        records.extend(more);
         let number = self.next_record;
         self.next_record += 1;
         self.records.push_back((number, after));
@@ -443,78 +453,14 @@ impl Machine {
         if !self.latched {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
+            // What the next start finds here is no better than after a loss of power (rule 4).
+            self.host_boot = [0; 16];
+            self.keep(After::Nothing, out);
         }
         self.drop_dismissal();
         self.fail_everything(block::IoError::Latched, out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);
-        }
-    }
-
-    fn begin_activity_round(&mut self, out: &mut Vec<Effect>) {
-        if self.activity_round.is_some() || self.latched {
-            return;
-        }
-        let idle = std::mem::take(&mut self.retire_idle);
-        let renew = |activity: &Activity| activity.needs_round() || idle && activity.has_idle();
-        if !self.volumes.iter().any(|volume| renew(&volume.activity)) {
-            return;
-        }
-        let mut keeping_dirty = false;
-        let mut sets = Vec::new();
-        for (index, volume) in self.volumes.iter_mut().enumerate() {
-            if renew(&volume.activity) {
-                let (set, evicted) = volume.activity.begin_round();
-                keeping_dirty |= evicted;
-                sets.push((index, set));
-            }
-        }
-        keeping_dirty |= std::mem::take(&mut self.unkept);
-        // An unmirrored group has no dirty map that could be forgotten with an extent.
-        keeping_dirty &= self.legs.iter().any(Option::is_some);
-        let number = self.next_record;
-        self.next_record += 1;
-        self.activity_round = Some(ActivityRound { number, sets, keeping_dirty });
-        if keeping_dirty {
-            self.keep(After::DirtyKept, out);
-        } else {
-            self.record_activity(out);
-        }
-    }
-
-    fn dirty_kept(&mut self, out: &mut Vec<Effect>) {
-        if self.activity_round.as_ref().is_some_and(|round| round.keeping_dirty) {
-            self.record_activity(out);
-        }
-    }
-
-    fn record_activity(&mut self, out: &mut Vec<Effect>) {
-        let round = self.activity_round.as_mut().expect("a round was begun");
-        round.keeping_dirty = false;
-        out.push(Effect::Activate { round: round.number, sets: std::mem::take(&mut round.sets) });
-    }
-
-    fn on_activated(
-        &mut self,
-        number: u64,
-        result: Result<(), block::IoError>,
-        out: &mut Vec<Effect>,
-    ) {
-        let round = self.activity_round.take().expect("a round was begun");
-        assert_eq!(round.number, number, "one activity round at a time");
-        if let Err(error) = result {
-            self.latch(error, out);
-            return;
-        }
-        for index in 0..self.volumes.len() {
-            let volume = &mut self.volumes[index];
-            if volume.activity.is_recording() {
-                volume.activity.end_round();
-            }
-            let parked = std::mem::take(&mut volume.parked);
-            for write in parked {
-                self.launch_or_park(write, out);
-            }
         }
     }
 }

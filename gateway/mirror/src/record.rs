@@ -6,6 +6,8 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
+mod points;
+
 use block::{
     Epoch, GatewayId, Generation, GroupId, Mode, Quality, SessionId, SnapshotId, VolumeId,
 };
@@ -14,6 +16,8 @@ use uuid::Uuid;
 
 use crate::lineage::Lineage;
 use crate::policy::{CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
+
+pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
 
 const MAGIC: [u8; 4] = *b"TwG1";
 /// Version 1 had one mode and no kept points.
@@ -76,42 +80,6 @@ pub(crate) struct LegRecord {
     pub(crate) lossy: Option<u64>,
 }
 
-/// One snapshot for each volume of the group: one point in time.
-pub(crate) type Snapshots = Vec<(VolumeId, SnapshotId)>;
-
-/// The point that a mirror can go back to (rule 8).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
-    pub(crate) snapshots: Snapshots,
-    /// What the copy was worth at that point.
-    pub(crate) quality: Quality,
-    pub(crate) lineage: Option<Lineage>,
-    /// When it was taken, for people.
-    pub(crate) unix_ms: u64,
-}
-
-/// What a mirror had on its own before it was told to follow (rule 10).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Discarded {
-    pub(crate) snapshots: Snapshots,
-    /// Bytes that were overwritten, at most.
-    pub(crate) bytes: u64,
-    /// When it was taken, for people.
-    pub(crate) unix_ms: u64,
-}
-
-/// The points that a mirror keeps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PointsRecord {
-    pub(crate) kept: Option<Kept>,
-    pub(crate) discarded: Vec<Discarded>,
-    /// Snapshots that nobody needs and that may be there: the next ones, which a crash may leave
-    /// behind without a record, and those that are being removed.
-    pub(crate) unneeded: Snapshots,
-    /// The copy is being rolled back to the kept point.
-    pub(crate) rolling_back: bool,
-}
-
 /// The gateway at the other end: the primary that a mirror follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamRecord {
@@ -170,6 +138,12 @@ pub(crate) fn group_key(group: GroupId) -> String {
 /// Where the ledger keeps what one mirror lacks of one volume.
 pub(crate) fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
     format!("dirty/{group}/{gateway}/{volume}")
+}
+
+/// Where the ledger says that a mirror has nothing of a volume yet: it is emptied there before it is
+/// copied. There is something under it, or there is not.
+pub(crate) fn fresh_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+    format!("fresh/{group}/{gateway}/{volume}")
 }
 
 // === impl GroupRecord ===

@@ -12,6 +12,7 @@ mod failover;
 
 mod hostile;
 mod metrics;
+mod modes;
 mod operator;
 mod pair;
 mod random;

@@ -73,14 +73,7 @@ impl Core {
             }
             Effect::Refuse { goodbye } => upstream::refuse(self, group, goodbye),
             Effect::Reply { message } => self.reply(message),
-            Effect::HangUpstream { goodbye } => {
-                if let Some(mut upstream) = self.upstream.take() {
-                    upstream.send_acks();
-                    goodbye.into_iter().for_each(|g| upstream.port.push(Message::Goodbye(g)));
-                    upstream.port.close();
-                    upstream.port.wake();
-                }
-            }
+            Effect::HangUpstream { goodbye } => upstream::hang(self, goodbye),
             Effect::GrowLocal { volume, bytes } => {
                 let ticket = self.ticket(Tag::Grown(volume));
                 self.members[volume].store.grow(bytes, ticket);

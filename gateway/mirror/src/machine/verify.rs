@@ -166,10 +166,10 @@ impl Machine {
                 return;
             }
             let busy = state.copies.iter().flatten().filter(|copy| copy.verify).count();
-            if busy >= COMPARISONS_MAX || verify.budget < VERIFY_BLOCKS * block::BLOCK_BYTES {
-                if busy > 0 || verify.left_blocks() > 0 {
-                    return;
-                }
+            let full =
+                busy >= COMPARISONS_MAX || verify.budget < VERIFY_BLOCKS * block::BLOCK_BYTES;
+            if full && (busy > 0 || verify.left_blocks() > 0) {
+                return;
             }
             let Some(slot) = state.copies.iter().position(Option::is_none) else { return };
             let Some((volume, run)) = verify.next() else {

@@ -18,7 +18,7 @@ fn holds(site: &Site, at_kib: u32, pattern: u8) -> Result<()> {
 
 fn qemu_io(site: &Site, command: &str) -> Result<()> {
     let uri = site.nbd(VOLUME);
-    Tool::new("qemu-io").args(&["-f", "raw", "-c", command, "-c", "flush", &uri]).run()?;
+    Tool::new("qemu-io").args(["-f", "raw", "-c", command, "-c", "flush", &uri]).run()?;
     Ok(())
 }
 

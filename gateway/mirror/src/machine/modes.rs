@@ -67,6 +67,10 @@ impl Machine {
         if state.policy.mode == to {
             return Ok(());
         }
+        if to != Mode::Sync && self.awaiting.has(leg) {
+            // It may have been promoted: to go on without it takes a word of its own.
+            return Err(Refusal::NotConnected);
+        }
         if matches!(state.stage, Stage::Voting | Stage::Joining | Stage::Leaving)
             || state.stepping_down
         {

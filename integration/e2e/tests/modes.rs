@@ -86,7 +86,10 @@ fn modes_change_under_load_and_a_transfer_brings_the_rest() -> Result<()> {
     let load = Load::start(&journal, &pair.primary.nbd_socket(), VOLUME)?;
     for mode in ["consistency", "stack", "consistency", "sync", "stack"] {
         load.await_more(50, SOON)?;
-        pair.primary.cli(&["session", "set", VOLUME, "--mode", mode])?;
+        // In the moment in which a mirror joins, it says that it is busy.
+        wait_for("the mode", SOON, || {
+            pair.primary.cli(&["session", "set", VOLUME, "--mode", mode]).map(drop)
+        })?;
     }
     load.await_more(50, SOON)?;
     load.end()?.is_undisturbed()?;

@@ -361,7 +361,9 @@ impl Machine {
         let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
         state.in_set = false;
-        state.spells.begin(now_ms, state.degraded);
+        if state.policy.mode == block::Mode::Sync {
+            state.spells.begin(now_ms, state.degraded);
+        }
         self.keep(After::LegLeft(leg), out);
     }
 

@@ -151,6 +151,9 @@ codes! {
     PeerTooOld "GW0417" 409 7
         "the other gateway is too old for this",
         "upgrade the gateway that the message names, then ask again";
+    WrongState "GW0420" 409 7
+        "the session's state does not allow this",
+        "do first what the message names";
     GroupFull "GW0421" 409 7
         "the group has all the volumes it can have",
         "use another group: twinspan group create NAME --volume VOLUME";

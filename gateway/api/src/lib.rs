@@ -11,6 +11,7 @@ mod failover;
 mod group;
 mod operation;
 mod problem;
+mod rec;
 mod session;
 mod site;
 mod status;
@@ -28,6 +29,12 @@ pub use group::{
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;
+pub use rec::{
+    RecAccepted, RecChoice, RecCopySession, RecCopySessionList, RecCreate, RecError,
+    RecFailedResource, RecForce, RecJob, RecOperation, RecPatch, RecRemoteBox, RecResume,
+    RecStorage, RecSuspendMany, RecTransferMode, RecVolume, RecVolumeCreate, RecVolumeDelete,
+    RecVolumeList,
+};
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,
 };

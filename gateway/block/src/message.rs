@@ -351,6 +351,11 @@ pub enum Message {
         /// How long the sender's last sync took, in microseconds; 0 before the first.
         persist_us: u32,
     },
+    /// A question that opens no group: the first message of its link, and the only one. What it
+    /// says is for the two servers to know. From version 2 on.
+    Ask(Bytes),
+    /// The answer to `Ask`. From version 2 on.
+    Told(Bytes),
     /// The end.
     Goodbye(Goodbye),
 }

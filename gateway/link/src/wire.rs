@@ -76,6 +76,9 @@ mod kind {
     pub(super) const PING: u8 = 64;
     pub(super) const PONG: u8 = 65;
     pub(super) const GOODBYE: u8 = 80;
+    /// From version 2 on, as is the next.
+    pub(super) const ASK: u8 = 96;
+    pub(super) const TOLD: u8 = 97;
 }
 
 /// Bits of a header's flags; what each kind may set is checked.

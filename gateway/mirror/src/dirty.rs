@@ -49,18 +49,6 @@ impl DirtyMap {
         self.parts.is_empty()
     }
 
-    /// Whether every block of the range is dirty.
-    pub(crate) fn covers(&self, range: BlockRange) -> bool {
-        let mut from = range.first();
-        while from < range.end() {
-            match self.next_run(from, range.end() - from) {
-                Some(run) if run.first() == from => from = run.end(),
-                Some(_) | None => return false,
-            }
-        }
-        true
-    }
-
     pub(crate) fn bytes(&self) -> u64 {
         self.parts.values().map(RoaringBitmap::len).sum::<u64>() * BLOCK_BYTES
     }
@@ -173,18 +161,6 @@ mod tests {
         assert_eq!(map.next_run(border, 1), Some(BlockRange::new(border, border + 1)));
         map.remove(BlockRange::new(border - 2, border + 2));
         assert!(map.is_empty());
-    }
-
-    #[test]
-    fn what_is_covered() {
-        let mut map = DirtyMap::default();
-        let border = 1u64 << 32;
-        map.insert(BlockRange::new(0, border + 2));
-        assert!(map.covers(BlockRange::new(0, border + 2)), "over the border of a part");
-        assert!(!map.covers(BlockRange::new(0, border + 3)));
-        map.remove(BlockRange::new(7, 8));
-        assert!(!map.covers(BlockRange::new(0, border + 2)));
-        assert!(map.covers(BlockRange::new(8, 9)) && map.covers(BlockRange::new(7, 7)));
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! appends what must follow from it, in order; after each the assertions of `check` hold. The rules
 //! named in comments are those of `docs/SEMANTICS.md`.
 
-mod active;
+mod activate;
 mod command;
 mod compare;
 mod copy;
@@ -40,6 +40,7 @@ mod snapshot;
 mod tests;
 mod time;
 mod verify;
+mod vote;
 mod write;
 
 use std::collections::VecDeque;
@@ -52,7 +53,6 @@ use crate::locks::{Holder, RangeLocks};
 use crate::record::{RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
-use self::active::ActivityRound;
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Event, Note, Opening};
@@ -61,7 +61,7 @@ use self::leg::{Leg, LegSet, Stage};
 use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
-pub(crate) use self::snapshot::found;
+pub(crate) use self::snapshot::{Lacks, found};
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -194,6 +194,14 @@ pub struct Machine {
     granted: Vec<Holder>,
 }
 
+#[derive(Debug)]
+struct ActivityRound {
+    number: u64,
+    sets: Vec<(usize, Vec<block::ActivityExtent>)>,
+    /// The dirty maps must be durable first.
+    keeping_dirty: bool,
+}
+
 // === impl Machine ===
 
 impl Machine {
@@ -233,6 +241,7 @@ impl Machine {
             Event::Changed { result } => self.on_changed(result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
             Event::Enlist { volume, sessions, records } => {
                 self.on_enlist(&volume, &sessions, records, out);
             }
@@ -378,6 +387,11 @@ impl Machine {
 
     /// Asks for the group's record to be replaced; `after` happens when it is durable.
     fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        self.keep_with(after, Vec::new(), out);
+    }
+
+    /// The same, together with other records.
+    fn keep_with(&mut self, after: After, more: members::Records, out: &mut Vec<Effect>) {
         self.plan_points();
         let mut records = vec![self.group_record()];
         if matches!(
@@ -385,11 +399,13 @@ impl Machine {
             After::DirtyKept
                 | After::LegLeft(_)
                 | After::LegJoined(_)
+                | After::MembersKept
                 | After::RollbackIntended
                 | After::TookOver { .. }
         ) {
             self.push_dirty_records(&mut records);
         }
+        records.extend(more);
         let number = self.next_record;
         self.next_record += 1;
         self.records.push_back((number, after));
@@ -437,6 +453,9 @@ impl Machine {
         if !self.latched {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
+            // What the next start finds here is no better than after a loss of power (rule 4).
+            self.host_boot = [0; 16];
+            self.keep(After::Nothing, out);
         }
         self.drop_dismissal();
         self.fail_everything(block::IoError::Latched, out);

@@ -14,9 +14,10 @@ use block::{
 use bytes::Bytes;
 use uuid::Uuid;
 
-pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
 use crate::lineage::Lineage;
 use crate::policy::{CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
+
+pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
 
 const MAGIC: [u8; 4] = *b"TwG1";
 /// Version 1 had one mode and no kept points.
@@ -104,6 +105,31 @@ pub(crate) struct GroupRecord {
     pub(crate) points: PointsRecord,
 }
 
+impl PointsRecord {
+    /// What is left of the points when these are the volumes. A kept point that does not cover all
+    /// of them is none; what there is of it is not needed.
+    pub(crate) fn of(&self, volumes: &[VolumeId]) -> Self {
+        let part = |snapshots: &Snapshots| -> Snapshots {
+            let of = |volume| snapshots.iter().find(|(id, _)| id == volume).copied();
+            volumes.iter().filter_map(of).collect()
+        };
+        let mut points = Self { unneeded: part(&self.unneeded), ..self.clone() };
+        if let Some(kept) = &mut points.kept {
+            kept.snapshots = part(&kept.snapshots);
+        }
+        let partial = |kept: &mut Kept| kept.snapshots.len() < volumes.len();
+        if let Some(kept) = points.kept.take_if(partial) {
+            points.unneeded.extend(kept.snapshots);
+            points.rolling_back = false;
+        }
+        for discarded in &mut points.discarded {
+            discarded.snapshots = part(&discarded.snapshots);
+        }
+        points.discarded.retain(|discarded| !discarded.snapshots.is_empty());
+        points
+    }
+}
+
 /// Where the ledger keeps the record of a group.
 pub(crate) fn group_key(group: GroupId) -> String {
     format!("group/{group}")
@@ -112,6 +138,12 @@ pub(crate) fn group_key(group: GroupId) -> String {
 /// Where the ledger keeps what one mirror lacks of one volume.
 pub(crate) fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
     format!("dirty/{group}/{gateway}/{volume}")
+}
+
+/// Where the ledger says that a mirror has nothing of a volume yet: it is emptied there before it is
+/// copied. There is something under it, or there is not.
+pub(crate) fn fresh_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+    format!("fresh/{group}/{gateway}/{volume}")
 }
 
 // === impl GroupRecord ===

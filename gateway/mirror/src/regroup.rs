@@ -8,7 +8,8 @@ use block::{GroupId, Open, Quality, SessionId, VolumeId};
 use bytes::Bytes;
 
 use crate::record::{
-    GroupRecord, LegRecord, RecordError, RoleRecord, UpstreamRecord, dirty_key, group_key,
+    GroupRecord, LegRecord, RecordError, RoleRecord, UpstreamRecord, dirty_key, fresh_key,
+    group_key,
 };
 
 /// A volume that leaves, and the group of its own that it goes to.
@@ -38,7 +39,10 @@ pub fn regroup_mirror(
     for leaver in leavers {
         records.push(own_group(&record, open, leaver));
         let gateways = record.legs.iter().flatten().map(|leg| leg.gateway);
-        records.extend(gateways.map(|gw| (dirty_key(record.group, gw, leaver.volume), None)));
+        for gateway in gateways {
+            records.push((dirty_key(record.group, gateway, leaver.volume), None));
+            records.push((fresh_key(record.group, gateway, leaver.volume), None));
+        }
     }
     record.volumes = open.volumes.iter().map(|offer| offer.volume).collect();
     for leg in record.legs.iter_mut().flatten() {

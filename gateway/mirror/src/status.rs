@@ -248,6 +248,8 @@ pub struct UpstreamStatus {
     pub gateway: GatewayId,
     /// The primary's site.
     pub site: String,
+    /// The sessions that this copy belongs to, in the order of the group's volumes.
+    pub sessions: Vec<SessionId>,
     /// The connection.
     pub link: LinkState,
     /// When anything was last heard from it.

@@ -227,6 +227,7 @@ async fn bind_nbd(config: &Config) -> Result<(Vec<Listener>, Vec<String>), Start
         };
         let mut listener = ListenerConfig::new(&wanted.name, address);
         listener.tls = policy;
+        listener.busy_poll = config.nbd.busy_poll;
         let listener = Listener::bind(listener, Arc::clone(&capacity))
             .await
             .map_err(failed(&format!("open the NBD listener {:?}", wanted.name)))?;

@@ -136,6 +136,8 @@ pub struct NbdConfig {
     pub connections_max: usize,
     /// Bytes in flight of all connections together.
     pub inflight_bytes_max: u64,
+    /// How long a connection looks for its next request before its thread sleeps.
+    pub busy_poll: Duration,
 }
 
 /// One NBD listener.

@@ -14,6 +14,7 @@ mod failovers;
 mod groups;
 mod operations;
 mod problem;
+pub(crate) mod rec;
 mod sessions;
 mod sites;
 mod tokens;
@@ -60,7 +61,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     components(schemas(api::Problem, api::Event)),
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
-        (name = "groups"), (name = "operations"), (name = "tokens")
+        (name = "groups"), (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -72,6 +73,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_volumes())
         .merge(of_sessions())
         .merge(of_groups())
+        .merge(rec::calls())
 }
 
 fn overview() -> OpenApiRouter<Arc<Gateway>> {
@@ -138,6 +140,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .merge(health(&gateway))
         .merge(calls.with_state(gateway))
+        .layer(from_fn(rec::shape))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(measure))
 }

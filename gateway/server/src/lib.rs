@@ -23,6 +23,7 @@ mod gateway;
 mod http;
 mod metrics;
 mod names;
+mod numbers;
 mod operations;
 mod refusal;
 mod shard;

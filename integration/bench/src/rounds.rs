@@ -131,6 +131,10 @@ fn measure(
         started.push((contestant, running));
     }
     ensure!(!started.is_empty(), "nobody takes part");
+    // What everyone's fill left in the page cache is written out now; half a minute later the kernel
+    // would do it by itself, in the middle of somebody's measurement.
+    let synced = std::process::Command::new("sync").status().context("run sync")?;
+    ensure!(synced.success(), "sync ended with {synced}");
     for workload in suite.workloads() {
         for repeat in 1..=options.repeats {
             eprintln!("{}: {}, round {repeat}", transport.name(), workload.name);

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod chain;
 mod clients;
 mod copies;
 mod demo;
 mod failover;
+mod groups;
 
 mod hostile;
 mod metrics;
@@ -16,4 +18,5 @@ mod modes;
 mod operator;
 mod pair;
 mod random;
+mod rec;
 mod records;

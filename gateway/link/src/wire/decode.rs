@@ -16,7 +16,7 @@ use super::{
 };
 use crate::limits::{
     ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    SUMS_BYTES_MAX,
+    QUESTION_BYTES_MAX, SUMS_BYTES_MAX,
 };
 
 /// Cuts frames off what came in.
@@ -130,10 +130,11 @@ impl Decoder {
             kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
                 (0, PAYLOAD_BYTES_MAX)
             }
-            kind::LIST | kind::MAPPED if self.version < Some(2) => {
+            kind::LIST | kind::MAPPED | kind::ASK | kind::TOLD if self.version < Some(2) => {
                 return Err(Corrupt("unknown kind of frame"));
             }
             kind::LIST => (0, 0),
+            kind::ASK | kind::TOLD => (0, QUESTION_BYTES_MAX),
             kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
@@ -210,6 +211,8 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
             1 => Vote::TookOver { epoch },
             _ => return Err(Corrupt("unknown vote")),
         }),
+        kind::ASK => Message::Ask(payload),
+        kind::TOLD => Message::Told(payload),
         kind::LIST => Message::List { volume: head.volume },
         kind::OUTDATE => Message::Outdate,
         kind::GROW => Message::Grow { volume: head.volume, bytes: head.len },

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::limits::{
     ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
+    QUESTION_BYTES_MAX, RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
 };
 
 /// Queues what is said before a version is agreed on.
@@ -83,6 +83,8 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             let head = Head { kind: kind::COMPARED, seq: seq.get(), ..Head::default() };
             encoder.with_body(head, out, |w| body::write_blocks(w, &differs))
         }
+        Message::Ask(question) => encoder.question(kind::ASK, question, out),
+        Message::Told(answer) => encoder.question(kind::TOLD, answer, out),
         Message::Mapped { volume, blocks, last } => encoder.mapped(volume, &blocks, last, out),
         Message::Promote { generation, ancestors } => {
             let head = Head { kind: kind::PROMOTE, ..Head::default() };
@@ -149,6 +151,8 @@ fn plain_head(message: &Message, version: u16) -> Option<Head> {
         | Message::Compare { .. }
         | Message::Compared { .. }
         | Message::Mapped { .. }
+        | Message::Ask(_)
+        | Message::Told(_)
         | Message::Promote { .. }
         | Message::Cut { .. }
         | Message::Goodbye(_) => return None,
@@ -256,6 +260,13 @@ impl Encoder {
 
     fn bare(&self, head: Head, out: &mut Outbox) {
         out.push_small(&self.header(head, 0, crc(&[])));
+    }
+
+    fn question(&self, kind: u8, text: Bytes, out: &mut Outbox) -> Result<(), Unsendable> {
+        if text.len() > QUESTION_BYTES_MAX {
+            return Err(Unsendable("a question or answer is too long"));
+        }
+        self.shared(Head { kind, ..Head::default() }, text, out)
     }
 
     fn shared(&self, head: Head, data: Bytes, out: &mut Outbox) -> Result<(), Unsendable> {

@@ -151,6 +151,8 @@ fn small() -> impl Strategy<Value = Message> {
         epoch().prop_map(|epoch| Message::Voted(Vote::TookOver { epoch })),
         Just(Message::Outdate),
         any::<u16>().prop_map(|volume| Message::List { volume }),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Ask(Bytes::from(text))),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Told(Bytes::from(text))),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grow { volume, bytes }),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grown { volume, bytes }),
         (any::<u64>(), state()).prop_map(|(stamp, state)| Message::Ping { stamp, state }),
@@ -273,7 +275,7 @@ proptest! {
     /// Bodies of whoever has the checksums right: damage that is meant.
     #[test]
     fn hostile_fields_neither_panic_nor_allocate(
-        kind in prop_oneof![0_u8..5, 16_u8..19, 32_u8..43, 48_u8..56, 64_u8..66, Just(80), any::<u8>()],
+        kind in prop_oneof![0_u8..5, 16_u8..19, 32_u8..43, 48_u8..56, 64_u8..66, Just(80), 96_u8..98, any::<u8>()],
         flags in prop_oneof![Just(0), any::<u8>()],
         fields in any::<(u16, u64, u64, u64, u64, u64)>(),
         payload in vec(prop_oneof![any::<u8>(), Just(0), Just(255)], 0..200),
@@ -518,6 +520,8 @@ fn decodes_the_bytes_of_version_2() {
             blocks: vec![BlockRange::new(4, 9), BlockRange::new(1 << 33, (1 << 33) + 1)],
             last: true,
         },
+        Message::Ask(Bytes::from_static(b"who?")),
+        Message::Told(Bytes::from_static(b"me")),
     ];
     assert_bytes(2, &expected, &bytes);
     // What only this version knows is unknown to the one before.

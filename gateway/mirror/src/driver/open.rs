@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use block::{Completions, Generation, GroupId, IoError, LegId, Store, VolumeId};
+use block::{Completions, GatewayId, Generation, GroupId, IoError, LegId, Store, VolumeId};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,9 @@ use super::slab::Slab;
 use super::{Core, Group, Parts};
 use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
-use crate::machine::{Machine, Restored};
+use crate::machine::{Lacks, Machine, Restored};
 use crate::metrics::Metrics;
-use crate::record::{GroupRecord, RecordError, dirty_key, group_key};
+use crate::record::{GroupRecord, RecordError, dirty_key, fresh_key, group_key};
 use crate::status::Verified;
 
 /// Why a group cannot be opened.
@@ -75,6 +75,12 @@ pub fn found_adopted(
 }
 
 impl Group {
+    /// Where the ledger keeps what a mirror may lack of a volume, for whoever removes a group.
+    #[must_use]
+    pub fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+        dirty_key(group, gateway, volume)
+    }
+
     /// Where the ledger keeps the group's record, for whoever removes a group.
     #[must_use]
     pub fn record_key(group: GroupId) -> String {
@@ -86,6 +92,7 @@ impl Group {
     ///
     /// # Errors
     /// See [`OpenError`].
+    #[expect(clippy::too_many_lines, reason = "the list of what a group is made of")]
     pub fn open(parts: Parts) -> Result<Rc<Self>, OpenError> {
         let key = group_key(parts.group);
         let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
@@ -209,15 +216,17 @@ fn read_certificates(
     Ok(certificates)
 }
 
-fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, DirtyMap>, OpenError> {
+fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, Lacks>, OpenError> {
     let mut maps = HashMap::new();
     for leg in record.legs.iter().flatten() {
         for (volume, ..) in &parts.volumes {
             let key = dirty_key(parts.group, leg.gateway, *volume);
-            if let Some(bytes) = parts.ledger.get(&key).map_err(OpenError::Ledger)? {
-                let map = DirtyMap::decode(&bytes).or(Err(OpenError::DirtyMap))?;
-                maps.insert(key, map);
-            }
+            let bytes = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+            let dirty = bytes.map_or(Ok(DirtyMap::default()), |bytes| DirtyMap::decode(&bytes));
+            let dirty = dirty.or(Err(OpenError::DirtyMap))?;
+            let mark = fresh_key(parts.group, leg.gateway, *volume);
+            let fresh = parts.ledger.get(&mark).map_err(OpenError::Ledger)?.is_some();
+            maps.insert(key, Lacks { dirty, fresh });
         }
     }
     Ok(maps)

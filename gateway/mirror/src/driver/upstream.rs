@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use block::{
-    BLOCK_BYTES, BlockRange, Change, Extent, GatewayId, Goodbye, Link, Message, Open, Opened, Seq,
-    Store, VolumeOffer,
+    BLOCK_BYTES, BlockRange, Change, Extent, GatewayId, Goodbye, IoError, Link, Message, Op, Open,
+    Opened, Request, Seq, Store, Ticket, VolumeOffer,
 };
 use tokio::time::Instant;
 
@@ -71,38 +71,69 @@ impl Group {
         for (index, offer) in open.volumes.iter().enumerate() {
             let store = Rc::clone(&self.core.borrow().members[index].store);
             if store.geometry().bytes() >= offer.bytes {
-                check_tail(&*store, offer)?;
+                self.fit_tail(&*store, offer, open).await?;
                 continue;
             }
-            let (queue, mut answers) = (block::Completions::new(), Vec::new());
-            store.grow(offer.bytes, queue.ticket(0));
-            poll_fn(|context| queue.poll_ready(context)).await;
-            queue.take(&mut answers);
-            if let Some(Err(error)) = answers.pop().map(|answer| answer.result) {
-                return Err(format!("cannot grow {} here: {error}", offer.name));
-            }
+            answer(|ticket| store.grow(offer.bytes, ticket))
+                .await
+                .map_err(|error| format!("cannot grow {} here: {error}", offer.name))?;
             let bytes = store.geometry().bytes();
             self.push_event(Event::Grown { volume: index, result: Ok(bytes) });
         }
         Ok(())
     }
+
+    /// A copy that is longer than its primary must read as zeroes behind the primary's end: hosts
+    /// would find there what the primary never had. With consent to discard it is made so.
+    async fn fit_tail(
+        self: &Rc<Self>,
+        store: &dyn Store,
+        offer: &VolumeOffer,
+        open: &Open,
+    ) -> Result<(), String> {
+        if !has_tail(store, offer)? {
+            return Ok(());
+        }
+        let why = tail_text(store, offer);
+        let tail = Extent::new(offer.bytes, store.geometry().bytes() - offer.bytes);
+        let Some(tail) = tail.ok().filter(|_| open.discard) else { return Err(why) };
+        self.push_event(Event::Overwritten { epoch: open.epoch });
+        self.until_idle().await;
+        if !self.core.borrow().machine.may_cut() {
+            return Err(format!("{why}; this copy is still busy"));
+        }
+        let cut = answer(|ticket| {
+            let op = Op::Zero { extent: tail, may_trim: true };
+            store.submit(&mut vec![Request { op, fua: true, ticket }]);
+        });
+        cut.await.map_err(|error| format!("cannot empty the end of {} here: {error}", offer.name))
+    }
 }
 
-/// A copy that is longer than its primary must read as zeroes behind the primary's end: hosts would
-/// find there what the primary never had.
-fn check_tail(store: &dyn Store, offer: &VolumeOffer) -> Result<(), String> {
-    let bytes = store.geometry().bytes();
+/// What a store answers to one request.
+async fn answer(submit: impl FnOnce(Ticket)) -> Result<(), IoError> {
+    let (queue, mut answers) = (block::Completions::new(), Vec::new());
+    submit(queue.ticket(0));
+    poll_fn(|context| queue.poll_ready(context)).await;
+    queue.take(&mut answers);
+    answers.pop().map_or(Err(IoError::Dropped), |answer| answer.result.map(|_| ()))
+}
+
+fn has_tail(store: &dyn Store, offer: &VolumeOffer) -> Result<bool, String> {
     let tail = store.mapped(offer.bytes / BLOCK_BYTES, 1);
     let tail = tail.map_err(|error| format!("cannot read the map of {}: {error}", offer.name))?;
-    if tail.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
+    Ok(!tail.is_empty())
+}
+
+fn tail_text(store: &dyn Store, offer: &VolumeOffer) -> String {
+    let bytes = store.geometry().bytes();
+    format!(
         "volume {name} has {bytes} bytes here, with content behind the {} bytes of the primary: grow \
-         it there first (twinspan volume grow {name} --size {bytes}), then resume",
+         it there first (twinspan volume grow {name} --size {bytes}), or agree that this is \
+         overwritten (--discard)",
         offer.bytes,
         name = offer.name,
-    ))
+    )
 }
 
 /// The machine accepts the candidate: it becomes the primary that is followed.
@@ -260,7 +291,7 @@ impl Core {
                 });
                 if !fits {
                     // A peer that sends nonsense harms its own session only.
-                    let message = Message::Failed { seq, error: block::IoError::OutOfRange };
+                    let message = Message::Failed { seq, error: IoError::OutOfRange };
                     if let Some(upstream) = &self.upstream {
                         upstream.port.push(message);
                     }
@@ -274,7 +305,7 @@ impl Core {
             Message::Compare { seq, volume, extent, sums } => {
                 let message = match self.members.get(usize::from(volume)) {
                     Some(member) => compare(&*member.store, seq, extent, &sums),
-                    None => Message::Failed { seq, error: block::IoError::OutOfRange },
+                    None => Message::Failed { seq, error: IoError::OutOfRange },
                 };
                 if let Some(upstream) = &self.upstream {
                     upstream.port.push(message);
@@ -348,7 +379,7 @@ fn compare(store: &dyn Store, seq: Seq, extent: Extent, sums: &[u8]) -> Message 
         && extent.end() <= store.geometry().bytes()
         && sums.len() as u64 == extent.blocks().count() * 4;
     if !fits {
-        return Message::Failed { seq, error: block::IoError::OutOfRange };
+        return Message::Failed { seq, error: IoError::OutOfRange };
     }
     let Ok(ours) = store.checksums(extent) else {
         return Message::Compared { seq, differs: vec![extent.blocks()] };

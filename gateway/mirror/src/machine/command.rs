@@ -146,6 +146,7 @@ impl Machine {
             Some(Pending::Suspend(waiting)) if waiting == leg => self.finish_command(Ok(()), out),
             Some(Pending::Remove(waiting)) if waiting == leg => {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
+                let fresh = self.end_fresh(leg);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
                 if self.begins_with_next {
@@ -161,6 +162,7 @@ impl Machine {
                     records.extend(keys.map(|key| (key, None)));
                     let certificate = crate::certificate::certificate_key(self.group, gateway);
                     records.push((certificate, None));
+                    records.extend(fresh);
                 }
                 let number = self.next_record;
                 self.next_record += 1;

@@ -196,6 +196,11 @@ pub enum Event {
         /// What does not fit.
         why: String,
     },
+    /// A primary of this epoch may discard what only this copy has, and a part of it is about to be.
+    Overwritten {
+        /// The epoch that it says.
+        epoch: Epoch,
+    },
     /// An operator wants a volume to join the group, as its last one. Answered as a command is.
     /// The driver has its store in place already.
     Enlist {

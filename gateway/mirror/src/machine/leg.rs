@@ -181,6 +181,8 @@ pub(crate) struct Leg {
     /// The oldest history that the mirror's content can belong to for `dirty` to be the whole
     /// difference. `None`: only a full copy helps.
     pub(crate) base: Option<Generation>,
+    /// The history that it was last asked to record as its own.
+    pub(crate) asked: Option<Generation>,
     /// By volume.
     pub(crate) dirty: Vec<DirtyMap>,
     /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
@@ -241,6 +243,7 @@ impl Leg {
             state: SessionState::Suspended,
             cause: None,
             base: None,
+            asked: None,
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
             fresh: vec![None; volumes],
@@ -364,6 +367,19 @@ impl Leg {
         self.cuts.end_flight();
         // What was not compared is not known: a verification is begun anew, not taken up.
         self.verify = None;
+    }
+
+    /// What the mirror says it may have on its own. Much of it may be the same on both sides.
+    pub(crate) fn take_differences(&mut self, differs: Vec<block::DirtyReport>) {
+        for block::DirtyReport { volume, blocks } in differs {
+            let volume = usize::from(volume);
+            if volume < self.dirty.len() {
+                for range in blocks {
+                    self.suspects[volume].insert(range);
+                    self.dirty[volume].insert(range);
+                }
+            }
+        }
     }
 
     /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).

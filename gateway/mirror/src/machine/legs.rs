@@ -41,6 +41,7 @@ impl Machine {
         self.leg(leg).map(|state| (state.gateway, state.site.clone()))
     }
 
+    /// A mirror accepted the group: compares the histories, and begins to bring it up to date.
     pub(super) fn on_connected(&mut self, leg: LegId, opening: Opening, out: &mut Vec<Effect>) {
         let expected = matches!(self.role, Role::Primary | Role::Yielding(_))
             && self.leg(leg).is_some_and(|state| state.stage == Stage::Dialing);
@@ -77,10 +78,10 @@ impl Machine {
         state.last_flush_ms = now_ms;
         state.journaled = state.is_to_follow();
         if let Need::Full { wipe } = need {
+            // All are copied whole; what is recorded of those that are new says no more than that.
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
-            state.fresh.fill(None);
             state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
             // What is being written now may not be mapped yet when the map is listed.
@@ -89,16 +90,7 @@ impl Machine {
             }
             out.push(Effect::List { leg });
         } else {
-            for report in opening.differs {
-                let volume = usize::from(report.volume);
-                if volume < volumes {
-                    for range in report.blocks {
-                        // Of what the mirror names, much may be the same on both sides.
-                        state.suspects[volume].insert(range);
-                        state.dirty[volume].insert(range);
-                    }
-                }
-            }
+            state.take_differences(opening.differs);
             if state.fresh.iter().any(Option::is_some) {
                 self.list_fresh(leg, out);
             } else {
@@ -189,6 +181,8 @@ impl Machine {
             | Message::Outdate
             | Message::Cut { .. }
             | Message::Grow { .. }
+            | Message::Ask(_)
+            | Message::Told(_)
             | Message::Ping { .. }) => {
                 let what = format!("unexpected {:?}", std::mem::discriminant(&other));
                 self.lose_leg(leg, Cause::Refused(what), SessionState::Error, out);
@@ -367,12 +361,13 @@ impl Machine {
         self.keep(After::LegLeft(leg), out);
     }
 
-    /// Begins a history that a lost mirror does not share, and tells those that are in sync.
+    /// Begins a history that a lost mirror does not share, and tells those that are in sync. One
+    /// that is voting is asked again when it has voted.
     pub(super) fn begin_alone(&mut self, out: &mut Vec<Effect>) {
         self.begins_with_next = false;
         self.begin_generation();
         let lineage = self.lineage.clone().expect("a primary has a history");
-        for leg in self.live.iter().filter(|leg| self.in_sync_stage(*leg)) {
+        for leg in self.live.iter().filter(|leg| self.has_voted(*leg)) {
             let (generation, ancestors) = (lineage.current, lineage.ancestors.clone());
             out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
         }
@@ -431,46 +426,6 @@ impl Machine {
                 state.stage = Stage::Flushing { seq };
             }
             _ => {}
-        }
-    }
-
-    /// The flush before the vote is durable: ask the mirror to record that it has everything.
-    pub(super) fn leg_durable(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
-        let lineage = self.lineage.clone();
-        let Some(state) = self.leg_mut(leg) else { return };
-        if let Stage::Flushing { seq: awaited } = state.stage
-            && seq >= awaited
-        {
-            state.stage = Stage::Voting;
-            let lineage = lineage.expect("a primary has a history");
-            let (generation, ancestors) = (lineage.current, lineage.ancestors);
-            out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
-        }
-    }
-
-    fn on_voted(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let current = self.lineage.as_ref().map(|lineage| lineage.current);
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Voting {
-            state.stage = Stage::Joining;
-            state.in_set = true;
-            state.discard = false;
-            state.lossy = None;
-            state.base = current;
-            state.fresh.fill(None);
-            state.failed = None;
-            self.keep(After::LegJoined(leg), out);
-        }
-    }
-
-    pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let now_ms = self.now_ms;
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Joining {
-            state.stage = Stage::InSync;
-            state.spells.end(now_ms);
-            state.cuts.forget();
-            out.push(Effect::Note(Note::MirrorInSync { leg }));
         }
     }
 }

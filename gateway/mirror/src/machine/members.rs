@@ -20,7 +20,7 @@ use super::write::{Held, refuse};
 use super::{After, Effect, Machine, Role};
 use crate::command::Refusal;
 use crate::limits::GROUP_VOLUMES_MAX;
-use crate::record::{GroupRecord, RoleRecord, dirty_key, group_key};
+use crate::record::{GroupRecord, RoleRecord, dirty_key, fresh_key, group_key};
 use crate::status::{Cause, SessionState};
 
 /// What is made durable together with a change of members: the caller's own list of them.
@@ -102,10 +102,13 @@ impl Machine {
         self.cut_legs(out);
         self.volumes.push(restore_volume(volume));
         let whole = volume.geometry.whole().blocks();
+        let mut records = records;
         for (leg, session) in self.legs.iter_mut().flatten().zip(sessions) {
             leg.enlist(*session, whole);
+            let mark = leg.dirty.last().map(crate::dirty::DirtyMap::encode);
+            records.push((fresh_key(self.group, leg.gateway, volume.volume), mark));
         }
-        self.keep_members(records, out);
+        self.keep_with(After::MembersKept, records, out);
     }
 
     /// A volume leaves the group, to one of its own.
@@ -152,6 +155,7 @@ impl Machine {
         let gone = self.volumes.remove(at);
         for leg in self.legs.iter_mut().flatten() {
             records.push((dirty_key(self.group, leg.gateway, gone.id), None));
+            records.push((fresh_key(self.group, leg.gateway, gone.id), None));
             leg.dismiss(at, gone.id);
         }
         for held in std::mem::take(&mut self.held) {
@@ -164,7 +168,7 @@ impl Machine {
             }
         }
         records.push(self.own_group(gone.id, to));
-        self.keep_members(records, out);
+        self.keep_with(After::MembersKept, records, out);
     }
 
     /// The record of the group that a volume goes to. Its history goes on by itself from here: what
@@ -193,14 +197,25 @@ impl Machine {
         (group_key(group), Some(record.encode()))
     }
 
-    fn keep_members(&mut self, more: Records, out: &mut Vec<Effect>) {
-        let mut records = vec![self.group_record()];
-        self.push_dirty_records(&mut records);
-        records.extend(more);
-        let number = self.next_record;
-        self.next_record += 1;
-        self.records.push_back((number, After::MembersKept));
-        out.push(Effect::Record { number, records });
+    /// The mirror has all of every volume, or is forgotten: nothing is new to it any more.
+    pub(super) fn end_fresh(&mut self, leg: LegId) -> Records {
+        let mut records = Vec::new();
+        let (group, volumes) = (self.group, &self.volumes);
+        if let Some(state) = self.legs[leg.index()].as_deref_mut() {
+            for (fresh, volume) in state.fresh.iter_mut().zip(volumes) {
+                if fresh.take().is_some() {
+                    records.push((fresh_key(group, state.gateway, volume.id), None));
+                }
+            }
+        }
+        records
+    }
+
+    /// This copy is another primary's: what its own mirrors lacked is of no use any more.
+    pub(super) fn forget_legs(&mut self) -> Records {
+        let records = LegId::all().flat_map(|leg| self.end_fresh(leg)).collect();
+        self.legs = [const { None }; LegId::COUNT];
+        records
     }
 
     /// Who belongs is recorded: hosts go on, mirrors are opened with the new list.

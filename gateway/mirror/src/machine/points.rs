@@ -244,13 +244,14 @@ impl Machine {
         let kept = |quality, lineage| {
             Some(Kept { snapshots: snapshots.clone(), quality, lineage, unix_ms })
         };
+        let mut fresh = Vec::new();
         let cut = match &why {
             Why::Cut { seq, lineage } => {
                 self.points.give_up_kept();
                 self.points.kept = kept(Quality::Consistent, Some(lineage.clone()));
                 self.quality = Quality::Consistent;
                 self.lineage = Some(lineage.clone());
-                self.forget_own_differences();
+                fresh = self.forget_legs();
                 Some(*seq)
             }
             Why::Overwrite => {
@@ -267,7 +268,7 @@ impl Machine {
             }
         };
         self.points.keeping = Some(Keeping { link, why, step: Step::Recording });
-        self.keep(After::PointKept { link, cut }, out);
+        self.keep_with(After::PointKept { link, cut }, fresh, out);
     }
 
     /// The copy here cannot be kept: a change out of order is taken all the same, as it always was,

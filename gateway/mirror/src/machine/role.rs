@@ -393,8 +393,8 @@ impl Machine {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         // Nothing was written here since the mirrors had everything: they lack nothing of ours.
-        self.legs = [const { None }; LegId::COUNT];
-        self.keep(After::Demoted, out);
+        let fresh = self.forget_legs();
+        self.keep_with(After::Demoted, fresh, out);
     }
 
     /// Whether this mirror was asked to take over and did not answer yet.

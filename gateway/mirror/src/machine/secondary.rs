@@ -138,6 +138,26 @@ impl Machine {
         out.push(Effect::Refuse { goodbye });
     }
 
+    /// A part of this copy is about to go, by an operator's consent: nobody is served from it, and it
+    /// is not one point in time any more. That is recorded first.
+    pub(super) fn on_overwritten(&mut self, epoch: block::Epoch, out: &mut Vec<Effect>) {
+        if self.refuse_epoch(epoch).is_some() {
+            return;
+        }
+        self.fence(epoch, out);
+        if matches!(self.quality, Quality::InSync | Quality::Outdated) {
+            self.quality = Quality::Inconsistent;
+        }
+        self.keep(After::Nothing, out);
+    }
+
+    /// Whether a part of this copy may go: nobody is served from it, and it says what it is worth.
+    pub(crate) fn may_cut(&self) -> bool {
+        let is_worthless = matches!(self.quality, Quality::Inconsistent | Quality::Blank);
+        let is_mirror = matches!(self.role, Role::Secondary | Role::Fenced { .. });
+        is_worthless && is_mirror && !self.latched && self.is_idle()
+    }
+
     /// Why a primary of this epoch is sent away, whatever it brings.
     fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         let known = match self.role {
@@ -345,10 +365,11 @@ impl Machine {
             Message::Promote { generation, ancestors } => {
                 self.quality = Quality::InSync;
                 self.lineage = Some(Lineage::new(generation, ancestors));
-                self.forget_own_differences();
+                // This copy is the primary's now: what it once had of its own is gone.
+                let fresh = self.forget_legs();
                 self.points.give_up_kept();
                 upstream_recording(&mut self.upstream);
-                self.keep(After::Promoted, out);
+                self.keep_with(After::Promoted, fresh, out);
             }
             Message::Cut { seq, generation, ancestors } => {
                 let lineage = Lineage::new(generation, ancestors);
@@ -381,11 +402,6 @@ impl Machine {
                 self.drop_upstream(Some(Goodbye::Protocol(why)), out);
             }
         }
-    }
-
-    /// This copy is the primary's now: what it once had of its own is gone.
-    pub(super) fn forget_own_differences(&mut self) {
-        self.legs = [const { None }; LegId::COUNT];
     }
 
     pub(super) fn promoted(&mut self, out: &mut Vec<Effect>) {

@@ -39,13 +39,28 @@ pub struct Restored {
     pub snapshots: Vec<SnapshotId>,
 }
 
+/// What a mirror may lack of a volume, as it was recorded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lacks {
+    pub(crate) dirty: DirtyMap,
+    /// It has nothing of it yet.
+    pub(crate) fresh: bool,
+}
+
+impl From<DirtyMap> for Lacks {
+    fn from(dirty: DirtyMap) -> Self {
+        Self { dirty, fresh: false }
+    }
+}
+
 impl Machine {
-    /// The machine as the records leave it. `dirty` finds the persisted map of a mirror.
-    pub(crate) fn restore(
+    /// The machine as the records leave it. `lacks` finds what a mirror may lack of a volume.
+    #[expect(clippy::too_many_lines, reason = "the list of what a machine is made of")]
+    pub(crate) fn restore<L: Into<Lacks>>(
         record: GroupRecord,
         host_boot: [u8; 16],
         volumes: &[Restored],
-        mut dirty: impl FnMut(GatewayId, VolumeId) -> DirtyMap,
+        mut lacks: impl FnMut(GatewayId, VolumeId) -> L,
     ) -> Self {
         let clean = volumes.iter().all(|volume| volume.clean);
         let power_lost = !clean && record.host_boot != host_boot;
@@ -70,7 +85,7 @@ impl Machine {
             if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
                 awaiting.insert(id);
             }
-            let kept = |volume| dirty(leg.gateway, volume);
+            let kept = |volume| lacks(leg.gateway, volume).into();
             let leg = restore_leg(id, leg.clone(), volumes, kept);
             legs[id.index()] = Some(Box::new(leg));
         }
@@ -327,6 +342,7 @@ impl Machine {
         Some(UpstreamStatus {
             gateway: record.gateway,
             site: record.site.clone(),
+            sessions: record.sessions.clone(),
             link: if self.is_following() { LinkState::Connected } else { LinkState::Off },
             last_heard_ms: None,
             orderly: self.orderly_end,
@@ -377,24 +393,20 @@ fn restore_leg(
     id: LegId,
     record: LegRecord,
     volumes: &[Restored],
-    kept: impl FnMut(VolumeId) -> DirtyMap,
+    mut kept: impl FnMut(VolumeId) -> Lacks,
 ) -> Leg {
     let peer =
         UpstreamRecord { gateway: record.gateway, site: record.site, sessions: record.sessions };
     let mut leg = Leg::new(id, peer, record.policy, volumes.len());
-    leg.dirty = volumes.iter().map(|volume| volume.volume).map(kept).collect();
+    for (index, volume) in volumes.iter().enumerate() {
+        let Lacks { dirty, fresh } = kept(volume.volume);
+        leg.dirty[index] = dirty;
+        leg.fresh[index] = fresh.then(|| volume.geometry.whole().blocks());
+    }
     for (index, volume) in volumes.iter().enumerate().filter(|(_, volume)| !volume.clean) {
         for range in volume.active.iter().map(|active| active.blocks(volume.geometry)) {
             leg.dirty[index].insert(range);
             leg.suspects[index].insert(range);
-        }
-    }
-    if !record.in_sync && record.base.is_some() {
-        for (index, volume) in volumes.iter().enumerate() {
-            // Of a volume that joined the group everything is recorded as missing; one that hosts
-            // wrote from end to end looks the same, and is copied as well by the same way.
-            let whole = volume.geometry.whole().blocks();
-            leg.fresh[index] = leg.dirty[index].covers(whole).then_some(whole);
         }
     }
     leg.in_set = record.in_sync;

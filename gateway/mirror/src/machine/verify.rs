@@ -166,9 +166,9 @@ impl Machine {
                 return;
             }
             let busy = state.copies.iter().flatten().filter(|copy| copy.verify).count();
-            let full =
-                busy >= COMPARISONS_MAX || verify.budget < VERIFY_BLOCKS * block::BLOCK_BYTES;
-            if full && (busy > 0 || verify.left_blocks() > 0) {
+            if (busy >= COMPARISONS_MAX || verify.budget < VERIFY_BLOCKS * block::BLOCK_BYTES)
+                && (busy > 0 || verify.left_blocks() > 0)
+            {
                 return;
             }
             let Some(slot) = state.copies.iter().position(Option::is_none) else { return };

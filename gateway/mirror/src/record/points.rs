@@ -1,6 +1,4 @@
-//! The points in time that a mirror keeps, as they are recorded.
-//!
-//! Invariant: a kept point names one snapshot for each volume of the group, or it is none.
+//! The points that a mirror can go back to, as they are recorded.
 
 use block::{Quality, SnapshotId, VolumeId};
 
@@ -40,29 +38,4 @@ pub(crate) struct PointsRecord {
     pub(crate) unneeded: Snapshots,
     /// The copy is being rolled back to the kept point.
     pub(crate) rolling_back: bool,
-}
-
-impl PointsRecord {
-    /// What is left of the points when these are the volumes. A kept point that does not cover all
-    /// of them is none; what there is of it is not needed.
-    pub(crate) fn of(&self, volumes: &[VolumeId]) -> Self {
-        let part = |snapshots: &Snapshots| -> Snapshots {
-            let of = |volume| snapshots.iter().find(|(id, _)| id == volume).copied();
-            volumes.iter().filter_map(of).collect()
-        };
-        let mut points = Self { unneeded: part(&self.unneeded), ..self.clone() };
-        if let Some(kept) = &mut points.kept {
-            kept.snapshots = part(&kept.snapshots);
-        }
-        let partial = |kept: &mut Kept| kept.snapshots.len() < volumes.len();
-        if let Some(kept) = points.kept.take_if(partial) {
-            points.unneeded.extend(kept.snapshots);
-            points.rolling_back = false;
-        }
-        for discarded in &mut points.discarded {
-            discarded.snapshots = part(&discarded.snapshots);
-        }
-        points.discarded.retain(|discarded| !discarded.snapshots.is_empty());
-        points
-    }
 }

@@ -140,6 +140,8 @@ pub struct RawNbd {
     pub connections_max: usize,
     /// Bytes in flight of all connections together.
     pub inflight_bytes_max: String,
+    /// Microseconds that a connection looks for its next request before its thread sleeps; 0: none.
+    pub busy_poll_us: u64,
     /// Where hosts attach.
     pub listeners: Vec<RawListener>,
 }
@@ -152,6 +154,7 @@ impl Default for RawNbd {
             client_ca: String::new(),
             connections_max: 1024,
             inflight_bytes_max: "1GiB".to_owned(),
+            busy_poll_us: 50,
             listeners: vec![RawListener::default()],
         }
     }

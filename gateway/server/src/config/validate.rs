@@ -17,6 +17,8 @@ use super::{
 
 /// Threads beyond this help nobody: a group is bounded by one.
 const SHARDS_MAX: usize = 256;
+/// A host that takes longer than this to go on does not notice that a thread slept.
+const BUSY_POLL_US_MAX: u64 = 1000;
 /// The machine that hears of time ten times a second cannot ask more often.
 const HEARTBEAT_MS_MIN: u64 = 100;
 /// One comparison: less would never begin.
@@ -134,6 +136,9 @@ fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {
     if raw.connections_max == 0 {
         return Err(at.bad("nbd.connections_max", "must be at least 1"));
     }
+    if raw.busy_poll_us > BUSY_POLL_US_MAX {
+        return Err(at.bad("nbd.busy_poll_us", format!("must be at most {BUSY_POLL_US_MAX}")));
+    }
     let listeners = raw
         .listeners
         .iter()
@@ -154,6 +159,7 @@ fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {
         client_ca: path(&raw.client_ca),
         connections_max: raw.connections_max,
         inflight_bytes_max: at.bytes("nbd.inflight_bytes_max", &raw.inflight_bytes_max)?,
+        busy_poll: Duration::from_micros(raw.busy_poll_us),
     })
 }
 

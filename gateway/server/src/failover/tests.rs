@@ -17,6 +17,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         volumes: Vec::new(),
         legs: Vec::new(),
         upstream: Some(UpstreamStatus {
+            sessions: Vec::new(),
             gateway: GatewayId::of(2),
             site: "east".to_owned(),
             link,

@@ -65,6 +65,9 @@ impl Gateway {
                 tracing::info!(site = peer.site, %from, "site joined");
             }
             Ok(Incoming::Join(Err(refused))) => tracing::warn!(%from, %refused, "join refused"),
+            Ok(Incoming::Question { peer, question, link }) => {
+                self.take_question(peer, question, link).await;
+            }
             Ok(Incoming::Group { open, link, .. }) => self.take_group(open, link).await,
             Err(error) => tracing::debug!(%from, %error, "link did not come up"),
         }

@@ -282,7 +282,7 @@ impl Gateway {
     }
 
     /// Does something to the pool that waits for the disk.
-    async fn on_pool(
+    pub(super) async fn on_pool(
         &self,
         work: impl FnOnce(&store::Pool) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), Refused> {

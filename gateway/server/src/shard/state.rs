@@ -285,9 +285,14 @@ impl ShardState {
 
     /// Tells a gateway why its group is not taken, then hangs up.
     pub(crate) fn refuse(&self, link: link::Detached, why: String) {
+        self.say_last(link, Message::Goodbye(Goodbye::Refused(why)));
+    }
+
+    /// Says one thing, then hangs up.
+    pub(crate) fn say_last(&self, link: link::Detached, message: Message) {
         let Ok(mut link) = link.attach() else { return };
         self.spawn(async move {
-            link.push(Message::Goodbye(Goodbye::Refused(why)));
+            link.push(message);
             let farewell = async {
                 let sent = poll_fn(|context| link.poll_send(context)).await;
                 let mut ignored = Vec::new();

@@ -82,6 +82,7 @@ fn mirror(quality: Quality, link: LinkState, heard: Option<u64>) -> GroupStatus 
     status.serving = Serving::NotPrimary;
     status.quality = quality;
     status.upstream = Some(UpstreamStatus {
+        sessions: Vec::new(),
         gateway: GatewayId::of(2),
         site: "east".to_owned(),
         link,

@@ -96,7 +96,7 @@ impl Inner {
             return Ok(*known);
         }
         let layers = self.map.layers();
-        let above: Vec<u32> = layers.children(layer).map(|l| l.id).collect();
+        let above: Vec<u32> = layers.lying_on(layer).map(|l| l.id).collect();
         let own = match above.as_slice() {
             [] => self.own_of_leaf(layer)?,
             [above] => {
@@ -125,7 +125,7 @@ impl Inner {
         let below = layers.get(layer).and_then(|l| l.parent).and_then(|id| layers.get(id));
         let Some(below) = below.filter(|l| l.name.is_none()).map(|l| l.id) else { return Ok(own) };
         let beside: Vec<u32> =
-            layers.children(below).map(|l| l.id).filter(|l| *l != layer).collect();
+            layers.lying_on(below).map(|l| l.id).filter(|l| *l != layer).collect();
         let [beside] = beside[..] else { return Ok(own) };
         let pages = self.pages(below) & self.pages(beside);
         own.blocks += self

@@ -89,6 +89,7 @@ impl ActivityFile {
 
     /// Reads the newer image that is whole.
     pub(crate) fn open(file: Arc<dyn File>) -> Result<(Self, Image), StoreError> {
+        file.forget_clean().map_err(StoreError::io("read activity record"))?;
         let mut best: Option<Image> = None;
         let mut error = None;
         for place in 0..2 {

@@ -12,11 +12,12 @@ use std::rc::Rc;
 
 use block::{IoError, Ticket};
 
+use crate::crc::SLOT_SIZE;
 use crate::executor::Lane;
 use crate::medium::read_padded;
 
 use super::Inner;
-use super::fold::{Fold, Step};
+use super::fold::{Far, Fold, Step};
 use super::lanes::Done;
 use super::layers::{Duty, Layers};
 use super::map::PageKey;
@@ -214,9 +215,9 @@ impl Inner {
                 self.chores.need = self.log.next();
                 self.lanes.want_reclaim();
             }
-            Ok(Step::Cold(cold)) => {
+            Ok(Step::Cold(far)) => {
                 self.chores.work = Some(work);
-                self.warm(cold);
+                self.warm(far);
             }
             Ok(Step::End(result)) => self.end_work(&work, result),
             Err(e) => {
@@ -296,15 +297,13 @@ impl Inner {
         Ok(Step::More)
     }
 
-    /// Brings slots into the page cache, so that the shard need not wait for them.
-    fn warm(&mut self, slots: Vec<(std::sync::Arc<dyn crate::medium::File>, u64)>) {
+    /// Brings a slot into the page cache, so that the shard need not wait for it.
+    fn warm(&mut self, (file, offset): Far) {
         self.chores.queued = true;
         self.run_in(Lane::Read, move || {
-            let mut data = vec![0; crate::crc::SLOT_SIZE];
-            for (file, offset) in slots {
-                // An error is met again, and told, by who needs the data.
-                drop(read_padded(file.as_ref(), &mut data, offset));
-            }
+            let mut data = vec![0; SLOT_SIZE];
+            // An error is met again, and told, by who needs the data.
+            drop(read_padded(file.as_ref(), &mut data, offset));
             Done::Chore
         });
     }

@@ -58,6 +58,9 @@ pub(super) struct Fold {
     warmed: Option<u64>,
 }
 
+/// A slot that is not in memory, as its file and its first byte there.
+pub(super) type Far = (Arc<dyn File>, u64);
+
 /// How a step ended.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -66,7 +69,7 @@ pub(super) enum Step {
     /// A sync must come first.
     Sync,
     /// Data must be brought near first.
-    Cold(Vec<(Arc<dyn File>, u64)>),
+    Cold(Far),
     /// The layer is empty, or as empty as it gets.
     End(Result<(), IoError>),
 }
@@ -135,21 +138,21 @@ impl Inner {
     /// Folds a few chunks.
     pub(super) fn step_fold(&mut self, fold: &mut Fold) -> Result<Step, IoError> {
         let mut batch = Batch::default();
-        let mut cold = Vec::new();
+        let mut far = None;
         for _ in 0..LOOKS_PER_STEP {
             let full = batch.copies >= COPIES_PER_STEP || batch.changes.len() >= CHUNKS_PER_STEP;
-            if full || !cold.is_empty() {
+            if full || far.is_some() {
                 break;
             }
             let Some(chunk) = self.next_chunk(fold)? else { break };
-            cold = self.gather(fold, chunk, &mut batch)?;
-            if cold.is_empty() {
+            far = self.gather(fold, chunk, &mut batch)?;
+            if far.is_none() {
                 fold.next = chunk + 1;
             }
         }
         self.commit_fold(*fold, batch)?;
-        if !cold.is_empty() {
-            return Ok(Step::Cold(cold));
+        if let Some(far) = far {
+            return Ok(Step::Cold(far));
         }
         if self.next_chunk(fold)?.is_some() {
             return Ok(Step::More);
@@ -189,27 +192,27 @@ impl Inner {
         fold: &mut Fold,
         chunk: u64,
         batch: &mut Batch,
-    ) -> Result<Vec<(Arc<dyn File>, u64)>, IoError> {
+    ) -> Result<Option<Far>, IoError> {
         let giving = self.map.entry(fold.from, chunk)?;
         let taking = self.map.entry(fold.into, chunk)?;
         if [giving.slot, taking.slot].iter().any(|slot| self.uncommitted.contains_key(slot)) {
             fold.passed = true;
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let mut planned = plan(&mut self.map, (fold.from, fold.into), chunk)?;
         let mut sums = Box::new([0; BLOCKS]);
         if planned.copied != 0 {
             let near = fold.warmed == Some(chunk);
             match self.copy(&giving, &planned, near, &mut sums) {
-                Ok(cold) if cold.is_empty() => {}
-                Ok(cold) => {
+                Ok(None) => {}
+                Ok(far) => {
                     fold.warmed = Some(chunk);
-                    return Ok(cold);
+                    return Ok(far);
                 }
                 Err(Blame::Source(error)) => {
                     // The layers stay apart here, so that nobody takes damage for content.
                     fold.failed = Some(error);
-                    return Ok(Vec::new());
+                    return Ok(None);
                 }
                 Err(Blame::Target(error)) => return Err(error),
             }
@@ -228,7 +231,7 @@ impl Inner {
             sums,
         });
         batch.changes.push((chunk, planned));
-        Ok(Vec::new())
+        Ok(None)
     }
 
     /// Copies blocks of one slot to the same places of another. Returns what is not near, unless
@@ -239,7 +242,7 @@ impl Inner {
         planned: &Planned,
         may_wait: bool,
         sums: &mut [u32; BLOCKS],
-    ) -> Result<Vec<(Arc<dyn File>, u64)>, Blame> {
+    ) -> Result<Option<Far>, Blame> {
         let mut data = [0; SLOT_SIZE];
         let source = Place::of(giving.slot, 0);
         let failed = |error| Blame::Source(of_io(&error));
@@ -252,7 +255,7 @@ impl Inner {
             if may_wait {
                 read_padded(file.as_ref(), &mut data[range], offset).map_err(failed)?;
             } else if !file.try_read_at(&mut data[range], offset).map_err(failed)? {
-                return Ok(vec![(Arc::clone(file), source.offset)]);
+                return Ok(Some((Arc::clone(file), source.offset)));
             }
         }
         for block in (0..BLOCKS).filter(|b| planned.copied & (1 << b) != 0) {
@@ -268,7 +271,7 @@ impl Inner {
                 .map_err(|error| Blame::Target(self.failed(&error)))?;
             self.metrics.written_data.increment(len);
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 
     /// Logs and applies what a step has gathered.

@@ -122,7 +122,8 @@ impl Layers {
         chain
     }
 
-    pub(crate) fn children(&self, id: u32) -> impl Iterator<Item = &Layer> {
+    /// The layers that lie directly on this one.
+    pub(crate) fn lying_on(&self, id: u32) -> impl Iterator<Item = &Layer> {
         self.all.iter().filter(move |l| l.parent == Some(id))
     }
 
@@ -196,8 +197,8 @@ impl Layers {
         let Some(layer) = self.get(id) else { return };
         let (parent, name) = (layer.parent, layer.name);
         self.all.retain(|l| l.id != id);
-        for child in self.all.iter_mut().filter(|l| l.parent == Some(id)) {
-            child.parent = parent;
+        for layer in self.all.iter_mut().filter(|l| l.parent == Some(id)) {
+            layer.parent = parent;
         }
         let Some(parent) = parent else { return };
         if self.head == id {
@@ -212,9 +213,9 @@ impl Layers {
     pub(crate) fn duty(&self, kept: impl Fn(u32) -> bool) -> Option<Duty> {
         let free = |l: &&Layer| l.id != self.head && l.name.is_none() && !kept(l.id);
         self.all.iter().filter(free).find_map(|lower| {
-            let mut children = self.children(lower.id);
-            let Some(upper) = children.next() else { return Some(Duty::Drop(lower.id)) };
-            if children.next().is_some() {
+            let mut above = self.lying_on(lower.id);
+            let Some(upper) = above.next() else { return Some(Duty::Drop(lower.id)) };
+            if above.next().is_some() {
                 return None;
             }
             let down = upper.present.len() <= lower.present.len();

@@ -80,6 +80,7 @@ impl PoolVolume {
             context.dir.open(ACTIVITY_FILE).map_err(StoreError::io("open activity record"))?;
         let (activity, image) = ActivityFile::open(file)?;
         let mut opening = Opening::new(&context)?;
+        opening.data.forget_clean = !image.clean;
         let records = opening.replay()?;
         let clean = image.clean && records == 0;
         let log = if clean {
@@ -164,7 +165,9 @@ impl Opening {
                 .dir
                 .open(&log::name(generation))
                 .map_err(StoreError::io("open the map's log"))?;
-            let read = log::read(file.as_ref(), generation)
+            let read = file
+                .forget_clean()
+                .and_then(|()| log::read(file.as_ref(), generation))
                 .map_err(StoreError::io("read the map's log"))?;
             match read {
                 // One that does not follow the last was begun after records that are lost.

@@ -1,7 +1,8 @@
 //! A volume joins a group, a volume leaves it, at any moment.
 
 use super::*;
-use crate::record::{dirty_key, group_key};
+use crate::machine::Lacks;
+use crate::record::{dirty_key, fresh_key, group_key};
 
 const SECOND: VolumeId = VolumeId::of(22);
 const OWN: GroupId = GroupId::of(23);
@@ -168,9 +169,12 @@ fn a_crash_right_after_a_volume_joined_leaves_all_of_it_to_copy() {
     let record = group_of(&bench.out, GROUP);
     let key = dirty_key(GROUP, WEST, SECOND);
     let lacks = DirtyMap::decode(&recorded(&bench.out, &key).unwrap().unwrap()).unwrap();
+    let mark = fresh_key(GROUP, WEST, SECOND);
+    assert!(recorded(&bench.out, &mark).unwrap().is_some(), "it is new there, not only dirty");
     let volumes = [restored(true, &[]), *second()];
     let machine = Machine::restore(record, BOOT, &volumes, |_, volume| {
-        if volume == SECOND { lacks.clone() } else { DirtyMap::default() }
+        let dirty = if volume == SECOND { lacks.clone() } else { DirtyMap::default() };
+        Lacks { dirty, fresh: volume == SECOND }
     });
     let mut again = Bench { machine, out: Vec::new(), generations: 500 };
     again.supply();

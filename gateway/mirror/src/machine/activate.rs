@@ -1,18 +1,9 @@
-//! Which extents have changes in flight, recorded before they fly (rule 3).
+//! Which extents may have changes in flight: recorded in rounds, before any of them is touched.
 //!
-//! Invariant: an extent leaves the activity log only after what mirrors may lack of it is durable in
-//! their dirty maps.
+//! Invariant (rule 3): an extent leaves the record only after what mirrors lack in it is durable.
 
-use super::{After, Effect, Machine};
+use super::{ActivityRound, After, Effect, Machine};
 use crate::activity::Activity;
-
-#[derive(Debug)]
-pub(super) struct ActivityRound {
-    number: u64,
-    sets: Vec<(usize, Vec<block::ActivityExtent>)>,
-    /// The dirty maps must be durable first.
-    keeping_dirty: bool,
-}
 
 impl Machine {
     pub(super) fn begin_activity_round(&mut self, out: &mut Vec<Effect>) {

@@ -23,7 +23,6 @@ impl Core {
         self.effects = effects;
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each effect, and nothing else")]
     fn perform_one(&mut self, effect: Effect, group: &Rc<Group>) {
         match effect {
             Effect::Apply { write } => self.apply(write),

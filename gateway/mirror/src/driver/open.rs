@@ -92,7 +92,6 @@ impl Group {
     ///
     /// # Errors
     /// See [`OpenError`].
-    #[expect(clippy::too_many_lines, reason = "the list of what a group is made of")]
     pub fn open(parts: Parts) -> Result<Rc<Self>, OpenError> {
         let key = group_key(parts.group);
         let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;

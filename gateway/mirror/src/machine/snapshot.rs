@@ -55,7 +55,6 @@ impl From<DirtyMap> for Lacks {
 
 impl Machine {
     /// The machine as the records leave it. `lacks` finds what a mirror may lack of a volume.
-    #[expect(clippy::too_many_lines, reason = "the list of what a machine is made of")]
     pub(crate) fn restore<L: Into<Lacks>>(
         record: GroupRecord,
         host_boot: [u8; 16],

@@ -157,7 +157,12 @@ fn mirror_and_state(group: &Group) -> (String, String) {
 
 /// A leg in a few words, with its progress.
 pub(crate) fn leg_state(leg: &Leg) -> String {
-    format!("{} {}", word(&leg.state), word(&leg.phase))
+    let mode = match leg.policy.mode.as_str() {
+        "sync" if leg.degraded => "degraded ",
+        "sync" => "",
+        other => &format!("{other} "),
+    };
+    format!("{mode}{} {}", word(&leg.state), word(&leg.phase))
 }
 
 /// How the other side sees each connection, with the age of that.

@@ -14,6 +14,7 @@ mod groups;
 
 mod hostile;
 mod metrics;
+mod modes;
 mod operator;
 mod pair;
 mod random;

@@ -23,7 +23,6 @@ impl Core {
         self.effects = effects;
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each effect, and nothing else")]
     fn perform_one(&mut self, effect: Effect, group: &Rc<Group>) {
         match effect {
             Effect::Apply { write } => self.apply(write),
@@ -74,14 +73,7 @@ impl Core {
             }
             Effect::Refuse { goodbye } => upstream::refuse(self, group, goodbye),
             Effect::Reply { message } => self.reply(message),
-            Effect::HangUpstream { goodbye } => {
-                if let Some(mut upstream) = self.upstream.take() {
-                    upstream.send_acks();
-                    goodbye.into_iter().for_each(|g| upstream.port.push(Message::Goodbye(g)));
-                    upstream.port.close();
-                    upstream.port.wake();
-                }
-            }
+            Effect::HangUpstream { goodbye } => upstream::hang(self, goodbye),
             Effect::GrowLocal { volume, bytes } => {
                 let ticket = self.ticket(Tag::Grown(volume));
                 self.members[volume].store.grow(bytes, ticket);

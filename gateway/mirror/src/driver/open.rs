@@ -92,7 +92,6 @@ impl Group {
     ///
     /// # Errors
     /// See [`OpenError`].
-    #[expect(clippy::too_many_lines, reason = "the list of what a group is made of")]
     pub fn open(parts: Parts) -> Result<Rc<Self>, OpenError> {
         let key = group_key(parts.group);
         let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
@@ -110,11 +109,7 @@ impl Group {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
         machine.set_journal(parts.journals.limits);
-        while machine.wants_supply() {
-            machine.supply(parts.generations.next());
-        }
-        let mut effects = Vec::new();
-        machine.start(&mut effects);
+        let effects = start(&mut machine, &*parts.generations);
         let members: Vec<Member> = parts
             .volumes
             .iter()
@@ -178,6 +173,18 @@ impl Group {
         until_stopped(Box::pin(Rc::clone(self).pump()));
         until_stopped(Box::pin(Rc::clone(self).tick()));
     }
+}
+
+fn start(
+    machine: &mut Machine,
+    generations: &dyn super::Generations,
+) -> Vec<crate::machine::Effect> {
+    while machine.wants_supply() {
+        machine.supply(generations.next());
+    }
+    let mut effects = Vec::new();
+    machine.start(&mut effects);
+    effects
 }
 
 /// A volume as its store was found.

@@ -160,6 +160,16 @@ pub(super) fn accept(
     (group.spawn)(Box::pin(task));
 }
 
+/// The machine has done with the primary.
+pub(super) fn hang(core: &mut Core, goodbye: Option<Goodbye>) {
+    if let Some(mut upstream) = core.upstream.take() {
+        upstream.send_acks();
+        goodbye.into_iter().for_each(|goodbye| upstream.port.push(Message::Goodbye(goodbye)));
+        upstream.port.close();
+        upstream.port.wake();
+    }
+}
+
 /// The machine sends the candidate away.
 pub(super) fn refuse(core: &mut Core, group: &Rc<Group>, goodbye: Goodbye) {
     let Some(Candidate { mut link }) = core.candidate.take() else { return };

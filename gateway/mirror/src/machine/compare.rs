@@ -3,7 +3,7 @@
 //! Invariant (rules 9 and 10): a delta only where every difference is known; nothing that only the
 //! mirror has is overwritten without an operator's word.
 
-use block::{LegId, Quality};
+use block::{LegId, Mode, Quality};
 
 use super::{Machine, Opening};
 use crate::lineage::{Lineage, Relation, relate};
@@ -22,6 +22,9 @@ impl Machine {
     /// Compares histories (rules 9 and 10).
     pub(super) fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
         let state = self.leg(leg).expect("the caller checked");
+        if state.policy.mode != Mode::Sync && state.version < block::CUTS_SINCE_VERSION {
+            return Err(Cause::PeerTooOld { version: state.version });
+        }
         let ours = self.lineage.as_ref().expect("a primary has a history");
         let opened = &opening.opened;
         let theirs =

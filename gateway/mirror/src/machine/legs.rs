@@ -3,7 +3,7 @@
 //! Invariant (rule 1): a leg leaves the in-sync set durably before anything is acknowledged without
 //! it; a leg enters it only after it has everything and recorded so itself.
 
-use block::{BlockSet, LegId, Message, Mode, Open, Seq, VolumeOffer, Vote};
+use block::{BlockSet, LegId, Message, Open, Seq, VolumeOffer, Vote};
 
 use super::compare::Need;
 use super::leg::{Leg, Progress, Stage};
@@ -47,13 +47,6 @@ impl Machine {
             && self.leg(leg).is_some_and(|state| state.stage == Stage::Dialing);
         if !expected {
             out.push(Effect::Hang { leg, redial: false });
-            return;
-        }
-        let speaks =
-            self.leg(leg).filter(|leg| leg.policy.mode != Mode::Sync).map(|leg| leg.version);
-        if let Some(version) = speaks.filter(|version| *version < block::CUTS_SINCE_VERSION) {
-            let cause = Cause::PeerTooOld { version };
-            self.stop_leg(leg, cause, SessionState::Error, out);
             return;
         }
         let need = match self.compare(leg, &opening) {
@@ -362,7 +355,9 @@ impl Machine {
         let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
         state.in_set = false;
-        state.spells.begin(now_ms, state.degraded);
+        if state.policy.mode == block::Mode::Sync {
+            state.spells.begin(now_ms, state.degraded);
+        }
         self.keep(After::LegLeft(leg), out);
     }
 

@@ -34,12 +34,17 @@ impl Machine {
         before: Mode,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        let now_ms = self.now_ms;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
         let mode = state.policy.mode;
         if mode == before {
             return Ok(());
         }
         state.degraded = false;
+        if mode != Mode::Sync {
+            // From here on it is not promised to have everything.
+            state.spells.end(now_ms);
+        }
         if mode != Mode::Sync && state.stage.is_live() && !state.journaled {
             self.step_down(leg, out);
         } else if mode != Mode::Sync && !state.stage.is_live() && state.in_set {
@@ -66,6 +71,10 @@ impl Machine {
         let state = self.leg(leg).ok_or(Refusal::Unknown)?;
         if state.policy.mode == to {
             return Ok(());
+        }
+        if to != Mode::Sync && self.awaiting.has(leg) {
+            // It may have been promoted: to go on without it takes a word of its own.
+            return Err(Refusal::NotConnected);
         }
         if matches!(state.stage, Stage::Voting | Stage::Joining | Stage::Leaving)
             || state.stepping_down

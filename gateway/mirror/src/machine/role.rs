@@ -288,7 +288,10 @@ impl Machine {
                 if self.flushes.has_failed() {
                     self.role = Role::Secondary;
                     self.finish_command(Err(Refusal::Io(block::IoError::Media)), out);
-                } else if self.flushes.is_done(round) && self.writes.len() == 0 {
+                } else if self.flushes.is_done(round)
+                    && self.writes.len() == 0
+                    && !self.points.is_busy()
+                {
                     let epoch = self.epoch_after_fence();
                     self.role = Role::Promoting(Promoting::Recording);
                     self.record_takeover(epoch, false, out);

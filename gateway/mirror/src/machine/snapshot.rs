@@ -55,7 +55,6 @@ impl From<DirtyMap> for Lacks {
 
 impl Machine {
     /// The machine as the records leave it. `lacks` finds what a mirror may lack of a volume.
-    #[expect(clippy::too_many_lines, reason = "the list of what a machine is made of")]
     pub(crate) fn restore<L: Into<Lacks>>(
         record: GroupRecord,
         host_boot: [u8; 16],
@@ -64,17 +63,15 @@ impl Machine {
     ) -> Self {
         let clean = volumes.iter().all(|volume| volume.clean);
         let power_lost = !clean && record.host_boot != host_boot;
-        let mut quality = record.quality;
-        if power_lost && matches!(quality, Quality::InSync | Quality::Outdated) {
-            quality = Quality::Inconsistent;
-        }
         let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
         let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
         });
-        if quality == Quality::Consistent && points.kept().is_none() {
-            quality = Quality::Inconsistent;
-        }
+        let quality = match record.quality {
+            Quality::InSync | Quality::Outdated if power_lost => Quality::Inconsistent,
+            Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
+            quality => quality,
+        };
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).

@@ -205,6 +205,8 @@ const LEG_STATES: [&str; 7] =
 fn leg_state(group: &GroupStatus, leg: &LegStatus) -> usize {
     match (group.role, leg.link, leg.phase) {
         (Role::Fenced, ..) => 6,
+        // Between two transfers nothing is connected, and that is well.
+        _ if status::leg_is_well(leg) => 0,
         (_, LinkState::Off, _) => 5,
         (_, LinkState::Connecting, _) => 3,
         (_, LinkState::Connected, Phase::Equivalent | Phase::Following) => 0,
@@ -253,6 +255,7 @@ fn pairs(families: &mut Families, group: &GroupStatus, leg: &LegStatus, here: &s
 fn pair_status(leg: &LegStatus) -> &'static str {
     match (leg.state, leg.phase) {
         (SessionState::Error, _) => "error",
+        _ if status::leg_is_well(leg) => "active",
         (SessionState::Suspended, _) => "active_stopped",
         (SessionState::Halted, _) => "inactive",
         (SessionState::Active, Phase::Copying) => "copying",

@@ -147,11 +147,9 @@ fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding
             Code::JournalFull,
             format!("more than {} waited for {site}", bytes_text(leg.journal_bytes_max)),
         ),
-        Some(Cause::PeerTooOld { version }) => (
-            Health::AtRisk,
-            Code::PeerTooOld,
-            format!("{site} speaks protocol version {version}, which knows only mode sync"),
-        ),
+        Some(cause @ Cause::PeerTooOld { .. }) => {
+            (Health::AtRisk, Code::PeerTooOld, format!("{site}: {}", words::cause_text(cause)))
+        }
         Some(Cause::Refused(why)) => {
             (Health::AtRisk, Code::MirrorRefused, format!("{site} refused: {why}"))
         }

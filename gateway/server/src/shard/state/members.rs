@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use block::{GroupId, LegId, SessionId, VolumeId};
 use bytes::Bytes;
+use mirror::Refusal;
 use uuid::Uuid;
 
 use super::{OpenVolume, ShardState, ask};
@@ -15,6 +16,24 @@ use crate::refusal::Refused;
 /// Whoever had the volume open until now lets it go within moments.
 const OPEN_TRIES_MAX: u32 = 40;
 const OPEN_PAUSE: Duration = Duration::from_millis(25);
+/// What is told as busy lasts two seconds or more.
+const BUSY_TRIES_MAX: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks again while the group is busy with a moment's matter: another operator's command, or a
+/// mirror that is being struck off.
+async fn patiently(ask: impl AsyncFn() -> Result<(), Refusal>) -> Result<(), Refusal> {
+    let mut tries = 0;
+    loop {
+        match ask().await {
+            Err(Refusal::Busy) if tries < BUSY_TRIES_MAX => {
+                tries += 1;
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
 
 impl ShardState {
     /// A volume of the pool, which is in no open group, joins a group. `records` are made durable
@@ -43,9 +62,13 @@ impl ShardState {
                 }
             }
         };
-        let sessions = LegId::all().map(|_| SessionId::from_uuid(Uuid::now_v7())).collect();
-        let joining = (volume, name, Rc::clone(&store));
-        match open.group.enlist(joining, sessions, records).await {
+        let sessions: Vec<SessionId> =
+            LegId::all().map(|_| SessionId::from_uuid(Uuid::now_v7())).collect();
+        let result = patiently(async || {
+            let joining = (volume, name.clone(), Rc::clone(&store));
+            open.group.enlist(joining, sessions.clone(), records.clone()).await
+        });
+        match result.await {
             Ok(()) => {
                 open.volumes.borrow_mut().push(OpenVolume::new(volume, store));
                 self.post(&open);
@@ -81,7 +104,9 @@ impl ShardState {
         }
         // From here on no host is seated there.
         open.volumes.borrow_mut().retain(|other| other.id != volume);
-        let result = open.group.dismiss(volume, to, records).await;
+        let result =
+            patiently(async || open.group.dismiss(volume, to.clone(), records.clone()).await);
+        let result = result.await;
         if result.is_err() {
             open.volumes.borrow_mut().push(leaving);
         }

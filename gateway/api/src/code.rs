@@ -145,6 +145,12 @@ codes! {
     NothingToReprotect "GW0415" 409 7
         "nothing to reprotect",
         "twinspan session create VOLUME --to SITE";
+    NotSuspended "GW0416" 409 7
+        "the primary may still count on this copy",
+        "twinspan session suspend SESSION at the primary's site, or fail over";
+    PeerTooOld "GW0417" 409 7
+        "the other gateway is too old for this",
+        "upgrade the gateway that the message names, then ask again";
     GroupFull "GW0421" 409 7
         "the group has all the volumes it can have",
         "use another group: twinspan group create NAME --volume VOLUME";
@@ -208,6 +214,9 @@ codes! {
     HandingOver "GW0618" 409 3
         "roles are being swapped",
         "wait: it takes a moment";
+    Detached "GW0640" 409 4
+        "the copy is open to hosts on its own",
+        "twinspan session resume SESSION --discard at the primary's site, or fail over to keep it";
     HandoverUnanswered "GW0621" 409 4
         "the mirror was asked to take over and did not answer",
         "bring the mirror back, it knows; if it is lost: twinspan failover plan GROUP, here";

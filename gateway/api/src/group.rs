@@ -65,6 +65,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// What a copy is worth.
@@ -128,6 +130,35 @@ pub enum LinkState {
 /// The policies of a leg's sessions, see `SessionPolicy`.
 pub type Policy = crate::SessionPolicy;
 
+/// What the last verification of a mirror found: every mapped block of the group, read on both
+/// sides while hosts went on.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Certificate {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// The epoch at which it ran.
+    pub epoch: u64,
+    /// The history that was compared.
+    pub generation: Uuid,
+    /// Blocks of 4 KiB that were compared.
+    pub blocks: u64,
+    /// Of these, blocks that differed; they were copied again.
+    pub mismatched: u64,
+    /// Of these, blocks that could not be read at the source.
+    pub unreadable: u64,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Verifying {
+    /// Blocks of 4 KiB that there are to compare.
+    pub total_blocks: u64,
+    /// Of these, blocks that were compared.
+    pub done_blocks: u64,
+    /// Of these, blocks that differed.
+    pub mismatched_blocks: u64,
+}
+
 /// How the other side sees the session.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 pub struct TheirView {
@@ -184,6 +215,12 @@ pub struct Leg {
     pub inflight_bytes: u64,
     /// Bytes waiting for the socket.
     pub send_queue_bytes: u64,
+    /// The verification under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifying: Option<Verifying>,
+    /// What the last verification found; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Certificate>,
 }
 
 /// The primary, seen from a mirror.

@@ -22,12 +22,14 @@ pub use code::Code;
 pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
-    Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, Leg, LinkState, Phase, Policy,
-    Quality, Role, Serving, SessionState, TheirView, Upstream,
+    Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, Leg, LinkState,
+    Phase, Policy, Quality, Role, Serving, SessionState, TheirView, Upstream, Verifying,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;
-pub use session::{PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy};
+pub use session::{
+    PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,
+};
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};

@@ -60,6 +60,15 @@ pub struct ResumeSession {
     pub discard: bool,
 }
 
+/// Begins a verification.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySession {
+    /// Bytes that are compared in a second at most; absent: what is configured.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+}
+
 /// A session, seen from its source.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
 pub struct Session {
@@ -86,6 +95,8 @@ pub struct Session {
     /// Bytes a second of the running copy; absent when none runs or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_bytes_per_second: Option<u64>,
+    /// Bytes that verifications found to differ since the gateway started.
+    pub mismatched_bytes: u64,
     /// Seconds until the running copy is done at this rate; absent when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_eta_seconds: Option<u64>,

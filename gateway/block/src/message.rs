@@ -11,6 +11,8 @@
 //!        ◀───────── Acks* Failed* Durable*  overlapping changes under way
 //!   Compare* ────────────────────────────▶  blocks that may be the same already
 //!        ◀────────────────────── Compared*
+//!   List* ───────────────────────────────▶  what there is to compare, for a verification
+//!        ◀──────────────────────── Mapped*
 //!   Promote ─────────────────────────────▶  "you have everything": durable there first
 //!        ◀───────────────────────── Voted
 //!   Handover ────────────────────────────▶  planned swap of roles
@@ -224,6 +226,20 @@ pub enum Message {
         seq: Seq,
         /// The blocks.
         differs: BlockSet,
+    },
+    /// To a mirror (from version 2 on): which blocks of this volume are mapped in your copy?
+    List {
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+    },
+    /// These are; more follow unless it is the last.
+    Mapped {
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+        /// The blocks, in order.
+        blocks: BlockSet,
+        /// Whether nothing follows.
+        last: bool,
     },
     /// Make everything that was acknowledged durable, then say `Durable` with this number.
     Flush {

@@ -1,6 +1,7 @@
 //! The command line: every command, its arguments, and the help that is printed.
 
 mod groups;
+mod sessions;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::groups::{Failover, Group, Reprotect};
+pub(crate) use self::sessions::{Policy, Session};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -235,81 +237,6 @@ pub(crate) enum Volume {
     Probe {
         /// `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`.
         uri: String,
-    },
-}
-
-/// Policies of a session.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Policy {
-    /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) split: Option<String>,
-    /// When it returns: `automatic` resynchronises, `manual` waits.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) recovery: Option<String>,
-    /// When it is too slow: `error` stops the session, `block` holds the hosts.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) on_slow: Option<String>,
-    /// How long it may take to acknowledge.
-    #[arg(long, value_parser = duration, value_name = "TIME")]
-    pub(crate) ack_deadline: Option<Duration>,
-}
-
-/// `twinspan session`. A session is an id, `NAME:SITE`, or `NAME` if it has only one; a name is that
-/// of a group or of a volume. What is done to a session is done to its whole group.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Session {
-    /// Mirror a group to another site
-    Create {
-        /// The group, or a volume of it.
-        #[arg(value_name = "GROUP|VOLUME")]
-        volume: String,
-        /// The other site.
-        #[arg(long, value_name = "SITE")]
-        to: String,
-        #[command(flatten)]
-        policy: Policy,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// List sessions
-    List,
-    /// Show a session
-    Show {
-        /// Which.
-        session: String,
-    },
-    /// Stop mirroring and remember changes; also: go on without a mirror that is lost
-    Suspend {
-        /// Which.
-        session: String,
-    },
-    /// Mirror again; only the difference is copied
-    Resume {
-        /// Which.
-        session: String,
-        /// Agree that what only the mirror has is overwritten.
-        #[arg(long)]
-        discard: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Swap roles with the mirror, losing nothing
-    Reverse {
-        /// Which.
-        session: String,
-    },
-    /// Change policies
-    Set {
-        /// Which.
-        session: String,
-        #[command(flatten)]
-        policy: Policy,
-    },
-    /// Delete a session; the mirror keeps its copy, as an old one
-    Delete {
-        /// Which.
-        session: String,
     },
 }
 

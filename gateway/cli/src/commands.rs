@@ -77,6 +77,11 @@ pub(crate) fn group(command: &args::Group, global: &Global) -> Outcome {
                 show(global.output, &group, screen::group);
             }
         }
+        args::Group::Detach { group } => {
+            let path = format!("/api/v1/groups/{}/detach", segment(group));
+            let group: Group = client.post(&path, &serde_json::json!({}))?;
+            show(global.output, &group, screen::group);
+        }
         args::Group::Delete { group } => {
             client.delete(&format!("/api/v1/groups/{}", segment(group)))?;
         }

@@ -60,6 +60,10 @@ mod kind {
     pub(super) const DURABLE: u8 = 38;
     pub(super) const COMPARE: u8 = 39;
     pub(super) const COMPARED: u8 = 40;
+    /// From version 2 on.
+    pub(super) const LIST: u8 = 41;
+    /// From version 2 on.
+    pub(super) const MAPPED: u8 = 42;
     pub(super) const PROMOTE: u8 = 48;
     pub(super) const HANDOVER: u8 = 49;
     pub(super) const VOTED: u8 = 50;
@@ -79,6 +83,7 @@ mod flag {
     pub(super) const DISCARD: u8 = 8;
     pub(super) const IN_SYNC: u8 = 16;
     pub(super) const COPYING: u8 = 32;
+    pub(super) const LAST: u8 = 64;
 }
 
 /// A header as it lies on the wire.

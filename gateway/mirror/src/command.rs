@@ -42,6 +42,14 @@ pub enum Command {
         /// The new ones.
         policy: Policy,
     },
+    /// Compare every mapped block of an in-sync mirror with the copy here, by checksums of what is
+    /// read on both sides; what differs is counted and copied again. Hosts go on.
+    Verify {
+        /// Which.
+        leg: LegId,
+        /// Bytes that are compared in a second at most.
+        bytes_per_second: u64,
+    },
     /// Swap roles with an in-sync mirror without losing anything.
     Reverse {
         /// Which.
@@ -52,6 +60,9 @@ pub enum Command {
         /// What the operator accepts.
         consent: Consent,
     },
+    /// Open this mirror's copy to hosts, read-write and on its own, while its session is suspended
+    /// (REC-06). What is written here is tracked, and discarded when the session is resumed.
+    Detach,
     /// Make a volume longer, mirrors first.
     Grow {
         /// Which.
@@ -109,6 +120,19 @@ pub enum Refusal {
     /// The primary still answers; `reverse` loses nothing.
     #[error("the primary is connected; swap roles with reverse, or say that you mean it")]
     PrimaryAlive,
+    /// The primary may still count on this copy.
+    #[error(
+        "the primary may still count on the copy here; suspend its session there first, or fail over"
+    )]
+    NotSuspended,
+    /// The peer's release is too old for this.
+    #[error("the other gateway speaks protocol version {theirs}; this needs {needs}: upgrade it")]
+    PeerTooOld {
+        /// What is spoken.
+        theirs: u16,
+        /// What it takes.
+        needs: u16,
+    },
     /// The mirror that was asked to take over may have done so.
     #[error("the mirror was asked to take over and may have; going on here needs an explicit word")]
     HandoverUnanswered,

@@ -42,6 +42,7 @@ use self::slab::Slab;
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
 use crate::metrics::Metrics;
+use crate::status::Verified;
 
 /// A future on one thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -123,6 +124,8 @@ struct Core {
     legs: [Option<leg::LegPort>; LegId::COUNT],
     /// When each mirror was last heard, over its attempts, in Unix milliseconds.
     leg_memory: [Option<u64>; LegId::COUNT],
+    /// The last verification of each mirror that came to its end.
+    certificates: [Option<Verified>; LegId::COUNT],
     upstream_heard: Option<u64>,
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,

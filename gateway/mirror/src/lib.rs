@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod activity;
+mod certificate;
 mod command;
 mod dirty;
 mod driver;
@@ -37,5 +38,5 @@ pub use record::RecordError;
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
     Cause, GroupCounters, GroupStatus, HandoverStatus, LegStatus, LinkState, Phase, Role, Serving,
-    SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
+    SessionState, SessionStatus, UpstreamStatus, Verified, Verifying, VolumeStatus,
 };

@@ -7,6 +7,8 @@
 //!         │  └──────── the mirror took over ─────┼───┼────────────────┘   │
 //!         │                                      │   └── it did not ──────┘
 //!         └── Open of a higher epoch ── Fenced ◀─┘ a higher epoch is heard of
+//!
+//!     Secondary ──Detach (its session is suspended)──▶ Detached ──Open──▶ Secondary
 //! ```
 //!
 //! A leg of a primary goes `Off ─▶ Dialing ─▶ Listing ─▶ Copying ─▶ Draining ─▶ Flushing ─▶ Voting
@@ -19,6 +21,7 @@
 
 mod command;
 mod copy;
+mod detach;
 mod event;
 mod flush;
 mod leg;
@@ -30,6 +33,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod verify;
 mod write;
 
 use std::collections::VecDeque;
@@ -82,6 +86,8 @@ enum After {
     Demoted,
     /// The fence is recorded.
     Fenced,
+    /// This copy is recorded as open to hosts on its own.
+    Detached,
     /// Who belongs to the group is recorded.
     MembersKept,
 }
@@ -93,7 +99,11 @@ enum Role {
     Yielding(role::Yielding),
     Secondary,
     Promoting(role::Promoting),
-    Fenced { by: Epoch },
+    Fenced {
+        by: Epoch,
+    },
+    /// An operator opened this mirror's copy to hosts while its session is suspended.
+    Detached,
 }
 
 #[derive(Debug)]
@@ -119,6 +129,8 @@ pub struct Machine {
     role: Role,
     /// What the record that was last asked for says of our role.
     recorded_role: RoleRecord,
+    /// Whether the copy was detached since it last followed a primary: its own writes are known.
+    recorded_detached: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
     upstream: Option<Upstream>,
@@ -190,6 +202,11 @@ impl Machine {
             Event::Listed { leg, mapped } => self.on_listed(leg, &mapped),
             Event::Disconnected { leg, cause } => self.on_disconnected(leg, cause, out),
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
+            Event::LinkVersion { leg, version } => {
+                if let Some(state) = self.leg_mut(leg) {
+                    state.version = version;
+                }
+            }
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
             Event::Incoming { write, seq, volume, extent, resync } => {
@@ -239,13 +256,15 @@ impl Machine {
     /// Whether hosts may be attached.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.role == Role::Primary && self.awaiting.is_empty() && !self.latched
+        matches!(self.role, Role::Primary | Role::Detached)
+            && self.awaiting.is_empty()
+            && !self.latched
     }
 
     /// Whether a read may be answered from the copy here.
     #[must_use]
     pub fn may_read(&self) -> bool {
-        matches!(self.role, Role::Primary | Role::Yielding(_)) && !self.latched
+        matches!(self.role, Role::Primary | Role::Yielding(_) | Role::Detached) && !self.latched
     }
 
     /// Whether a change there could go straight to the store: nobody mirrors it, nothing is held
@@ -297,7 +316,7 @@ impl Machine {
         }
         match self.role {
             Role::Primary | Role::Yielding(_) => {}
-            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } => {
+            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } | Role::Detached => {
                 assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
                 assert!(self.counting.is_empty(), "only a primary waits for mirrors");
             }
@@ -375,6 +394,7 @@ impl Machine {
             After::Unyielded => self.unyielded(out),
             After::Demoted => self.finish_command(Ok(()), out),
             After::Fenced => {}
+            After::Detached => self.detached(out),
             After::MembersKept => self.members_kept(out),
         }
     }

@@ -47,6 +47,8 @@ pub(crate) enum RoleRecord {
     Fenced {
         by: Epoch,
     },
+    /// A mirror whose copy an operator opened to hosts while its session is suspended.
+    Detached,
 }
 
 /// One mirror.
@@ -127,6 +129,7 @@ impl GroupRecord {
                 w.u8(4);
                 w.u64(by.get());
             }
+            RoleRecord::Detached => w.u8(5),
         }
         w.u64(self.epoch.get());
         w.option(self.lineage.as_ref(), |w, lineage| {
@@ -168,6 +171,7 @@ impl GroupRecord {
                 },
                 3 => RoleRecord::Secondary,
                 4 => RoleRecord::Fenced { by: Epoch::new(r.u64()?) },
+                5 => RoleRecord::Detached,
                 _ => return Err(RecordError::Damaged),
             },
             epoch: Epoch::new(r.u64()?),

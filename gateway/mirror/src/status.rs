@@ -39,6 +39,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync and must be reopened.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// A session's status, in the words of the REC documents.
@@ -132,6 +134,36 @@ pub struct SessionStatus {
     pub resync_copied_bytes: u64,
     /// Whether the running or last copy was a full one.
     pub full: bool,
+    /// Bytes that verifications found to differ since this gateway started.
+    pub mismatched_bytes: u64,
+}
+
+/// What a verification found: every mapped block of every volume of the group, read on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// When it ended, in Unix milliseconds; 0 until the driver has said so.
+    pub at_ms: u64,
+    /// The epoch at which it ran.
+    pub epoch: Epoch,
+    /// The history that was compared.
+    pub generation: Generation,
+    /// Blocks that were compared.
+    pub blocks: u64,
+    /// Of these, blocks that differed; they were copied again.
+    pub mismatched: u64,
+    /// Of these, blocks that could not be read at the source; they were left alone.
+    pub unreadable: u64,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verifying {
+    /// Blocks that there are to compare; what is listed so far while the lists come in.
+    pub total: u64,
+    /// Of these, blocks that were compared.
+    pub done: u64,
+    /// Of these, blocks that differed.
+    pub mismatched: u64,
 }
 
 /// One leg: the group's sessions to one mirror, seen from the primary.
@@ -163,6 +195,10 @@ pub struct LegStatus {
     pub resync_started_ms: Option<u64>,
     /// Bytes a second of the running copy, over the last seconds.
     pub resync_rate: Option<u64>,
+    /// The verification under way.
+    pub verifying: Option<Verifying>,
+    /// The last one that came to its end; `None` when never.
+    pub verified: Option<Verified>,
     /// Smoothed round trip of heartbeats, in microseconds.
     pub rtt_us: Option<u64>,
     /// When anything was last heard from it.

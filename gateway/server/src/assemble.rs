@@ -290,6 +290,7 @@ async fn serve(
     let address = config.link.listen;
     let listener = TcpListener::bind(address).await.map_err(failed(&doing("links", &address)))?;
     gateway.tasks.spawn(Arc::clone(gateway).accept_links(listener));
+    gateway.tasks.spawn(Arc::clone(gateway).verify_regularly());
     let door = HostDoor::new();
     door.open(Arc::clone(gateway));
     for listener in nbd {

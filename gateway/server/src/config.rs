@@ -176,6 +176,17 @@ pub struct MirrorConfig {
     pub policy: mirror::Policy,
     /// When a silent gateway is asked, and when it is given up.
     pub heartbeat: mirror::HeartbeatTimes,
+    /// When mirrors are compared with their sources.
+    pub verify: VerifyConfig,
+}
+
+/// Verification of mirrors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// How old the last one may be; zero: only by hand.
+    pub every: Duration,
+    /// Bytes of each mirror that are compared in a second at most.
+    pub bytes_per_second: u64,
 }
 
 /// Logging.

@@ -101,6 +101,7 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::suspend))
         .routes(routes!(sessions::resume))
         .routes(routes!(sessions::reverse))
+        .routes(routes!(sessions::verify))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
@@ -109,6 +110,7 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(groups::show, groups::delete))
         .routes(routes!(groups::add))
         .routes(routes!(groups::remove))
+        .routes(routes!(groups::detach))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))

@@ -108,6 +108,8 @@ impl From<Refusal> for Refused {
             Refusal::NotInSync => Code::NotInSync,
             Refusal::NotConnected => Code::PeerUnreachable,
             Refusal::QualityTooLow { .. } | Refusal::PrimaryAlive => Code::NeedsConsent,
+            Refusal::PeerTooOld { .. } => Code::PeerTooOld,
+            Refusal::NotSuspended => Code::NotSuspended,
             Refusal::HandoverUnanswered => Code::NeedsConsent,
             Refusal::TooManyVolumes => Code::GroupFull,
             Refusal::LastVolume => Code::LastVolume,

@@ -127,6 +127,19 @@ pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
         inflight_writes: status.inflight_writes,
         inflight_bytes: status.inflight_bytes,
         send_queue_bytes: status.send_queue_bytes,
+        verifying: status.verifying.map(|now| api::Verifying {
+            total_blocks: now.total,
+            done_blocks: now.done,
+            mismatched_blocks: now.mismatched,
+        }),
+        verified: status.verified.map(|found| api::Certificate {
+            at: crate::clock::text(found.at_ms),
+            epoch: found.epoch.get(),
+            generation: found.generation.uuid(),
+            blocks: found.blocks,
+            mismatched: found.mismatched,
+            unreadable: found.unreadable,
+        }),
     }
 }
 
@@ -250,7 +263,13 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
                 actions.push("failover.plan");
             }
         }
-        Role::Secondary => actions.push("failover.plan"),
+        Role::Secondary => {
+            actions.push("failover.plan");
+            let stopped = status.upstream.as_ref().is_some_and(|u| u.link != LinkState::Connected);
+            if stopped && status.quality == block::Quality::Outdated {
+                actions.push("group.detach");
+            }
+        }
         Role::Fenced => {}
     }
     actions.into_iter().map(str::to_owned).collect()

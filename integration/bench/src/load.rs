@@ -96,21 +96,34 @@ impl Load {
 pub(crate) fn fill(address: &Address, export: &str) -> Result<u64> {
     let mut client = Client::attach(address, export, false)?;
     let payload = payload(1 << 20);
-    let mut reply = [0; 16];
     let mut offset = 0;
     while offset < client.size {
-        let bytes = (client.size - offset).min(1 << 20);
-        let bytes = u32::try_from(bytes)?;
-        let request = Request { command: Command::Write, fua: false, cookie: 0, offset, bytes };
-        client.stream.write_all(&request.header())?;
-        client.stream.write_all(&payload[..bytes as usize])?;
-        client.stream.read_exact(&mut reply)?;
-        let is_good = matches!(wire::reply(&reply), Ok(Some(reply)) if !reply.is_error);
-        ensure!(is_good, "writing {bytes} bytes at {offset} failed");
-        offset += u64::from(bytes);
+        let bytes = usize::try_from((client.size - offset).min(1 << 20))?;
+        write(&mut client, offset, &payload[..bytes])?;
+        offset += bytes as u64;
     }
     client.stream.write_all(&disconnect())?;
     Ok(client.size)
+}
+
+/// Writes one block.
+///
+/// # Errors
+/// When the server fails.
+pub(crate) fn write_once(client: &mut Client) -> Result<()> {
+    write(client, 0, &payload(4096))
+}
+
+fn write(client: &mut Client, offset: u64, data: &[u8]) -> Result<()> {
+    let bytes = u32::try_from(data.len())?;
+    let request = Request { command: Command::Write, fua: false, cookie: 0, offset, bytes };
+    client.stream.write_all(&request.header())?;
+    client.stream.write_all(data)?;
+    let mut reply = [0; 16];
+    client.stream.read_exact(&mut reply)?;
+    let is_good = matches!(wire::reply(&reply), Ok(Some(reply)) if !reply.is_error);
+    ensure!(is_good, "writing {bytes} bytes at {offset} failed");
+    Ok(())
 }
 
 fn disconnect() -> [u8; REQUEST_BYTES] {

@@ -56,6 +56,16 @@ pub(crate) fn run(suite: Suite, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Runs the suite of what operators wait for and prints its report.
+///
+/// # Errors
+/// When a site cannot be started, or does not come to where it should be.
+pub(crate) fn recovery(options: &Options) -> Result<()> {
+    ensure!(options.repeats > 0, "repeats begin at 1");
+    let work = Work::new(options)?;
+    crate::recovery::run(options, &work.disk)
+}
+
 /// Folders that are there for the run and gone after it.
 struct Work {
     disk: PathBuf,

@@ -7,6 +7,7 @@
 
 mod chain;
 mod clients;
+mod copies;
 mod demo;
 mod failover;
 mod groups;

@@ -405,6 +405,9 @@ impl World {
             }
             Note::MirrorLost { .. }
             | Note::Demoted
+            | Note::Detached(_)
+            | Note::Mismatch { .. }
+            | Note::Verified { .. }
             | Note::FencedOff { .. }
             | Note::Latched { .. } => {}
         }

@@ -31,6 +31,11 @@ pub(crate) enum Group {
         /// The volume: in a group of its own, not mirrored, not attached.
         volume: String,
     },
+    /// Open this site's copy of a group to hosts, on its own, while its session is suspended
+    Detach {
+        /// The group.
+        group: String,
+    },
     /// Let a volume leave a group, to a group of its own; the others go on
     Remove {
         /// The group.

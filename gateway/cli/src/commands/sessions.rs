@@ -6,6 +6,7 @@ use api::units::{bytes_text, micros_text};
 use api::{
     CheckState, Code, FailoverPlan, Operation, OperationState, Phase, PlanRequest, PolicyPatch,
     ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList, SessionState,
+    VerifySession,
 };
 use tokio::time::Instant;
 use ureq::http::Method;
@@ -47,6 +48,14 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
             let request = ResumeSession { discard: *discard };
             let resumed: Session = client.post(&ask(session, "/resume"), &request)?;
             print(&wait_for(&client, resumed, wait)?);
+        }
+        args::Session::Verify { session, rate, wait } => {
+            let request = VerifySession { bytes_per_second: *rate };
+            let begun: Session = client.post(&ask(session, "/verify"), &request)?;
+            let now = wait_for_verification(&client, begun, wait)?;
+            print(&now);
+            let differed = now.leg.verified.as_ref().is_some_and(|found| found.mismatched > 0);
+            return Ok(if wait.wait && differed { FAILED } else { 0 });
         }
         args::Session::Reverse { session } => {
             let outcome: Option<Session> =
@@ -108,6 +117,31 @@ fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, F
     }
 }
 
+/// Waits until the verification that was begun is over, if that is wanted.
+fn wait_for_verification(client: &Client, begun: Session, wait: &Wait) -> Result<Session, Failure> {
+    if !wait.wait {
+        return Ok(begun);
+    }
+    let path = format!("/api/v1/sessions/{}", begun.id);
+    let before = begun.leg.verified.clone();
+    let until = Instant::now() + wait.timeout;
+    loop {
+        let now: Session = client.get(&path)?;
+        if now.leg.verified != before && now.leg.verifying.is_none() {
+            return Ok(now);
+        }
+        if now.leg.verifying.is_none() && now.leg.state != SessionState::Active {
+            let what = "the link ended before everything was compared".to_owned();
+            return Err(Failure::new(FAILED, what).next("twinspan session show"));
+        }
+        if Instant::now() > until {
+            let what = "the verification goes on after all that time".to_owned();
+            return Err(Failure::coded(Code::Timeout, what));
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
 fn list_text(list: &SessionList) -> String {
     let mut out = rows(&list.items);
     if !list.mirrored_here.is_empty() {
@@ -156,6 +190,30 @@ fn one(session: &Session) -> String {
         "policy split {}, recovery {}, on_slow {}, ack_deadline {} ms\n",
         policy.split, policy.recovery, policy.on_slow, policy.ack_deadline_ms
     ));
+    if let Some(now) = &session.leg.verifying {
+        out.push_str(&format!(
+            "verify {} of {} blocks compared, {} differ\n",
+            now.done_blocks, now.total_blocks, now.mismatched_blocks
+        ));
+    }
+    match &session.leg.verified {
+        Some(found) => out.push_str(&format!(
+            "verify all {} blocks compared {} at {}{}\n",
+            found.blocks,
+            if found.mismatched == 0 {
+                "equal".to_owned()
+            } else {
+                format!("({} differed and were copied again)", found.mismatched)
+            },
+            found.at,
+            if found.unreadable == 0 {
+                String::new()
+            } else {
+                format!("; {} could not be read at the source", found.unreadable)
+            },
+        )),
+        None => out.push_str("verify never\n"),
+    }
     for explanation in &session.explanations {
         out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));
         out.push_str(&format!("next   {}\n", explanation.next));

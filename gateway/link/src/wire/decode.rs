@@ -127,6 +127,11 @@ impl Decoder {
             kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
                 (0, PAYLOAD_BYTES_MAX)
             }
+            kind::LIST | kind::MAPPED if self.version < Some(2) => {
+                return Err(Corrupt("unknown kind of frame"));
+            }
+            kind::LIST => (0, 0),
+            kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
             kind::WRITE => (flag::FUA | flag::RESYNC, CHANGE_BYTES_MAX),
@@ -196,6 +201,7 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
             1 => Vote::TookOver { epoch },
             _ => return Err(Corrupt("unknown vote")),
         }),
+        kind::LIST => Message::List { volume: head.volume },
         kind::OUTDATE => Message::Outdate,
         kind::GROW => Message::Grow { volume: head.volume, bytes: head.len },
         kind::GROWN => Message::Grown { volume: head.volume, bytes: head.len },
@@ -217,6 +223,10 @@ fn with_body(head: Head, payload: &[u8]) -> Result<Message, Corrupt> {
         kind::COMPARED => {
             let differs = body::read_blocks(payload)?;
             Message::Compared { seq: Seq::new(head.seq), differs }
+        }
+        kind::MAPPED => {
+            let blocks = body::read_blocks(payload)?;
+            Message::Mapped { volume: head.volume, blocks, last: head.flags & flag::LAST != 0 }
         }
         kind::PROMOTE => {
             let (generation, ancestors) = body::read_promote(payload)?;

@@ -80,6 +80,7 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             let head = Head { kind: kind::COMPARED, seq: seq.get(), ..Head::default() };
             encoder.with_body(head, out, |w| body::write_blocks(w, &differs))
         }
+        Message::Mapped { volume, blocks, last } => encoder.mapped(volume, &blocks, last, out),
         Message::Promote { generation, ancestors } => {
             let head = Head { kind: kind::PROMOTE, ..Head::default() };
             encoder.with_body(head, out, |w| body::write_promote(w, generation, &ancestors))
@@ -118,6 +119,7 @@ fn plain_head(message: &Message) -> Option<Head> {
         Message::Voted(Vote::TookOver { epoch }) => {
             Head { kind: kind::VOTED, epoch: epoch.get(), aux: 1, ..zero }
         }
+        Message::List { volume } => Head { kind: kind::LIST, volume, ..zero },
         Message::Outdate => Head { kind: kind::OUTDATE, ..zero },
         Message::Grow { volume, bytes } => Head { kind: kind::GROW, volume, len: bytes, ..zero },
         Message::Grown { volume, bytes } => Head { kind: kind::GROWN, volume, len: bytes, ..zero },
@@ -132,6 +134,7 @@ fn plain_head(message: &Message) -> Option<Head> {
         | Message::Acks(_)
         | Message::Compare { .. }
         | Message::Compared { .. }
+        | Message::Mapped { .. }
         | Message::Promote { .. }
         | Message::Goodbye(_) => return None,
     })
@@ -203,6 +206,26 @@ impl Encoder {
             self.with_body(head, out, |w| body::write_blocks(w, blocks))?;
         }
         Ok(())
+    }
+
+    fn mapped(
+        &self,
+        volume: u16,
+        blocks: &[BlockRange],
+        last: bool,
+        out: &mut Outbox,
+    ) -> Result<(), Unsendable> {
+        let mut chunks = blocks.chunks(RANGES_PER_FRAME_MAX).peekable();
+        loop {
+            let some = chunks.next().unwrap_or_default();
+            let ends = chunks.peek().is_none();
+            let flags = pick(last && ends, flag::LAST);
+            let head = Head { kind: kind::MAPPED, flags, volume, ..Head::default() };
+            self.with_body(head, out, |w| body::write_blocks(w, some))?;
+            if ends {
+                return Ok(());
+            }
+        }
     }
 
     fn bare(&self, head: Head, out: &mut Outbox) {

@@ -4,13 +4,15 @@
 
 use std::rc::Rc;
 
-use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, WriteId};
+use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Ticket, WriteId};
 
 use super::host::op_of;
 use super::inbox::{Tag, join, read_of};
 use super::members::Member;
 use super::{Core, Group, upstream};
+use crate::certificate::{certificate_key, encode};
 use crate::machine::{Effect, Event, Note};
+use crate::status::Verified;
 
 impl Core {
     pub(super) fn perform(&mut self, group: &Rc<Group>) {
@@ -46,6 +48,7 @@ impl Core {
                 self.compare((leg, copy), seq, volume, extent);
             }
             Effect::List { leg } => self.list(leg),
+            Effect::Certify { leg, found } => self.certify(leg, found, group),
             Effect::Post { leg, message } => {
                 if let Some(port) = &mut self.legs[leg.index()] {
                     port.post(message);
@@ -96,6 +99,9 @@ impl Core {
     fn apply(&mut self, write: WriteId) {
         let ticket = self.ticket(Tag::Applied(write));
         let entry = self.slab.get(write);
+        if entry.ticket.is_some() {
+            entry.launched = self.metrics.launched(entry.since);
+        }
         let change = entry.change.clone().expect("only changes are applied");
         let (volume, fua) = (entry.volume, entry.fua);
         self.batches[volume].push(Request { op: op_of(change), fua, ticket });
@@ -116,6 +122,9 @@ impl Core {
         let entry = self.slab.get(write);
         let is_change = entry.change.is_some();
         let since = entry.since;
+        if let Some(launched) = entry.launched.take() {
+            self.metrics.acknowledged(launched);
+        }
         if let Some(ticket) = entry.ticket.take() {
             ticket.answer(result.map(|()| Answer::Done));
         }
@@ -203,6 +212,18 @@ impl Core {
         self.events.push(Event::Listed { leg, mapped });
     }
 
+    /// A verification ended now: its certificate outlives this process.
+    fn certify(&mut self, leg: LegId, found: Verified, group: &Rc<Group>) {
+        let found = Verified { at_ms: group.clock.unix_ms(), ..found };
+        self.certificates[leg.index()] = Some(found);
+        if let Some((gateway, _)) = self.machine.leg_peer(leg) {
+            let key = certificate_key(group.id, gateway);
+            // One that is lost with a failing ledger is made anew by the next verification.
+            self.ledger.put(vec![(key, Some(encode(&found)))], Ticket::ignored());
+        }
+        self.note(group, Note::Verified { leg, found });
+    }
+
     pub(super) fn grown(&mut self, volume: usize, error: Option<IoError>) {
         let result = match error {
             Some(error) => Err(error),
@@ -222,6 +243,12 @@ impl Core {
             }
             Note::Promoted => tracing::info!(group = group_name, "became primary"),
             Note::Demoted => tracing::info!(group = group_name, "hands over to its mirror"),
+            Note::Detached(true) => {
+                tracing::warn!(group = group_name, "copy is open to hosts on its own");
+            }
+            Note::Detached(false) => {
+                tracing::info!(group = group_name, "copy is no longer open to hosts");
+            }
             Note::Fenced => {
                 tracing::error!(group = group_name, "fenced by a higher epoch; hosts dropped");
             }
@@ -230,6 +257,13 @@ impl Core {
             }
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
+            }
+            Note::Mismatch { leg, volume, blocks } => {
+                tracing::error!(group = group_name, %leg, volume, blocks, "copies differ");
+            }
+            Note::Verified { leg, found } => {
+                let (blocks, mismatched) = (found.blocks, found.mismatched);
+                tracing::info!(group = group_name, %leg, blocks, mismatched, "verified a mirror");
             }
             Note::Latched { error } => {
                 tracing::error!(group = group_name, %error, "local copy failed and is latched");

@@ -77,8 +77,7 @@ impl Core {
                 return;
             }
             Op::Flush => {
-                let entry =
-                    Entry { ticket: Some(ticket), change: None, volume: index, fua, since: now };
+                let entry = Entry::host(ticket, index, None, fua, now);
                 let write = self.slab.insert(entry);
                 self.events.push(Event::Flush { write, volume: index });
                 return;
@@ -92,8 +91,7 @@ impl Core {
             return;
         }
         let extent = change.0;
-        let entry =
-            Entry { ticket: Some(ticket), change: Some(change), volume: index, fua, since: now };
+        let entry = Entry::host(ticket, index, Some(change), fua, now);
         let write = self.slab.insert(entry);
         self.events.push(Event::Change { write, volume: index, extent });
     }

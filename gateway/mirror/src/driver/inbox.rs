@@ -76,6 +76,9 @@ impl Core {
         for Completion { tag, result } in completions.drain(..) {
             match Tag::unpack(tag) {
                 Tag::Applied(write) => {
+                    if let Some(launched) = &mut self.slab.get(write).launched {
+                        self.metrics.applied(launched);
+                    }
                     let result = result.map(|_| ());
                     self.events.push(Event::Applied { write, result });
                 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Group;
 use super::port::Port;
 use crate::machine::{Event, Opening};
-use crate::metrics::LegMetrics;
+use crate::metrics::{Ended, LegMetrics, TrafficMetrics};
 use crate::status::Cause;
 
 /// What a turn knows of the link to a mirror.
@@ -107,16 +107,17 @@ pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
         metrics,
     });
     drop(core);
-    let task = run(Rc::clone(group), leg, gateway, attempt, port);
+    let traffic = TrafficMetrics::new(&site);
+    let task = run(Rc::clone(group), (leg, attempt), gateway, port, traffic);
     (group.spawn)(Box::pin(task));
 }
 
 async fn run(
     group: Rc<Group>,
-    leg: LegId,
+    (leg, attempt): (LegId, u64),
     gateway: block::GatewayId,
-    attempt: u64,
     port: Rc<Port>,
+    mut traffic: TrafficMetrics,
 ) {
     let (mut pause, longest) = group.heartbeat.redial;
     loop {
@@ -125,12 +126,14 @@ async fn run(
         }
         let opened = tokio::time::timeout(group.heartbeat.open, open(&group, leg, gateway)).await;
         let cause = match opened.unwrap_or(Err(LinkError::Timeout)) {
-            Ok((link, Some(opening))) => {
+            Ok((mut link, Some(opening))) => {
                 if port.is_closing() {
                     return;
                 }
-                group.connected(leg, attempt, opening);
-                let cause = carry(&group, leg, attempt, &port, link).await;
+                group.connected((leg, attempt), link.version(), opening);
+                let (cause, why) =
+                    carry(&group, (leg, attempt), &port, &mut *link, &mut traffic).await;
+                traffic.ended(link.traffic(), why);
                 group.lost(leg, attempt, cause);
                 return;
             }
@@ -190,11 +193,11 @@ async fn open(
 /// Carries messages until the link or the port ends.
 async fn carry(
     group: &Rc<Group>,
-    leg: LegId,
-    attempt: u64,
+    (leg, attempt): (LegId, u64),
     port: &Rc<Port>,
-    mut link: Box<dyn Link>,
-) -> Cause {
+    link: &mut dyn Link,
+    traffic: &mut TrafficMetrics,
+) -> (Cause, Ended) {
     let mut beat = tokio::time::interval(group.heartbeat.interval);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Instant::now();
@@ -205,7 +208,7 @@ async fn carry(
     loop {
         let woken = poll_fn(|context| {
             port.listen(context);
-            port.drain(&mut *link);
+            port.drain(link);
             if let Poll::Ready(Err(error)) = link.poll_send(context) {
                 return Poll::Ready(Err(error));
             }
@@ -223,7 +226,7 @@ async fn carry(
         .await;
         let now = Instant::now();
         match woken {
-            Err(error) => return Cause::LinkLost(error.to_string()),
+            Err(error) => return (Cause::LinkLost(error.to_string()), Ended::from(&error)),
             Ok(false) => {
                 heard = now;
                 group.heard((leg, attempt), &mut messages, &mut pings, now);
@@ -231,11 +234,12 @@ async fn carry(
             Ok(true) => {}
         }
         if port.is_closing() {
-            finish(&mut *link, group.heartbeat.interval).await;
-            return Cause::Operator;
+            finish(link, group.heartbeat.interval).await;
+            return (Cause::Operator, Ended::Admin);
         }
         if now - heard > group.heartbeat.silence {
-            return Cause::LinkLost(format!("silent for {} ms", (now - heard).as_millis()));
+            let cause = Cause::LinkLost(format!("silent for {} ms", (now - heard).as_millis()));
+            return (cause, Ended::Timeout);
         }
         if asked.is_none_or(|at| now - at >= group.heartbeat.interval) {
             asked = Some(now);
@@ -243,7 +247,7 @@ async fn carry(
             pings.push_back((stamp, now));
             let state = group.core.borrow().machine.mirror_state(leg);
             link.push(Message::Ping { stamp, state });
-            group.note_traffic(leg, attempt, link.traffic());
+            traffic.traffic(link.traffic());
         }
     }
 }
@@ -261,9 +265,10 @@ impl Group {
         core.legs[leg.index()].as_ref().is_some_and(|port| port.attempt == attempt)
     }
 
-    fn connected(self: &Rc<Self>, leg: LegId, attempt: u64, opening: Opening) {
+    fn connected(self: &Rc<Self>, (leg, attempt): (LegId, u64), version: u16, opening: Opening) {
         if self.is_current(leg, attempt) {
             self.note_heard(leg);
+            self.core.borrow_mut().events.push(Event::LinkVersion { leg, version });
             self.push_event(Event::Connected { leg, opening: Box::new(opening) });
         }
     }
@@ -275,14 +280,6 @@ impl Group {
         }
         self.push_event(Event::Disconnected { leg, cause });
         self.is_current(leg, attempt)
-    }
-
-    fn note_traffic(&self, leg: LegId, attempt: u64, traffic: block::LinkTraffic) {
-        if self.is_current(leg, attempt)
-            && let Some(port) = &mut self.core.borrow_mut().legs[leg.index()]
-        {
-            port.metrics.traffic(traffic);
-        }
     }
 
     fn note_heard(&self, leg: LegId) {

@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::members::Member;
 use super::slab::Slab;
 use super::{Core, Group, Parts};
+use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored};
 use crate::metrics::Metrics;
 use crate::record::{GroupRecord, RecordError, dirty_key, fresh_key, group_key};
+use crate::status::Verified;
 
 /// Why a group cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +94,7 @@ impl Group {
             return Err(OpenError::Volumes);
         }
         let maps = read_maps(&parts, &record)?;
+        let certificates = read_certificates(&parts, &record)?;
         let restored: Vec<Restored> =
             parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
         let name = record.name.clone();
@@ -126,6 +129,7 @@ impl Group {
             rounds: HashMap::new(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
+            certificates,
             upstream_heard: None,
             upstream: None,
             candidate: None,
@@ -176,6 +180,21 @@ pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Resto
         clean: recovery.clean,
         active: recovery.active,
     }
+}
+
+/// The last verification of each mirror. One that cannot be read is as good as none.
+fn read_certificates(
+    parts: &Parts,
+    record: &GroupRecord,
+) -> Result<[Option<Verified>; LegId::COUNT], OpenError> {
+    let mut certificates = [None; LegId::COUNT];
+    for (place, leg) in certificates.iter_mut().zip(&record.legs) {
+        let Some(leg) = leg else { continue };
+        let key = certificate_key(parts.group, leg.gateway);
+        let bytes = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+        *place = bytes.as_deref().and_then(decode);
+    }
+    Ok(certificates)
 }
 
 fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, Lacks>, OpenError> {

@@ -21,6 +21,7 @@ impl Group {
         for leg in &mut status.legs {
             leg.resync_started_ms = leg.resync_started_ms.map(|at| at + offset);
             leg.last_heard_ms = core.leg_memory[leg.leg.index()];
+            leg.verified = core.certificates[leg.leg.index()];
             if let Some(port) = &core.legs[leg.leg.index()] {
                 leg.rtt_us = port.rtt_us;
                 leg.send_queue_bytes = port.port.queued_bytes();

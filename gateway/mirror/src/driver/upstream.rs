@@ -15,6 +15,7 @@ use block::{
 use tokio::time::Instant;
 
 use super::leg::finish;
+use super::members::Member;
 use super::port::Port;
 use super::slab::Entry;
 use super::{Core, Group};
@@ -286,8 +287,8 @@ impl Core {
                     }
                     return;
                 }
-                let entry =
-                    Entry { ticket: None, change: Some((extent, change)), volume, fua, since: now };
+                let change = Some((extent, change));
+                let entry = Entry { ticket: None, change, volume, fua, since: now, launched: None };
                 let write = self.slab.insert(entry);
                 self.events.push(Event::Incoming { write, seq, volume, extent, resync });
             }
@@ -300,6 +301,7 @@ impl Core {
                     upstream.port.push(message);
                 }
             }
+            Message::List { volume } => self.list_for_primary(volume),
             Message::Ping { stamp, state } => {
                 let ours = self.machine.upstream_state();
                 if let Some(upstream) = &mut self.upstream {
@@ -315,6 +317,30 @@ impl Core {
                 self.events.push(Event::Told { message });
             }
             other => self.events.push(Event::Told { message: other }),
+        }
+    }
+
+    /// Says what is mapped here, so that the primary knows what there is to compare. The map is
+    /// read, not the data.
+    fn list_for_primary(&mut self, volume: u16) {
+        /// Ranges in one message.
+        const STEP: usize = 4096;
+        let Some(upstream) = &self.upstream else { return };
+        let Some(Member { store, .. }) = self.members.get(usize::from(volume)) else { return };
+        let mut from = 0;
+        loop {
+            let Ok(blocks) = store.mapped(from, STEP) else {
+                // The whole of it is compared instead: what cannot be read differs.
+                let blocks = vec![store.geometry().whole().blocks()];
+                upstream.port.push(Message::Mapped { volume, blocks, last: true });
+                return;
+            };
+            let last = blocks.last().is_none();
+            from = blocks.last().map_or(from, |range| range.end());
+            upstream.port.push(Message::Mapped { volume, blocks, last });
+            if last {
+                return;
+            }
         }
     }
 

@@ -21,6 +21,7 @@ impl Machine {
     pub(super) fn fill_copies(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
         if state.is_clean() || !matches!(state.stage, Stage::Copying | Stage::InSync) {
+            self.fill_verification(leg, out);
             return;
         }
         for slot in 0..COPIES_MAX {
@@ -30,12 +31,19 @@ impl Machine {
             }
             let Some((volume, extent, compare)) = self.next_copy(leg) else { return };
             let state = self.leg_mut(leg).expect("checked above");
-            state.copies[slot] = Some(Copy { volume, extent, sent: false, compare });
-            let copy = u8::try_from(slot).expect("there are few slots");
-            let holder = Holder::Copy(leg, copy);
-            if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
-                self.send_copy(leg, copy, out);
-            }
+            state.copies[slot] = Some(Copy { volume, extent, sent: false, compare, verify: false });
+            self.begin_copy(leg, slot, out);
+        }
+    }
+
+    /// Takes the range of a copy that was put into this slot; it is sent as soon as it has it.
+    pub(super) fn begin_copy(&mut self, leg: LegId, slot: usize, out: &mut Vec<Effect>) {
+        let placed = self.leg(leg).and_then(|state| state.copies[slot]);
+        let Copy { volume, extent, .. } = placed.expect("the caller placed it");
+        let copy = u8::try_from(slot).expect("there are few slots");
+        let holder = Holder::Copy(leg, copy);
+        if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
+            self.send_copy(leg, copy, out);
         }
     }
 
@@ -83,6 +91,7 @@ impl Machine {
         let slot = state.copies[usize::from(copy)].as_mut().expect("a copy that waits exists");
         slot.sent = true;
         let (volume, extent, compare) = (slot.volume, slot.extent, slot.compare);
+        let verify = slot.verify;
         let wipe = state.wipe.first() == Some(&volume);
         state.inflight.push_back(InFlight {
             seq,
@@ -101,6 +110,11 @@ impl Machine {
         }
         if !compare {
             state.inflight_bytes += extent.len();
+        }
+        if verify {
+            // Changes nothing there, so there is nothing that could be lost.
+            out.push(Effect::Copy { leg, copy, seq, volume, extent, compare });
+            return;
         }
         // What is found to be the same may be so only in the mirror's memory.
         state.undurable.push_back((seq, volume, extent.blocks()));
@@ -133,6 +147,10 @@ impl Machine {
         let Some(Holder::Copy(_, copy)) = state.acknowledge(seq) else { return };
         let Some(done) = state.copies[usize::from(copy)].take() else { return };
         let (volume, blocks) = (done.volume, done.extent.blocks());
+        if done.verify {
+            self.verified((leg, copy), (volume, blocks), differs, out);
+            return;
+        }
         state.suspects[volume].remove(blocks);
         state.dirty[volume].remove(blocks);
         let mut different = 0;
@@ -159,9 +177,10 @@ impl Machine {
         error: IoError,
         out: &mut Vec<Effect>,
     ) {
-        let under_way =
-            self.leg(leg).is_some_and(|state| state.copies[usize::from(copy)].is_some());
-        if under_way {
+        let placed = self.leg(leg).and_then(|state| state.copies[usize::from(copy)]);
+        if let Some(placed) = placed.filter(|placed| placed.verify) {
+            self.unverifiable((leg, copy), placed, out);
+        } else if placed.is_some() {
             let cause = Cause::Refused(format!("cannot read the source: {error}"));
             self.lose_leg(leg, cause, SessionState::Error, out);
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Restored;
 use crate::command::{Command, Refusal};
-use crate::status::Cause;
+use crate::status::{Cause, Verified};
 
 /// What a mirror answered when the group was opened there.
 #[derive(Clone, Debug)]
@@ -80,6 +80,13 @@ pub enum Event {
         leg: LegId,
         /// By volume.
         mapped: Vec<BlockSet>,
+    },
+    /// Which protocol version a mirror speaks on its link, said before [`Event::Connected`].
+    LinkVersion {
+        /// Which leg.
+        leg: LegId,
+        /// The version.
+        version: u16,
     },
     /// A leg's link ended, or could not be made.
     Disconnected {
@@ -209,6 +216,8 @@ pub enum Note {
     Promoted,
     /// This gateway became a mirror.
     Demoted,
+    /// This mirror's copy is open to hosts on its own; or no longer, and hosts were dropped.
+    Detached(bool),
     /// A higher epoch exists; hosts were dropped.
     Fenced,
     /// A gateway with a lower epoch was refused.
@@ -220,6 +229,22 @@ pub enum Note {
     SplitBrain {
         /// Which leg.
         leg: LegId,
+    },
+    /// A verification found blocks of a mirror that are not what they should be.
+    Mismatch {
+        /// Which leg.
+        leg: LegId,
+        /// Index of the volume.
+        volume: usize,
+        /// How many.
+        blocks: u64,
+    },
+    /// A verification came to its end.
+    Verified {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
     },
     /// The local copy or ledger failed.
     Latched {
@@ -272,6 +297,13 @@ pub enum Effect {
     List {
         /// For whom.
         leg: LegId,
+    },
+    /// A verification came to its end: keep the certificate, and tell people.
+    Certify {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
     },
     /// Send a message to a mirror.
     Post {

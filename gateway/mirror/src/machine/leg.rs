@@ -6,6 +6,7 @@ use block::{
     BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
 };
 
+use super::verify::Verification;
 use crate::dirty::DirtyMap;
 use crate::locks::Holder;
 use crate::policy::Policy;
@@ -124,6 +125,8 @@ pub(crate) struct Copy {
     pub(crate) sent: bool,
     /// Whether checksums go first: the blocks may be the same already.
     pub(crate) compare: bool,
+    /// Whether it only makes sure of blocks that should be the same.
+    pub(crate) verify: bool,
 }
 
 /// How much the running or last copy moved.
@@ -183,6 +186,12 @@ pub(crate) struct Leg {
     pub(crate) progress: Progress,
     pub(crate) theirs: Option<MirrorState>,
     pub(crate) last_flush_ms: u64,
+    /// The protocol version of the link.
+    pub(crate) version: u16,
+    /// The verification under way.
+    pub(crate) verify: Option<Verification>,
+    /// Blocks that verifications found to differ since this gateway started, by volume.
+    pub(crate) mismatched: Vec<u64>,
 }
 
 impl Leg {
@@ -222,6 +231,9 @@ impl Leg {
             },
             theirs: None,
             last_flush_ms: 0,
+            version: 0,
+            verify: None,
+            mismatched: vec![0; volumes],
         }
     }
 
@@ -272,6 +284,8 @@ impl Leg {
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.flushes.clear();
+        // What was not compared is not known: a verification is begun anew, not taken up.
+        self.verify = None;
     }
 
     /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).

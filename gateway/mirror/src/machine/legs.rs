@@ -141,6 +141,8 @@ impl Machine {
             Relation::Behind { common } if known(common) => Ok(Need::Delta),
             Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
             Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
+            // It went on from what is here, and kept track of it.
+            Relation::Ahead if state.discard && known(ours.current) => Ok(Need::Delta),
             Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
                 Ok(Need::Full { wipe: true })
             }
@@ -157,6 +159,7 @@ impl Machine {
         let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage != Stage::Listing {
+            state.add_to_verification(mapped);
             return;
         }
         let full = state.base.is_none();
@@ -203,6 +206,9 @@ impl Machine {
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
             Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
+            Message::Mapped { volume, blocks, last } => {
+                self.on_mapped_there(leg, volume, &blocks, last);
+            }
             Message::Voted(Vote::InSync) => self.on_voted(leg, out),
             Message::Voted(Vote::TookOver { epoch }) => self.on_took_over(leg, epoch, out),
             Message::Grown { volume, bytes } => self.on_mirror_grown(leg, volume, bytes, out),
@@ -217,6 +223,7 @@ impl Machine {
             | Message::Differs(_)
             | Message::Change { .. }
             | Message::Compare { .. }
+            | Message::List { .. }
             | Message::Flush { .. }
             | Message::Promote { .. }
             | Message::Handover { .. }

@@ -44,7 +44,7 @@ impl Machine {
         match self.role {
             Role::Primary => {}
             Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
             Role::Fenced { by } => return Err(Refusal::Fenced { by }),
         }
         if self.latched {
@@ -320,6 +320,7 @@ impl Leg {
         self.progress.total_bytes.push(0);
         self.progress.copied_bytes.push(0);
         self.progress.full.push(false);
+        self.mismatched.push(0);
     }
 
     fn dismiss(&mut self, at: usize, volume: VolumeId) {
@@ -331,6 +332,7 @@ impl Leg {
         self.progress.total_bytes.remove(at);
         self.progress.copied_bytes.remove(at);
         self.progress.full.remove(at);
+        self.mismatched.remove(at);
         self.cursor = (0, 0);
         if self.failed == Some(volume) {
             // What stood in the way of the others is gone.

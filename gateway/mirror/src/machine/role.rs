@@ -52,7 +52,8 @@ impl Machine {
     /// A higher epoch exists: nobody is served here any more.
     pub(super) fn fence(&mut self, by: Epoch, out: &mut Vec<Effect>) {
         let known = matches!(self.role, Role::Fenced { by: known } if by <= known);
-        if by <= self.epoch || known || matches!(self.role, Role::Secondary | Role::Promoting(_)) {
+        let no_primary = matches!(self.role, Role::Secondary | Role::Promoting(_) | Role::Detached);
+        if by <= self.epoch || known || no_primary {
             return;
         }
         out.push(Effect::DropHosts);
@@ -104,7 +105,7 @@ impl Machine {
             Role::Primary => return Err(Refusal::NotSecondary),
             Role::Yielding(yielding) => return self.go_on(yielding, consent, out),
             Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary | Role::Fenced { .. } => {}
+            Role::Secondary | Role::Fenced { .. } | Role::Detached => {}
         }
         if self.epoch == Epoch::ZERO {
             // No primary was ever heard of here: the next epoch would be one that is in use (rule 6).
@@ -122,6 +123,9 @@ impl Machine {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
         self.drop_upstream(Some(block::Goodbye::Fenced { epoch: self.fence_epoch() }), out);
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         let round = self.flushes.want();
         self.role = Role::Promoting(Promoting::Flushing(round));
         Ok(())
@@ -131,9 +135,11 @@ impl Machine {
     pub(super) fn fence_epoch(&self) -> Epoch {
         match self.role {
             Role::Fenced { by } => by.max(self.epoch).next(),
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => {
-                self.epoch.next()
-            }
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Promoting(_)
+            | Role::Detached => self.epoch.next(),
         }
     }
 
@@ -161,6 +167,14 @@ impl Machine {
         let known = LegId::all().find(|id| self.leg(*id).is_some_and(|l| l.gateway == old.gateway));
         let free = LegId::all().find(|id| self.leg(*id).is_none());
         let Some(id) = known.or(free) else { return };
+        let was_detached = std::mem::take(&mut self.recorded_detached);
+        if let Some(state) = self.leg_mut(id).filter(|leg| was_detached && leg.base.is_some()) {
+            // What was written here while the copy was detached stays known (rule 9).
+            state.awaiting_reprotect = true;
+            state.state = SessionState::Halted;
+            state.cause = Some(Cause::AwaitingReprotect);
+            return;
+        }
         let policy = self.leg(id).map_or_else(Policy::default, |leg| leg.policy);
         let mut leg = Leg::new(id, old, policy, self.volumes.len());
         leg.base = base;
@@ -216,7 +230,7 @@ impl Machine {
         match self.role {
             Role::Primary => {}
             Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
             Role::Fenced { by } => return Err(Refusal::Fenced { by }),
         }
         if !self.in_sync_stage(leg) {
@@ -263,6 +277,7 @@ impl Machine {
             Role::Promoting(Promoting::Recording)
             | Role::Primary
             | Role::Secondary
+            | Role::Detached
             | Role::Fenced { .. } => {}
         }
     }
@@ -270,9 +285,10 @@ impl Machine {
     fn epoch_after_fence(&self) -> Epoch {
         match self.recorded_role {
             RoleRecord::Fenced { by } => by.max(self.epoch).next(),
-            RoleRecord::Primary | RoleRecord::Yielding { .. } | RoleRecord::Secondary => {
-                self.epoch.next()
-            }
+            RoleRecord::Primary
+            | RoleRecord::Yielding { .. }
+            | RoleRecord::Secondary
+            | RoleRecord::Detached => self.epoch.next(),
         }
     }
 

@@ -79,6 +79,9 @@ impl Machine {
             return;
         }
         self.drop_upstream(None, out);
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         // A primary that is opened at a higher epoch is fenced before it answers.
         let was_primary = self.role != Role::Secondary;
         self.fence(open.epoch, out);
@@ -102,6 +105,7 @@ impl Machine {
         self.role = Role::Secondary;
         self.recorded_role = RoleRecord::Secondary;
         self.orderly_end = false;
+        self.recorded_detached = false;
         self.upstream_record = Some(record);
         let link = self.next_record;
         self.upstream = Some(Upstream {
@@ -151,7 +155,11 @@ impl Machine {
     fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         let known = match self.role {
             Role::Fenced { by } => by.max(self.epoch),
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => self.epoch,
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Promoting(_)
+            | Role::Detached => self.epoch,
         };
         if epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
@@ -161,7 +169,11 @@ impl Machine {
             Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
                 Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Fenced { .. } => None,
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Detached
+            | Role::Fenced { .. } => None,
         }
     }
 
@@ -169,6 +181,9 @@ impl Machine {
     pub(crate) fn refuse_primary(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
         if let Some(goodbye) = self.refuse_epoch(open.epoch) {
             return Some(goodbye);
+        }
+        if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
+            return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
         }
         if let (Role::Secondary, Some(current)) = (self.role, &self.upstream_record)
             && open.epoch == self.epoch

@@ -67,8 +67,8 @@ impl Machine {
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
-        let begins_with_next =
-            role == Role::Primary && record.legs.iter().flatten().any(|leg| !leg.in_sync);
+        let begins_with_next = matches!(role, Role::Primary | Role::Detached)
+            && record.legs.iter().flatten().any(|leg| !leg.in_sync);
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -89,6 +89,7 @@ impl Machine {
             quality,
             role,
             recorded_role: record.role,
+            recorded_detached: record.role == RoleRecord::Detached,
             upstream_record: record.upstream,
             legs,
             upstream: None,
@@ -205,7 +206,7 @@ impl Machine {
             name: self.name.clone(),
             role: match self.role {
                 Role::Primary | Role::Yielding(_) => crate::Role::Primary,
-                Role::Secondary | Role::Promoting(_) => crate::Role::Secondary,
+                Role::Secondary | Role::Promoting(_) | Role::Detached => crate::Role::Secondary,
                 Role::Fenced { .. } => crate::Role::Fenced,
             },
             epoch: self.epoch,
@@ -237,6 +238,7 @@ impl Machine {
             Role::Yielding(_) => Serving::HandingOver,
             Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
             Role::Fenced { by } => Serving::Fenced { by },
+            Role::Detached => Serving::Detached,
         }
     }
 
@@ -271,10 +273,13 @@ impl Machine {
                     resync_copied_bytes: leg.progress.copied_bytes[index]
                         .min(leg.progress.total_bytes[index]),
                     full: leg.progress.full[index],
+                    mismatched_bytes: leg.mismatched[index] * block::BLOCK_BYTES,
                 })
                 .collect(),
             resync_started_ms: leg.progress.started_ms,
             resync_rate: rate(&leg.progress.marks),
+            verifying: leg.verify.as_ref().map(super::verify::Verification::progress),
+            verified: None,
             rtt_us: None,
             last_heard_ms: None,
             theirs: leg.theirs,
@@ -328,6 +333,7 @@ fn restore_role(record: &GroupRecord) -> Role {
             })
         }
         RoleRecord::Secondary => Role::Secondary,
+        RoleRecord::Detached => Role::Detached,
         RoleRecord::Fenced { by } => Role::Fenced { by },
     }
 }

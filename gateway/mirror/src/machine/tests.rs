@@ -459,5 +459,37 @@ fn a_mirror_without_room_is_an_error_of_the_leg_only() {
     ));
 }
 
+#[test]
+fn a_block_that_cannot_be_read_here_is_counted_and_the_mirrors_is_left_alone() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(Event::LinkVersion { leg: leg(), version: 1 });
+    let begin = || Event::Command(Command::Verify { leg: leg(), bytes_per_second: 1 << 20 });
+    bench.apply(begin());
+    let too_old = Refusal::PeerTooOld { theirs: 1, needs: 2 };
+    assert!(matches!(&bench.take()[..], [Effect::Answered(Err(why))] if *why == too_old));
+    bench.apply(Event::LinkVersion { leg: leg(), version: 2 });
+    bench.apply(begin());
+    let blocks = vec![block::BlockRange::new(0, 4)];
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![blocks.clone()] });
+    bench.heard(Message::Mapped { volume: 0, blocks, last: true }).take();
+    bench.apply(Event::Tick { now_ms: 1_000 });
+    let asked = bench.take().into_iter().find_map(|effect| match effect {
+        Effect::Copy { copy, compare: true, .. } => Some(copy),
+        _ => None,
+    });
+    let copy = asked.expect("both lists are here and there is budget");
+    let error = IoError::Checksum;
+    bench.apply(Event::CopyFailed { leg: leg(), copy, error });
+    let found = bench.take().into_iter().find_map(|effect| match effect {
+        Effect::Certify { found, .. } => Some(found),
+        _ => None,
+    });
+    let found = found.expect("nothing is left to compare");
+    assert_eq!((found.blocks, found.mismatched, found.unreadable), (4, 0, 4));
+    assert_eq!(bench.machine.status().legs[0].phase, Phase::Equivalent);
+    // The range is free again: a change of it flies at once.
+    bench.change(5, at(0, 1));
+    assert!(bench.sent(5).is_some());
+}
 mod handover;
 mod members;

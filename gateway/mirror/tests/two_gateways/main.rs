@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+mod detached;
 mod link;
 mod members;
+mod verify;
 mod world;
 
 use block::{IoError, Op};

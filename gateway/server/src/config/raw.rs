@@ -195,6 +195,10 @@ pub struct RawMirror {
     pub heartbeat: String,
     /// How long it may be silent before the link is given up.
     pub silence: String,
+    /// How old the last verification of a mirror may be before the next begins; 0s: by hand only.
+    pub verify_every: String,
+    /// Bytes of a mirror that a verification compares in a second at most.
+    pub verify_rate: String,
 }
 
 impl Default for RawMirror {
@@ -206,6 +210,8 @@ impl Default for RawMirror {
             ack_deadline: "8s".to_owned(),
             heartbeat: "500ms".to_owned(),
             silence: "4s".to_owned(),
+            verify_every: "168h".to_owned(),
+            verify_rate: "64MiB".to_owned(),
         }
     }
 }

@@ -12,13 +12,15 @@ use mirror::{HeartbeatTimes, OnSlow, Policy, Recovery, Split};
 use super::raw::{Raw, RawListener, RawMirror, RawNbd};
 use super::{
     ApiConfig, Config, ConfigError, LinkConfig, LogConfig, MirrorConfig, NbdAddress, NbdConfig,
-    NbdListener, Site, Tls,
+    NbdListener, Site, Tls, VerifyConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
 const SHARDS_MAX: usize = 256;
 /// The machine that hears of time ten times a second cannot ask more often.
 const HEARTBEAT_MS_MIN: u64 = 100;
+/// One comparison: less would never begin.
+const VERIFY_RATE_MIN: u64 = 64 << 10;
 
 struct Place<'a>(&'a str);
 
@@ -114,6 +116,7 @@ impl Raw {
             mirror: MirrorConfig {
                 policy: policy(&at, &self.mirror)?,
                 heartbeat: heartbeat(&at, &self.mirror)?,
+                verify: verify(&at, &self.mirror)?,
             },
             log: LogConfig { level: self.log.level.clone(), json: self.log.json },
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
@@ -170,6 +173,15 @@ fn nbd_listener(
         None => NbdAddress::Tcp(at.address("nbd.listeners.address", &raw.address)?),
     };
     Ok(NbdListener { name: raw.name.clone(), address, tls })
+}
+
+fn verify(at: &Place<'_>, raw: &RawMirror) -> Result<VerifyConfig, ConfigError> {
+    let bytes_per_second = at.bytes("mirror.verify_rate", &raw.verify_rate)?;
+    if bytes_per_second < VERIFY_RATE_MIN {
+        return Err(at.bad("mirror.verify_rate", "must be at least 64KiB: one comparison a second"));
+    }
+    let every = Duration::from_millis(at.millis("mirror.verify_every", &raw.verify_every)?);
+    Ok(VerifyConfig { every, bytes_per_second })
 }
 
 fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigError> {

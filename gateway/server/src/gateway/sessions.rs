@@ -11,6 +11,9 @@ use crate::refusal::Refused;
 use crate::status::words_patched;
 use crate::status::{self, Moment};
 
+/// Between two looks for a mirror whose verification is due.
+const VERIFY_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Where a session runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -82,6 +85,7 @@ impl Gateway {
             resync_copied_bytes: copied,
             resync_kind: if session.full { "full" } else { "delta" }.to_owned(),
             resync_bytes_per_second: leg.resync_rate,
+            mismatched_bytes: session.mismatched_bytes,
             resync_eta_seconds: rate.map(|rate| (total - copied).div_ceil(rate)),
             leg: status::leg(leg, moment),
             explanations: explanations.collect(),
@@ -181,6 +185,59 @@ impl Gateway {
         Ok(self.find_session(&session.id.to_string()).await.ok().map(|(session, _)| session))
     }
 
+    /// Begins to compare a mirror with its source.
+    ///
+    /// # Errors
+    /// [`Code::NotInSync`], [`Code::PeerTooOld`], or the group's refusal.
+    pub(crate) async fn verify_session(
+        &self,
+        name: &str,
+        request: &api::VerifySession,
+    ) -> Result<Option<Session>, Refused> {
+        let configured = self.config.mirror.verify.bytes_per_second;
+        let bytes_per_second = request.bytes_per_second.unwrap_or(configured).max(1);
+        let command = |leg| Command::Verify { leg, bytes_per_second };
+        self.session_command(name, "verification begun", command).await
+    }
+
+    /// Begins a verification of each mirror whose last one is older than the configuration says,
+    /// looking from time to time until the gateway stops.
+    pub(crate) async fn verify_regularly(self: std::sync::Arc<Self>) {
+        let verify = self.config.mirror.verify;
+        if verify.every.is_zero() {
+            return;
+        }
+        let pause = VERIFY_LOOK.min(verify.every);
+        let stopping = self.stopping.clone();
+        while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            for (_, known) in self.look().await {
+                let Known::Status(status, moment) = known else { continue };
+                if status.role == Role::Primary && moment.fresh {
+                    self.verify_overdue(&status).await;
+                }
+            }
+        }
+    }
+
+    async fn verify_overdue(&self, status: &GroupStatus) {
+        let verify = self.config.mirror.verify;
+        let every_ms = u64::try_from(verify.every.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.clock.steady_ms();
+        for leg in status.legs.iter().filter(|leg| leg.in_sync && leg.verifying.is_none()) {
+            let last = leg.verified.map(|found| found.at_ms);
+            if last.is_some_and(|at| now_ms.saturating_sub(at) < every_ms) {
+                continue;
+            }
+            let bytes_per_second = verify.bytes_per_second;
+            let command = Command::Verify { leg: leg.leg, bytes_per_second };
+            // One that cannot begin now (another command, an old peer) is tried at the next look.
+            if let Err(refused) = self.command(status.group, command).await {
+                let why = refused.0.detail;
+                tracing::debug!(group = status.name, why, "verification not begun");
+            }
+        }
+    }
+
     /// The group that is meant, and the volume whose session is told.
     fn find_source(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let pages = self.book.read();
@@ -263,6 +320,7 @@ fn session_actions(leg: &LegStatus) -> Vec<String> {
         SessionState::Suspended | SessionState::Error => actions.push("session.resume"),
     }
     if status::leg_is_well(leg) {
+        actions.push("session.verify");
         actions.push("session.reverse");
     }
     actions.into_iter().map(str::to_owned).collect()

@@ -35,6 +35,23 @@ pub(super) async fn show(
     Ok(Json(Gateway::show_group(&entry, &known)))
 }
 
+/// Opens this site's copy of a group to hosts, read-write and on its own, while its session is
+/// suspended
+///
+/// What is written here is tracked, and discarded when the session is resumed at its source.
+#[utoipa::path(post, path = "/api/v1/groups/{group}/detach", tag = "groups",
+    operation_id = "detach_group", params(("group" = String, Path)),
+    responses((status = 200, body = api::Group), (status = "default", body = api::Problem)))]
+pub(super) async fn detach(
+    State(gateway): Shared,
+    Path(group): Path<String>,
+) -> Result<Json<api::Group>, Failure> {
+    let entry = gateway.find_group(&group)?;
+    gateway.command(entry.group(), mirror::Command::Detach).await?;
+    let known = gateway.look_at(entry.group()).await;
+    Ok(Json(Gateway::show_group(&entry, &known)))
+}
+
 /// Make a group of volumes that exist
 #[utoipa::path(post, path = "/api/v1/groups", tag = "groups", operation_id = "create_group",
     request_body = api::GroupCreate,

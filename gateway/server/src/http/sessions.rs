@@ -101,6 +101,22 @@ pub(super) async fn resume(
     Ok(shown(outcome))
 }
 
+/// Compare every mapped block of the mirror with its source
+///
+/// Both sides read it; what differs is counted and copied again. Hosts go on. The session shows how
+/// far it has come, and at the end a certificate.
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/verify", tag = "sessions",
+    operation_id = "verify_session", params(("session" = String, Path)),
+    request_body = api::VerifySession,
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn verify(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+    Body(request): Body<api::VerifySession>,
+) -> Result<Response, Failure> {
+    Ok(shown(gateway.verify_session(&session, &request).await?))
+}
+
 /// Swap roles with the mirror, losing nothing; 204: the session's source is the other site now
 #[utoipa::path(post, path = "/api/v1/sessions/{session}/reverse", tag = "sessions",
     operation_id = "reverse_session", params(("session" = String, Path)),

@@ -58,6 +58,16 @@ const PAIR_TOTAL: Name =
 const PAIR_COPIED: Name =
     ("twinspan_pair_resync_copied_bytes_total", "Bytes copied by the running or last resync.");
 const PAIR_ETA: Name = ("twinspan_pair_resync_eta_seconds", "Time until the resync is done.");
+const VERIFY_PROGRESS: Name =
+    ("twinspan_verify_progress_ratio", "How much of the mirror was compared, while it is.");
+const VERIFY_LAST: Name = (
+    "twinspan_verify_last_completed_timestamp_seconds",
+    "When the last verification of the mirror came to its end; 0: never.",
+);
+const VERIFY_MISMATCHED: Name = (
+    "twinspan_verify_mismatched_bytes_total",
+    "Bytes that verifications found to differ; they were copied again.",
+);
 const PAIR_STARTED: Name =
     ("twinspan_pair_resync_start_timestamp_seconds", "When the running or last resync began.");
 
@@ -188,6 +198,12 @@ fn pairs(families: &mut Families, group: &GroupStatus, leg: &LegStatus, here: &s
         if let Some(started) = leg.resync_started_ms {
             families.gauge(PAIR_STARTED, &[name], seconds(started));
         }
+        if let Some(now) = leg.verifying.filter(|now| now.total > 0) {
+            families.gauge(VERIFY_PROGRESS, &[name], number(now.done) / number(now.total));
+        }
+        let verified = leg.verified.map_or(0, |found| found.at_ms);
+        families.gauge(VERIFY_LAST, &[name], seconds(verified));
+        families.counter(VERIFY_MISMATCHED, &[name], number(session.mismatched_bytes));
         let left = session.resync_total_bytes.saturating_sub(session.resync_copied_bytes);
         if let Some(rate) = leg.resync_rate.filter(|rate| *rate > 0 && leg.phase == Phase::Copying)
         {

@@ -363,9 +363,20 @@ fn note_text(note: &Note) -> String {
         }
         Note::Promoted => "this gateway became the primary".to_owned(),
         Note::Demoted => "this gateway became a mirror".to_owned(),
+        Note::Detached(true) => "the copy here is open to hosts on its own".to_owned(),
+        Note::Detached(false) => "the copy here is no longer open to hosts".to_owned(),
         Note::Fenced => "fenced: a higher epoch exists: hosts were dropped".to_owned(),
         Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
         Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
+        Note::Mismatch { leg, blocks, .. } => {
+            format!(
+                "{leg}: a verification found {blocks} blocks that differ; they are copied again"
+            )
+        }
+        Note::Verified { leg, found } => format!(
+            "{leg}: all {} mapped blocks were compared; {} differed, {} could not be read here",
+            found.blocks, found.mismatched, found.unreadable
+        ),
         Note::Latched { error } => format!("the copy here failed: {error}"),
     }
 }

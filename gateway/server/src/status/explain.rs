@@ -46,7 +46,8 @@ fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
         | Serving::WaitingForMirror
         | Serving::Halted
         | Serving::HandingOver
-        | Serving::Latched => format!("epoch {} is fenced", status.epoch),
+        | Serving::Latched
+        | Serving::Detached => format!("epoch {} is fenced", status.epoch),
     };
     let cause = format!("{by}: the group was promoted at another site; nobody is served here");
     findings.push((Health::AtRisk, explanation(Code::Fenced, cause)));
@@ -54,7 +55,7 @@ fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
 
 fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
     match &status.serving {
-        Serving::Yes | Serving::NotPrimary => {}
+        Serving::Yes | Serving::NotPrimary | Serving::Detached => {}
         Serving::Fenced { .. } => fenced(status, findings),
         Serving::WaitingForMirror => {
             let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();
@@ -227,6 +228,17 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         findings.push((Health::AtRisk, explanation(Code::CopyStale, cause)));
         return;
     };
+    if status.serving == Serving::Detached {
+        let written: u64 = status.legs.iter().map(leg_out_of_sync).max().unwrap_or(0);
+        let cause = format!(
+            "the copy here is open to hosts on its own while {} goes on as the primary; {} were \
+             written here and will be discarded when the session is resumed",
+            upstream.site,
+            bytes_text(written)
+        );
+        findings.push((Health::AtRisk, explanation(Code::Detached, cause)));
+        return;
+    }
     if upstream.link != LinkState::Connected {
         findings.push((Health::AtRisk, silent(upstream, moment)));
         if status.quality != Quality::InSync {

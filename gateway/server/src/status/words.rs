@@ -26,6 +26,7 @@ pub(crate) const fn serving(serving: &Serving) -> api::Serving {
         Serving::Halted => api::Serving::Halted,
         Serving::HandingOver => api::Serving::HandingOver,
         Serving::Latched => api::Serving::Latched,
+        Serving::Detached => api::Serving::Detached,
     }
 }
 

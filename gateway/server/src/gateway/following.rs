@@ -127,7 +127,8 @@ impl Gateway {
             // Its primary has let go of it already; that link is about to end.
             return Err(NotNow::Later(format!("volume {} is still mirrored here", offer.name)));
         }
-        if there.volumes.len() == 1 && status.role == Role::Secondary && !follows_another {
+        let is_idle = status.role == Role::Secondary && status.serving != Serving::Detached;
+        if there.volumes.len() == 1 && is_idle && !follows_another {
             return Ok(());
         }
         let site = &self.config.site.name;
@@ -149,6 +150,11 @@ impl Gateway {
         let status = self.status_of(group).await.map_err(later)?;
         if will_refuse(&status, open, from) {
             return Ok(());
+        }
+        if status.serving == Serving::Detached && !open.discard {
+            let name = &entry.name;
+            let why = format!("the copy of {name} here is detached, and its volumes would change");
+            return Err(NotNow::Never(why));
         }
         let needs = self.needs_of(open, Some(entry), from).await?;
         let new = needs.new.iter().map(NewVolume::offered).collect();

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Branch, Moment, OpId};
+use crate::model::{Branch, Moment, OpId, Sites};
 use crate::platter::SECTOR_BYTES;
 use crate::process::Process;
 use crate::world::World;
@@ -26,6 +26,7 @@ pub(crate) enum Asked {
     /// A change; by a host that writes in dependent steps, with the step.
     Change {
         op: OpId,
+        extent: Extent,
         fua: bool,
         step: Option<(usize, usize)>,
         /// Nobody mirrors the group: it goes straight to its store, and comes straight back.
@@ -178,6 +179,9 @@ impl Attachment {
                 }
                 world.count_error(error);
                 self.give_up_one(pending, now);
+                if let Asked::Change { extent, .. } = pending.asked {
+                    world.note_failed(self.process.site, pending.volume, extent);
+                }
             }
             // What went straight to its store may still come back: its host is gone by then.
             Ok(_) if late && pending.is_plain() => self.give_up_one(pending, now),
@@ -192,16 +196,18 @@ impl Attachment {
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
             Asked::Change { op, fua, step, .. } => {
-                let mirrored =
-                    world.note_acknowledged(&self.process, self.epoch) && !pending.is_plain();
-                self.branch.borrow_mut().acknowledge(now, *op, mirrored, *fua);
-                if let Some((pair, step)) = step {
-                    world.pairs.borrow_mut()[*pair].acknowledged(*step);
+                let mut held = world.note_acknowledged(&self.process, self.epoch);
+                if pending.is_plain() {
+                    held = Sites::one(self.process.site);
+                }
+                self.branch.borrow_mut().acknowledge(now, *op, held, *fua);
+                if let Some((chain, step)) = step {
+                    world.chains.borrow_mut()[*chain].acknowledged(*step);
                 }
             }
             Asked::Flush => {
-                let mirrored = world.has_mirror(&self.process);
-                self.branch.borrow_mut().flush(pending.since, pending.volume, mirrored);
+                let sites = world.flushers(&self.process);
+                self.branch.borrow_mut().flush(pending.since, pending.volume, sites);
                 world.stats.borrow_mut().flushes += 1;
             }
             Asked::Read { extent } => {
@@ -248,6 +254,23 @@ impl Attachment {
         if !whole {
             world.fail("P1", format!("a read of {extent:?} brought {} bytes", content.len()));
         }
+    }
+}
+
+impl World {
+    /// The changes that hosts of a site asked for and that were not answered.
+    pub(crate) fn under_way(&self, site: usize) -> Vec<(usize, Extent)> {
+        let mut found = Vec::new();
+        for attachment in self.attachments.borrow().iter() {
+            if attachment.process.site == site {
+                for pending in attachment.pending.borrow().values() {
+                    if let Asked::Change { extent, .. } = pending.asked {
+                        found.push((pending.volume, extent));
+                    }
+                }
+            }
+        }
+        found
     }
 }
 

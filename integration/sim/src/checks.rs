@@ -9,63 +9,18 @@ use block::Quality;
 use mirror::{Consent, Phase, Role, Serving};
 
 use crate::attachment::whole_value;
+use crate::chain::Chain;
+use crate::disks::Image;
 use crate::model::Branch;
 use crate::platter::SECTOR_BYTES;
+use crate::site::{Promotion, Served};
 use crate::world::World;
 
-/// A host that writes in turn to two places and waits for each answer (P6, rule 5).
-#[derive(Clone, Debug)]
-pub(crate) struct Pair {
-    /// Volume and sector of either place.
-    pub(crate) places: [(usize, u64); 2],
-    steps: Vec<Step>,
-    /// Steps before this one may be gone since: something was lost that may be lost.
-    floor: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Step {
-    place: usize,
-    value: u64,
-    acked: bool,
-}
-
-impl Pair {
-    pub(crate) fn new(places: [(usize, u64); 2]) -> Self {
-        Self { places, steps: Vec::new(), floor: 0 }
-    }
-
-    /// Begins a step; returns its number and its place.
-    pub(crate) fn step(&mut self, value: u64) -> (usize, usize) {
-        let place = match self.steps.last() {
-            Some(last) if last.acked => 1 - last.place,
-            Some(last) => last.place,
-            None => 0,
-        };
-        self.steps.push(Step { place, value, acked: false });
-        (self.steps.len() - 1, place)
-    }
-
-    pub(crate) fn acknowledged(&mut self, step: usize) {
-        self.steps[step].acked = true;
-    }
-
-    /// Whatever was acknowledged so far may be gone.
-    pub(crate) fn forget(&mut self) {
-        self.floor = self.steps.len();
-    }
-
-    /// Whether a later step is there without one that was acknowledged before it began.
-    fn missing(&self, seen: [u64; 2]) -> Option<String> {
-        let newest = seen.map(|value| self.steps.iter().rposition(|step| step.value == value));
-        let later = newest.iter().flatten().max().copied()?;
-        for (number, step) in self.steps.iter().enumerate().take(later).skip(self.floor) {
-            if step.acked && newest[step.place].is_none_or(|seen| seen < number) {
-                return Some(format!("step {later} is there, step {number} before it is not"));
-            }
-        }
-        None
-    }
+/// What a promoted copy turned out to be.
+struct Turned {
+    branch: Served,
+    /// Whether nothing that was acknowledged can be gone.
+    lossless: bool,
 }
 
 impl World {
@@ -86,91 +41,151 @@ impl World {
         }
     }
 
+    /// What a site's copies hold. That they cannot be read is a finding.
+    pub(crate) fn image(&self, site: usize) -> Option<Image> {
+        match self.sites[site].disks.look() {
+            Ok(image) => Some(image),
+            Err(text) => {
+                self.fail("P1", format!("at {}: {text}", self.sites[site].name));
+                None
+            }
+        }
+    }
+
     /// The branch that a gateway serves, from now on.
-    pub(crate) fn serve_branch(&self, site: usize) -> Option<Rc<RefCell<Branch>>> {
+    pub(crate) fn serve_branch(&self, site: usize) -> Option<Served> {
         let state = &self.sites[site];
         let branch = state.branch.borrow().clone()?;
         if state.rolled_back.replace(false) {
             self.log(format_args!("{}: what was not flushed may be gone", state.name));
-            branch.borrow_mut().lose_unflushed();
-            self.pairs.borrow_mut().iter_mut().for_each(Pair::forget);
+            branch.borrow_mut().lose_unflushed(site);
+            self.forget_chains();
         }
         Some(branch)
     }
 
+    fn forget_chains(&self) {
+        self.chains.borrow_mut().iter_mut().for_each(Chain::forget);
+    }
+
     /// A gateway became the primary: what its copy must contain (P1, P6, P7).
     pub(crate) fn on_promoted(self: &Rc<Self>, site: usize) {
-        let (state, other) = (&self.sites[site], &self.sites[1 - site]);
+        let Some(image) = self.image(site) else { return };
+        let state = &self.sites[site];
         let promotion = state.promotion.take();
-        let quality = promotion.map_or(Quality::InSync, |(_, quality)| quality);
-        let now = self.count();
-        let mut stats = self.stats.borrow_mut();
-        let own = state.branch.borrow().clone();
-        if let Some(own) = own.as_ref().filter(|_| state.rolled_back.get()) {
-            own.borrow_mut().lose_unflushed();
-            self.pairs.borrow_mut().iter_mut().for_each(Pair::forget);
+        if promotion.is_none() {
+            self.stats.borrow_mut().handovers += 1;
+        } else {
+            self.stats.borrow_mut().promotions += 1;
         }
-        let theirs = other.branch.borrow().clone();
-        let half = matches!(quality, Quality::Inconsistent | Quality::Blank);
-        let mut lossless = promotion.is_none_or(|(consent, _)| consent == Consent::InSync);
-        let branch = match (own, theirs) {
-            // What is in sync is another's content; what was one's own is an old one.
-            (Some(own), _) if quality == Quality::Outdated => own,
-            (_, Some(theirs)) if !half || state.intact.get() => {
-                let has_all = self.content_fits(site, &theirs.borrow()).is_ok();
-                let alone = if has_all { 0 } else { theirs.borrow().alone() };
-                let mut branch = theirs.borrow().promoted(now);
-                if half {
-                    branch.lose_unflushed_there();
-                    lossless = false;
-                }
-                if alone > 0 {
-                    stats.holes += 1;
-                    lossless = false;
-                    other.unconsented.set(alone);
-                    self.log(format_args!(
-                        "{alone} changes were acknowledged without {}",
-                        state.name
-                    ));
-                }
-                Rc::new(RefCell::new(branch))
-            }
-            (own, theirs) => {
-                lossless = false;
-                stats.forced += 1;
-                self.log(format_args!("{}: whatever is here is the content now", state.name));
-                let mut branch = own.or(theirs).expect("somebody was primary").borrow().clone();
-                branch.rebase(|volume, sector| state.platters[volume].peek(sector));
-                Rc::new(RefCell::new(branch))
-            }
-        };
-        match promotion {
-            None => {
-                stats.handovers += 1;
-                // The old primary has what was handed over, and nothing of its own.
-                *other.branch.borrow_mut() = None;
-            }
-            Some(_) => stats.promotions += 1,
-        }
-        drop(stats);
-        *state.branch.borrow_mut() = Some(branch);
+        let turned = self.turned_into(site, promotion, &image);
+        *state.branch.borrow_mut() = Some(turned.branch);
         state.rolled_back.set(false);
         state.unconsented.set(0);
-        self.check_content(site);
-        if !half {
-            self.check_pairs(site);
+        self.check_content(site, &image);
+        let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
+        if !is_half(quality) {
+            self.check_chains(site, &image);
         }
-        if !lossless {
-            self.pairs.borrow_mut().iter_mut().for_each(Pair::forget);
+        if !turned.lossless {
+            self.forget_chains();
+        }
+    }
+
+    /// The content that a promoted copy has from now on.
+    fn turned_into(&self, site: usize, promotion: Option<Promotion>, image: &Image) -> Turned {
+        let state = &self.sites[site];
+        let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
+        let planned = promotion.is_none();
+        let from = promotion.map_or(self.yielding.get(), |promotion| promotion.from);
+        let own = state.branch.borrow().clone();
+        if let Some(own) = own.as_ref().filter(|_| state.rolled_back.get()) {
+            own.borrow_mut().lose_unflushed(site);
+            self.forget_chains();
+        }
+        let mut lossless = promotion.is_none_or(|promotion| promotion.consent == Consent::InSync);
+        // What is in sync is another's content; what was one's own is an old one.
+        if let Some(own) = own.as_ref().filter(|_| quality == Quality::Outdated) {
+            return Turned { branch: Rc::clone(own), lossless };
+        }
+        let half = is_half(quality);
+        let theirs = from.and_then(|from| self.sites[from].branch.borrow().clone());
+        let followed = state.follows.borrow().clone();
+        let candidates: Vec<Served> = followed.into_iter().chain(theirs).collect();
+        if (!half || state.intact.get())
+            && let Some(chosen) = self.choose(site, from.unwrap_or(site), &candidates, image)
+        {
+            let old = from.unwrap_or(site);
+            let complete = fits(self, &chosen.borrow(), image).is_ok();
+            let lacking = if complete { 0 } else { chosen.borrow().lacking(site) };
+            let now = self.count();
+            let branch = if half {
+                lossless = false;
+                chosen.borrow().without_unflushed(site).promoted(now, site, old, planned)
+            } else {
+                chosen.borrow().promoted(now, site, old, planned)
+            };
+            if lacking > 0 {
+                lossless = false;
+                self.note_hole(site, old, &chosen, lacking);
+            }
+            if planned {
+                // The old primary has what was handed over, and nothing of its own.
+                *self.sites[old].branch.borrow_mut() = None;
+                *self.sites[old].follows.borrow_mut() = None;
+            }
+            return Turned { branch: Rc::new(RefCell::new(branch)), lossless };
+        }
+        self.stats.borrow_mut().forced += 1;
+        self.log(format_args!("{}: whatever is here is the content now", state.name));
+        let any = self.sites.iter().find_map(|site| site.branch.borrow().clone());
+        let base = own.or(candidates.into_iter().next()).or(any);
+        let mut branch = base.expect("somebody was primary").borrow().clone();
+        branch.rebase(|volume, sector| image.peek(volume, sector));
+        Turned { branch: Rc::new(RefCell::new(branch)), lossless: false }
+    }
+
+    /// The branch that a mirror's copy is of. It may have joined a newer one without anybody having
+    /// heard of it, when the primary died at that moment.
+    fn choose(
+        &self,
+        site: usize,
+        old: usize,
+        candidates: &[Served],
+        image: &Image,
+    ) -> Option<Served> {
+        let half = self.sites[site].intact.get();
+        let now = self.count();
+        let is_of = |branch: &&Served| {
+            let branch = branch.borrow();
+            let mirror = if half {
+                branch.without_unflushed(site).promoted(now, site, old, false)
+            } else {
+                branch.promoted(now, site, old, false)
+            };
+            fits(self, &mirror, image).is_ok()
+        };
+        candidates.iter().find(is_of).or(candidates.last()).cloned()
+    }
+
+    /// The old primary acknowledged changes without the mirror that is promoted.
+    fn note_hole(&self, site: usize, old: usize, chosen: &Served, lacking: usize) {
+        self.stats.borrow_mut().holes += 1;
+        let name = self.sites[site].name;
+        self.log(format_args!("{lacking} changes were acknowledged without {name}"));
+        let holds = self.sites[old].branch.borrow().as_ref().is_some_and(|b| Rc::ptr_eq(b, chosen));
+        if holds && old != site {
+            self.sites[old].unconsented.set(lacking);
         }
     }
 
     /// A mirror joined: nothing of its own is left.
-    pub(crate) fn on_joined(self: &Rc<Self>, site: usize) {
-        let (state, other) = (&self.sites[site], &self.sites[1 - site]);
+    pub(crate) fn on_joined(self: &Rc<Self>, site: usize, joined: usize) {
+        let (state, other) = (&self.sites[site], &self.sites[joined]);
         self.stats.borrow_mut().joins += 1;
         if let Some(branch) = self.serve_branch(site) {
-            branch.borrow_mut().joined();
+            branch.borrow_mut().joined(joined);
+            *other.follows.borrow_mut() = Some(branch);
         }
         if other.unconsented.get() > 0 {
             let text = format!(
@@ -187,85 +202,98 @@ impl World {
     }
 
     /// P1: every sector of a copy holds what its branch allows.
-    pub(crate) fn check_content(&self, site: usize) {
+    pub(crate) fn check_content(&self, site: usize, image: &Image) {
         let state = &self.sites[site];
         let Some(branch) = state.branch.borrow().clone() else { return };
-        if let Err(text) = self.content_fits(site, &branch.borrow()) {
+        if let Err(text) = fits(self, &branch.borrow(), image) {
             self.fail("P1", format!("at {}: {text}", state.name));
         }
     }
 
-    fn content_fits(&self, site: usize, branch: &Branch) -> Result<(), String> {
-        let now = self.count();
-        branch.touched().try_for_each(|(volume, sector)| {
-            let value = self.sites[site].platters[volume].peek(sector);
-            branch.allows(volume, sector, value, now)
-        })
-    }
-
     /// P4: only who became primary at a higher epoch fences another.
     pub(crate) fn check_fence(&self, site: usize) {
-        let Some([ours, theirs]) =
-            self.group(site).zip(self.group(1 - site)).map(|(a, b)| [a.status(), b.status()])
-        else {
-            return;
-        };
-        if ours.epoch > theirs.epoch {
+        let Some(ours) = self.group(site).map(|group| group.status().epoch) else { return };
+        let others: Option<Vec<_>> = self
+            .others(site)
+            .map(|other| self.group(other).map(|group| group.status().epoch))
+            .collect();
+        if others.is_some_and(|others| others.iter().all(|theirs| ours > *theirs)) {
             let name = self.sites[site].name;
-            self.fail("P4", format!("{name} is fenced by epoch {}, nobody has it", ours.epoch));
+            self.fail("P4", format!("{name} is fenced by epoch {ours}, nobody has it"));
         }
     }
 
     /// P6: a dependent change is never there without what it depends on.
-    fn check_pairs(&self, site: usize) {
-        let platters = &self.sites[site].platters;
-        for (number, pair) in self.pairs.borrow().iter().enumerate() {
-            let seen = pair.places.map(|(volume, sector)| platters[volume].peek(sector));
-            if let Some(text) = pair.missing(seen) {
+    fn check_chains(&self, site: usize, image: &Image) {
+        for (number, chain) in self.chains.borrow().iter().enumerate() {
+            let seen = chain.places.iter().map(|(volume, sector)| image.peek(*volume, *sector));
+            if let Some(text) = chain.missing(&seen.collect::<Vec<_>>()) {
                 let name = self.sites[site].name;
-                self.fail("P6", format!("pair {number} at {name}: {text}"));
+                self.fail("P6", format!("chain {number} at {name}: {text}"));
             }
         }
     }
 
-    /// P2 and P3: both copies are equal.
-    pub(crate) fn compare_copies(&self) {
-        self.stats.borrow_mut().comparisons += 1;
-        let empty: Box<[u8]> = vec![0; 4096].into_boxed_slice();
-        for volume in 0..self.volumes.len() {
-            let [east, west] = [0, 1].map(|site| self.sites[site].platters[volume].blocks());
-            let mut blocks: Vec<u64> = east.keys().chain(west.keys()).copied().collect();
-            blocks.sort_unstable();
-            blocks.dedup();
-            // What lies behind the end of the primary's volume is nobody's.
-            let sizes = [0, 1].map(|site| self.sites[site].platters[volume].size());
-            for block in blocks.into_iter().filter(|b| (b + 1) * 4096 <= sizes[0].min(sizes[1])) {
-                let (a, b) =
-                    (east.get(&block).unwrap_or(&empty), west.get(&block).unwrap_or(&empty));
-                if a == b {
-                    continue;
+    /// P2 and P3: the copies of a primary and its mirrors are equal, block by block; and P1.
+    pub(crate) fn compare_copies(&self, site: usize, mirrors: &[usize]) {
+        let Some(image) = self.image(site) else { return };
+        for mirror in mirrors {
+            self.stats.borrow_mut().comparisons += 1;
+            let Some(copy) = self.image(*mirror) else { return };
+            for volume in 0..self.volumes.len() {
+                if let Some(text) = difference(&image, &copy, volume) {
+                    let names = [site, *mirror].map(|site| self.sites[site].name);
+                    self.fail("P2", format!("{names:?}: {text}"));
+                    return;
                 }
-                let sector_bytes = usize::try_from(SECTOR_BYTES).expect("512");
-                let pairs = a.chunks(sector_bytes).zip(b.chunks(sector_bytes)).enumerate();
-                let differing: Vec<_> = pairs
-                    .filter(|(_, (a, b))| a != b)
-                    .map(|(n, (a, b))| (n, whole_value(a), whole_value(b)))
-                    .collect();
-                let text = format!("volume {volume} block {block} differs: {differing:?}");
-                self.fail("P2", text);
-                return;
             }
         }
+        self.check_content(site, &image);
     }
 
-    /// The site whose leg is Equivalent, if one is.
-    pub(crate) fn equivalent(&self) -> Option<usize> {
-        (0..2).find(|site| {
-            self.group(*site).is_some_and(|group| {
-                let status = group.status();
-                status.role == Role::Primary
-                    && status.legs.iter().any(|leg| leg.phase == Phase::Equivalent)
-            })
-        })
+    /// The primary of the highest epoch, with the sites that it says are equal to it.
+    pub(crate) fn equivalent(&self) -> Option<(usize, Vec<usize>)> {
+        let groups = (0..self.sites.len()).filter_map(|site| Some((site, self.group(site)?)));
+        let status: Vec<_> = groups.map(|(site, group)| (site, group.status())).collect();
+        let primaries = status.iter().filter(|(_, status)| status.role == Role::Primary);
+        let (site, primary) = primaries.max_by_key(|(_, status)| status.epoch)?;
+        let is_mirror = |mirror: &usize| {
+            let theirs = status.iter().find(|(site, _)| site == mirror);
+            theirs.is_none_or(|(_, theirs)| theirs.epoch <= primary.epoch)
+        };
+        let legs = primary.legs.iter().filter(|leg| leg.phase == Phase::Equivalent);
+        let mirrors = legs.filter_map(|leg| self.site_of(leg.gateway)).filter(is_mirror).collect();
+        Some((*site, mirrors))
     }
+}
+
+fn is_half(quality: Quality) -> bool {
+    matches!(quality, Quality::Inconsistent | Quality::Blank)
+}
+
+fn fits(world: &World, branch: &Branch, image: &Image) -> Result<(), String> {
+    let now = world.count();
+    branch.touched().try_for_each(|(volume, sector)| {
+        branch.allows(volume, sector, image.peek(volume, sector), now)
+    })
+}
+
+/// The first block in which two copies of a volume differ, as far as both reach: what lies behind
+/// the end of the primary's volume is nobody's.
+fn difference(image: &Image, copy: &Image, volume: usize) -> Option<String> {
+    let empty: Box<[u8]> = vec![0; 4096].into_boxed_slice();
+    let (ours, theirs) = (image.blocks(volume), copy.blocks(volume));
+    let end = image.bytes(volume).min(copy.bytes(volume)) / block::BLOCK_BYTES;
+    let block =
+        ours.keys().chain(theirs.keys()).copied().filter(|block| *block < end).find(|block| {
+            ours.get(block).unwrap_or(&empty) != theirs.get(block).unwrap_or(&empty)
+        })?;
+    let [a, b] = [ours, theirs].map(|blocks| blocks.get(&block).unwrap_or(&empty));
+    let sector_bytes = usize::try_from(SECTOR_BYTES).expect("512");
+    let pairs = a.chunks(sector_bytes).zip(b.chunks(sector_bytes)).enumerate();
+    let differing: Vec<_> = pairs
+        .filter(|(_, (a, b))| a != b)
+        .map(|(n, (a, b))| (n, whole_value(a), whole_value(b)))
+        .collect();
+    Some(format!("volume {volume} block {block} differs: {differing:?}"))
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 use crate::sabotage::Sabotage;
-use crate::world::{Failure, Stats, World};
+use crate::stats::Stats;
+use crate::world::{Failure, World};
 use crate::{host, nemesis, operator};
 
 /// What became of a history.
@@ -31,6 +32,8 @@ pub struct Outcome {
 /// - P6 (5) a dependent write is never there without the one it depends on
 /// - P7 (7) a promotion that needs no consent loses nothing
 /// - P8 every request is answered, every session comes back
+/// - P9 (3, 4, 9) what a mirror is sent to come back is no more than what it can have lacked; it is
+///   not copied whole as long as its leg is there
 /// - P10 no assertion fails
 #[must_use]
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
@@ -67,17 +70,26 @@ fn perform(seed: u64, sabotage: Sabotage, traced: bool) -> Outcome {
     stats.millis = runtime.block_on(async { world.now_ms() });
     let failure = world.failure.borrow().clone();
     let log = world.log.borrow().clone();
-    world.kill(0);
-    world.kill(1);
+    (0..world.sites.len()).for_each(|site| world.kill(site));
     Outcome { log, failure, stats }
 }
 
 async fn history(world: &Rc<World>) {
     world.log(format_args!("{:?}", world.setup));
-    world.start(0);
-    world.start(1);
+    if world.setup.pool {
+        world.happened("the pool on a simulated disk");
+    }
+    if world.sites.len() > 2 {
+        world.happened("three gateways");
+    }
+    (0..world.sites.len()).for_each(|site| world.start(site));
     let policy = world.setup.policy;
-    operator::ask(world, 0, operator::add_leg(world, 0, policy));
+    for mirror in world.others(0) {
+        // One command at a time: the second one is asked when the first is recorded.
+        operator::ask(world, 0, operator::add_leg(world, mirror, policy));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.sabotage.begin(world);
     host::start(world);
     if world.setup.attentive {
         world.spawn(operator::attend(Rc::clone(world)));
@@ -87,7 +99,7 @@ async fn history(world: &Rc<World>) {
     }
     nemesis::rage(world).await;
     // Faults that end later by themselves must not disturb the end.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
     nemesis::heal(world);
     world.paused.set(false);
     tokio::time::sleep(Duration::from_millis(world.rng.between(1, 3_000))).await;
@@ -96,9 +108,8 @@ async fn history(world: &Rc<World>) {
     if world.has_failed() {
         return;
     }
-    world.compare_copies();
-    if let Some(site) = world.equivalent() {
-        world.check_content(site);
+    if let Some((site, mirrors)) = world.equivalent() {
+        world.compare_copies(site, &mirrors);
     }
-    (0..2).for_each(|site| world.look_at(site));
+    (0..world.sites.len()).for_each(|site| world.look_at(site));
 }

@@ -10,7 +10,7 @@ use block::{Extent, Op, Request};
 use bytes::Bytes;
 
 use crate::attachment::{Asked, Attachment};
-use crate::checks::Pair;
+use crate::chain::Chain;
 use crate::model::Place;
 use crate::platter::SECTOR_BYTES;
 use crate::world::World;
@@ -20,8 +20,8 @@ use crate::world::World;
 enum Kind {
     /// Anything, anywhere in one volume, several at once.
     Mixed { volume: usize, depth: usize, think_ms: u64 },
-    /// In turn to two places, waiting for each answer.
-    Pair(usize),
+    /// In turn to several places, waiting for each answer.
+    Dependent(usize),
 }
 
 /// Starts the hosts of a history.
@@ -32,17 +32,26 @@ pub(crate) fn start(world: &Rc<World>) {
         let kind = Kind::Mixed {
             volume: if host < volumes { host } else { rng.index(volumes) },
             depth: rng.pick(&[1, 3, 8]),
-            think_ms: rng.pick(&[10, 40, 150]),
+            think_ms: rng.pick(&[20, 60, 200]),
         };
         world.spawn(live(Rc::clone(world), host, kind));
     }
-    let place = |volume: usize, back: u64| {
-        let bytes = world.setup.volumes[volume];
-        (volume, bytes / SECTOR_BYTES - 8 * back)
-    };
-    let (first, second) = (rng.index(volumes), rng.index(volumes));
-    world.pairs.borrow_mut().push(Pair::new([place(first, 1), place(second, 2)]));
-    world.spawn(live(Rc::clone(world), world.setup.hosts, Kind::Pair(0)));
+    // One goes around all volumes, the other lies where chance puts it.
+    let around: Vec<usize> = (0..volumes).chain([0]).collect();
+    let anywhere = vec![rng.index(volumes), rng.index(volumes)];
+    if volumes > 1 {
+        world.happened("dependent writes across volumes");
+    }
+    for (chain, volumes) in [around, anywhere].into_iter().enumerate() {
+        let place = |(index, volume): (usize, usize)| {
+            let back = 8 * (1 + chain as u64 * 4 + index as u64);
+            (volume, world.setup.volumes[volume] / SECTOR_BYTES - back)
+        };
+        let places = volumes.into_iter().enumerate().map(place).collect();
+        world.chains.borrow_mut().push(Chain::new(places));
+        let host = world.setup.hosts + chain;
+        world.spawn(live(Rc::clone(world), host, Kind::Dependent(chain)));
+    }
 }
 
 async fn live(world: Rc<World>, host: usize, kind: Kind) {
@@ -64,8 +73,8 @@ async fn live(world: Rc<World>, host: usize, kind: Kind) {
 
 fn attach(world: &Rc<World>, host: usize, last: usize) -> Option<Rc<Attachment>> {
     let serving = |site: &usize| world.group(*site).is_some_and(|group| group.is_serving());
-    let site = [last, 1 - last].into_iter().find(serving)?;
-    let process = world.process(site)?;
+    let site = [last].into_iter().chain(world.others(last)).find(serving)?;
+    let process = world.process(site).filter(|process| !process.is_paused())?;
     world.look_at(site);
     let branch = world.serve_branch(site)?;
     let group = process.group()?;
@@ -93,9 +102,10 @@ async fn attached(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind) {
         }
         let (depth, think_ms) = match kind {
             Kind::Mixed { depth, think_ms, .. } => (depth, think_ms),
-            Kind::Pair(_) => (1, 20),
+            Kind::Dependent(_) => (1, 20),
         };
-        let idle = world.paused.get() || world.stopped.get();
+        // Nobody takes what is sent to a gateway that is stopped by a signal.
+        let idle = world.paused.get() || world.stopped.get() || attachment.process.is_paused();
         if !idle && attachment.pending.borrow().len() < depth {
             submit(world, attachment, kind, depth);
         }
@@ -111,8 +121,8 @@ fn submit(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind, depth: usi
     let Some(group) = attachment.process.group() else { return };
     let mut batch = Vec::new();
     let index = match kind {
-        Kind::Pair(pair) => {
-            let (index, request) = dependent(world, attachment, pair);
+        Kind::Dependent(chain) => {
+            let (index, request) = dependent(world, attachment, chain);
             batch.push(request);
             index
         }
@@ -135,17 +145,18 @@ fn guarded(world: &World, act: impl FnOnce()) {
     }
 }
 
-/// The next step of a pair.
-fn dependent(world: &World, attachment: &Attachment, pair: usize) -> (usize, Request) {
+/// The next step of a chain.
+fn dependent(world: &World, attachment: &Attachment, chain: usize) -> (usize, Request) {
     let value = world.count();
-    let mut pairs = world.pairs.borrow_mut();
-    let (step, place) = pairs[pair].step(value);
-    let (volume, sector) = pairs[pair].places[place];
-    drop(pairs);
+    let mut chains = world.chains.borrow_mut();
+    let (step, place) = chains[chain].step(value);
+    let (volume, sector) = chains[chain].places[place];
+    drop(chains);
     let extent = extent(sector * SECTOR_BYTES, SECTOR_BYTES);
     let op = attachment.branch.borrow_mut().issue(value, Place { volume, extent }, value, false);
+    world.note_issued(attachment.process.site, volume, extent);
     let plain = is_plain(attachment);
-    let asked = Asked::Change { op, fua: false, step: Some((pair, step)), plain };
+    let asked = Asked::Change { op, extent, fua: false, step: Some((chain, step)), plain };
     let tag = attachment.ask(world, volume, asked);
     let op = Op::Write(extent, payload(value, extent));
     (volume, Request { op, fua: false, ticket: attachment.queue.ticket(tag) })
@@ -170,7 +181,8 @@ fn any(world: &World, attachment: &Attachment, volume: usize) -> Request {
             value,
             trim,
         );
-        Asked::Change { op, fua, step: None, plain: is_plain(attachment) }
+        world.note_issued(attachment.process.site, volume, extent);
+        Asked::Change { op, extent, fua, step: None, plain: is_plain(attachment) }
     };
     let (op, asked) = match rng.below(100) {
         0..55 => (Op::Write(extent, payload(value, extent)), change(value, false)),
@@ -206,7 +218,7 @@ fn somewhere(world: &World, bytes: u64) -> Extent {
         _ => rng.below(bytes),
     };
     let grain = if rng.chance(70) { 4096 } else { SECTOR_BYTES };
-    // The pairs' blocks at the end are theirs alone.
+    // The chains' blocks at the end are theirs alone.
     let last = (bytes - len).saturating_sub(8 * 4096);
     extent(offset.min(last) / grain * grain, len)
 }

@@ -1,23 +1,28 @@
-//! Whole histories of two gateways in virtual time: the real mirror over the real link protocol,
-//! with disks, networks, processes and operators that fail as a seed says.
+//! Whole histories of two or three gateways in virtual time: the real mirror over the real pool and
+//! the real link protocol, with disks, networks, processes and operators that fail as a seed says.
 //!
 //! Invariant: one seed is one history. No thread, no real clock and no hash order has a part in
 //! it; two runs of a seed write the same log, byte for byte.
 //!
 //! ```text
-//!   hosts ──▶ mirror::Group ──▶ SlowStore ──▶ Platter or pool       the promise: model, checks
-//!                │    ▲                                             the faults:  nemesis
-//!                ▼    │                                             the sane:    operator
-//!            link::Connection ◀── net::Stream ──▶ the other site
+//!   hosts ──▶ mirror::Group ──▶ SlowStore ──▶ store::PoolVolume      the promise: model, checks
+//!                │    ▲              └───▶ ledger ─▶ store::Pool    the amount:  delta
+//!                ▼    │                                 │           the faults:  nemesis
+//!        link::Connection ◀── net ──▶ another site      ▼           the sane:    operator
+//!                                                testkit::SimDisk
 //! ```
 //!
-//! A process is its tasks: to kill it is to drop them all between two polls. Its platters stay.
+//! A process is its tasks: to kill it is to drop them all between two polls. Its disk stays.
 #![forbid(unsafe_code)]
 
 mod attachment;
+mod chain;
 mod checks;
+mod delta;
+mod disks;
 mod history;
 mod host;
+mod kept;
 mod model;
 mod nemesis;
 mod net;
@@ -27,10 +32,13 @@ mod process;
 mod rng;
 mod sabotage;
 mod setup;
+mod site;
 mod slow;
+mod stats;
 mod trace;
 mod world;
 
 pub use history::{Outcome, run, trace};
 pub use sabotage::Sabotage;
-pub use world::{Failure, Stats};
+pub use stats::{FAULTS, Stats};
+pub use world::Failure;

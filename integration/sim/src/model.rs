@@ -14,6 +14,36 @@ use crate::platter::SECTOR_BYTES;
 /// A moment: the count of everything that happened before.
 pub(crate) type Moment = u64;
 
+/// A set of sites, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sites(u8);
+
+impl Sites {
+    #[must_use]
+    pub(crate) fn one(site: usize) -> Self {
+        Self(1 << site)
+    }
+
+    #[must_use]
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    #[must_use]
+    pub(crate) fn has(self, site: usize) -> bool {
+        self.0 & (1 << site) != 0
+    }
+
+    #[must_use]
+    pub(crate) fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+}
+
 /// The name of a change in its branch.
 pub(crate) type OpId = usize;
 
@@ -33,12 +63,10 @@ struct Op {
     /// When it was answered, or its host was cut off.
     ended: Option<Moment>,
     acked: bool,
-    /// Every in-sync copy had it when it was acknowledged, and there was one.
-    mirrored: bool,
-    /// Known to be on stable storage at the primary.
-    flushed: bool,
-    /// Known to be on stable storage at the mirror too.
-    flushed_there: bool,
+    /// The sites that had it when it was acknowledged, or came to have everything since.
+    held: Sites,
+    /// Of these, the ones where it is known to be on stable storage.
+    flushed: Sites,
 }
 
 /// What a sector may contain.
@@ -79,9 +107,8 @@ impl Branch {
             issued: now,
             ended: None,
             acked: false,
-            mirrored: false,
-            flushed: false,
-            flushed_there: false,
+            held: Sites::default(),
+            flushed: Sites::default(),
         });
         let range = if trim {
             let blocks = extent.whole_blocks();
@@ -95,15 +122,16 @@ impl Branch {
         id
     }
 
-    /// It was acknowledged.
-    pub(crate) fn acknowledge(&mut self, now: Moment, op: OpId, mirrored: bool, fua: bool) {
+    /// It was acknowledged, and these sites have it.
+    pub(crate) fn acknowledge(&mut self, now: Moment, op: OpId, held: Sites, fua: bool) {
         let op = &mut self.ops[op];
         // Also of one whose host had left: it was under way until now.
         op.ended = Some(now);
         op.acked = true;
-        op.mirrored = mirrored;
-        op.flushed |= fua;
-        op.flushed_there |= fua && mirrored;
+        op.held = op.held.with(held);
+        if fua {
+            op.flushed = op.flushed.with(held);
+        }
     }
 
     /// It failed, or nobody is left to hear its answer.
@@ -111,53 +139,57 @@ impl Branch {
         self.ops[op].ended.get_or_insert(now);
     }
 
-    /// A flush of a volume that was submitted at `since` was acknowledged.
-    pub(crate) fn flush(&mut self, since: Moment, volume: usize, mirrored: bool) {
+    /// A flush of a volume that was submitted at `since` was acknowledged by these sites.
+    pub(crate) fn flush(&mut self, since: Moment, volume: usize, sites: Sites) {
         for op in self.ops.iter_mut().filter(|op| op.volume == volume && op.acked) {
             if op.ended.is_some_and(|ended| ended < since) {
-                op.flushed = true;
-                op.flushed_there |= mirrored && op.mirrored;
+                op.flushed = op.flushed.with(sites.and(op.held));
             }
         }
     }
 
-    /// A mirror joined: it has everything that was acknowledged, on stable storage.
-    pub(crate) fn joined(&mut self) {
+    /// A mirror joined: it has everything that was acknowledged.
+    pub(crate) fn joined(&mut self, site: usize) {
         for op in self.ops.iter_mut().filter(|op| op.acked) {
-            op.mirrored = true;
+            op.held = op.held.with(Sites::one(site));
         }
     }
 
-    /// How many acknowledged changes only the primary has for certain.
+    /// How many acknowledged changes a site may lack.
     #[must_use]
-    pub(crate) fn alone(&self) -> usize {
-        self.ops.iter().filter(|op| op.acked && !op.mirrored).count()
+    pub(crate) fn lacking(&self, site: usize) -> usize {
+        self.ops.iter().filter(|op| op.acked && !op.held.has(site)).count()
     }
 
-    /// The primary lost power: what was not flushed may be gone.
-    pub(crate) fn lose_unflushed(&mut self) {
+    /// A site lost power: what was not flushed there may be gone.
+    pub(crate) fn lose_unflushed(&mut self, site: usize) {
         for op in &mut self.ops {
-            op.acked &= op.flushed;
+            op.acked &= op.flushed.has(site);
         }
     }
 
-    /// The branch of a mirror that is promoted now: of what only the primary had, anything may be
-    /// there or not.
+    /// The branch of a mirror that is promoted now: of what it may lack, anything may be there or
+    /// not. A promotion makes everything durable first, a planned one also at the old primary.
     #[must_use]
-    pub(crate) fn promoted(&self, now: Moment) -> Self {
+    pub(crate) fn promoted(&self, now: Moment, site: usize, old: usize, planned: bool) -> Self {
         let mut branch = self.clone();
+        let both = Sites::one(site).with(Sites::one(old));
         for op in &mut branch.ops {
             op.ended.get_or_insert(now);
-            op.acked &= op.mirrored;
+            op.acked &= op.held.has(site);
+            op.held = both;
+            let durable = if planned { both } else { op.flushed.and(both) };
+            op.flushed = durable.with(Sites::one(site));
         }
         branch
     }
 
     /// Of a mirror that lost power: what was not flushed there may be gone as well.
-    pub(crate) fn lose_unflushed_there(&mut self) {
-        for op in &mut self.ops {
-            op.acked &= op.flushed_there;
-        }
+    #[must_use]
+    pub(crate) fn without_unflushed(&self, site: usize) -> Self {
+        let mut branch = self.clone();
+        branch.lose_unflushed(site);
+        branch
     }
 
     /// Begins anew from what is there, as after a forced promotion.
@@ -239,17 +271,19 @@ mod tests {
         let place = Place { volume: 0, extent: Extent::new(0, 512).unwrap() };
         let first = branch.issue(1, place, 11, false);
         assert!(branch.allows(0, 0, 0, 2).is_ok() && branch.allows(0, 0, 11, 2).is_ok());
-        branch.acknowledge(3, first, true, false);
+        let both = Sites::one(0).with(Sites::one(1));
+        branch.acknowledge(3, first, both, false);
         assert!(branch.allows(0, 0, 0, 4).is_err());
         let failed = branch.issue(5, place, 12, false);
         branch.give_up(6, failed);
         assert!(branch.allows(0, 0, 11, 7).is_ok() && branch.allows(0, 0, 12, 7).is_ok());
         let alone = branch.issue(8, place, 13, false);
-        branch.acknowledge(9, alone, false, false);
+        branch.acknowledge(9, alone, Sites::one(0), false);
         assert!(branch.allows(0, 0, 12, 10).is_err());
-        let mirror = branch.promoted(11);
+        assert_eq!(branch.lacking(1), 1);
+        let mirror = branch.promoted(11, 1, 0, false);
         assert!(mirror.allows(0, 0, 11, 12).is_ok() && mirror.allows(0, 0, 0, 12).is_err());
-        branch.lose_unflushed();
+        branch.lose_unflushed(0);
         assert!(branch.allows(0, 0, 0, 12).is_ok());
     }
 }

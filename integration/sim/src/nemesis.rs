@@ -2,12 +2,13 @@
 //!
 //! Invariant: every fault ends by itself after a while; [`heal`] ends all of them at once.
 
+mod network;
+
 use std::rc::Rc;
 use std::time::Duration;
 
 use mirror::{Command, Consent, Policy, Role, Split};
 
-use crate::net::Path;
 use crate::operator;
 use crate::slow::Pace;
 use crate::world::{GROWTH_BYTES, World};
@@ -19,16 +20,20 @@ pub(crate) async fn rage(world: &Rc<World>) {
     while world.now_ms() < end && !world.has_failed() {
         tokio::time::sleep(rng.millis(1, world.setup.fault_gap_ms)).await;
         match rng.below(100) {
-            0..14 => cut(world),
-            14..22 => stall(world),
-            22..38 => crash(world),
-            38..50 => disaster(world),
-            50..56 => slow_disk(world),
-            56..60 => slow_link(world),
-            60..68 => disk_fault(world),
-            68..88 => command(world),
-            88..90 => jump(world),
-            90..93 => stop(world),
+            0..11 => network::cut(world),
+            11..17 => network::stall(world),
+            17..19 => network::flap(world),
+            19..22 => network::slow(world),
+            22..24 => network::crawl(world),
+            24..38 => crash(world),
+            38..40 => blackout(world),
+            40..51 => disaster(world),
+            51..56 => slow_disk(world),
+            56..65 => disk_fault(world),
+            65..84 => command(world),
+            84..86 => jump(world),
+            86..89 => pause(world),
+            89..92 => stop(world),
             _ => quiesce(world).await,
         }
     }
@@ -42,39 +47,15 @@ fn later(world: &Rc<World>, after: Duration, act: impl FnOnce(&Rc<World>) + 'sta
     });
 }
 
-fn cut(world: &Rc<World>) {
-    let long = world.rng.chance(60);
-    world.log(format_args!("the link is cut{}", if long { " for a while" } else { "" }));
-    world.net.reset();
-    if long {
-        world.net.refuse(true);
-        later(world, world.rng.millis(50, 9_000), |world| {
-            world.log("the link heals");
-            world.net.refuse(false);
-        });
-    }
-}
-
-fn stall(world: &Rc<World>) {
-    let both = world.rng.chance(50);
-    let from = world.rng.index(2);
-    world.log(format_args!(
-        "nothing arrives from {}",
-        if both { "both" } else { world.sites[from].name }
-    ));
-    for site in (0..2).filter(|site| both || *site == from) {
-        world.net.stall(site, true);
-        later(world, world.rng.millis(100, 9_000), move |world| {
-            world.log(format_args!("what {} sends arrives again", world.sites[site].name));
-            world.net.stall(site, false);
-        });
-    }
+fn any_site(world: &World) -> usize {
+    world.rng.index(world.sites.len())
 }
 
 fn down(world: &Rc<World>, site: usize) {
     if world.setup.disks_fail && world.rng.chance(45) {
         world.lose_power(site);
     } else {
+        world.happened("a process is killed");
         world.kill(site);
     }
     later(world, world.rng.millis(5, 6_000), move |world| world.start(site));
@@ -82,33 +63,48 @@ fn down(world: &Rc<World>, site: usize) {
 
 fn crash(world: &Rc<World>) {
     if world.rng.chance(20) {
-        down(world, 0);
-        down(world, 1);
+        (0..world.sites.len()).for_each(|site| down(world, site));
     } else {
-        down(world, world.rng.index(2));
+        down(world, any_site(world));
     }
 }
 
-/// The primary's site is gone; a little later an operator promotes the other.
+/// Every site loses power at the same instant.
+fn blackout(world: &Rc<World>) {
+    if !world.setup.disks_fail {
+        return;
+    }
+    world.happened("all sites lose power at once");
+    for site in 0..world.sites.len() {
+        world.lose_power(site);
+        later(world, world.rng.millis(5, 6_000), move |world| world.start(site));
+    }
+}
+
+/// The primary's site is gone; a little later an operator promotes another.
 fn disaster(world: &Rc<World>) {
     let primary =
         |site: &usize| world.group(*site).is_some_and(|g| g.status().role == Role::Primary);
-    let Some(site) = (0..2).find(primary) else { return };
+    let Some(site) = (0..world.sites.len()).find(primary) else { return };
+    world.happened("the primary's site is lost");
     if world.rng.chance(40) {
-        world.net.reset();
+        world.others(site).for_each(|other| world.net.reset([site, other]));
     }
     down(world, site);
+    let others: Vec<_> = world.others(site).collect();
+    let chosen = world.rng.pick(&others);
     let any = world.rng.chance(20);
     later(world, world.rng.millis(1, 5_000), move |world| {
-        let needed = world.group(1 - site).map(|g| operator::consent_for(&g.status()));
+        let needed = world.group(chosen).map(|g| operator::consent_for(&g.status()));
         let consent = needed.filter(|_| any).unwrap_or(Consent::InSync);
-        operator::promote(world, 1 - site, consent);
+        operator::promote(world, chosen, consent);
     });
 }
 
 fn slow_disk(world: &Rc<World>) {
-    let site = world.rng.index(2);
+    let site = any_site(world);
     let top = world.rng.pick(&[50, 400, 4_000]);
+    world.happened("a disk is slow");
     world.log(format_args!("the disks of {} are slow: {top} ms", world.sites[site].name));
     let pace = Pace { io: (top / 4, top), flush: (top / 4, top), record: (1, top) };
     world.sites[site].pace.set(pace);
@@ -117,47 +113,98 @@ fn slow_disk(world: &Rc<World>) {
     });
 }
 
-fn slow_link(world: &Rc<World>) {
-    let path = Path { latency: world.rng.millis(20, 600), speed: world.rng.pick(&[50, 500]) };
-    world.log(format_args!("the link is slow: {path:?}"));
-    world.net.set_path(path);
-    later(world, world.rng.millis(100, 6_000), |world| world.net.set_path(world.setup.path));
-}
-
 fn disk_fault(world: &Rc<World>) {
     if !world.setup.disks_fail {
         return;
     }
-    let site = world.rng.index(2);
-    let platter = Rc::clone(&world.sites[site].platters[world.rng.index(world.volumes.len())]);
-    if world.rng.chance(60) {
-        world.log(format_args!("a disk of {} is full", world.sites[site].name));
-        platter.set_full(true);
-        later(world, world.rng.millis(100, 6_000), move |_| platter.set_full(false));
-    } else {
-        world.log(format_args!("the next sync of a disk of {} fails", world.sites[site].name));
-        platter.fail_sync();
+    let (rng, index) = (&world.rng, any_site(world));
+    let site = &world.sites[index];
+    let volume = rng.index(world.volumes.len());
+    match rng.below(100) {
+        0..40 => {
+            world.happened("a disk is full");
+            world.log(format_args!("a disk of {} is full", site.name));
+            site.disks.fill(rng, volume);
+            if rng.chance(30) {
+                down(world, index);
+            }
+            later(world, rng.millis(100, 6_000), move |world| world.sites[index].disks.empty());
+        }
+        40..65 => {
+            world.happened("a sync fails");
+            world.log(format_args!("a sync of a disk of {} fails", site.name));
+            site.disks.fail_sync(rng, volume);
+        }
+        _ => vanish(world, index),
     }
 }
 
+/// The disk is gone in the middle of something; a moment later so is the machine.
+fn vanish(world: &Rc<World>, index: usize) {
+    let site = &world.sites[index];
+    if world.process(index).is_none() || !site.disks.vanish_soon(&world.rng) {
+        return;
+    }
+    world.log(format_args!("a disk of {} vanishes soon", site.name));
+    later(world, world.rng.millis(100, 4_000), move |world| {
+        if world.sites[index].disks.vanished() {
+            world.happened("a disk vanishes in the middle of its work");
+            down(world, index);
+        }
+    });
+}
+
+/// A clock is set, hours forward or back. Nothing may depend on it.
 fn jump(world: &Rc<World>) {
-    let site = &world.sites[world.rng.index(2)];
-    site.clock_jump_ms.set(world.rng.below(1 << 40));
+    let site = &world.sites[any_site(world)];
+    let by = i64::try_from(world.rng.between(1, 200 * 3_600_000)).expect("some hours");
+    let forward = world.rng.chance(50);
+    world.happened(if forward { "a clock jumps forward" } else { "a clock jumps back" });
+    site.clock_ms.set(site.clock_ms.get() + if forward { by } else { -by });
+}
+
+/// A gateway stands still for up to a minute and goes on as if nothing had been.
+fn pause(world: &Rc<World>) {
+    let site = any_site(world);
+    let Some(process) = world.process(site).filter(|process| !process.is_paused()) else { return };
+    let top = world.rng.pick(&[1_500, 8_000, 60_000]);
+    let length = world.rng.millis(100, top);
+    world.happened("a gateway is paused");
+    world.log(format_args!("{} is paused for {length:?}", world.sites[site].name));
+    process.pause(true);
+    later(world, length, move |world| {
+        if process.is_alive() && process.is_paused() {
+            world.log(format_args!("{} goes on", world.sites[site].name));
+        }
+        process.pause(false);
+    });
 }
 
 fn stop(world: &Rc<World>) {
-    let site = world.rng.index(2);
+    let site = any_site(world);
     let Some(group) = world.group(site) else { return };
+    let reboots = world.rng.chance(40);
     world.log(format_args!("{} is stopped in good order", world.sites[site].name));
+    world.happened("a gateway is stopped in good order");
     let Some(process) = world.process(site) else { return };
-    let kept = Rc::clone(world);
+    let (kept, number) = (Rc::clone(world), process.number);
     process.spawn(
         world,
         Box::pin(async move {
             let closed = group.close().await;
             kept.log(format_args!("closed: {closed:?}"));
             later(&kept, Duration::from_millis(1), move |world| {
+                if world.process(site).is_none_or(|process| process.number != number) {
+                    return;
+                }
                 world.kill(site);
+                if reboots && closed.is_ok() {
+                    // Another kernel, and nothing that was not synced.
+                    world.happened("a machine is rebooted in good order");
+                    let state = &world.sites[site];
+                    state.host_boot.set(state.host_boot.get() + 16);
+                    state.disks.lose_power(&world.rng);
+                }
                 later(world, world.rng.millis(1, 2_000), move |world| world.start(site));
             });
         }),
@@ -169,8 +216,9 @@ fn command(world: &Rc<World>) {
     if !world.setup.operators {
         return;
     }
+    world.happened("an operator commands anything");
     let rng = &world.rng;
-    let site = rng.index(2);
+    let site = any_site(world);
     let Some(group) = world.group(site) else { return };
     let status = group.status();
     let legs = status.legs;
@@ -178,18 +226,21 @@ fn command(world: &Rc<World>) {
         operator::ask(world, site, Command::Reverse { leg: leg.leg });
         return;
     }
-    let leg = legs.first().map(|leg| leg.leg).or_else(|| block::LegId::new(0));
-    let Some(leg) = leg else { return };
+    let leg = if legs.is_empty() { None } else { Some(legs[rng.index(legs.len())].leg) };
+    let Some(leg) = leg.or_else(|| block::LegId::new(0)) else { return };
     let policy = Policy {
         split: if rng.chance(70) { Split::Automatic } else { Split::Manual },
         ..world.setup.policy
     };
     let command = match rng.below(100) {
-        0..10 => operator::add_leg(world, site, policy),
+        0..10 => {
+            let others: Vec<_> = world.others(site).collect();
+            operator::add_leg(world, rng.pick(&others), policy)
+        }
         10..25 => Command::Suspend { leg },
-        25..45 => Command::Resume { leg, discard: rng.chance(15) },
-        45..65 => Command::Reverse { leg },
-        65..80 => {
+        25..42 => Command::Resume { leg, discard: rng.chance(15) },
+        42..60 => Command::Reverse { leg },
+        60..75 => {
             let consent = rng.pick(&[
                 Consent::InSync,
                 Consent::InSync,
@@ -199,8 +250,9 @@ fn command(world: &Rc<World>) {
             operator::promote(world, site, consent);
             return;
         }
-        80..86 => Command::SetPolicy { leg, policy },
-        86..94 => {
+        75..80 => Command::SetPolicy { leg, policy },
+        80..88 => Command::Verify { leg, bytes_per_second: rng.pick(&[64 << 10, 16 << 20]) },
+        88..95 => {
             let volume = rng.index(world.volumes.len());
             let bytes = world.setup.volumes[volume] + GROWTH_BYTES / 4 * rng.between(1, 4);
             Command::Grow { volume: world.volumes[volume], bytes }
@@ -221,10 +273,14 @@ async fn quiesce(world: &Rc<World>) {
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     let quiet = world.attachments.borrow().iter().all(|attachment| attachment.is_quiet());
-    if quiet && let Some(site) = world.equivalent() {
-        world.log(format_args!("quiet, and {} says that both are equal", world.sites[site].name));
-        world.compare_copies();
-        world.check_content(site);
+    if quiet
+        && let Some((site, mirrors)) = world.equivalent()
+        && !mirrors.is_empty()
+    {
+        let names: Vec<_> = mirrors.iter().map(|mirror| world.sites[*mirror].name).collect();
+        let name = world.sites[site].name;
+        world.log(format_args!("quiet, and {name} says that {names:?} are equal"));
+        world.compare_copies(site, &mirrors);
     }
     world.paused.set(false);
 }
@@ -232,12 +288,16 @@ async fn quiesce(world: &Rc<World>) {
 /// Everything works again.
 pub(crate) fn heal(world: &Rc<World>) {
     world.log("everything is repaired");
-    world.net.refuse(false);
-    world.net.set_path(world.setup.path);
+    network::heal(world);
     for (index, site) in world.sites.iter().enumerate() {
-        world.net.stall(index, false);
         site.pace.set(site.usual_pace);
-        site.platters.iter().for_each(|platter| platter.repair());
+        site.disks.repair();
+        if let Some(process) = world.process(index) {
+            process.pause(false);
+        }
+        if site.disks.vanished() {
+            world.kill(index);
+        }
         world.start(index);
     }
 }

@@ -1,4 +1,4 @@
-//! The network between two sites: byte streams with latency and bandwidth that stall, break and
+//! The network between sites: byte streams with latency and bandwidth that stall, break and
 //! end.
 //!
 //! Invariant: as TCP does, a stream delivers a prefix of what was written, in order; what was not
@@ -32,17 +32,25 @@ pub(crate) struct Path {
 /// The network.
 #[derive(Debug)]
 pub(crate) struct Net {
-    path: Cell<Path>,
-    /// By the site that sends: nothing arrives for the time being.
-    stalled: [Cell<bool>; 2],
-    /// No connection can be made.
-    refusing: Cell<bool>,
+    /// By the site that sends and the one that receives.
+    ways: Vec<Vec<Way>>,
     conns: RefCell<Vec<Weak<Conn>>>,
 }
 
-/// One connection: what each site sent to the other, by the sender.
+/// One direction between two sites.
+#[derive(Debug)]
+struct Way {
+    path: Cell<Path>,
+    /// Nothing arrives for the time being.
+    stalled: Cell<bool>,
+    /// No connection can be made.
+    refusing: Cell<bool>,
+}
+
+/// One connection: what each end sent to the other, by the sender's place in `ends`.
 #[derive(Debug)]
 struct Conn {
+    ends: [usize; 2],
     sent: [RefCell<Pipe>; 2],
     net: Rc<Net>,
 }
@@ -79,70 +87,84 @@ impl Pipe {
 // === impl Net ===
 
 impl Net {
-    /// A network that works.
+    /// A network between so many sites that works.
     #[must_use]
-    pub(crate) fn new(path: Path) -> Rc<Self> {
-        Rc::new(Self {
-            path: Cell::new(path),
-            stalled: [Cell::new(false), Cell::new(false)],
-            refusing: Cell::new(false),
-            conns: RefCell::default(),
-        })
+    pub(crate) fn new(sites: usize, path: Path) -> Rc<Self> {
+        let way =
+            || Way { path: Cell::new(path), stalled: Cell::new(false), refusing: Cell::new(false) };
+        let ways = (0..sites).map(|_| (0..sites).map(|_| way()).collect()).collect();
+        Rc::new(Self { ways, conns: RefCell::default() })
     }
 
-    /// Changes how far and how fast, for what is sent from now on.
-    pub(crate) fn set_path(&self, path: Path) {
-        self.path.set(path);
+    /// Changes how far and how fast between two sites, for what is sent from now on.
+    pub(crate) fn set_path(&self, between: [usize; 2], path: Path) {
+        self.both(between).for_each(|way| way.path.set(path));
     }
 
     /// The way as it is.
     #[must_use]
-    pub(crate) fn path(&self) -> Path {
-        self.path.get()
+    pub(crate) fn path(&self, from: usize, to: usize) -> Path {
+        self.ways[from][to].path.get()
     }
 
-    /// Holds back, or lets through, what a site sends.
-    pub(crate) fn stall(&self, from: usize, stalled: bool) {
-        self.stalled[from].set(stalled);
-        self.for_each(|conn| conn.sent[from].borrow_mut().wake());
+    /// Holds back, or lets through, what a site sends to another.
+    pub(crate) fn stall(&self, from: usize, to: usize, stalled: bool) {
+        self.ways[from][to].stalled.set(stalled);
+        self.for_each([from, to], |conn| {
+            conn.sent.iter().for_each(|pipe| pipe.borrow_mut().wake());
+        });
     }
 
-    /// Whether anything is held back.
+    /// Whether anything between two sites is held back.
     #[must_use]
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled.iter().any(Cell::get)
+    pub(crate) fn is_stalled(&self, between: [usize; 2]) -> bool {
+        self.both(between).any(|way| way.stalled.get())
     }
 
-    /// Breaks every connection; what was under way is lost.
-    pub(crate) fn reset(&self) {
-        self.for_each(|conn| conn.sent.iter().for_each(|pipe| pipe.borrow_mut().reset()));
+    /// Breaks every connection between two sites; what was under way is lost.
+    pub(crate) fn reset(&self, between: [usize; 2]) {
+        self.for_each(between, |conn| {
+            conn.sent.iter().for_each(|pipe| pipe.borrow_mut().reset());
+        });
     }
 
-    /// Refuses new connections, or allows them.
-    pub(crate) fn refuse(&self, refusing: bool) {
-        self.refusing.set(refusing);
+    /// Refuses new connections between two sites, or allows them.
+    pub(crate) fn refuse(&self, between: [usize; 2], refusing: bool) {
+        self.both(between).for_each(|way| way.refusing.set(refusing));
     }
 
     /// Whether a connection can be made.
     #[must_use]
-    pub(crate) fn is_refusing(&self) -> bool {
-        self.refusing.get()
+    pub(crate) fn is_refusing(&self, between: [usize; 2]) -> bool {
+        self.both(between).any(|way| way.refusing.get())
     }
 
-    /// A new connection between the sites; the first end is that of site 0.
+    /// A new connection between two sites, as its two ends.
     #[must_use]
-    pub(crate) fn connect(self: &Rc<Self>) -> (Stream, Stream) {
-        let conn = Rc::new(Conn { sent: Default::default(), net: Rc::clone(self) });
+    pub(crate) fn connect(self: &Rc<Self>, ends: [usize; 2]) -> (Stream, Stream) {
+        let conn = Rc::new(Conn { ends, sent: Default::default(), net: Rc::clone(self) });
         self.conns.borrow_mut().push(Rc::downgrade(&conn));
         (Stream::new(&conn, 0), Stream::new(&conn, 1))
     }
 
-    fn for_each(&self, act: impl Fn(&Conn)) {
+    fn both(&self, [a, b]: [usize; 2]) -> impl Iterator<Item = &Way> {
+        [&self.ways[a][b], &self.ways[b][a]].into_iter()
+    }
+
+    fn for_each(&self, between: [usize; 2], act: impl Fn(&Conn)) {
         let mut conns = self.conns.borrow_mut();
         conns.retain(|conn| conn.strong_count() > 0);
         let live: Vec<_> = conns.iter().filter_map(Weak::upgrade).collect();
         drop(conns);
-        live.iter().for_each(|conn| act(conn));
+        let theirs = |conn: &&Rc<Conn>| between.iter().all(|site| conn.ends.contains(site));
+        live.iter().filter(theirs).for_each(|conn| act(conn));
+    }
+}
+
+impl Conn {
+    /// The way that what an end sends takes.
+    fn way(&self, from: usize) -> &Way {
+        &self.net.ways[self.ends[from]][self.ends[1 - from]]
     }
 }
 
@@ -150,24 +172,25 @@ impl Net {
 #[derive(Debug)]
 pub(crate) struct Stream {
     conn: Rc<Conn>,
-    site: usize,
+    /// Which end.
+    end: usize,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Stream {
-    fn new(conn: &Rc<Conn>, site: usize) -> Self {
+    fn new(conn: &Rc<Conn>, end: usize) -> Self {
         let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { conn: Rc::clone(conn), site, sleep }
+        Self { conn: Rc::clone(conn), end, sleep }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let mut ours = self.conn.sent[self.site].borrow_mut();
+        let mut ours = self.conn.sent[self.end].borrow_mut();
         ours.ended = true;
         ours.wake();
         drop(ours);
-        let mut theirs = self.conn.sent[1 - self.site].borrow_mut();
+        let mut theirs = self.conn.sent[1 - self.end].borrow_mut();
         theirs.unread = true;
         theirs.wake();
     }
@@ -180,14 +203,14 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let conn = Rc::clone(&self.conn);
-        let from = 1 - self.site;
+        let from = 1 - self.end;
         loop {
             let mut pipe = conn.sent[from].borrow_mut();
             if pipe.reset {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
             pipe.reader = Some(context.waker().clone());
-            if conn.net.stalled[from].get() {
+            if conn.way(from).stalled.get() {
                 return Poll::Pending;
             }
             let Some((at, chunk)) = pipe.chunks.front_mut() else {
@@ -220,7 +243,7 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut pipe = self.conn.sent[self.site].borrow_mut();
+        let mut pipe = self.conn.sent[self.end].borrow_mut();
         if pipe.reset {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
@@ -232,7 +255,7 @@ impl AsyncWrite for Stream {
             pipe.writer = Some(context.waker().clone());
             return Poll::Pending;
         }
-        let path = self.conn.net.path.get();
+        let path = self.conn.way(self.end).path.get();
         let now = Instant::now();
         let taken = Duration::from_micros(len as u64 * 1000 / path.speed.max(1));
         let arrival = (now + path.latency).max(pipe.last.unwrap_or(now)) + taken;
@@ -248,7 +271,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.sent[self.site].borrow_mut().ended = true;
+        self.conn.sent[self.end].borrow_mut().ended = true;
         Poll::Ready(Ok(()))
     }
 }

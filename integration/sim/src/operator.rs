@@ -10,6 +10,8 @@ use mirror::{
     Cause, Command, Consent, GroupStatus, LinkState, Phase, Policy, Refusal, Role, Serving,
 };
 
+use crate::sabotage::Sabotage;
+use crate::site::Promotion;
 use crate::world::World;
 
 /// Asks a group for something and goes on.
@@ -18,7 +20,13 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     let Some(process) = world.process(site) else { return };
     let name = world.sites[site].name;
     world.log(format_args!("{name} is asked: {command:?}"));
-    if let Command::Resume { discard: true, .. } = command {
+    if let Command::RemoveLeg { .. } = command {
+        world.expect_full(site);
+    }
+    let command = world.sabotage.command(command);
+    if let Command::Resume { discard: true, .. } = command
+        && world.sabotage != Sabotage::DiscardsUnasked
+    {
         world.stats.borrow_mut().discards += 1;
         world.sites.iter().for_each(|site| site.unconsented.set(0));
     }
@@ -41,19 +49,35 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     let Some(group) = world.group(site) else { return };
     let Some(process) = world.process(site) else { return };
     let (status, state) = (group.status(), &world.sites[site]);
+    // A primary that this mirror never heard of may serve at the epoch that it would take: who
+    // decides without a witness looks at every site first.
+    let heard = match status.serving {
+        Serving::Fenced { by } => by.max(status.epoch),
+        _ => status.epoch,
+    };
+    let under_way = world.others(site).any(|other| {
+        let promoting = world.sites[other].promoting.get();
+        promoting.is_some() && promoting == world.process(other).map(|process| process.number)
+    });
+    if under_way || world.sites.iter().any(|other| other.epoch.get() > heard.get()) {
+        world.log(format_args!("{} is not promoted: there is another", state.name));
+        return;
+    }
     if status.role != Role::Primary && state.promoting.get() != Some(process.number) {
-        state.promotion.set(Some((consent, status.quality)));
+        let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
+        state.promotion.set(Some(Promotion { consent, quality: status.quality, from }));
         state.promoting.set(Some(process.number));
     }
     ask(world, site, Command::Promote { consent });
 }
 
-pub(crate) fn add_leg(world: &World, site: usize, policy: Policy) -> Command {
-    let other = &world.sites[1 - site];
+/// The command that mirrors to a site.
+pub(crate) fn add_leg(world: &World, to: usize, policy: Policy) -> Command {
+    let other = &world.sites[to];
     Command::AddLeg {
         gateway: other.gateway,
         site: other.name.to_owned(),
-        sessions: world.sessions(),
+        sessions: world.sessions(to),
         policy,
     }
 }
@@ -61,14 +85,15 @@ pub(crate) fn add_leg(world: &World, site: usize, policy: Policy) -> Command {
 /// How long it may take until everything is as it should be.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Brings everything back: one primary, a mirror that is Equivalent (P8).
+/// Brings everything back: one primary, mirrors that are Equivalent (P8).
 pub(crate) async fn restore(world: &Rc<World>) {
     let end = world.now_ms() + u64::try_from(PATIENCE.as_millis()).expect("short");
     let mut calm = 0;
     while world.now_ms() < end && !world.has_failed() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let quiet = world.attachments.borrow().iter().all(|a| a.is_quiet());
-        if quiet && world.equivalent().is_some() {
+        let whole = |(_, mirrors): (usize, Vec<usize>)| mirrors.len() + 1 == world.sites.len();
+        if quiet && world.equivalent().is_some_and(whole) {
             calm += 1;
             if calm == 3 {
                 return;
@@ -76,8 +101,9 @@ pub(crate) async fn restore(world: &Rc<World>) {
             continue;
         }
         calm = 0;
-        let [Some(east), Some(west)] = [world.group(0), world.group(1)] else { continue };
-        step(world, &[east.status(), west.status()]);
+        let groups: Option<Vec<_>> = (0..world.sites.len()).map(|s| world.group(s)).collect();
+        let Some(groups) = groups else { continue };
+        step(world, &groups.iter().map(|group| group.status()).collect::<Vec<_>>());
     }
     if !world.has_failed() {
         explain(world);
@@ -88,15 +114,14 @@ pub(crate) async fn restore(world: &Rc<World>) {
 pub(crate) async fn attend(world: Rc<World>) {
     while !world.stopped.get() && !world.has_failed() {
         tokio::time::sleep(world.rng.millis(200, 1_500)).await;
-        for site in 0..2 {
+        for site in 0..world.sites.len() {
             let Some(group) = world.group(site) else { continue };
             let status = group.status();
             if status.serving == Serving::Latched {
                 world.kill(site);
                 world.start(site);
             } else if status.role == Role::Primary
-                && let Some(leg) = status.legs.first()
-                && leg.link == LinkState::Off
+                && let Some(leg) = status.legs.iter().find(|leg| leg.link == LinkState::Off)
             {
                 let told = matches!(leg.cause, Some(Cause::SplitBrain { .. }));
                 ask(&world, site, Command::Resume { leg: leg.leg, discard: told });
@@ -106,7 +131,7 @@ pub(crate) async fn attend(world: Rc<World>) {
 }
 
 /// The next sane command, if one is due.
-fn step(world: &Rc<World>, status: &[GroupStatus; 2]) {
+fn step(world: &Rc<World>, status: &[GroupStatus]) {
     for (site, status) in status.iter().enumerate() {
         if status.serving == Serving::Latched {
             world.log(format_args!("{} is latched", world.sites[site].name));
@@ -116,30 +141,33 @@ fn step(world: &Rc<World>, status: &[GroupStatus; 2]) {
         }
     }
     let newest = status.iter().map(|s| s.epoch).max();
-    let primaries = |site: &usize| status[*site].role == Role::Primary;
-    let primary = (0..2).filter(primaries).max_by_key(|site| status[*site].epoch);
+    let primaries: Vec<usize> =
+        (0..status.len()).filter(|site| status[*site].role == Role::Primary).collect();
+    let primary = primaries.iter().copied().max_by_key(|site| status[*site].epoch);
     let Some(site) = primary else {
         // The better copy is the one that needs less consent.
-        let [east, west] = [consent_for(&status[0]), consent_for(&status[1])];
-        promote(world, usize::from(west < east), east.min(west));
+        let best = (0..status.len()).min_by_key(|site| consent_for(&status[*site]));
+        let best = best.expect("there are sites");
+        promote(world, best, consent_for(&status[best]));
         return;
     };
-    if Some(status[site].epoch) < newest {
+    if Some(status[site].epoch) < newest && primaries.len() > 1 {
         // The one with the highest epoch may be on its way back; a fenced one is not.
-        let other = 1 - site;
-        if status[other].role != Role::Primary {
-            return;
-        }
-    }
-    let Some(leg) = status[site].legs.first() else {
-        if matches!(status[site].serving, Serving::Yes) {
-            ask(world, site, add_leg(world, site, Policy::default()));
-        }
         return;
-    };
-    if leg.link == LinkState::Off || status[site].serving == Serving::Halted {
+    }
+    let ours = &status[site];
+    let has_leg = |to: &usize| ours.legs.iter().any(|l| l.gateway == world.sites[*to].gateway);
+    if let Some(leg) = ours.legs.iter().find(|leg| leg.link == LinkState::Off) {
         let told = matches!(leg.cause, Some(Cause::SplitBrain { .. } | Cause::Refused(_)));
         ask(world, site, Command::Resume { leg: leg.leg, discard: told });
+    } else if ours.serving == Serving::Halted
+        && let Some(leg) = ours.legs.first()
+    {
+        ask(world, site, Command::Resume { leg: leg.leg, discard: false });
+    } else if ours.serving == Serving::Yes
+        && let Some(to) = world.others(site).find(|to| !has_leg(to))
+    {
+        ask(world, site, add_leg(world, to, Policy::default()));
     }
 }
 
@@ -165,15 +193,16 @@ fn explain(world: &World) {
         }
     }
     let mut text = "not Equivalent again, or requests unanswered".to_owned();
-    for site in 0..2 {
+    for site in 0..world.sites.len() {
         let Some(group) = world.group(site) else { continue };
         let status = group.status();
-        let leg = status.legs.first().map(|leg| {
+        let legs = status.legs.iter().map(|leg| {
             let phase: Phase = leg.phase;
             (leg.state, phase, leg.link, leg.cause.clone(), leg.in_sync, leg.inflight_writes)
         });
+        let legs: Vec<_> = legs.collect();
         text += &format!(
-            "; {}: {:?} {:?} {:?} epoch {} {leg:?}",
+            "; {}: {:?} {:?} {:?} epoch {} {legs:?}",
             world.sites[site].name, status.role, status.serving, status.quality, status.epoch
         );
     }

@@ -181,17 +181,6 @@ impl Platter {
         self.cache.borrow().0.clone()
     }
 
-    /// The first bytes of a sector.
-    #[must_use]
-    pub(crate) fn peek(&self, sector: u64) -> u64 {
-        let offset = sector * SECTOR_BYTES;
-        let cache = self.cache.borrow();
-        let Some(block) = cache.0.get(&(offset / BLOCK_BYTES)) else { return 0 };
-        let at = size(offset % BLOCK_BYTES);
-        let word = block[at..].first_chunk::<8>().expect("a sector has eight bytes");
-        u64::from_le_bytes(*word)
-    }
-
     fn change(&self, change: Unsynced) {
         self.clean.set(false);
         for extent in change.extent.activity() {

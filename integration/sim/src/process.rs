@@ -4,68 +4,90 @@
 //! as `SIGKILL` does it, and what it had asked of its disks happens afterwards or never.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
-use block::{GatewayId, Generation, Hello, Identity, Link, LinkError, Message, Store};
+use block::{GatewayId, Generation, Hello, Identity, LegId, Link, LinkError, Message, Store};
 use mirror::{Clock, Dialer, Generations, Group, LocalFuture, Parts};
 
-use crate::slow::SlowStore;
+use crate::delta::Meter;
+use crate::sabotage::Sabotage;
+use crate::slow::{SlowLedger, SlowStore};
 use crate::world::{GROUP, World};
 
 /// One start of a gateway.
 pub(crate) struct Process {
-    /// Counts starts, over both sites.
+    /// Counts starts, over all sites.
     pub(crate) number: u64,
     pub(crate) site: usize,
     pub(crate) identity: Identity,
     group: OnceCell<Rc<Group>>,
     stores: Vec<Rc<SlowStore>>,
+    ledger: Rc<SlowLedger>,
     tasks: RefCell<Vec<Slot>>,
     alive: Cell<bool>,
+    /// Stopped by a signal: nothing of it runs until it is continued.
+    paused: Cell<bool>,
+    /// Tasks that were woken meanwhile.
+    sleeping: RefCell<Vec<Waker>>,
     /// How many changes the group counted as unprotected, and when that last grew.
     pub(crate) unprotected: Cell<(u64, Option<u64>)>,
+    /// The sites of the legs, as they were dialled.
+    legs: RefCell<BTreeMap<LegId, usize>>,
 }
 
 type Slot = Rc<RefCell<Option<LocalFuture<()>>>>;
 
 impl Process {
     /// Starts the gateway of a site.
-    pub(crate) fn start(world: &Rc<World>, site: usize) -> Rc<Self> {
+    pub(crate) fn start(world: &Rc<World>, site: usize) -> Result<Rc<Self>, String> {
         let state = &world.sites[site];
         let number = world.count();
-        state.boots.set(state.boots.get() + 1);
         let boot = block::BootId::of(u128::from(number));
         let identity = Identity { gateway: state.gateway, boot, site: state.name.to_owned() };
-        let mut stores = Vec::new();
-        for platter in &state.platters {
-            platter.reopen();
-            let inner = world.sabotage.borrow().store(Rc::clone(platter) as Rc<dyn Store>);
-            let inner = world.trace_store(site, stores.len(), inner);
-            stores.push(SlowStore::new(inner, Rc::clone(&state.pace), Rc::clone(&world.rng)));
-        }
+        let opened = state.disks.open().map_err(|error| format!("{error:#}"))?;
+        let (pace, rng) = (|| Rc::clone(&state.pace), || Rc::clone(&world.rng));
+        let stores = opened.stores.into_iter().enumerate().map(|(volume, inner)| {
+            let found = inner.recovery();
+            if !found.clean {
+                world.note_active(site, volume, &found.active);
+            }
+            let inner = world.sabotage.store(inner);
+            let inner = world.trace_store(site, volume, inner);
+            SlowStore::new(inner, pace(), rng())
+        });
+        let lies = world.sabotage == Sabotage::RecordsLate;
+        let ledger = world.sabotage.ledger(opened.ledger);
         let process = Rc::new(Self {
             number,
             site,
             identity,
             group: OnceCell::new(),
-            stores,
+            stores: stores.collect(),
+            ledger: SlowLedger::new(ledger, pace(), rng(), lies),
             tasks: RefCell::default(),
             alive: Cell::new(true),
+            paused: Cell::new(false),
+            sleeping: RefCell::default(),
             unprotected: Cell::new((0, None)),
+            legs: RefCell::default(),
         });
         for store in &process.stores {
             process.spawn(world, Box::pin(Rc::clone(store).serve()));
         }
-        process.spawn(world, Box::pin(Rc::clone(&state.ledger).serve()));
-        let group = Group::open(process.parts(world));
-        match group {
+        process.spawn(world, Box::pin(Rc::clone(&process.ledger).serve()));
+        match Group::open(process.parts(world)) {
             Ok(group) => drop(process.group.set(group)),
-            Err(error) => world.fail("P10", format!("{} cannot open: {error}", state.name)),
+            Err(error) => {
+                process.kill(world);
+                state.disks.kill();
+                return Err(error.to_string());
+            }
         }
-        process
+        Ok(process)
     }
 
     fn parts(self: &Rc<Self>, world: &Rc<World>) -> Parts {
@@ -82,7 +104,7 @@ impl Process {
                     (*id, format!("volume-{index}"), store)
                 })
                 .collect(),
-            ledger: Rc::clone(&state.ledger) as Rc<dyn block::Ledger>,
+            ledger: Rc::clone(&self.ledger) as Rc<dyn block::Ledger>,
             dialer: Rc::new(NetDialer { me: Rc::downgrade(self), world: Rc::downgrade(world) }),
             clock: Rc::new(SiteClock { site: self.site, world: Rc::downgrade(world) }),
             generations: Rc::new(Counted(Rc::downgrade(world))),
@@ -122,12 +144,16 @@ impl Process {
             tasks.retain(|task| Rc::strong_count(task) > 1 || task.borrow().is_some());
             tasks.push(Rc::clone(&slot));
         }
-        let watch = Rc::downgrade(world);
+        let (watch, owner) = (Rc::downgrade(world), Rc::downgrade(self));
         world.spawn(poll_fn(move |context| {
             let Some(mut task) = slot.borrow_mut().take() else { return Poll::Ready(()) };
-            if let Some(world) = watch.upgrade() {
-                world.note_poll();
+            let Some(world) = watch.upgrade() else { return Poll::Ready(()) };
+            if let Some(process) = owner.upgrade().filter(|process| process.paused.get()) {
+                process.sleeping.borrow_mut().push(context.waker().clone());
+                *slot.borrow_mut() = Some(task);
+                return Poll::Pending;
             }
+            world.note_poll();
             match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
                 Ok(Poll::Pending) => {
                     *slot.borrow_mut() = Some(task);
@@ -135,9 +161,7 @@ impl Process {
                 }
                 Ok(Poll::Ready(())) => Poll::Ready(()),
                 Err(panic) => {
-                    if let Some(world) = watch.upgrade() {
-                        world.fail("P10", format!("panic: {}", crate::world::words(&*panic)));
-                    }
+                    world.fail("P10", format!("panic: {}", crate::world::words(&*panic)));
                     Poll::Ready(())
                 }
             }
@@ -150,8 +174,42 @@ impl Process {
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         let futures: Vec<_> = tasks.iter().filter_map(|slot| slot.borrow_mut().take()).collect();
         drop(futures);
-        self.stores.iter().for_each(|store| store.abandon());
-        world.sites[self.site].ledger.abandon();
+        if !world.sites[self.site].disks.vanished() {
+            self.stores.iter().for_each(|store| store.abandon());
+            self.ledger.abandon();
+        }
+    }
+
+    /// Stops it, or lets it go on, as `SIGSTOP` and `SIGCONT` do.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.paused.set(paused);
+        if !paused {
+            self.sleeping.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// The copies as the process sees them, for whoever gets past it.
+    pub(crate) fn store(&self, volume: usize) -> Rc<dyn Store> {
+        Rc::clone(&self.stores[volume]) as Rc<dyn Store>
+    }
+
+    /// The site of a leg's mirror.
+    pub(crate) fn leg_site(&self, leg: LegId) -> Option<usize> {
+        self.legs.borrow().get(&leg).copied()
+    }
+
+    /// Notes where the legs lead.
+    fn note_legs(&self, world: &World) {
+        let Some(group) = self.group() else { return };
+        for leg in group.status().legs {
+            if let Some(site) = world.site_of(leg.gateway) {
+                self.legs.borrow_mut().insert(leg.leg, site);
+            }
+        }
     }
 }
 
@@ -172,8 +230,8 @@ struct SiteClock {
 impl Clock for SiteClock {
     fn unix_ms(&self) -> u64 {
         let Some(world) = self.world.upgrade() else { return 0 };
-        let jumped = 1_000_000_000_000_u64 + world.sites[self.site].clock_jump_ms.get();
-        jumped + world.now_ms()
+        let ahead = world.sites[self.site].clock_ms.get();
+        (1_000_000_000_000_u64 + world.now_ms()).saturating_add_signed(ahead)
     }
 }
 
@@ -197,18 +255,18 @@ async fn dial(
     me: &Rc<Process>,
     gateway: GatewayId,
 ) -> Result<Box<dyn Link>, LinkError> {
-    tokio::time::sleep(world.net.path().latency * 2).await;
-    if world.net.is_stalled() {
+    me.note_legs(world);
+    let unreachable = || LinkError::Io("unreachable".to_owned());
+    let to = world.site_of(gateway).ok_or_else(unreachable)?;
+    let between = [me.site, to];
+    tokio::time::sleep(world.net.path(me.site, to).latency * 2).await;
+    if world.net.is_stalled(between) {
         // Nobody answers and nobody refuses.
         std::future::pending::<()>().await;
     }
-    let peer = world.sites.iter().position(|site| site.gateway == gateway);
-    let peer = peer.and_then(|site| world.process(site));
-    let Some(peer) = peer.filter(|_| !world.net.is_refusing()) else {
-        return Err(LinkError::Io("unreachable".to_owned()));
-    };
-    let (first, second) = world.net.connect();
-    let (ours, theirs) = if me.site == 0 { (first, second) } else { (second, first) };
+    let peer = world.process(to).filter(|_| !world.net.is_refusing(between));
+    let peer = peer.ok_or_else(unreachable)?;
+    let (ours, theirs) = world.net.connect(between);
     let hello = hello(&peer.identity);
     let acceptor = Rc::clone(&peer);
     let place = Rc::downgrade(world);
@@ -220,12 +278,13 @@ async fn dial(
             let Some(world) = place.upgrade() else { return };
             let link = world.trace_link(acceptor.site, Box::new(link));
             if let Some(group) = acceptor.group() {
-                group.accept(open, link);
+                group.accept(world.sabotage.opened(open, &group), link);
             }
         }),
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
-    let link = world.sabotage.borrow().dialed(Box::new(link), world.count());
+    let link = world.sabotage.dialed(Box::new(link), world.count());
+    let link = Box::new(Meter::over(world, me.site, to, link));
     Ok(world.trace_link(me.site, link))
 }
 

@@ -1,15 +1,21 @@
 //! Deliberate breaks of single rules, to prove that the checks can fail.
 //!
-//! Invariant: [`Sabotage::None`] changes nothing. Each other one breaks exactly the rule it names,
-//! as a bug would.
+//! Invariant: [`Sabotage::None`] changes nothing. Each other one breaks the rule it names, as a bug
+//! would, and from outside: at the stores, the ledger, the medium, the links, the commands and the
+//! identity of the kernel that a group is given. No product code knows of it.
+
+mod link;
+mod medium;
+mod store;
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use block::{
-    ActivityExtent, BlockSet, Epoch, Extent, Geometry, Identity, IoError, Link, LinkError,
-    LinkTraffic, Message, Recovery, Request, Run, Seq, Store, Ticket, Usage, Volume,
-};
+use block::{Epoch, Extent, Ledger, Link, Op, Open, Request, Store, Ticket};
+use bytes::Bytes;
+use mirror::{Command, Group, Role};
+
+pub(crate) use self::medium::{Hiding, HidingDirectory};
+use crate::world::World;
 
 /// Which rule is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,169 +27,116 @@ pub enum Sabotage {
     AcknowledgesUnsent,
     /// Rule 1: the record of a stale mirror counts as durable before it is.
     RecordsLate,
+    /// Rule 2: a host's change gives its range back when it was sent, and a later one overtakes it.
+    HostWithoutLock,
     /// Rule 2: a copy gives its range back when it was sent, and later changes overtake it.
     CopierWithoutLock,
     /// Rule 3: nothing is known of what was in flight when the process died.
     ForgetsActivity,
+    /// Rule 4: what a mirror acknowledged counts as durable there with the next flush, whatever
+    /// becomes of that flush.
+    DurableWhenAcknowledged,
     /// Rule 4: a mirror's flush counts as done when it was asked for.
     DurableAtOnce,
+    /// Rule 4: a flush is not carried to the mirror at all.
+    FlushNotCarried,
+    /// Rule 4: a mirror that lost power believes that it only restarted.
+    UncleanIsPromotable,
+    /// Rule 5: one session of a group stops and the others go on.
+    CutsApart,
     /// Rule 6: a primary that was replaced says that its epoch is the highest.
     RaisesEpoch,
+    /// Rule 6: a gateway that is opened at a lower epoch follows all the same.
+    EpochNotChecked,
+    /// Rule 7: a host writes to the copy of a mirror while its session runs.
+    AttachesDestination,
+    /// Rule 9: what mirrors lack is forgotten with the process.
+    ForgetsDirtyMaps,
+    /// Rule 10: what only the mirror has is overwritten without a word.
+    DiscardsUnasked,
+    /// Rule 11: a failed sync is done again.
+    RetriesSync,
+    /// Rule 11: a failed sync counts as done.
+    IgnoresFailedSync,
 }
 
 impl Sabotage {
+    /// What becomes of syncs that fail.
+    pub(crate) fn medium(self) -> Option<Hiding> {
+        match self {
+            Self::RetriesSync => Some(Hiding::Again),
+            Self::IgnoresFailedSync => Some(Hiding::Away),
+            _ => None,
+        }
+    }
+
     pub(crate) fn store(self, inner: Rc<dyn Store>) -> Rc<dyn Store> {
-        if self == Self::ForgetsActivity { Rc::new(Forgetful(inner)) } else { inner }
+        if self == Self::ForgetsActivity { Rc::new(store::Forgetful(inner)) } else { inner }
+    }
+
+    pub(crate) fn ledger(self, inner: Rc<dyn Ledger>) -> Rc<dyn Ledger> {
+        if self == Self::ForgetsDirtyMaps { Rc::new(store::Mapless(inner)) } else { inner }
     }
 
     /// The link of a primary; `number` grows from one to the next.
     pub(crate) fn dialed(self, inner: Box<dyn Link>, number: u64) -> Box<dyn Link> {
         match self {
             Self::AcknowledgesUnsent
+            | Self::HostWithoutLock
+            | Self::CopierWithoutLock
+            | Self::DurableWhenAcknowledged
             | Self::DurableAtOnce
-            | Self::RaisesEpoch
-            | Self::CopierWithoutLock => Box::new(Liar {
-                inner,
-                how: self,
-                made_up: Vec::new(),
-                held_back: Vec::new(),
-                number,
-            }),
-            Self::None | Self::RecordsLate | Self::ForgetsActivity => inner,
+            | Self::FlushNotCarried
+            | Self::CutsApart
+            | Self::RaisesEpoch => Box::new(link::Liar::new(inner, self, number)),
+            _ => inner,
         }
     }
-}
 
-/// A link of a primary that makes answers up.
-struct Liar {
-    inner: Box<dyn Link>,
-    how: Sabotage,
-    made_up: Vec<Message>,
-    /// Copies that are overtaken.
-    held_back: Vec<Message>,
-    number: u64,
-}
-
-impl Link for Liar {
-    fn peer(&self) -> &Identity {
-        self.inner.peer()
+    /// What a gateway hears when a primary opens the group there.
+    pub(crate) fn opened(self, mut open: Open, group: &Group) -> Open {
+        let status = group.status();
+        if self == Self::EpochNotChecked && open.epoch < status.epoch {
+            let serves = status.role == Role::Primary;
+            open.epoch = Epoch::new(status.epoch.get() + u64::from(serves));
+        }
+        open
     }
 
-    fn push(&mut self, message: Message) {
-        match (&message, self.how) {
-            (Message::Change { seq, resync: false, .. }, Sabotage::AcknowledgesUnsent) => {
-                self.made_up.push(Message::Acks(vec![*seq]));
-            }
-            (Message::Flush { seq }, Sabotage::DurableAtOnce) => {
-                self.made_up.push(Message::Durable { seq: *seq });
-            }
-            (Message::Change { seq, resync: true, .. }, Sabotage::CopierWithoutLock) => {
-                self.made_up.push(Message::Acks(vec![*seq]));
-                self.held_back.push(message);
-                return;
-            }
-            (Message::Change { resync: false, .. }, _) => {}
-            _ => self.held_back.drain(..).for_each(|message| self.inner.push(message)),
-        }
-        let message = match message {
-            Message::Open(mut open) if self.how == Sabotage::RaisesEpoch => {
-                open.epoch = Epoch::new(open.epoch.get() + self.number);
-                Message::Open(open)
+    /// What a group is asked.
+    pub(crate) fn command(self, command: Command) -> Command {
+        match command {
+            Command::Resume { leg, .. } if self == Self::DiscardsUnasked => {
+                Command::Resume { leg, discard: true }
             }
             other => other,
-        };
-        self.inner.push(message);
-    }
-
-    fn queued_bytes(&self) -> u64 {
-        self.inner.queued_bytes()
-    }
-
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.inner.poll_send(context)
-    }
-
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut Vec<Message>,
-    ) -> Poll<Result<(), LinkError>> {
-        if !self.made_up.is_empty() {
-            into.append(&mut self.made_up);
-            return Poll::Ready(Ok(()));
         }
-        let before = into.len();
-        let polled = self.inner.poll_receive(context, into);
-        if self.how == Sabotage::DurableAtOnce {
-            // The honest answer comes too late to matter.
-            let kept: Vec<Message> = into
-                .drain(before..)
-                .map(|message| match message {
-                    Message::Durable { .. } => Message::Acks(Vec::<Seq>::new()),
-                    other => other,
-                })
-                .collect();
-            into.extend(kept);
+    }
+
+    /// A history begins.
+    pub(crate) fn begin(self, world: &Rc<World>) {
+        if self == Self::AttachesDestination {
+            world.spawn(intrude(Rc::clone(world)));
         }
-        polled
-    }
-
-    fn version(&self) -> u16 {
-        self.inner.version()
-    }
-
-    fn traffic(&self) -> LinkTraffic {
-        self.inner.traffic()
     }
 }
 
-/// A store that does not know what was in flight.
-struct Forgetful(Rc<dyn Store>);
-
-impl Volume for Forgetful {
-    fn geometry(&self) -> Geometry {
-        self.0.geometry()
-    }
-
-    fn read_only(&self) -> bool {
-        self.0.read_only()
-    }
-
-    fn submit(&self, batch: &mut Vec<Request>) {
-        self.0.submit(batch);
-    }
-
-    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
-        self.0.layout(extent, limit)
-    }
-}
-
-impl Store for Forgetful {
-    fn record_activity(&self, active: &[ActivityExtent], ticket: Ticket) {
-        self.0.record_activity(active, ticket);
-    }
-
-    fn recovery(&self) -> Recovery {
-        Recovery { active: Vec::new(), ..self.0.recovery() }
-    }
-
-    fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
-        self.0.mapped(from, limit)
-    }
-
-    fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
-        self.0.checksums(extent)
-    }
-
-    fn grow(&self, bytes: u64, ticket: Ticket) {
-        self.0.grow(bytes, ticket);
-    }
-
-    fn usage(&self) -> Usage {
-        self.0.usage()
-    }
-
-    fn close(&self, ticket: Ticket) {
-        self.0.close(ticket);
+/// A host that got past the mirror to the copy of a secondary.
+async fn intrude(world: Rc<World>) {
+    while !world.stopped.get() && !world.has_failed() {
+        tokio::time::sleep(world.rng.millis(100, 600)).await;
+        for site in 0..world.sites.len() {
+            let Some(process) = world.process(site).filter(|process| !process.is_paused()) else {
+                continue;
+            };
+            let secondary = process.group().is_some_and(|g| g.status().role == Role::Secondary);
+            if secondary {
+                let extent = Extent::new(world.rng.below(8) * 4096, 4096).expect("not empty");
+                let data = Bytes::from(world.count().to_le_bytes().repeat(512));
+                let op = Op::Write(extent, data);
+                let ticket = Ticket::ignored();
+                process.store(0).submit(&mut vec![Request { op, fua: false, ticket }]);
+            }
+        }
     }
 }

@@ -11,11 +11,15 @@ use crate::slow::Pace;
 /// What a seed decides before anything happens.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    /// Gateways.
+    pub(crate) sites: usize,
+    /// Whether copies and records live in the product's pool, or on platters.
+    pub(crate) pool: bool,
     /// Sizes of the volumes, in bytes.
     pub(crate) volumes: Vec<u64>,
     pub(crate) hosts: usize,
     pub(crate) path: Path,
-    pub(crate) pace: [Pace; 2],
+    pub(crate) pace: [Pace; 3],
     pub(crate) policy: Policy,
     pub(crate) heartbeat: HeartbeatTimes,
     /// How long faults go on.
@@ -44,14 +48,16 @@ impl Setup {
             ..Policy::default()
         };
         Self {
+            sites: if rng.chance(25) { 3 } else { 2 },
+            pool: true,
             volumes,
             hosts: rng.index(3) + 2,
             path,
-            pace: [pace(rng), pace(rng)],
+            pace: [pace(rng), pace(rng), pace(rng)],
             policy,
             heartbeat: heartbeat(rng),
-            length: rng.millis(4_000, 25_000),
-            fault_gap_ms: rng.pick(&[300, 1_500, 4_000]),
+            length: rng.millis(2_500, 10_000),
+            fault_gap_ms: rng.pick(&[250, 800, 2_000]),
             disks_fail: rng.chance(55),
             attentive: rng.chance(75),
             operators: rng.chance(60),

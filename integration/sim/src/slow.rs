@@ -200,35 +200,34 @@ impl Store for SlowStore {
     }
 }
 
-/// What a gateway must not forget, and what it asked to be remembered and is not yet.
+/// A ledger with time.
 pub(crate) struct SlowLedger {
-    kept: RefCell<BTreeMap<String, Bytes>>,
+    inner: Rc<dyn Ledger>,
     waiting: RefCell<Vec<Waiting>>,
     pace: Rc<Cell<Pace>>,
     rng: Rc<Rng>,
     wake: Notify,
     /// A deliberate break (rule 1): says that a record is durable before it is.
-    pub(crate) lies: Cell<bool>,
+    lies: bool,
 }
 
 struct Waiting {
     at: Instant,
     records: Vec<(String, Option<Bytes>)>,
-    ticket: Option<Ticket>,
+    ticket: Ticket,
 }
 
 impl SlowLedger {
-    /// An empty one.
+    /// Puts time in front of `inner`. [`Self::serve`] must run.
     #[must_use]
-    pub(crate) fn new(pace: Rc<Cell<Pace>>, rng: Rc<Rng>) -> Rc<Self> {
-        Rc::new(Self {
-            kept: RefCell::default(),
-            waiting: RefCell::default(),
-            pace,
-            rng,
-            wake: Notify::new(),
-            lies: Cell::new(false),
-        })
+    pub(crate) fn new(
+        inner: Rc<dyn Ledger>,
+        pace: Rc<Cell<Pace>>,
+        rng: Rc<Rng>,
+        lies: bool,
+    ) -> Rc<Self> {
+        let (waiting, wake) = (RefCell::default(), Notify::new());
+        Rc::new(Self { inner, waiting, pace, rng, wake, lies })
     }
 
     /// Makes records durable as their time comes, for ever.
@@ -240,8 +239,7 @@ impl SlowLedger {
                 Some(at) if at > Instant::now() => tokio::time::sleep_until(at).await,
                 Some(_) => {
                     let waiting = self.waiting.borrow_mut().remove(0);
-                    self.keep(waiting.records);
-                    waiting.ticket.into_iter().for_each(Ticket::done);
+                    self.inner.put(waiting.records, waiting.ticket);
                 }
             }
         }
@@ -251,47 +249,35 @@ impl SlowLedger {
     pub(crate) fn abandon(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         for waiting in waiting {
-            if self.lies.get() || self.rng.chance(50) {
+            if self.lies || self.rng.chance(50) {
                 break;
             }
-            self.keep(waiting.records);
-        }
-    }
-
-    /// Keeps records at once.
-    pub(crate) fn keep(&self, records: Vec<(String, Option<Bytes>)>) {
-        let mut kept = self.kept.borrow_mut();
-        for (key, value) in records {
-            match value {
-                Some(value) => kept.insert(key, value),
-                None => kept.remove(&key),
-            };
+            self.inner.put(waiting.records, Ticket::ignored());
         }
     }
 }
 
 impl Ledger for SlowLedger {
     fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
-        Ok(self.kept.borrow().get(key).cloned())
+        self.inner.get(key)
     }
 
     fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
         let (low, high) = self.pace.get().record;
         let mut waiting = self.waiting.borrow_mut();
-        if high == 0 && waiting.is_empty() && !self.lies.get() {
+        if high == 0 && waiting.is_empty() && !self.lies {
             drop(waiting);
-            self.keep(records);
-            ticket.done();
+            self.inner.put(records, ticket);
             return;
         }
-        let lag = if self.lies.get() { Duration::from_millis(500) } else { Duration::ZERO };
+        let lag = if self.lies { Duration::from_millis(500) } else { Duration::ZERO };
         let wanted = Instant::now() + self.rng.millis(low, high) + lag;
         let at = waiting.last().map_or(wanted, |last| last.at.max(wanted));
-        let ticket = if self.lies.get() {
+        let ticket = if self.lies {
             ticket.done();
-            None
+            Ticket::ignored()
         } else {
-            Some(ticket)
+            ticket
         };
         waiting.push(Waiting { at, records, ticket });
         drop(waiting);

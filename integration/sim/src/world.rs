@@ -8,23 +8,24 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
-use block::{GatewayId, Geometry, GroupId, IoError, Link, Quality, SessionId, Store, VolumeId};
+use block::{GatewayId, GroupId, IoError, LegId, Link, Quality, SessionId, Store, VolumeId};
 use mirror::machine::Note;
-use mirror::{Consent, Group, HeartbeatTimes, found_primary, found_secondary};
+use mirror::{Group, HeartbeatTimes};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::attachment::Attachment;
-use crate::checks::Pair;
-use crate::model::{Branch, Moment};
+use crate::chain::Chain;
+use crate::delta::Delta;
+use crate::model::{Moment, Sites};
 use crate::net::Net;
-use crate::platter::Platter;
 use crate::process::Process;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::setup::Setup;
-use crate::slow::{Pace, SlowLedger};
+use crate::site::Site;
+use crate::stats::Stats;
 use crate::trace::{TracedLink, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
@@ -40,103 +41,19 @@ pub struct Failure {
     pub text: String,
 }
 
-/// What happened, counted.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    /// Changes that were acknowledged.
-    pub changes: u64,
-    /// Of these, without a mirror.
-    pub alone: u64,
-    /// Reads that were compared.
-    pub reads: u64,
-    /// Flushes that were acknowledged.
-    pub flushes: u64,
-    /// Requests that failed, by error.
-    pub errors: BTreeMap<String, u64>,
-    /// Promotions by an operator that had to lose nothing, and did.
-    pub promotions: u64,
-    /// Planned swaps of roles.
-    pub handovers: u64,
-    /// Promotions after which writes that the old primary acknowledged alone may be gone.
-    pub holes: u64,
-    /// Promotions of a copy that was no point in time.
-    pub forced: u64,
-    /// Times that a mirror came to hold everything.
-    pub joins: u64,
-    /// Whole comparisons of both copies.
-    pub comparisons: u64,
-    /// Split brains that were told.
-    pub split_brains: u64,
-    /// Copies that an operator allowed to be discarded.
-    pub discards: u64,
-    /// Virtual milliseconds.
-    pub millis: u64,
-}
-
-impl Stats {
-    /// Adds those of another history.
-    pub fn add(&mut self, other: &Self) {
-        let pairs = [
-            (&mut self.changes, other.changes),
-            (&mut self.alone, other.alone),
-            (&mut self.reads, other.reads),
-            (&mut self.flushes, other.flushes),
-            (&mut self.promotions, other.promotions),
-            (&mut self.handovers, other.handovers),
-            (&mut self.holes, other.holes),
-            (&mut self.forced, other.forced),
-            (&mut self.joins, other.joins),
-            (&mut self.comparisons, other.comparisons),
-            (&mut self.split_brains, other.split_brains),
-            (&mut self.discards, other.discards),
-            (&mut self.millis, other.millis),
-        ];
-        pairs.into_iter().for_each(|(sum, more)| *sum += more);
-        for (error, count) in &other.errors {
-            *self.errors.entry(error.clone()).or_default() += count;
-        }
-    }
-}
-
-/// A gateway's place, which outlives its processes.
-pub(crate) struct Site {
-    pub(crate) name: &'static str,
-    pub(crate) gateway: GatewayId,
-    pub(crate) platters: Vec<Rc<Platter>>,
-    pub(crate) ledger: Rc<SlowLedger>,
-    pub(crate) pace: Rc<Cell<Pace>>,
-    pub(crate) usual_pace: Pace,
-    pub(crate) host_boot: Cell<u128>,
-    pub(crate) boots: Cell<u64>,
-    pub(crate) clock_jump_ms: Cell<u64>,
-    pub(crate) process: RefCell<Option<Rc<Process>>>,
-    /// The content that this gateway serves or served, until it is overwritten from the other.
-    pub(crate) branch: RefCell<Option<Rc<RefCell<Branch>>>>,
-    /// Its power was lost while it had the primary's content.
-    pub(crate) rolled_back: Cell<bool>,
-    /// It was in sync when its power was lost, and nothing was changed since.
-    pub(crate) intact: Cell<bool>,
-    /// What an operator said when it was last promoted, and what its copy was then.
-    pub(crate) promotion: Cell<Option<(Consent, Quality)>>,
-    /// The process that was asked and did not answer yet.
-    pub(crate) promoting: Cell<Option<u64>>,
-    /// The highest epoch seen.
-    pub(crate) epoch: Cell<u64>,
-    /// It holds acknowledged changes that the other's branch lacks and nobody agreed to discard.
-    pub(crate) unconsented: Cell<usize>,
-}
-
 /// Everything that there is.
 pub(crate) struct World {
     pub(crate) setup: Setup,
     pub(crate) rng: Rc<Rng>,
     pub(crate) net: Rc<Net>,
-    pub(crate) sites: [Site; 2],
+    pub(crate) sites: Vec<Site>,
     pub(crate) volumes: Vec<VolumeId>,
+    /// What two sites may differ in, by the lower and the higher of them (P9).
+    pub(crate) deltas: RefCell<BTreeMap<(usize, usize), Delta>>,
     pub(crate) heartbeat: HeartbeatTimes,
-    pub(crate) sabotage: RefCell<Sabotage>,
+    pub(crate) sabotage: Sabotage,
     pub(crate) attachments: RefCell<Vec<Rc<Attachment>>>,
-    pub(crate) pairs: RefCell<Vec<Pair>>,
+    pub(crate) chains: RefCell<Vec<Chain>>,
     pub(crate) acked_epochs: RefCell<BTreeMap<u64, usize>>,
     pub(crate) stats: RefCell<Stats>,
     /// Hosts issue nothing for the time being.
@@ -146,6 +63,8 @@ pub(crate) struct World {
     pub(crate) log: RefCell<String>,
     pub(crate) failure: RefCell<Option<Failure>>,
     pub(crate) failed: Notify,
+    /// The primary that handed over last, or tried to.
+    pub(crate) yielding: Cell<Option<usize>>,
     count: Cell<Moment>,
     /// Virtual time, and how often tasks were polled without its passing.
     polls: Cell<(u64, u64)>,
@@ -166,51 +85,18 @@ impl World {
         let setup = Setup::draw(&rng);
         let volumes: Vec<_> =
             (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
-        let site = |index: usize| {
-            let pace = Rc::new(Cell::new(setup.pace[index]));
-            let ledger = SlowLedger::new(Rc::clone(&pace), Rc::clone(&rng));
-            ledger.lies.set(sabotage == Sabotage::RecordsLate);
-            let names = volumes.clone();
-            let first = block::Generation::of(u128::MAX);
-            ledger.keep(vec![if index == 0 {
-                found_primary(GROUP, "orders", names, first)
-            } else {
-                found_secondary(GROUP, "orders", names)
-            }]);
-            let platter =
-                |bytes: &u64| Platter::new(Geometry::new(*bytes).expect("a size of a volume"));
-            let limits: Vec<_> = setup.volumes.iter().map(|bytes| bytes + GROWTH_BYTES).collect();
-            Site {
-                name: ["east", "west"][index],
-                gateway: GatewayId::of(index as u128 + 1),
-                platters: setup.volumes.iter().map(platter).collect(),
-                ledger,
-                usual_pace: pace.get(),
-                pace,
-                host_boot: Cell::new(index as u128 + 1),
-                boots: Cell::new(0),
-                clock_jump_ms: Cell::new(0),
-                process: RefCell::new(None),
-                branch: RefCell::new(
-                    (index == 0).then(|| Rc::new(RefCell::new(Branch::new(&limits)))),
-                ),
-                rolled_back: Cell::new(false),
-                intact: Cell::new(false),
-                promotion: Cell::new(None),
-                promoting: Cell::new(None),
-                epoch: Cell::new(0),
-                unconsented: Cell::new(0),
-            }
-        };
-        let sites = [site(0), site(1)];
+        let sized: Vec<_> = volumes.iter().copied().zip(setup.volumes.iter().copied()).collect();
+        let site = |index| Site::new(index, &setup, &sized, sabotage);
+        let sites: Vec<_> = (0..setup.sites).map(site).collect();
         Rc::new(Self {
-            net: Net::new(setup.path),
+            net: Net::new(setup.sites, setup.path),
             sites,
             volumes,
             heartbeat: setup.heartbeat,
-            sabotage: RefCell::new(sabotage),
+            deltas: RefCell::default(),
+            sabotage,
             attachments: RefCell::default(),
-            pairs: RefCell::default(),
+            chains: RefCell::default(),
             acked_epochs: RefCell::default(),
             stats: RefCell::default(),
             paused: Cell::new(false),
@@ -218,6 +104,7 @@ impl World {
             log: RefCell::default(),
             failure: RefCell::default(),
             failed: Notify::new(),
+            yielding: Cell::new(None),
             count: Cell::new(0),
             polls: Cell::new((0, 0)),
             started: Instant::now(),
@@ -273,8 +160,10 @@ impl World {
         self.failure.borrow().is_some()
     }
 
-    pub(crate) fn sessions(&self) -> Vec<SessionId> {
-        (0..self.volumes.len()).map(|n| SessionId::of(n as u128 + 50)).collect()
+    /// The sessions to a site.
+    pub(crate) fn sessions(&self, to: usize) -> Vec<SessionId> {
+        let first = 50 + to as u128 * 10;
+        (0..self.volumes.len()).map(|n| SessionId::of(n as u128 + first)).collect()
     }
 
     // --- looking ---
@@ -309,20 +198,55 @@ impl World {
         self.process(site).and_then(|process| process.group())
     }
 
+    /// Every site but one.
+    pub(crate) fn others(&self, site: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.sites.len()).filter(move |other| *other != site)
+    }
+
+    /// The site of a gateway.
+    pub(crate) fn site_of(&self, gateway: GatewayId) -> Option<usize> {
+        self.sites.iter().position(|site| site.gateway == gateway)
+    }
+
     pub(crate) fn start(self: &Rc<Self>, site: usize) {
         if self.process(site).is_some() {
             return;
         }
-        self.log(format_args!("{} starts", self.sites[site].name));
-        let process = Process::start(self, site);
-        *self.sites[site].process.borrow_mut() = Some(process);
-        self.look_at(site);
+        let state = &self.sites[site];
+        self.log(format_args!("{} starts", state.name));
+        let impaired = state.disks.is_impaired();
+        match Process::start(self, site) {
+            Ok(process) => {
+                *state.process.borrow_mut() = Some(process);
+                self.look_at(site);
+            }
+            Err(error) if impaired => {
+                self.log(format_args!("{} cannot start: {error}", state.name));
+                self.happened("a disk without room refuses the start");
+                let kept = Rc::clone(self);
+                let pause = self.rng.millis(200, 1_000);
+                self.spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    kept.start(site);
+                });
+            }
+            Err(error) => self.fail("P10", format!("{} cannot start: {error}", state.name)),
+        }
     }
 
     pub(crate) fn kill(&self, site: usize) {
-        let Some(process) = self.sites[site].process.take() else { return };
-        self.log(format_args!("{} is killed", self.sites[site].name));
+        let state = &self.sites[site];
+        let in_sync = self.is_in_sync(site);
+        let Some(process) = state.process.take() else { return };
+        self.log(format_args!("{} is killed", state.name));
         process.kill(self);
+        if state.disks.sync_failed() {
+            // What a failed sync left behind ends like what a loss of power leaves behind.
+            self.log(format_args!("{}: a sync had failed", state.name));
+            state.rolled_back.set(state.rolled_back.get() || state.branch.borrow().is_some());
+            state.intact.set(in_sync);
+        }
+        state.disks.kill();
         self.attachments.borrow_mut().retain(|attachment| {
             if attachment.process.number == process.number {
                 attachment.give_up(self);
@@ -332,28 +256,35 @@ impl World {
         });
     }
 
+    fn is_in_sync(&self, site: usize) -> bool {
+        self.group(site).is_some_and(|group| group.status().quality == Quality::InSync)
+    }
+
     pub(crate) fn lose_power(&self, site: usize) {
         let state = &self.sites[site];
-        let in_sync = self.group(site).is_some_and(|g| g.status().quality == Quality::InSync);
+        let in_sync = self.is_in_sync(site);
+        if self.rng.chance(40) && self.process(site).is_some() {
+            self.happened("power is lost in the middle of a write");
+            state.disks.falter(&self.rng);
+        }
         self.kill(site);
         self.log(format_args!("{} loses power", state.name));
-        state.host_boot.set(state.host_boot.get() + 2);
-        state.platters.iter().for_each(|platter| platter.lose_power(&self.rng));
+        self.happened("a site loses power");
+        if self.sabotage != Sabotage::UncleanIsPromotable {
+            state.host_boot.set(state.host_boot.get() + 16);
+        }
+        state.disks.lose_power(&self.rng);
         if state.branch.borrow().is_some() {
             state.rolled_back.set(true);
         }
         state.intact.set(in_sync);
     }
 
-    /// Whether the group served there waits for its mirror.
-    pub(crate) fn has_mirror(&self, process: &Process) -> bool {
-        process.group().is_some_and(|g| g.status().legs.iter().any(|leg| leg.in_sync))
-    }
-
-    /// Whether what is acknowledged just now was acknowledged by a mirror too, that may have been
-    /// lost in the same instant.
-    fn was_mirrored(&self, process: &Process) -> bool {
-        let Some(group) = process.group() else { return false };
+    /// The sites that have what is acknowledged by the group served there just now, also when they
+    /// were lost in the same instant.
+    pub(crate) fn holders(&self, process: &Process) -> Sites {
+        let own = Sites::one(process.site);
+        let Some(group) = process.group() else { return own };
         let status = group.status();
         let unprotected = status.counters.unprotected_writes;
         let (before, mut since) = process.unprotected.get();
@@ -361,23 +292,40 @@ impl World {
             since = Some(self.now_ms());
             process.unprotected.set((unprotected, since));
         }
-        let counted = !status.legs.is_empty() && since != Some(self.now_ms());
-        counted || status.legs.iter().any(|leg| leg.in_sync)
+        let all = !status.legs.is_empty() && since != Some(self.now_ms());
+        let legs = status.legs.iter().filter(|leg| all || leg.in_sync);
+        let sites = legs.filter_map(|leg| self.site_of(leg.gateway)).map(Sites::one);
+        sites.fold(own, Sites::with)
     }
 
-    /// A change was acknowledged: at which epoch, and whether a mirror has it (P4).
-    pub(crate) fn note_acknowledged(&self, process: &Process, epoch: u64) -> bool {
-        let mirrored = self.was_mirrored(process);
+    /// The sites that a flush which is acknowledged just now made everything durable at.
+    pub(crate) fn flushers(&self, process: &Process) -> Sites {
+        let own = Sites::one(process.site);
+        let Some(group) = process.group() else { return own };
+        let status = group.status();
+        let legs = status.legs.iter().filter(|leg| leg.in_sync);
+        let sites = legs.filter_map(|leg| self.site_of(leg.gateway)).map(Sites::one);
+        sites.fold(own, Sites::with)
+    }
+
+    /// A change was acknowledged: at which epoch, and who has it (P4).
+    pub(crate) fn note_acknowledged(&self, process: &Process, epoch: u64) -> Sites {
+        let holders = self.holders(process);
         let mut stats = self.stats.borrow_mut();
         stats.changes += 1;
-        stats.alone += u64::from(!mirrored);
+        stats.alone += u64::from(holders.count() == 1);
         drop(stats);
         let site = *self.acked_epochs.borrow_mut().entry(epoch).or_insert(process.site);
         if site != process.site {
             let name = self.sites[process.site].name;
             self.fail("P4", format!("{name} acknowledges too at epoch {epoch}"));
         }
-        mirrored
+        holders
+    }
+
+    /// A fault, or something else of [`crate::FAULTS`], happened.
+    pub(crate) fn happened(&self, fault: &'static str) {
+        *self.stats.borrow_mut().faults.entry(fault).or_default() += 1;
     }
 
     pub(crate) fn count_error(&self, error: IoError) {
@@ -395,8 +343,13 @@ impl World {
         let name = self.sites[site].name;
         self.log(format_args!("{name}: {note:?}"));
         match note {
-            Note::Promoted => self.on_promoted(site),
-            Note::MirrorInSync { .. } => self.on_joined(site),
+            Note::Promoted => {
+                self.on_promoted(site);
+                // The group cannot be asked in the middle of what it tells.
+                let kept = Rc::clone(self);
+                self.spawn(async move { kept.look_at(site) });
+            }
+            Note::MirrorInSync { leg } => self.on_leg_joined(site, process, *leg),
             Note::Fenced => self.on_fenced(site, process),
             Note::SplitBrain { .. } => {
                 self.stats.borrow_mut().split_brains += 1;
@@ -413,6 +366,17 @@ impl World {
             | Note::Transferred { .. }
             | Note::FencedOff { .. }
             | Note::Latched { .. } => {}
+        }
+    }
+
+    /// A mirror joined: which site that is, its process was told when it dialled.
+    fn on_leg_joined(self: &Rc<Self>, site: usize, process: u64, leg: LegId) {
+        let current = self.sites[site].process.borrow().clone();
+        let current = current.filter(|current| current.number == process);
+        let joined = current.and_then(|current| current.leg_site(leg));
+        if let Some(joined) = joined {
+            self.on_joined(site, joined);
+            self.check_delta(site, joined, leg);
         }
     }
 

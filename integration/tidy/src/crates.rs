@@ -46,7 +46,7 @@ pub const CRATES: [Crate; 15] = [
     krate("integration/tidy", &[], &[]),
     krate("integration/harness", &[], &[]),
     krate("integration/e2e", &[], &["harness", "api", "block"]),
-    krate("integration/sim", &["block", "mirror", "store", "link"], &[]),
+    krate("integration/sim", &["block", "link", "mirror", "store", "testkit"], &[]),
     krate("integration/bench", &["harness"], &[]),
     krate("integration/xtask", &[], &[]),
 ];

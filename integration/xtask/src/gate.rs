@@ -10,7 +10,8 @@ use crate::run::{cargo, is_installed, run};
 /// What to test, and how much.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArguments {
-    /// Histories that the simulator runs; without it, as many as its tests say.
+    /// Histories that the simulator runs in the end, with a word on its progress and the seeds that
+    /// failed; without it, as many as its tests say.
     #[arg(long, value_name = "N")]
     sim_seeds: Option<u64>,
     /// How often each kind of kill is tried end to end; without it, as often as the tests say.
@@ -41,14 +42,15 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         tests.arg(filter);
     }
-    for (name, value) in
-        [("TWINSPAN_SIM_SEEDS", arguments.sim_seeds), ("TWINSPAN_KILLS", arguments.kills)]
-    {
-        if let Some(value) = value {
-            tests.env(name, value.to_string());
-        }
+    if let Some(kills) = arguments.kills {
+        tests.env("TWINSPAN_KILLS", kills.to_string());
     }
-    run(&mut tests)
+    let tested = run(&mut tests);
+    if let Some(seeds) = arguments.sim_seeds {
+        // Also when a test failed: whoever asks for so many wants to know of each of them.
+        run(&mut cargo(&["run", "--package", "twinspan-sim", "--", "seeds", &seeds.to_string()]))?;
+    }
+    tested
 }
 
 /// The quick gate: installs nothing.

@@ -1,0 +1,82 @@
+//! A host that writes in turn to several places and waits for each answer (P6, rule 5).
+//!
+//! Invariant: a step is begun only when the one before it was acknowledged, or again at the same
+//! place when it was not.
+
+/// The steps of such a host.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    /// Volume and sector of each place.
+    pub(crate) places: Vec<(usize, u64)>,
+    steps: Vec<Step>,
+    /// Steps before this one may be gone since: something was lost that may be lost.
+    floor: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    place: usize,
+    value: u64,
+    acked: bool,
+}
+
+impl Chain {
+    pub(crate) fn new(places: Vec<(usize, u64)>) -> Self {
+        Self { places, steps: Vec::new(), floor: 0 }
+    }
+
+    /// Begins a step; returns its number and its place.
+    pub(crate) fn step(&mut self, value: u64) -> (usize, usize) {
+        let place = match self.steps.last() {
+            Some(last) if last.acked => (last.place + 1) % self.places.len(),
+            Some(last) => last.place,
+            None => 0,
+        };
+        self.steps.push(Step { place, value, acked: false });
+        (self.steps.len() - 1, place)
+    }
+
+    pub(crate) fn acknowledged(&mut self, step: usize) {
+        self.steps[step].acked = true;
+    }
+
+    /// Whatever was acknowledged so far may be gone.
+    pub(crate) fn forget(&mut self) {
+        self.floor = self.steps.len();
+    }
+
+    /// Whether a later step is there without one that was acknowledged before it began; `seen` is
+    /// what each place holds.
+    pub(crate) fn missing(&self, seen: &[u64]) -> Option<String> {
+        let of = |value: &u64| self.steps.iter().rposition(|step| step.value == *value);
+        let newest: Vec<Option<usize>> = seen.iter().map(of).collect();
+        let later = newest.iter().flatten().max().copied()?;
+        for (number, step) in self.steps.iter().enumerate().take(later).skip(self.floor) {
+            if step.acked && newest[step.place].is_none_or(|seen| seen < number) {
+                return Some(format!("step {later} is there, step {number} before it is not"));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_step_needs_those_before_it() {
+        let mut chain = Chain::new(vec![(0, 0), (1, 0), (2, 0)]);
+        for value in 1..=4 {
+            let (step, place) = chain.step(value);
+            assert_eq!(place, step % 3);
+            chain.acknowledged(step);
+        }
+        assert_eq!(chain.missing(&[4, 2, 3]), None);
+        assert_eq!(chain.missing(&[1, 0, 0]), None);
+        assert!(chain.missing(&[4, 2, 0]).is_some());
+        assert!(chain.missing(&[4, 0, 3]).is_some());
+        chain.forget();
+        assert_eq!(chain.missing(&[4, 0, 3]), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! How much a mirror that comes back may be sent (P9).
+//!
+//! ```text
+//!   may differ = issued while no link was open + sent and not durable when it ended
+//!              + under way when it ended + changed here without success
+//!   a delta moves at most 1.1 × may differ + the extents that the activity log of a crash names
+//! ```
+//!
+//! Invariant: what two sites may differ in only grows until one of them joined the other; then it
+//! is nothing. It is known from what hosts asked and from what was said on links, not from any
+//! dirty map of the product.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use block::{
+    ActivityExtent, BLOCK_BYTES, Change, Extent, Identity, LegId, Link, LinkError, LinkTraffic,
+    Message, Seq,
+};
+use tokio::time::Instant;
+
+use crate::world::World;
+
+/// What was issued this short before a link was found to be dead may not have been sent on it.
+const UNSENT: Duration = Duration::from_secs(2);
+
+/// A block of a volume.
+type Block = (usize, u64);
+
+/// What two sites may differ in.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    blocks: BTreeSet<Block>,
+    extents: BTreeSet<(usize, u64)>,
+    /// Links that are open between them.
+    open: usize,
+    /// What was issued lately, while one was.
+    lately: VecDeque<(Instant, Vec<Block>)>,
+    /// Bytes that were copied on the last link.
+    moved: u64,
+    /// The primary and its epoch when they were equal last, while its leg was there ever since.
+    joined: Option<(usize, u64)>,
+}
+
+/// A primary's link to one of its mirrors, whose copies are counted.
+pub(crate) struct Meter {
+    inner: Box<dyn Link>,
+    world: Weak<World>,
+    sites: [usize; 2],
+    open: bool,
+    /// Sent and not acknowledged.
+    unacked: BTreeSet<Seq>,
+    newest: Seq,
+    /// Sent and not durable there, as far as was heard.
+    undurable: VecDeque<(Seq, Vec<Block>)>,
+    /// Flushes under way, with the change up to which each one covers.
+    flushes: VecDeque<(Seq, Seq)>,
+}
+
+fn blocks_of(volume: usize, extent: Extent) -> Vec<Block> {
+    let blocks = extent.blocks();
+    (blocks.first()..blocks.end()).map(|block| (volume, block)).collect()
+}
+
+fn key(a: usize, b: usize) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+// === impl Delta ===
+
+impl Delta {
+    /// The most that a delta may move.
+    fn bytes_max(&self) -> u64 {
+        let changed = self.blocks.len() as u64 * BLOCK_BYTES;
+        changed + changed / 10 + self.extents.len() as u64 * block::ACTIVITY_BYTES
+    }
+
+    fn close(&mut self) {
+        self.open = self.open.saturating_sub(1);
+        let now = Instant::now();
+        let lately = std::mem::take(&mut self.lately);
+        let recent = lately.into_iter().filter(|(at, _)| *at + UNSENT >= now);
+        self.blocks.extend(recent.flat_map(|(_, blocks)| blocks));
+    }
+}
+
+impl World {
+    fn with_delta<T>(&self, a: usize, b: usize, act: impl FnOnce(&mut Delta) -> T) -> T {
+        act(self.deltas.borrow_mut().entry(key(a, b)).or_default())
+    }
+
+    /// A host asks for a change at a site.
+    pub(crate) fn note_issued(&self, site: usize, volume: usize, extent: Extent) {
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| {
+                let blocks = blocks_of(volume, extent);
+                if delta.open == 0 {
+                    delta.blocks.extend(blocks);
+                    return;
+                }
+                let now = Instant::now();
+                while delta.lately.front().is_some_and(|(at, _)| *at + UNSENT < now) {
+                    delta.lately.pop_front();
+                }
+                delta.lately.push_back((now, blocks));
+            });
+        }
+    }
+
+    /// A change failed: each copy may have it or not.
+    pub(crate) fn note_failed(&self, site: usize, volume: usize, extent: Extent) {
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| delta.blocks.extend(blocks_of(volume, extent)));
+        }
+    }
+
+    /// A gateway that has a primary's content starts after a crash.
+    pub(crate) fn note_active(&self, site: usize, volume: usize, active: &[ActivityExtent]) {
+        if self.sites[site].branch.borrow().is_none() {
+            return;
+        }
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| {
+                delta.extents.extend(active.iter().map(|extent| (volume, extent.index())));
+            });
+        }
+    }
+
+    /// From now on a full copy is to be expected: the leg is gone, or a copy was forced.
+    pub(crate) fn expect_full(&self, site: usize) {
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| delta.joined = None);
+        }
+    }
+
+    /// P9: a mirror joined again. What it was sent is no more than what it can have lacked.
+    pub(crate) fn check_delta(self: &Rc<Self>, site: usize, joined: usize, leg: LegId) {
+        let taken = self.with_delta(site, joined, |delta| {
+            let max = delta.bytes_max();
+            delta.blocks.clear();
+            delta.extents.clear();
+            (std::mem::take(&mut delta.moved), max, delta.joined.take())
+        });
+        let (moved, max, before) = taken;
+        let world = Rc::clone(self);
+        // The group cannot be asked in the middle of what it tells.
+        self.spawn(async move {
+            let Some(group) = world.group(site) else { return };
+            let status = group.status();
+            let Some(leg) = status.legs.iter().find(|found| found.leg == leg) else { return };
+            let now = (site, status.epoch.get());
+            world.with_delta(site, joined, |delta| delta.joined = Some(now));
+            let names = [world.sites[site].name, world.sites[joined].name];
+            let full = leg.sessions.iter().any(|session| session.full);
+            world.log(format_args!(
+                "{} sent {} {moved} bytes of {max}{}",
+                names[0],
+                names[1],
+                if full { ", a full copy" } else { "" }
+            ));
+            // A first copy, or one of a leg that was forgotten, moves what there is. One of a leg
+            // that was there all the time may be a whole one only where that is no more.
+            if full && before != Some(now) {
+                return;
+            }
+            let mut stats = world.stats.borrow_mut();
+            stats.deltas += 1;
+            stats.delta_bytes += moved;
+            stats.delta_bytes_max += max;
+            drop(stats);
+            if moved > max {
+                let text =
+                    format!("{} sent {} {moved} bytes, {max} can differ", names[0], names[1]);
+                world.fail("P9", text);
+            }
+        });
+    }
+}
+
+// === impl Meter ===
+
+impl Meter {
+    /// Watches the link of the primary at one site to the mirror at another.
+    pub(crate) fn over(world: &Rc<World>, from: usize, to: usize, inner: Box<dyn Link>) -> Self {
+        Self {
+            inner,
+            world: Rc::downgrade(world),
+            sites: [from, to],
+            open: false,
+            unacked: BTreeSet::new(),
+            newest: Seq::ZERO,
+            undurable: VecDeque::new(),
+            flushes: VecDeque::new(),
+        }
+    }
+
+    fn sent(&mut self, message: &Message) {
+        match message {
+            Message::Change { seq, volume, extent, change, resync, .. } => {
+                if let (true, Change::Write(data), Some(world)) =
+                    (resync, change, self.world.upgrade())
+                {
+                    let [from, to] = self.sites;
+                    world.with_delta(from, to, |delta| delta.moved += data.len() as u64);
+                }
+                self.note(*seq, usize::from(*volume), *extent);
+            }
+            Message::Compare { seq, volume, extent, .. } => {
+                self.note(*seq, usize::from(*volume), *extent);
+            }
+            Message::Flush { seq } => {
+                let first = self.unacked.first();
+                let covers = first.map_or(self.newest, |seq| Seq::new(seq.get() - 1));
+                self.flushes.push_back((*seq, covers));
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
+        self.newest = self.newest.max(seq);
+        self.unacked.insert(seq);
+        self.undurable.push_back((seq, blocks_of(volume, extent)));
+    }
+
+    fn heard(&mut self, message: &Message) {
+        match message {
+            Message::Opened(_) if !self.open => {
+                self.open = true;
+                let [from, to] = self.sites;
+                if let Some(world) = self.world.upgrade() {
+                    world.with_delta(from, to, |delta| {
+                        delta.open += 1;
+                        delta.moved = 0;
+                    });
+                }
+            }
+            Message::Acks(seqs) => self.unacked.retain(|seq| !seqs.contains(seq)),
+            Message::Compared { seq, .. } => self.unacked.retain(|unacked| unacked != seq),
+            Message::Durable { seq } => {
+                while let Some((flush, covers)) = self.flushes.front().copied()
+                    && flush <= *seq
+                {
+                    self.flushes.pop_front();
+                    self.undurable.retain(|(seq, _)| *seq > covers);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let Some(world) = self.world.upgrade().filter(|_| self.open) else { return };
+        let [from, to] = self.sites;
+        let under_way = world.under_way(from);
+        let undurable = self.undurable.drain(..).flat_map(|(_, blocks)| blocks);
+        world.with_delta(from, to, |delta| {
+            delta.close();
+            delta.blocks.extend(undurable);
+            let under_way = under_way.into_iter();
+            delta.blocks.extend(under_way.flat_map(|(volume, extent)| blocks_of(volume, extent)));
+        });
+    }
+}
+
+impl Link for Meter {
+    fn peer(&self) -> &Identity {
+        self.inner.peer()
+    }
+
+    fn push(&mut self, message: Message) {
+        self.sent(&message);
+        self.inner.push(message);
+    }
+
+    fn queued_bytes(&self) -> u64 {
+        self.inner.queued_bytes()
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.inner.poll_send(context)
+    }
+
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut Vec<Message>,
+    ) -> Poll<Result<(), LinkError>> {
+        let before = into.len();
+        let polled = self.inner.poll_receive(context, into);
+        for message in &into[before..] {
+            self.heard(message);
+        }
+        polled
+    }
+
+    fn traffic(&self) -> LinkTraffic {
+        self.inner.traffic()
+    }
+
+    fn version(&self) -> u16 {
+        self.inner.version()
+    }
+}

@@ -1,0 +1,112 @@
+//! Many histories in one command, with a word now and then and, at the end, what failed.
+//!
+//! Invariant: every seed runs, whatever the others do; the exit code says whether all passed.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a command for people says what it found")]
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use twinspan_sim::{Outcome, Sabotage, Stats, run, trace};
+
+const USAGE: &str = "\
+twinspan-sim seeds COUNT [FIRST]   run the histories FIRST (0) to FIRST + COUNT
+twinspan-sim replay SEED           run one again and show its log
+twinspan-sim trace SEED            the same, with every message and every request";
+
+/// Lines of a failed history that are shown at once.
+const TAIL_LINES: usize = 25;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let number = |text: &str| text.parse::<u64>().ok();
+    let done = match words[..] {
+        ["seeds", count] => number(count).map(|count| seeds(0, count)),
+        ["seeds", count, first] => {
+            number(first).zip(number(count)).map(|(first, count)| seeds(first, count))
+        }
+        ["replay", seed] => number(seed).map(|seed| show(seed, &run(seed, Sabotage::None))),
+        ["trace", seed] => number(seed).map(|seed| show(seed, &trace(seed, Sabotage::None))),
+        _ => None,
+    };
+    match done {
+        Some(true) => ExitCode::SUCCESS,
+        Some(false) => ExitCode::FAILURE,
+        None => {
+            println!("{USAGE}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// Runs them all; says whether all passed.
+fn seeds(first: u64, count: u64) -> bool {
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
+    let sum = Mutex::new(Stats::default());
+    let step = (count / 40).clamp(1, 500);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return;
+            }
+            let seed = first + index;
+            let outcome = run(seed, Sabotage::None);
+            sum.lock().expect("no worker panics").add(&outcome.stats);
+            if let Some(failure) = &outcome.failure {
+                println!("seed {seed} FAILED: {} {}", failure.property, failure.text);
+                println!("{}", tail(&outcome.log));
+                failed.lock().expect("no worker panics").push((seed, failure.property));
+            }
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if done.is_multiple_of(step) || done == count {
+                let failed = failed.lock().expect("no worker panics").len();
+                println!("{done} of {count} histories, {failed} failed");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    report(&sum.lock().expect("no worker panics"));
+    let mut failed = failed.into_inner().expect("no worker panics");
+    failed.sort_unstable();
+    if failed.is_empty() {
+        println!("every property holds in all {count} histories");
+        return true;
+    }
+    println!("{} of {count} histories failed:", failed.len());
+    for (seed, property) in &failed {
+        println!("  {property}: cargo run -p twinspan-sim -- replay {seed}");
+    }
+    false
+}
+
+fn report(sum: &Stats) {
+    println!("{sum:#?}");
+    let missing = sum.missing();
+    if !missing.is_empty() {
+        println!("never happened: {}", missing.join(", "));
+    }
+}
+
+fn show(seed: u64, outcome: &Outcome) -> bool {
+    println!("{}", outcome.log);
+    report(&outcome.stats);
+    match &outcome.failure {
+        None => println!("every property holds in history {seed}"),
+        Some(failure) => println!("{} does not hold: {}", failure.property, failure.text),
+    }
+    outcome.failure.is_none()
+}
+
+fn tail(log: &str) -> String {
+    let all: Vec<_> = log.lines().collect();
+    all[all.len().saturating_sub(TAIL_LINES)..].join("\n")
+}

@@ -1,0 +1,75 @@
+//! Stores and ledgers that forget.
+//!
+//! Invariant: what is not forgotten is passed on as it is.
+
+use std::rc::Rc;
+
+use block::{
+    ActivityExtent, BlockSet, Extent, Geometry, IoError, Ledger, Recovery, Request, Run, Store,
+    Ticket, Usage, Volume,
+};
+use bytes::Bytes;
+
+/// A store that does not know what was in flight.
+pub(super) struct Forgetful(pub(super) Rc<dyn Store>);
+
+impl Volume for Forgetful {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn read_only(&self) -> bool {
+        self.0.read_only()
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        self.0.submit(batch);
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        self.0.layout(extent, limit)
+    }
+}
+
+impl Store for Forgetful {
+    fn record_activity(&self, active: &[ActivityExtent], ticket: Ticket) {
+        self.0.record_activity(active, ticket);
+    }
+
+    fn recovery(&self) -> Recovery {
+        Recovery { active: Vec::new(), ..self.0.recovery() }
+    }
+
+    fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.0.mapped(from, limit)
+    }
+
+    fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
+        self.0.checksums(extent)
+    }
+
+    fn grow(&self, bytes: u64, ticket: Ticket) {
+        self.0.grow(bytes, ticket);
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+
+    fn close(&self, ticket: Ticket) {
+        self.0.close(ticket);
+    }
+}
+
+/// A ledger that does not know what mirrors may lack.
+pub(super) struct Mapless(pub(super) Rc<dyn Ledger>);
+
+impl Ledger for Mapless {
+    fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
+        if key.starts_with("dirty/") { Ok(None) } else { self.0.get(key) }
+    }
+
+    fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
+        self.0.put(records, ticket);
+    }
+}

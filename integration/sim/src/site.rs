@@ -1,0 +1,96 @@
+//! A gateway's place, which outlives its processes.
+//!
+//! Invariant: what stands here is what the checks know of a site; no process sees it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use block::{GatewayId, Generation, Quality, VolumeId};
+use mirror::{Consent, found_primary, found_secondary};
+
+use crate::disks::Disks;
+use crate::model::Branch;
+use crate::process::Process;
+use crate::sabotage::Sabotage;
+use crate::setup::Setup;
+use crate::slow::Pace;
+use crate::world::{GROUP, GROWTH_BYTES};
+
+/// The content that a gateway serves.
+pub(crate) type Served = Rc<RefCell<Branch>>;
+
+/// An operator's promotion, as the copy was just before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promotion {
+    pub(crate) consent: Consent,
+    pub(crate) quality: Quality,
+    /// Whom it followed.
+    pub(crate) from: Option<usize>,
+}
+
+/// A gateway's place.
+pub(crate) struct Site {
+    pub(crate) name: &'static str,
+    pub(crate) gateway: GatewayId,
+    pub(crate) disks: Disks,
+    pub(crate) pace: Rc<Cell<Pace>>,
+    pub(crate) usual_pace: Pace,
+    pub(crate) host_boot: Cell<u128>,
+    /// What its clock is ahead of the time that passes, in milliseconds.
+    pub(crate) clock_ms: Cell<i64>,
+    pub(crate) process: RefCell<Option<Rc<Process>>>,
+    /// The content that this gateway serves or served, until it is overwritten from another.
+    pub(crate) branch: RefCell<Option<Served>>,
+    /// The content that it joined last as a mirror, and whose.
+    pub(crate) follows: RefCell<Option<Served>>,
+    /// Its power was lost while it had the primary's content.
+    pub(crate) rolled_back: Cell<bool>,
+    /// It was in sync when its power was lost, and nothing was changed since.
+    pub(crate) intact: Cell<bool>,
+    /// What an operator said when it was last promoted, and what its copy was then.
+    pub(crate) promotion: Cell<Option<Promotion>>,
+    /// The process that was asked and did not answer yet.
+    pub(crate) promoting: Cell<Option<u64>>,
+    /// The highest epoch seen.
+    pub(crate) epoch: Cell<u64>,
+    /// It holds acknowledged changes that the newest branch lacks and nobody agreed to discard.
+    pub(crate) unconsented: Cell<usize>,
+}
+
+impl Site {
+    /// The first site is the primary that founds the group.
+    pub(crate) fn new(
+        index: usize,
+        setup: &Setup,
+        volumes: &[(VolumeId, u64)],
+        sabotage: Sabotage,
+    ) -> Self {
+        let names = volumes.iter().map(|(id, _)| *id).collect();
+        let record = if index == 0 {
+            found_primary(GROUP, "orders", names, Generation::of(u128::MAX))
+        } else {
+            found_secondary(GROUP, "orders", names)
+        };
+        let limits: Vec<_> = volumes.iter().map(|(_, bytes)| bytes + GROWTH_BYTES).collect();
+        let branch = (index == 0).then(|| Rc::new(RefCell::new(Branch::new(&limits))));
+        let pace = setup.pace[index];
+        Self {
+            name: ["east", "west", "north"][index],
+            gateway: GatewayId::of(index as u128 + 1),
+            disks: Disks::new(setup.pool, sabotage.medium(), volumes, record),
+            usual_pace: pace,
+            pace: Rc::new(Cell::new(pace)),
+            host_boot: Cell::new(index as u128 + 1),
+            clock_ms: Cell::new(0),
+            process: RefCell::new(None),
+            branch: RefCell::new(branch),
+            follows: RefCell::default(),
+            rolled_back: Cell::new(false),
+            intact: Cell::new(false),
+            promotion: Cell::new(None),
+            promoting: Cell::new(None),
+            epoch: Cell::new(0),
+            unconsented: Cell::new(0),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What happened in histories, counted.
+//!
+//! Invariant: a count is of things that were done, not of things that were drawn.
+
+use std::collections::BTreeMap;
+
+/// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
+pub const FAULTS: [&str; 24] = [
+    "the pool on a simulated disk",
+    "three gateways",
+    "dependent writes across volumes",
+    "the link is cut",
+    "one direction is cut",
+    "the link flaps",
+    "the link is slow",
+    "a leg at one hundredth of its speed",
+    "a process is killed",
+    "a site loses power",
+    "all sites lose power at once",
+    "power is lost in the middle of a write",
+    "the primary's site is lost",
+    "a disk is slow",
+    "a disk is full",
+    "a sync fails",
+    "a disk vanishes in the middle of its work",
+    "a disk without room refuses the start",
+    "a clock jumps forward",
+    "a clock jumps back",
+    "a gateway is paused",
+    "a gateway is stopped in good order",
+    "a machine is rebooted in good order",
+    "an operator commands anything",
+];
+
+/// What happened, counted.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Changes that were acknowledged.
+    pub changes: u64,
+    /// Of these, without a mirror.
+    pub alone: u64,
+    /// Reads that were compared.
+    pub reads: u64,
+    /// Flushes that were acknowledged.
+    pub flushes: u64,
+    /// Requests that failed, by error.
+    pub errors: BTreeMap<String, u64>,
+    /// Promotions by an operator that had to lose nothing, and did.
+    pub promotions: u64,
+    /// Planned swaps of roles.
+    pub handovers: u64,
+    /// Promotions after which writes that the old primary acknowledged alone may be gone.
+    pub holes: u64,
+    /// Promotions of a copy that was no point in time.
+    pub forced: u64,
+    /// Times that a mirror came to hold everything.
+    pub joins: u64,
+    /// Of these, after a copy of the difference, whose size was checked.
+    pub deltas: u64,
+    /// Bytes that these copies moved.
+    pub delta_bytes: u64,
+    /// Bytes that they might have moved at most.
+    pub delta_bytes_max: u64,
+    /// Comparisons of all blocks of two copies.
+    pub comparisons: u64,
+    /// Split brains that were told.
+    pub split_brains: u64,
+    /// Copies that an operator allowed to be discarded.
+    pub discards: u64,
+    /// Virtual milliseconds.
+    pub millis: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl Stats {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.changes, other.changes),
+            (&mut self.alone, other.alone),
+            (&mut self.reads, other.reads),
+            (&mut self.flushes, other.flushes),
+            (&mut self.promotions, other.promotions),
+            (&mut self.handovers, other.handovers),
+            (&mut self.holes, other.holes),
+            (&mut self.forced, other.forced),
+            (&mut self.joins, other.joins),
+            (&mut self.deltas, other.deltas),
+            (&mut self.delta_bytes, other.delta_bytes),
+            (&mut self.delta_bytes_max, other.delta_bytes_max),
+            (&mut self.comparisons, other.comparisons),
+            (&mut self.split_brains, other.split_brains),
+            (&mut self.discards, other.discards),
+            (&mut self.millis, other.millis),
+        ];
+        pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        for (error, count) in &other.errors {
+            *self.errors.entry(error.clone()).or_default() += count;
+        }
+        for (fault, count) in &other.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+    }
+
+    /// What of all that can happen did not.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let counts = [
+            ("a promotion", self.promotions),
+            ("a planned swap", self.handovers),
+            ("a promotion with a hole", self.holes),
+            ("a forced promotion", self.forced),
+            ("a delta", self.deltas),
+            ("a split brain", self.split_brains),
+        ];
+        let never = counts.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
+        let faults = FAULTS.into_iter().filter(|fault| !self.faults.contains_key(fault));
+        never.chain(faults).collect()
+    }
+}

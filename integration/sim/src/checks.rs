@@ -175,7 +175,13 @@ impl World {
         self.log(format_args!("{lacking} changes were acknowledged without {name}"));
         let holds = self.sites[old].branch.borrow().as_ref().is_some_and(|b| Rc::ptr_eq(b, chosen));
         if holds && old != site {
-            self.sites[old].unconsented.set(lacking);
+            // What the old primary lost with its power nobody can discard.
+            let kept = if self.sites[old].rolled_back.get() {
+                chosen.borrow().without_unflushed(old).lacking(site)
+            } else {
+                lacking
+            };
+            self.sites[old].unconsented.set(kept);
         }
     }
 
@@ -257,6 +263,10 @@ impl World {
         let status: Vec<_> = groups.map(|(site, group)| (site, group.status())).collect();
         let primaries = status.iter().filter(|(_, status)| status.role == Role::Primary);
         let (site, primary) = primaries.max_by_key(|(_, status)| status.epoch)?;
+        if primary.serving == Serving::Latched {
+            // It says nothing of its copy until it is opened again.
+            return None;
+        }
         let is_mirror = |mirror: &usize| {
             let theirs = status.iter().find(|(site, _)| site == mirror);
             theirs.is_none_or(|(_, theirs)| theirs.epoch <= primary.epoch)

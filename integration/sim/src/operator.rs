@@ -23,6 +23,11 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     if let Command::RemoveLeg { .. } = command {
         world.expect_full(site);
     }
+    if let Command::Reverse { .. } = command
+        && has_rival(world, site, &group.status())
+    {
+        return;
+    }
     let command = world.sabotage.command(command);
     if let Command::Resume { discard: true, .. } = command
         && world.sabotage != Sabotage::DiscardsUnasked
@@ -49,17 +54,7 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     let Some(group) = world.group(site) else { return };
     let Some(process) = world.process(site) else { return };
     let (status, state) = (group.status(), &world.sites[site]);
-    // A primary that this mirror never heard of may serve at the epoch that it would take: who
-    // decides without a witness looks at every site first.
-    let heard = match status.serving {
-        Serving::Fenced { by } => by.max(status.epoch),
-        _ => status.epoch,
-    };
-    let under_way = world.others(site).any(|other| {
-        let promoting = world.sites[other].promoting.get();
-        promoting.is_some() && promoting == world.process(other).map(|process| process.number)
-    });
-    if under_way || world.sites.iter().any(|other| other.epoch.get() > heard.get()) {
+    if has_rival(world, site, &status) {
         world.log(format_args!("{} is not promoted: there is another", state.name));
         return;
     }
@@ -69,6 +64,25 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
         state.promoting.set(Some(process.number));
     }
     ask(world, site, Command::Promote { consent });
+}
+
+/// Whether another site may serve at the epoch that this one would take, without its having heard of
+/// it. Who decides without a witness looks at every site first: two promotions of mirrors that do
+/// not know of each other would meet at one epoch.
+fn has_rival(world: &World, site: usize, status: &GroupStatus) -> bool {
+    let heard = match status.serving {
+        Serving::Fenced { by } => by.max(status.epoch),
+        _ => status.epoch,
+    };
+    world.others(site).any(|other| {
+        let state = &world.sites[other];
+        let (promoting, process) = (state.promoting.get(), world.process(other));
+        let under_way = promoting.is_some() && promoting == process.map(|process| process.number);
+        let yields = world.group(other).is_some_and(|group| {
+            group.status().serving == Serving::HandingOver && world.sites.len() > 2
+        });
+        under_way || yields || state.epoch.get() > heard.get()
+    })
 }
 
 /// The command that mirrors to a site.
@@ -157,7 +171,9 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     }
     let ours = &status[site];
     let has_leg = |to: &usize| ours.legs.iter().any(|l| l.gateway == world.sites[*to].gateway);
-    if let Some(leg) = ours.legs.iter().find(|leg| leg.link == LinkState::Off) {
+    if let Some(grow) = growth(world, site, status) {
+        ask(world, site, grow);
+    } else if let Some(leg) = ours.legs.iter().find(|leg| leg.link == LinkState::Off) {
         let told = matches!(leg.cause, Some(Cause::SplitBrain { .. } | Cause::Refused(_)));
         ask(world, site, Command::Resume { leg: leg.leg, discard: told });
     } else if ours.serving == Serving::Halted
@@ -169,6 +185,20 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     {
         ask(world, site, add_leg(world, to, Policy::default()));
     }
+}
+
+/// A copy that is longer here than at the primary, with content: the primary is grown first, as the
+/// refusal says.
+fn growth(world: &World, site: usize, status: &[GroupStatus]) -> Option<Command> {
+    let ours = &status[site];
+    let refused = |leg: &&mirror::LegStatus| {
+        matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"))
+    };
+    let leg = ours.legs.iter().find(refused)?;
+    let theirs = &status[world.site_of(leg.gateway)?];
+    let mut volumes = ours.volumes.iter().zip(&theirs.volumes);
+    let (volume, longer) = volumes.find(|(ours, theirs)| theirs.bytes > ours.bytes)?;
+    Some(Command::Grow { volume: volume.volume, bytes: longer.bytes })
 }
 
 /// The least that an operator must accept to promote this copy.

@@ -176,7 +176,9 @@ impl Process {
         drop(futures);
         if !world.sites[self.site].disks.vanished() {
             self.stores.iter().for_each(|store| store.abandon());
-            self.ledger.abandon();
+            // A failed sync is recorded within a moment. That the process dies in this moment too
+            // is more than one fault, and the copy is then taken for what it was.
+            self.ledger.abandon(world.sites[self.site].disks.sync_failed());
         }
     }
 

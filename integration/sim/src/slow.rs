@@ -245,11 +245,11 @@ impl SlowLedger {
         }
     }
 
-    /// The process died: a first part of what was under way became durable.
-    pub(crate) fn abandon(&self) {
+    /// The process died: a first part of what was under way became durable, or `all` of it.
+    pub(crate) fn abandon(&self, all: bool) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         for waiting in waiting {
-            if self.lies || self.rng.chance(50) {
+            if self.lies || !all && self.rng.chance(50) {
                 break;
             }
             self.inner.put(waiting.records, Ticket::ignored());

@@ -200,7 +200,8 @@ impl Attachment {
                 if pending.is_plain() {
                     held = Sites::one(self.process.site);
                 }
-                self.branch.borrow_mut().acknowledge(now, *op, held, *fua);
+                let unsure = self.process.lost_ms.get() == Some(world.now_ms());
+                self.branch.borrow_mut().acknowledge(now, *op, (held, unsure), *fua);
                 if let Some((chain, step)) = step {
                     world.chains.borrow_mut()[*chain].acknowledged(*step);
                 }

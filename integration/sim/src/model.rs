@@ -65,6 +65,8 @@ struct Op {
     acked: bool,
     /// The sites that had it when it was acknowledged, or came to have everything since.
     held: Sites,
+    /// A mirror was lost in the same instant: it may have had it too.
+    unsure: bool,
     /// Of these, the ones where it is known to be on stable storage.
     flushed: Sites,
 }
@@ -108,6 +110,7 @@ impl Branch {
             ended: None,
             acked: false,
             held: Sites::default(),
+            unsure: false,
             flushed: Sites::default(),
         });
         let range = if trim {
@@ -122,9 +125,16 @@ impl Branch {
         id
     }
 
-    /// It was acknowledged, and these sites have it.
-    pub(crate) fn acknowledge(&mut self, now: Moment, op: OpId, held: Sites, fua: bool) {
+    /// It was acknowledged, and these sites have it; others may, if that is `unsure`.
+    pub(crate) fn acknowledge(
+        &mut self,
+        now: Moment,
+        op: OpId,
+        (held, unsure): (Sites, bool),
+        fua: bool,
+    ) {
         let op = &mut self.ops[op];
+        op.unsure = unsure;
         // Also of one whose host had left: it was under way until now.
         op.ended = Some(now);
         op.acked = true;
@@ -155,10 +165,10 @@ impl Branch {
         }
     }
 
-    /// How many acknowledged changes a site may lack.
+    /// How many acknowledged changes a site lacks, as far as that is sure.
     #[must_use]
     pub(crate) fn lacking(&self, site: usize) -> usize {
-        self.ops.iter().filter(|op| op.acked && !op.held.has(site)).count()
+        self.ops.iter().filter(|op| op.acked && !op.unsure && !op.held.has(site)).count()
     }
 
     /// A site lost power: what was not flushed there may be gone.
@@ -272,13 +282,13 @@ mod tests {
         let first = branch.issue(1, place, 11, false);
         assert!(branch.allows(0, 0, 0, 2).is_ok() && branch.allows(0, 0, 11, 2).is_ok());
         let both = Sites::one(0).with(Sites::one(1));
-        branch.acknowledge(3, first, both, false);
+        branch.acknowledge(3, first, (both, false), false);
         assert!(branch.allows(0, 0, 0, 4).is_err());
         let failed = branch.issue(5, place, 12, false);
         branch.give_up(6, failed);
         assert!(branch.allows(0, 0, 11, 7).is_ok() && branch.allows(0, 0, 12, 7).is_ok());
         let alone = branch.issue(8, place, 13, false);
-        branch.acknowledge(9, alone, Sites::one(0), false);
+        branch.acknowledge(9, alone, (Sites::one(0), false), false);
         assert!(branch.allows(0, 0, 12, 10).is_err());
         assert_eq!(branch.lacking(1), 1);
         let mirror = branch.promoted(11, 1, 0, false);

@@ -76,8 +76,8 @@ fn has_rival(world: &World, site: usize, status: &GroupStatus) -> bool {
     };
     world.others(site).any(|other| {
         let state = &world.sites[other];
-        let (promoting, process) = (state.promoting.get(), world.process(other));
-        let under_way = promoting.is_some() && promoting == process.map(|process| process.number);
+        // Also of one that died over it: it may find itself promoted when it comes back.
+        let under_way = state.promoting.get().is_some();
         let yields = world.group(other).is_some_and(|group| {
             group.status().serving == Serving::HandingOver && world.sites.len() > 2
         });
@@ -191,9 +191,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
 /// refusal says.
 fn growth(world: &World, site: usize, status: &[GroupStatus]) -> Option<Command> {
     let ours = &status[site];
-    let refused = |leg: &&mirror::LegStatus| {
-        matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"))
-    };
+    let refused = |leg: &&mirror::LegStatus| matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"));
     let leg = ours.legs.iter().find(refused)?;
     let theirs = &status[world.site_of(leg.gateway)?];
     let mut volumes = ours.volumes.iter().zip(&theirs.volumes);

@@ -35,6 +35,8 @@ pub(crate) struct Process {
     sleeping: RefCell<Vec<Waker>>,
     /// How many changes the group counted as unprotected, and when that last grew.
     pub(crate) unprotected: Cell<(u64, Option<u64>)>,
+    /// When it lost a mirror last.
+    pub(crate) lost_ms: Cell<Option<u64>>,
     /// The sites of the legs, as they were dialled.
     legs: RefCell<BTreeMap<LegId, usize>>,
 }
@@ -73,6 +75,7 @@ impl Process {
             paused: Cell::new(false),
             sleeping: RefCell::default(),
             unprotected: Cell::new((0, None)),
+            lost_ms: Cell::new(None),
             legs: RefCell::default(),
         });
         for store in &process.stores {

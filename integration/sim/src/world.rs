@@ -218,6 +218,7 @@ impl World {
         match Process::start(self, site) {
             Ok(process) => {
                 *state.process.borrow_mut() = Some(process);
+                state.promoting.set(None);
                 self.look_at(site);
             }
             Err(error) if impaired => {
@@ -356,10 +357,17 @@ impl World {
                 // From here on everybody knows that something must be discarded.
                 self.sites.iter().for_each(|site| site.unconsented.set(0));
             }
-            Note::MirrorLost { .. }
-            | Note::Demoted
-            | Note::Detached(_)
-            | Note::Mismatch { .. }
+            Note::MirrorLost { .. } => {
+                if let Some(process) = self.process(site).filter(|found| found.number == process) {
+                    process.lost_ms.set(Some(self.now_ms()));
+                }
+            }
+            Note::Mismatch { leg, volume, blocks } => {
+                let text = format!("{name}: {blocks} blocks of volume {volume} differ at {leg:?}");
+                self.fail("P2", text);
+            }
+            Note::Demoted => self.yielding.set(Some(site)),
+            Note::Detached(_)
             | Note::Verified { .. }
             | Note::MirrorFollows { .. }
             | Note::Degraded { .. }

@@ -116,7 +116,13 @@ impl World {
             && let Some(chosen) = self.choose(site, from.unwrap_or(site), &candidates, image)
         {
             let old = from.unwrap_or(site);
-            let complete = fits(self, &chosen.borrow(), image).is_ok();
+            // What the old primary lost with its power it cannot have sent since.
+            let kept = if self.sites[old].rolled_back.get() && self.served_by(old, &chosen) {
+                chosen.borrow().without_unflushed(old)
+            } else {
+                chosen.borrow().clone()
+            };
+            let complete = fits(self, &kept, image).is_ok();
             let lacking = if complete { 0 } else { chosen.borrow().lacking(site) };
             let now = self.count();
             let branch = if half {
@@ -168,13 +174,16 @@ impl World {
         candidates.iter().find(is_of).or(candidates.last()).cloned()
     }
 
+    fn served_by(&self, site: usize, branch: &Served) -> bool {
+        self.sites[site].branch.borrow().as_ref().is_some_and(|own| Rc::ptr_eq(own, branch))
+    }
+
     /// The old primary acknowledged changes without the mirror that is promoted.
     fn note_hole(&self, site: usize, old: usize, chosen: &Served, lacking: usize) {
         self.stats.borrow_mut().holes += 1;
         let name = self.sites[site].name;
         self.log(format_args!("{lacking} changes were acknowledged without {name}"));
-        let holds = self.sites[old].branch.borrow().as_ref().is_some_and(|b| Rc::ptr_eq(b, chosen));
-        if holds && old != site {
+        if self.served_by(old, chosen) && old != site {
             // What the old primary lost with its power nobody can discard.
             let kept = if self.sites[old].rolled_back.get() {
                 chosen.borrow().without_unflushed(old).lacking(site)

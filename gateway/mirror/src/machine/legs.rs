@@ -331,9 +331,6 @@ impl Machine {
         }
         out.push(Effect::Hang { leg, redial: again && !later && !leaves });
         self.drop_copies(leg, out);
-        if halts {
-            self.writes.halt_waiting();
-        }
         if !leaves {
             self.strike_off(leg, halts, out);
             self.strike_off_flush(leg, out);

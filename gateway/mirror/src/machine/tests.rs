@@ -494,6 +494,22 @@ fn split_manual_fails_what_the_lost_mirror_lacks() {
     assert_eq!(bench.machine.status().serving, Serving::Halted);
 }
 
+/// The copier held the range when the link was cut: giving it back let the write go to this copy
+/// alone, and it was acknowledged although the mirror still counted as one that has everything.
+#[test]
+fn split_manual_fails_what_waited_for_a_copy_when_the_mirror_was_lost() {
+    let mut bench = Bench::in_sync(Policy { split: Split::Manual, ..Policy::default() });
+    bench.change(1, at(1, 1));
+    let seq = bench.sent(1).unwrap();
+    bench.ack(seq);
+    bench.apply(Event::Applied { write: WriteId::new(1), result: Err(IoError::NoSpace) });
+    bench.take();
+    bench.change(2, at(1, 1));
+    assert_eq!(bench.answer(2), None, "it waits for the copy of its range");
+    bench.lose().applied(2);
+    assert_eq!(bench.answer(2), Some(Err(IoError::Halted)));
+}
+
 #[test]
 fn a_write_that_failed_here_is_settled_on_the_mirror() {
     let mut bench = Bench::in_sync(Policy::default());

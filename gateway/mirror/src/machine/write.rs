@@ -92,11 +92,6 @@ impl Writes {
         self.slots.iter().flatten().any(Write::is_waiting)
     }
 
-    /// Policy forbids to go on without a mirror: what was admitted before it was lost fails too.
-    pub(super) fn halt_waiting(&mut self) {
-        self.slots.iter_mut().flatten().filter(|w| w.is_waiting()).for_each(|w| w.halted = true);
-    }
-
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -229,6 +224,7 @@ impl Machine {
         let seq = self.next_seq();
         let mut pending = self.leaving;
         let mut missing = false;
+        let mut halted = false;
         let mut overflowed = LegSet::default();
         for leg in self.legs.iter_mut().flatten() {
             leg.spells.note(payload);
@@ -257,6 +253,9 @@ impl Machine {
                 out.push(Effect::Send { leg: leg.id, seq, write });
             } else {
                 leg.dirty[volume].insert(extent.blocks());
+                // It was let in before the mirror was lost, and still counts it: without it, it is
+                // not acknowledged (rule 1).
+                halted |= leg.halted;
             }
             // What follows behind by its mode was never promised to have everything.
             missing |= leg.policy.mode == Mode::Sync
@@ -265,6 +264,7 @@ impl Machine {
         let change = self.writes.get_mut(write);
         change.pending = pending;
         change.missing = missing;
+        change.halted = halted;
         for leg in overflowed.iter() {
             self.lose_leg(leg, Cause::JournalFull, SessionState::Halted, out);
         }

@@ -122,10 +122,60 @@ define_id!(
     Generation, "generation-"
 );
 
-define_counter!(
-    /// The fencing number of a group: the highest one wins, everywhere, for ever.
-    Epoch
-);
+/// The fencing number of a group: the highest one wins, everywhere, for ever.
+///
+/// It consists of a turn, which is what people see, and below it of a tag that is drawn by whoever
+/// takes the turn. Two mirrors that are promoted without having heard of each other take the same
+/// turn, and yet share no epoch: when they meet, one of them is fenced (rule 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    const TAG_BITS: u32 = 32;
+
+    /// Before the first one.
+    pub const ZERO: Self = Self(0);
+
+    /// From the number on wire or disk. One below 2^32 is a turn without a tag: the first of every
+    /// group.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        if number >> Self::TAG_BITS == 0 { Self(number << Self::TAG_BITS) } else { Self(number) }
+    }
+
+    /// The number for wire and disk. Numbers are in the order of their epochs only among those with
+    /// a tag, so it is epochs that are compared.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        let tag = self.0 << (u64::BITS - Self::TAG_BITS);
+        if tag == 0 { self.turn() } else { self.0 }
+    }
+
+    /// The turn, for people.
+    #[must_use]
+    pub const fn turn(self) -> u64 {
+        self.0 >> Self::TAG_BITS
+    }
+
+    /// The epoch of the next turn, taken under this tag.
+    ///
+    /// # Panics
+    /// When 2^32 turns have been taken, which no gateway lives to see.
+    #[must_use]
+    pub const fn next(self, tag: u32) -> Self {
+        match (self.0 >> Self::TAG_BITS << Self::TAG_BITS).checked_add(1 << Self::TAG_BITS) {
+            Some(turn) => Self(turn | tag as u64),
+            None => panic!("epochs exhausted"),
+        }
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.turn().fmt(f)
+    }
+}
+
 define_counter!(
     /// The place of a change in the one ordered stream of its group.
     Seq
@@ -170,6 +220,18 @@ impl fmt::Display for LegId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_turn_under_two_tags_is_two_epochs() {
+        let first = Epoch::new(1);
+        let (a, b) = (first.next(7), first.next(9));
+        assert!(a != b && first < a && a < b && b < a.next(1));
+        assert_eq!((a.turn(), b.turn(), b.next(3).turn()), (2, 2, 3));
+        for epoch in [Epoch::ZERO, first, Epoch::new(12), a, b] {
+            assert_eq!(Epoch::new(epoch.get()), epoch);
+        }
+        assert_eq!(first.get(), 1, "as gateways without tags wrote it");
+    }
 
     #[test]
     fn refuses_a_ninth_leg() {

@@ -172,6 +172,8 @@ pub struct Machine {
     unkept: bool,
     seq: Seq,
     spares: Vec<Generation>,
+    /// Under which this machine takes its turns: drawn with the first generation, 0 before.
+    tag: u32,
     now_ms: u64,
     host_boot: [u8; 16],
     latched: bool,
@@ -259,6 +261,10 @@ impl Machine {
 
     /// Hands the machine a name for a history that it may begin. It needs two in hand at any time.
     pub fn supply(&mut self, generation: Generation) {
+        if self.tag == 0 {
+            let drawn = generation.uuid().as_u128() & u128::from(u32::MAX);
+            self.tag = u32::try_from(drawn).expect("masked").max(1);
+        }
         self.spares.push(generation);
     }
 

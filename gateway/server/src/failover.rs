@@ -163,7 +163,7 @@ pub(crate) fn plan(
         to: site.to_owned(),
         needs_none_of: from.iter().cloned().collect(),
         from,
-        epoch: epoch_after(status).get(),
+        epoch: epoch_after(status),
         checks,
         at_risk_bytes,
         at_risk_seconds,
@@ -266,9 +266,9 @@ fn unanswered(status: &GroupStatus) -> Option<(HandoverStatus, &LegStatus)> {
     Some((handover, leg))
 }
 
-/// The epoch at which this gateway would serve.
-fn epoch_after(status: &GroupStatus) -> block::Epoch {
-    unanswered(status).map_or_else(|| status.epoch.next(), |(asked, _)| asked.epoch.next())
+/// The turn of the epoch at which this gateway would serve.
+fn epoch_after(status: &GroupStatus) -> u64 {
+    unanswered(status).map_or(status.epoch, |(asked, _)| asked.epoch).turn() + 1
 }
 
 fn check_asked(asked: HandoverStatus, leg: &LegStatus, consent: Consent, now_ms: u64) -> Check {

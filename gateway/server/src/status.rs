@@ -55,7 +55,7 @@ pub(crate) fn group(status: &GroupStatus, moment: Moment) -> Group {
         explanations: explanations.into_iter().map(|(_, explanation)| explanation).collect(),
         age_ms: moment.age_ms,
         role: Some(role(status.role)),
-        epoch: Some(status.epoch.get()),
+        epoch: Some(status.epoch.turn()),
         serving: Some(serving(&status.serving)),
         quality: Some(quality(status.quality)),
         volumes: status.volumes.iter().map(|volume| volume.name.clone()).collect(),
@@ -152,7 +152,7 @@ pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
         }),
         verified: status.verified.map(|found| api::Certificate {
             at: crate::clock::text(found.at_ms),
-            epoch: found.epoch.get(),
+            epoch: found.epoch.turn(),
             generation: found.generation.uuid(),
             blocks: found.blocks,
             mismatched: found.mismatched,

@@ -84,7 +84,7 @@ impl World {
         state.unconsented.set(0);
         self.check_content(site, &image);
         let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
-        if !is_half(quality) {
+        if !is_half(quality) && !state.unaware.take() {
             self.check_chains(site, &image);
         }
         if !turned.lossless {
@@ -108,7 +108,7 @@ impl World {
         if let Some(own) = own.as_ref().filter(|_| quality == Quality::Outdated) {
             return Turned { branch: Rc::clone(own), lossless };
         }
-        let half = is_half(quality);
+        let half = is_half(quality) || state.unaware.get();
         let theirs = from.and_then(|from| self.sites[from].branch.borrow().clone());
         let followed = state.follows.borrow().clone();
         let candidates: Vec<Served> = followed.into_iter().chain(theirs).collect();
@@ -213,6 +213,7 @@ impl World {
         *other.branch.borrow_mut() = None;
         other.rolled_back.set(false);
         other.intact.set(false);
+        other.unaware.set(false);
         state.intact.set(false);
     }
 

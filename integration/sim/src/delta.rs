@@ -219,6 +219,13 @@ impl Meter {
         }
     }
 
+    /// Whether a leg of this primary was lost at this moment.
+    fn is_given_up(&self) -> bool {
+        let Some(world) = self.world.upgrade() else { return true };
+        let process = world.process(self.sites[0]);
+        process.is_none_or(|process| process.lost_ms.get() == Some(world.now_ms()))
+    }
+
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
         self.newest = self.newest.max(seq);
         self.unacked.insert(seq);
@@ -239,6 +246,8 @@ impl Meter {
             }
             Message::Acks(seqs) => self.unacked.retain(|seq| !seqs.contains(seq)),
             Message::Compared { seq, .. } => self.unacked.retain(|unacked| unacked != seq),
+            // The mirror's last words may come after the group gave it up, and are not heard there.
+            Message::Durable { .. } if self.is_given_up() => {}
             Message::Durable { seq } => {
                 while let Some((flush, covers)) = self.flushes.front().copied()
                     && flush <= *seq

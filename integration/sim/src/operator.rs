@@ -23,11 +23,6 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     if let Command::RemoveLeg { .. } = command {
         world.expect_full(site);
     }
-    if let Command::Reverse { .. } = command
-        && has_rival(world, site, &group.status())
-    {
-        return;
-    }
     let command = world.sabotage.command(command);
     if let Command::Resume { discard: true, .. } = command
         && world.sabotage != Sabotage::DiscardsUnasked
@@ -54,35 +49,12 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     let Some(group) = world.group(site) else { return };
     let Some(process) = world.process(site) else { return };
     let (status, state) = (group.status(), &world.sites[site]);
-    if has_rival(world, site, &status) {
-        world.log(format_args!("{} is not promoted: there is another", state.name));
-        return;
-    }
     if status.role != Role::Primary && state.promoting.get() != Some(process.number) {
         let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
         state.promotion.set(Some(Promotion { consent, quality: status.quality, from }));
         state.promoting.set(Some(process.number));
     }
     ask(world, site, Command::Promote { consent });
-}
-
-/// Whether another site may serve at the epoch that this one would take, without its having heard of
-/// it. Who decides without a witness looks at every site first: two promotions of mirrors that do
-/// not know of each other would meet at one epoch.
-fn has_rival(world: &World, site: usize, status: &GroupStatus) -> bool {
-    let heard = match status.serving {
-        Serving::Fenced { by } => by.max(status.epoch),
-        _ => status.epoch,
-    };
-    world.others(site).any(|other| {
-        let state = &world.sites[other];
-        // Also of one that died over it: it may find itself promoted when it comes back.
-        let under_way = state.promoting.get().is_some();
-        let yields = world.group(other).is_some_and(|group| {
-            group.status().serving == Serving::HandingOver && world.sites.len() > 2
-        });
-        under_way || yields || state.epoch.get() > heard.get()
-    })
 }
 
 /// The command that mirrors to a site.

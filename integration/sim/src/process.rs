@@ -37,6 +37,8 @@ pub(crate) struct Process {
     pub(crate) unprotected: Cell<(u64, Option<u64>)>,
     /// When it lost a mirror last.
     pub(crate) lost_ms: Cell<Option<u64>>,
+    /// When it latched its copy.
+    pub(crate) latched_ms: Cell<Option<u64>>,
     /// The sites of the legs, as they were dialled.
     legs: RefCell<BTreeMap<LegId, usize>>,
 }
@@ -76,6 +78,7 @@ impl Process {
             sleeping: RefCell::default(),
             unprotected: Cell::new((0, None)),
             lost_ms: Cell::new(None),
+            latched_ms: Cell::new(None),
             legs: RefCell::default(),
         });
         for store in &process.stores {

@@ -10,7 +10,7 @@ mod store;
 
 use std::rc::Rc;
 
-use block::{Epoch, Extent, Ledger, Link, Op, Open, Request, Store, Ticket};
+use block::{Extent, Ledger, Link, Op, Open, Request, Store, Ticket};
 use bytes::Bytes;
 use mirror::{Command, Group, Role};
 
@@ -98,7 +98,7 @@ impl Sabotage {
         let status = group.status();
         if self == Self::EpochNotChecked && open.epoch < status.epoch {
             let serves = status.role == Role::Primary;
-            open.epoch = Epoch::new(status.epoch.get() + u64::from(serves));
+            open.epoch = if serves { status.epoch.next(1) } else { status.epoch };
         }
         open
     }

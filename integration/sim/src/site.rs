@@ -47,6 +47,9 @@ pub(crate) struct Site {
     pub(crate) rolled_back: Cell<bool>,
     /// It was in sync when its power was lost, and nothing was changed since.
     pub(crate) intact: Cell<bool>,
+    /// A sync of its disk had failed when its process was killed, and there was no time to record
+    /// that: it does not know that its copy may lack what was not flushed.
+    pub(crate) unaware: Cell<bool>,
     /// What an operator said when it was last promoted, and what its copy was then.
     pub(crate) promotion: Cell<Option<Promotion>>,
     /// The process that was asked and did not answer yet.
@@ -87,6 +90,7 @@ impl Site {
             follows: RefCell::default(),
             rolled_back: Cell::new(false),
             intact: Cell::new(false),
+            unaware: Cell::new(false),
             promotion: Cell::new(None),
             promoting: Cell::new(None),
             epoch: Cell::new(0),

@@ -32,6 +32,9 @@ pub(crate) const GROUP: GroupId = GroupId::of(1);
 /// How much a volume may grow.
 pub(crate) const GROWTH_BYTES: u64 = 256 << 10;
 
+/// Within this time a latched copy is recorded as one, also on a disk that is slow.
+const RECORDED_MS: u64 = 5_000;
+
 /// A property that did not hold.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -246,6 +249,9 @@ impl World {
             self.log(format_args!("{}: a sync had failed", state.name));
             state.rolled_back.set(state.rolled_back.get() || state.branch.borrow().is_some());
             state.intact.set(in_sync);
+            let recorded =
+                process.latched_ms.get().is_some_and(|at| at + RECORDED_MS < self.now_ms());
+            state.unaware.set(state.unaware.get() || (in_sync && !recorded));
         }
         state.disks.kill();
         self.attachments.borrow_mut().retain(|attachment| {
@@ -366,14 +372,18 @@ impl World {
                 let text = format!("{name}: {blocks} blocks of volume {volume} differ at {leg:?}");
                 self.fail("P2", text);
             }
+            Note::Latched { .. } => {
+                if let Some(process) = self.process(site).filter(|found| found.number == process) {
+                    process.latched_ms.set(Some(self.now_ms()));
+                }
+            }
             Note::Demoted => self.yielding.set(Some(site)),
             Note::Detached(_)
             | Note::Verified { .. }
             | Note::MirrorFollows { .. }
             | Note::Degraded { .. }
             | Note::Transferred { .. }
-            | Note::FencedOff { .. }
-            | Note::Latched { .. } => {}
+            | Note::FencedOff { .. } => {}
         }
     }
 

@@ -151,12 +151,12 @@ impl Machine {
     /// The epoch at which this gateway would be primary: higher than any it has heard of.
     pub(super) fn fence_epoch(&self) -> Epoch {
         match self.role {
-            Role::Fenced { by } => by.max(self.epoch).next(),
+            Role::Fenced { by } => by.max(self.epoch).next(self.tag),
             Role::Primary
             | Role::Yielding(_)
             | Role::Secondary
             | Role::Promoting(_)
-            | Role::Detached => self.epoch.next(),
+            | Role::Detached => self.epoch.next(self.tag),
         }
     }
 
@@ -264,7 +264,7 @@ impl Machine {
         if !self.in_sync_stage(leg) {
             return Err(Refusal::NotInSync);
         }
-        let epoch = self.epoch.next();
+        let epoch = self.epoch.next(self.tag);
         self.role = Role::Yielding(Yielding { leg, epoch, step: YieldStep::Draining });
         out.push(Effect::Note(Note::Demoted));
         Ok(())
@@ -339,11 +339,11 @@ impl Machine {
 
     fn epoch_after_fence(&self) -> Epoch {
         match self.recorded_role {
-            RoleRecord::Fenced { by } => by.max(self.epoch).next(),
+            RoleRecord::Fenced { by } => by.max(self.epoch).next(self.tag),
             RoleRecord::Primary
             | RoleRecord::Yielding { .. }
             | RoleRecord::Secondary
-            | RoleRecord::Detached => self.epoch.next(),
+            | RoleRecord::Detached => self.epoch.next(self.tag),
         }
     }
 
@@ -478,7 +478,7 @@ impl Machine {
         state.halted = false;
         self.begins_with_next = false;
         self.begin_generation();
-        self.epoch = epoch.next();
+        self.epoch = epoch.next(self.tag);
         self.recorded_role = RoleRecord::Primary;
         self.keep(After::TookOver { handover: false }, out);
         Ok(())

@@ -118,6 +118,7 @@ impl Machine {
             unkept: !clean,
             seq: Seq::ZERO,
             spares: Vec::new(),
+            tag: 0,
             now_ms: 0,
             host_boot,
             latched: false,

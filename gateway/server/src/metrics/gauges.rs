@@ -131,7 +131,7 @@ fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
     for (word, role) in roles {
         families.gauge(GROUP_ROLE, &[name, ("role", word)], flag(status.role == role));
     }
-    families.gauge(GROUP_EPOCH, &[name], number(status.epoch.get()));
+    families.gauge(GROUP_EPOCH, &[name], number(status.epoch.turn()));
     if status.role == Role::Secondary
         && let Some(rpo) = status.rpo_ms
     {

@@ -40,6 +40,9 @@ fn is_split(leg: &LegStatus) -> bool {
 
 fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
     let by = match &status.serving {
+        Serving::Fenced { by } if by.turn() == status.epoch.turn() => {
+            format!("epoch {by} was taken here and at another site, and the other one goes on")
+        }
         Serving::Fenced { by } => format!("epoch {} is fenced by {by}", status.epoch),
         Serving::Yes
         | Serving::NotPrimary

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::task::{Context, Poll};
 
-use block::{Epoch, Identity, Link, LinkError, LinkTraffic, Message, Seq};
+use block::{Identity, Link, LinkError, LinkTraffic, Message, Seq};
 
 use super::Sabotage;
 
@@ -51,7 +51,7 @@ impl Liar {
     fn twist(&mut self, message: Message) -> Option<Message> {
         match (message, self.how) {
             (Message::Open(mut open), Sabotage::RaisesEpoch) => {
-                open.epoch = Epoch::new(open.epoch.get() + self.number);
+                open.epoch = (0..self.number).fold(open.epoch, |epoch, _| epoch.next(1));
                 Some(Message::Open(open))
             }
             (Message::Flush { seq }, Sabotage::DurableAtOnce) => {

@@ -38,6 +38,8 @@ impl World {
         let primary = status.role == Role::Primary && status.serving != Serving::HandingOver;
         if primary && state.branch.borrow().is_none() {
             self.on_promoted(site);
+        } else if primary {
+            self.roll_back(site);
         }
     }
 
@@ -54,14 +56,21 @@ impl World {
 
     /// The branch that a gateway serves, from now on.
     pub(crate) fn serve_branch(&self, site: usize) -> Option<Served> {
+        self.roll_back(site);
+        self.sites[site].branch.borrow().clone()
+    }
+
+    /// A gateway goes on with what its disk kept over a loss of power. Mirrors that have the content
+    /// from before go on having that.
+    fn roll_back(&self, site: usize) {
         let state = &self.sites[site];
-        let branch = state.branch.borrow().clone()?;
+        let Some(branch) = state.branch.borrow().clone() else { return };
         if state.rolled_back.replace(false) {
             self.log(format_args!("{}: what was not flushed may be gone", state.name));
-            branch.borrow_mut().lose_unflushed(site);
+            let kept = branch.borrow().without_unflushed(site);
+            *state.branch.borrow_mut() = Some(Rc::new(RefCell::new(kept)));
             self.forget_chains();
         }
-        Some(branch)
     }
 
     fn forget_chains(&self) {
@@ -98,11 +107,8 @@ impl World {
         let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
         let planned = promotion.is_none();
         let from = promotion.map_or(self.yielding.get(), |promotion| promotion.from);
+        self.roll_back(site);
         let own = state.branch.borrow().clone();
-        if let Some(own) = own.as_ref().filter(|_| state.rolled_back.get()) {
-            own.borrow_mut().lose_unflushed(site);
-            self.forget_chains();
-        }
         let mut lossless = promotion.is_none_or(|promotion| promotion.consent == Consent::InSync);
         // What is in sync is another's content; what was one's own is an old one.
         if let Some(own) = own.as_ref().filter(|_| quality == Quality::Outdated) {
@@ -111,7 +117,8 @@ impl World {
         let half = is_half(quality) || state.unaware.get();
         let theirs = from.and_then(|from| self.sites[from].branch.borrow().clone());
         let followed = state.follows.borrow().clone();
-        let candidates: Vec<Served> = followed.into_iter().chain(theirs).collect();
+        let offered = state.offered.borrow().clone();
+        let candidates: Vec<Served> = followed.into_iter().chain(offered).chain(theirs).collect();
         if (!half || state.intact.get())
             && let Some(chosen) = self.choose(site, from.unwrap_or(site), &candidates, image)
         {
@@ -133,7 +140,10 @@ impl World {
             };
             if lacking > 0 {
                 lossless = false;
-                self.note_hole(site, old, &chosen, lacking);
+                self.note_hole(site, lacking);
+            }
+            if !planned && old != site && !(complete && self.served_by(old, &chosen)) {
+                self.note_unconsented(site, old);
             }
             if planned {
                 // The old primary has what was handed over, and nothing of its own.
@@ -179,19 +189,23 @@ impl World {
     }
 
     /// The old primary acknowledged changes without the mirror that is promoted.
-    fn note_hole(&self, site: usize, old: usize, chosen: &Served, lacking: usize) {
+    fn note_hole(&self, site: usize, lacking: usize) {
         self.stats.borrow_mut().holes += 1;
         let name = self.sites[site].name;
         self.log(format_args!("{lacking} changes were acknowledged without {name}"));
-        if self.served_by(old, chosen) && old != site {
-            // What the old primary lost with its power nobody can discard.
-            let kept = if self.sites[old].rolled_back.get() {
-                chosen.borrow().without_unflushed(old).lacking(site)
-            } else {
-                lacking
-            };
-            self.sites[old].unconsented.set(kept);
-        }
+    }
+
+    /// What the old primary has and the promoted mirror has not may be discarded only with a word.
+    fn note_unconsented(&self, site: usize, old: usize) {
+        let state = &self.sites[old];
+        let Some(branch) = state.branch.borrow().clone() else { return };
+        // What it lost with its power nobody can discard.
+        let kept = if state.rolled_back.get() {
+            branch.borrow().without_unflushed(old).lacking(site)
+        } else {
+            branch.borrow().lacking(site)
+        };
+        state.unconsented.set(kept);
     }
 
     /// A mirror joined: nothing of its own is left.
@@ -203,6 +217,10 @@ impl World {
             *other.follows.borrow_mut() = Some(branch);
         }
         if other.unconsented.get() > 0 {
+            // Not all of it is lost to a mirror that was promoted by another operator.
+            self.note_unconsented(site, joined);
+        }
+        if other.unconsented.get() > 0 {
             let text = format!(
                 "{} acknowledged changes of {} were overwritten without a word (rule 10)",
                 other.unconsented.get(),
@@ -211,6 +229,7 @@ impl World {
             self.fail("P1", text);
         }
         *other.branch.borrow_mut() = None;
+        *other.offered.borrow_mut() = None;
         other.rolled_back.set(false);
         other.intact.set(false);
         other.unaware.set(false);

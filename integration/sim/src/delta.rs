@@ -210,6 +210,12 @@ impl Meter {
             Message::Compare { seq, volume, extent, .. } => {
                 self.note(*seq, usize::from(*volume), *extent);
             }
+            Message::Promote { .. } => {
+                if let Some(world) = self.world.upgrade() {
+                    let [from, to] = self.sites.map(|site| &world.sites[site]);
+                    *to.offered.borrow_mut() = from.branch.borrow().clone();
+                }
+            }
             Message::Flush { seq } => {
                 let first = self.unacked.first();
                 let covers = first.map_or(self.newest, |seq| Seq::new(seq.get() - 1));

@@ -43,6 +43,8 @@ pub(crate) struct Site {
     pub(crate) branch: RefCell<Option<Served>>,
     /// The content that it joined last as a mirror, and whose.
     pub(crate) follows: RefCell<Option<Served>>,
+    /// The content that a primary asked it to join last. That it did may be heard by nobody.
+    pub(crate) offered: RefCell<Option<Served>>,
     /// Its power was lost while it had the primary's content.
     pub(crate) rolled_back: Cell<bool>,
     /// It was in sync when its power was lost, and nothing was changed since.
@@ -88,6 +90,7 @@ impl Site {
             process: RefCell::new(None),
             branch: RefCell::new(branch),
             follows: RefCell::default(),
+            offered: RefCell::default(),
             rolled_back: Cell::new(false),
             intact: Cell::new(false),
             unaware: Cell::new(false),

@@ -135,7 +135,7 @@ impl Machine {
         if rolling_back {
             return Err(Refusal::Busy);
         }
-        self.drop_upstream(Some(block::Goodbye::Fenced { epoch: self.fence_epoch() }), out);
+        self.drop_upstream(Some(block::Goodbye::Shutdown), out);
         if self.goes_back() {
             self.role = Role::Promoting(Promoting::Settling);
             return Ok(());
@@ -146,18 +146,6 @@ impl Machine {
         let round = self.flushes.want();
         self.role = Role::Promoting(Promoting::Flushing(round));
         Ok(())
-    }
-
-    /// The epoch at which this gateway would be primary: higher than any it has heard of.
-    pub(super) fn fence_epoch(&self) -> Epoch {
-        match self.role {
-            Role::Fenced { by } => by.max(self.epoch).next(self.tag),
-            Role::Primary
-            | Role::Yielding(_)
-            | Role::Secondary
-            | Role::Promoting(_)
-            | Role::Detached => self.epoch.next(self.tag),
-        }
     }
 
     /// Becomes primary in the record; serves when that is durable.

@@ -12,6 +12,7 @@ use block::{
 
 use super::leg::Leg;
 use super::points::Why;
+use super::role::{YieldStep, Yielding};
 use super::{After, Effect, Machine, Note, Role};
 use crate::lineage::{Lineage, Relation, relate};
 use crate::policy::Policy;
@@ -98,7 +99,7 @@ impl Machine {
             let leg = Leg::new(id, record.clone(), Policy::default(), self.volumes.len());
             self.legs[id.index()] = Some(Box::new(leg));
         }
-        let (differs, differences_known) = self.differences(gateway);
+        let (differs, differences_known) = self.differences(open, gateway);
         let opened = Opened {
             quality: self.quality,
             generation: self.lineage.as_ref().map(|lineage| lineage.current),
@@ -168,11 +169,19 @@ impl Machine {
             | Role::Promoting(_)
             | Role::Detached => self.epoch,
         };
+        // The new epoch is nobody's until it is recorded: a primary that it fenced could stand alone
+        // if this gateway died now. It calls again, and hears it then.
+        let is_recording = self.latched
+            || matches!(self.role, Role::Promoting(_))
+            || matches!(self.role, Role::Yielding(Yielding { step: YieldStep::GoingOn, .. }));
+        if epoch < known && is_recording {
+            return Some(Goodbye::Shutdown);
+        }
         if epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
         }
         match self.role {
-            Role::Promoting(_) => Some(Goodbye::Fenced { epoch: self.fence_epoch() }),
+            Role::Promoting(_) => Some(Goodbye::Shutdown),
             Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
                 Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }
@@ -224,11 +233,17 @@ impl Machine {
     }
 
     /// The blocks that this gateway wrote as a primary and that gateway may lack, and whether these
-    /// are all. A gateway that never was a primary has none: what a half-done copy left different
-    /// is known to the one who copied.
-    fn differences(&self, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
+    /// are all in which this copy can differ from the history that both have. What a half-done copy
+    /// left different is known to the one who copied, and to nobody else: of what another primary
+    /// wrote here, the one that opens the group now knows nothing (rule 9).
+    fn differences(&self, open: &Open, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
+        let Some(ours) = &self.lineage else { return (Vec::new(), true) };
+        let last = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+        let theirs = Lineage::new(open.generation, open.ancestors.clone());
+        let relation = relate(&theirs, Some(ours));
         let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {
-            return (Vec::new(), self.legs.iter().all(Option::is_none));
+            let is_theirs = last == Some(gateway) && matches!(relation, Relation::Behind { .. });
+            return (Vec::new(), is_theirs && self.legs.iter().all(Option::is_none));
         };
         let reports = leg
             .dirty
@@ -236,7 +251,17 @@ impl Machine {
             .zip(0u16..)
             .map(|(dirty, volume)| DirtyReport { volume, blocks: dirty.runs() });
         let reports = reports.filter(|report| !report.blocks.is_empty()).collect();
-        (reports, leg.base.is_some())
+        let since = match relation {
+            Relation::Behind { .. } | Relation::Blank => leg.base,
+            Relation::Ahead => Some(open.generation),
+            Relation::Diverged { common } => Some(common),
+            Relation::Unrelated => None,
+        };
+        let tracked = leg
+            .base
+            .zip(since)
+            .is_some_and(|(base, since)| since == base || ours.is_within(since, base));
+        (reports, tracked && last.is_none_or(|last| last == gateway))
     }
 
     /// How many bytes at most the primary may overwrite that only this copy has, if there is

@@ -29,7 +29,7 @@ impl Bench {
         bench.lose().record();
         assert_eq!(answered(&bench.take()), Some(Err(Refusal::Interrupted)));
         let handover = bench.machine.status().handover.unwrap();
-        assert!(handover.unanswered && handover.epoch == Epoch::new(2));
+        assert!(handover.unanswered && handover.epoch.turn() == 2);
         bench
     }
 
@@ -52,7 +52,7 @@ fn hosts_wait_until_an_operator_says_otherwise() {
     assert_eq!(answered(&bench.out), Some(Ok(())));
     let status = bench.machine.status();
     assert_eq!((status.role, status.serving), (Role::Primary, Serving::Yes));
-    assert_eq!(status.epoch, Epoch::new(3), "above the one that was offered");
+    assert_eq!(status.epoch.turn(), 3, "above the one that was offered");
     bench.applied(1);
     assert_eq!(bench.answer(1), Some(Ok(())), "what was held goes on");
     assert_eq!(status.counters.fenced_writes, 0);
@@ -82,7 +82,7 @@ fn a_mirror_that_did_take_over_is_fenced_and_told_as_a_split_brain() {
     bench.apply(Event::Opened { open: Box::new(open), site, gateway: WEST });
     let fenced = |effect: &Effect| {
         matches!(effect, Effect::Refuse { goodbye: Goodbye::Fenced { epoch } }
-            if *epoch == Epoch::new(3))
+            if epoch.turn() == 3)
     };
     assert!(bench.out.iter().any(fenced));
     // We dial it: it has a history of its own.

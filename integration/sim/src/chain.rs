@@ -11,6 +11,8 @@ pub(crate) struct Chain {
     steps: Vec<Step>,
     /// Steps before this one may be gone since: something was lost that may be lost.
     floor: usize,
+    /// Where the last step was made.
+    made_at: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -22,11 +24,15 @@ struct Step {
 
 impl Chain {
     pub(crate) fn new(places: Vec<(usize, u64)>) -> Self {
-        Self { places, steps: Vec::new(), floor: 0 }
+        Self { places, steps: Vec::new(), floor: 0, made_at: None }
     }
 
-    /// Begins a step; returns its number and its place.
-    pub(crate) fn step(&mut self, value: u64) -> (usize, usize) {
+    /// Begins a step at a site; returns its number and its place. What was written at another site
+    /// need not be here: that one may be served too, or be replaced by this one.
+    pub(crate) fn step(&mut self, site: usize, value: u64) -> (usize, usize) {
+        if self.made_at.replace(site).is_some_and(|last| last != site) {
+            self.forget();
+        }
         let place = match self.steps.last() {
             Some(last) if last.acked => (last.place + 1) % self.places.len(),
             Some(last) => last.place,
@@ -68,7 +74,7 @@ mod tests {
     fn a_later_step_needs_those_before_it() {
         let mut chain = Chain::new(vec![(0, 0), (1, 0), (2, 0)]);
         for value in 1..=4 {
-            let (step, place) = chain.step(value);
+            let (step, place) = chain.step(0, value);
             assert_eq!(place, step % 3);
             chain.acknowledged(step);
         }

@@ -90,7 +90,7 @@ impl World {
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
         state.rolled_back.set(false);
-        state.unconsented.set(0);
+        state.unconsented.set([0; 3]);
         self.check_content(site, &image);
         let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
         if !is_half(quality) && !state.unaware.take() {
@@ -107,6 +107,11 @@ impl World {
         let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
         let planned = promotion.is_none();
         let from = promotion.map_or(self.yielding.get(), |promotion| promotion.from);
+        let handed = state.handed.take().filter(|_| planned && from == Some(site));
+        if let Some(branch) = handed {
+            // It asked another to take over, was not answered, and goes on by itself.
+            return Turned { branch, lossless: false };
+        }
         self.roll_back(site);
         let own = state.branch.borrow().clone();
         let mut lossless = promotion.is_none_or(|promotion| promotion.consent == Consent::InSync);
@@ -147,7 +152,7 @@ impl World {
             }
             if planned {
                 // The old primary has what was handed over, and nothing of its own.
-                *self.sites[old].branch.borrow_mut() = None;
+                *self.sites[old].handed.borrow_mut() = self.sites[old].branch.take();
                 *self.sites[old].follows.borrow_mut() = None;
             }
             return Turned { branch: Rc::new(RefCell::new(branch)), lossless };
@@ -181,7 +186,9 @@ impl World {
             };
             fits(self, &mirror, image).is_ok()
         };
-        candidates.iter().find(is_of).or(candidates.last()).cloned()
+        let is_whole = |branch: &&Served| fits(self, &branch.borrow(), image).is_ok();
+        let newest = candidates.iter().rev().find(is_whole);
+        newest.or_else(|| candidates.iter().find(is_of)).or(candidates.last()).cloned()
     }
 
     fn served_by(&self, site: usize, branch: &Served) -> bool {
@@ -205,7 +212,9 @@ impl World {
         } else {
             branch.borrow().lacking(site)
         };
-        state.unconsented.set(kept);
+        let mut unconsented = state.unconsented.get();
+        unconsented[site] = kept;
+        state.unconsented.set(unconsented);
     }
 
     /// A mirror joined: nothing of its own is left.
@@ -216,20 +225,17 @@ impl World {
             branch.borrow_mut().joined(joined);
             *other.follows.borrow_mut() = Some(branch);
         }
-        if other.unconsented.get() > 0 {
-            // Not all of it is lost to a mirror that was promoted by another operator.
-            self.note_unconsented(site, joined);
-        }
-        if other.unconsented.get() > 0 {
+        let unconsented = other.unconsented.take()[site];
+        if unconsented > 0 {
             let text = format!(
-                "{} acknowledged changes of {} were overwritten without a word (rule 10)",
-                other.unconsented.get(),
+                "{unconsented} acknowledged changes of {} were overwritten without a word (rule 10)",
                 other.name
             );
             self.fail("P1", text);
         }
         *other.branch.borrow_mut() = None;
         *other.offered.borrow_mut() = None;
+        *other.handed.borrow_mut() = None;
         other.rolled_back.set(false);
         other.intact.set(false);
         other.unaware.set(false);

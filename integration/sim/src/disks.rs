@@ -56,6 +56,8 @@ pub(crate) struct PoolDisk {
     full: Cell<bool>,
     /// A sync was told to fail since the process started.
     failing: Cell<bool>,
+    /// One failed since the process started, and another was told to.
+    failed: Cell<bool>,
     /// A deliberate break (rule 11): failed syncs are hidden.
     hiding: Option<Hiding>,
 }
@@ -109,6 +111,7 @@ impl Disks {
                 open: RefCell::default(),
                 full: Cell::new(false),
                 failing: Cell::new(false),
+                failed: Cell::new(false),
                 hiding,
             });
         }
@@ -138,6 +141,7 @@ impl Disks {
         if let Self::Pool(pool) = self {
             pool.open.take();
             pool.failing.set(false);
+            pool.failed.set(false);
             pool.disk.kill();
         }
     }
@@ -185,6 +189,7 @@ impl Disks {
     pub(crate) fn fail_sync(&self, rng: &Rng, volume: usize) {
         match self {
             Self::Pool(pool) => {
+                pool.failed.set(self.sync_failed());
                 pool.failing.set(true);
                 pool.disk.fail_sync(pool.disk.syncs() + rng.below(4));
             }
@@ -220,7 +225,9 @@ impl Disks {
     /// Whether a sync failed since the process started: what it should have made durable may be
     /// gone with the process.
     pub(crate) fn sync_failed(&self) -> bool {
-        matches!(self, Self::Pool(pool) if pool.failing.get() && !pool.disk.will_fail())
+        let failed =
+            |pool: &PoolDisk| pool.failed.get() || (pool.failing.get() && !pool.disk.will_fail());
+        matches!(self, Self::Pool(pool) if failed(pool))
     }
 
     /// Whether a start may fail: there is no room, or a sync was told to fail.

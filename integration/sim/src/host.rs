@@ -149,7 +149,7 @@ fn guarded(world: &World, act: impl FnOnce()) {
 fn dependent(world: &World, attachment: &Attachment, chain: usize) -> (usize, Request) {
     let value = world.count();
     let mut chains = world.chains.borrow_mut();
-    let (step, place) = chains[chain].step(value);
+    let (step, place) = chains[chain].step(attachment.process.site, value);
     let (volume, sector) = chains[chain].places[place];
     drop(chains);
     let extent = extent(sector * SECTOR_BYTES, SECTOR_BYTES);

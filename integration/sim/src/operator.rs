@@ -28,7 +28,7 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
         && world.sabotage != Sabotage::DiscardsUnasked
     {
         world.stats.borrow_mut().discards += 1;
-        world.sites.iter().for_each(|site| site.unconsented.set(0));
+        world.sites.iter().for_each(|site| site.unconsented.set([0; 3]));
     }
     let kept = Rc::clone(world);
     process.spawn(

@@ -41,6 +41,8 @@ pub(crate) struct Site {
     pub(crate) process: RefCell<Option<Rc<Process>>>,
     /// The content that this gateway serves or served, until it is overwritten from another.
     pub(crate) branch: RefCell<Option<Served>>,
+    /// The content that it handed over to another, until it joins that one.
+    pub(crate) handed: RefCell<Option<Served>>,
     /// The content that it joined last as a mirror, and whose.
     pub(crate) follows: RefCell<Option<Served>>,
     /// The content that a primary asked it to join last. That it did may be heard by nobody.
@@ -58,8 +60,9 @@ pub(crate) struct Site {
     pub(crate) promoting: Cell<Option<u64>>,
     /// The highest epoch seen.
     pub(crate) epoch: Cell<u64>,
-    /// It holds acknowledged changes that the newest branch lacks and nobody agreed to discard.
-    pub(crate) unconsented: Cell<usize>,
+    /// It holds so many acknowledged changes that the branch of each site lacks, and nobody agreed
+    /// to discard.
+    pub(crate) unconsented: Cell<[usize; 3]>,
 }
 
 impl Site {
@@ -89,6 +92,7 @@ impl Site {
             clock_ms: Cell::new(0),
             process: RefCell::new(None),
             branch: RefCell::new(branch),
+            handed: RefCell::default(),
             follows: RefCell::default(),
             offered: RefCell::default(),
             rolled_back: Cell::new(false),
@@ -97,7 +101,7 @@ impl Site {
             promotion: Cell::new(None),
             promoting: Cell::new(None),
             epoch: Cell::new(0),
-            unconsented: Cell::new(0),
+            unconsented: Cell::new([0; 3]),
         }
     }
 }

@@ -361,7 +361,7 @@ impl World {
             Note::SplitBrain { .. } => {
                 self.stats.borrow_mut().split_brains += 1;
                 // From here on everybody knows that something must be discarded.
-                self.sites.iter().for_each(|site| site.unconsented.set(0));
+                self.sites.iter().for_each(|site| site.unconsented.set([0; 3]));
             }
             Note::MirrorLost { .. } => {
                 if let Some(process) = self.process(site).filter(|found| found.number == process) {

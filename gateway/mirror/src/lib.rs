@@ -25,13 +25,13 @@ mod status;
 
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
-    Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts, Spawn,
-    found_primary, found_secondary,
+    Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts,
+    Spawn, found_primary, found_secondary,
 };
 pub use mode::Mode;
-pub use policy::{ACK_DEADLINE_MS, OnSlow, Policy, Recovery, Split};
+pub use policy::{ACK_DEADLINE_MS, Failover, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
 pub use status::{
     Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState,
-    SessionStatus, UpstreamStatus, VolumeStatus,
+    SessionStatus, UpstreamStatus, VolumeStatus, WitnessStatus,
 };

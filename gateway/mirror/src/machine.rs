@@ -29,6 +29,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod witness;
 mod write;
 
 use std::collections::VecDeque;
@@ -38,7 +39,7 @@ use block::{Epoch, Generation, Geometry, GroupId, LegId, Quality, Seq, VolumeId}
 use crate::activity::Activity;
 use crate::lineage::Lineage;
 use crate::locks::{Holder, RangeLocks};
-use crate::record::{RoleRecord, UpstreamRecord};
+use crate::record::{Arbitrated, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
@@ -48,6 +49,9 @@ use self::leg::{Leg, LegSet};
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
 pub(crate) use self::snapshot::found;
+use self::witness::Arbiter;
+pub(crate) use self::witness::ReadLicence;
+pub use self::witness::Terms;
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -63,6 +67,8 @@ enum After {
     Begun,
     /// This leg is in the in-sync set.
     LegJoined(LegId),
+    /// The group is arbitrated by a witness.
+    Arbitrated,
     /// The dirty maps are durable: extents may leave the activity log.
     DirtyKept,
     /// This mirror follows the primary that opened it.
@@ -155,6 +161,10 @@ pub struct Machine {
     split_brain: bool,
     counters: GroupCounters,
     command: Option<Pending>,
+    /// The witness, if there is one.
+    arbiter: Option<Box<Arbiter>>,
+    /// What the record says of a witness.
+    arbitrated: Arbitrated,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }
@@ -195,6 +205,9 @@ impl Machine {
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
             Event::Command(command) => self.on_command(command, out),
+            Event::Arbitrated { number, outcome } => self.on_arbitrated(number, outcome, out),
+            Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
+            Event::WitnessLost => self.on_witness_lost(out),
             Event::Closing => self.on_closing(out),
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
         }
@@ -225,7 +238,10 @@ impl Machine {
     /// Whether hosts may be attached.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.role == Role::Primary && self.awaiting.is_empty() && !self.latched
+        self.role == Role::Primary
+            && self.awaiting.is_empty()
+            && !self.latched
+            && !self.waits_for_witness()
     }
 
     /// Whether a read may be answered from the copy here.
@@ -259,6 +275,7 @@ impl Machine {
             }
         }
         self.advance_role(out);
+        self.arbitrate(out);
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
@@ -278,7 +295,7 @@ impl Machine {
             assert_eq!(leg.stage.is_live(), self.live.has(bit), "one truth about what is live");
         }
         match self.role {
-            Role::Primary | Role::Yielding(_) => {}
+            Role::Primary | Role::Yielding(_) => self.check_witness(),
             Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } => {
                 assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
                 assert!(self.counting.is_empty(), "only a primary waits for mirrors");
@@ -339,6 +356,7 @@ impl Machine {
             After::LegLeft(leg) => self.leg_left(leg, out),
             After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
+            After::Arbitrated => self.enrolled(),
             After::DirtyKept => self.dirty_kept(out),
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),

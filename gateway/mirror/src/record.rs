@@ -11,10 +11,10 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::lineage::Lineage;
-use crate::policy::{OnSlow, Policy, Recovery, Split};
+use crate::policy::{Failover, OnSlow, Policy, Recovery, Split};
 
 const MAGIC: [u8; 4] = *b"TwG1";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// CRC32C of bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -47,6 +47,18 @@ pub(crate) enum RoleRecord {
     Fenced {
         by: Epoch,
     },
+}
+
+/// Whether a group is under a witness, as it is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Arbitrated {
+    /// It never was, or an operator gave the witness up.
+    #[default]
+    No,
+    /// The witness was about to be asked for the first time.
+    Intended,
+    /// The witness knows the group.
+    Claimed,
 }
 
 /// One mirror.
@@ -88,6 +100,8 @@ pub(crate) struct GroupRecord {
     pub(crate) upstream: Option<UpstreamRecord>,
     /// The kernel's boot id when it was written: whether the page cache can have survived.
     pub(crate) host_boot: [u8; 16],
+    /// Whether the group is under a witness. Since version 2.
+    pub(crate) arbitrated: Arbitrated,
 }
 
 /// Where the ledger keeps the record of a group.
@@ -135,6 +149,11 @@ impl GroupRecord {
             w.list(&upstream.sessions, |w, session| w.uuid(session.uuid()));
         });
         w.0.extend(self.host_boot);
+        w.u8(match self.arbitrated {
+            Arbitrated::No => 0,
+            Arbitrated::Intended => 1,
+            Arbitrated::Claimed => 2,
+        });
         let crc = crc32c(&w.0);
         w.0.extend(crc.to_le_bytes());
         Bytes::from(w.0)
@@ -172,7 +191,7 @@ impl GroupRecord {
                 })
             })?,
             quality: quality_of(r.u8()?)?,
-            legs: r.list(|r| r.option(Reader::leg))?,
+            legs: r.list(|r| r.option(|r| r.leg(version)))?,
             upstream: r.option(|r| {
                 Ok(UpstreamRecord {
                     gateway: GatewayId::from_uuid(r.uuid()?),
@@ -181,8 +200,18 @@ impl GroupRecord {
                 })
             })?,
             host_boot: r.take()?,
+            arbitrated: if version < 2 { Arbitrated::No } else { arbitrated_of(r.u8()?)? },
         };
         if r.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
+    }
+}
+
+fn arbitrated_of(code: u8) -> Result<Arbitrated, RecordError> {
+    match code {
+        0 => Ok(Arbitrated::No),
+        1 => Ok(Arbitrated::Intended),
+        2 => Ok(Arbitrated::Claimed),
+        _ => Err(RecordError::Damaged),
     }
 }
 
@@ -257,6 +286,7 @@ impl Writer {
         self.u8(u8::from(leg.wanted));
         self.u8(u8::from(leg.awaiting_reprotect));
         self.option(leg.base.as_ref(), |w, base| w.uuid(base.uuid()));
+        self.u8(u8::from(leg.policy.failover == Failover::Automatic));
     }
 }
 
@@ -317,8 +347,8 @@ impl Reader<'_> {
         if self.flag()? { each(self).map(Some) } else { Ok(None) }
     }
 
-    fn leg(&mut self) -> Result<LegRecord, RecordError> {
-        Ok(LegRecord {
+    fn leg(&mut self, version: u16) -> Result<LegRecord, RecordError> {
+        let mut leg = LegRecord {
             gateway: GatewayId::from_uuid(self.uuid()?),
             site: self.text()?,
             sessions: self.list(|r| r.uuid().map(SessionId::from_uuid))?,
@@ -327,12 +357,17 @@ impl Reader<'_> {
                 recovery: if self.flag()? { Recovery::Manual } else { Recovery::Automatic },
                 on_slow: if self.flag()? { OnSlow::Block } else { OnSlow::Error },
                 ack_deadline_ms: self.u64()?,
+                failover: Failover::Manual,
             },
             in_sync: self.flag()?,
             wanted: self.flag()?,
             awaiting_reprotect: self.flag()?,
             base: self.option(|r| r.uuid().map(Generation::from_uuid))?,
-        })
+        };
+        if version >= 2 && self.flag()? {
+            leg.policy.failover = Failover::Automatic;
+        }
+        Ok(leg)
     }
 }
 
@@ -355,7 +390,11 @@ mod tests {
                     gateway: GatewayId::of(3),
                     site: "west".to_owned(),
                     sessions: vec![SessionId::of(6)],
-                    policy: Policy { split: Split::Manual, ..Policy::default() },
+                    policy: Policy {
+                        split: Split::Manual,
+                        failover: Failover::Automatic,
+                        ..Policy::default()
+                    },
                     in_sync: true,
                     wanted: true,
                     awaiting_reprotect: false,
@@ -364,6 +403,7 @@ mod tests {
             ],
             upstream: None,
             host_boot: [9; 16],
+            arbitrated: Arbitrated::Claimed,
         }
     }
 
@@ -382,10 +422,10 @@ mod tests {
     #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
-        bytes[4] = 2;
+        bytes[4] = 3;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(2)));
+        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(3)));
     }
 }

@@ -52,6 +52,7 @@ pub(crate) const fn io_code(error: IoError) -> Code {
         IoError::Fenced => Code::Fenced,
         IoError::Latched => Code::Latched,
         IoError::Halted => Code::Halted,
+        IoError::NoWitness => Code::NoWitness,
         IoError::ShuttingDown => Code::Starting,
         IoError::OutOfRange | IoError::Invalid | IoError::Unsupported | IoError::ReadOnly => {
             Code::Invalid

@@ -81,6 +81,16 @@ impl Core {
                 let ticket = self.ticket(Tag::Grown(volume));
                 group.stores[volume].grow(bytes, ticket);
             }
+            Effect::Arbitrate { number, claim } => {
+                if let Some(witness) = &self.witness {
+                    witness.claim(number, claim);
+                }
+            }
+            Effect::Look => {
+                if let Some(witness) = &self.witness {
+                    witness.look();
+                }
+            }
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {
                 if let Some(waiter) = self.waiter.take() {
@@ -236,6 +246,12 @@ impl Core {
             }
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
+            }
+            Note::TakesOver => {
+                tracing::warn!(group = group_name, "primary and its lease are lost; taking over");
+            }
+            Note::Witness { reachable } => {
+                tracing::warn!(group = group_name, reachable, "witness");
             }
             Note::Latched { error } => {
                 tracing::error!(group = group_name, %error, "local copy failed and is latched");

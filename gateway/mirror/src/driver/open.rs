@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::slab::Slab;
+use super::witness::{Arbitration, WitnessPort};
 use super::{Core, Group, Parts};
 use crate::dirty::DirtyMap;
 use crate::machine::{Machine, Restored};
 use crate::metrics::Metrics;
-use crate::record::{GroupRecord, RecordError, dirty_key, group_key};
+use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, group_key};
 
 /// Why a group cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,12 @@ pub enum OpenError {
     /// What a mirror may lack cannot be read.
     #[error("the dirty map of a mirror is damaged")]
     DirtyMap,
+    /// It is under a witness, and none was given.
+    #[error(
+        "the group is arbitrated by a witness, and this gateway has none: name it in [witness], or \
+         set witness.abandon at every site if it is gone for good"
+    )]
+    NoWitness,
     /// The ledger failed.
     #[error("cannot read the ledger: {0}")]
     Ledger(IoError),
@@ -73,9 +80,29 @@ impl Group {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(parts: Parts) -> Result<Rc<Self>, OpenError> {
+        Self::open_arbitrated(parts, Arbitration::Operator)
+    }
+
+    /// As [`Self::open`], with who decides when sites do not see each other.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_arbitrated(parts: Parts, arbitration: Arbitration) -> Result<Rc<Self>, OpenError> {
         let key = group_key(parts.group);
         let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
-        let record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
+        let mut record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
+        let witness = match arbitration {
+            Arbitration::Witness { witness, terms } => {
+                Some((WitnessPort::new(witness, terms), terms))
+            }
+            Arbitration::Operator if record.arbitrated != Arbitrated::No => {
+                return Err(OpenError::NoWitness);
+            }
+            Arbitration::Operator | Arbitration::Abandoned => {
+                record.arbitrated = Arbitrated::No;
+                None
+            }
+        };
         if !record.volumes.iter().eq(parts.volumes.iter().map(|(id, ..)| id)) {
             return Err(OpenError::Volumes);
         }
@@ -88,6 +115,9 @@ impl Group {
             });
         while machine.wants_supply() {
             machine.supply(parts.generations.next());
+        }
+        if let Some((_, terms)) = &witness {
+            machine.arbitrate_by(*terms);
         }
         let mut effects = Vec::new();
         machine.start(&mut effects);
@@ -111,6 +141,7 @@ impl Group {
             upstream: None,
             candidate: None,
             waiter: None,
+            witness: witness.map(|(port, _)| port),
             metrics: Metrics::new(&name),
             dials: Vec::new(),
             attempts: 0,
@@ -146,6 +177,10 @@ impl Group {
         };
         until_stopped(Box::pin(Rc::clone(self).pump()));
         until_stopped(Box::pin(Rc::clone(self).tick()));
+        let witness = self.core.borrow().witness.clone();
+        if let Some(port) = witness {
+            until_stopped(Box::pin(super::witness::run(Rc::clone(self), port)));
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Machine {
             let goodbye = block::Goodbye::Suspended;
             out.push(Effect::Post { leg, message: Message::Goodbye(goodbye) });
             self.lose_leg(leg, Cause::Operator, SessionState::Suspended, out);
-            if !in_set {
+            if !in_set && !self.is_ousting(leg) {
                 self.keep(After::LegLeft(leg), out);
             }
             return Ok(());

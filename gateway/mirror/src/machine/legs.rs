@@ -82,6 +82,8 @@ impl Machine {
         state.cause = None;
         state.state = SessionState::Active;
         state.halted = false;
+        self.returned(leg);
+        let state = self.leg_mut(leg).expect("checked above");
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
         if let Need::Full { wipe } = need {
@@ -315,6 +317,8 @@ impl Machine {
             return;
         }
         let asked = self.asked_to_take_over(leg);
+        let ousting = self.is_ousting(leg);
+        self.forget_joining(leg);
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;
@@ -336,11 +340,11 @@ impl Machine {
             || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
         state.wanted = again && (state.wanted || unanswered);
         // One that was asked to vote may have recorded that it is in sync, with our history.
-        let voted = state.stage == Stage::Voting && !state.in_set;
+        let voted = matches!(state.stage, Stage::Voting | Stage::Joining) && !state.in_set;
         let goes_on =
             state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
         let leaves = voted || (state.in_set && goes_on);
-        let halts = state.in_set && !leaves;
+        let halts = (state.in_set || ousting) && !leaves;
         state.halted = halts;
         state.stage = if leaves {
             Stage::Leaving
@@ -372,7 +376,7 @@ impl Machine {
     /// Takes the leg out of the in-sync set, durably, before anything that waits for it is
     /// acknowledged. If nothing waits, the new history begins with the first change: a mirror that
     /// was only out of reach has then missed nothing.
-    pub(super) fn leave(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+    pub(super) fn leave_set(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         // A change that waits for its range or its extents passed the gate already.
         if self.writes.any_pending(leg) || self.writes.any_waiting() {
             self.begin_alone(out);
@@ -461,10 +465,9 @@ impl Machine {
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage == Stage::Voting {
             state.stage = Stage::Joining;
-            state.in_set = true;
             state.discard = false;
             state.base = current;
-            self.keep(After::LegJoined(leg), out);
+            self.join(leg, out);
         }
     }
 

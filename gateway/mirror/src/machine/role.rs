@@ -38,7 +38,9 @@ pub(super) enum YieldStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promoting {
     /// What was received is applied and made durable by this round.
-    Flushing(u64),
+    Flushing { round: u64, consent: Consent },
+    /// The witness is asked for it.
+    Claiming,
     /// The new epoch is being recorded.
     Recording,
 }
@@ -118,7 +120,7 @@ impl Machine {
         }
         self.drop_upstream(Some(block::Goodbye::Fenced { epoch: self.fence_epoch() }), out);
         let round = self.flushes.want();
-        self.role = Role::Promoting(Promoting::Flushing(round));
+        self.role = Role::Promoting(Promoting::Flushing { round, consent });
         Ok(())
     }
 
@@ -133,7 +135,7 @@ impl Machine {
     }
 
     /// Becomes primary in the record; serves when that is durable.
-    fn record_takeover(&mut self, epoch: Epoch, handover: bool, out: &mut Vec<Effect>) {
+    pub(super) fn record_takeover(&mut self, epoch: Epoch, handover: bool, out: &mut Vec<Effect>) {
         assert!(epoch > self.epoch, "an epoch only rises (rule 6)");
         let base = self.lineage.as_ref().map(|lineage| lineage.current);
         self.epoch = epoch;
@@ -197,8 +199,10 @@ impl Machine {
             self.drop_upstream(Some(block::Goodbye::Refused(why)), out);
             return;
         }
-        self.role = Role::Promoting(Promoting::Recording);
-        self.record_takeover(epoch, true, out);
+        if !self.asks_to_promote(epoch, Consent::InSync, true, out) {
+            self.role = Role::Promoting(Promoting::Recording);
+            self.record_takeover(epoch, true, out);
+        }
     }
 
     // --- the planned swap ---
@@ -217,6 +221,9 @@ impl Machine {
         if !self.in_sync_stage(leg) {
             return Err(Refusal::NotInSync);
         }
+        if !self.witness_answers() {
+            return Err(Refusal::NoWitness);
+        }
         let epoch = self.epoch.next();
         self.role = Role::Yielding(Yielding { leg, epoch, step: YieldStep::Draining });
         out.push(Effect::Note(Note::Demoted));
@@ -226,14 +233,16 @@ impl Machine {
     /// Moves a promotion or a swap on as far as it can go.
     pub(super) fn advance_role(&mut self, out: &mut Vec<Effect>) {
         match self.role {
-            Role::Promoting(Promoting::Flushing(round)) => {
+            Role::Promoting(Promoting::Flushing { round, consent }) => {
                 if self.flushes.has_failed() {
                     self.role = Role::Secondary;
                     self.finish_command(Err(Refusal::Io(block::IoError::Media)), out);
                 } else if self.flushes.is_done(round) && self.writes.len() == 0 {
                     let epoch = self.epoch_after_fence();
-                    self.role = Role::Promoting(Promoting::Recording);
-                    self.record_takeover(epoch, false, out);
+                    if !self.asks_to_promote(epoch, consent, false, out) {
+                        self.role = Role::Promoting(Promoting::Recording);
+                        self.record_takeover(epoch, false, out);
+                    }
                 }
             }
             Role::Yielding(Yielding { leg, epoch, step }) => match step {
@@ -254,7 +263,7 @@ impl Machine {
                 | YieldStep::Asked
                 | YieldStep::TakingBack => {}
             },
-            Role::Promoting(Promoting::Recording)
+            Role::Promoting(Promoting::Claiming | Promoting::Recording)
             | Role::Primary
             | Role::Secondary
             | Role::Fenced { .. } => {}
@@ -355,7 +364,7 @@ impl Machine {
         }
     }
 
-    fn take_back(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn take_back(&mut self, out: &mut Vec<Effect>) {
         self.step_yield(YieldStep::TakingBack);
         self.recorded_role = RoleRecord::Primary;
         self.keep(After::Unyielded, out);

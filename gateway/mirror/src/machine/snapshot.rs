@@ -102,6 +102,8 @@ impl Machine {
             split_brain: false,
             counters: GroupCounters::default(),
             command: None,
+            arbiter: None,
+            arbitrated: record.arbitrated,
             granted: Vec::new(),
         }
     }
@@ -138,6 +140,7 @@ impl Machine {
             legs: legs.collect(),
             upstream: self.upstream_record.clone(),
             host_boot: self.host_boot,
+            arbitrated: self.arbitrated,
         };
         (group_key(self.group), Some(record.encode()))
     }
@@ -199,6 +202,7 @@ impl Machine {
             upstream: self.upstream_status(),
             rpo_ms: None,
             split_brain: self.split_brain,
+            witness: self.witness_status(),
             counters: self.counters,
         }
     }
@@ -212,8 +216,12 @@ impl Machine {
     fn serving(&self) -> Serving {
         match self.role {
             _ if self.latched => Serving::Latched,
+            Role::Primary if self.waits_for_witness() => Serving::WaitingForWitness,
             Role::Primary if !self.awaiting.is_empty() => Serving::WaitingForMirror,
-            Role::Primary if self.is_halted() => Serving::Halted,
+            Role::Primary if self.is_halted() => match self.halt_error() {
+                block::IoError::NoWitness => Serving::NoWitness,
+                _ => Serving::Halted,
+            },
             Role::Primary => Serving::Yes,
             Role::Yielding(_) => Serving::HandingOver,
             Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
@@ -374,6 +382,7 @@ pub(crate) fn found(
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],
+        arbitrated: crate::record::Arbitrated::No,
     };
     (group_key(group), Some(record.encode()))
 }

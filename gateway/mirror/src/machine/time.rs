@@ -15,6 +15,7 @@ impl Machine {
         if self.is_halted() || (!self.leaving.is_empty()) || !self.held.is_empty() {
             self.counters.blocked_ms += passed;
         }
+        self.witness_tick(out);
         for leg in self.live.iter() {
             self.flush_idle_leg(leg, out);
             let state = self.leg_mut(leg).expect("a live leg exists");

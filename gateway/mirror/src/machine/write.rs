@@ -135,8 +135,8 @@ impl Machine {
             _ if self.latched => Gate::Refuse(IoError::Latched),
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
-            Role::Primary if self.beginning => Gate::Hold,
-            Role::Primary if change && self.is_halted() => Gate::Refuse(IoError::Halted),
+            Role::Primary if self.beginning || self.waits_for_witness() => Gate::Hold,
+            Role::Primary if change && self.is_halted() => Gate::Refuse(self.halt_error()),
             Role::Primary => Gate::Open,
             Role::Yielding(_) => Gate::Hold,
             Role::Secondary | Role::Promoting(_) => Gate::Refuse(IoError::ReadOnly),
@@ -286,6 +286,7 @@ impl Machine {
     /// Answers the change if its mode says so, and forgets it if nothing of it is under way.
     pub(super) fn try_answer(&mut self, write: WriteId, out: &mut Vec<Effect>) {
         let counting = self.counting;
+        let halted = self.writes.get(write).halted.then(|| self.halt_error());
         let change = self.writes.get_mut(write);
         if change.step != Step::Flying {
             return;
@@ -299,7 +300,9 @@ impl Machine {
             let result = match Mode::Sync.decide(&progress) {
                 Decision::Wait => return,
                 Decision::Acknowledge => Ok(()),
-                Decision::Fail(error) => Err(error),
+                Decision::Fail(error) => {
+                    Err(halted.filter(|_| error == IoError::Halted).unwrap_or(error))
+                }
             };
             change.answered = true;
             let (missing, len) = (change.missing, change.extent.len());

@@ -11,18 +11,19 @@
 //! as is known here, may name. A claim without an answer counts as both granted and denied.
 
 mod promotion;
+mod view;
 
 use block::{
     Claim, Configuration, Epoch, GatewayId, IoError, LegId, Member, Revision, Sighting, Standing,
     Verdict, WitnessError,
 };
 
+pub(crate) use self::view::ReadLicence;
 use super::leg::{LegSet, Stage};
 use super::{After, Effect, Machine, Note, Pending, Role};
 use crate::command::Refusal;
 use crate::policy::{Failover, Split};
 use crate::record::Arbitrated;
-use crate::status::WitnessStatus;
 
 /// How soon a claim is repeated that got no answer.
 const RETRY_MS: u64 = 500;
@@ -63,6 +64,8 @@ pub(super) struct Arbiter {
     /// Whether the record says that the group is arbitrated.
     enrolled: bool,
     enrolling: bool,
+    /// The record said so when the group was opened: an earlier life may have claims under way.
+    is_restarted: bool,
     numbers: u64,
     retry_ms: u64,
     /// Legs whose mirrors must be out of the set before anything is acknowledged without them.
@@ -81,19 +84,6 @@ pub(super) struct Arbiter {
     awake: bool,
 }
 
-/// What a read needs besides the role, so that it is not stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReadLicence {
-    /// Nobody else can have been promoted.
-    Free,
-    /// The lease at the witness, or one from each of these mirrors.
-    Mirrors(LegSet),
-    /// The lease at the witness.
-    Lease,
-    /// None is enough: a mirror was asked to take over.
-    Never,
-}
-
 // === impl Arbiter ===
 
 impl Arbiter {
@@ -107,6 +97,7 @@ impl Arbiter {
             maybe: Vec::new(),
             enrolled: arbitrated != Arbitrated::No,
             enrolling: false,
+            is_restarted: arbitrated != Arbitrated::No,
             numbers: 0,
             retry_ms: 0,
             ousting: LegSet::default(),
@@ -161,7 +152,7 @@ impl Machine {
 
     /// Whether an arbitrated primary has not been confirmed since it started.
     pub(super) fn waits_for_witness(&self) -> bool {
-        self.arbitrated != Arbitrated::No && !self.owns()
+        self.arbiter.as_ref().is_some_and(|arbiter| arbiter.is_restarted) && !self.owns()
     }
 
     fn asks_witness(&self, leg: LegId) -> bool {
@@ -220,7 +211,9 @@ impl Machine {
 
     /// The mirror voted: it is recorded as in sync once the witness names it.
     pub(super) fn join(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        if self.arbiter.is_some() {
+        // One that never left is named still.
+        let left = self.leg(leg).is_some_and(|state| !state.in_set);
+        if left && self.arbiter.is_some() {
             let arbiter = self.arbiter_mut();
             arbiter.joining.insert(leg);
             arbiter.awake = true;
@@ -500,74 +493,6 @@ impl Machine {
             if may && !self.is_ousting(leg) {
                 self.leave(leg, out);
             }
-        }
-    }
-
-    // --- what others want to know ---
-
-    /// What a read needs besides the role.
-    pub(crate) fn read_licence(&self) -> ReadLicence {
-        let Some(arbiter) = &self.arbiter else { return ReadLicence::Free };
-        if self.arbitrated == Arbitrated::No {
-            return ReadLicence::Free;
-        }
-        if let Role::Yielding(yielding) = self.role
-            && self.asked_to_take_over(yielding.leg)
-        {
-            return ReadLicence::Never;
-        }
-        if !self.owns() {
-            return ReadLicence::Lease;
-        }
-        let claims = arbiter.asked.iter().map(|asked| &asked.claim).chain(&arbiter.maybe);
-        let sets = claims.map(|c| &c.next).chain(arbiter.standing().map(|s| &s.configuration));
-        let mut mirrors = LegSet::default();
-        for member in sets.flat_map(|set| &set.in_sync) {
-            match self.legs.iter().flatten().find(|leg| leg.gateway == member.gateway) {
-                Some(leg) if leg.stage.is_live() => mirrors.insert(leg.id),
-                Some(_) | None => return ReadLicence::Lease,
-            }
-        }
-        if mirrors.is_empty() { ReadLicence::Free } else { ReadLicence::Mirrors(mirrors) }
-    }
-
-    /// The lease that this primary renews: while it rules by a claim of this life.
-    pub(crate) fn lease_to_keep(&self) -> Option<block::Keep> {
-        let arbiter = self.arbiter.as_ref()?;
-        let rules = matches!(self.role, Role::Primary | Role::Yielding(_)) && !self.latched;
-        let standing = arbiter.standing().filter(|_| rules && arbiter.owned == Some(self.epoch))?;
-        let (gateway, lease_ms) = (arbiter.terms.gateway, arbiter.terms.lease_ms);
-        Some(block::Keep { gateway, revision: standing.revision, lease_ms })
-    }
-
-    pub(super) fn witness_status(&self) -> Option<WitnessStatus> {
-        let arbiter = self.arbiter.as_ref()?;
-        let configuration = arbiter.standing().map(|standing| &standing.configuration);
-        let me = arbiter.terms.gateway;
-        Some(WitnessStatus {
-            reachable: arbiter.reachable,
-            arbitrated: self.arbitrated != Arbitrated::No,
-            primary: configuration.map(|set| set.primary),
-            epoch: configuration.map(|set| set.epoch),
-            is_named: configuration.map(|set| set.primary == me || set.member(me).is_some()),
-            is_automatic: configuration.and_then(|set| set.member(me)).is_some_and(|m| m.automatic),
-            primary_alive: configuration
-                .zip(arbiter.seen.as_ref())
-                .map(|(set, seen)| seen.alive == Some(set.primary)),
-            forgotten: arbiter.forgotten,
-            asking: !arbiter.ousting.is_empty() || !arbiter.joining.is_empty(),
-        })
-    }
-
-    /// Rule 13, as far as it is visible here.
-    pub(super) fn check_witness(&self) {
-        let Some(arbiter) = &self.arbiter else { return };
-        if self.role != Role::Primary || !self.owns() {
-            return;
-        }
-        for leg in self.legs.iter().flatten().filter(|leg| arbiter.may_name(leg.gateway)) {
-            let waits = self.counting.has(leg.id) || self.awaiting.has(leg.id) || leg.halted;
-            assert!(waits, "an acknowledgement waits for every mirror that the witness names");
         }
     }
 }

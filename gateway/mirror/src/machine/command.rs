@@ -103,7 +103,8 @@ impl Machine {
         if state.stage == Stage::Leaving {
             return Err(Refusal::Busy);
         }
-        let (live, in_set) = (state.stage.is_live(), state.in_set);
+        let live = state.stage.is_live();
+        let in_set = state.in_set || self.is_ousting(leg);
         self.command = Some(pending);
         if live {
             out.push(Effect::Post { leg, message: Message::Outdate });

@@ -118,7 +118,7 @@ impl Machine {
         if consent < enough {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
-        self.drop_upstream(Some(block::Goodbye::Fenced { epoch: self.fence_epoch() }), out);
+        self.drop_upstream(Some(self.promotion_goodbye()), out);
         let round = self.flushes.want();
         self.role = Role::Promoting(Promoting::Flushing { round, consent });
         Ok(())
@@ -128,6 +128,8 @@ impl Machine {
     pub(super) fn fence_epoch(&self) -> Epoch {
         match self.role {
             Role::Fenced { by } => by.max(self.epoch).next(),
+            // It is raised already.
+            Role::Promoting(Promoting::Recording) => self.epoch,
             Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => {
                 self.epoch.next()
             }

@@ -125,7 +125,7 @@ impl Machine {
         }
         match self.role {
             Role::Promoting(_) => {
-                return Some(Goodbye::Fenced { epoch: self.fence_epoch() });
+                return Some(self.promotion_goodbye());
             }
             Role::Primary | Role::Yielding(_) if open.epoch == self.epoch => {
                 return Some(Goodbye::SplitBrain { theirs_bytes: 0 });

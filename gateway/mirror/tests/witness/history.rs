@@ -209,7 +209,18 @@ async fn settle(world: &World, sites: &[Site]) -> Result<usize, String> {
             _ => steady = 0,
         }
     }
-    let statuses: Vec<GroupStatus> = sites.iter().map(Site::status).collect();
+    let brief = |site: &Site| {
+        let GroupStatus { role, epoch, serving, quality, legs, upstream, witness, .. } =
+            site.status();
+        let legs: Vec<_> =
+            legs.into_iter().map(|leg| (leg.gateway, leg.state, leg.cause)).collect();
+        let upstream = upstream.map(|upstream| (upstream.gateway, upstream.link));
+        let name = &site.identity.site;
+        format!(
+            "{name}: {role:?} {epoch} {serving:?} {quality:?} {legs:?} {upstream:?} {witness:?}"
+        )
+    };
+    let sites: Vec<String> = sites.iter().map(brief).collect();
     let stands = world.witness.standing(crate::world::GROUP);
-    Err(format!("nobody serves alone: {stands:#?} {statuses:#?}"))
+    Err(format!("nobody serves alone: {stands:?}\n{}", sites.join("\n")))
 }

@@ -56,6 +56,16 @@ impl Machine {
         Ok(())
     }
 
+    /// What a primary is told while this mirror is being promoted: that it is fenced, unless a
+    /// witness has yet to permit it.
+    pub(in super::super) fn promotion_goodbye(&self) -> Goodbye {
+        let granted = self.role == Role::Promoting(Promoting::Recording);
+        if self.arbiter.is_some() && !granted {
+            return Goodbye::Suspended;
+        }
+        Goodbye::Fenced { epoch: self.fence_epoch() }
+    }
+
     /// Asks the witness before this gateway becomes the primary; says whether there is one to ask.
     pub(in super::super) fn asks_to_promote(
         &mut self,

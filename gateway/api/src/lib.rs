@@ -23,7 +23,7 @@ pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
     Explanation, Group, GroupList, Health, Leg, LinkState, Phase, Policy, Quality, Role, Serving,
-    SessionState, TheirView, Upstream,
+    SessionState, TheirView, Upstream, WitnessView,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;

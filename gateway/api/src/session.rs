@@ -16,6 +16,9 @@ pub struct SessionPolicy {
     pub recovery: String,
     /// When it is too slow: `error` stops the session, `block` holds the hosts.
     pub on_slow: String,
+    /// When the primary is lost for good: `manual` waits for an operator, `automatic` lets the mirror
+    /// promote itself if the witness permits it.
+    pub failover: String,
     /// How long the mirror may take to acknowledge, in milliseconds.
     pub ack_deadline_ms: u64,
 }
@@ -33,6 +36,9 @@ pub struct PolicyPatch {
     /// `error` or `block`.
     #[serde(default)]
     pub on_slow: Option<String>,
+    /// `manual` or `automatic`.
+    #[serde(default)]
+    pub failover: Option<String>,
     /// In milliseconds.
     #[serde(default)]
     pub ack_deadline_ms: Option<u64>,

@@ -39,10 +39,11 @@ impl HostDoor {
 
 fn serves(status: &GroupStatus) -> bool {
     match &status.serving {
-        Serving::Yes | Serving::Halted | Serving::HandingOver => true,
+        Serving::Yes | Serving::Halted | Serving::NoWitness | Serving::HandingOver => true,
         Serving::NotPrimary
         | Serving::Fenced { .. }
         | Serving::WaitingForMirror
+        | Serving::WaitingForWitness
         | Serving::Latched => false,
     }
 }

@@ -30,6 +30,7 @@ mod shutdown;
 mod status;
 mod telemetry;
 mod tls;
+mod witnessing;
 
 pub use assemble::{ADMIN_TOKEN_FILE, StartError, run};
 pub use http::openapi;

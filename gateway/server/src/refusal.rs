@@ -114,6 +114,9 @@ impl From<Refusal> for Refused {
             Refusal::Io(error) => io_code(*error),
             Refusal::Fenced { .. } => Code::Fenced,
             Refusal::Interrupted => Code::Interrupted,
+            Refusal::NoWitness => Code::WitnessUnreachable,
+            Refusal::NotNamed => Code::NotNamed,
+            Refusal::LeaseRuns { .. } => Code::LeaseRuns,
         };
         Self::new(code, refusal.to_string())
     }

@@ -5,4 +5,6 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod etcd;
 pub mod memory;
+pub mod metrics;

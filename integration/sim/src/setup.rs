@@ -41,6 +41,7 @@ impl Setup {
             recovery: if rng.chance(85) { Recovery::Automatic } else { Recovery::Manual },
             on_slow: if rng.chance(70) { OnSlow::Error } else { OnSlow::Block },
             ack_deadline_ms: rng.pick(&[1_500, 3_000, 8_000]),
+            ..Policy::default()
         };
         Self {
             volumes,

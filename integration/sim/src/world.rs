@@ -406,6 +406,8 @@ impl World {
             Note::MirrorLost { .. }
             | Note::Demoted
             | Note::FencedOff { .. }
+            | Note::TakesOver
+            | Note::Witness { .. }
             | Note::Latched { .. } => {}
         }
     }

@@ -75,6 +75,7 @@ fn patch(policy: &args::Policy) -> PolicyPatch {
         split: policy.split.clone(),
         recovery: policy.recovery.clone(),
         on_slow: policy.on_slow.clone(),
+        failover: policy.failover.clone(),
         ack_deadline_ms: policy
             .ack_deadline
             .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
@@ -153,8 +154,8 @@ fn one(session: &Session) -> String {
     let mut out = rows(std::slice::from_ref(session));
     let policy = &session.leg.policy;
     out.push_str(&format!(
-        "policy split {}, recovery {}, on_slow {}, ack_deadline {} ms\n",
-        policy.split, policy.recovery, policy.on_slow, policy.ack_deadline_ms
+        "policy split {}, recovery {}, on_slow {}, failover {}, ack_deadline {} ms\n",
+        policy.split, policy.recovery, policy.on_slow, policy.failover, policy.ack_deadline_ms
     ));
     for explanation in &session.explanations {
         out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));

@@ -7,18 +7,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::units::{parse_bytes, parse_millis};
-use mirror::{HeartbeatTimes, OnSlow, Policy, Recovery, Split};
+use mirror::{Failover, HeartbeatTimes, OnSlow, Policy, Recovery, Split};
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd};
+use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawWitness};
 use super::{
-    ApiConfig, Config, ConfigError, LinkConfig, LogConfig, MirrorConfig, NbdAddress, NbdConfig,
-    NbdListener, Site, Tls,
+    ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
+    NbdConfig, NbdListener, Site, Tls, WitnessConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
 const SHARDS_MAX: usize = 256;
 /// The machine that hears of time ten times a second cannot ask more often.
 const HEARTBEAT_MS_MIN: u64 = 100;
+
+/// etcd knows whole seconds, and none shorter than its own elections.
+const LEASE_MS_MIN: u64 = 2_000;
 
 struct Place<'a>(&'a str);
 
@@ -115,6 +118,7 @@ impl Raw {
                 policy: policy(&at, &self.mirror)?,
                 heartbeat: heartbeat(&at, &self.mirror)?,
             },
+            witness: witness(&at, self)?,
             log: LogConfig { level: self.log.level.clone(), json: self.log.json },
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
         })
@@ -172,6 +176,60 @@ fn nbd_listener(
     Ok(NbdListener { name: raw.name.clone(), address, tls })
 }
 
+fn witness(at: &Place<'_>, whole: &Raw) -> Result<Option<WitnessConfig>, ConfigError> {
+    let raw = &whole.witness;
+    if raw.endpoints.is_empty() && !raw.abandon {
+        if whole.mirror.failover == "automatic" {
+            return Err(at.bad("mirror.failover", "\"automatic\" needs witness.endpoints"));
+        }
+        return Ok(None);
+    }
+    let [lease_ms, hold_ms, failover_after_ms, timeout_ms] = [
+        ("witness.lease", &raw.lease, LEASE_MS_MIN),
+        ("witness.hold", &raw.hold, 1),
+        ("witness.failover_after", &raw.failover_after, 1),
+        ("witness.timeout", &raw.timeout, 1),
+    ]
+    .map(|(key, text, least)| {
+        let millis = at.millis(key, text)?;
+        if millis < least {
+            Err(at.bad(key, format!("must be at least {least}ms")))
+        } else {
+            Ok(millis)
+        }
+    });
+    let etcd = if raw.abandon { None } else { Some(etcd(at, raw, timeout_ms?)?) };
+    let (lease_ms, hold_ms) = (lease_ms?, hold_ms?);
+    Ok(Some(WitnessConfig { etcd, lease_ms, hold_ms, failover_after_ms: failover_after_ms? }))
+}
+
+fn etcd(at: &Place<'_>, raw: &RawWitness, timeout_ms: u64) -> Result<EtcdSettings, ConfigError> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    for endpoint in &raw.endpoints {
+        let is_tls = endpoint.starts_with("https://");
+        if !is_tls && !endpoint.starts_with("http://") {
+            let reason = format!("{endpoint:?} is no URL like http://127.0.0.1:2379");
+            return Err(at.bad("witness.endpoints", reason));
+        }
+        if is_tls && raw.ca.is_empty() {
+            return Err(at.bad("witness.ca", "is needed for https endpoints"));
+        }
+    }
+    let identity = match (path(&raw.certificate), path(&raw.key)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err(at.bad("witness.key", "goes with witness.certificate")),
+    };
+    Ok(EtcdSettings {
+        name: raw.name.clone(),
+        endpoints: raw.endpoints.iter().map(|e| e.trim_end_matches('/').to_owned()).collect(),
+        prefix: raw.prefix.clone(),
+        timeout: Duration::from_millis(timeout_ms),
+        ca: path(&raw.ca),
+        identity,
+    })
+}
+
 fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigError> {
     let interval = at.millis("mirror.heartbeat", &raw.heartbeat)?;
     let silence = at.millis("mirror.silence", &raw.silence)?;
@@ -207,5 +265,10 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
             &[("error", OnSlow::Error), ("block", OnSlow::Block)],
         )?,
         ack_deadline_ms: at.millis("mirror.ack_deadline", &raw.ack_deadline)?.max(1),
+        failover: at.word(
+            "mirror.failover",
+            &raw.failover,
+            &[("manual", Failover::Manual), ("automatic", Failover::Automatic)],
+        )?,
     })
 }

@@ -27,6 +27,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         }),
         rpo_ms,
         split_brain: false,
+        witness: None,
         counters: GroupCounters::default(),
     }
 }

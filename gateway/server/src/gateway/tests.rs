@@ -53,6 +53,7 @@ impl Rig {
                     events: Arc::clone(&events),
                     links: links.clone(),
                     heartbeat: config.mirror.heartbeat,
+                    witnessing: crate::witnessing::Witnessing::default(),
                 };
                 let deadline = config.api.shard_deadline;
                 ShardThread::start(index, deadline, move || ShardState::new(parts)).unwrap()

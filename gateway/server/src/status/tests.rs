@@ -57,6 +57,7 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         upstream: None,
         rpo_ms: None,
         split_brain: false,
+        witness: None,
         counters: GroupCounters::default(),
     }
 }

@@ -2,7 +2,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use mirror::{
-    Cause, LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
+    Cause, Failover, LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
 };
 
 /// The API's word for a role.
@@ -24,6 +24,8 @@ pub(crate) const fn serving(serving: &Serving) -> api::Serving {
         Serving::Fenced { .. } => api::Serving::Fenced,
         Serving::WaitingForMirror => api::Serving::WaitingForMirror,
         Serving::Halted => api::Serving::Halted,
+        Serving::NoWitness => api::Serving::NoWitness,
+        Serving::WaitingForWitness => api::Serving::WaitingForWitness,
         Serving::HandingOver => api::Serving::HandingOver,
         Serving::Latched => api::Serving::Latched,
     }
@@ -115,10 +117,15 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
         OnSlow::Error => "error",
         OnSlow::Block => "block",
     };
+    let failover = match policy.failover {
+        Failover::Manual => "manual",
+        Failover::Automatic => "automatic",
+    };
     api::SessionPolicy {
         split: split.to_owned(),
         recovery: recovery.to_owned(),
         on_slow: on_slow.to_owned(),
+        failover: failover.to_owned(),
         ack_deadline_ms: policy.ack_deadline_ms,
     }
 }
@@ -147,6 +154,13 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
             "error" => OnSlow::Error,
             "block" => OnSlow::Block,
             _ => return Err(format!("on_slow is error or block, not {word:?}")),
+        };
+    }
+    if let Some(word) = &patch.failover {
+        policy.failover = match word.as_str() {
+            "manual" => Failover::Manual,
+            "automatic" => Failover::Automatic,
+            _ => return Err(format!("failover is manual or automatic, not {word:?}")),
         };
     }
     if let Some(deadline) = patch.ack_deadline_ms {

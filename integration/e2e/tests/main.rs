@@ -15,3 +15,4 @@ mod operator;
 mod pair;
 mod random;
 mod records;
+mod witness;

@@ -420,6 +420,28 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_version_1_wrote() {
+        let hex = concat!(
+            "54774731010000000000000000000000000000000001060000006f7264657273010000000000000000000000",
+            "0000000000000002020000000000000000000000000000000308000000000000000700000000000000010000",
+            "0000000000000000000000000004010000000000000000000000000000000000000505020000000001000000",
+            "0000000000000000000000000304000000776573740100000000000000000000000000000000000006010000",
+            "401f000000000000010100010000000000000000000000000000000500090909090909090909090909090909",
+            "09d374152a",
+        );
+        let digits = hex.as_bytes().as_chunks::<2>().0.iter();
+        let bytes: Vec<u8> = digits
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        let mut expected = sample();
+        expected.arbitrated = Arbitrated::No;
+        if let Some(leg) = &mut expected.legs[1] {
+            leg.policy.failover = Failover::Manual;
+        }
+        assert_eq!(GroupRecord::decode(&bytes), Ok(expected));
+    }
+
+    #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
         bytes[4] = 3;

@@ -81,16 +81,8 @@ impl Core {
                 let ticket = self.ticket(Tag::Grown(volume));
                 group.stores[volume].grow(bytes, ticket);
             }
-            Effect::Arbitrate { number, claim } => {
-                if let Some(witness) = &self.witness {
-                    witness.claim(number, claim);
-                }
-            }
-            Effect::Look => {
-                if let Some(witness) = &self.witness {
-                    witness.look();
-                }
-            }
+            Effect::Arbitrate { number, claim } => self.ask_witness(Some((number, claim))),
+            Effect::Look => self.ask_witness(None),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {
                 if let Some(waiter) = self.waiter.take() {

@@ -16,7 +16,7 @@ use super::slab::Slab;
 use super::witness::{Arbitration, WitnessPort};
 use super::{Core, Group, Parts};
 use crate::dirty::DirtyMap;
-use crate::machine::{Machine, Restored};
+use crate::machine::{Machine, Restored, Terms};
 use crate::metrics::Metrics;
 use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, group_key};
 
@@ -91,18 +91,7 @@ impl Group {
         let key = group_key(parts.group);
         let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
         let mut record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
-        let witness = match arbitration {
-            Arbitration::Witness { witness, terms } => {
-                Some((WitnessPort::new(witness, terms), terms))
-            }
-            Arbitration::Operator if record.arbitrated != Arbitrated::No => {
-                return Err(OpenError::NoWitness);
-            }
-            Arbitration::Operator | Arbitration::Abandoned => {
-                record.arbitrated = Arbitrated::No;
-                None
-            }
-        };
+        let witness = witness_of(arbitration, &mut record)?;
         if !record.volumes.iter().eq(parts.volumes.iter().map(|(id, ..)| id)) {
             return Err(OpenError::Volumes);
         }
@@ -180,6 +169,24 @@ impl Group {
         let witness = self.core.borrow().witness.clone();
         if let Some(port) = witness {
             until_stopped(Box::pin(super::witness::run(Rc::clone(self), port)));
+        }
+    }
+}
+
+/// The way to the group's witness, if it has one. A group that was under one is opened without it
+/// only when it was given up.
+fn witness_of(
+    arbitration: Arbitration,
+    record: &mut GroupRecord,
+) -> Result<Option<(Rc<WitnessPort>, Terms)>, OpenError> {
+    match arbitration {
+        Arbitration::Witness { witness, terms } => {
+            Ok(Some((WitnessPort::new(witness, terms), terms)))
+        }
+        Arbitration::Operator if record.arbitrated != Arbitrated::No => Err(OpenError::NoWitness),
+        Arbitration::Operator | Arbitration::Abandoned => {
+            record.arbitrated = Arbitrated::No;
+            Ok(None)
         }
     }
 }

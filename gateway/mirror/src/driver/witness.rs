@@ -77,12 +77,12 @@ impl WitnessPort {
         })
     }
 
-    pub(super) fn claim(&self, number: u64, claim: Claim) {
+    fn claim(&self, number: u64, claim: Claim) {
         self.claims.borrow_mut().push_back((number, claim));
         self.wake.notify_one();
     }
 
-    pub(super) fn look(&self) {
+    fn look(&self) {
         self.look.set(true);
         self.wake.notify_one();
     }
@@ -173,6 +173,15 @@ async fn look(group: &Rc<Group>, port: &WitnessPort) {
 }
 
 impl Core {
+    /// Leaves a claim for the witness, or only asks what stands.
+    pub(super) fn ask_witness(&self, claim: Option<(u64, Claim)>) {
+        let Some(port) = &self.witness else { return };
+        match claim {
+            Some((number, claim)) => port.claim(number, claim),
+            None => port.look(),
+        }
+    }
+
     /// Whether a read is not stale, as far as the witness is concerned. Asked once a batch.
     pub(super) fn is_licensed(&self) -> bool {
         self.witness.as_ref().is_none_or(|port| port.licenses(self.machine.read_licence()))

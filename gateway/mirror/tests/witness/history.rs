@@ -105,7 +105,7 @@ pub(crate) fn run(seed: u64, lie: Lie) -> Result<Told, String> {
         let hosts = Hosts::default();
         let (east, west) = world.mirrored().await;
         let mut sites = vec![east, west];
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             let north = world.site(3, "north");
             sites[0].mirror_to(&north).await.unwrap();
             sites[0].until_equivalent().await;

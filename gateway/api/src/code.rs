@@ -145,6 +145,30 @@ codes! {
     NothingToReprotect "GW0415" 409 7
         "nothing to reprotect",
         "twinspan session create VOLUME --to SITE";
+    NotSuspended "GW0416" 409 7
+        "the primary may still count on this copy",
+        "twinspan session suspend SESSION at the primary's site, or fail over";
+    PeerTooOld "GW0417" 409 7
+        "the other gateway is too old for this",
+        "upgrade the gateway that the message names, then ask again";
+    WrongState "GW0420" 409 7
+        "the session's state does not allow this",
+        "do first what the message names";
+    GroupFull "GW0421" 409 7
+        "the group has all the volumes it can have",
+        "use another group: twinspan group create NAME --volume VOLUME";
+    InGroup "GW0422" 409 7
+        "volume is one of several of its group",
+        "take it out first: twinspan group remove GROUP VOLUME; or name the group";
+    LastVolume "GW0423" 409 7
+        "it is the only volume of the group",
+        "delete the volume, and its group goes with it: twinspan volume delete VOLUME";
+    NotStack "GW0430" 409 7
+        "the session has no transfers",
+        "twinspan session set SESSION --mode stack";
+    Stopped "GW0431" 409 7
+        "the session is stopped",
+        "twinspan session resume SESSION";
     NotNamed "GW0440" 409 7
         "the witness does not name this copy",
         "it lacks writes that the primary acknowledged; look at the plan, then repeat it with --accept";
@@ -202,12 +226,21 @@ codes! {
     CopyStale "GW0617" 409 4
         "the copy here is not up to date",
         "wait until it is copied; look at the primary's status";
+    JournalFull "GW0630" 409 4
+        "the send journal was full",
+        "wait: it is brought up to date by itself; if it comes again, give the link or mirror.journal_disk more";
+    Behind "GW0631" 409 3
+        "the mirror follows behind",
+        "wait, or find out why the mirror or the link is slow: twinspan session show SESSION";
     HandingOver "GW0618" 409 3
         "roles are being swapped",
         "wait: it takes a moment";
-    NoWitness "GW0640" 409 4
-        "writes are refused: the witness cannot be asked",
-        "bring the witness or the mirror back";
+    Detached "GW0640" 409 4
+        "the copy is open to hosts on its own",
+        "twinspan session resume SESSION --discard at the primary's site, or fail over to keep it";
+    HandoverUnanswered "GW0621" 409 4
+        "the mirror was asked to take over and did not answer",
+        "bring the mirror back, it knows; if it is lost: twinspan failover plan GROUP, here";
     WaitingForWitness "GW0641" 409 4
         "waiting for the witness before serving",
         "bring the witness back; if it is gone for good, set witness.abandon at every site";
@@ -217,6 +250,9 @@ codes! {
     WitnessForgot "GW0643" 409 4
         "the witness lost what it knew",
         "find out whether another site serves the group, then set witness.abandon at every site once";
+    NoWitness "GW0644" 409 4
+        "writes are refused: the witness cannot be asked",
+        "bring the witness or the mirror back";
 }
 
 #[cfg(test)]

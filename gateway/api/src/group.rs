@@ -69,6 +69,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// What a copy is worth.
@@ -81,6 +83,8 @@ pub enum Quality {
     Inconsistent,
     /// One point in time, known to be an old one.
     Outdated,
+    /// Follows behind its primary; its newest whole cut is kept, and a promotion goes back to it.
+    Consistent,
     /// Had every acknowledged write when it last heard of its primary.
     InSync,
     /// The copy of a primary.
@@ -111,6 +115,8 @@ pub enum Phase {
     Copying,
     /// Both copies are identical.
     Equivalent,
+    /// The mirror goes from one whole cut to the next.
+    Following,
     /// Differences are tracked, nothing is copied.
     Tracking,
 }
@@ -131,6 +137,35 @@ pub enum LinkState {
 
 /// The policies of a leg's sessions, see `SessionPolicy`.
 pub type Policy = crate::SessionPolicy;
+
+/// What the last verification of a mirror found: every mapped block of the group, read on both
+/// sides while hosts went on.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Certificate {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// The epoch at which it ran.
+    pub epoch: u64,
+    /// The history that was compared.
+    pub generation: Uuid,
+    /// Blocks of 4 KiB that were compared.
+    pub blocks: u64,
+    /// Of these, blocks that differed; they were copied again.
+    pub mismatched: u64,
+    /// Of these, blocks that could not be read at the source.
+    pub unreadable: u64,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Verifying {
+    /// Blocks of 4 KiB that there are to compare.
+    pub total_blocks: u64,
+    /// Of these, blocks that were compared.
+    pub done_blocks: u64,
+    /// Of these, blocks that differed.
+    pub mismatched_blocks: u64,
+}
 
 /// How the other side sees the session.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
@@ -182,12 +217,71 @@ pub struct Leg {
     /// How the mirror sees it; absent when it never said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub theirs: Option<TheirView>,
+    /// Whether it follows behind because it was too slow, as in mode `consistency`.
+    #[serde(default)]
+    pub degraded: bool,
+    /// Seconds of acknowledged writes that the mirror may lack; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_seconds: Option<f64>,
+    /// When the newest cut that the mirror keeps was cut, in milliseconds before `as_of`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_ms_ago: Option<u64>,
+    /// Bytes in the send journal.
+    #[serde(default)]
+    pub journal_bytes: u64,
+    /// Of these, the ones on disk.
+    #[serde(default)]
+    pub spilled_bytes: u64,
+    /// Bytes that the send journal may hold.
+    #[serde(default)]
+    pub journal_bytes_max: u64,
+    /// The times in which a mirror of mode `sync` did not have everything, oldest first: the last
+    /// 32 since the gateway was started.
+    #[serde(default)]
+    pub spells: Vec<Spell>,
     /// Changes sent and not acknowledged.
     pub inflight_writes: u64,
     /// Bytes sent and not acknowledged.
     pub inflight_bytes: u64,
     /// Bytes waiting for the socket.
     pub send_queue_bytes: u64,
+    /// The verification under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifying: Option<Verifying>,
+    /// What the last verification found; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Certificate>,
+}
+
+/// A time in which a mirror of mode `sync` did not have everything.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct Spell {
+    /// When it began, in milliseconds before `as_of`.
+    pub began_ms_ago: u64,
+    /// When it ended, in milliseconds before `as_of`; absent while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms_ago: Option<u64>,
+    /// The longest that the mirror lagged behind meanwhile.
+    pub worst_rpo_seconds: f64,
+    /// Bytes that were changed meanwhile.
+    pub bytes: u64,
+    /// Whether the session went on as in mode `consistency`; else the mirror was lost.
+    pub degraded: bool,
+}
+
+/// A point in time that a copy keeps in snapshots, one a volume.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct KeptPoint {
+    /// The snapshots, in the order of the group's volumes.
+    pub snapshots: Vec<Uuid>,
+    /// What the copy was worth at that point; absent for what was discarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// Bytes that were overwritten since, at most; absent for a point to go back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// When it was taken, RFC 3339.
+    pub taken_at: String,
 }
 
 /// The primary, seen from a mirror.
@@ -247,6 +341,16 @@ pub struct Group {
     /// What the witness says, if the group is under one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessView>,
+    /// The point that a promotion of the copy here goes back to when it is none itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptPoint>,
+    /// Whether the store here is known to keep no snapshots, so that there never is such a point.
+    #[serde(default)]
+    pub keeps_no_points: bool,
+    /// What this copy had on its own before it was told to follow; its snapshots are kept until
+    /// somebody removes them.
+    #[serde(default)]
+    pub discarded: Vec<KeptPoint>,
     /// Seconds of acknowledged writes that would be lost if the primary's site were lost now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_seconds: Option<f64>,
@@ -283,6 +387,26 @@ pub struct WitnessView {
     pub is_named: Option<bool>,
     /// Whether this gateway promotes itself when its primary is lost.
     pub is_automatic: bool,
+}
+
+/// Makes a group of volumes that exist.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct GroupCreate {
+    /// Its name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash.
+    pub name: String,
+    /// Its volumes, by name or id: each in a group of its own until now, not mirrored, and without
+    /// attached hosts.
+    pub volumes: Vec<String>,
+}
+
+/// Lets a volume join a group.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct GroupJoin {
+    /// The volume, by name or id: in a group of its own until now, not mirrored, and without
+    /// attached hosts.
+    pub volume: String,
 }
 
 /// The groups of a gateway.

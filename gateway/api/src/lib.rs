@@ -11,6 +11,7 @@ mod failover;
 mod group;
 mod operation;
 mod problem;
+mod rec;
 mod session;
 mod site;
 mod status;
@@ -22,12 +23,21 @@ pub use code::Code;
 pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
-    Explanation, Group, GroupList, Health, Leg, LinkState, Phase, Policy, Quality, Role, Serving,
-    SessionState, TheirView, Upstream, WitnessView,
+    Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
+    LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,
+    Verifying, WitnessView,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;
-pub use session::{PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy};
+pub use rec::{
+    RecAccepted, RecChoice, RecCopySession, RecCopySessionList, RecCreate, RecError,
+    RecFailedResource, RecForce, RecJob, RecOperation, RecPatch, RecRemoteBox, RecResume,
+    RecStorage, RecSuspendMany, RecTransferMode, RecVolume, RecVolumeCreate, RecVolumeDelete,
+    RecVolumeList,
+};
+pub use session::{
+    PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,
+};
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};

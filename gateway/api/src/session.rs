@@ -10,30 +10,47 @@ use crate::{Explanation, Group, Leg};
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SessionPolicy {
+    /// How it copies: `sync`, `consistency` or `stack`.
+    #[serde(default = "sync")]
+    pub mode: String,
     /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
     pub split: String,
     /// When it returns: `automatic` resynchronises, `manual` waits for `resume`.
     pub recovery: String,
-    /// When it is too slow: `error` stops the session, `block` holds the hosts.
+    /// When it is too slow: `error` stops the session, `block` holds the hosts, `degrade` goes on as
+    /// in mode `consistency`, and back by itself.
     pub on_slow: String,
     /// When the primary is lost for good: `manual` waits for an operator, `automatic` lets the mirror
     /// promote itself if the witness permits it.
     pub failover: String,
     /// How long the mirror may take to acknowledge, in milliseconds.
     pub ack_deadline_ms: u64,
+    /// From one cut to the next in mode `consistency`, in milliseconds.
+    #[serde(default)]
+    pub cut_interval_ms: u64,
+    /// From one transfer to the next in mode `stack`, in seconds; 0: only by command.
+    #[serde(default)]
+    pub transfer_every_s: u64,
+}
+
+fn sync() -> String {
+    "sync".to_owned()
 }
 
 /// A change of some policies.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyPatch {
+    /// `sync`, `consistency` or `stack`; a running session changes while hosts go on.
+    #[serde(default)]
+    pub mode: Option<String>,
     /// `automatic` or `manual`.
     #[serde(default)]
     pub split: Option<String>,
     /// `automatic` or `manual`.
     #[serde(default)]
     pub recovery: Option<String>,
-    /// `error` or `block`.
+    /// `error`, `block` or `degrade`.
     #[serde(default)]
     pub on_slow: Option<String>,
     /// `manual` or `automatic`.
@@ -42,13 +59,19 @@ pub struct PolicyPatch {
     /// In milliseconds.
     #[serde(default)]
     pub ack_deadline_ms: Option<u64>,
+    /// In milliseconds, at least 100.
+    #[serde(default)]
+    pub cut_interval_ms: Option<u64>,
+    /// In seconds; 0: only by command.
+    #[serde(default)]
+    pub transfer_every_s: Option<u64>,
 }
 
-/// Mirrors a volume to another site. Every volume of its group is mirrored with it.
+/// Mirrors a group to another site: a session for each of its volumes, carried by one leg.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SessionCreate {
-    /// The volume, by name or id.
+    /// The group, or a volume of it, by name or id.
     pub volume: String,
     /// The other site, by name.
     pub to: String,
@@ -64,6 +87,15 @@ pub struct ResumeSession {
     /// Consent that what only the mirror has is overwritten.
     #[serde(default)]
     pub discard: bool,
+}
+
+/// Begins a verification.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySession {
+    /// Bytes that are compared in a second at most; absent: what is configured.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// A session, seen from its source.
@@ -92,6 +124,8 @@ pub struct Session {
     /// Bytes a second of the running copy; absent when none runs or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_bytes_per_second: Option<u64>,
+    /// Bytes that verifications found to differ since the gateway started.
+    pub mismatched_bytes: u64,
     /// Seconds until the running copy is done at this rate; absent when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_eta_seconds: Option<u64>,

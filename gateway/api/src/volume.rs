@@ -79,7 +79,8 @@ pub struct VolumeCreate {
     pub name: String,
     /// Its size in bytes: a multiple of 4096, up to 1 PiB.
     pub bytes: u64,
-    /// The name of its group, which is made with it; the volume's own name if absent.
+    /// Its group: one that exists, which it joins, or one that is made with it; the volume's own
+    /// name if absent.
     #[serde(default)]
     pub group: Option<String>,
     /// Who may attach it.

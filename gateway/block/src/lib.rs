@@ -28,8 +28,8 @@ pub use id::{
 };
 pub use link::{Link, LinkError, LinkTraffic};
 pub use message::{
-    Change, DirtyReport, Goodbye, Hello, Identity, Message, MirrorState, Open, Opened, Quality,
-    VolumeOffer, Vote,
+    CUTS_SINCE_VERSION, Change, DirtyReport, Goodbye, Hello, Identity, Message, MirrorState, Mode,
+    Open, Opened, PROTOCOL_VERSION, Quality, VolumeOffer, Vote,
 };
 pub use range::{
     ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,

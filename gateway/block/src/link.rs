@@ -48,6 +48,8 @@ pub struct LinkTraffic {
     pub sent_bytes: u64,
     /// Of these, bytes of changes that the copier sent.
     pub sent_resync_bytes: u64,
+    /// Bytes of payloads among those sent: what hosts wrote and the copier read.
+    pub sent_payload_bytes: u64,
     /// Bytes received, headers included.
     pub received_bytes: u64,
 }
@@ -56,6 +58,10 @@ pub struct LinkTraffic {
 pub trait Link {
     /// Who is at the other end, proven by its certificate.
     fn peer(&self) -> &Identity;
+
+    /// The protocol version that both sides speak on it. A message that came with a later one must
+    /// not be pushed.
+    fn version(&self) -> u16;
 
     /// Queues a message behind those that were queued before. Payloads are kept by reference.
     fn push(&mut self, message: Message);

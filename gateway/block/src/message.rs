@@ -11,10 +11,14 @@
 //!        ◀───────── Acks* Failed* Durable*  overlapping changes under way
 //!   Compare* ────────────────────────────▶  blocks that may be the same already
 //!        ◀────────────────────── Compared*
+//!   List* ───────────────────────────────▶  what there is to compare, for a verification
+//!        ◀──────────────────────── Mapped*
 //!   Promote ─────────────────────────────▶  "you have everything": durable there first
 //!        ◀───────────────────────── Voted
 //!   Handover ────────────────────────────▶  planned swap of roles
 //!        ◀───────────────────────── Voted
+//!   Cut ─────────────────────────────────▶  from version 2 on: what came before is one point
+//!        ◀───────────────────── CutApplied  that point is kept there, durably
 //! ```
 //!
 //! Invariant: every message after `Opened` belongs to the epoch that was opened. A gateway that
@@ -83,6 +87,27 @@ pub struct Open {
     pub discard: bool,
 }
 
+/// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
+/// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
+/// heartbeats carry neither mode nor lag.
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The oldest version in which [`Message::Cut`] can be said.
+pub const CUTS_SINCE_VERSION: u16 = 2;
+
+/// How a session copies: when a write is acknowledged, and what the mirror holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Every change is on every in-sync copy before it is acknowledged: RPO 0.
+    #[default]
+    Sync,
+    /// A change is acknowledged when it is applied here and queued; the mirror goes from one whole
+    /// cut of the group to the next: an RPO of seconds.
+    Consistency,
+    /// Only which blocks changed is noted; a transfer brings the mirror to one later point: an RPO
+    /// of the time between two transfers.
+    Stack,
+}
+
 /// What a mirror's copy is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quality {
@@ -92,6 +117,8 @@ pub enum Quality {
     Inconsistent,
     /// One point in time, known to be an old one.
     Outdated,
+    /// Follows behind its primary; its newest whole cut is kept, and a promotion goes back to it.
+    Consistent,
     /// Had every acknowledged write when it last heard of its primary.
     InSync,
     /// The copy of a primary.
@@ -169,6 +196,11 @@ pub struct MirrorState {
     pub out_of_sync_bytes: u64,
     /// The newest change that the sender assigned or applied.
     pub seq: Seq,
+    /// How the session copies.
+    pub mode: Mode,
+    /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, up to
+    /// 49 days; `None` when the sender does not know.
+    pub lag_ms: Option<u32>,
 }
 
 /// What is voted on.
@@ -225,6 +257,20 @@ pub enum Message {
         /// The blocks.
         differs: BlockSet,
     },
+    /// To a mirror (from version 2 on): which blocks of this volume are mapped in your copy?
+    List {
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+    },
+    /// These are; more follow unless it is the last.
+    Mapped {
+        /// Index of the volume in [`Open::volumes`].
+        volume: u16,
+        /// The blocks, in order.
+        blocks: BlockSet,
+        /// Whether nothing follows.
+        last: bool,
+    },
     /// Make everything that was acknowledged durable, then say `Durable` with this number.
     Flush {
         /// Its place in the group's stream.
@@ -258,6 +304,21 @@ pub enum Message {
     },
     /// The mirror did what `Promote` or `Handover` asked, durably.
     Voted(Vote),
+    /// To a mirror: everything before this, over all volumes, is one whole cut of the group. Keep
+    /// it, so that a promotion can go back to it.
+    Cut {
+        /// Its place in the group's stream.
+        seq: Seq,
+        /// The history that the cut belongs to.
+        generation: Generation,
+        /// The histories that this grew from, newest first.
+        ancestors: Vec<Generation>,
+    },
+    /// The mirror keeps the cut with this number, durably.
+    CutApplied {
+        /// The `Cut`.
+        seq: Seq,
+    },
     /// To a mirror: from here on your copy is an old one.
     Outdate,
     /// Make your copy of the volume this long.
@@ -290,6 +351,11 @@ pub enum Message {
         /// How long the sender's last sync took, in microseconds; 0 before the first.
         persist_us: u32,
     },
+    /// A question that opens no group: the first message of its link, and the only one. What it
+    /// says is for the two servers to know. From version 2 on.
+    Ask(Bytes),
+    /// The answer to `Ask`. From version 2 on.
+    Told(Bytes),
     /// The end.
     Goodbye(Goodbye),
 }

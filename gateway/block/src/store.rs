@@ -32,7 +32,9 @@ pub struct Snapshot {
     pub id: SnapshotId,
     /// The volume's size at that moment, in bytes.
     pub bytes: u64,
-    /// Bytes of data that would be given back if it were removed now.
+    /// Bytes of data that would be given back if it were removed now; at least so many where a
+    /// volume went back to a snapshot that is gone, because what that left behind for this one
+    /// alone goes with it.
     pub exclusive_bytes: u64,
     /// Bytes of data that it reads from places which others use too.
     pub shared_bytes: u64,
@@ -119,7 +121,9 @@ pub trait Store: Volume {
         Vec::new()
     }
 
-    /// A snapshot as a volume that refuses changes.
+    /// A snapshot as a volume that refuses changes. While it is held it stays what it is, whatever
+    /// happens to the volume. Removing the snapshot takes away its name at once, but what only it
+    /// holds is given back when the last who opened it has let go (or died).
     ///
     /// # Errors
     /// [`IoError::Invalid`] when there is no such snapshot.

@@ -1,9 +1,15 @@
 //! The command line: every command, its arguments, and the help that is printed.
 
+mod groups;
+mod sessions;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::groups::{Failover, Group, Reprotect};
+pub(crate) use self::sessions::{Policy, Session};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -152,14 +158,14 @@ pub(crate) struct Status {
 /// `twinspan volume`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Volume {
-    /// Make a volume, in a group of its own
+    /// Make a volume, in a group of its own or in one that exists
     Create {
         /// Its name, and that of its NBD export.
         name: String,
         /// Its size, like 64MiB.
         #[arg(long, value_parser = size, value_name = "SIZE")]
         size: u64,
-        /// The name of its group; its own name if absent.
+        /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,
         /// Hosts may only read.
@@ -232,139 +238,6 @@ pub(crate) enum Volume {
         /// `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`.
         uri: String,
     },
-}
-
-/// Policies of a session.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Policy {
-    /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) split: Option<String>,
-    /// When it returns: `automatic` resynchronises, `manual` waits.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) recovery: Option<String>,
-    /// When it is too slow: `error` stops the session, `block` holds the hosts.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) on_slow: Option<String>,
-    /// When the primary is lost: `manual`, or `automatic` if there is a witness.
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) failover: Option<String>,
-    /// How long it may take to acknowledge.
-    #[arg(long, value_parser = duration, value_name = "TIME")]
-    pub(crate) ack_deadline: Option<Duration>,
-}
-
-/// `twinspan session`. A session is an id, `VOLUME:SITE`, or `VOLUME` if it has only one.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Session {
-    /// Mirror a volume to another site
-    Create {
-        /// The volume.
-        volume: String,
-        /// The other site.
-        #[arg(long, value_name = "SITE")]
-        to: String,
-        #[command(flatten)]
-        policy: Policy,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// List sessions
-    List,
-    /// Show a session
-    Show {
-        /// Which.
-        session: String,
-    },
-    /// Stop mirroring and remember changes; also: go on without a mirror that is lost
-    Suspend {
-        /// Which.
-        session: String,
-    },
-    /// Mirror again; only the difference is copied
-    Resume {
-        /// Which.
-        session: String,
-        /// Agree that what only the mirror has is overwritten.
-        #[arg(long)]
-        discard: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Swap roles with the mirror, losing nothing
-    Reverse {
-        /// Which.
-        session: String,
-    },
-    /// Change policies
-    Set {
-        /// Which.
-        session: String,
-        #[command(flatten)]
-        policy: Policy,
-    },
-    /// Delete a session; the mirror keeps its copy, as an old one
-    Delete {
-        /// Which.
-        session: String,
-    },
-}
-
-/// `twinspan group`
-#[derive(Debug, Subcommand)]
-pub(crate) enum Group {
-    /// List groups, worst first
-    List,
-    /// Show a group
-    Show {
-        /// Its name or id.
-        group: String,
-    },
-}
-
-/// `twinspan failover`
-#[derive(Debug, Subcommand)]
-pub(crate) enum Failover {
-    /// Say what a failover would do and what would be lost
-    Plan {
-        /// The group.
-        group: String,
-        /// The site that is to serve it: a site of the demo, or a URL.
-        #[arg(long, value_name = "SITE|URL")]
-        to: Option<String>,
-        /// What may be used: `in_sync`, `outdated`, `inconsistent`.
-        #[arg(long, value_name = "QUALITY")]
-        accept: Option<String>,
-    },
-    /// Run a plan
-    Run {
-        /// The group.
-        group: String,
-        /// The site that is to serve it: a site of the demo, or a URL.
-        #[arg(long, value_name = "SITE|URL")]
-        to: Option<String>,
-        /// The plan's token.
-        #[arg(long, value_name = "TOKEN")]
-        token: String,
-        /// How long to wait for it.
-        #[arg(long, default_value = "1m", value_parser = duration, value_name = "TIME")]
-        timeout: Duration,
-    },
-}
-
-/// `twinspan reprotect`
-#[derive(Debug, Args)]
-pub(crate) struct Reprotect {
-    /// The group.
-    pub(crate) group: String,
-    /// The site that is to follow, if the group has several.
-    #[arg(long, value_name = "SITE")]
-    pub(crate) to: Option<String>,
-    /// Agree that what only the other site has is overwritten.
-    #[arg(long)]
-    pub(crate) discard: bool,
-    #[command(flatten)]
-    pub(crate) wait: Wait,
 }
 
 /// `twinspan site`

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::units::micros_text;
 use api::{Group, GroupList, JoinToken, OperationList, SiteList, Status};
+use ureq::http::Method;
 
 use crate::Outcome;
 use crate::args::{self, Format, Global};
@@ -55,7 +56,34 @@ pub(crate) fn group(command: &args::Group, global: &Global) -> Outcome {
         }
         args::Group::Show { group } => {
             let group: Group = client.get(&format!("/api/v1/groups/{}", segment(group)))?;
-            show(global.output, &group, |group| screen::groups(std::slice::from_ref(group)));
+            show(global.output, &group, screen::group);
+        }
+        args::Group::Create { name, volumes } => {
+            let wanted = api::GroupCreate { name: name.clone(), volumes: volumes.clone() };
+            let group: Group = client.post("/api/v1/groups", &wanted)?;
+            show(global.output, &group, screen::group);
+        }
+        args::Group::Add { group, volume } => {
+            let path = format!("/api/v1/groups/{}/volumes", segment(group));
+            let wanted = api::GroupJoin { volume: volume.clone() };
+            let group: Group = client.post(&path, &wanted)?;
+            show(global.output, &group, screen::group);
+        }
+        args::Group::Remove { group, volume } => {
+            let path = format!("/api/v1/groups/{}/volumes/{}", segment(group), segment(volume));
+            let group: Option<Group> =
+                client.ask(&Method::DELETE, &path, &serde_json::json!({}))?;
+            if let Some(group) = group {
+                show(global.output, &group, screen::group);
+            }
+        }
+        args::Group::Detach { group } => {
+            let path = format!("/api/v1/groups/{}/detach", segment(group));
+            let group: Group = client.post(&path, &serde_json::json!({}))?;
+            show(global.output, &group, screen::group);
+        }
+        args::Group::Delete { group } => {
+            client.delete(&format!("/api/v1/groups/{}", segment(group)))?;
         }
     }
     Ok(0)

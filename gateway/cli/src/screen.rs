@@ -81,6 +81,9 @@ pub(crate) fn groups(groups: &[Group]) -> String {
     for (line, group) in lines.zip(groups) {
         out.push_str(line);
         out.push('\n');
+        if let Some(volumes) = members(group) {
+            out.push_str(&format!("      {volumes}\n"));
+        }
         for view in views(group) {
             out.push_str(&format!("      {view}\n"));
         }
@@ -90,6 +93,27 @@ pub(crate) fn groups(groups: &[Group]) -> String {
         }
     }
     out
+}
+
+/// One group, and all its volumes.
+pub(crate) fn group(group: &Group) -> String {
+    let mut out = groups(std::slice::from_ref(group));
+    out.push_str(&format!("      volumes ({}) {}\n", group.volumes.len(), group.volumes.join(" ")));
+    out
+}
+
+/// The volumes of a group that has more than the one of its name, in one line.
+fn members(group: &Group) -> Option<String> {
+    const SHOWN_MAX: usize = 4;
+    if let [only] = group.volumes.as_slice()
+        && *only == group.name
+    {
+        return None;
+    }
+    let shown = group.volumes.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>();
+    let rest = group.volumes.len().saturating_sub(SHOWN_MAX);
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    Some(format!("of     {}{more}", shown.join(", ")))
 }
 
 fn row(group: &Group) -> Vec<String> {
@@ -133,7 +157,12 @@ fn mirror_and_state(group: &Group) -> (String, String) {
 
 /// A leg in a few words, with its progress.
 pub(crate) fn leg_state(leg: &Leg) -> String {
-    format!("{} {}", word(&leg.state), word(&leg.phase))
+    let mode = match leg.policy.mode.as_str() {
+        "sync" if leg.degraded => "degraded ",
+        "sync" => "",
+        other => &format!("{other} "),
+    };
+    format!("{mode}{} {}", word(&leg.state), word(&leg.phase))
 }
 
 /// How the other side sees each connection, with the age of that.

@@ -55,12 +55,6 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The protocol version that both speak.
-    #[must_use]
-    pub fn version(&self) -> u16 {
-        self.version
-    }
-
     /// The stream below.
     pub(crate) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
@@ -187,7 +181,9 @@ impl<S: AsyncWrite + Unpin> Connection<S> {
             };
             self.unflushed = true;
             self.traffic.sent_bytes += written as u64;
-            self.traffic.sent_resync_bytes += self.outbox.advance(written).resync as u64;
+            let sent = self.outbox.advance(written);
+            self.traffic.sent_payload_bytes += sent.payload as u64;
+            self.traffic.sent_resync_bytes += sent.resync as u64;
         }
         if self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(context) {
@@ -202,6 +198,10 @@ impl<S: AsyncWrite + Unpin> Connection<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Link for Connection<S> {
     fn peer(&self) -> &Identity {
         &self.peer
+    }
+
+    fn version(&self) -> u16 {
+        self.version
     }
 
     fn push(&mut self, message: Message) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{GatewayId, Hello, Identity, Link, LinkError, Message, Open};
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -159,6 +160,15 @@ pub enum Incoming {
         /// The link, behind `open`.
         link: Detached,
     },
+    /// A gateway asks something that concerns no open group; the link is for the answer.
+    Question {
+        /// Who it is, proven.
+        peer: Identity,
+        /// What it asks.
+        question: Bytes,
+        /// The link, behind `question`.
+        link: Detached,
+    },
 }
 
 /// A link on its way to the thread that will use it.
@@ -257,11 +267,14 @@ async fn open(
     // Said even when there is no common version: the peer finds out from this.
     talk.say(&Greeting::Hello(ours.clone())).await?;
     let mut connection = talk.settle(&ours, theirs)?;
-    let Message::Open(open) = connection.receive_one().await? else {
-        return Err(LinkError::Corrupt("first message opens no group"));
-    };
+    let first = connection.receive_one().await?;
     let link = Detached::park(connection, us.distance)?;
-    Ok(Incoming::Group { peer: link.peer().clone(), open, link })
+    let peer = link.peer().clone();
+    match first {
+        Message::Open(open) => Ok(Incoming::Group { peer, open, link }),
+        Message::Ask(question) => Ok(Incoming::Question { peer, question, link }),
+        _ => Err(LinkError::Corrupt("first message opens no group and asks nothing")),
+    }
 }
 
 /// Connects to the gateway `expect` at the first of `addresses` where it answers. At most 15 s for

@@ -22,7 +22,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this release speaks. A release speaks its own version and the one before.
-    pub const SPOKEN: Self = Self { min: 1, max: 1 };
+    pub const SPOKEN: Self = Self { min: 1, max: block::PROTOCOL_VERSION };
 
     /// The highest version that both speak.
     ///

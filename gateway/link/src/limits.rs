@@ -31,6 +31,8 @@ pub const RANGES_PER_FRAME_MAX: usize = 1 << 16;
 pub const SUMS_BYTES_MAX: usize = 64 << 10;
 /// Acknowledgements in one frame; longer batches become several. 512 KiB of payload.
 pub const ACKS_PER_FRAME_MAX: usize = 1 << 16;
+/// A question between two servers, or its answer: names, numbers, a sentence or two.
+pub const QUESTION_BYTES_MAX: usize = 16 << 10;
 
 /// TLS, greeting and `Open` together.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);

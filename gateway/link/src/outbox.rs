@@ -31,7 +31,9 @@ pub struct Outbox {
 /// What left the outbox in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
-    /// Bytes of the copier's payloads among them.
+    /// Bytes of payloads among them.
+    pub(crate) payload: usize,
+    /// Of these, bytes of the copier's.
     pub(crate) resync: usize,
 }
 
@@ -110,6 +112,7 @@ impl Outbox {
                 Chunk::Shared { bytes, resync } => {
                     let step = count.min(bytes.len());
                     bytes.advance(step);
+                    sent.payload += step;
                     if *resync {
                         sent.resync += step;
                     }
@@ -156,15 +159,18 @@ mod tests {
             outbox.push_small(b"de");
             outbox.push_shared(Bytes::from_static(b"FGHI"), true);
             outbox.push_small(b"jk");
-            let (mut seen, mut resync) = (Vec::new(), 0);
+            outbox.push_shared(Bytes::from_static(b"LMN"), false);
+            let (mut seen, mut payload, mut resync) = (Vec::new(), 0, 0);
             while !outbox.is_empty() {
                 let all = outbox.to_vec();
                 let now = step.min(all.len());
                 seen.extend_from_slice(&all[..now]);
-                resync += outbox.advance(now).resync;
+                let sent = outbox.advance(now);
+                payload += sent.payload;
+                resync += sent.resync;
             }
-            assert_eq!(seen, b"abcdeFGHIjk");
-            assert_eq!(resync, 4);
+            assert_eq!(seen, b"abcdeFGHIjkLMN");
+            assert_eq!((payload, resync), (7, 4));
         }
     }
 }

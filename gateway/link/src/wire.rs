@@ -60,15 +60,25 @@ mod kind {
     pub(super) const DURABLE: u8 = 38;
     pub(super) const COMPARE: u8 = 39;
     pub(super) const COMPARED: u8 = 40;
+    /// From version 2 on.
+    pub(super) const LIST: u8 = 41;
+    /// From version 2 on.
+    pub(super) const MAPPED: u8 = 42;
     pub(super) const PROMOTE: u8 = 48;
     pub(super) const HANDOVER: u8 = 49;
     pub(super) const VOTED: u8 = 50;
     pub(super) const OUTDATE: u8 = 51;
     pub(super) const GROW: u8 = 52;
     pub(super) const GROWN: u8 = 53;
+    /// Since version 2, as is the next.
+    pub(super) const CUT: u8 = 54;
+    pub(super) const CUT_APPLIED: u8 = 55;
     pub(super) const PING: u8 = 64;
     pub(super) const PONG: u8 = 65;
     pub(super) const GOODBYE: u8 = 80;
+    /// From version 2 on, as is the next.
+    pub(super) const ASK: u8 = 96;
+    pub(super) const TOLD: u8 = 97;
 }
 
 /// Bits of a header's flags; what each kind may set is checked.
@@ -79,6 +89,11 @@ mod flag {
     pub(super) const DISCARD: u8 = 8;
     pub(super) const IN_SYNC: u8 = 16;
     pub(super) const COPYING: u8 = 32;
+    /// The session's mode, since version 2; neither of them is `sync`.
+    pub(super) const CONSISTENCY: u8 = 64;
+    pub(super) const STACK: u8 = 128;
+    /// Of other kinds than the two before.
+    pub(super) const LAST: u8 = 64;
 }
 
 /// A header as it lies on the wire.

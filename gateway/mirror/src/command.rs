@@ -35,12 +35,26 @@ pub enum Command {
         /// The operator's consent to lose what only the mirror has.
         discard: bool,
     },
-    /// Change a leg's policies.
+    /// Change a leg's policies, its mode among them. The mode changes while everything goes on, and
+    /// nothing is copied that need not be.
     SetPolicy {
         /// Which.
         leg: LegId,
         /// The new ones.
         policy: Policy,
+    },
+    /// Bring a mirror of mode `stack` to one later point. Answered when it has begun.
+    Transfer {
+        /// Which.
+        leg: LegId,
+    },
+    /// Compare every mapped block of an in-sync mirror with the copy here, by checksums of what is
+    /// read on both sides; what differs is counted and copied again. Hosts go on.
+    Verify {
+        /// Which.
+        leg: LegId,
+        /// Bytes that are compared in a second at most.
+        bytes_per_second: u64,
     },
     /// Swap roles with an in-sync mirror without losing anything.
     Reverse {
@@ -52,6 +66,9 @@ pub enum Command {
         /// What the operator accepts.
         consent: Consent,
     },
+    /// Open this mirror's copy to hosts, read-write and on its own, while its session is suspended
+    /// (REC-06). What is written here is tracked, and discarded when the session is resumed.
+    Detach,
     /// Make a volume longer, mirrors first.
     Grow {
         /// Which.
@@ -67,9 +84,10 @@ pub enum Consent {
     /// Only a copy that had every acknowledged write when it last heard of the primary.
     #[default]
     InSync,
-    /// Also a copy known to be old, or whose primary still answers.
+    /// Also a copy known to be old, or whose primary still answers. A copy that is no point in time
+    /// goes back to the one that it keeps.
     Outdated,
-    /// Also a half-copied one: not any point in time.
+    /// Also a half-copied one that keeps none: not any point in time.
     Inconsistent,
 }
 
@@ -97,6 +115,12 @@ pub enum Refusal {
     /// The mirror must be in sync for this.
     #[error("the mirror is not in sync")]
     NotInSync,
+    /// Only sessions of mode `stack` have transfers.
+    #[error("only a session in mode stack has transfers")]
+    NotStack,
+    /// An operator or a fault stopped the session.
+    #[error("the session is stopped; resume it first")]
+    Stopped,
     /// The mirror must be connected for this.
     #[error("the mirror is not connected")]
     NotConnected,
@@ -109,6 +133,28 @@ pub enum Refusal {
     /// The primary still answers; `reverse` loses nothing.
     #[error("the primary is connected; swap roles with reverse, or say that you mean it")]
     PrimaryAlive,
+    /// The primary may still count on this copy.
+    #[error(
+        "the primary may still count on the copy here; suspend its session there first, or fail over"
+    )]
+    NotSuspended,
+    /// The peer's release is too old for this.
+    #[error("the other gateway speaks protocol version {theirs}; this needs {needs}: upgrade it")]
+    PeerTooOld {
+        /// What is spoken.
+        theirs: u16,
+        /// What it takes.
+        needs: u16,
+    },
+    /// The mirror that was asked to take over may have done so.
+    #[error("the mirror was asked to take over and may have; going on here needs an explicit word")]
+    HandoverUnanswered,
+    /// A group has so many volumes at most.
+    #[error("the group already has {} volumes", crate::GROUP_VOLUMES_MAX)]
+    TooManyVolumes,
+    /// A group has at least one volume.
+    #[error("it is the only volume of the group")]
+    LastVolume,
     /// Another command that excludes this one is under way.
     #[error("another change of roles is under way")]
     Busy,

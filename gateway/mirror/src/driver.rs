@@ -13,10 +13,14 @@ mod clock;
 mod effects;
 mod host;
 mod inbox;
+mod journal;
 mod leg;
+mod members;
 mod open;
+mod points;
 mod port;
 mod slab;
+mod spill;
 mod status;
 mod upstream;
 mod witness;
@@ -37,12 +41,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
-pub use self::open::{OpenError, found_primary, found_secondary};
+pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
 use self::slab::Slab;
+pub use self::spill::{Journals, Spill, SpillFile};
 pub use self::witness::Arbitration;
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
 use crate::metrics::Metrics;
+use crate::status::Verified;
 
 /// A future on one thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -86,6 +92,8 @@ pub struct Parts {
     pub host_boot: [u8; 16],
     /// When a silent peer is asked, and when it is given up.
     pub heartbeat: HeartbeatTimes,
+    /// Where changes wait for mirrors that follow behind.
+    pub journals: Journals,
 }
 
 /// One group on its thread: the only way to its machine.
@@ -94,12 +102,11 @@ pub struct Group {
     name: String,
     identity: Identity,
     core: RefCell<Core>,
-    stores: Vec<Rc<dyn Store>>,
-    volumes: Vec<VolumeId>,
     dialer: Rc<dyn Dialer>,
     clock: Rc<dyn Clock>,
     spawn: Spawn,
     heartbeat: HeartbeatTimes,
+    journals: Journals,
     started: Instant,
     hosts: RefCell<CancellationToken>,
     stopping: CancellationToken,
@@ -111,6 +118,8 @@ pub struct Group {
 struct Core {
     machine: Machine,
     slab: Slab,
+    /// The volumes, by the machine's index.
+    members: Vec<members::Member>,
     ledger: Rc<dyn Ledger>,
     generations: Rc<dyn Generations>,
     notes: Rc<dyn Fn(Note)>,
@@ -121,9 +130,12 @@ struct Core {
     /// By volume: what this turn submits.
     batches: Vec<Vec<Request>>,
     rounds: HashMap<u64, inbox::Round>,
+    removal: points::Removal,
     legs: [Option<leg::LegPort>; LegId::COUNT],
     /// When each mirror was last heard, over its attempts, in Unix milliseconds.
     leg_memory: [Option<u64>; LegId::COUNT],
+    /// The last verification of each mirror that came to its end.
+    certificates: [Option<Verified>; LegId::COUNT],
     upstream_heard: Option<u64>,
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,
@@ -153,8 +165,9 @@ impl Group {
     /// A volume of the group as its hosts see it.
     #[must_use]
     pub fn volume(self: &Rc<Self>, volume: VolumeId) -> Option<Rc<dyn block::Volume>> {
-        let index = self.volumes.iter().position(|id| *id == volume)?;
-        Some(Rc::new(host::Handle::new(Rc::clone(self), index)))
+        let core = self.core.borrow();
+        let member = core.members.iter().find(|member| member.id == volume)?;
+        Some(Rc::new(host::Handle::new(Rc::clone(self), member)))
     }
 
     /// Cancelled when every host must be dropped: the gateway lost the right to serve them, or
@@ -179,6 +192,11 @@ impl Group {
     /// # Cancellation
     /// Safe: the command goes on, its answer is dropped.
     pub async fn command(self: &Rc<Self>, command: Command) -> Result<(), Refusal> {
+        self.ask(|_core| Event::Command(command)).await
+    }
+
+    /// Lets the machine know what an operator wants, and waits for its answer.
+    async fn ask(self: &Rc<Self>, event: impl FnOnce(&mut Core) -> Event) -> Result<(), Refusal> {
         let (answer, waiting) = oneshot::channel();
         {
             let mut core = self.core.borrow_mut();
@@ -186,7 +204,8 @@ impl Group {
                 return Err(Refusal::Busy);
             }
             core.waiter = Some(answer);
-            core.events.push(Event::Command(command));
+            let event = event(&mut core);
+            core.events.push(event);
         }
         self.turn();
         waiting.await.unwrap_or(Err(Refusal::Interrupted))
@@ -214,12 +233,9 @@ impl Group {
             return Err(if latched { IoError::Latched } else { IoError::ShuttingDown });
         }
         let mut first = Ok(());
-        for store in &self.stores {
-            let (queue, mut answers) = (Completions::new(), Vec::new());
-            store.close(queue.ticket(0));
-            poll_fn(|context| queue.poll_ready(context)).await;
-            queue.take(&mut answers);
-            first = answers.remove(0).result.map(|_| ()).and(first);
+        let members = self.core.borrow().members.clone();
+        for member in members {
+            first = member.close().await.and(first);
         }
         first
     }
@@ -284,18 +300,20 @@ impl Core {
                 self.machine.supply(self.generations.next());
             }
             self.release_reads();
+            self.dismiss_when_ready();
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
                 self.machine.apply(event, &mut self.effects);
-                if self.machine.wants_supply() {
+                while self.machine.wants_supply() {
                     self.machine.supply(self.generations.next());
                 }
             }
             self.events = events;
             self.perform(group);
-            self.submit(group);
+            self.submit();
             self.take_completions(group);
-            if self.events.is_empty() {
+            self.work_journals(group);
+            if self.events.is_empty() && self.machine.ready_to_dismiss().is_none() {
                 break;
             }
         }
@@ -311,11 +329,35 @@ impl Core {
         }
     }
 
+    /// Sends on what waits in the send journals, and moves what is too much for memory.
+    fn work_journals(&mut self, group: &Rc<Group>) {
+        for leg in LegId::all() {
+            let Some(port) = self.legs[leg.index()].as_mut() else { continue };
+            if port.journal.is_empty() {
+                continue;
+            }
+            port.pump();
+            loop {
+                match port.journal.begin_io() {
+                    Ok(Some(io)) => {
+                        let task = journal::run(Rc::clone(group), leg, port.attempt, io);
+                        (group.spawn)(Box::pin(task));
+                    }
+                    Ok(None) => break,
+                    Err(_) => {
+                        self.events.push(Event::JournalFailed { leg });
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// One batch per store.
-    fn submit(&mut self, group: &Rc<Group>) {
-        for (store, batch) in group.stores.iter().zip(&mut self.batches) {
+    fn submit(&mut self) {
+        for (member, batch) in self.members.iter().zip(&mut self.batches) {
             if !batch.is_empty() {
-                store.submit(batch);
+                member.store.submit(batch);
                 debug_assert!(batch.is_empty(), "a store takes the whole batch");
             }
         }

@@ -11,9 +11,11 @@
 #![warn(missing_docs)]
 
 mod activity;
+mod certificate;
 mod command;
 mod dirty;
 mod driver;
+mod limits;
 mod lineage;
 mod locks;
 pub mod machine;
@@ -21,17 +23,22 @@ pub mod metrics;
 mod mode;
 mod policy;
 mod record;
+mod regroup;
 mod status;
 
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
-    Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, LocalFuture, OpenError, Parts,
-    Spawn, found_primary, found_secondary,
+    Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
+    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_primary, found_secondary,
 };
+pub use limits::GROUP_VOLUMES_MAX;
+pub use machine::{JournalLimits, Spell};
 pub use mode::Mode;
-pub use policy::{ACK_DEADLINE_MS, Failover, OnSlow, Policy, Recovery, Split};
+pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
+pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
-    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState,
-    SessionStatus, UpstreamStatus, VolumeStatus, WitnessStatus,
+    Cause, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus, LinkState,
+    Phase, PointStatus, Role, Serving, SessionState, SessionStatus, UpstreamStatus, Verified,
+    Verifying, VolumeStatus, WitnessStatus,
 };

@@ -7,34 +7,46 @@
 //!         │  └──────── the mirror took over ─────┼───┼────────────────┘   │
 //!         │                                      │   └── it did not ──────┘
 //!         └── Open of a higher epoch ── Fenced ◀─┘ a higher epoch is heard of
+//!
+//!     Secondary ──Detach (its session is suspended)──▶ Detached ──Open──▶ Secondary
 //! ```
 //!
 //! A leg of a primary goes `Off ─▶ Dialing ─▶ Listing ─▶ Copying ─▶ Draining ─▶ Flushing ─▶ Voting
 //! ─▶ Joining ─▶ InSync`, and from any of these back to `Off` or `Dialing`; a leg that is in the
-//! in-sync set passes through `Leaving`, in which the set is recorded without it.
+//! in-sync set passes through `Leaving`, in which the set is recorded without it. A leg that is to
+//! follow behind goes from `Copying` or `InSync` to `Following` (see `cuts`).
 //!
 //! Invariant: no I/O, no clock, no task, no randomness. [`Machine::apply`] takes one [`Event`] and
 //! appends what must follow from it, in order; after each the assertions of `check` hold. The rules
 //! named in comments are those of `docs/SEMANTICS.md`.
 
+mod activate;
 mod command;
+mod compare;
 mod copy;
+mod cuts;
+mod detach;
 mod event;
 mod flush;
 mod leg;
 mod legs;
+mod members;
+mod modes;
+mod points;
 mod role;
 mod secondary;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod verify;
+mod vote;
 mod witness;
 mod write;
 
 use std::collections::VecDeque;
 
-use block::{Epoch, Generation, Geometry, GroupId, LegId, Quality, Seq, VolumeId};
+use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, VolumeId};
 
 use crate::activity::Activity;
 use crate::lineage::Lineage;
@@ -43,12 +55,14 @@ use crate::record::{Arbitrated, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
+pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Event, Note, Opening};
 use self::flush::Flushes;
-use self::leg::{Leg, LegSet};
+use self::leg::{Leg, LegSet, Stage};
+use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
-pub(crate) use self::snapshot::found;
+pub(crate) use self::snapshot::{Lacks, found};
 use self::witness::Arbiter;
 pub(crate) use self::witness::ReadLicence;
 pub use self::witness::Terms;
@@ -75,6 +89,10 @@ enum After {
     Followed(u64),
     /// This mirror's copy is now recorded as what it is; held messages may be applied.
     QualityKept,
+    /// A point that this mirror can go back to is recorded: the stream of this link goes on.
+    PointKept { link: u64, cut: Option<Seq> },
+    /// This mirror recorded that it goes back to its kept point.
+    RollbackIntended,
     /// This mirror is recorded as in sync.
     Promoted,
     /// This mirror is the primary: by handover, or by an operator.
@@ -87,6 +105,10 @@ enum After {
     Demoted,
     /// The fence is recorded.
     Fenced,
+    /// This copy is recorded as open to hosts on its own.
+    Detached,
+    /// Who belongs to the group is recorded.
+    MembersKept,
 }
 
 /// The part this gateway plays now.
@@ -96,7 +118,11 @@ enum Role {
     Yielding(role::Yielding),
     Secondary,
     Promoting(role::Promoting),
-    Fenced { by: Epoch },
+    Fenced {
+        by: Epoch,
+    },
+    /// An operator opened this mirror's copy to hosts while its session is suspended.
+    Detached,
 }
 
 #[derive(Debug)]
@@ -122,9 +148,16 @@ pub struct Machine {
     role: Role,
     /// What the record that was last asked for says of our role.
     recorded_role: RoleRecord,
+    /// Whether the copy was detached since it last followed a primary: its own writes are known.
+    recorded_detached: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
     upstream: Option<Upstream>,
+    /// What the primary that was followed last said of its mode, and of what this copy may lack.
+    upstream_mode: Mode,
+    lag_heard_ms: Option<u32>,
+    points: Points,
+    journal: JournalLimits,
     writes: Writes,
     flushes: Flushes,
     /// Requests that wait until hosts are served again.
@@ -165,6 +198,8 @@ pub struct Machine {
     arbiter: Option<Box<Arbiter>>,
     /// What the record says of a witness.
     arbitrated: Arbitrated,
+    /// A volume is leaving the group: hosts are held.
+    dismissal: Option<members::Dismissal>,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }
@@ -183,8 +218,8 @@ impl Machine {
     /// Takes one event and appends what must follow from it, in order.
     pub fn apply(&mut self, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Change { write, volume, extent } => {
-                self.on_change(write, volume, extent, out);
+            Event::Change { write, volume, extent, payload } => {
+                self.on_change(write, (volume, extent, payload), out);
             }
             Event::Flush { write, volume } => self.on_flush(write, volume, out),
             Event::Applied { write, result } => self.on_applied(write, result, out),
@@ -195,6 +230,13 @@ impl Machine {
             Event::Listed { leg, mapped } => self.on_listed(leg, &mapped),
             Event::Disconnected { leg, cause } => self.on_disconnected(leg, cause, out),
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
+            Event::CopyQueued { leg, copy, seq } => self.on_copy_queued(leg, copy, seq, out),
+            Event::JournalFailed { leg } => self.on_journal_failed(leg, out),
+            Event::LinkVersion { leg, version } => {
+                if let Some(state) = self.leg_mut(leg) {
+                    state.version = version;
+                }
+            }
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
             Event::Incoming { write, seq, volume, extent, resync } => {
@@ -204,6 +246,19 @@ impl Machine {
             Event::Told { message } => self.on_told(message, out),
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
+            Event::Snapshotted { result, unix_ms } => self.on_snapshotted(result, unix_ms, out),
+            Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
+            Event::Changed { result } => self.on_changed(result, out),
+            Event::RolledBack { result } => self.on_rolled_back(result, out),
+            Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
+            Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
+            Event::Enlist { volume, sessions, records } => {
+                self.on_enlist(&volume, &sessions, records, out);
+            }
+            Event::Dismiss { volume, group, name, records } => {
+                self.on_dismiss(volume, (group, name), records, out);
+            }
+            Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
             Event::Arbitrated { number, outcome } => self.on_arbitrated(number, outcome, out),
             Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
@@ -223,7 +278,7 @@ impl Machine {
     /// Whether [`Self::supply`] should be called.
     #[must_use]
     pub fn wants_supply(&self) -> bool {
-        self.spares.len() < 2 * LegId::COUNT
+        self.spares.len() < 2 * (LegId::COUNT + self.volumes.len())
     }
 
     /// Whether nothing is under way: no request, no flush, no record.
@@ -233,12 +288,13 @@ impl Machine {
             && self.records.is_empty()
             && self.activity_round.is_none()
             && self.flushes.is_idle()
+            && self.points.is_idle()
     }
 
     /// Whether hosts may be attached.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.role == Role::Primary
+        matches!(self.role, Role::Primary | Role::Detached)
             && self.awaiting.is_empty()
             && !self.latched
             && !self.waits_for_witness()
@@ -247,7 +303,7 @@ impl Machine {
     /// Whether a read may be answered from the copy here.
     #[must_use]
     pub fn may_read(&self) -> bool {
-        matches!(self.role, Role::Primary | Role::Yielding(_)) && !self.latched
+        matches!(self.role, Role::Primary | Role::Yielding(_) | Role::Detached) && !self.latched
     }
 
     /// Whether a change there could go straight to the store: nobody mirrors it, nothing is held
@@ -256,6 +312,7 @@ impl Machine {
     pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
         self.is_serving()
             && !self.beginning
+            && self.dismissal.is_none()
             && self.live.is_empty()
             && self.counting.is_empty()
             && self.legs.iter().all(Option::is_none)
@@ -274,11 +331,15 @@ impl Machine {
                 self.advance_leg(leg, out);
             }
         }
+        self.advance_point(out);
         self.advance_role(out);
         self.arbitrate(out);
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
+            // What was let through may need a round of its own, and no event may follow for long.
+            self.begin_activity_round(out);
+            self.begin_flush_round(out);
         }
     }
 
@@ -293,10 +354,25 @@ impl Machine {
                 "an acknowledgement waits for every in-sync leg (rule 1)"
             );
             assert_eq!(leg.stage.is_live(), self.live.has(bit), "one truth about what is live");
+            assert!(
+                !leg.journaled || !(leg.in_set || self.counting.has(bit)),
+                "what nothing waits for holds nobody's acknowledged writes (rule 1)"
+            );
+            assert!(
+                leg.stage != Stage::Following || leg.journaled || leg.stepping_down,
+                "what follows behind is not waited for, or is about to be no more"
+            );
         }
+        assert!(
+            self.quality != Quality::Consistent || self.points.kept().is_some(),
+            "a copy that follows behind keeps its newest cut (rule 8)"
+        );
         match self.role {
-            Role::Primary | Role::Yielding(_) => self.check_witness(),
-            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } => {
+            Role::Primary | Role::Yielding(_) => {
+                assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
+                self.check_witness();
+            }
+            Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } | Role::Detached => {
                 assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
                 assert!(self.counting.is_empty(), "only a primary waits for mirrors");
             }
@@ -327,10 +403,25 @@ impl Machine {
 
     /// Asks for the group's record to be replaced; `after` happens when it is durable.
     fn keep(&mut self, after: After, out: &mut Vec<Effect>) {
+        self.keep_with(after, Vec::new(), out);
+    }
+
+    /// The same, together with other records.
+    fn keep_with(&mut self, after: After, more: members::Records, out: &mut Vec<Effect>) {
+        self.plan_points();
         let mut records = vec![self.group_record()];
-        if matches!(after, After::DirtyKept | After::LegLeft(_) | After::LegJoined(_)) {
+        if matches!(
+            after,
+            After::DirtyKept
+                | After::LegLeft(_)
+                | After::LegJoined(_)
+                | After::MembersKept
+                | After::RollbackIntended
+                | After::TookOver { .. }
+        ) {
             self.push_dirty_records(&mut records);
         }
+        records.extend(more);
         let number = self.next_record;
         self.next_record += 1;
         self.records.push_back((number, after));
@@ -360,13 +451,18 @@ impl Machine {
             After::DirtyKept => self.dirty_kept(out),
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),
+            After::PointKept { link, cut } => self.point_kept(link, cut, out),
+            After::RollbackIntended => self.roll_back(out),
             After::Promoted => self.promoted(out),
             After::TookOver { handover } => self.took_over(handover, out),
             After::Yielded => self.yielded(out),
             After::Unyielded => self.unyielded(out),
             After::Demoted => self.finish_command(Ok(()), out),
             After::Fenced => {}
+            After::Detached => self.detached(out),
+            After::MembersKept => self.members_kept(out),
         }
+        self.remove_unneeded(out);
     }
 
     /// The local copy or ledger failed: nothing is acknowledged from it any more (rule 11).
@@ -374,77 +470,14 @@ impl Machine {
         if !self.latched {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
+            // What the next start finds here is no better than after a loss of power (rule 4).
+            self.host_boot = [0; 16];
+            self.keep(After::Nothing, out);
         }
+        self.drop_dismissal();
         self.fail_everything(block::IoError::Latched, out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);
-        }
-    }
-
-    fn begin_activity_round(&mut self, out: &mut Vec<Effect>) {
-        if self.activity_round.is_some() || self.latched {
-            return;
-        }
-        let idle = std::mem::take(&mut self.retire_idle);
-        let renew = |activity: &Activity| activity.needs_round() || idle && activity.has_idle();
-        if !self.volumes.iter().any(|volume| renew(&volume.activity)) {
-            return;
-        }
-        let mut keeping_dirty = false;
-        let mut sets = Vec::new();
-        for (index, volume) in self.volumes.iter_mut().enumerate() {
-            if renew(&volume.activity) {
-                let (set, evicted) = volume.activity.begin_round();
-                keeping_dirty |= evicted;
-                sets.push((index, set));
-            }
-        }
-        keeping_dirty |= std::mem::take(&mut self.unkept);
-        // An unmirrored group has no dirty map that could be forgotten with an extent.
-        keeping_dirty &= self.legs.iter().any(Option::is_some);
-        let number = self.next_record;
-        self.next_record += 1;
-        self.activity_round = Some(ActivityRound { number, sets, keeping_dirty });
-        if keeping_dirty {
-            self.keep(After::DirtyKept, out);
-        } else {
-            self.record_activity(out);
-        }
-    }
-
-    fn dirty_kept(&mut self, out: &mut Vec<Effect>) {
-        if self.activity_round.as_ref().is_some_and(|round| round.keeping_dirty) {
-            self.record_activity(out);
-        }
-    }
-
-    fn record_activity(&mut self, out: &mut Vec<Effect>) {
-        let round = self.activity_round.as_mut().expect("a round was begun");
-        round.keeping_dirty = false;
-        out.push(Effect::Activate { round: round.number, sets: std::mem::take(&mut round.sets) });
-    }
-
-    fn on_activated(
-        &mut self,
-        number: u64,
-        result: Result<(), block::IoError>,
-        out: &mut Vec<Effect>,
-    ) {
-        let round = self.activity_round.take().expect("a round was begun");
-        assert_eq!(round.number, number, "one activity round at a time");
-        if let Err(error) = result {
-            self.latch(error, out);
-            return;
-        }
-        for index in 0..self.volumes.len() {
-            let volume = &mut self.volumes[index];
-            if volume.activity.is_recording() {
-                volume.activity.end_round();
-            }
-            let parked = std::mem::take(&mut volume.parked);
-            for write in parked {
-                self.launch_or_park(write, out);
-            }
         }
     }
 }

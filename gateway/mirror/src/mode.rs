@@ -4,14 +4,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use block::IoError;
-
-/// How a session copies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Every change is on every in-sync copy before it is acknowledged: RPO 0.
-    #[default]
-    Sync,
-}
+pub use block::Mode;
 
 /// How far a change has come.
 #[derive(Clone, Copy, Debug)]
@@ -35,18 +28,15 @@ pub(crate) enum Decision {
     Fail(IoError),
 }
 
-impl Mode {
-    /// Decides over one change.
-    pub(crate) fn decide(self, progress: &Progress) -> Decision {
-        match self {
-            Self::Sync => match progress.local {
-                None => Decision::Wait,
-                Some(Err(error)) => Decision::Fail(error),
-                Some(Ok(())) if progress.waiting_for > 0 => Decision::Wait,
-                Some(Ok(())) if progress.halted => Decision::Fail(IoError::Halted),
-                Some(Ok(())) => Decision::Acknowledge,
-            },
-        }
+/// Decides over one change. The copies that count are those of sessions in mode `sync`: the others
+/// get the change through their send journals, and nobody waits for them.
+pub(crate) fn decide(progress: &Progress) -> Decision {
+    match progress.local {
+        None => Decision::Wait,
+        Some(Err(error)) => Decision::Fail(error),
+        Some(Ok(())) if progress.waiting_for > 0 => Decision::Wait,
+        Some(Ok(())) if progress.halted => Decision::Fail(IoError::Halted),
+        Some(Ok(())) => Decision::Acknowledge,
     }
 }
 
@@ -56,9 +46,7 @@ mod tests {
 
     #[test]
     fn sync_waits_for_every_copy_that_counts() {
-        let decide = |local, waiting_for, halted| {
-            Mode::Sync.decide(&Progress { local, waiting_for, halted })
-        };
+        let decide = |local, waiting_for, halted| decide(&Progress { local, waiting_for, halted });
         assert_eq!(decide(None, 0, false), Decision::Wait);
         assert_eq!(decide(Some(Ok(())), 1, false), Decision::Wait);
         assert_eq!(decide(Some(Ok(())), 0, false), Decision::Acknowledge);

@@ -1,5 +1,7 @@
 //! The policies of a session, remembered across everything.
 
+use block::Mode;
+
 /// What happens to host writes when a mirror is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Split {
@@ -28,6 +30,8 @@ pub enum OnSlow {
     Error,
     /// Hosts wait for as long as the mirror is connected.
     Block,
+    /// The session goes on as in mode `consistency`, and back by itself once the mirror keeps up.
+    Degrade,
 }
 
 /// What happens when a mirror loses its primary for good. Needs a witness.
@@ -43,6 +47,8 @@ pub enum Failover {
 /// The policies of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
+    /// How it copies.
+    pub mode: Mode,
     /// On loss.
     pub split: Split,
     /// On return.
@@ -53,7 +59,14 @@ pub struct Policy {
     pub failover: Failover,
     /// How long an in-sync mirror may take to acknowledge a change, in milliseconds.
     pub ack_deadline_ms: u64,
+    /// From one cut to the next in mode `consistency`, in milliseconds.
+    pub cut_interval_ms: u64,
+    /// From one transfer to the next in mode `stack`, in seconds; 0: only by command.
+    pub transfer_every_s: u64,
 }
+
+/// A snapshot and a record at the mirror each: an RPO of about a second costs it one percent.
+pub const CUT_INTERVAL_MS: u64 = 1_000;
 
 /// Under a host's usual 30 s, with room for a retry; between Longhorn's 8 s and DRBD's 42 s.
 pub const ACK_DEADLINE_MS: u64 = 8_000;
@@ -61,11 +74,14 @@ pub const ACK_DEADLINE_MS: u64 = 8_000;
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            mode: Mode::default(),
             split: Split::default(),
             recovery: Recovery::default(),
             on_slow: OnSlow::default(),
             failover: Failover::default(),
             ack_deadline_ms: ACK_DEADLINE_MS,
+            cut_interval_ms: CUT_INTERVAL_MS,
+            transfer_every_s: 0,
         }
     }
 }

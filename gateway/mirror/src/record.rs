@@ -6,15 +6,22 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
-use block::{Epoch, GatewayId, Generation, GroupId, Quality, SessionId, VolumeId};
+mod points;
+
+use block::{
+    Epoch, GatewayId, Generation, GroupId, Mode, Quality, SessionId, SnapshotId, VolumeId,
+};
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::lineage::Lineage;
-use crate::policy::{Failover, OnSlow, Policy, Recovery, Split};
+use crate::policy::{CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
+
+pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
 
 const MAGIC: [u8; 4] = *b"TwG1";
-const VERSION: u16 = 2;
+/// Version 1 had one mode and no kept points, version 2 no witness.
+const VERSION: u16 = 3;
 
 /// CRC32C of bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -47,6 +54,8 @@ pub(crate) enum RoleRecord {
     Fenced {
         by: Epoch,
     },
+    /// A mirror whose copy an operator opened to hosts while its session is suspended.
+    Detached,
 }
 
 /// Whether a group is under a witness, as it is recorded.
@@ -76,6 +85,11 @@ pub(crate) struct LegRecord {
     pub(crate) awaiting_reprotect: bool,
     /// The history from which our dirty map counts; `None`: only a full copy helps.
     pub(crate) base: Option<Generation>,
+    /// Whether an operator stopped it.
+    pub(crate) suspended: bool,
+    /// This gateway took over from that one and went back to a kept point for it: so many bytes of
+    /// what the other has were given up here.
+    pub(crate) lossy: Option<u64>,
 }
 
 /// The gateway at the other end: the primary that a mirror follows.
@@ -100,8 +114,34 @@ pub(crate) struct GroupRecord {
     pub(crate) upstream: Option<UpstreamRecord>,
     /// The kernel's boot id when it was written: whether the page cache can have survived.
     pub(crate) host_boot: [u8; 16],
-    /// Whether the group is under a witness. Since version 2.
+    pub(crate) points: PointsRecord,
+    /// Whether the group is under a witness.
     pub(crate) arbitrated: Arbitrated,
+}
+
+impl PointsRecord {
+    /// What is left of the points when these are the volumes. A kept point that does not cover all
+    /// of them is none; what there is of it is not needed.
+    pub(crate) fn of(&self, volumes: &[VolumeId]) -> Self {
+        let part = |snapshots: &Snapshots| -> Snapshots {
+            let of = |volume| snapshots.iter().find(|(id, _)| id == volume).copied();
+            volumes.iter().filter_map(of).collect()
+        };
+        let mut points = Self { unneeded: part(&self.unneeded), ..self.clone() };
+        if let Some(kept) = &mut points.kept {
+            kept.snapshots = part(&kept.snapshots);
+        }
+        let partial = |kept: &mut Kept| kept.snapshots.len() < volumes.len();
+        if let Some(kept) = points.kept.take_if(partial) {
+            points.unneeded.extend(kept.snapshots);
+            points.rolling_back = false;
+        }
+        for discarded in &mut points.discarded {
+            discarded.snapshots = part(&discarded.snapshots);
+        }
+        points.discarded.retain(|discarded| !discarded.snapshots.is_empty());
+        points
+    }
 }
 
 /// Where the ledger keeps the record of a group.
@@ -112,6 +152,12 @@ pub(crate) fn group_key(group: GroupId) -> String {
 /// Where the ledger keeps what one mirror lacks of one volume.
 pub(crate) fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
     format!("dirty/{group}/{gateway}/{volume}")
+}
+
+/// Where the ledger says that a mirror has nothing of a volume yet: it is emptied there before it is
+/// copied. There is something under it, or there is not.
+pub(crate) fn fresh_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+    format!("fresh/{group}/{gateway}/{volume}")
 }
 
 // === impl GroupRecord ===
@@ -135,12 +181,10 @@ impl GroupRecord {
                 w.u8(4);
                 w.u64(by.get());
             }
+            RoleRecord::Detached => w.u8(5),
         }
         w.u64(self.epoch.get());
-        w.option(self.lineage.as_ref(), |w, lineage| {
-            w.uuid(lineage.current.uuid());
-            w.list(&lineage.ancestors, |w, generation| w.uuid(generation.uuid()));
-        });
+        w.option(self.lineage.as_ref(), Writer::lineage);
         w.u8(quality_code(self.quality));
         w.list(&self.legs, |w, leg| w.option(leg.as_ref(), Writer::leg));
         w.option(self.upstream.as_ref(), |w, upstream| {
@@ -149,6 +193,7 @@ impl GroupRecord {
             w.list(&upstream.sessions, |w, session| w.uuid(session.uuid()));
         });
         w.0.extend(self.host_boot);
+        w.points(&self.points);
         w.u8(match self.arbitrated {
             Arbitrated::No => 0,
             Arbitrated::Intended => 1,
@@ -164,8 +209,9 @@ impl GroupRecord {
         if crc32c(body) != u32::from_le_bytes(*crc) {
             return Err(RecordError::Damaged);
         }
-        let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?);
+        let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
         let version = u16::from_le_bytes(r.take()?);
+        r.1 = version;
         if version > VERSION {
             return Err(RecordError::Newer(version));
         }
@@ -181,17 +227,13 @@ impl GroupRecord {
                 },
                 3 => RoleRecord::Secondary,
                 4 => RoleRecord::Fenced { by: Epoch::new(r.u64()?) },
+                5 => RoleRecord::Detached,
                 _ => return Err(RecordError::Damaged),
             },
             epoch: Epoch::new(r.u64()?),
-            lineage: r.option(|r| {
-                Ok(Lineage {
-                    current: Generation::from_uuid(r.uuid()?),
-                    ancestors: r.list(|r| r.uuid().map(Generation::from_uuid))?,
-                })
-            })?,
+            lineage: r.option(Reader::lineage)?,
             quality: quality_of(r.u8()?)?,
-            legs: r.list(|r| r.option(|r| r.leg(version)))?,
+            legs: r.list(|r| r.option(Reader::leg))?,
             upstream: r.option(|r| {
                 Ok(UpstreamRecord {
                     gateway: GatewayId::from_uuid(r.uuid()?),
@@ -200,7 +242,8 @@ impl GroupRecord {
                 })
             })?,
             host_boot: r.take()?,
-            arbitrated: if version < 2 { Arbitrated::No } else { arbitrated_of(r.u8()?)? },
+            points: if version == 1 { PointsRecord::default() } else { r.points()? },
+            arbitrated: if r.1 < 3 { Arbitrated::No } else { arbitrated_of(r.u8()?)? },
         };
         if r.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
     }
@@ -222,6 +265,7 @@ fn quality_code(quality: Quality) -> u8 {
         Quality::Outdated => 3,
         Quality::InSync => 4,
         Quality::Source => 5,
+        Quality::Consistent => 6,
     }
 }
 
@@ -232,6 +276,7 @@ fn quality_of(code: u8) -> Result<Quality, RecordError> {
         3 => Ok(Quality::Outdated),
         4 => Ok(Quality::InSync),
         5 => Ok(Quality::Source),
+        6 => Ok(Quality::Consistent),
         _ => Err(RecordError::Damaged),
     }
 }
@@ -274,23 +319,65 @@ impl Writer {
         }
     }
 
+    fn lineage(&mut self, lineage: &Lineage) {
+        self.uuid(lineage.current.uuid());
+        self.list(&lineage.ancestors, |w, generation| w.uuid(generation.uuid()));
+    }
+
+    fn snapshots(&mut self, snapshots: &Snapshots) {
+        self.list(snapshots, |w, (volume, snapshot)| {
+            w.uuid(volume.uuid());
+            w.uuid(snapshot.uuid());
+        });
+    }
+
+    fn points(&mut self, points: &PointsRecord) {
+        self.option(points.kept.as_ref(), |w, kept| {
+            w.snapshots(&kept.snapshots);
+            w.u8(quality_code(kept.quality));
+            w.option(kept.lineage.as_ref(), Writer::lineage);
+            w.u64(kept.unix_ms);
+        });
+        self.list(&points.discarded, |w, discarded| {
+            w.snapshots(&discarded.snapshots);
+            w.u64(discarded.bytes);
+            w.u64(discarded.unix_ms);
+        });
+        self.snapshots(&points.unneeded);
+        self.u8(u8::from(points.rolling_back));
+    }
+
     fn leg(&mut self, leg: &LegRecord) {
         self.uuid(leg.gateway.uuid());
         self.text(&leg.site);
         self.list(&leg.sessions, |w, session| w.uuid(session.uuid()));
         self.u8(u8::from(leg.policy.split == Split::Manual));
         self.u8(u8::from(leg.policy.recovery == Recovery::Manual));
-        self.u8(u8::from(leg.policy.on_slow == OnSlow::Block));
+        self.u8(match leg.policy.on_slow {
+            OnSlow::Error => 0,
+            OnSlow::Block => 1,
+            OnSlow::Degrade => 2,
+        });
         self.u64(leg.policy.ack_deadline_ms);
         self.u8(u8::from(leg.in_sync));
         self.u8(u8::from(leg.wanted));
         self.u8(u8::from(leg.awaiting_reprotect));
         self.option(leg.base.as_ref(), |w, base| w.uuid(base.uuid()));
+        self.u8(match leg.policy.mode {
+            Mode::Sync => 0,
+            Mode::Consistency => 1,
+            Mode::Stack => 2,
+        });
+        self.u64(leg.policy.cut_interval_ms);
+        self.u64(leg.policy.transfer_every_s);
+        self.u8(u8::from(leg.suspended));
+        self.option(leg.lossy.as_ref(), |w, bytes| w.u64(*bytes));
         self.u8(u8::from(leg.policy.failover == Failover::Automatic));
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// The bytes that are left, and the version that they were written in.
+struct Reader<'a>(&'a [u8], u16);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
@@ -347,24 +434,78 @@ impl Reader<'_> {
         if self.flag()? { each(self).map(Some) } else { Ok(None) }
     }
 
-    fn leg(&mut self, version: u16) -> Result<LegRecord, RecordError> {
+    fn lineage(&mut self) -> Result<Lineage, RecordError> {
+        Ok(Lineage {
+            current: Generation::from_uuid(self.uuid()?),
+            ancestors: self.list(|r| r.uuid().map(Generation::from_uuid))?,
+        })
+    }
+
+    fn snapshots(&mut self) -> Result<Snapshots, RecordError> {
+        self.list(|r| Ok((VolumeId::from_uuid(r.uuid()?), SnapshotId::from_uuid(r.uuid()?))))
+    }
+
+    fn points(&mut self) -> Result<PointsRecord, RecordError> {
+        Ok(PointsRecord {
+            kept: self.option(|r| {
+                Ok(Kept {
+                    snapshots: r.snapshots()?,
+                    quality: quality_of(r.u8()?)?,
+                    lineage: r.option(Reader::lineage)?,
+                    unix_ms: r.u64()?,
+                })
+            })?,
+            discarded: self.list(|r| {
+                let snapshots = r.snapshots()?;
+                Ok(Discarded { snapshots, bytes: r.u64()?, unix_ms: r.u64()? })
+            })?,
+            unneeded: self.snapshots()?,
+            rolling_back: self.flag()?,
+        })
+    }
+
+    fn leg(&mut self) -> Result<LegRecord, RecordError> {
         let mut leg = LegRecord {
             gateway: GatewayId::from_uuid(self.uuid()?),
             site: self.text()?,
             sessions: self.list(|r| r.uuid().map(SessionId::from_uuid))?,
             policy: Policy {
+                mode: Mode::Sync,
                 split: if self.flag()? { Split::Manual } else { Split::Automatic },
                 recovery: if self.flag()? { Recovery::Manual } else { Recovery::Automatic },
-                on_slow: if self.flag()? { OnSlow::Block } else { OnSlow::Error },
+                on_slow: match self.u8()? {
+                    0 => OnSlow::Error,
+                    1 => OnSlow::Block,
+                    2 if self.1 > 1 => OnSlow::Degrade,
+                    _ => return Err(RecordError::Damaged),
+                },
                 ack_deadline_ms: self.u64()?,
+                cut_interval_ms: CUT_INTERVAL_MS,
+                transfer_every_s: 0,
                 failover: Failover::Manual,
             },
             in_sync: self.flag()?,
             wanted: self.flag()?,
             awaiting_reprotect: self.flag()?,
             base: self.option(|r| r.uuid().map(Generation::from_uuid))?,
+            suspended: false,
+            lossy: None,
         };
-        if version >= 2 && self.flag()? {
+        if self.1 == 1 {
+            leg.suspended = !leg.wanted && !leg.awaiting_reprotect;
+            return Ok(leg);
+        }
+        leg.policy.mode = match self.u8()? {
+            0 => Mode::Sync,
+            1 => Mode::Consistency,
+            2 => Mode::Stack,
+            _ => return Err(RecordError::Damaged),
+        };
+        leg.policy.cut_interval_ms = self.u64()?;
+        leg.policy.transfer_every_s = self.u64()?;
+        leg.suspended = self.flag()?;
+        leg.lossy = self.option(Self::u64)?;
+        if self.1 > 2 && self.flag()? {
             leg.policy.failover = Failover::Automatic;
         }
         Ok(leg)
@@ -391,7 +532,9 @@ mod tests {
                     site: "west".to_owned(),
                     sessions: vec![SessionId::of(6)],
                     policy: Policy {
+                        mode: Mode::Consistency,
                         split: Split::Manual,
+                        on_slow: OnSlow::Degrade,
                         failover: Failover::Automatic,
                         ..Policy::default()
                     },
@@ -399,10 +542,27 @@ mod tests {
                     wanted: true,
                     awaiting_reprotect: false,
                     base: Some(Generation::of(5)),
+                    suspended: false,
+                    lossy: Some(4096),
                 }),
             ],
             upstream: None,
             host_boot: [9; 16],
+            points: PointsRecord {
+                kept: Some(Kept {
+                    snapshots: vec![(VolumeId::of(2), SnapshotId::of(10))],
+                    quality: Quality::InSync,
+                    lineage: Some(Lineage::new(Generation::of(4), Vec::new())),
+                    unix_ms: 77,
+                }),
+                discarded: vec![Discarded {
+                    snapshots: vec![(VolumeId::of(2), SnapshotId::of(11))],
+                    bytes: 8192,
+                    unix_ms: 78,
+                }],
+                unneeded: vec![(VolumeId::of(2), SnapshotId::of(12))],
+                rolling_back: true,
+            },
             arbitrated: Arbitrated::Claimed,
         }
     }
@@ -420,34 +580,53 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_version_1_wrote() {
-        let hex = concat!(
-            "54774731010000000000000000000000000000000001060000006f7264657273010000000000000000000000",
-            "0000000000000002020000000000000000000000000000000308000000000000000700000000000000010000",
-            "0000000000000000000000000004010000000000000000000000000000000000000505020000000001000000",
-            "0000000000000000000000000304000000776573740100000000000000000000000000000000000006010000",
-            "401f000000000000010100010000000000000000000000000000000500090909090909090909090909090909",
-            "09d374152a",
-        );
-        let digits = hex.as_bytes().as_chunks::<2>().0.iter();
-        let bytes: Vec<u8> = digits
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect();
-        let mut expected = sample();
-        expected.arbitrated = Arbitrated::No;
-        if let Some(leg) = &mut expected.legs[1] {
-            leg.policy.failover = Failover::Manual;
-        }
-        assert_eq!(GroupRecord::decode(&bytes), Ok(expected));
-    }
-
-    #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
-        bytes[4] = 3;
+        bytes[4] = 4;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(3)));
+        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(4)));
+    }
+
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let digits = hex.chars().filter_map(|c| c.to_digit(16));
+        let digits: Vec<u8> = digits.map(|digit| u8::try_from(digit).unwrap()).collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    /// What version 2 could say of the sample.
+    fn sample_2() -> GroupRecord {
+        let mut record = sample();
+        record.arbitrated = Arbitrated::No;
+        record.legs[1].as_mut().unwrap().policy.failover = Failover::Manual;
+        record
+    }
+
+    /// The bytes of version 1: what an older release left behind is read, and means what it did.
+    #[test]
+    fn reads_the_bytes_of_version_1() {
+        let mut expected = sample_2();
+        expected.points = PointsRecord::default();
+        let leg = expected.legs[1].as_mut().unwrap();
+        leg.lossy = None;
+        leg.policy = Policy { split: Split::Manual, on_slow: OnSlow::Block, ..Policy::default() };
+        let bytes = bytes_of(include_str!("record_1.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(expected));
+    }
+
+    /// The bytes of version 2, which knew no witness.
+    #[test]
+    fn reads_the_bytes_of_version_2() {
+        let bytes = bytes_of(include_str!("record_2.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(sample_2()));
+    }
+
+    /// The bytes that are written now.
+    #[test]
+    fn writes_and_reads_the_bytes_of_version_3() {
+        let bytes = bytes_of(include_str!("record_3.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(sample()));
+        assert_eq!(sample().encode(), bytes);
     }
 }

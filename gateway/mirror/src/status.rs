@@ -3,8 +3,11 @@
 //! Invariant: what is not known is `None`, never zero. Times are milliseconds of the gateway's
 //! own clock ([`crate::Clock`]); ages are computed by whoever shows them.
 
-use block::{Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, VolumeId};
+use block::{
+    Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, SnapshotId, VolumeId,
+};
 
+use crate::machine::Spell;
 use crate::policy::Policy;
 
 /// Which part a gateway plays in a group.
@@ -44,6 +47,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync and must be reopened.
     Latched,
+    /// A mirror's copy, open to hosts on its own while its session is suspended.
+    Detached,
 }
 
 /// A session's status, in the words of the REC documents.
@@ -68,6 +73,8 @@ pub enum Phase {
     Copying,
     /// Both copies are identical.
     Equivalent,
+    /// The mirror goes from one whole cut to the next.
+    Following,
     /// Differences are tracked, nothing is copied.
     Tracking,
 }
@@ -94,6 +101,13 @@ pub enum Cause {
     MirrorFailed(block::IoError),
     /// The mirror did not acknowledge within the session's deadline.
     TooSlow,
+    /// Its send journal was full: it was slower than the hosts for too long.
+    JournalFull,
+    /// The mirror's gateway is of a release that knows no modes.
+    PeerTooOld {
+        /// The protocol version that it speaks.
+        version: u16,
+    },
     /// Both sides have writes that the other lacks.
     SplitBrain {
         /// Bytes that the mirror holds and this primary does not.
@@ -103,6 +117,8 @@ pub enum Cause {
     Refused(String),
     /// An operator suspended it.
     Operator,
+    /// The group is changed; it is opened again by itself.
+    Regrouped,
     /// The mirror took over, or must be told to follow: `reprotect`.
     AwaitingReprotect,
 }
@@ -135,6 +151,36 @@ pub struct SessionStatus {
     pub resync_copied_bytes: u64,
     /// Whether the running or last copy was a full one.
     pub full: bool,
+    /// Bytes that verifications found to differ since this gateway started.
+    pub mismatched_bytes: u64,
+}
+
+/// What a verification found: every mapped block of every volume of the group, read on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// When it ended, in Unix milliseconds; 0 until the driver has said so.
+    pub at_ms: u64,
+    /// The epoch at which it ran.
+    pub epoch: Epoch,
+    /// The history that was compared.
+    pub generation: Generation,
+    /// Blocks that were compared.
+    pub blocks: u64,
+    /// Of these, blocks that differed; they were copied again.
+    pub mismatched: u64,
+    /// Of these, blocks that could not be read at the source; they were left alone.
+    pub unreadable: u64,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verifying {
+    /// Blocks that there are to compare; what is listed so far while the lists come in.
+    pub total: u64,
+    /// Of these, blocks that were compared.
+    pub done: u64,
+    /// Of these, blocks that differed.
+    pub mismatched: u64,
 }
 
 /// One leg: the group's sessions to one mirror, seen from the primary.
@@ -156,14 +202,36 @@ pub struct LegStatus {
     pub link: LinkState,
     /// Why it is not Active and Equivalent, if it is not on its way there.
     pub cause: Option<Cause>,
-    /// Its policies.
+    /// The volume whose copy there failed, if that is the cause and it is known.
+    pub failed: Option<VolumeId>,
+    /// Its policies, its mode among them.
     pub policy: Policy,
+    /// Whether it follows behind because it was too slow, as in mode `consistency`.
+    pub degraded: bool,
+    /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, as far
+    /// as it is known here.
+    pub lag_ms: Option<u64>,
+    /// When the newest cut that the mirror keeps was cut.
+    pub cut_ms: Option<u64>,
+    /// Bytes of changes in the send journal, not yet on their way.
+    pub journal_bytes: u64,
+    /// Of these, the ones on disk.
+    pub spilled_bytes: u64,
+    /// Bytes that the send journal may hold.
+    pub journal_bytes_max: u64,
+    /// The times in which a mirror of mode `sync` did not have everything, oldest first; the last
+    /// 32 since the group was opened.
+    pub spells: Vec<Spell>,
     /// Its sessions.
     pub sessions: Vec<SessionStatus>,
     /// When the running or last copy began.
     pub resync_started_ms: Option<u64>,
     /// Bytes a second of the running copy, over the last seconds.
     pub resync_rate: Option<u64>,
+    /// The verification under way.
+    pub verifying: Option<Verifying>,
+    /// The last one that came to its end; `None` when never.
+    pub verified: Option<Verified>,
     /// Smoothed round trip of heartbeats, in microseconds.
     pub rtt_us: Option<u64>,
     /// When anything was last heard from it.
@@ -185,6 +253,8 @@ pub struct UpstreamStatus {
     pub gateway: GatewayId,
     /// The primary's site.
     pub site: String,
+    /// The sessions that this copy belongs to, in the order of the group's volumes.
+    pub sessions: Vec<SessionId>,
     /// The connection.
     pub link: LinkState,
     /// When anything was last heard from it.
@@ -195,6 +265,43 @@ pub struct UpstreamStatus {
     pub theirs: Option<block::MirrorState>,
     /// The newest change applied here.
     pub seq: Seq,
+    /// What it said last of the session's mode; `sync` when it never did.
+    pub mode: block::Mode,
+    /// What it said last of how old the oldest acknowledged write is that this copy may lack.
+    pub lag_ms: Option<u64>,
+}
+
+/// A point in time that a mirror keeps in snapshots, one a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointStatus {
+    /// By volume.
+    pub snapshots: Vec<(VolumeId, SnapshotId)>,
+    /// What the copy was worth at that point.
+    pub quality: Quality,
+    /// When it was taken.
+    pub unix_ms: u64,
+}
+
+/// What a mirror had on its own before it was told to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscardedStatus {
+    /// By volume.
+    pub snapshots: Vec<(VolumeId, SnapshotId)>,
+    /// Bytes that were overwritten, at most.
+    pub bytes: u64,
+    /// When it was taken.
+    pub unix_ms: u64,
+}
+
+/// A planned swap of roles, at the primary that hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverStatus {
+    /// The leg whose mirror is to take over.
+    pub leg: LegId,
+    /// The epoch that it is offered.
+    pub epoch: Epoch,
+    /// It was asked, its link is gone, and nobody but it knows whether it took over: hosts wait.
+    pub unanswered: bool,
 }
 
 /// Counters that only grow while the group is open.
@@ -256,6 +363,13 @@ pub struct GroupStatus {
     pub legs: Vec<LegStatus>,
     /// The primary, if this gateway is a mirror.
     pub upstream: Option<UpstreamStatus>,
+    /// The point that a promotion of a copy goes back to that is no point in time itself.
+    pub kept: Option<PointStatus>,
+    /// Whether a store here is known to keep no snapshots, so that there never is such a point.
+    pub keeps_no_points: bool,
+    /// What this mirror had on its own before it was told to follow, until an operator removes the
+    /// snapshots.
+    pub discarded: Vec<DiscardedStatus>,
     /// Seconds of acknowledged writes that this copy may lack; `None` when it cannot be known.
     /// Only a mirror answers this.
     pub rpo_ms: Option<u64>,
@@ -263,6 +377,8 @@ pub struct GroupStatus {
     pub split_brain: bool,
     /// What the witness says, if there is one.
     pub witness: Option<WitnessStatus>,
+    /// The planned swap of roles that is under way, if one is.
+    pub handover: Option<HandoverStatus>,
     /// Counters.
     pub counters: GroupCounters,
 }

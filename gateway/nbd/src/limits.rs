@@ -88,6 +88,18 @@ pub const RECEIVE_BYTES: usize = 256 << 10;
 /// A payload from this size on gets a buffer of its own.
 pub const OWN_BUFFER_BYTES: usize = 64 << 10;
 
+/// A payload up to this size is received into memory that its thread keeps: what hosts send one
+/// after the other when they write in sequence. Fresh memory would cost its page faults each time.
+pub const PAYLOAD_KEPT_BYTES: usize = 1 << 20;
+
+/// A smaller payload takes memory of its own size.
+pub const PAYLOAD_KEPT_BYTES_MIN: usize = PAYLOAD_KEPT_BYTES / 4;
+
+/// What the kernel is asked to take of the replies of one connection over a Unix socket before it
+/// makes us wait; it doubles the number for its own bookkeeping and has a limit of its own. The
+/// default (208 KiB) cuts a reply of 1 MiB into six, with a wait for the client between them.
+pub const UNIX_SEND_BYTES: usize = 512 << 10;
+
 /// After such a payload this much is read at first, so that little of the next one lands in the
 /// shared buffer and must be copied out.
 pub const SHORT_READ_BYTES: usize = 4 << 10;
@@ -106,6 +118,11 @@ pub const TURN_WORK: u64 = 512;
 
 /// What a block status request counts: it may walk `STATUS_RUNS_MAX` runs.
 pub const STATUS_WORK: u64 = 64;
+
+/// How long a connection that ran out of work looks again before its thread sleeps, unless
+/// configured otherwise. A host next door sends its next request some 20 microseconds after an
+/// answer; to sleep and to be woken on another core costs as much again, on both sides.
+pub const BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// How often a stalled connection looks again.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(500);

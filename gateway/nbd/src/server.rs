@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -25,8 +26,8 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::capacity::Capacity;
 use crate::export::{ClientAddress, Exports};
 use crate::limits::{
-    HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES,
-    LISTENER_CONNECTIONS_MAX,
+    BUSY_POLL, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
+    KEEPALIVE_PROBES, LISTENER_CONNECTIONS_MAX, UNIX_SEND_BYTES,
 };
 use crate::stream::{HostStream, Socket};
 use handshake::Caller;
@@ -75,6 +76,9 @@ pub struct ListenerConfig {
     pub connections_max: usize,
     /// How long a handshake may take; [`HANDSHAKE_TIMEOUT`] unless there is a reason.
     pub handshake_timeout: Duration,
+    /// How long a session looks again before it sleeps; zero: it sleeps at once. Bounds the
+    /// processor time that is spent for latency; a session that looks in vain does so rarely.
+    pub busy_poll: Duration,
 }
 
 impl ListenerConfig {
@@ -87,6 +91,7 @@ impl ListenerConfig {
             tls: TlsPolicy::Off,
             connections_max: LISTENER_CONNECTIONS_MAX,
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            busy_poll: BUSY_POLL,
         }
     }
 }
@@ -238,6 +243,10 @@ impl Listener {
             }
             ListenSocket::Unix { listener, .. } => {
                 let (socket, _) = listener.accept().await?;
+                // As above: only slower.
+                if let Err(error) = set_socket_send_buffer_size(&socket, UNIX_SEND_BYTES) {
+                    debug!(%error, "set SO_SNDBUF");
+                }
                 let peer = socket.peer_cred()?;
                 let address =
                     ClientAddress::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };

@@ -12,6 +12,8 @@
 mod admit;
 mod inflight;
 mod outgoing;
+mod patience;
+mod payloads;
 mod receive;
 mod reply;
 mod turn;
@@ -21,6 +23,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::Volume;
 use bytes::BytesMut;
@@ -47,6 +50,8 @@ pub struct Negotiated {
     pub(crate) agreed: Agreed,
     pub(crate) client: ClientInfo,
     pub(crate) capacity: Arc<Capacity>,
+    /// How long its session looks again before it sleeps.
+    pub(crate) busy_poll: Duration,
     /// Its places among the connections of the gateway and of its listener.
     pub(crate) places: [OwnedSemaphorePermit; 2],
 }
@@ -119,13 +124,15 @@ pub async fn serve(connection: Negotiated, attachment: Attachment) -> Ending {
 }
 
 async fn run(connection: Negotiated, attachment: Attachment) -> Ending {
-    let Negotiated { stream, received, agreed, client: _, capacity, places: _places } = connection;
+    let Negotiated { stream, received, agreed, client: _, capacity, busy_poll, places: _places } =
+        connection;
     let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => return Ending::Lost(error.kind()),
     };
     let stop = attachment.stop.clone();
-    let mut session = Box::new(Session::new(stream, &received, &agreed, attachment, capacity));
+    let limits = (capacity, busy_poll);
+    let mut session = Box::new(Session::new(stream, &received, &agreed, attachment, limits));
     drop(received);
     let mut stopped = pin!(stop.cancelled());
     let ending = loop {

@@ -87,6 +87,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         links: links.clone(),
         heartbeat: config.mirror.heartbeat,
         witnessing: witnessing.clone(),
+        journal: config.mirror.journal,
+        journal_dir: config.data_dir.join("journal"),
     })?;
     let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
     let first = shards
@@ -229,6 +231,7 @@ async fn bind_nbd(config: &Config) -> Result<(Vec<Listener>, Vec<String>), Start
         };
         let mut listener = ListenerConfig::new(&wanted.name, address);
         listener.tls = policy;
+        listener.busy_poll = config.nbd.busy_poll;
         let listener = Listener::bind(listener, Arc::clone(&capacity))
             .await
             .map_err(failed(&format!("open the NBD listener {:?}", wanted.name)))?;
@@ -294,6 +297,7 @@ async fn serve(
     let address = config.link.listen;
     let listener = TcpListener::bind(address).await.map_err(failed(&doing("links", &address)))?;
     gateway.tasks.spawn(Arc::clone(gateway).accept_links(listener));
+    gateway.tasks.spawn(Arc::clone(gateway).verify_regularly());
     let door = HostDoor::new();
     door.open(Arc::clone(gateway));
     for listener in nbd {

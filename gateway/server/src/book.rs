@@ -254,16 +254,33 @@ impl Book {
         records: Vec<(String, Option<Bytes>)>,
         change: impl FnOnce(&mut Pages) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.change_by(change, async |page| {
+            let records = records.into_iter().chain([page]).collect();
+            self.shard
+                .run(move |state| async move { state.put(records).await })
+                .await
+                .map_err(|_silent| E::from(BookError::Silent))?
+                .map_err(|error| E::from(BookError::Ledger(error)))
+        })
+        .await
+    }
+
+    /// Changes it by way of somebody who makes `page` durable together with records of their own.
+    ///
+    /// # Errors
+    /// What `change` or `keep` say; nothing was changed.
+    ///
+    /// # Cancellation
+    /// As for [`Self::change`].
+    pub(crate) async fn change_by<T, E>(
+        &self,
+        change: impl FnOnce(&mut Pages) -> Result<T, E>,
+        keep: impl AsyncFnOnce((String, Option<Bytes>)) -> Result<(), E>,
+    ) -> Result<T, E> {
         let _one_at_a_time = self.writing.lock().await;
         let mut pages = Pages::clone(&self.read());
         let result = change(&mut pages)?;
-        let mut records = records;
-        records.push((KEY.to_owned(), Some(pages.encode())));
-        self.shard
-            .run(move |state| async move { state.put(records).await })
-            .await
-            .map_err(|_silent| E::from(BookError::Silent))?
-            .map_err(|error| E::from(BookError::Ledger(error)))?;
+        keep((KEY.to_owned(), Some(pages.encode()))).await?;
         *self.pages.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pages);
         Ok(result)
     }

@@ -138,6 +138,8 @@ pub struct NbdConfig {
     pub connections_max: usize,
     /// Bytes in flight of all connections together.
     pub inflight_bytes_max: u64,
+    /// How long a connection looks for its next request before its thread sleeps.
+    pub busy_poll: Duration,
 }
 
 /// One NBD listener.
@@ -178,6 +180,19 @@ pub struct MirrorConfig {
     pub policy: mirror::Policy,
     /// When a silent gateway is asked, and when it is given up.
     pub heartbeat: mirror::HeartbeatTimes,
+    /// How much may wait for a mirror that follows behind.
+    pub journal: mirror::JournalLimits,
+    /// When mirrors are compared with their sources.
+    pub verify: VerifyConfig,
+}
+
+/// Verification of mirrors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// How old the last one may be; zero: only by hand.
+    pub every: Duration,
+    /// Bytes of each mirror that are compared in a second at most.
+    pub bytes_per_second: u64,
 }
 
 /// Arbitration by a witness.

@@ -39,7 +39,11 @@ impl HostDoor {
 
 fn serves(status: &GroupStatus) -> bool {
     match &status.serving {
-        Serving::Yes | Serving::Halted | Serving::NoWitness | Serving::HandingOver => true,
+        Serving::Yes
+        | Serving::Halted
+        | Serving::NoWitness
+        | Serving::HandingOver
+        | Serving::Detached => true,
         Serving::NotPrimary
         | Serving::Fenced { .. }
         | Serving::WaitingForMirror

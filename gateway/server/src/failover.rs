@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use api::units::micros_text;
 use api::{Check, CheckState, Code, FailoverPlan};
 use block::{GroupId, Quality};
-use mirror::{Consent, GroupStatus, LinkState, Role, UpstreamStatus};
+use mirror::{Consent, GroupStatus, HandoverStatus, LegStatus, LinkState, Role, UpstreamStatus};
 
 use crate::clock::{Clock, text};
 use crate::refusal::Refused;
@@ -53,6 +53,7 @@ struct Basis {
     generation: Option<block::Generation>,
     quality: Quality,
     connected: bool,
+    handover: Option<HandoverStatus>,
 }
 
 impl Basis {
@@ -63,6 +64,7 @@ impl Basis {
             generation: status.generation,
             quality: status.quality,
             connected: is_connected(status.upstream.as_ref()),
+            handover: status.handover,
         }
     }
 }
@@ -137,16 +139,23 @@ pub(crate) fn plan(
     (plans, clock): (&Plans, &Clock),
 ) -> FailoverPlan {
     let now_ms = clock.steady_ms();
+    let leave = match unanswered(status) {
+        Some((asked, leg)) => check_asked(asked, leg, consent, now_ms),
+        None => check_primary(status, consent, now_ms),
+    };
     let checks = vec![
         check_role(status),
-        check_primary(status, consent, now_ms),
+        leave,
         check_copy(status, consent),
         check_protection(status),
         check_export(status, nbd),
     ];
     let blocked = checks.iter().any(|check| check.state == CheckState::Blocked);
     let (at_risk_bytes, at_risk_seconds) = at_risk(status);
-    let from = status.upstream.as_ref().map(|upstream| upstream.site.clone());
+    let from = match unanswered(status) {
+        Some((_, leg)) => Some(leg.site.clone()),
+        None => status.upstream.as_ref().map(|upstream| upstream.site.clone()),
+    };
     let mut plan = FailoverPlan {
         as_of: clock.rfc3339(),
         group: status.name.clone(),
@@ -154,7 +163,7 @@ pub(crate) fn plan(
         to: site.to_owned(),
         needs_none_of: from.iter().cloned().collect(),
         from,
-        epoch: status.epoch.next().get(),
+        epoch: epoch_after(status).get(),
         checks,
         at_risk_bytes,
         at_risk_seconds,
@@ -187,11 +196,16 @@ fn check(name: &str, state: CheckState, detail: impl Into<String>) -> Check {
 }
 
 fn check_role(status: &GroupStatus) -> Check {
-    let name = format!("raise the epoch to {}", status.epoch.next());
+    let name = format!("raise the epoch to {}", epoch_after(status));
     match status.role {
         Role::Secondary => {
             check(&name, CheckState::Ok, "this gateway holds a mirror and records it by itself")
         }
+        Role::Primary if unanswered(status).is_some() => check(
+            &name,
+            CheckState::Ok,
+            "above the one that the mirror was offered; this gateway records it by itself",
+        ),
         Role::Primary => check(&name, CheckState::Blocked, "this gateway is the primary already"),
         Role::Fenced => check(
             &name,
@@ -245,6 +259,41 @@ fn check_primary(status: &GroupStatus, consent: Consent, now_ms: u64) -> Check {
     }
 }
 
+/// The swap of roles whose mirror was asked and did not answer, and its leg.
+fn unanswered(status: &GroupStatus) -> Option<(HandoverStatus, &LegStatus)> {
+    let handover = status.handover.filter(|handover| handover.unanswered)?;
+    let leg = status.legs.iter().find(|leg| leg.leg == handover.leg)?;
+    Some((handover, leg))
+}
+
+/// The epoch at which this gateway would serve.
+fn epoch_after(status: &GroupStatus) -> block::Epoch {
+    unanswered(status).map_or_else(|| status.epoch.next(), |(asked, _)| asked.epoch.next())
+}
+
+fn check_asked(asked: HandoverStatus, leg: &LegStatus, consent: Consent, now_ms: u64) -> Check {
+    let site = &leg.site;
+    let name = format!("leave {site}");
+    let heard = leg.last_heard_ms.map_or_else(
+        || "since this gateway started".to_owned(),
+        |at| format!("for {}", micros_text(now_ms.saturating_sub(at).saturating_mul(1000))),
+    );
+    let risk = format!(
+        "{site} was asked to take over at epoch {} and has not been heard {heard}: if it did, hosts \
+         may write there, and it is fenced when it returns; what they wrote is then told as a split \
+         brain",
+        asked.epoch
+    );
+    match consent {
+        Consent::InSync => check(
+            &name,
+            CheckState::Blocked,
+            format!("{risk}. If this is meant: --accept outdated"),
+        ),
+        Consent::Outdated | Consent::Inconsistent => check(&name, CheckState::Warning, risk),
+    }
+}
+
 fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
     let name = "open the copy here";
     match (status.quality, consent) {
@@ -260,6 +309,8 @@ fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
         (Quality::Outdated, Consent::Outdated | Consent::Inconsistent) => {
             check(name, CheckState::Warning, "it is an old one and may lack acknowledged writes")
         }
+        (Quality::Consistent, _) => back_to_kept(name, status, consent),
+        (Quality::Inconsistent, _) if status.kept.is_some() => back_to_kept(name, status, consent),
         (Quality::Inconsistent, Consent::Inconsistent) => check(
             name,
             CheckState::Warning,
@@ -274,8 +325,29 @@ fn check_copy(status: &GroupStatus, consent: Consent) -> Check {
     }
 }
 
+/// A promotion goes back to the newest point that is kept here.
+fn back_to_kept(name: &str, status: &GroupStatus, consent: Consent) -> Check {
+    let taken = status.kept.as_ref().map_or_else(String::new, |kept| text(kept.unix_ms));
+    let age = status.rpo_ms.map_or_else(
+        || "how many seconds of writes it lacks is not known here".to_owned(),
+        |rpo| format!("it lacks at most {:.1} s of writes", millis_to_seconds(rpo)),
+    );
+    let what = format!("it goes back to the point kept at {taken}; {age}");
+    if consent == Consent::InSync {
+        return check(
+            name,
+            CheckState::Blocked,
+            format!("{what}; if this is meant: --accept outdated"),
+        );
+    }
+    check(name, CheckState::Warning, what)
+}
+
 fn check_protection(status: &GroupStatus) -> Check {
-    let site = status.upstream.as_ref().map_or("the other site", |upstream| upstream.site.as_str());
+    let site = match unanswered(status) {
+        Some((_, leg)) => leg.site.as_str(),
+        None => status.upstream.as_ref().map_or("the other site", |upstream| &upstream.site),
+    };
     check(
         "serve on one copy",
         CheckState::Warning,

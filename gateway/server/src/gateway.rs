@@ -3,9 +3,13 @@
 //! Invariant: nothing here waits for a thread that does not answer or for another site; what is
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
+pub(crate) mod asks;
 pub(crate) mod failovers;
+pub(crate) mod following;
 pub(crate) mod groups;
+pub(crate) mod halves;
 pub(crate) mod incoming;
+pub(crate) mod members;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod volumes;
@@ -25,6 +29,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::Events;
 use crate::failover::Plans;
+use crate::http::rec::Jobs;
+use crate::numbers::NumberBook;
 use crate::operations::Operations;
 use crate::refusal::Refused;
 use crate::shard::Shard;
@@ -48,6 +54,10 @@ pub(crate) struct Gateway {
     pub(crate) events: Arc<Events>,
     /// What takes long.
     pub(crate) operations: Arc<Operations>,
+    /// How the REC dialect names things.
+    pub(crate) numbers: NumberBook,
+    /// What the REC dialect began.
+    pub(crate) jobs: Jobs,
     /// Failover plans that can be run.
     pub(crate) plans: Plans,
     /// Where its volumes lie.
@@ -105,6 +115,8 @@ impl Gateway {
     pub(crate) fn new(parts: GatewayParts) -> Arc<Self> {
         Arc::new(Self {
             operations: Operations::new(parts.clock),
+            numbers: NumberBook::new(parts.shards[0].clone()),
+            jobs: Jobs::new(parts.clock),
             config: parts.config,
             clock: parts.clock,
             identity: parts.identity,

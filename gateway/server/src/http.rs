@@ -14,6 +14,7 @@ mod failovers;
 mod groups;
 mod operations;
 mod problem;
+pub(crate) mod rec;
 mod sessions;
 mod sites;
 mod tokens;
@@ -60,7 +61,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     components(schemas(api::Problem, api::Event)),
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
-        (name = "groups"), (name = "operations"), (name = "tokens")
+        (name = "groups"), (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -72,6 +73,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_volumes())
         .merge(of_sessions())
         .merge(of_groups())
+        .merge(rec::calls())
 }
 
 fn overview() -> OpenApiRouter<Arc<Gateway>> {
@@ -100,13 +102,18 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::show, sessions::patch, sessions::delete))
         .routes(routes!(sessions::suspend))
         .routes(routes!(sessions::resume))
+        .routes(routes!(sessions::transfer))
         .routes(routes!(sessions::reverse))
+        .routes(routes!(sessions::verify))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
-        .routes(routes!(groups::list))
-        .routes(routes!(groups::show))
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::show, groups::delete))
+        .routes(routes!(groups::add))
+        .routes(routes!(groups::remove))
+        .routes(routes!(groups::detach))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))
@@ -133,6 +140,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .merge(health(&gateway))
         .merge(calls.with_state(gateway))
+        .layer(from_fn(rec::shape))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(measure))
 }

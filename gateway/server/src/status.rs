@@ -7,8 +7,8 @@
 mod explain;
 mod words;
 
-use api::{Code, Explanation, Group, Health, Leg, TheirView, Upstream, Verdict};
-use mirror::{GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState};
+use api::{Code, Explanation, Group, Health, KeptPoint, Leg, Spell, TheirView, Upstream, Verdict};
+use mirror::{GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Serving, SessionState};
 
 pub(crate) use explain::explain;
 pub(crate) use words::{
@@ -62,6 +62,14 @@ pub(crate) fn group(status: &GroupStatus, moment: Moment) -> Group {
         legs: status.legs.iter().map(|leg_status| leg(leg_status, moment)).collect(),
         upstream: upstream(status, moment),
         witness: status.witness.filter(|witness| witness.arbitrated).map(witness),
+        kept: status.kept.as_ref().map(|kept| KeptPoint {
+            snapshots: kept.snapshots.iter().map(|(_, snapshot)| snapshot.uuid()).collect(),
+            quality: Some(quality(kept.quality)),
+            bytes: None,
+            taken_at: crate::clock::text(kept.unix_ms),
+        }),
+        keeps_no_points: status.keeps_no_points,
+        discarded: discarded(status),
         rpo_seconds: rpo_seconds(status, moment),
         out_of_sync_bytes: out_of_sync(status, moment),
         unprotected_writes: status.counters.unprotected_writes,
@@ -88,6 +96,9 @@ pub(crate) fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, wh
         legs: Vec::new(),
         upstream: None,
         witness: None,
+        kept: None,
+        keeps_no_points: false,
+        discarded: Vec::new(),
         rpo_seconds: None,
         out_of_sync_bytes: None,
         failover_blockers: vec!["the group is not open".to_owned()],
@@ -126,9 +137,29 @@ pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
         rtt_us: status.rtt_us,
         last_heard_ms_ago: heard,
         theirs: status.theirs.map(|theirs| their_view(theirs, heard)),
+        degraded: status.degraded,
+        rpo_seconds: status.lag_ms.map(millis_to_seconds),
+        cut_ms_ago: moment.ago(status.cut_ms),
+        journal_bytes: status.journal_bytes,
+        spilled_bytes: status.spilled_bytes,
+        journal_bytes_max: status.journal_bytes_max,
+        spells: status.spells.iter().map(|spell| shown_spell(*spell, moment)).collect(),
         inflight_writes: status.inflight_writes,
         inflight_bytes: status.inflight_bytes,
         send_queue_bytes: status.send_queue_bytes,
+        verifying: status.verifying.map(|now| api::Verifying {
+            total_blocks: now.total,
+            done_blocks: now.done,
+            mismatched_blocks: now.mismatched,
+        }),
+        verified: status.verified.map(|found| api::Certificate {
+            at: crate::clock::text(found.at_ms),
+            epoch: found.epoch.get(),
+            generation: found.generation.uuid(),
+            blocks: found.blocks,
+            mismatched: found.mismatched,
+            unreadable: found.unreadable,
+        }),
     }
 }
 
@@ -171,13 +202,43 @@ fn leg_out_of_sync(leg: &LegStatus) -> u64 {
     leg.sessions.iter().fold(0, |sum: u64, s| sum.saturating_add(s.out_of_sync_bytes))
 }
 
-/// Whether the leg is all that it should be.
+/// Whether the leg is all that its mode promises.
 #[must_use]
 pub(crate) fn leg_is_well(leg: &LegStatus) -> bool {
+    let connected = leg.link == LinkState::Connected;
     leg.state == SessionState::Active
-        && leg.phase == Phase::Equivalent
-        && leg.in_sync
-        && leg.link == LinkState::Connected
+        && match leg.policy.mode {
+            Mode::Sync => leg.phase == Phase::Equivalent && leg.in_sync && connected,
+            Mode::Consistency => leg.phase == Phase::Following && connected && keeps_up(leg),
+            // Between two transfers nothing is connected.
+            Mode::Stack => leg.phase == Phase::Tracking && leg.link == LinkState::Off,
+        }
+}
+
+/// A mirror that lacks more than ten cuts is behind, and no less than ten seconds.
+fn keeps_up(leg: &LegStatus) -> bool {
+    let most = leg.policy.cut_interval_ms.saturating_mul(10).max(10_000);
+    leg.lag_ms.is_some_and(|lag| lag <= most)
+}
+
+fn shown_spell(spell: mirror::Spell, moment: Moment) -> Spell {
+    Spell {
+        began_ms_ago: moment.now_ms.saturating_sub(spell.begin_ms),
+        ended_ms_ago: moment.ago(spell.end_ms),
+        worst_rpo_seconds: millis_to_seconds(spell.worst_rpo_ms),
+        bytes: spell.bytes,
+        degraded: spell.degraded,
+    }
+}
+
+fn discarded(status: &GroupStatus) -> Vec<KeptPoint> {
+    let shown = |point: &mirror::DiscardedStatus| KeptPoint {
+        snapshots: point.snapshots.iter().map(|(_, snapshot)| snapshot.uuid()).collect(),
+        quality: None,
+        bytes: Some(point.bytes),
+        taken_at: crate::clock::text(point.unix_ms),
+    };
+    status.discarded.iter().map(shown).collect()
 }
 
 fn rpo_seconds(status: &GroupStatus, moment: Moment) -> Option<f64> {
@@ -185,7 +246,9 @@ fn rpo_seconds(status: &GroupStatus, moment: Moment) -> Option<f64> {
         return None;
     }
     match status.role {
-        Role::Primary => status.legs.iter().any(|leg| leg.in_sync).then_some(0.0),
+        Role::Primary if status.legs.iter().any(|leg| leg.in_sync) => Some(0.0),
+        // The best copy decides what would be lost.
+        Role::Primary => status.legs.iter().filter_map(|l| l.lag_ms).min().map(millis_to_seconds),
         Role::Secondary | Role::Fenced => status.rpo_ms.map(millis_to_seconds),
     }
 }
@@ -218,7 +281,10 @@ fn blockers(status: &GroupStatus, moment: Moment) -> Vec<String> {
     }
     match status.role {
         Role::Primary => {
-            if !status.legs.iter().any(|leg| leg.in_sync) {
+            let promotable = |leg: &LegStatus| {
+                leg.in_sync || (leg.policy.mode != Mode::Sync && leg_is_well(leg))
+            };
+            if !status.legs.iter().any(promotable) {
                 blockers.push(if status.legs.is_empty() {
                     "there is no mirror".to_owned()
                 } else {
@@ -227,7 +293,7 @@ fn blockers(status: &GroupStatus, moment: Moment) -> Vec<String> {
             }
         }
         Role::Secondary => {
-            if status.quality != block::Quality::InSync {
+            if !matches!(status.quality, block::Quality::InSync | block::Quality::Consistent) {
                 let worth = words::quality_text(status.quality);
                 blockers.push(format!("the copy here is {worth}"));
             }
@@ -245,14 +311,31 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
     match status.role {
         Role::Primary => {
             actions.push("session.create");
-            if status.legs.iter().any(leg_is_well) && status.serving == Serving::Yes {
+            let in_sync = |leg: &LegStatus| leg.in_sync && leg_is_well(leg);
+            if status.legs.iter().any(in_sync) && status.serving == Serving::Yes {
                 actions.push("session.reverse");
             }
             if status.legs.iter().any(|leg| leg.state != SessionState::Active) {
                 actions.push("reprotect");
             }
+            actions.push("group.add");
+            if status.volumes.len() > 1 {
+                actions.push("group.remove");
+                if status.legs.is_empty() {
+                    actions.push("group.delete");
+                }
+            }
+            if status.handover.is_some_and(|handover| handover.unanswered) {
+                actions.push("failover.plan");
+            }
         }
-        Role::Secondary => actions.push("failover.plan"),
+        Role::Secondary => {
+            actions.push("failover.plan");
+            let stopped = status.upstream.as_ref().is_some_and(|u| u.link != LinkState::Connected);
+            if stopped && status.quality == block::Quality::Outdated {
+                actions.push("group.detach");
+            }
+        }
         Role::Fenced => {}
     }
     actions.into_iter().map(str::to_owned).collect()

@@ -30,14 +30,19 @@ pub(crate) struct Reader<'a> {
 // === impl Format ===
 
 impl Format {
-    /// Wraps a body.
+    /// Wraps a body that every release of this version can read.
     pub(crate) fn seal(&self, body: &[u8]) -> Vec<u8> {
+        self.seal_with(0, body)
+    }
+
+    /// Wraps a body that only releases can read which know these features.
+    pub(crate) fn seal_with(&self, features: u64, body: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD_BYTES + body.len() + TAIL_BYTES);
         out.extend_from_slice(&self.magic);
         out.extend_from_slice(&self.version.to_le_bytes());
         let len = u32::try_from(body.len()).expect("bodies are far smaller than 4 GiB");
         out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&0u64.to_le_bytes());
+        out.extend_from_slice(&features.to_le_bytes());
         out.extend_from_slice(body);
         out.extend_from_slice(&crc32c(&out).to_le_bytes());
         out
@@ -45,6 +50,15 @@ impl Format {
 
     /// Proves a wrapping and returns a reader of the body; bytes behind it are ignored.
     pub(crate) fn open<'a>(&self, data: &'a [u8]) -> Result<Reader<'a>, StoreError> {
+        Ok(self.open_with(0, data)?.1)
+    }
+
+    /// The same for a body that may need the features in `known`; says which it needs.
+    pub(crate) fn open_with<'a>(
+        &self,
+        known: u64,
+        data: &'a [u8],
+    ) -> Result<(u64, Reader<'a>), StoreError> {
         let damaged = |why| StoreError::Damaged { what: self.what, why };
         let mut head = Reader { rest: data, what: self.what };
         if head.bytes(8)? != self.magic {
@@ -62,10 +76,11 @@ impl Format {
         if version != self.version {
             return Err(StoreError::Version { what: self.what, version, known: self.version });
         }
-        if features != 0 {
-            return Err(StoreError::Features { what: self.what, features });
+        let unknown = features & !known;
+        if unknown != 0 {
+            return Err(StoreError::Features { what: self.what, features: unknown });
         }
-        Ok(Reader { rest: body, what: self.what })
+        Ok((features, Reader { rest: body, what: self.what }))
     }
 }
 

@@ -20,6 +20,7 @@ struct DatabaseFile(Arc<dyn File>);
 /// Opens or makes the database in the file `name`.
 pub(crate) fn open(dir: &dyn Directory, name: &str) -> Result<Database, StoreError> {
     let file = open_or_create(dir, name).map_err(StoreError::io("open database file"))?;
+    file.forget_clean().map_err(StoreError::io("open database file"))?;
     Database::builder()
         .set_cache_size(CACHE_BYTES)
         .create_with_backend(DatabaseFile(file))

@@ -36,6 +36,14 @@ pub trait File: Send + Sync + fmt::Debug {
     /// What the medium says; then nothing is known of what was written since the last one.
     fn sync(&self) -> io::Result<()>;
 
+    /// Lets go of what is in memory and counts as written, so that it is read from the medium when
+    /// it is read next. After a failed sync the kernel counts pages as written that it did not
+    /// write: who opens a file after a crash must not take them for what the medium holds.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn forget_clean(&self) -> io::Result<()>;
+
     /// Bytes in the file.
     ///
     /// # Errors

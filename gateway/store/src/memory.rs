@@ -1,16 +1,17 @@
 //! A copy of a volume in RAM: the reference that the other stores are held against, and the store
-//! of tests.
+//! of tests. Snapshots share chunks with it until one of them is written.
 //!
 //! Invariant: everything is answered before `submit` returns. Nothing outlives the object, so what
 //! is applied and what is durable are the same here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{
     ActivityExtent, Answer, BLOCK_BYTES, BlockRange, BlockSet, Extent, Geometry, IoError, Op,
-    Recovery, Request, Run, SLOT_BYTES, Segment, Segments, Store, Ticket, Usage, Volume,
+    Recovery, Request, Run, SLOT_BYTES, Segment, Segments, Snapshot, SnapshotId, Store, Ticket,
+    Usage, Volume,
 };
 use bytes::{Bytes, BytesMut};
 
@@ -22,14 +23,26 @@ use crate::runs::{self, Runs};
 pub struct MemoryStore {
     geometry: Cell<Geometry>,
     read_only: Cell<bool>,
-    chunks: RefCell<BTreeMap<u64, Chunk>>,
+    chunks: RefCell<Chunks>,
+    /// Oldest first.
+    snapshots: RefCell<Vec<(SnapshotId, Rc<Frozen>)>>,
     activity: RefCell<Vec<ActivityExtent>>,
     recovery: RefCell<Recovery>,
     clean: Cell<bool>,
 }
 
-/// 64 KiB of content; a bit of `mask` says that this block was written.
+/// Content by chunk.
+type Chunks = BTreeMap<u64, Rc<Chunk>>;
+
+/// The content of one moment. Whoever opened it holds it, so it outlives its removal.
 #[derive(Debug)]
+struct Frozen {
+    geometry: Geometry,
+    chunks: Chunks,
+}
+
+/// 64 KiB of content; a bit of `mask` says that this block was written.
+#[derive(Clone, Debug)]
 struct Chunk {
     mask: u16,
     data: Box<[u8]>,
@@ -45,6 +58,7 @@ impl MemoryStore {
             geometry: Cell::new(geometry),
             read_only: Cell::new(false),
             chunks: RefCell::default(),
+            snapshots: RefCell::default(),
             activity: RefCell::default(),
             recovery: RefCell::new(Recovery { clean: true, active: Vec::new() }),
             clean: Cell::new(true),
@@ -84,6 +98,11 @@ impl MemoryStore {
         out.freeze()
     }
 
+    fn frozen(&self, id: SnapshotId) -> Option<Rc<Frozen>> {
+        let snapshots = self.snapshots.borrow();
+        snapshots.iter().find(|(known, _)| *known == id).map(|(_, frozen)| Rc::clone(frozen))
+    }
+
     fn apply(&self, op: Op) -> Result<Answer, IoError> {
         if op.extent().is_some_and(|e| !self.geometry.get().whole().covers(e)) {
             return Err(IoError::OutOfRange);
@@ -114,24 +133,7 @@ impl MemoryStore {
     }
 
     fn read(&self, extent: Extent) -> Segments {
-        let chunks = self.chunks.borrow();
-        let mut out = Segments::new();
-        for piece in extent.pieces(SLOT_BYTES) {
-            let Some(chunk) = chunks.get(&(piece.offset() / SLOT_BYTES)) else {
-                runs::push_zero(&mut out, piece.len());
-                continue;
-            };
-            for part in piece.pieces(BLOCK_BYTES) {
-                let at = size(part.offset() % SLOT_BYTES);
-                if chunk.mask & bit(part.offset()) == 0 {
-                    runs::push_zero(&mut out, part.len());
-                } else {
-                    let data = &chunk.data[at..at + size(part.len())];
-                    out.push(Segment::Data(Bytes::copy_from_slice(data)));
-                }
-            }
-        }
-        out
+        read(&self.chunks.borrow(), extent)
     }
 
     fn write(&self, extent: Extent, data: &[u8]) {
@@ -140,7 +142,8 @@ impl MemoryStore {
         for piece in extent.pieces(SLOT_BYTES) {
             let (now, later) = rest.split_at(size(piece.len()));
             rest = later;
-            let chunk = chunks.entry(piece.offset() / SLOT_BYTES).or_insert_with(Chunk::empty);
+            let chunk = chunks.entry(piece.offset() / SLOT_BYTES).or_default();
+            let chunk = Rc::make_mut(chunk);
             let at = size(piece.offset() % SLOT_BYTES);
             chunk.data[at..at + now.len()].copy_from_slice(now);
             for part in piece.pieces(BLOCK_BYTES) {
@@ -179,6 +182,7 @@ impl MemoryStore {
             let whole = Extent::new(index * SLOT_BYTES, SLOT_BYTES).expect("a slot is not empty");
             let Some(part) = whole.intersection(extent) else { continue };
             let Some(chunk) = chunks.get_mut(&index) else { continue };
+            let chunk = Rc::make_mut(chunk);
             for block in part.pieces(BLOCK_BYTES) {
                 chunk.mask &= !bit(block.offset());
                 let at = size(block.offset() % SLOT_BYTES);
@@ -191,9 +195,24 @@ impl MemoryStore {
     }
 }
 
-impl Chunk {
-    fn empty() -> Self {
+impl Default for Chunk {
+    fn default() -> Self {
         Self { mask: 0, data: vec![0; size(SLOT_BYTES)].into_boxed_slice() }
+    }
+}
+
+impl Chunk {
+    fn mapped_bytes(&self) -> u64 {
+        u64::from(self.mask.count_ones()) * BLOCK_BYTES
+    }
+
+    /// The blocks that differ; one that is not mapped reads as zeroes.
+    fn differing(&self, other: &Self) -> u16 {
+        let blocks = self.data.chunks(size(BLOCK_BYTES)).zip(other.data.chunks(size(BLOCK_BYTES)));
+        blocks
+            .enumerate()
+            .filter(|(_, (a, b))| a != b)
+            .fold(0, |mask, (block, _)| mask | 1 << block)
     }
 }
 
@@ -214,19 +233,35 @@ impl Volume for MemoryStore {
     }
 
     fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
-        let chunks = self.chunks.borrow();
-        let mut out = Runs::new(extent, limit);
-        let first = extent.offset() / SLOT_BYTES;
-        for (index, chunk) in chunks.range(first..extent.end().div_ceil(SLOT_BYTES)) {
-            for blocks in runs::mask_runs(chunk.mask) {
-                let base = index * (SLOT_BYTES / BLOCK_BYTES);
-                let run = BlockRange::new(base + blocks.first(), base + blocks.end());
-                if !out.data(run) {
-                    return Ok(out.finish());
+        Ok(layout(&self.chunks.borrow(), extent, limit))
+    }
+}
+
+impl Volume for Frozen {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read_only(&self) -> bool {
+        true
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        for request in batch.drain(..) {
+            let result = match request.op {
+                op if op.extent().is_some_and(|e| !self.geometry.whole().covers(e)) => {
+                    Err(IoError::OutOfRange)
                 }
-            }
+                Op::Read(extent) => Ok(Answer::Read(read(&self.chunks, extent))),
+                Op::Cache(_) | Op::Flush => Ok(Answer::Done),
+                Op::Write(..) | Op::Zero { .. } | Op::Trim(_) => Err(IoError::ReadOnly),
+            };
+            request.ticket.answer(result);
         }
-        Ok(out.finish())
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        Ok(layout(&self.chunks, extent, limit))
     }
 }
 
@@ -276,15 +311,107 @@ impl Store for MemoryStore {
     }
 
     fn usage(&self) -> Usage {
-        let blocks: u64 =
-            self.chunks.borrow().values().map(|c| u64::from(c.mask.count_ones())).sum();
-        Usage { mapped_bytes: blocks * BLOCK_BYTES }
+        Usage { mapped_bytes: self.chunks.borrow().values().map(|c| c.mapped_bytes()).sum() }
+    }
+
+    fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        if self.frozen(id).is_some() {
+            return ticket.fail(IoError::Invalid);
+        }
+        self.clean.set(false);
+        let frozen = Frozen { geometry: self.geometry(), chunks: self.chunks.borrow().clone() };
+        self.snapshots.borrow_mut().push((id, Rc::new(frozen)));
+        ticket.done();
+    }
+
+    fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.snapshots.borrow_mut().retain(|(known, _)| *known != id);
+        ticket.done();
+    }
+
+    fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
+        let Some(frozen) = self.frozen(id) else { return ticket.fail(IoError::Invalid) };
+        self.clean.set(false);
+        self.chunks.borrow_mut().clone_from(&frozen.chunks);
+        ticket.done();
+    }
+
+    fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        let frozen = self.frozen(id).ok_or(IoError::Invalid)?;
+        let chunks = self.chunks.borrow();
+        let first = from / (SLOT_BYTES / BLOCK_BYTES);
+        let indices: BTreeSet<u64> =
+            chunks.range(first..).chain(frozen.chunks.range(first..)).map(|(i, _)| *i).collect();
+        let empty = Rc::new(Chunk::default());
+        let mut out = runs::Mapped::new(from, limit);
+        for index in indices {
+            let now = chunks.get(&index).unwrap_or(&empty);
+            let then = frozen.chunks.get(&index).unwrap_or(&empty);
+            if !Rc::ptr_eq(now, then) && !out.chunk(index, now.differing(then)) {
+                break;
+            }
+        }
+        Ok(out.finish())
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        let describe = |(id, frozen): &(SnapshotId, Rc<Frozen>)| {
+            let chunks = frozen.chunks.values();
+            let (own, shared): (Vec<_>, Vec<_>) = chunks.partition(|c| Rc::strong_count(c) == 1);
+            let sum = |chunks: Vec<&Rc<Chunk>>| chunks.iter().map(|c| c.mapped_bytes()).sum();
+            Snapshot {
+                id: *id,
+                bytes: frozen.geometry.bytes(),
+                exclusive_bytes: sum(own),
+                shared_bytes: sum(shared),
+            }
+        };
+        self.snapshots.borrow().iter().map(describe).collect()
+    }
+
+    fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
+        Ok(self.frozen(id).ok_or(IoError::Invalid)?)
     }
 
     fn close(&self, ticket: Ticket) {
         self.clean.set(true);
         ticket.done();
     }
+}
+
+fn read(chunks: &Chunks, extent: Extent) -> Segments {
+    let mut out = Segments::new();
+    for piece in extent.pieces(SLOT_BYTES) {
+        let Some(chunk) = chunks.get(&(piece.offset() / SLOT_BYTES)) else {
+            runs::push_zero(&mut out, piece.len());
+            continue;
+        };
+        for part in piece.pieces(BLOCK_BYTES) {
+            let at = size(part.offset() % SLOT_BYTES);
+            if chunk.mask & bit(part.offset()) == 0 {
+                runs::push_zero(&mut out, part.len());
+            } else {
+                let data = &chunk.data[at..at + size(part.len())];
+                out.push(Segment::Data(Bytes::copy_from_slice(data)));
+            }
+        }
+    }
+    out
+}
+
+fn layout(chunks: &Chunks, extent: Extent, limit: usize) -> Vec<Run> {
+    let mut out = Runs::new(extent, limit);
+    let first = extent.offset() / SLOT_BYTES;
+    for (index, chunk) in chunks.range(first..extent.end().div_ceil(SLOT_BYTES)) {
+        for blocks in runs::mask_runs(chunk.mask) {
+            let base = index * (SLOT_BYTES / BLOCK_BYTES);
+            let run = BlockRange::new(base + blocks.first(), base + blocks.end());
+            if !out.data(run) {
+                return out.finish();
+            }
+        }
+    }
+    out.finish()
 }
 
 /// The bit of the block at this byte in its chunk's mask.
@@ -340,5 +467,64 @@ mod tests {
         assert_eq!((sums[0], sums[1]), (0, 0));
         assert_ne!(sums[2], 0);
         assert_eq!(store.usage().mapped_bytes, 8192);
+    }
+
+    fn ask(ask: impl FnOnce(Ticket)) -> Result<Answer, IoError> {
+        let queue = Completions::new();
+        ask(queue.ticket(1));
+        let mut out = Vec::new();
+        queue.take(&mut out);
+        out.pop().unwrap().result
+    }
+
+    #[test]
+    fn keeps_moments_and_returns_to_them_in_any_order() {
+        let store = MemoryStore::new(Geometry::new(1 << 20).unwrap());
+        let [first, second, third] = [1, 2, 3].map(SnapshotId::of);
+        let fill = |byte| run(&store, Op::Write(extent(0, 4096), Bytes::from(vec![byte; 4096])));
+        fill(1).unwrap();
+        ask(|t| store.snapshot(first, t)).unwrap();
+        assert_eq!(ask(|t| store.snapshot(first, t)), Err(IoError::Invalid));
+        assert_eq!(store.changed_since(first, 0, 9).unwrap(), []);
+        fill(2).unwrap();
+        ask(|t| store.grow(2 << 20, t)).unwrap();
+        run(&store, Op::Write(extent(1 << 20, 8192), Bytes::from(vec![9; 8192]))).unwrap();
+        ask(|t| store.snapshot(second, t)).unwrap();
+        let changed = [BlockRange::new(0, 1), BlockRange::new(256, 258)];
+        assert_eq!(store.changed_since(first, 0, 9).unwrap(), changed);
+        assert_eq!(store.changed_since(first, 257, 9).unwrap(), [BlockRange::new(257, 258)]);
+        assert_eq!(store.changed_since(first, 0, 1).unwrap(), changed[..1]);
+        ask(|t| store.roll_back(first, t)).unwrap();
+        assert_eq!(store.content(extent(0, 4096))[..], [1; 4096]);
+        assert_eq!(store.content(extent(1 << 20, 4096))[..], [0; 4096]);
+        let view = store.open_snapshot(second).unwrap();
+        assert!(view.read_only() && view.geometry().bytes() == 2 << 20);
+        assert_eq!(store.open_snapshot(first).unwrap().geometry().bytes(), 1 << 20);
+        let known = store.snapshots();
+        assert_eq!(
+            (known[0].id, known[0].exclusive_bytes, known[0].shared_bytes),
+            (first, 0, 4096)
+        );
+        assert_eq!(
+            (known[1].id, known[1].exclusive_bytes, known[1].shared_bytes),
+            (second, 12_288, 0)
+        );
+        ask(|t| store.remove_snapshot(second, t)).unwrap();
+        ask(|t| store.remove_snapshot(third, t)).unwrap();
+        assert_eq!(ask(|t| store.roll_back(second, t)), Err(IoError::Invalid));
+        assert!(store.open_snapshot(second).is_err() && store.changed_since(second, 0, 1).is_err());
+        assert_eq!(store.snapshots().len(), 1);
+        // Whoever has it open goes on reading it.
+        let queue = Completions::new();
+        let ops =
+            [Op::Read(extent(0, 4096)), Op::Trim(extent(0, 4096)), Op::Read(extent(2 << 20, 1))];
+        let request = |(tag, op)| Request { op, fua: false, ticket: queue.ticket(tag) };
+        view.submit(&mut (0..).zip(ops).map(request).collect());
+        let mut out = Vec::new();
+        queue.take(&mut out);
+        let data = Segment::Data(Bytes::from(vec![2; 4096]));
+        assert_eq!(out[0].result, Ok(Answer::Read([data].into_iter().collect())));
+        assert_eq!(out[1].result, Err(IoError::ReadOnly));
+        assert_eq!(out[2].result, Err(IoError::OutOfRange));
     }
 }

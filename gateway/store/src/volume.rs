@@ -11,10 +11,14 @@
 //! of the process loses nothing. A record whose data may be missing after a loss of power is
 //! believed only when the data matches the record's checksums (see [`recover`]).
 
+mod account;
 pub(crate) mod activity;
 mod change;
+mod chores;
 mod data;
+mod fold;
 mod lanes;
+mod layers;
 mod log;
 mod map;
 mod page;
@@ -23,7 +27,9 @@ mod record;
 mod recover;
 mod scrub;
 mod slots;
+mod snapshot;
 mod state;
+mod view;
 mod write;
 
 use std::cell::RefCell;
@@ -34,7 +40,7 @@ use std::sync::{Arc, Mutex};
 
 use block::{
     ActivityExtent, Answer, BlockRange, BlockSet, Extent, Geometry, IoError, Op, Recovery, Request,
-    Run, Store, Ticket, Usage, Volume, VolumeId,
+    Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
 };
 use redb::Database;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -45,8 +51,10 @@ use crate::medium::Directory;
 use crate::metrics::Metrics;
 use crate::runs::{self, Runs};
 
+use self::account::Accounts;
 use self::activity::ActivityFile;
 use self::change::Long;
+use self::chores::Chores;
 use self::data::DataFiles;
 use self::lanes::{Done, Lanes};
 use self::log::Log;
@@ -81,7 +89,7 @@ pub(crate) trait Host: std::fmt::Debug + Send + Sync {
 pub struct PoolVolume {
     id: VolumeId,
     recovery: Recovery,
-    inner: RefCell<Inner>,
+    inner: Rc<RefCell<Inner>>,
     done: Rc<RefCell<UnboundedReceiver<Done>>>,
 }
 
@@ -113,6 +121,8 @@ struct Inner {
     busy: Vec<Busy>,
     held: VecDeque<Request>,
     long: VecDeque<Long>,
+    chores: Chores,
+    accounts: Accounts,
     next_id: u64,
     sender: UnboundedSender<Done>,
     metrics: Metrics,
@@ -149,7 +159,7 @@ impl PoolVolume {
         let volume = Rc::downgrade(self);
         async move {
             while let Some(event) = poll_fn(|cx| done.borrow_mut().poll_recv(cx)).await {
-                let long = matches!(event, Done::Continue);
+                let long = matches!(event, Done::Continue | Done::Chore);
                 {
                     let Some(volume) = volume.upgrade() else { return };
                     let mut inner = volume.inner.borrow_mut();
@@ -164,19 +174,6 @@ impl PoolVolume {
         }
     }
 
-    /// Puts a new layer on top, so that the content of this moment stays as it is underneath and
-    /// changes go to new places. Constant time; applied when it returns, durable with the next
-    /// flush.
-    ///
-    /// # Errors
-    /// [`IoError::Latched`], [`IoError::NoSpace`] or [`IoError::Media`]; then nothing changed.
-    pub fn seal(&self) -> Result<(), IoError> {
-        let mut inner = self.inner.borrow_mut();
-        let sealed = inner.seal();
-        self.drive(&mut inner);
-        sealed
-    }
-
     /// Reads and verifies the mapped blocks from block `from` on, about `budget_bytes` of them.
     ///
     /// # Errors
@@ -186,19 +183,8 @@ impl PoolVolume {
         self.inner.borrow_mut().scrub(from, budget_bytes)
     }
 
-    /// Does what is ready to be done and starts what follows from it.
     fn drive(&self, inner: &mut Inner) {
-        let mut done = self.done.borrow_mut();
-        loop {
-            inner.settle();
-            let Ok(event) = done.try_recv() else { return };
-            if matches!(event, Done::Continue) && !matches!(inner.executor, Executor::Inline) {
-                // The pump goes on with a long change, so that this call ends.
-                inner.go_on();
-                return;
-            }
-            inner.finish(event);
-        }
+        inner.drive(&mut self.done.borrow_mut());
     }
 }
 
@@ -261,6 +247,36 @@ impl Store for PoolVolume {
         Usage { mapped_bytes: self.inner.borrow().map.mapped_bytes() }
     }
 
+    fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        inner.snapshot(id, ticket);
+        self.drive(&mut inner);
+    }
+
+    fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        inner.remove_snapshot(id, ticket);
+        self.drive(&mut inner);
+    }
+
+    fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        inner.roll_back(id, ticket);
+        self.drive(&mut inner);
+    }
+
+    fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.inner.borrow_mut().changed_since(id, from, limit)
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        self.inner.borrow_mut().snapshots()
+    }
+
+    fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
+        view::open(&self.inner, &self.done, id)
+    }
+
     fn close(&self, ticket: Ticket) {
         let mut inner = self.inner.borrow_mut();
         inner.want_close(ticket);
@@ -271,6 +287,22 @@ impl Store for PoolVolume {
 // === impl Inner ===
 
 impl Inner {
+    /// Does what is ready to be done and starts what follows from it.
+    fn drive(&mut self, done: &mut UnboundedReceiver<Done>) {
+        loop {
+            self.settle();
+            let Ok(event) = done.try_recv() else { return };
+            if matches!(event, Done::Continue | Done::Chore)
+                && !matches!(self.executor, Executor::Inline)
+            {
+                // The pump goes on with what is long, so that this call ends.
+                self.go_on(event);
+                return;
+            }
+            self.finish(event);
+        }
+    }
+
     /// Takes one request: answers it, or lets it wait for what it overlaps.
     fn admit(&mut self, request: Request) {
         if self.latched {
@@ -359,21 +391,9 @@ impl Inner {
         for long in self.long.drain(..) {
             long.ticket.fail(IoError::Latched);
         }
-        for ticket in self.lanes.drain() {
+        for ticket in self.lanes.drain().into_iter().chain(self.chores.drain()) {
             ticket.fail(IoError::Latched);
         }
-    }
-
-    fn seal(&mut self) -> Result<(), IoError> {
-        if self.latched {
-            return Err(IoError::Latched);
-        }
-        self.flush_group();
-        self.ensure_open()?;
-        let layer = self.map.top().checked_add(1).ok_or(IoError::Invalid)?;
-        self.append(&[record::Record::Seal { layer }])?;
-        self.map.seal(layer);
-        Ok(())
     }
 
     fn grow(&mut self, bytes: u64, ticket: Ticket) {

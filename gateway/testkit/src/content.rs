@@ -3,14 +3,20 @@
 //! Invariant: bytes behind the size are zero, so that growing shows zeroes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The grain in which room is counted.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 
-/// What a file holds.
+/// The same, as a length.
+const PAGE_SIZE: usize = 4096;
+
+type Page = [u8; PAGE_SIZE];
+
+/// What a file holds. Copies of it share their pages until one of them changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
-    pages: BTreeMap<u64, Box<[u8]>>,
+    pages: BTreeMap<u64, Arc<Page>>,
     size: u64,
 }
 
@@ -40,11 +46,9 @@ impl Content {
         while !rest.is_empty() {
             let skip = to_usize(at % PAGE_BYTES);
             let len = rest.len().min(to_usize(PAGE_BYTES) - skip);
-            let page = self
-                .pages
-                .entry(at / PAGE_BYTES)
-                .or_insert_with(|| vec![0; to_usize(PAGE_BYTES)].into_boxed_slice());
-            page[skip..skip + len].copy_from_slice(&rest[..len]);
+            let page =
+                self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new([0; PAGE_SIZE]));
+            Arc::make_mut(page)[skip..skip + len].copy_from_slice(&rest[..len]);
             rest = &rest[len..];
             at += len as u64;
         }
@@ -83,7 +87,7 @@ impl Content {
     fn zero(&mut self, from: u64, to: u64) {
         for at in from..to {
             if let Some(page) = self.pages.get_mut(&(at / PAGE_BYTES)) {
-                page[to_usize(at % PAGE_BYTES)] = 0;
+                Arc::make_mut(page)[to_usize(at % PAGE_BYTES)] = 0;
             }
         }
     }

@@ -46,7 +46,7 @@ struct State {
     written: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct SimFile {
     current: Content,
     durable: Content,
@@ -92,6 +92,22 @@ impl SimDisk {
     pub fn root(self: &Arc<Self>) -> Arc<dyn Directory> {
         let incarnation = self.state().incarnation;
         Arc::new(DirHandle { disk: Arc::clone(self), incarnation, path: String::new() })
+    }
+
+    /// A disk with the same content that nobody uses: what a process would find if the one that
+    /// uses this disk died now. It fails nothing and has room for everything.
+    #[must_use]
+    pub fn fork(&self) -> Arc<Self> {
+        let state = self.state();
+        let copy = State {
+            files: state.files.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            next_file: state.next_file,
+            ..State::default()
+        };
+        drop(state);
+        Arc::new(Self { state: Mutex::new(copy) })
     }
 
     /// The process that used it dies: everything that was written stays.
@@ -160,9 +176,23 @@ impl SimDisk {
         self.state().stopped
     }
 
-    /// Sync number `number` fails, once.
+    /// Sync number `number` fails, once. As a kernel does it, what it should have made durable then
+    /// counts as written: a later sync succeeds and does not make up for it.
     pub fn fail_sync(&self, number: u64) {
         self.state().fail_sync = Some(number);
+    }
+
+    /// Takes [`SimDisk::fail_sync`] and [`SimDisk::stop_at_sync`] back.
+    pub fn repair(&self) {
+        let mut state = self.state();
+        state.fail_sync = None;
+        state.stop_at_sync = None;
+    }
+
+    /// Whether a sync that was told to fail has not come yet.
+    #[must_use]
+    pub fn will_fail(&self) -> bool {
+        self.state().fail_sync.is_some()
     }
 
     /// How many bytes the disk has room for; `None` for no end.
@@ -287,6 +317,14 @@ impl SimFile {
     fn sync(&mut self) {
         for change in self.pending.drain(..) {
             change.apply(&mut self.durable);
+        }
+    }
+
+    /// What counts as written is read from the medium from now on.
+    fn forget_clean(&mut self) {
+        self.current = self.durable.clone();
+        for change in &self.pending {
+            change.apply(&mut self.current);
         }
     }
 

@@ -18,6 +18,7 @@ mod load;
 mod peers;
 mod product;
 mod qmp;
+mod recovery;
 mod report;
 mod rounds;
 mod wire;
@@ -49,6 +50,8 @@ enum Command {
     Mirror(Options),
     /// One gateway beside the same peers: writes that must be on the disk.
     Store(Options),
+    /// Two gateways: delta resync beside a plain TCP copy, and from a kill to the first write.
+    Recovery(Options),
     /// Puts load on any NBD server and prints what it measured as JSON.
     Load(LoadOptions),
 }
@@ -126,6 +129,7 @@ fn run() -> Result<()> {
         Command::Nbd(options) => rounds::run(Suite::Nbd, &options),
         Command::Mirror(options) => rounds::run(Suite::Mirror, &options),
         Command::Store(options) => rounds::run(Suite::Store, &options),
+        Command::Recovery(options) => rounds::recovery(&options),
         Command::Load(options) => load(options),
     }
 }

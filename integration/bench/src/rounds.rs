@@ -56,6 +56,16 @@ pub(crate) fn run(suite: Suite, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Runs the suite of what operators wait for and prints its report.
+///
+/// # Errors
+/// When a site cannot be started, or does not come to where it should be.
+pub(crate) fn recovery(options: &Options) -> Result<()> {
+    ensure!(options.repeats > 0, "repeats begin at 1");
+    let work = Work::new(options)?;
+    crate::recovery::run(options, &work.disk)
+}
+
 /// Folders that are there for the run and gone after it.
 struct Work {
     disk: PathBuf,
@@ -121,6 +131,10 @@ fn measure(
         started.push((contestant, running));
     }
     ensure!(!started.is_empty(), "nobody takes part");
+    // What everyone's fill left in the page cache is written out now; half a minute later the kernel
+    // would do it by itself, in the middle of somebody's measurement.
+    let synced = std::process::Command::new("sync").status().context("run sync")?;
+    ensure!(synced.success(), "sync ended with {synced}");
     for workload in suite.workloads() {
         for repeat in 1..=options.repeats {
             eprintln!("{}: {}, round {repeat}", transport.name(), workload.name);

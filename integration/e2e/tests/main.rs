@@ -5,14 +5,19 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod chain;
 mod clients;
+mod copies;
 mod demo;
 mod failover;
+mod groups;
 
 mod hostile;
 mod metrics;
+mod modes;
 mod operator;
 mod pair;
 mod random;
+mod rec;
 mod records;
 mod witness;

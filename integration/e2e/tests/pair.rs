@@ -37,6 +37,11 @@ impl Pair {
         Self::begin(false)
     }
 
+    /// Two sites, joined, with relays between them; nothing is mirrored.
+    pub(crate) fn joined_by_relay() -> Result<Self> {
+        Self::begin(true)
+    }
+
     /// Two sites with one volume of this size, in sync.
     pub(crate) fn mirrored(size: &str) -> Result<Self> {
         Self::begin(false)?.with_volume(size)

@@ -215,7 +215,7 @@ fn witness_that_is_down_stops_nobody_until_a_mirror_is_lost() -> Result<()> {
     let (code, told) = write_block(&pair.primary)?;
     ensure!(code != 0, "a write was acknowledged without the mirror and the witness: {told}");
     await_group(&pair.primary, "the refusal", SOON, |group| {
-        explains(group, "GW0640") && is(group, "/serving", "no_witness")
+        explains(group, "GW0644") && is(group, "/serving", "no_witness")
     })?;
     let revived = etcd.member(pair.dir.path(), 0)?;
     etcd.members[0] = revived;

@@ -147,7 +147,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus; 2]) {
 pub(crate) fn consent_for(status: &GroupStatus) -> Consent {
     match status.quality {
         Quality::InSync | Quality::Source => Consent::InSync,
-        Quality::Outdated => Consent::Outdated,
+        Quality::Outdated | Quality::Consistent => Consent::Outdated,
         Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
     }
 }

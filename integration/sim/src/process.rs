@@ -98,6 +98,7 @@ impl Process {
             }),
             host_boot: state.host_boot.get().to_le_bytes(),
             heartbeat: world.heartbeat,
+            journals: mirror::Journals::in_memory(mirror::JournalLimits::default()),
         }
     }
 

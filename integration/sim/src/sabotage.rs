@@ -128,6 +128,10 @@ impl Link for Liar {
         polled
     }
 
+    fn version(&self) -> u16 {
+        self.inner.version()
+    }
+
     fn traffic(&self) -> LinkTraffic {
         self.inner.traffic()
     }

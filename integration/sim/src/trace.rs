@@ -72,6 +72,10 @@ impl Link for TracedLink {
         polled
     }
 
+    fn version(&self) -> u16 {
+        self.inner.version()
+    }
+
     fn traffic(&self) -> LinkTraffic {
         self.inner.traffic()
     }

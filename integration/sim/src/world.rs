@@ -405,6 +405,12 @@ impl World {
             }
             Note::MirrorLost { .. }
             | Note::Demoted
+            | Note::Detached(_)
+            | Note::Mismatch { .. }
+            | Note::Verified { .. }
+            | Note::MirrorFollows { .. }
+            | Note::Degraded { .. }
+            | Note::Transferred { .. }
             | Note::FencedOff { .. }
             | Note::TakesOver
             | Note::Witness { .. }

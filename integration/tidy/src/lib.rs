@@ -8,6 +8,7 @@
 //! compiles.
 #![forbid(unsafe_code)]
 
+pub mod coverage;
 pub mod crates;
 pub mod dashboards;
 pub mod documents;

@@ -1,6 +1,6 @@
 //! Every rule of the house, over this repository.
 
-use twinspan_tidy::{Findings, Tree, crates, dashboards, documents, names, shape, words};
+use twinspan_tidy::{Findings, Tree, coverage, crates, dashboards, documents, names, shape, words};
 
 fn check(rule: fn(&Tree) -> Findings) {
     let tree = Tree::load().expect("the repository can be read");
@@ -34,5 +34,6 @@ rules! {
     links_between_documents_lead_somewhere: documents::links,
     dashboards_ask_for_what_exists: dashboards::metrics,
     recorded_series_exist: dashboards::recorded_series,
+    behaviours_are_held_by_tests: coverage::rows,
     alerts_are_whole: dashboards::alerts,
 }

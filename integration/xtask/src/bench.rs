@@ -10,8 +10,9 @@ use crate::run::{self, become_it, cargo, release};
 /// What to measure; passed on to the bench.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// `nbd` (one gateway), `mirror` (two) or `store` (flush and FUA on the disk).
-    #[arg(value_parser = ["nbd", "mirror", "store"])]
+    /// `nbd` (one gateway), `mirror` (two), `store` (flush and FUA on the disk) or `recovery`
+    /// (resync and failover).
+    #[arg(value_parser = ["nbd", "mirror", "store", "recovery"])]
     what: String,
     /// How long each measurement takes.
     #[arg(long, value_name = "S")]

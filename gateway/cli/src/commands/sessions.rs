@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use api::units::{bytes_text, micros_text};
 use api::{
-    CheckState, Code, FailoverPlan, Operation, OperationState, Phase, PlanRequest, PolicyPatch,
-    ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList, SessionState,
+    CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase, PlanRequest,
+    PolicyPatch, ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList,
+    SessionState, VerifySession,
 };
 use tokio::time::Instant;
 use ureq::http::Method;
@@ -48,6 +49,14 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
             let resumed: Session = client.post(&ask(session, "/resume"), &request)?;
             print(&wait_for(&client, resumed, wait)?);
         }
+        args::Session::Verify { session, rate, wait } => {
+            let request = VerifySession { bytes_per_second: *rate };
+            let begun: Session = client.post(&ask(session, "/verify"), &request)?;
+            let now = wait_for_verification(&client, begun, wait)?;
+            print(&now);
+            let differed = now.leg.verified.as_ref().is_some_and(|found| found.mismatched > 0);
+            return Ok(if wait.wait && differed { FAILED } else { 0 });
+        }
         args::Session::Reverse { session } => {
             let outcome: Option<Session> =
                 client.ask(&Method::POST, &ask(session, "/reverse"), &nothing)?;
@@ -57,6 +66,10 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
                     format!("{session} is reversed: its source is the other site now")
                 }),
             }
+        }
+        args::Session::Transfer { session, wait } => {
+            let begun: Session = client.post(&ask(session, "/transfer"), &nothing)?;
+            print(&wait_for(&client, begun, wait)?);
         }
         args::Session::Set { session, policy } => {
             let changed: Option<Session> =
@@ -71,18 +84,33 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
 }
 
 fn patch(policy: &args::Policy) -> PolicyPatch {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     PolicyPatch {
+        mode: policy.mode.clone(),
         split: policy.split.clone(),
         recovery: policy.recovery.clone(),
         on_slow: policy.on_slow.clone(),
         failover: policy.failover.clone(),
-        ack_deadline_ms: policy
-            .ack_deadline
-            .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+        ack_deadline_ms: policy.ack_deadline.map(millis),
+        cut_interval_ms: policy.cut_interval.map(millis),
+        transfer_every_s: policy.transfer_every.map(|time| time.as_secs()),
     }
 }
 
-/// Waits until both sides say that the copies are identical, if that is wanted.
+/// Whether the mirror is all that the session's mode promises, as both sides say.
+fn is_there(session: &Session) -> bool {
+    let leg = &session.leg;
+    match (leg.policy.mode.as_str(), leg.phase) {
+        ("consistency", Phase::Following) => leg.rpo_seconds.is_some(),
+        ("stack", Phase::Tracking) => leg.link == LinkState::Off,
+        ("sync", Phase::Equivalent) => {
+            leg.in_sync && leg.theirs.as_ref().is_some_and(|theirs| theirs.in_sync)
+        }
+        _ => false,
+    }
+}
+
+/// Waits until the mirror is what the mode promises, if that is wanted.
 fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, Failure> {
     if !wait.wait {
         return Ok(session);
@@ -91,8 +119,7 @@ fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, F
     let until = Instant::now() + wait.timeout;
     loop {
         let now: Session = client.get(&path)?;
-        let agrees = now.leg.theirs.as_ref().is_some_and(|theirs| theirs.in_sync);
-        if now.leg.phase == Phase::Equivalent && now.leg.in_sync && agrees {
+        if is_there(&now) {
             return Ok(now);
         }
         if now.leg.state == SessionState::Error {
@@ -103,6 +130,31 @@ fn wait_for(client: &Client, session: Session, wait: &Wait) -> Result<Session, F
         if Instant::now() > until {
             let what =
                 format!("the session is {} after all that time", screen::leg_state(&now.leg));
+            return Err(Failure::coded(Code::Timeout, what));
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+/// Waits until the verification that was begun is over, if that is wanted.
+fn wait_for_verification(client: &Client, begun: Session, wait: &Wait) -> Result<Session, Failure> {
+    if !wait.wait {
+        return Ok(begun);
+    }
+    let path = format!("/api/v1/sessions/{}", begun.id);
+    let before = begun.leg.verified.clone();
+    let until = Instant::now() + wait.timeout;
+    loop {
+        let now: Session = client.get(&path)?;
+        if now.leg.verified != before && now.leg.verifying.is_none() {
+            return Ok(now);
+        }
+        if now.leg.verifying.is_none() && now.leg.state != SessionState::Active {
+            let what = "the link ended before everything was compared".to_owned();
+            return Err(Failure::new(FAILED, what).next("twinspan session show"));
+        }
+        if Instant::now() > until {
+            let what = "the verification goes on after all that time".to_owned();
             return Err(Failure::coded(Code::Timeout, what));
         }
         std::thread::sleep(LOOK_PAUSE);
@@ -126,15 +178,31 @@ fn rows(sessions: &[Session]) -> String {
         vec![
             session.volume.clone(),
             format!("{} → {}", session.from, session.to),
+            session.leg.policy.mode.clone(),
             word(&session.leg.state),
             word(&session.leg.phase),
             progress(session),
+            session.leg.rpo_seconds.map_or_else(|| "UNKNOWN".to_owned(), |s| format!("{s:.1} s")),
             bytes_text(session.out_of_sync_bytes),
             session.leg.rtt_us.map_or_else(|| "-".to_owned(), micros_text),
             session.id.to_string(),
         ]
     });
-    table(&["VOLUME", "SESSION", "STATE", "PHASE", "COPIED", "OUT OF SYNC", "RTT", "ID"], rows)
+    table(
+        &[
+            "VOLUME",
+            "SESSION",
+            "MODE",
+            "STATE",
+            "PHASE",
+            "COPIED",
+            "RPO",
+            "OUT OF SYNC",
+            "RTT",
+            "ID",
+        ],
+        rows,
+    )
 }
 
 fn progress(session: &Session) -> String {
@@ -154,12 +222,74 @@ fn one(session: &Session) -> String {
     let mut out = rows(std::slice::from_ref(session));
     let policy = &session.leg.policy;
     out.push_str(&format!(
-        "policy split {}, recovery {}, on_slow {}, failover {}, ack_deadline {} ms\n",
-        policy.split, policy.recovery, policy.on_slow, policy.failover, policy.ack_deadline_ms
+        "policy mode {}, split {}, recovery {}, on_slow {}, failover {}, ack_deadline {} ms\n",
+        policy.mode,
+        policy.split,
+        policy.recovery,
+        policy.on_slow,
+        policy.failover,
+        policy.ack_deadline_ms
     ));
+    out.push_str(&behind(session));
+    if let Some(now) = &session.leg.verifying {
+        out.push_str(&format!(
+            "verify {} of {} blocks compared, {} differ\n",
+            now.done_blocks, now.total_blocks, now.mismatched_blocks
+        ));
+    }
+    match &session.leg.verified {
+        Some(found) => out.push_str(&format!(
+            "verify all {} blocks compared {} at {}{}\n",
+            found.blocks,
+            if found.mismatched == 0 {
+                "equal".to_owned()
+            } else {
+                format!("({} differed and were copied again)", found.mismatched)
+            },
+            found.at,
+            if found.unreadable == 0 {
+                String::new()
+            } else {
+                format!("; {} could not be read at the source", found.unreadable)
+            },
+        )),
+        None => out.push_str("verify never\n"),
+    }
     for explanation in &session.explanations {
         out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));
         out.push_str(&format!("next   {}\n", explanation.next));
+    }
+    out
+}
+
+/// What there is to say of a mirror that follows behind, or did.
+fn behind(session: &Session) -> String {
+    let leg = &session.leg;
+    let mut out = String::new();
+    if leg.policy.mode != "sync" || leg.degraded {
+        let cut = leg.cut_ms_ago.map_or_else(
+            || "no cut is kept there".to_owned(),
+            |ago| format!("newest cut {} ago", micros_text(ago * 1000)),
+        );
+        out.push_str(&format!(
+            "behind {cut}, {} in the journal ({} on disk), up to {}\n",
+            bytes_text(leg.journal_bytes),
+            bytes_text(leg.spilled_bytes),
+            bytes_text(leg.journal_bytes_max)
+        ));
+    }
+    for spell in &leg.spells {
+        let end = spell.ended_ms_ago.map_or_else(
+            || "goes on".to_owned(),
+            |ago| format!("ended {} ago", micros_text(ago * 1000)),
+        );
+        out.push_str(&format!(
+            "spell  began {} ago, {end}: RPO up to {:.1} s, {} changed{}\n",
+            micros_text(spell.began_ms_ago * 1000),
+            spell.worst_rpo_seconds,
+            bytes_text(spell.bytes),
+            if spell.degraded { ", degraded" } else { "" }
+        ));
     }
     out
 }

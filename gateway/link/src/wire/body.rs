@@ -4,8 +4,8 @@
 //! has no bytes left over, but for `Hello`, behind whose fields a later release may say more.
 
 use block::{
-    BlockRange, BlockSet, BootId, Epoch, GatewayId, Generation, Goodbye, GroupId, Hello, Identity,
-    Open, Opened, Quality, SessionId, VolumeId, VolumeOffer,
+    BlockRange, BlockSet, BootId, CUTS_SINCE_VERSION, Epoch, GatewayId, Generation, Goodbye,
+    GroupId, Hello, Identity, Open, Opened, Quality, SessionId, VolumeId, VolumeOffer,
 };
 
 use super::cursor::{Reader, Writer};
@@ -192,8 +192,15 @@ pub(super) fn read_open(body: &[u8], epoch: Epoch, discard: bool) -> Result<Open
     Ok(Open { group, name, epoch, generation, ancestors, volumes, discard })
 }
 
-pub(super) fn write_opened(w: &mut Writer<'_>, opened: &Opened) -> Result<(), Unsendable> {
+pub(super) fn write_opened(
+    w: &mut Writer<'_>,
+    opened: &Opened,
+    version: u16,
+) -> Result<(), Unsendable> {
     w.byte(match opened.quality {
+        Quality::Consistent if version >= CUTS_SINCE_VERSION => 5,
+        // To a gateway that knows no cuts it is what it is worth there: an old point in time.
+        Quality::Consistent => 2,
         Quality::Blank => 0,
         Quality::Inconsistent => 1,
         Quality::Outdated => 2,
@@ -213,6 +220,7 @@ pub(super) fn read_opened(body: &[u8]) -> Result<Opened, Corrupt> {
         2 => Quality::Outdated,
         3 => Quality::InSync,
         4 => Quality::Source,
+        5 => Quality::Consistent,
         _ => return Err(Corrupt("unknown quality of a copy")),
     };
     let (differences_known, some) = (r.bool()?, r.bool()?);

@@ -4,7 +4,9 @@
 //! allows, a payload only after its checksum.
 #![warn(clippy::arithmetic_side_effects)]
 
-use block::{Change, DirtyReport, Epoch, Extent, Message, MirrorState, Seq, Vote};
+use block::{
+    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode, Seq, Vote,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
 
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::limits::{
     ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    SUMS_BYTES_MAX,
+    QUESTION_BYTES_MAX, SUMS_BYTES_MAX,
 };
 
 /// Cuts frames off what came in.
@@ -119,6 +121,7 @@ impl Decoder {
         if (head.kind < kind::FIRST_MESSAGE) != self.version.is_none() {
             return Err(Corrupt("greeting or message where the other belongs"));
         }
+        let cuts = self.version.is_some_and(|version| version >= CUTS_SINCE_VERSION);
         let (flags, bytes_max) = match head.kind {
             kind::HELLO | kind::REFUSED | kind::JOIN | kind::JOINED => {
                 (0, HANDSHAKE_PAYLOAD_BYTES_MAX)
@@ -127,12 +130,23 @@ impl Decoder {
             kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
                 (0, PAYLOAD_BYTES_MAX)
             }
+            kind::LIST | kind::MAPPED | kind::ASK | kind::TOLD if self.version < Some(2) => {
+                return Err(Corrupt("unknown kind of frame"));
+            }
+            kind::LIST => (0, 0),
+            kind::ASK | kind::TOLD => (0, QUESTION_BYTES_MAX),
+            kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
             kind::WRITE => (flag::FUA | flag::RESYNC, CHANGE_BYTES_MAX),
             kind::ZERO => (flag::FUA | flag::RESYNC | flag::MAY_TRIM, 0),
             kind::TRIM => (flag::FUA | flag::RESYNC, 0),
-            kind::PING | kind::PONG => (flag::IN_SYNC | flag::COPYING, 0),
+            kind::PING | kind::PONG => {
+                let modes = if cuts { flag::CONSISTENCY | flag::STACK } else { 0 };
+                (flag::IN_SYNC | flag::COPYING | modes, 0)
+            }
+            kind::CUT if cuts => (0, PAYLOAD_BYTES_MAX),
+            kind::CUT_APPLIED if cuts => (0, 0),
             kind::FLUSH
             | kind::FAILED
             | kind::DURABLE
@@ -185,17 +199,21 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
             let error = status::error(head.aux).ok_or(Corrupt("unknown error"))?;
             Message::Failed { seq, error }
         }
-        kind::PING => Message::Ping { stamp: head.offset, state: state(head) },
+        kind::PING => Message::Ping { stamp: head.offset, state: state(head)? },
         kind::PONG => {
-            let persist_us = u32::try_from(head.aux).ok().ok_or(Corrupt("impossible duration"))?;
-            Message::Pong { stamp: head.offset, state: state(head), persist_us }
+            let persist_us = lower_half(head.aux);
+            Message::Pong { stamp: head.offset, state: state(head)?, persist_us }
         }
+        kind::CUT_APPLIED => Message::CutApplied { seq },
         kind::HANDOVER => Message::Handover { epoch },
         kind::VOTED => Message::Voted(match head.aux {
             0 => Vote::InSync,
             1 => Vote::TookOver { epoch },
             _ => return Err(Corrupt("unknown vote")),
         }),
+        kind::ASK => Message::Ask(payload),
+        kind::TOLD => Message::Told(payload),
+        kind::LIST => Message::List { volume: head.volume },
         kind::OUTDATE => Message::Outdate,
         kind::GROW => Message::Grow { volume: head.volume, bytes: head.len },
         kind::GROWN => Message::Grown { volume: head.volume, bytes: head.len },
@@ -218,9 +236,17 @@ fn with_body(head: Head, payload: &[u8]) -> Result<Message, Corrupt> {
             let differs = body::read_blocks(payload)?;
             Message::Compared { seq: Seq::new(head.seq), differs }
         }
+        kind::MAPPED => {
+            let blocks = body::read_blocks(payload)?;
+            Message::Mapped { volume: head.volume, blocks, last: head.flags & flag::LAST != 0 }
+        }
         kind::PROMOTE => {
             let (generation, ancestors) = body::read_promote(payload)?;
             Message::Promote { generation, ancestors }
+        }
+        kind::CUT => {
+            let (generation, ancestors) = body::read_promote(payload)?;
+            Message::Cut { seq: Seq::new(head.seq), generation, ancestors }
         }
         kind::GOODBYE => Message::Goodbye(body::read_goodbye(payload)?),
         _ => return Err(Corrupt("unknown kind of frame")),
@@ -245,11 +271,23 @@ fn acks(payload: &[u8]) -> Result<Message, Corrupt> {
     Ok(Message::Acks(numbers.iter().map(|number| Seq::new(number.get())).collect()))
 }
 
-fn state(head: Head) -> MirrorState {
-    MirrorState {
+fn state(head: Head) -> Result<MirrorState, Corrupt> {
+    let mode = match (head.flags & flag::CONSISTENCY != 0, head.flags & flag::STACK != 0) {
+        (false, false) => Mode::Sync,
+        (true, false) => Mode::Consistency,
+        (false, true) => Mode::Stack,
+        (true, true) => return Err(Corrupt("two modes at once")),
+    };
+    Ok(MirrorState {
         in_sync: head.flags & flag::IN_SYNC != 0,
         copying: head.flags & flag::COPYING != 0,
         out_of_sync_bytes: head.len,
         seq: Seq::new(head.seq),
-    }
+        mode,
+        lag_ms: lower_half(head.aux >> 32).checked_sub(1),
+    })
+}
+
+fn lower_half(number: u64) -> u32 {
+    u32::try_from(number & u64::from(u32::MAX)).expect("masked to 32 bits")
 }

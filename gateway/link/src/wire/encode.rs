@@ -4,7 +4,10 @@
 //! change is not copied.
 #![warn(clippy::arithmetic_side_effects)]
 
-use block::{BlockRange, Change, DirtyReport, Extent, Message, MirrorState, Seq, Vote};
+use block::{
+    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode, Seq,
+    Vote,
+};
 use bytes::Bytes;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::limits::{
     ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
+    QUESTION_BYTES_MAX, RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
 };
 
 /// Queues what is said before a version is agreed on.
@@ -65,7 +68,7 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
         }
         Message::Opened(opened) => {
             let head = Head { kind: kind::OPENED, ..Head::default() };
-            encoder.with_body(head, out, |w| body::write_opened(w, &opened))
+            encoder.with_body(head, out, |w| body::write_opened(w, &opened, version))
         }
         Message::Differs(report) => encoder.differs(&report, out),
         Message::Compare { seq, volume, extent, sums } => {
@@ -80,8 +83,18 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             let head = Head { kind: kind::COMPARED, seq: seq.get(), ..Head::default() };
             encoder.with_body(head, out, |w| body::write_blocks(w, &differs))
         }
+        Message::Ask(question) => encoder.question(kind::ASK, question, out),
+        Message::Told(answer) => encoder.question(kind::TOLD, answer, out),
+        Message::Mapped { volume, blocks, last } => encoder.mapped(volume, &blocks, last, out),
         Message::Promote { generation, ancestors } => {
             let head = Head { kind: kind::PROMOTE, ..Head::default() };
+            encoder.with_body(head, out, |w| body::write_promote(w, generation, &ancestors))
+        }
+        Message::Cut { .. } | Message::CutApplied { .. } if version < CUTS_SINCE_VERSION => {
+            Err(Unsendable("a cut in a version of the protocol that has none"))
+        }
+        Message::Cut { seq, generation, ancestors } => {
+            let head = Head { kind: kind::CUT, seq: seq.get(), ..Head::default() };
             encoder.with_body(head, out, |w| body::write_promote(w, generation, &ancestors))
         }
         Message::Goodbye(goodbye) => {
@@ -91,7 +104,7 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
                 Ok(())
             })
         }
-        plain => plain_head(&plain)
+        plain => plain_head(&plain, version)
             .map(|head| encoder.bare(head, out))
             .ok_or(Unsendable("this kind of message has a body")),
     }
@@ -105,7 +118,7 @@ pub fn split_differs(report: &DirtyReport) -> impl Iterator<Item = (u16, &[Block
 }
 
 /// The header of a message that is nothing but a header.
-fn plain_head(message: &Message) -> Option<Head> {
+fn plain_head(message: &Message, version: u16) -> Option<Head> {
     let zero = Head::default();
     Some(match *message {
         Message::Flush { seq } => Head { kind: kind::FLUSH, seq: seq.get(), ..zero },
@@ -118,12 +131,17 @@ fn plain_head(message: &Message) -> Option<Head> {
         Message::Voted(Vote::TookOver { epoch }) => {
             Head { kind: kind::VOTED, epoch: epoch.get(), aux: 1, ..zero }
         }
+        Message::List { volume } => Head { kind: kind::LIST, volume, ..zero },
         Message::Outdate => Head { kind: kind::OUTDATE, ..zero },
         Message::Grow { volume, bytes } => Head { kind: kind::GROW, volume, len: bytes, ..zero },
         Message::Grown { volume, bytes } => Head { kind: kind::GROWN, volume, len: bytes, ..zero },
-        Message::Ping { stamp, state } => Head { kind: kind::PING, ..state_head(stamp, state) },
+        Message::CutApplied { seq } => Head { kind: kind::CUT_APPLIED, seq: seq.get(), ..zero },
+        Message::Ping { stamp, state } => {
+            Head { kind: kind::PING, ..state_head(stamp, state, version) }
+        }
         Message::Pong { stamp, state, persist_us } => {
-            Head { kind: kind::PONG, aux: u64::from(persist_us), ..state_head(stamp, state) }
+            let head = state_head(stamp, state, version);
+            Head { kind: kind::PONG, aux: head.aux | u64::from(persist_us), ..head }
         }
         Message::Open(_)
         | Message::Opened(_)
@@ -132,17 +150,32 @@ fn plain_head(message: &Message) -> Option<Head> {
         | Message::Acks(_)
         | Message::Compare { .. }
         | Message::Compared { .. }
+        | Message::Mapped { .. }
+        | Message::Ask(_)
+        | Message::Told(_)
         | Message::Promote { .. }
+        | Message::Cut { .. }
         | Message::Goodbye(_) => return None,
     })
 }
 
-fn state_head(stamp: u64, state: MirrorState) -> Head {
+/// The lag lies in the upper half of `aux`, one more than it is, so that 0 says that it is unknown.
+fn state_head(stamp: u64, state: MirrorState, version: u16) -> Head {
+    let mode = match state.mode {
+        Mode::Sync => 0,
+        Mode::Consistency => flag::CONSISTENCY,
+        Mode::Stack => flag::STACK,
+    };
+    let lag = state.lag_ms.map_or(0, |ms| u64::from(ms.saturating_add(1)));
+    let told = version >= CUTS_SINCE_VERSION;
     Head {
-        flags: pick(state.in_sync, flag::IN_SYNC) | pick(state.copying, flag::COPYING),
+        flags: pick(state.in_sync, flag::IN_SYNC)
+            | pick(state.copying, flag::COPYING)
+            | if told { mode } else { 0 },
         seq: state.seq.get(),
         offset: stamp,
         len: state.out_of_sync_bytes,
+        aux: if told { lag << 32 } else { 0 },
         ..Head::default()
     }
 }
@@ -205,8 +238,35 @@ impl Encoder {
         Ok(())
     }
 
+    fn mapped(
+        &self,
+        volume: u16,
+        blocks: &[BlockRange],
+        last: bool,
+        out: &mut Outbox,
+    ) -> Result<(), Unsendable> {
+        let mut chunks = blocks.chunks(RANGES_PER_FRAME_MAX).peekable();
+        loop {
+            let some = chunks.next().unwrap_or_default();
+            let ends = chunks.peek().is_none();
+            let flags = pick(last && ends, flag::LAST);
+            let head = Head { kind: kind::MAPPED, flags, volume, ..Head::default() };
+            self.with_body(head, out, |w| body::write_blocks(w, some))?;
+            if ends {
+                return Ok(());
+            }
+        }
+    }
+
     fn bare(&self, head: Head, out: &mut Outbox) {
         out.push_small(&self.header(head, 0, crc(&[])));
+    }
+
+    fn question(&self, kind: u8, text: Bytes, out: &mut Outbox) -> Result<(), Unsendable> {
+        if text.len() > QUESTION_BYTES_MAX {
+            return Err(Unsendable("a question or answer is too long"));
+        }
+        self.shared(Head { kind, ..Head::default() }, text, out)
     }
 
     fn shared(&self, head: Head, data: Bytes, out: &mut Outbox) -> Result<(), Unsendable> {

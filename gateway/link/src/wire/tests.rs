@@ -2,7 +2,7 @@
 
 use block::{
     BlockRange, BootId, Change, DirtyReport, Epoch, Extent, GatewayId, Generation, Goodbye,
-    GroupId, Identity, IoError, MirrorState, Open, Opened, Quality, Seq, SessionId, VolumeId,
+    GroupId, Identity, IoError, MirrorState, Mode, Open, Opened, Quality, Seq, SessionId, VolumeId,
     VolumeOffer, Vote,
 };
 use bytes::{Bytes, BytesMut};
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::{ACKS_PER_FRAME_MAX, RANGES_PER_FRAME_MAX};
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 fn seq() -> impl Strategy<Value = Seq> {
     any::<u64>().prop_map(Seq::new)
@@ -31,12 +31,16 @@ fn history() -> impl Strategy<Value = (Generation, Vec<Generation>)> {
 }
 
 fn state() -> impl Strategy<Value = MirrorState> {
-    (any::<bool>(), any::<bool>(), any::<u64>(), seq()).prop_map(
-        |(in_sync, copying, out_of_sync_bytes, seq)| MirrorState {
+    let mode = prop_oneof![Just(Mode::Sync), Just(Mode::Consistency), Just(Mode::Stack)];
+    let lag = proptest::option::of(0..u32::MAX);
+    (any::<bool>(), any::<bool>(), any::<u64>(), seq(), mode, lag).prop_map(
+        |(in_sync, copying, out_of_sync_bytes, seq, mode, lag_ms)| MirrorState {
             in_sync,
             copying,
             out_of_sync_bytes,
             seq,
+            mode,
+            lag_ms,
         },
     )
 }
@@ -79,6 +83,7 @@ fn opened() -> impl Strategy<Value = Message> {
         Just(Quality::Inconsistent),
         Just(Quality::Outdated),
         Just(Quality::InSync),
+        Just(Quality::Consistent),
         Just(Quality::Source),
     ];
     (quality, proptest::option::of(generation()), vec(generation(), 0..4), any::<bool>()).prop_map(
@@ -107,6 +112,16 @@ fn differs() -> impl Strategy<Value = Message> {
     })
 }
 
+fn mapped() -> impl Strategy<Value = Message> {
+    (any::<u16>(), vec((any::<u64>(), any::<u64>()), 0..9), any::<bool>()).prop_map(
+        |(volume, ranges, last)| {
+            let range = |(a, b): (u64, u64)| BlockRange::new(a.min(b), a.max(b));
+            let blocks = ranges.into_iter().map(range).collect();
+            Message::Mapped { volume, blocks, last }
+        },
+    )
+}
+
 fn compare() -> impl Strategy<Value = Message> {
     let extent = (0_u64..1 << 40, 1_u64..1 << 20);
     prop_oneof![
@@ -129,11 +144,15 @@ fn small() -> impl Strategy<Value = Message> {
     prop_oneof![
         seq().prop_map(|seq| Message::Flush { seq }),
         seq().prop_map(|seq| Message::Durable { seq }),
+        seq().prop_map(|seq| Message::CutApplied { seq }),
         (seq(), error).prop_map(|(seq, error)| Message::Failed { seq, error }),
         epoch().prop_map(|epoch| Message::Handover { epoch }),
         Just(Message::Voted(Vote::InSync)),
         epoch().prop_map(|epoch| Message::Voted(Vote::TookOver { epoch })),
         Just(Message::Outdate),
+        any::<u16>().prop_map(|volume| Message::List { volume }),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Ask(Bytes::from(text))),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Told(Bytes::from(text))),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grow { volume, bytes }),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grown { volume, bytes }),
         (any::<u64>(), state()).prop_map(|(stamp, state)| Message::Ping { stamp, state }),
@@ -150,16 +169,23 @@ fn message() -> impl Strategy<Value = Message> {
         1 => open(),
         1 => opened(),
         1 => differs(),
+        1 => mapped(),
         1 => compare(),
         1 => history().prop_map(|(generation, ancestors)| Message::Promote { generation, ancestors }),
+        1 => (seq(), history())
+            .prop_map(|(seq, (generation, ancestors))| Message::Cut { seq, generation, ancestors }),
         1 => goodbye(),
     ]
 }
 
 fn bytes_of(messages: &[Message]) -> Vec<u8> {
+    bytes_in(VERSION, messages)
+}
+
+fn bytes_in(version: u16, messages: &[Message]) -> Vec<u8> {
     let mut outbox = Outbox::new();
     for message in messages {
-        encode(VERSION, message.clone(), &mut outbox).unwrap();
+        encode(version, message.clone(), &mut outbox).unwrap();
     }
     outbox.to_vec()
 }
@@ -174,7 +200,11 @@ fn drain(decoder: Decoder, inbox: &mut BytesMut) -> Result<Vec<Frame>, Corrupt> 
 }
 
 fn messages_of(bytes: &[u8]) -> Result<Vec<Message>, Corrupt> {
-    let frames = drain(Decoder::messages(VERSION), &mut BytesMut::from(bytes))?;
+    messages_in(VERSION, bytes)
+}
+
+fn messages_in(version: u16, bytes: &[u8]) -> Result<Vec<Message>, Corrupt> {
+    let frames = drain(Decoder::messages(version), &mut BytesMut::from(bytes))?;
     let message = |frame| match frame {
         Frame::Message(message) => Ok(message),
         Frame::Greeting(_) => Err(Corrupt("a greeting")),
@@ -235,7 +265,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_are_no_frames(bytes in vec(any::<u8>(), 0..400)) {
-        for decoder in [Decoder::messages(VERSION), Decoder::greetings()] {
+        for decoder in [Decoder::messages(1), Decoder::messages(2), Decoder::greetings()] {
             let mut inbox = BytesMut::from(&bytes[..]);
             let frames = drain(decoder, &mut inbox);
             prop_assert!(frames.map_or(true, |frames| frames.is_empty()));
@@ -245,7 +275,7 @@ proptest! {
     /// Bodies of whoever has the checksums right: damage that is meant.
     #[test]
     fn hostile_fields_neither_panic_nor_allocate(
-        kind in prop_oneof![0_u8..5, 16_u8..19, 32_u8..39, 48_u8..54, 64_u8..66, Just(80), any::<u8>()],
+        kind in prop_oneof![0_u8..5, 16_u8..19, 32_u8..43, 48_u8..56, 64_u8..66, Just(80), 96_u8..98, any::<u8>()],
         flags in prop_oneof![Just(0), any::<u8>()],
         fields in any::<(u16, u64, u64, u64, u64, u64)>(),
         payload in vec(prop_oneof![any::<u8>(), Just(0), Just(255)], 0..200),
@@ -271,7 +301,7 @@ proptest! {
         };
         raw.header_crc = U32::new(crc(&raw.as_bytes()[..60]));
         let bytes = [raw.as_bytes(), &payload].concat();
-        for decoder in [Decoder::messages(VERSION), Decoder::greetings()] {
+        for decoder in [Decoder::messages(1), Decoder::messages(2), Decoder::greetings()] {
             let most = crate::limits::PAYLOAD_BYTES_MAX;
             prop_assert!(decoder.missing(&bytes).map_or(true, |missing| missing <= most));
             if let Ok(frames) = drain(decoder, &mut BytesMut::from(&bytes[..])) {
@@ -320,7 +350,7 @@ fn a_later_release_may_say_more_in_its_hello() {
 #[test]
 fn a_frame_of_another_version_is_refused() {
     let mut outbox = Outbox::new();
-    encode(2, Message::Outdate, &mut outbox).unwrap();
+    encode(3, Message::Outdate, &mut outbox).unwrap();
     assert_eq!(messages_of(&outbox.to_vec()), Err(Corrupt("frame of another protocol version")));
 }
 
@@ -444,10 +474,82 @@ fn decodes_the_bytes_of_version_1() {
         }),
         Message::Goodbye(Goodbye::Fenced { epoch: Epoch::new(12) }),
     ];
-    let encoded: String = bytes_of(&expected)
+    assert_bytes(1, &expected, &bytes);
+}
+
+/// Messages are these bytes in this version, and the other way round.
+fn assert_bytes(version: u16, expected: &[Message], bytes: &[u8]) {
+    let encoded: String = bytes_in(version, expected)
         .chunks(32)
         .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
         .collect();
-    assert_eq!(messages_of(&bytes).as_deref(), Ok(&expected[..]), "now it is\n{encoded}");
-    assert_eq!(bytes_of(&expected), bytes, "now it is\n{encoded}");
+    assert_eq!(messages_in(version, bytes).as_deref(), Ok(expected), "now it is\n{encoded}");
+    assert_eq!(bytes_in(version, expected), bytes, "now it is\n{encoded}");
+}
+
+/// The bytes of version 2, of what version 1 has not.
+#[test]
+fn decodes_the_bytes_of_version_2() {
+    let bytes = from_hex(include_str!("version_2.hex"));
+    let state = MirrorState {
+        in_sync: false,
+        copying: true,
+        out_of_sync_bytes: 4096,
+        seq: Seq::new(5),
+        mode: Mode::Consistency,
+        lag_ms: Some(1_250),
+    };
+    let expected = [
+        Message::Cut {
+            seq: Seq::new(11),
+            generation: Generation::of(5),
+            ancestors: vec![Generation::of(4)],
+        },
+        Message::CutApplied { seq: Seq::new(11) },
+        Message::Ping { stamp: 3, state },
+        Message::Pong { stamp: 3, state: MirrorState { lag_ms: None, ..state }, persist_us: 77 },
+        Message::Opened(Opened {
+            quality: Quality::Consistent,
+            generation: Some(Generation::of(5)),
+            ancestors: Vec::new(),
+            differences_known: true,
+        }),
+        Message::List { volume: 3 },
+        Message::Mapped {
+            volume: 3,
+            blocks: vec![BlockRange::new(4, 9), BlockRange::new(1 << 33, (1 << 33) + 1)],
+            last: true,
+        },
+        Message::Ask(Bytes::from_static(b"who?")),
+        Message::Told(Bytes::from_static(b"me")),
+    ];
+    assert_bytes(2, &expected, &bytes);
+    // What only this version knows is unknown to the one before.
+    for message in &expected[5..] {
+        let old = bytes_in(1, std::slice::from_ref(message));
+        assert_eq!(messages_in(1, &old), Err(Corrupt("unknown kind of frame")));
+    }
+}
+
+#[test]
+fn version_1_has_no_cuts_and_tells_a_consistent_copy_as_an_old_one() {
+    let mut outbox = Outbox::new();
+    assert!(encode(1, Message::CutApplied { seq: Seq::new(1) }, &mut outbox).is_err());
+    let cut =
+        Message::Cut { seq: Seq::new(1), generation: Generation::of(1), ancestors: Vec::new() };
+    assert!(encode(1, cut, &mut outbox).is_err());
+    assert!(outbox.is_empty());
+    let state = MirrorState { mode: Mode::Stack, lag_ms: Some(9), ..MirrorState::default() };
+    let opened = |quality| Opened {
+        quality,
+        generation: Some(Generation::of(5)),
+        ancestors: Vec::new(),
+        differences_known: true,
+    };
+    let said = [Message::Ping { stamp: 1, state }, Message::Opened(opened(Quality::Consistent))];
+    let heard = [
+        Message::Ping { stamp: 1, state: MirrorState::default() },
+        Message::Opened(opened(Quality::Outdated)),
+    ];
+    assert_eq!(messages_in(1, &bytes_in(1, &said)).as_deref(), Ok(&heard[..]));
 }

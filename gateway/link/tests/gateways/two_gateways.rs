@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use block::{Goodbye, Link, LinkError, Message, MirrorState, Open, Seq};
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -26,6 +27,7 @@ async fn accept_group(
     match accept_one(listener, us).await? {
         Incoming::Group { open, link, .. } => Ok((open, link)),
         Incoming::Join(outcome) => panic!("a join: {outcome:?}"),
+        Incoming::Question { question, .. } => panic!("a question: {question:?}"),
     }
 }
 
@@ -60,6 +62,36 @@ async fn joins(
         tokio::join!(join(token, joiner, now_unix_s), accept_one(listener, issuer));
     let Ok(Incoming::Join(outcome)) = incoming else { panic!("no join came in") };
     (joined, outcome)
+}
+
+#[tokio::test]
+async fn a_question_comes_in_with_who_asks_and_is_answered_on_its_link() {
+    let (east, west) = (gateway(1), gateway(2));
+    east.trusted().add(west.describe());
+    west.trusted().add(east.describe());
+    let (listener, addresses) = listen().await;
+    let asking = async {
+        let mut link = dial(&addresses, west.describe().gateway, &east).await?.attach()?;
+        link.push(Message::Ask(Bytes::from_static(b"how are you?")));
+        send(&mut *link).await?;
+        receive(&mut *link).await
+    };
+    let answering = async {
+        match accept_one(&listener, &west).await? {
+            Incoming::Question { peer, question, link } => {
+                assert_eq!(peer.gateway, east.describe().gateway);
+                assert_eq!(question, "how are you?");
+                let mut link = link.attach()?;
+                link.push(Message::Told(Bytes::from_static(b"well")));
+                send(&mut *link).await?;
+                Ok::<_, LinkError>(link)
+            }
+            Incoming::Group { .. } | Incoming::Join(_) => panic!("no question came in"),
+        }
+    };
+    let (told, link) = tokio::join!(asking, answering);
+    assert_eq!(told, Ok(vec![Message::Told(Bytes::from_static(b"well"))]));
+    link.unwrap();
 }
 
 #[tokio::test]

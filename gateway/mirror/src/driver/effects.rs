@@ -4,12 +4,15 @@
 
 use std::rc::Rc;
 
-use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Store, WriteId};
+use block::{Answer, Extent, IoError, LegId, Message, Op, Request, Seq, Ticket, WriteId};
 
 use super::host::op_of;
 use super::inbox::{Tag, join, read_of};
+use super::members::Member;
 use super::{Core, Group, upstream};
+use crate::certificate::{certificate_key, encode};
 use crate::machine::{Effect, Event, Note};
+use crate::status::Verified;
 
 impl Core {
     pub(super) fn perform(&mut self, group: &Rc<Group>) {
@@ -35,22 +38,23 @@ impl Core {
                 let key = self.begin_round(round, sets.len());
                 for (volume, set) in sets {
                     let ticket = self.ticket(Tag::Activated(key));
-                    group.stores[volume].record_activity(&set, ticket);
+                    self.members[volume].store.record_activity(&set, ticket);
                 }
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: false } => {
                 self.copy(leg, copy, seq, (volume, extent));
             }
             Effect::Copy { leg, copy, seq, volume, extent, compare: true } => {
-                self.compare((leg, copy), seq, (volume, &*group.stores[volume]), extent);
+                self.compare((leg, copy), seq, volume, extent);
             }
-            Effect::List { leg } => self.list(leg, group),
+            Effect::List { leg } => self.list(leg),
+            Effect::Certify { leg, found } => self.certify(leg, found, group),
             Effect::Post { leg, message } => {
                 if let Some(port) = &mut self.legs[leg.index()] {
                     port.post(message);
                 }
             }
-            Effect::FlushLocal { round, volumes } => self.flush_local(round, &volumes, group),
+            Effect::FlushLocal { round, volumes } => self.flush_local(round, &volumes),
             Effect::Record { number, records } => {
                 self.ledger.put(records, self.sink.ticket(Tag::Recorded(number).pack()));
             }
@@ -69,20 +73,17 @@ impl Core {
             }
             Effect::Refuse { goodbye } => upstream::refuse(self, group, goodbye),
             Effect::Reply { message } => self.reply(message),
-            Effect::HangUpstream { goodbye } => {
-                if let Some(mut upstream) = self.upstream.take() {
-                    upstream.send_acks();
-                    goodbye.into_iter().for_each(|g| upstream.port.push(Message::Goodbye(g)));
-                    upstream.port.close();
-                    upstream.port.wake();
-                }
-            }
+            Effect::HangUpstream { goodbye } => upstream::hang(self, goodbye),
             Effect::GrowLocal { volume, bytes } => {
                 let ticket = self.ticket(Tag::Grown(volume));
-                group.stores[volume].grow(bytes, ticket);
+                self.members[volume].store.grow(bytes, ticket);
             }
             Effect::Arbitrate { number, claim } => self.ask_witness(Some((number, claim))),
             Effect::Look => self.ask_witness(None),
+            Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
+            Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
+            Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
+            Effect::RollBack { snapshots } => self.roll_back(&snapshots),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {
                 if let Some(waiter) = self.waiter.take() {
@@ -97,6 +98,9 @@ impl Core {
     fn apply(&mut self, write: WriteId) {
         let ticket = self.ticket(Tag::Applied(write));
         let entry = self.slab.get(write);
+        if entry.ticket.is_some() {
+            entry.launched = self.metrics.launched(entry.since);
+        }
         let change = entry.change.clone().expect("only changes are applied");
         let (volume, fua) = (entry.volume, entry.fua);
         self.batches[volume].push(Request { op: op_of(change), fua, ticket });
@@ -106,10 +110,12 @@ impl Core {
         let entry = self.slab.get(write);
         let (extent, change) = entry.change.clone().expect("only changes are sent");
         let volume = u16::try_from(entry.volume).expect("a group has few volumes");
-        let (fua, since) = (entry.fua, entry.since);
+        let journaled = self.machine.is_journaled(leg);
+        // Where nobody waits for it, it becomes durable with the next cut.
+        let (fua, since) = (entry.fua && !journaled, entry.since);
         if let Some(port) = &mut self.legs[leg.index()] {
             let message = Message::Change { seq, volume, extent, change, fua, resync: false };
-            port.send(seq, since, message);
+            port.send(seq, since, message, journaled);
         }
     }
 
@@ -117,20 +123,23 @@ impl Core {
         let entry = self.slab.get(write);
         let is_change = entry.change.is_some();
         let since = entry.since;
+        if let Some(launched) = entry.launched.take() {
+            self.metrics.acknowledged(launched);
+        }
         if let Some(ticket) = entry.ticket.take() {
             ticket.answer(result.map(|()| Answer::Done));
         }
         self.metrics.answered(is_change, since, result);
     }
 
-    fn flush_local(&mut self, number: u64, volumes: &[usize], group: &Rc<Group>) {
+    fn flush_local(&mut self, number: u64, volumes: &[usize]) {
         let key = self.begin_round(number, volumes.len());
         for volume in volumes {
             // Behind what this turn already submits: a flush covers what was answered before.
             let ticket = self.ticket(Tag::Flushed(key));
             self.batches[*volume].push(Request { op: Op::Flush, fua: false, ticket });
         }
-        self.submit(group);
+        self.submit();
     }
 
     fn copy(&mut self, leg: LegId, copy: u8, seq: Seq, (volume, extent): (usize, Extent)) {
@@ -143,16 +152,9 @@ impl Core {
     }
 
     /// Asks a mirror which blocks differ. The range lock keeps everybody else away from them.
-    fn compare(
-        &mut self,
-        (leg, copy): (LegId, u8),
-        seq: Seq,
-        volume: (usize, &dyn Store),
-        extent: Extent,
-    ) {
+    fn compare(&mut self, (leg, copy): (LegId, u8), seq: Seq, volume: usize, extent: Extent) {
         let Some(port) = &mut self.legs[leg.index()] else { return };
-        let (volume, store) = volume;
-        match store.checksums(extent) {
+        match self.members[volume].store.checksums(extent) {
             Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
             Ok(sums) => {
                 let volume = u16::try_from(volume).expect("a group has few volumes");
@@ -174,7 +176,8 @@ impl Core {
         let Some(port) = &mut self.legs[leg.index()] else { return };
         let Some(under_way) = port.copies.remove(&attempt) else { return };
         let super::leg::CopyUnderWay { seq, volume, extent } = under_way;
-        let resync = !self.machine.is_in_sync(leg);
+        let resync = !self.machine.has_all(leg);
+        let journaled = self.machine.is_journaled(leg);
         match read_of(result) {
             Err(error) => self.events.push(Event::CopyFailed { leg, copy, error }),
             Ok(segments) => {
@@ -184,16 +187,19 @@ impl Core {
                 };
                 let volume = u16::try_from(volume).expect("a group has few volumes");
                 port.post(Message::Change { seq, volume, extent, change, fua: false, resync });
+                if journaled {
+                    self.events.push(Event::CopyQueued { leg, copy, seq });
+                }
             }
         }
     }
 
     /// Lists what is mapped. The map is read, not the data.
-    fn list(&mut self, leg: LegId, group: &Rc<Group>) {
+    fn list(&mut self, leg: LegId) {
         /// Ranges asked for at a time.
         const STEP: usize = 4096;
-        let mut mapped = Vec::with_capacity(group.stores.len());
-        for store in &group.stores {
+        let mut mapped = Vec::with_capacity(self.members.len());
+        for Member { store, .. } in &self.members {
             let mut ranges = Vec::new();
             let mut from = 0;
             loop {
@@ -211,10 +217,22 @@ impl Core {
         self.events.push(Event::Listed { leg, mapped });
     }
 
-    pub(super) fn grown(&mut self, group: &Group, volume: usize, error: Option<IoError>) {
+    /// A verification ended now: its certificate outlives this process.
+    fn certify(&mut self, leg: LegId, found: Verified, group: &Rc<Group>) {
+        let found = Verified { at_ms: group.clock.unix_ms(), ..found };
+        self.certificates[leg.index()] = Some(found);
+        if let Some((gateway, _)) = self.machine.leg_peer(leg) {
+            let key = certificate_key(group.id, gateway);
+            // One that is lost with a failing ledger is made anew by the next verification.
+            self.ledger.put(vec![(key, Some(encode(&found)))], Ticket::ignored());
+        }
+        self.note(group, Note::Verified { leg, found });
+    }
+
+    pub(super) fn grown(&mut self, volume: usize, error: Option<IoError>) {
         let result = match error {
             Some(error) => Err(error),
-            None => Ok(group.stores[volume].geometry().bytes()),
+            None => Ok(self.members[volume].store.geometry().bytes()),
         };
         self.events.push(Event::Grown { volume, result });
     }
@@ -228,8 +246,23 @@ impl Core {
             Note::MirrorLost { leg, cause } => {
                 tracing::warn!(group = group_name, %leg, ?cause, "mirror is lost");
             }
+            Note::MirrorFollows { leg } => {
+                tracing::info!(group = group_name, %leg, "mirror keeps whole cuts");
+            }
+            Note::Degraded { leg } => {
+                tracing::warn!(group = group_name, %leg, "mirror is too slow and follows behind");
+            }
+            Note::Transferred { leg } => {
+                tracing::info!(group = group_name, %leg, "transfer is done");
+            }
             Note::Promoted => tracing::info!(group = group_name, "became primary"),
             Note::Demoted => tracing::info!(group = group_name, "hands over to its mirror"),
+            Note::Detached(true) => {
+                tracing::warn!(group = group_name, "copy is open to hosts on its own");
+            }
+            Note::Detached(false) => {
+                tracing::info!(group = group_name, "copy is no longer open to hosts");
+            }
             Note::Fenced => {
                 tracing::error!(group = group_name, "fenced by a higher epoch; hosts dropped");
             }
@@ -244,6 +277,13 @@ impl Core {
             }
             Note::Witness { reachable } => {
                 tracing::warn!(group = group_name, reachable, "witness");
+            }
+            Note::Mismatch { leg, volume, blocks } => {
+                tracing::error!(group = group_name, %leg, volume, blocks, "copies differ");
+            }
+            Note::Verified { leg, found } => {
+                let (blocks, mismatched) = (found.blocks, found.mismatched);
+                tracing::info!(group = group_name, %leg, blocks, mismatched, "verified a mirror");
             }
             Note::Latched { error } => {
                 tracing::error!(group = group_name, %error, "local copy failed and is latched");

@@ -3,11 +3,13 @@
 //! Invariant: a read never waits for a mirror; a change of a volume that nobody mirrors goes
 //! straight to its store under the host's own ticket.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use block::{Change, Extent, Geometry, IoError, Op, Request, Run, Store, Volume};
 use tokio::time::Instant;
 
+use super::members::{GONE, Member};
 use super::slab::Entry;
 use super::{Core, Group};
 use crate::machine::Event;
@@ -15,48 +17,54 @@ use crate::machine::Event;
 /// One volume of a group, for hosts.
 pub(super) struct Handle {
     group: Rc<Group>,
-    index: usize,
+    store: Rc<dyn Store>,
+    /// Where the volume is in the group now; it moves when another one leaves.
+    index: Rc<Cell<usize>>,
 }
 
 impl Handle {
-    pub(super) fn new(group: Rc<Group>, index: usize) -> Self {
-        Self { group, index }
+    pub(super) fn new(group: Rc<Group>, member: &Member) -> Self {
+        Self { group, store: Rc::clone(&member.store), index: Rc::clone(&member.index) }
     }
 
-    fn store(&self) -> &Rc<dyn Store> {
-        &self.group.stores[self.index]
+    fn has_left(&self) -> bool {
+        self.index.get() == GONE
     }
 }
 
 impl Volume for Handle {
     fn geometry(&self) -> Geometry {
-        self.store().geometry()
+        self.store.geometry()
     }
 
     fn read_only(&self) -> bool {
-        !self.group.core.borrow().machine.may_read()
+        self.has_left() || !self.group.core.borrow().machine.may_read()
     }
 
     fn submit(&self, batch: &mut Vec<Request>) {
+        if self.has_left() {
+            batch.drain(..).for_each(|request| request.ticket.fail(IoError::ShuttingDown));
+            return;
+        }
         let now = Instant::now();
         {
             let mut core = self.group.core.borrow_mut();
             let licensed = core.is_licensed();
             for request in batch.drain(..) {
-                core.host_request(self.index, request, now, licensed);
+                core.host_request(self.index.get(), request, now, licensed);
             }
         }
         self.group.turn();
     }
 
     fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
-        if !self.group.core.borrow().machine.may_read() {
+        if self.has_left() || !self.group.core.borrow().machine.may_read() {
             return Err(IoError::Fenced);
         }
         if !self.group.core.borrow().is_licensed() {
             return Err(IoError::NoWitness);
         }
-        self.store().layout(extent, limit)
+        self.store.layout(extent, limit)
     }
 }
 
@@ -75,8 +83,7 @@ impl Core {
                 return;
             }
             Op::Flush => {
-                let entry =
-                    Entry { ticket: Some(ticket), change: None, volume: index, fua, since: now };
+                let entry = Entry::host(ticket, index, None, fua, now);
                 let write = self.slab.insert(entry);
                 self.events.push(Event::Flush { write, volume: index });
                 return;
@@ -90,10 +97,13 @@ impl Core {
             return;
         }
         let extent = change.0;
-        let entry =
-            Entry { ticket: Some(ticket), change: Some(change), volume: index, fua, since: now };
+        let payload = match &change.1 {
+            Change::Write(data) => data.len() as u64,
+            Change::Zero { .. } | Change::Trim => 0,
+        };
+        let entry = Entry::host(ticket, index, Some(change), fua, now);
         let write = self.slab.insert(entry);
-        self.events.push(Event::Change { write, volume: index, extent });
+        self.events.push(Event::Change { write, volume: index, extent, payload });
     }
 }
 

@@ -20,6 +20,11 @@ pub(super) enum Tag {
         copy: u8,
         attempt: u64,
     },
+    /// By the driver's own number of the round.
+    Snapshotted(u64),
+    RolledBack(u64),
+    /// By its place in the removal under way.
+    Removed(usize),
 }
 
 const NAME_BITS: u32 = 56;
@@ -36,6 +41,9 @@ impl Tag {
             Self::Copied { leg, copy, attempt } => {
                 (6, attempt << 16 & NAME_MASK | (leg.index() as u64) << 8 | u64::from(copy))
             }
+            Self::Snapshotted(number) => (7, number),
+            Self::RolledBack(number) => (8, number),
+            Self::Removed(index) => (9, index as u64),
         };
         kind << NAME_BITS | name & NAME_MASK
     }
@@ -54,6 +62,9 @@ impl Tag {
                 let leg = LegId::new(leg).expect("a leg's index");
                 Self::Copied { leg, copy, attempt: name >> 16 }
             }
+            7 => Self::Snapshotted(name),
+            8 => Self::RolledBack(name),
+            9 => Self::Removed(usize::try_from(name).expect("a place in a list")),
             other => unreachable!("no ticket was given with kind {other}"),
         }
     }
@@ -68,6 +79,12 @@ pub(super) struct Round {
     pub(super) error: Option<IoError>,
 }
 
+impl Round {
+    fn result(&self) -> Result<(), IoError> {
+        self.error.map_or(Ok(()), Err)
+    }
+}
+
 impl Core {
     /// Turns every answer that is here into an event.
     pub(super) fn take_completions(&mut self, group: &Group) {
@@ -76,18 +93,21 @@ impl Core {
         for Completion { tag, result } in completions.drain(..) {
             match Tag::unpack(tag) {
                 Tag::Applied(write) => {
+                    if let Some(launched) = &mut self.slab.get(write).launched {
+                        self.metrics.applied(launched);
+                    }
                     let result = result.map(|_| ());
                     self.events.push(Event::Applied { write, result });
                 }
                 Tag::Flushed(number) => {
                     if let Some(round) = self.end_of_round(number, result.err()) {
-                        let result = round.error.map_or(Ok(()), Err);
+                        let result = round.result();
                         self.events.push(Event::Flushed { round: round.number, result });
                     }
                 }
                 Tag::Activated(number) => {
                     if let Some(round) = self.end_of_round(number, result.err()) {
-                        let result = round.error.map_or(Ok(()), Err);
+                        let result = round.result();
                         self.events.push(Event::Activated { round: round.number, result });
                     }
                 }
@@ -95,7 +115,19 @@ impl Core {
                     let result = result.map(|_| ());
                     self.events.push(Event::Recorded { number, result });
                 }
-                Tag::Grown(volume) => self.grown(group, volume, result.err()),
+                Tag::Grown(volume) => self.grown(volume, result.err()),
+                Tag::Snapshotted(number) => {
+                    if let Some(round) = self.end_of_round(number, result.err()) {
+                        let (result, unix_ms) = (round.result(), group.clock.unix_ms());
+                        self.events.push(Event::Snapshotted { result, unix_ms });
+                    }
+                }
+                Tag::RolledBack(number) => {
+                    if let Some(round) = self.end_of_round(number, result.err()) {
+                        self.events.push(Event::RolledBack { result: round.result() });
+                    }
+                }
+                Tag::Removed(index) => self.removed(index, result.map(|_| ())),
                 Tag::Copied { leg, copy, attempt } => self.copied(leg, copy, attempt, result),
             }
         }
@@ -164,6 +196,9 @@ mod tests {
             Tag::Recorded(3),
             Tag::Grown(4),
             Tag::Copied { leg, copy: 7, attempt: 99 },
+            Tag::Snapshotted(5),
+            Tag::RolledBack(6),
+            Tag::Removed(7),
         ];
         for tag in tags {
             assert_eq!(Tag::unpack(tag.pack()), tag);

@@ -13,9 +13,10 @@ use block::{Extent, LegId, Link, LinkError, Message, Seq};
 use tokio::time::Instant;
 
 use super::Group;
+use super::journal::{Journal, payload_bytes};
 use super::port::Port;
 use crate::machine::{Event, Opening};
-use crate::metrics::LegMetrics;
+use crate::metrics::{Ended, LegMetrics, TrafficMetrics};
 use crate::status::Cause;
 
 /// What a turn knows of the link to a mirror.
@@ -23,13 +24,28 @@ pub(super) struct LegPort {
     pub(super) port: Rc<Port>,
     pub(super) attempt: u64,
     pub(super) copies: HashMap<u64, CopyUnderWay>,
-    /// When each change was sent, for the histogram of acknowledgements.
-    pub(super) sent: VecDeque<(Seq, Instant)>,
+    /// What was sent and is not acknowledged, oldest first.
+    sent: VecDeque<Sent>,
+    /// Its bytes.
+    window_bytes: u64,
+    pub(super) journal: Journal,
     pub(super) flushes: VecDeque<(Seq, Instant)>,
     pub(super) rtt_us: Option<u64>,
     pub(super) last_heard_ms: Option<u64>,
     pub(super) metrics: LegMetrics,
 }
+
+/// A change on its way.
+struct Sent {
+    seq: Seq,
+    at: Instant,
+    bytes: u64,
+    acked: bool,
+}
+
+/// Bytes that are on their way to a mirror that follows behind: a round trip of 13 ms at 10 Gbit/s.
+/// The rest waits in the journal, so that neither the link nor the mirror holds more.
+const WINDOW_BYTES: u64 = 16 << 20;
 
 /// A copy that is being read.
 pub(super) struct CopyUnderWay {
@@ -43,12 +59,50 @@ impl LegPort {
         if let Message::Flush { seq } = &message {
             self.flushes.push_back((*seq, Instant::now()));
         }
+        let in_stream = matches!(message, Message::Change { .. } | Message::Cut { .. });
+        if in_stream && !self.journal.is_empty() {
+            self.journal.push(message);
+        } else {
+            self.port.push(message);
+        }
+    }
+
+    pub(super) fn send(&mut self, seq: Seq, now: Instant, message: Message, journaled: bool) {
+        if journaled || !self.journal.is_empty() {
+            self.journal.push(message);
+        } else {
+            self.put_on_the_way(seq, now, message);
+        }
+    }
+
+    fn put_on_the_way(&mut self, seq: Seq, at: Instant, message: Message) {
+        let bytes = payload_bytes(&message);
+        self.window_bytes += bytes;
+        self.sent.push_back(Sent { seq, at, bytes, acked: false });
         self.port.push(message);
     }
 
-    pub(super) fn send(&mut self, seq: Seq, now: Instant, message: Message) {
-        self.sent.push_back((seq, now));
-        self.port.push(message);
+    /// Sends what there is room for on the way.
+    pub(super) fn pump(&mut self) {
+        if self.journal.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        loop {
+            // One goes in any case, however long it is.
+            let room = if self.window_bytes == 0 {
+                u64::MAX
+            } else {
+                WINDOW_BYTES.saturating_sub(self.window_bytes)
+            };
+            match self.journal.pop(room) {
+                Some(message @ Message::Change { seq, resync: false, .. }) => {
+                    self.put_on_the_way(seq, now, message);
+                }
+                Some(message) => self.port.push(message),
+                None => return,
+            }
+        }
     }
 
     fn note_rtt(&mut self, rtt: Duration, persist_us: u32) {
@@ -62,15 +116,17 @@ impl LegPort {
         match message {
             Message::Acks(seqs) => {
                 for seq in seqs {
-                    while let Some((sent, at)) = self.sent.front().copied() {
-                        if sent > *seq {
-                            break;
-                        }
-                        self.sent.pop_front();
-                        if sent == *seq {
-                            self.metrics.write_ack(now - at);
-                        }
+                    let found = self.sent.binary_search_by_key(seq, |sent| sent.seq);
+                    let Some(sent) = found.ok().and_then(|at| self.sent.get_mut(at)) else {
+                        continue;
+                    };
+                    if !std::mem::replace(&mut sent.acked, true) {
+                        self.metrics.write_ack(now - sent.at);
+                        self.window_bytes -= sent.bytes;
                     }
+                }
+                while self.sent.front().is_some_and(|sent| sent.acked) {
+                    self.sent.pop_front();
                 }
             }
             Message::Durable { seq } => {
@@ -104,22 +160,25 @@ pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
         attempt,
         copies: HashMap::new(),
         sent: VecDeque::new(),
+        window_bytes: 0,
+        journal: Journal::new(&group.journals),
         flushes: VecDeque::new(),
         rtt_us: None,
         last_heard_ms: before,
         metrics,
     });
     drop(core);
-    let task = run(Rc::clone(group), leg, gateway, attempt, port);
+    let traffic = TrafficMetrics::new(&site);
+    let task = run(Rc::clone(group), (leg, attempt), gateway, port, traffic);
     (group.spawn)(Box::pin(task));
 }
 
 async fn run(
     group: Rc<Group>,
-    leg: LegId,
+    (leg, attempt): (LegId, u64),
     gateway: block::GatewayId,
-    attempt: u64,
     port: Rc<Port>,
+    mut traffic: TrafficMetrics,
 ) {
     let (mut pause, longest) = group.heartbeat.redial;
     loop {
@@ -128,12 +187,14 @@ async fn run(
         }
         let opened = tokio::time::timeout(group.heartbeat.open, open(&group, leg, gateway)).await;
         let cause = match opened.unwrap_or(Err(LinkError::Timeout)) {
-            Ok((link, Some(opening))) => {
+            Ok((mut link, Some(opening))) => {
                 if port.is_closing() {
                     return;
                 }
-                group.connected(leg, attempt, opening);
-                let cause = carry(&group, leg, attempt, &port, link).await;
+                group.connected((leg, attempt), link.version(), opening);
+                let (cause, why) =
+                    carry(&group, (leg, attempt), &port, &mut *link, &mut traffic).await;
+                traffic.ended(link.traffic(), why);
                 group.lost(leg, attempt, cause);
                 return;
             }
@@ -193,11 +254,11 @@ async fn open(
 /// Carries messages until the link or the port ends.
 async fn carry(
     group: &Rc<Group>,
-    leg: LegId,
-    attempt: u64,
+    (leg, attempt): (LegId, u64),
     port: &Rc<Port>,
-    mut link: Box<dyn Link>,
-) -> Cause {
+    link: &mut dyn Link,
+    traffic: &mut TrafficMetrics,
+) -> (Cause, Ended) {
     let mut beat = tokio::time::interval(group.heartbeat.interval);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Instant::now();
@@ -208,7 +269,7 @@ async fn carry(
     loop {
         let woken = poll_fn(|context| {
             port.listen(context);
-            port.drain(&mut *link);
+            port.drain(link);
             if let Poll::Ready(Err(error)) = link.poll_send(context) {
                 return Poll::Ready(Err(error));
             }
@@ -226,7 +287,7 @@ async fn carry(
         .await;
         let now = Instant::now();
         match woken {
-            Err(error) => return Cause::LinkLost(error.to_string()),
+            Err(error) => return (Cause::LinkLost(error.to_string()), Ended::from(&error)),
             Ok(false) => {
                 heard = now;
                 group.heard((leg, attempt), &mut messages, &mut pings, now);
@@ -234,11 +295,14 @@ async fn carry(
             Ok(true) => {}
         }
         if port.is_closing() {
-            finish(&mut *link, group.heartbeat.interval).await;
-            return Cause::Operator;
+            // What was left in answer to what was just heard goes out as well.
+            port.drain(link);
+            finish(link, group.heartbeat.interval).await;
+            return (Cause::Operator, Ended::Admin);
         }
         if now - heard > group.heartbeat.silence {
-            return Cause::LinkLost(format!("silent for {} ms", (now - heard).as_millis()));
+            let cause = Cause::LinkLost(format!("silent for {} ms", (now - heard).as_millis()));
+            return (cause, Ended::Timeout);
         }
         if asked.is_none_or(|at| now - at >= group.heartbeat.interval) {
             asked = Some(now);
@@ -249,7 +313,7 @@ async fn carry(
                 witness.pinged(leg, stamp);
             }
             link.push(Message::Ping { stamp, state });
-            group.note_traffic(leg, attempt, link.traffic());
+            traffic.traffic(link.traffic());
         }
     }
 }
@@ -267,9 +331,10 @@ impl Group {
         core.legs[leg.index()].as_ref().is_some_and(|port| port.attempt == attempt)
     }
 
-    fn connected(self: &Rc<Self>, leg: LegId, attempt: u64, opening: Opening) {
+    fn connected(self: &Rc<Self>, (leg, attempt): (LegId, u64), version: u16, opening: Opening) {
         if self.is_current(leg, attempt) {
             self.note_heard(leg);
+            self.core.borrow_mut().events.push(Event::LinkVersion { leg, version });
             self.push_event(Event::Connected { leg, opening: Box::new(opening) });
         }
     }
@@ -281,14 +346,6 @@ impl Group {
         }
         self.push_event(Event::Disconnected { leg, cause });
         self.is_current(leg, attempt)
-    }
-
-    fn note_traffic(&self, leg: LegId, attempt: u64, traffic: block::LinkTraffic) {
-        if self.is_current(leg, attempt)
-            && let Some(port) = &mut self.core.borrow_mut().legs[leg.index()]
-        {
-            port.metrics.traffic(traffic);
-        }
     }
 
     fn note_heard(&self, leg: LegId) {

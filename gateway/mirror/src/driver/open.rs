@@ -7,18 +7,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use block::{Completions, Generation, GroupId, IoError, LegId, Store, VolumeId};
+use block::{Completions, GatewayId, Generation, GroupId, IoError, LegId, Store, VolumeId};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::members::Member;
 use super::slab::Slab;
 use super::witness::{Arbitration, WitnessPort};
 use super::{Core, Group, Parts};
+use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
-use crate::machine::{Machine, Restored, Terms};
+use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
-use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, group_key};
+use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, fresh_key, group_key};
+use crate::status::Verified;
 
 /// Why a group cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +57,7 @@ pub fn found_primary(
     volumes: Vec<VolumeId>,
     generation: Generation,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, Some(generation))
+    crate::machine::found(group, name, volumes, Some(generation), block::Quality::Source)
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -64,10 +67,27 @@ pub fn found_secondary(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None)
+    crate::machine::found(group, name, volumes, None, block::Quality::Blank)
+}
+
+/// The record of a group of which this gateway holds copies that were made for other groups, for
+/// the ledger: they are emptied before they are filled.
+#[must_use]
+pub fn found_adopted(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None, block::Quality::Inconsistent)
 }
 
 impl Group {
+    /// Where the ledger keeps what a mirror may lack of a volume, for whoever removes a group.
+    #[must_use]
+    pub fn dirty_key(group: GroupId, gateway: GatewayId, volume: VolumeId) -> String {
+        dirty_key(group, gateway, volume)
+    }
+
     /// Where the ledger keeps the group's record, for whoever removes a group.
     #[must_use]
     pub fn record_key(group: GroupId) -> String {
@@ -96,21 +116,25 @@ impl Group {
             return Err(OpenError::Volumes);
         }
         let maps = read_maps(&parts, &record)?;
-        let restored: Vec<Restored> = parts.volumes.iter().map(restored).collect();
+        let certificates = read_certificates(&parts, &record)?;
+        let restored: Vec<Restored> =
+            parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
         let name = record.name.clone();
         let mut machine =
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
-        while machine.wants_supply() {
-            machine.supply(parts.generations.next());
-        }
+        machine.set_journal(parts.journals.limits);
         if let Some((_, terms)) = &witness {
             machine.arbitrate_by(*terms);
         }
-        let mut effects = Vec::new();
-        machine.start(&mut effects);
-        let stores: Vec<_> = parts.volumes.iter().map(|(_, _, store)| Rc::clone(store)).collect();
+        let effects = start(&mut machine, &*parts.generations);
+        let members: Vec<Member> = parts
+            .volumes
+            .iter()
+            .enumerate()
+            .map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store)))
+            .collect();
         let stopping = CancellationToken::new();
         let core = Core {
             machine,
@@ -122,10 +146,13 @@ impl Group {
             events: Vec::new(),
             effects,
             completions: Vec::new(),
-            batches: stores.iter().map(|_| Vec::new()).collect(),
+            batches: members.iter().map(|_| Vec::new()).collect(),
+            members,
             rounds: HashMap::new(),
+            removal: super::points::Removal::default(),
             legs: [const { None }; LegId::COUNT],
             leg_memory: [None; LegId::COUNT],
+            certificates,
             upstream_heard: None,
             upstream: None,
             candidate: None,
@@ -140,12 +167,11 @@ impl Group {
             name,
             identity: parts.identity,
             core: RefCell::new(core),
-            stores,
-            volumes: parts.volumes.iter().map(|(id, ..)| *id).collect(),
             dialer: parts.dialer,
             clock: parts.clock,
             spawn: parts.spawn,
             heartbeat: parts.heartbeat,
+            journals: parts.journals,
             started: Instant::now(),
             hosts: RefCell::new(stopping.child_token()),
             stopping,
@@ -191,27 +217,57 @@ fn witness_of(
     }
 }
 
+fn start(
+    machine: &mut Machine,
+    generations: &dyn super::Generations,
+) -> Vec<crate::machine::Effect> {
+    while machine.wants_supply() {
+        machine.supply(generations.next());
+    }
+    let mut effects = Vec::new();
+    machine.start(&mut effects);
+    effects
+}
+
 /// A volume as its store was found.
-fn restored((volume, name, store): &(VolumeId, String, Rc<dyn Store>)) -> Restored {
+pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Restored {
     let recovery = store.recovery();
     Restored {
-        volume: *volume,
-        name: name.clone(),
+        volume,
+        name: name.to_owned(),
         geometry: store.geometry(),
         clean: recovery.clean,
         active: recovery.active,
+        snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
     }
 }
 
-fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, DirtyMap>, OpenError> {
+/// The last verification of each mirror. One that cannot be read is as good as none.
+fn read_certificates(
+    parts: &Parts,
+    record: &GroupRecord,
+) -> Result<[Option<Verified>; LegId::COUNT], OpenError> {
+    let mut certificates = [None; LegId::COUNT];
+    for (place, leg) in certificates.iter_mut().zip(&record.legs) {
+        let Some(leg) = leg else { continue };
+        let key = certificate_key(parts.group, leg.gateway);
+        let bytes = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+        *place = bytes.as_deref().and_then(decode);
+    }
+    Ok(certificates)
+}
+
+fn read_maps(parts: &Parts, record: &GroupRecord) -> Result<HashMap<String, Lacks>, OpenError> {
     let mut maps = HashMap::new();
     for leg in record.legs.iter().flatten() {
         for (volume, ..) in &parts.volumes {
             let key = dirty_key(parts.group, leg.gateway, *volume);
-            if let Some(bytes) = parts.ledger.get(&key).map_err(OpenError::Ledger)? {
-                let map = DirtyMap::decode(&bytes).or(Err(OpenError::DirtyMap))?;
-                maps.insert(key, map);
-            }
+            let bytes = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+            let dirty = bytes.map_or(Ok(DirtyMap::default()), |bytes| DirtyMap::decode(&bytes));
+            let dirty = dirty.or(Err(OpenError::DirtyMap))?;
+            let mark = fresh_key(parts.group, leg.gateway, *volume);
+            let fresh = parts.ledger.get(&mark).map_err(OpenError::Ledger)?.is_some();
+            maps.insert(key, Lacks { dirty, fresh });
         }
     }
     Ok(maps)

@@ -3,6 +3,8 @@
 use block::{Change, Extent, Ticket, WriteId};
 use tokio::time::Instant;
 
+use crate::metrics::Launched;
+
 /// One request under way.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -12,6 +14,21 @@ pub(super) struct Entry {
     pub(super) volume: usize,
     pub(super) fua: bool,
     pub(super) since: Instant,
+    /// For the few that are measured.
+    pub(super) launched: Option<Launched>,
+}
+
+impl Entry {
+    /// A request of a host, received now; a flush has no change.
+    pub(super) fn host(
+        ticket: Ticket,
+        volume: usize,
+        change: Option<(Extent, Change)>,
+        fua: bool,
+        since: Instant,
+    ) -> Self {
+        Self { ticket: Some(ticket), change, volume, fua, since, launched: None }
+    }
 }
 
 /// Entries and the names that are free.
@@ -33,6 +50,13 @@ impl Slab {
 
     pub(super) fn get(&mut self, write: WriteId) -> &mut Entry {
         self.entries[index(write)].as_mut().expect("the machine names what is under way")
+    }
+
+    /// A volume left the group: those behind it have other indexes now.
+    pub(super) fn moved_down(&mut self, gone: usize) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.volume = super::members::moved_down(entry.volume, gone);
+        }
     }
 
     pub(super) fn remove(&mut self, write: WriteId) {

@@ -14,16 +14,24 @@ impl Group {
         let core = self.core.borrow();
         let mut status = core.machine.status();
         let offset = self.clock.unix_ms().saturating_sub(self.uptime_ms());
-        for (volume, store) in status.volumes.iter_mut().zip(&self.stores) {
-            volume.bytes = store.geometry().bytes();
-            volume.mapped_bytes = store.usage().mapped_bytes;
+        for (volume, member) in status.volumes.iter_mut().zip(&core.members) {
+            volume.bytes = member.store.geometry().bytes();
+            volume.mapped_bytes = member.store.usage().mapped_bytes;
         }
         for leg in &mut status.legs {
             leg.resync_started_ms = leg.resync_started_ms.map(|at| at + offset);
+            leg.cut_ms = leg.cut_ms.map(|at| at + offset);
+            for spell in &mut leg.spells {
+                spell.begin_ms += offset;
+                spell.end_ms = spell.end_ms.map(|at| at + offset);
+            }
             leg.last_heard_ms = core.leg_memory[leg.leg.index()];
+            leg.verified = core.certificates[leg.leg.index()];
             if let Some(port) = &core.legs[leg.leg.index()] {
                 leg.rtt_us = port.rtt_us;
                 leg.send_queue_bytes = port.port.queued_bytes();
+                leg.journal_bytes = port.journal.bytes();
+                leg.spilled_bytes = port.journal.spilled_bytes();
             }
         }
         if let Some(upstream) = &mut status.upstream {
@@ -34,16 +42,19 @@ impl Group {
     }
 
     /// How old the oldest acknowledged write is that this mirror may lack. While the link is up an
-    /// in-sync mirror has everything; after it broke, the primary may have gone on alone since.
+    /// in-sync mirror has everything; after it broke, the primary may have gone on alone since. What
+    /// a mirror that goes back to its kept point lacks, the primary said when it was last heard.
     fn rpo_ms(&self, status: &GroupStatus) -> Option<u64> {
-        if status.role != Role::Secondary || status.quality != Quality::InSync {
+        if status.role != Role::Secondary {
             return None;
         }
         let upstream = status.upstream.as_ref()?;
-        if upstream.link == LinkState::Connected || upstream.orderly {
-            return Some(0);
+        let in_sync = status.quality == Quality::InSync;
+        let then = if in_sync { 0 } else { status.kept.as_ref().and(upstream.lag_ms)? };
+        if upstream.orderly || (in_sync && upstream.link == LinkState::Connected) {
+            return Some(then);
         }
-        Some(self.clock.unix_ms().saturating_sub(upstream.last_heard_ms?))
+        Some(then + self.clock.unix_ms().saturating_sub(upstream.last_heard_ms?))
     }
 
     /// Who this gateway is.

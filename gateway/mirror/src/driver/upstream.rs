@@ -8,10 +8,14 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use block::{BlockRange, Change, Extent, Goodbye, Link, Message, Open, Opened, Seq, Store};
+use block::{
+    BLOCK_BYTES, BlockRange, Change, Extent, GatewayId, Goodbye, IoError, Link, Message, Op, Open,
+    Opened, Request, Seq, Store, Ticket, VolumeOffer,
+};
 use tokio::time::Instant;
 
 use super::leg::finish;
+use super::members::Member;
 use super::port::Port;
 use super::slab::Entry;
 use super::{Core, Group};
@@ -47,41 +51,89 @@ impl Group {
     pub fn accept(self: &Rc<Self>, open: Open, link: Box<dyn Link>) {
         let group = Rc::clone(self);
         (self.spawn)(Box::pin(async move {
-            if let Err(why) = group.fit(&open).await {
-                let mut link = link;
-                link.push(Message::Goodbye(Goodbye::Refused(why)));
-                finish(&mut *link, group.heartbeat.silence).await;
-                return;
-            }
             let (site, gateway) = (link.peer().site.clone(), link.peer().gateway);
+            let fits = group.fit(&open, gateway).await;
             group.core.borrow_mut().candidate = Some(Candidate { link });
-            group.push_event(Event::Opened { open: Box::new(open), site, gateway });
+            group.push_event(match fits {
+                Ok(()) => Event::Opened { open: Box::new(open), site, gateway },
+                Err(why) => Event::Unfit { epoch: open.epoch, why },
+            });
         }));
     }
 
-    /// Grows what is too short for the primary's volumes.
-    async fn fit(self: &Rc<Self>, open: &Open) -> Result<(), String> {
-        // A primary refuses its own kind; one that was replaced grows as the mirror that it will be.
-        let refuses = self.is_serving() && open.epoch <= self.status().epoch;
-        for offer in &open.volumes {
-            let Some(index) = self.volumes.iter().position(|id| *id == offer.volume) else {
-                continue;
-            };
-            if self.stores[index].geometry().bytes() >= offer.bytes || refuses {
+    /// Grows what is too short for the primary's volumes. What is longer may stay so if nothing was
+    /// ever written behind the primary's end, as after a growth that was cut short.
+    async fn fit(self: &Rc<Self>, open: &Open, gateway: GatewayId) -> Result<(), String> {
+        // One that is sent away by the machine changes nothing here.
+        if self.core.borrow().machine.refuse_primary(open, gateway).is_some() {
+            return Ok(());
+        }
+        for (index, offer) in open.volumes.iter().enumerate() {
+            let store = Rc::clone(&self.core.borrow().members[index].store);
+            if store.geometry().bytes() >= offer.bytes {
+                self.fit_tail(&*store, offer, open).await?;
                 continue;
             }
-            let (queue, mut answers) = (block::Completions::new(), Vec::new());
-            self.stores[index].grow(offer.bytes, queue.ticket(0));
-            poll_fn(|context| queue.poll_ready(context)).await;
-            queue.take(&mut answers);
-            if let Some(Err(error)) = answers.pop().map(|answer| answer.result) {
-                return Err(format!("cannot grow {} here: {error}", offer.name));
-            }
-            let bytes = self.stores[index].geometry().bytes();
+            answer(|ticket| store.grow(offer.bytes, ticket))
+                .await
+                .map_err(|error| format!("cannot grow {} here: {error}", offer.name))?;
+            let bytes = store.geometry().bytes();
             self.push_event(Event::Grown { volume: index, result: Ok(bytes) });
         }
         Ok(())
     }
+
+    /// A copy that is longer than its primary must read as zeroes behind the primary's end: hosts
+    /// would find there what the primary never had. With consent to discard it is made so.
+    async fn fit_tail(
+        self: &Rc<Self>,
+        store: &dyn Store,
+        offer: &VolumeOffer,
+        open: &Open,
+    ) -> Result<(), String> {
+        if !has_tail(store, offer)? {
+            return Ok(());
+        }
+        let why = tail_text(store, offer);
+        let tail = Extent::new(offer.bytes, store.geometry().bytes() - offer.bytes);
+        let Some(tail) = tail.ok().filter(|_| open.discard) else { return Err(why) };
+        self.push_event(Event::Overwritten { epoch: open.epoch });
+        self.until_idle().await;
+        if !self.core.borrow().machine.may_cut() {
+            return Err(format!("{why}; this copy is still busy"));
+        }
+        let cut = answer(|ticket| {
+            let op = Op::Zero { extent: tail, may_trim: true };
+            store.submit(&mut vec![Request { op, fua: true, ticket }]);
+        });
+        cut.await.map_err(|error| format!("cannot empty the end of {} here: {error}", offer.name))
+    }
+}
+
+/// What a store answers to one request.
+async fn answer(submit: impl FnOnce(Ticket)) -> Result<(), IoError> {
+    let (queue, mut answers) = (block::Completions::new(), Vec::new());
+    submit(queue.ticket(0));
+    poll_fn(|context| queue.poll_ready(context)).await;
+    queue.take(&mut answers);
+    answers.pop().map_or(Err(IoError::Dropped), |answer| answer.result.map(|_| ()))
+}
+
+fn has_tail(store: &dyn Store, offer: &VolumeOffer) -> Result<bool, String> {
+    let tail = store.mapped(offer.bytes / BLOCK_BYTES, 1);
+    let tail = tail.map_err(|error| format!("cannot read the map of {}: {error}", offer.name))?;
+    Ok(!tail.is_empty())
+}
+
+fn tail_text(store: &dyn Store, offer: &VolumeOffer) -> String {
+    let bytes = store.geometry().bytes();
+    format!(
+        "volume {name} has {bytes} bytes here, with content behind the {} bytes of the primary: grow \
+         it there first (twinspan volume grow {name} --size {bytes}), or agree that this is \
+         overwritten (--discard)",
+        offer.bytes,
+        name = offer.name,
+    )
 }
 
 /// The machine accepts the candidate: it becomes the primary that is followed.
@@ -106,6 +158,16 @@ pub(super) fn accept(
     link.push(Message::Opened(opened));
     let task = run(Rc::clone(group), attempt, port, link);
     (group.spawn)(Box::pin(task));
+}
+
+/// The machine has done with the primary.
+pub(super) fn hang(core: &mut Core, goodbye: Option<Goodbye>) {
+    if let Some(mut upstream) = core.upstream.take() {
+        upstream.send_acks();
+        goodbye.into_iter().for_each(|goodbye| upstream.port.push(Message::Goodbye(goodbye)));
+        upstream.port.close();
+        upstream.port.wake();
+    }
 }
 
 /// The machine sends the candidate away.
@@ -206,7 +268,7 @@ impl Group {
             let mut core = self.core.borrow_mut();
             core.upstream_heard = Some(unix_ms);
             for message in messages.drain(..) {
-                core.told(message, self, now);
+                core.told(message, now);
             }
         }
         self.turn();
@@ -215,12 +277,12 @@ impl Group {
 }
 
 impl Core {
-    fn told(&mut self, message: Message, group: &Rc<Group>, now: Instant) {
+    fn told(&mut self, message: Message, now: Instant) {
         match message {
             Message::Change { seq, volume, extent, change, fua, resync } => {
                 let volume = usize::from(volume);
-                let fits = group.stores.get(volume).is_some_and(|store| {
-                    let inside = extent.end() <= store.geometry().bytes();
+                let fits = self.members.get(volume).is_some_and(|member| {
+                    let inside = extent.end() <= member.store.geometry().bytes();
                     let whole = match &change {
                         Change::Write(data) => data.len() as u64 == extent.len(),
                         Change::Zero { .. } | Change::Trim => true,
@@ -229,26 +291,27 @@ impl Core {
                 });
                 if !fits {
                     // A peer that sends nonsense harms its own session only.
-                    let message = Message::Failed { seq, error: block::IoError::OutOfRange };
+                    let message = Message::Failed { seq, error: IoError::OutOfRange };
                     if let Some(upstream) = &self.upstream {
                         upstream.port.push(message);
                     }
                     return;
                 }
-                let entry =
-                    Entry { ticket: None, change: Some((extent, change)), volume, fua, since: now };
+                let change = Some((extent, change));
+                let entry = Entry { ticket: None, change, volume, fua, since: now, launched: None };
                 let write = self.slab.insert(entry);
                 self.events.push(Event::Incoming { write, seq, volume, extent, resync });
             }
             Message::Compare { seq, volume, extent, sums } => {
-                let message = match group.stores.get(usize::from(volume)) {
-                    Some(store) => compare(&**store, seq, extent, &sums),
-                    None => Message::Failed { seq, error: block::IoError::OutOfRange },
+                let message = match self.members.get(usize::from(volume)) {
+                    Some(member) => compare(&*member.store, seq, extent, &sums),
+                    None => Message::Failed { seq, error: IoError::OutOfRange },
                 };
                 if let Some(upstream) = &self.upstream {
                     upstream.port.push(message);
                 }
             }
+            Message::List { volume } => self.list_for_primary(volume),
             Message::Ping { stamp, state } => {
                 let ours = self.machine.upstream_state();
                 if let Some(upstream) = &mut self.upstream {
@@ -264,6 +327,30 @@ impl Core {
                 self.events.push(Event::Told { message });
             }
             other => self.events.push(Event::Told { message: other }),
+        }
+    }
+
+    /// Says what is mapped here, so that the primary knows what there is to compare. The map is
+    /// read, not the data.
+    fn list_for_primary(&mut self, volume: u16) {
+        /// Ranges in one message.
+        const STEP: usize = 4096;
+        let Some(upstream) = &self.upstream else { return };
+        let Some(Member { store, .. }) = self.members.get(usize::from(volume)) else { return };
+        let mut from = 0;
+        loop {
+            let Ok(blocks) = store.mapped(from, STEP) else {
+                // The whole of it is compared instead: what cannot be read differs.
+                let blocks = vec![store.geometry().whole().blocks()];
+                upstream.port.push(Message::Mapped { volume, blocks, last: true });
+                return;
+            };
+            let last = blocks.last().is_none();
+            from = blocks.last().map_or(from, |range| range.end());
+            upstream.port.push(Message::Mapped { volume, blocks, last });
+            if last {
+                return;
+            }
         }
     }
 
@@ -292,7 +379,7 @@ fn compare(store: &dyn Store, seq: Seq, extent: Extent, sums: &[u8]) -> Message 
         && extent.end() <= store.geometry().bytes()
         && sums.len() as u64 == extent.blocks().count() * 4;
     if !fits {
-        return Message::Failed { seq, error: block::IoError::OutOfRange };
+        return Message::Failed { seq, error: IoError::OutOfRange };
     }
     let Ok(ours) = store.checksums(extent) else {
         return Message::Compared { seq, differs: vec![extent.blocks()] };

@@ -17,6 +17,7 @@ use block::{Claim, IoError, LegId, Request, Witness};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::members::{GONE, moved_down};
 use super::{Core, Group};
 use crate::machine::{Event, ReadLicence, Terms};
 
@@ -212,6 +213,19 @@ impl Core {
                 held.request.ticket.fail(IoError::Fenced);
             } else if late {
                 held.request.ticket.fail(IoError::NoWitness);
+            } else {
+                port.held.borrow_mut().push(held);
+            }
+        }
+    }
+
+    /// A volume left: reads of it are refused, those behind it name another place.
+    pub(super) fn held_reads_moved_down(&mut self, gone: usize) {
+        let Some(port) = &self.witness else { return };
+        for mut held in port.held.take() {
+            held.volume = moved_down(held.volume, gone);
+            if held.volume == GONE {
+                held.request.ticket.fail(IoError::ShuttingDown);
             } else {
                 port.held.borrow_mut().push(held);
             }

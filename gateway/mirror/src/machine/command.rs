@@ -22,6 +22,8 @@ pub(crate) enum Pending {
     Remove(LegId),
     /// Answered when every copy is this long.
     Grow { volume: usize, bytes: u64, waiting: LegSet },
+    /// Answered when the witness said whether the mirror that was asked took over.
+    GoOn,
 }
 
 impl Machine {
@@ -39,9 +41,14 @@ impl Machine {
             Command::Suspend { leg } => self.stop(leg, Pending::Suspend(leg), out),
             Command::Resume { leg, discard } => self.resume(leg, discard, out),
             Command::SetPolicy { leg, policy } => self.set_policy(leg, policy, out),
+            Command::Transfer { leg } => self.transfer(leg, out),
             Command::Reverse { leg } => self.begin_handover(leg, out),
             Command::Promote { consent } => self.begin_promotion(consent, out),
             Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
+            Command::Verify { leg, bytes_per_second } => {
+                self.begin_verification(leg, bytes_per_second, out)
+            }
+            Command::Detach => self.begin_detachment(out),
         };
         if let Err(refusal) = begun {
             self.finish_command(Err(refusal), out);
@@ -54,11 +61,11 @@ impl Machine {
         }
     }
 
-    fn require_primary(&self) -> Result<(), Refusal> {
+    pub(super) fn require_primary(&self) -> Result<(), Refusal> {
         match self.role {
             Role::Primary => Ok(()),
             Role::Yielding(_) | Role::Promoting(_) => Err(Refusal::Busy),
-            Role::Secondary => Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => Err(Refusal::NotPrimary),
             Role::Fenced { by } => Err(Refusal::Fenced { by }),
         }
     }
@@ -97,7 +104,7 @@ impl Machine {
             }
             Role::Fenced { .. } => {}
             Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
         }
         let state = self.leg(leg).ok_or(Refusal::Unknown)?;
         if state.stage == Stage::Leaving {
@@ -111,6 +118,9 @@ impl Machine {
             let goodbye = block::Goodbye::Suspended;
             out.push(Effect::Post { leg, message: Message::Goodbye(goodbye) });
             self.lose_leg(leg, Cause::Operator, SessionState::Suspended, out);
+            if let Some(state) = self.leg_mut(leg) {
+                state.suspended = true;
+            }
             if !in_set && !self.is_ousting(leg) {
                 self.keep(After::LegLeft(leg), out);
             }
@@ -119,6 +129,7 @@ impl Machine {
         // Not connected: it may still be in the in-sync set (halted, or not heard since we began).
         let state = self.leg_mut(leg).expect("checked above");
         state.wanted = false;
+        state.suspended = true;
         state.halted = false;
         state.awaiting_reprotect = false;
         state.stage = Stage::Off;
@@ -138,6 +149,7 @@ impl Machine {
             Some(Pending::Suspend(waiting)) if waiting == leg => self.finish_command(Ok(()), out),
             Some(Pending::Remove(waiting)) if waiting == leg => {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
+                let fresh = self.end_fresh(leg);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
                 if self.begins_with_next {
@@ -151,6 +163,9 @@ impl Machine {
                         .iter()
                         .map(|v| crate::record::dirty_key(self.group, gateway, v.id));
                     records.extend(keys.map(|key| (key, None)));
+                    let certificate = crate::certificate::certificate_key(self.group, gateway);
+                    records.push((certificate, None));
+                    records.extend(fresh);
                 }
                 let number = self.next_record;
                 self.next_record += 1;
@@ -170,6 +185,7 @@ impl Machine {
             return Ok(());
         }
         state.wanted = true;
+        state.suspended = false;
         state.awaiting_reprotect = false;
         state.discard = discard;
         state.state = SessionState::Active;
@@ -186,14 +202,16 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.require_primary()?;
+        self.may_change_mode(leg, policy.mode)?;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
-        state.policy = policy;
+        let before = std::mem::replace(&mut state.policy, policy).mode;
         let frees = state.halted && policy.split == Split::Automatic;
-        if frees {
+        if frees && before == policy.mode {
             // What was refused may go on: the mirror leaves the in-sync set first.
             state.halted = false;
             self.leave(leg, out);
         }
+        self.change_mode(leg, before, out)?;
         self.keep(After::Command, out);
         Ok(())
     }
@@ -281,7 +299,11 @@ impl Machine {
                     out.push(Effect::Reply { message: Message::Grown { volume: index, bytes } });
                 }
             }
-            Role::Primary | Role::Yielding(_) | Role::Promoting(_) | Role::Fenced { .. } => {
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Promoting(_)
+            | Role::Fenced { .. }
+            | Role::Detached => {
                 self.finish_command(result.map(|_| ()).map_err(Refusal::Io), out);
             }
         }

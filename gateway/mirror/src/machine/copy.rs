@@ -1,7 +1,8 @@
 //! The resync copier: brings a mirror the blocks that it may lack, while hosts go on.
 //!
 //! Invariant (rule 2): a copy holds the range lock from before the read until the mirror's
-//! acknowledgement, so that it never overwrites a newer write.
+//! acknowledgement, so that it never overwrites a newer write. Where changes go through a send
+//! journal it holds it until it has its place there: what is newer comes behind it.
 
 use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, IoError, LegId, Seq};
 
@@ -19,8 +20,15 @@ const COPY_BLOCKS: u64 = 64;
 impl Machine {
     /// Starts as many copies as there is room for.
     pub(super) fn fill_copies(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let half = self.journal.memory_bytes / 2;
         let Some(state) = self.leg_mut(leg) else { return };
-        if state.is_clean() || !matches!(state.stage, Stage::Copying | Stage::InSync) {
+        let copies = matches!(state.stage, Stage::Copying | Stage::InSync | Stage::Following);
+        if !copies || state.is_clean() {
+            self.fill_verification(leg, out);
+            return;
+        }
+        // A journal that fills is for the hosts' changes: what is dirty can wait.
+        if state.journaled && state.backlog_bytes() > half {
             return;
         }
         for slot in 0..COPIES_MAX {
@@ -30,12 +38,21 @@ impl Machine {
             }
             let Some((volume, extent, compare)) = self.next_copy(leg) else { return };
             let state = self.leg_mut(leg).expect("checked above");
-            state.copies[slot] = Some(Copy { volume, extent, sent: false, compare });
-            let copy = u8::try_from(slot).expect("there are few slots");
-            let holder = Holder::Copy(leg, copy);
-            if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
-                self.send_copy(leg, copy, out);
-            }
+            let (seq, sent, locked) = (Seq::ZERO, false, true);
+            let verify = false;
+            state.copies[slot] = Some(Copy { seq, volume, extent, sent, locked, compare, verify });
+            self.begin_copy(leg, slot, out);
+        }
+    }
+
+    /// Takes the range of a copy that was put into this slot; it is sent as soon as it has it.
+    pub(super) fn begin_copy(&mut self, leg: LegId, slot: usize, out: &mut Vec<Effect>) {
+        let placed = self.leg(leg).and_then(|state| state.copies[slot]);
+        let Copy { volume, extent, .. } = placed.expect("the caller placed it");
+        let copy = u8::try_from(slot).expect("there are few slots");
+        let holder = Holder::Copy(leg, copy);
+        if self.volumes[volume].locks.acquire(extent.blocks(), holder) {
+            self.send_copy(leg, copy, out);
         }
     }
 
@@ -80,45 +97,87 @@ impl Machine {
         let seq = self.next_seq();
         let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("a copy that waits belongs to a leg");
+        let slot = state.copies[usize::from(copy)].as_ref().expect("a copy that waits exists");
+        let (volume, extent) = (slot.volume, slot.extent);
+        let journaled = state.journaled;
+        // What is on its way there would be compared too early: it is copied without asking.
+        let early = journaled && state.is_under_way(volume, extent.blocks());
+        let compare = slot.compare && !early;
         let slot = state.copies[usize::from(copy)].as_mut().expect("a copy that waits exists");
-        slot.sent = true;
-        let (volume, extent, compare) = (slot.volume, slot.extent, slot.compare);
+        (slot.seq, slot.sent, slot.compare) = (seq, true, compare);
+        let verify = slot.verify;
         let wipe = state.wipe.first() == Some(&volume);
+        let bytes = if wipe || compare { 0 } else { extent.len() };
         state.inflight.push_back(InFlight {
             seq,
-            holder: Holder::Copy(leg, copy),
-            bytes: if wipe || compare { 0 } else { extent.len() },
+            holder: Some(Holder::Copy(leg, copy)),
+            volume,
+            whole: extent.blocks(),
+            bytes,
             at_ms: now_ms,
             acked: false,
         });
+        state.inflight_bytes += bytes;
         if wipe {
             let change = block::Change::Zero { may_trim: true };
-            let volume = u16::try_from(volume).expect("a group has few volumes");
-            let message =
-                block::Message::Change { seq, volume, extent, change, fua: false, resync: true };
+            let index = u16::try_from(volume).expect("a group has few volumes");
+            let message = block::Message::Change {
+                seq,
+                volume: index,
+                extent,
+                change,
+                fua: false,
+                resync: true,
+            };
             out.push(Effect::Post { leg, message });
+            if journaled {
+                self.on_copy_queued(leg, copy, seq, out);
+            }
             return;
         }
-        if !compare {
-            state.inflight_bytes += extent.len();
+        if verify {
+            // Changes nothing there, so there is nothing that could be lost.
+            out.push(Effect::Copy { leg, copy, seq, volume, extent, compare });
+            return;
         }
         // What is found to be the same may be so only in the mirror's memory.
         state.undurable.push_back((seq, volume, extent.blocks()));
         out.push(Effect::Copy { leg, copy, seq, volume, extent, compare });
     }
 
+    /// The copy has its place in the send journal: what hosts write there now comes behind it.
+    pub(super) fn on_copy_queued(&mut self, leg: LegId, copy: u8, seq: Seq, out: &mut Vec<Effect>) {
+        let Some(state) = self.leg_mut(leg) else { return };
+        let Some(queued) = state.copies[usize::from(copy)].as_mut() else { return };
+        if queued.seq != seq || !std::mem::take(&mut queued.locked) {
+            return;
+        }
+        let (volume, range) = (queued.volume, queued.extent.blocks());
+        self.unlock(volume, range, Holder::Copy(leg, copy), out);
+    }
+
     /// The mirror has the blocks.
-    pub(super) fn copy_done(&mut self, leg: LegId, copy: u8, out: &mut Vec<Effect>) {
+    pub(super) fn copy_done(
+        &mut self,
+        leg: LegId,
+        copy: u8,
+        whole: BlockRange,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(state) = self.leg_mut(leg) else { return };
         let Some(done) = state.copies[usize::from(copy)].take() else { return };
         assert!(!done.compare, "the caller sent away who acknowledges a question");
         if state.wipe.first() == Some(&done.volume) {
             state.wipe.remove(0);
         } else {
-            state.dirty[done.volume].remove(done.extent.blocks());
+            // Nothing, if the blocks were spoilt here since they were read.
+            state.dirty[done.volume].remove(whole);
+            state.suspects[done.volume].remove(whole);
             state.progress.copied_bytes[done.volume] += done.extent.len();
         }
-        self.unlock(done.volume, done.extent.blocks(), Holder::Copy(leg, copy), out);
+        if done.locked {
+            self.unlock(done.volume, done.extent.blocks(), Holder::Copy(leg, copy), out);
+        }
     }
 
     /// The mirror compared: what is the same is done, what differs is copied next.
@@ -130,9 +189,14 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         let Some(state) = self.leg_mut(leg) else { return };
-        let Some(Holder::Copy(_, copy)) = state.acknowledge(seq) else { return };
+        let done = state.acknowledge(seq).and_then(|inflight| inflight.holder);
+        let Some(Holder::Copy(_, copy)) = done else { return };
         let Some(done) = state.copies[usize::from(copy)].take() else { return };
         let (volume, blocks) = (done.volume, done.extent.blocks());
+        if done.verify {
+            self.verified((leg, copy), (volume, blocks), differs, out);
+            return;
+        }
         state.suspects[volume].remove(blocks);
         state.dirty[volume].remove(blocks);
         let mut different = 0;
@@ -159,9 +223,10 @@ impl Machine {
         error: IoError,
         out: &mut Vec<Effect>,
     ) {
-        let under_way =
-            self.leg(leg).is_some_and(|state| state.copies[usize::from(copy)].is_some());
-        if under_way {
+        let placed = self.leg(leg).and_then(|state| state.copies[usize::from(copy)]);
+        if let Some(placed) = placed.filter(|placed| placed.verify) {
+            self.unverifiable((leg, copy), placed, out);
+        } else if placed.is_some() {
             let cause = Cause::Refused(format!("cannot read the source: {error}"));
             self.lose_leg(leg, cause, SessionState::Error, out);
         }
@@ -181,7 +246,7 @@ impl Machine {
         for (copy, holder) in copies.iter().filter(|(copy, _)| !copy.sent) {
             self.withdraw(copy.volume, *holder, out);
         }
-        for (copy, holder) in copies.iter().filter(|(copy, _)| copy.sent) {
+        for (copy, holder) in copies.iter().filter(|(copy, _)| copy.sent && copy.locked) {
             self.unlock(copy.volume, copy.extent.blocks(), *holder, out);
         }
     }

@@ -1,13 +1,14 @@
 //! What happens to the machine, and what it wants done.
 
 use block::{
-    ActivityExtent, BlockSet, DirtyReport, Extent, GatewayId, IoError, LegId, Message, Open,
-    Opened, Seq, WriteId,
+    ActivityExtent, BlockSet, DirtyReport, Epoch, Extent, GatewayId, GroupId, IoError, LegId,
+    Message, Open, Opened, Seq, SessionId, SnapshotId, VolumeId, WriteId,
 };
 use bytes::Bytes;
 
+use super::Restored;
 use crate::command::{Command, Refusal};
-use crate::status::Cause;
+use crate::status::{Cause, Verified};
 
 /// What a mirror answered when the group was opened there.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub enum Event {
         volume: usize,
         /// Where.
         extent: Extent,
+        /// Bytes of payload: none for a trim, however long it is.
+        payload: u64,
     },
     /// A host wants everything acknowledged so far to be durable.
     Flush {
@@ -80,6 +83,13 @@ pub enum Event {
         /// By volume.
         mapped: Vec<BlockSet>,
     },
+    /// Which protocol version a mirror speaks on its link, said before [`Event::Connected`].
+    LinkVersion {
+        /// Which leg.
+        leg: LegId,
+        /// The version.
+        version: u16,
+    },
     /// A leg's link ended, or could not be made.
     Disconnected {
         /// Which leg.
@@ -93,6 +103,20 @@ pub enum Event {
         leg: LegId,
         /// What.
         message: Message,
+    },
+    /// What [`Effect::Copy`] asked for has its place in the leg's send journal.
+    CopyQueued {
+        /// Which leg.
+        leg: LegId,
+        /// Which copy.
+        copy: u8,
+        /// Its place in the stream.
+        seq: Seq,
+    },
+    /// A leg's send journal could not keep what was sent: its disk is full, slow or broken.
+    JournalFailed {
+        /// Which leg.
+        leg: LegId,
     },
     /// What [`Effect::Copy`] asked for could not be read here.
     CopyFailed {
@@ -142,6 +166,64 @@ pub enum Event {
         /// Its size now, in bytes.
         result: Result<u64, IoError>,
     },
+    /// The local stores answered an [`Effect::Snapshot`].
+    Snapshotted {
+        /// Whether every volume has its snapshot.
+        result: Result<(), IoError>,
+        /// The time of day, to show.
+        unix_ms: u64,
+    },
+    /// The local stores answered an [`Effect::RemoveSnapshots`].
+    SnapshotsRemoved {
+        /// Those that are gone, by index of the volume.
+        snapshots: Vec<(usize, SnapshotId)>,
+    },
+    /// The answer to [`Effect::ListChanged`]: by volume.
+    Changed {
+        /// The blocks.
+        result: Result<Vec<BlockSet>, IoError>,
+    },
+    /// The local stores answered an [`Effect::RollBack`].
+    RolledBack {
+        /// Whether every volume is at its snapshot.
+        result: Result<(), IoError>,
+    },
+    /// A gateway that says it is the primary wants to open the group, and its volumes do not fit
+    /// what is here.
+    Unfit {
+        /// The epoch that it says.
+        epoch: Epoch,
+        /// What does not fit.
+        why: String,
+    },
+    /// A primary of this epoch may discard what only this copy has, and a part of it is about to be.
+    Overwritten {
+        /// The epoch that it says.
+        epoch: Epoch,
+    },
+    /// An operator wants a volume to join the group, as its last one. Answered as a command is.
+    /// The driver has its store in place already.
+    Enlist {
+        /// The volume as its store was found.
+        volume: Box<Restored>,
+        /// A session for each mirror that the group may have.
+        sessions: Vec<SessionId>,
+        /// What is made durable together with it.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// An operator wants a volume to leave the group. Answered as a command is.
+    Dismiss {
+        /// Which.
+        volume: VolumeId,
+        /// The group of its own that it goes to.
+        group: GroupId,
+        /// The name of that group.
+        name: String,
+        /// What is made durable together with it.
+        records: Vec<(String, Option<Bytes>)>,
+    },
+    /// The driver took the volume out that [`super::Machine::ready_to_dismiss`] named.
+    Dismissed,
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
     /// The witness answered an [`Effect::Arbitrate`], or did not.
@@ -182,10 +264,27 @@ pub enum Note {
         /// Why.
         cause: Cause,
     },
+    /// A mirror that follows behind keeps its first whole cut.
+    MirrorFollows {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A mirror of mode `sync` is too slow: its session goes on as in mode `consistency`.
+    Degraded {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A transfer of mode `stack` is done.
+    Transferred {
+        /// Which leg.
+        leg: LegId,
+    },
     /// This gateway became the primary.
     Promoted,
     /// This gateway became a mirror.
     Demoted,
+    /// This mirror's copy is open to hosts on its own; or no longer, and hosts were dropped.
+    Detached(bool),
     /// A higher epoch exists; hosts were dropped.
     Fenced,
     /// A gateway with a lower epoch was refused.
@@ -204,6 +303,22 @@ pub enum Note {
     Witness {
         /// Whether it answers.
         reachable: bool,
+    },
+    /// A verification found blocks of a mirror that are not what they should be.
+    Mismatch {
+        /// Which leg.
+        leg: LegId,
+        /// Index of the volume.
+        volume: usize,
+        /// How many.
+        blocks: u64,
+    },
+    /// A verification came to its end.
+    Verified {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
     },
     /// The local copy or ledger failed.
     Latched {
@@ -256,6 +371,13 @@ pub enum Effect {
     List {
         /// For whom.
         leg: LegId,
+    },
+    /// A verification came to its end: keep the certificate, and tell people.
+    Certify {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
     },
     /// Send a message to a mirror.
     Post {
@@ -345,6 +467,27 @@ pub enum Effect {
     },
     /// Ask the witness now what stands, then say [`Event::WitnessSeen`] or [`Event::WitnessLost`].
     Look,
+    /// Keep every volume's content of this moment, then say [`Event::Snapshotted`]. Nothing is under
+    /// way to them.
+    Snapshot {
+        /// Names, by index of the volume.
+        snapshots: Vec<SnapshotId>,
+    },
+    /// Forget these snapshots, then say [`Event::SnapshotsRemoved`].
+    RemoveSnapshots {
+        /// By index of the volume.
+        snapshots: Vec<(usize, SnapshotId)>,
+    },
+    /// List the blocks in which each volume differs from its snapshot, then say [`Event::Changed`].
+    ListChanged {
+        /// By index of the volume.
+        snapshots: Vec<SnapshotId>,
+    },
+    /// Make each volume what it was at its snapshot, then say [`Event::RolledBack`].
+    RollBack {
+        /// By index of the volume.
+        snapshots: Vec<SnapshotId>,
+    },
     /// End every attachment of a host, before anything else.
     DropHosts,
     /// Answer the operator.

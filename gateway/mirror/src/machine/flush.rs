@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use block::{IoError, LegId, Message, Seq, WriteId};
 
-use super::leg::{LegFlush, LegSet};
+use super::leg::{LegFlush, LegSet, Stage};
 use super::write::{Gate, Held, refuse};
 use super::{Effect, Machine};
 
@@ -94,8 +94,11 @@ impl Machine {
         flushes.round =
             Some(Round { number, waiters, local: true, legs: self.counting, error: None });
         out.push(Effect::FlushLocal { round: number, volumes });
+        // What follows behind becomes durable with its cuts.
         for leg in self.live.iter() {
-            self.flush_leg(leg, Some(number), out);
+            if !self.is_journaled(leg) {
+                self.flush_leg(leg, Some(number), out);
+            }
         }
     }
 
@@ -195,7 +198,8 @@ impl Machine {
     /// Flushes a mirror that its hosts do not flush.
     pub(super) fn flush_idle_leg(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let now_ms = self.now_ms;
-        let Some(state) = self.leg(leg) else { return };
+        let following = |leg: &&super::leg::Leg| leg.journaled && leg.stage == Stage::Following;
+        let Some(state) = self.leg(leg).filter(|leg| !following(leg)) else { return };
         let overdue = now_ms.saturating_sub(state.last_flush_ms) >= LEG_FLUSH_MS
             || state.undurable.len() >= UNDURABLE_MAX;
         if overdue && !state.undurable.is_empty() && state.flushes.is_empty() {

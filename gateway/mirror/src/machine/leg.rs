@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 
-use block::{BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId};
+use block::{
+    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+};
 
+use super::cuts::{Cuts, Spells};
+use super::verify::Verification;
 use crate::dirty::DirtyMap;
 use crate::locks::Holder;
 use crate::policy::Policy;
@@ -73,6 +77,8 @@ pub(crate) enum Stage {
     Joining,
     /// It holds every acknowledged write.
     InSync,
+    /// It follows behind: changes go there through the send journal, and cuts with them.
+    Following,
     /// Lost; the in-sync set is being recorded without it. Nothing is acknowledged meanwhile.
     Leaving,
 }
@@ -88,7 +94,8 @@ impl Stage {
             | Self::Flushing { .. }
             | Self::Voting
             | Self::Joining
-            | Self::InSync => true,
+            | Self::InSync
+            | Self::Following => true,
         }
     }
 }
@@ -97,7 +104,11 @@ impl Stage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlight {
     pub(crate) seq: Seq,
-    pub(crate) holder: Holder,
+    /// Who waits for it; nobody for a change of a leg that follows behind.
+    pub(crate) holder: Option<Holder>,
+    pub(crate) volume: usize,
+    /// The blocks that the mirror holds as they are here once it acknowledged.
+    pub(crate) whole: BlockRange,
     pub(crate) bytes: u64,
     pub(crate) at_ms: u64,
     pub(crate) acked: bool,
@@ -116,12 +127,18 @@ pub(crate) struct LegFlush {
 /// One block range that is on its way to the mirror.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Copy {
+    /// Its number on the link, once it was sent.
+    pub(crate) seq: Seq,
     pub(crate) volume: usize,
     pub(crate) extent: Extent,
-    /// Whether the range lock is held and it was sent.
+    /// Whether it was sent.
     pub(crate) sent: bool,
+    /// Whether the range lock is held, or waited for.
+    pub(crate) locked: bool,
     /// Whether checksums go first: the blocks may be the same already.
     pub(crate) compare: bool,
+    /// Whether it only makes sure of blocks that should be the same.
+    pub(crate) verify: bool,
 }
 
 /// How much the running or last copy moved.
@@ -129,7 +146,8 @@ pub(crate) struct Copy {
 pub(crate) struct Progress {
     pub(crate) total_bytes: Vec<u64>,
     pub(crate) copied_bytes: Vec<u64>,
-    pub(crate) full: bool,
+    /// By volume: whether all of it had to be copied.
+    pub(crate) full: Vec<bool>,
     pub(crate) started_ms: Option<u64>,
     /// (when, bytes copied by then), one a second, for the rate.
     pub(crate) marks: VecDeque<(u64, u64)>,
@@ -149,6 +167,11 @@ pub(crate) struct Leg {
     /// Whether mirroring is wanted.
     pub(crate) wanted: bool,
     pub(crate) awaiting_reprotect: bool,
+    /// An operator stopped it.
+    pub(crate) suspended: bool,
+    /// This gateway took over from that one and went back to a kept point for it: so many bytes of
+    /// what the other has were given up here. Cleared when the mirror is one point in time of ours.
+    pub(crate) lossy: Option<u64>,
     /// An operator allowed what only the mirror has to be overwritten.
     pub(crate) discard: bool,
     /// Policy `split = manual` refuses changes until it is back.
@@ -158,10 +181,17 @@ pub(crate) struct Leg {
     /// The oldest history that the mirror's content can belong to for `dirty` to be the whole
     /// difference. `None`: only a full copy helps.
     pub(crate) base: Option<Generation>,
+    /// The history that it was last asked to record as its own.
+    pub(crate) asked: Option<Generation>,
     /// By volume.
     pub(crate) dirty: Vec<DirtyMap>,
     /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
     pub(crate) suspects: Vec<DirtyMap>,
+    /// By volume, the whole of one that joined the group after the mirror last had everything: the
+    /// copy there has nothing in common with it until the mirror is in sync again.
+    pub(crate) fresh: Vec<Option<BlockRange>>,
+    /// The volume whose copy at the mirror failed, if one did.
+    pub(crate) failed: Option<VolumeId>,
     /// Sent, and not known to be durable there, oldest first (rule 4).
     pub(crate) undurable: VecDeque<(Seq, usize, BlockRange)>,
     pub(crate) inflight: VecDeque<InFlight>,
@@ -175,6 +205,22 @@ pub(crate) struct Leg {
     pub(crate) progress: Progress,
     pub(crate) theirs: Option<MirrorState>,
     pub(crate) last_flush_ms: u64,
+    /// Changes go through the send journal, and nothing waits for this leg.
+    pub(crate) journaled: bool,
+    /// It stays connected while the in-sync set is being recorded without it.
+    pub(crate) stepping_down: bool,
+    /// It was too slow: until it keeps up it goes on as in mode `consistency`.
+    pub(crate) degraded: bool,
+    pub(crate) cuts: Cuts,
+    pub(crate) spells: Spells,
+    /// It is called again at this time, and not before.
+    pub(crate) retry: Option<u64>,
+    /// The protocol version of the link.
+    pub(crate) version: u16,
+    /// The verification under way.
+    pub(crate) verify: Option<Verification>,
+    /// Blocks that verifications found to differ since this gateway started, by volume.
+    pub(crate) mismatched: Vec<u64>,
 }
 
 impl Leg {
@@ -190,13 +236,18 @@ impl Leg {
             in_set: false,
             wanted: false,
             awaiting_reprotect: false,
+            suspended: false,
+            lossy: None,
             discard: false,
             halted: false,
             state: SessionState::Suspended,
             cause: None,
             base: None,
+            asked: None,
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
+            fresh: vec![None; volumes],
+            failed: None,
             undurable: VecDeque::new(),
             inflight: VecDeque::new(),
             inflight_bytes: 0,
@@ -207,11 +258,60 @@ impl Leg {
             progress: Progress {
                 total_bytes: vec![0; volumes],
                 copied_bytes: vec![0; volumes],
+                full: vec![false; volumes],
                 ..Progress::default()
             },
             theirs: None,
             last_flush_ms: 0,
+            journaled: false,
+            stepping_down: false,
+            degraded: false,
+            cuts: Cuts::default(),
+            spells: Spells::default(),
+            retry: None,
+            version: 0,
+            verify: None,
+            mismatched: vec![0; volumes],
         }
+    }
+
+    /// Whether it is to follow behind, by its mode or because it was too slow.
+    pub(crate) fn is_to_follow(&self) -> bool {
+        self.policy.mode != block::Mode::Sync || self.degraded
+    }
+
+    /// What its send journal is worth, with what each change costs in memory beside its payload.
+    pub(crate) fn backlog_bytes(&self) -> u64 {
+        /// Heads of a change in the machine and in the journal.
+        const CHANGE_BYTES: u64 = 256;
+        self.inflight_bytes + self.inflight.len() as u64 * CHANGE_BYTES
+    }
+
+    /// Nothing waits for what is under way to it any more.
+    pub(crate) fn unhold(&mut self) {
+        for inflight in &mut self.inflight {
+            inflight.holder = inflight.holder.filter(|holder| matches!(holder, Holder::Copy(..)));
+        }
+    }
+
+    /// The copies may differ there, whatever the mirror acknowledges of what was sent before.
+    pub(crate) fn spoil(&mut self, volume: usize, range: BlockRange) {
+        self.dirty[volume].insert(range);
+        for inflight in self.inflight.iter_mut().filter(|inflight| inflight.volume == volume) {
+            let whole = inflight.whole;
+            if whole.first() < range.end() && range.first() < whole.end() {
+                inflight.whole = BlockRange::new(whole.first(), whole.first());
+            }
+        }
+    }
+
+    /// Whether a change of these blocks is on its way there.
+    pub(crate) fn is_under_way(&self, volume: usize, range: BlockRange) -> bool {
+        let Some(first) = self.inflight.front() else { return false };
+        let from = self.undurable.partition_point(|(seq, ..)| *seq < first.seq);
+        self.undurable.range(from..).any(|(_, at, blocks)| {
+            *at == volume && blocks.first() < range.end() && range.first() < blocks.end()
+        })
     }
 
     pub(crate) fn out_of_sync_bytes(&self) -> u64 {
@@ -232,20 +332,20 @@ impl Leg {
         first.map_or(newest, |inflight| Seq::new(inflight.seq.get().saturating_sub(1)))
     }
 
-    /// Notes that the mirror acknowledged; returns who had sent it.
-    pub(crate) fn acknowledge(&mut self, seq: Seq) -> Option<Holder> {
+    /// Notes that the mirror acknowledged; returns what.
+    pub(crate) fn acknowledge(&mut self, seq: Seq) -> Option<InFlight> {
         let at = self.inflight.binary_search_by_key(&seq, |inflight| inflight.seq).ok()?;
         let inflight = &mut self.inflight[at];
         if inflight.acked {
             return None;
         }
         inflight.acked = true;
-        let holder = inflight.holder;
-        self.inflight_bytes -= inflight.bytes;
+        let done = *inflight;
+        self.inflight_bytes -= done.bytes;
         while self.inflight.front().is_some_and(|inflight| inflight.acked) {
             self.inflight.pop_front();
         }
-        Some(holder)
+        Some(done)
     }
 
     /// The link is gone: nothing is under way any more, and what the mirror may have lost with it
@@ -254,9 +354,32 @@ impl Leg {
         for (_, volume, range) in self.undurable.drain(..) {
             self.dirty[volume].insert(range);
         }
+        // A copy that was begun there is worth nothing before it is whole.
+        for (dirty, whole) in self.dirty.iter_mut().zip(&self.fresh) {
+            whole.iter().for_each(|whole| dirty.insert(*whole));
+        }
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.flushes.clear();
+        self.journaled = false;
+        self.stepping_down = false;
+        self.degraded = false;
+        self.cuts.end_flight();
+        // What was not compared is not known: a verification is begun anew, not taken up.
+        self.verify = None;
+    }
+
+    /// What the mirror says it may have on its own. Much of it may be the same on both sides.
+    pub(crate) fn take_differences(&mut self, differs: Vec<block::DirtyReport>) {
+        for block::DirtyReport { volume, blocks } in differs {
+            let volume = usize::from(volume);
+            if volume < self.dirty.len() {
+                for range in blocks {
+                    self.suspects[volume].insert(range);
+                    self.dirty[volume].insert(range);
+                }
+            }
+        }
     }
 
     /// Everything that the mirror may lack besides what is dirty, by volume (rule 4).

@@ -3,23 +3,14 @@
 //! Invariant (rule 1): a leg leaves the in-sync set durably before anything is acknowledged without
 //! it; a leg enters it only after it has everything and recorded so itself.
 
-use block::{BlockSet, LegId, Message, Open, Quality, Seq, VolumeOffer, Vote};
+use block::{BlockSet, LegId, Message, Open, Seq, VolumeOffer, Vote};
 
+use super::compare::Need;
 use super::leg::{Leg, Progress, Stage};
 use super::{After, Effect, Machine, Note, Opening, Role};
-use crate::lineage::{Lineage, Relation, relate};
 use crate::locks::Holder;
 use crate::policy::{Recovery, Split};
 use crate::status::{Cause, SessionState};
-
-/// What a mirror that was opened needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
-    /// The blocks that are dirty here or differ there.
-    Delta,
-    /// Every mapped block; `wipe` if it holds anything that must go first.
-    Full { wipe: bool },
-}
 
 impl Machine {
     /// What is said to a mirror to open the group there.
@@ -50,6 +41,7 @@ impl Machine {
         self.leg(leg).map(|state| (state.gateway, state.site.clone()))
     }
 
+    /// A mirror accepted the group: compares the histories, and begins to bring it up to date.
     pub(super) fn on_connected(&mut self, leg: LegId, opening: Opening, out: &mut Vec<Effect>) {
         let expected = matches!(self.role, Role::Primary | Role::Yielding(_))
             && self.leg(leg).is_some_and(|state| state.stage == Stage::Dialing);
@@ -86,7 +78,11 @@ impl Machine {
         let state = self.leg_mut(leg).expect("checked above");
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
+        // One that still counts is waited for until it is durably out of the set.
+        state.journaled = state.is_to_follow() && !state.in_set;
+        let steps_down = state.is_to_follow() && state.in_set;
         if let Need::Full { wipe } = need {
+            // All are copied whole; what is recorded of those that are new says no more than that.
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
@@ -98,76 +94,46 @@ impl Machine {
             }
             out.push(Effect::List { leg });
         } else {
-            for report in opening.differs {
-                let volume = usize::from(report.volume);
-                if volume < volumes {
-                    for range in report.blocks {
-                        // Of what the mirror names, much may be the same on both sides.
-                        state.suspects[volume].insert(range);
-                        state.dirty[volume].insert(range);
-                    }
-                }
+            state.take_differences(opening.differs);
+            if state.fresh.iter().any(Option::is_some) {
+                self.list_fresh(leg, out);
+            } else {
+                state.stage = Stage::Copying;
+                Self::begin_progress(state, now_ms);
             }
-            state.stage = Stage::Copying;
-            Self::begin_progress(state, now_ms, false);
         }
         let state = self.leg(leg).expect("checked above");
         if state.stage == Stage::Listing || !state.is_clean() {
             out.push(Effect::Post { leg, message: Message::Outdate });
         }
-        self.take_back_handover(leg, out);
-    }
-
-    /// Compares histories (rules 9 and 10).
-    fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
-        let state = self.leg(leg).expect("the caller checked");
-        let ours = self.lineage.as_ref().expect("a primary has a history");
-        let opened = &opening.opened;
-        let theirs =
-            opened.generation.map(|current| Lineage::new(current, opened.ancestors.clone()));
-        let known = |common| {
-            opened.differences_known && state.base.is_some_and(|base| ours.is_within(common, base))
-        };
-        let theirs_bytes = || {
-            let blocks = opening.differs.iter().flat_map(|report| &report.blocks);
-            blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
-        };
-        match relate(ours, theirs.as_ref()) {
-            // What a first copy left behind when it was cut short is no part of any history.
-            Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
-            Relation::Behind { common } if known(common) => Ok(Need::Delta),
-            Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
-            Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
-            Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
-                Ok(Need::Full { wipe: true })
-            }
-            Relation::Diverged { .. } | Relation::Ahead => {
-                Err(Cause::SplitBrain { theirs_bytes: theirs_bytes() })
-            }
-            Relation::Unrelated => Err(Cause::Refused(
-                "the mirror holds an unrelated history of this volume".to_owned(),
-            )),
+        if steps_down {
+            self.step_down(leg, out);
         }
+        self.take_back_handover(leg, out);
     }
 
     pub(super) fn on_listed(&mut self, leg: LegId, mapped: &[BlockSet]) {
         let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage != Stage::Listing {
+            state.add_to_verification(mapped);
             return;
         }
-        for (dirty, ranges) in state.dirty.iter_mut().zip(mapped) {
-            ranges.iter().for_each(|range| dirty.insert(*range));
+        let full = state.base.is_none();
+        for (index, ranges) in mapped.iter().enumerate() {
+            if full || state.fresh[index].is_some() {
+                ranges.iter().for_each(|range| state.dirty[index].insert(*range));
+            }
         }
         state.stage = Stage::Copying;
-        Self::begin_progress(state, now_ms, true);
+        Self::begin_progress(state, now_ms);
     }
 
-    fn begin_progress(state: &mut Leg, now_ms: u64, full: bool) {
+    fn begin_progress(state: &mut Leg, now_ms: u64) {
         state.progress = Progress {
             total_bytes: state.dirty.iter().map(crate::dirty::DirtyMap::bytes).collect(),
             copied_bytes: vec![0; state.dirty.len()],
-            full,
+            full: state.fresh.iter().map(|f| state.base.is_none() || f.is_some()).collect(),
             started_ms: Some(now_ms),
             marks: std::collections::VecDeque::from([(now_ms, 0)]),
         };
@@ -191,11 +157,16 @@ impl Machine {
     pub(super) fn on_heard(&mut self, leg: LegId, message: Message, out: &mut Vec<Effect>) {
         match message {
             Message::Acks(seqs) => seqs.into_iter().for_each(|seq| self.on_acked(leg, seq, out)),
-            Message::Failed { error, .. } => {
+            Message::Failed { error, seq } => {
+                self.note_failed(leg, seq);
                 self.lose_leg(leg, Cause::MirrorFailed(error), SessionState::Error, out);
             }
             Message::Durable { seq } => self.on_durable(leg, seq, out),
             Message::Compared { seq, differs } => self.on_compared(leg, seq, &differs, out),
+            Message::CutApplied { seq } => self.on_cut_applied(leg, seq, out),
+            Message::Mapped { volume, blocks, last } => {
+                self.on_mapped_there(leg, volume, &blocks, last);
+            }
             Message::Voted(Vote::InSync) => self.on_voted(leg, out),
             Message::Voted(Vote::TookOver { epoch }) => self.on_took_over(leg, epoch, out),
             Message::Grown { volume, bytes } => self.on_mirror_grown(leg, volume, bytes, out),
@@ -210,11 +181,15 @@ impl Machine {
             | Message::Differs(_)
             | Message::Change { .. }
             | Message::Compare { .. }
+            | Message::List { .. }
             | Message::Flush { .. }
             | Message::Promote { .. }
             | Message::Handover { .. }
             | Message::Outdate
+            | Message::Cut { .. }
             | Message::Grow { .. }
+            | Message::Ask(_)
+            | Message::Told(_)
             | Message::Ping { .. }) => {
                 let what = format!("unexpected {:?}", std::mem::discriminant(&other));
                 self.lose_leg(leg, Cause::Refused(what), SessionState::Error, out);
@@ -259,26 +234,22 @@ impl Machine {
 
     fn on_acked(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
-        match state.acknowledge(seq) {
-            None => {}
-            Some(Holder::Copy(_, copy)) => {
-                let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
-                if asked {
-                    let why = "acknowledged what was asked".to_owned();
-                    self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
-                } else {
-                    self.copy_done(leg, copy, out);
-                }
+        let Some(done) = state.acknowledge(seq) else { return };
+        if let Some(Holder::Copy(_, copy)) = done.holder {
+            let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
+            if asked {
+                let why = "acknowledged what was asked".to_owned();
+                self.lose_leg(leg, Cause::Refused(why), SessionState::Error, out);
+            } else {
+                self.copy_done(leg, copy, done.whole, out);
             }
-            Some(Holder::Write(write)) => {
-                let change = self.writes.get(write);
-                let (volume, whole) = (change.volume, change.extent.whole_blocks());
-                let state = self.leg_mut(leg).expect("it just acknowledged");
-                if !state.dirty[volume].is_empty() && !state.wipe.contains(&volume) {
-                    state.dirty[volume].remove(whole);
-                }
-                self.leg_done(write, leg, out);
-            }
+            return;
+        }
+        if !state.dirty[done.volume].is_empty() && !state.wipe.contains(&done.volume) {
+            state.dirty[done.volume].remove(done.whole);
+        }
+        if let Some(Holder::Write(write)) = done.holder {
+            self.leg_done(write, leg, out);
         }
     }
 
@@ -319,36 +290,40 @@ impl Machine {
         let asked = self.asked_to_take_over(leg);
         let ousting = self.is_ousting(leg);
         self.forget_joining(leg);
+        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;
         }
         let refused = matches!(cause, Cause::Refused(_));
+        let overflowed = cause == Cause::JournalFull;
         let unanswered = asked && !refused;
+        let (stepping_down, in_set) = (state.stepping_down, state.in_set);
         state.end_flight();
-        if !state.wipe.is_empty() || state.stage == Stage::Listing {
-            state.base = None;
-            state.wipe.clear();
-        }
+        // What was to be copied whole is so again: its base is none, or it is fresh.
+        state.wipe.clear();
         out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
-        let by_operator = cause == Cause::Operator;
+        let regrouped = cause == Cause::Regrouped;
+        let by_operator = regrouped || cause == Cause::Operator;
         state.cause = Some(cause);
         state.state = to;
         // A fault needs an operator; a loss is healed by itself unless the policy says otherwise. A
         // mirror that was asked to take over is called again in any case: only it knows.
         let again = unanswered
             || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
-        state.wanted = again && (state.wanted || unanswered);
+        state.wanted = (again && (state.wanted || unanswered)) || (regrouped && state.wanted);
         // One that was asked to vote may have recorded that it is in sync, with our history.
         let voted = matches!(state.stage, Stage::Voting | Stage::Joining) && !state.in_set;
         let goes_on =
             state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
-        let leaves = voted || (state.in_set && goes_on);
+        let leaves = voted || stepping_down || (state.in_set && goes_on);
         let halts = (state.in_set || ousting) && !leaves;
         state.halted = halts;
+        let later = again && overflowed;
+        state.retry = later.then(|| state.cuts.hold_off(now_ms));
         state.stage = if leaves {
             Stage::Leaving
-        } else if again {
+        } else if again && !later {
             Stage::Dialing
         } else {
             Stage::Off
@@ -356,11 +331,14 @@ impl Machine {
         self.live.remove(leg);
         if leaves {
             self.leaving.insert(leg);
-            self.leave(leg, out);
+            if !stepping_down || in_set {
+                // Else the record without it is on its way already.
+                self.leave(leg, out);
+            }
         } else {
             self.counting.remove(leg);
         }
-        out.push(Effect::Hang { leg, redial: again && !leaves });
+        out.push(Effect::Hang { leg, redial: again && !later && !leaves });
         self.drop_copies(leg, out);
         if halts {
             self.writes.halt_waiting();
@@ -383,17 +361,22 @@ impl Machine {
         } else {
             self.begins_with_next = true;
         }
+        let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
         state.in_set = false;
+        if state.policy.mode == block::Mode::Sync {
+            state.spells.begin(now_ms, state.degraded);
+        }
         self.keep(After::LegLeft(leg), out);
     }
 
-    /// Begins a history that a lost mirror does not share, and tells those that are in sync.
+    /// Begins a history that a lost mirror does not share, and tells those that are in sync. One
+    /// that is voting is asked again when it has voted.
     pub(super) fn begin_alone(&mut self, out: &mut Vec<Effect>) {
         self.begins_with_next = false;
         self.begin_generation();
         let lineage = self.lineage.clone().expect("a primary has a history");
-        for leg in self.live.iter().filter(|leg| self.in_sync_stage(*leg)) {
+        for leg in self.live.iter().filter(|leg| self.has_voted(*leg)) {
             let (generation, ancestors) = (lineage.current, lineage.ancestors.clone());
             out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
         }
@@ -403,10 +386,13 @@ impl Machine {
         self.leaving.remove(leg);
         self.counting.remove(leg);
         self.awaiting.remove(leg);
-        if let Some(state) = self.leg_mut(leg)
+        let moving = self.is_regrouping();
+        if self.leg(leg).is_some_and(|leg| leg.stepping_down) {
+            self.stepped_down(leg);
+        } else if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {
-            let again = state.wanted;
+            let again = state.wanted && !moving;
             state.stage = if again { Stage::Dialing } else { Stage::Off };
             if again {
                 // The history changed: what is said when it is opened again must say so.
@@ -425,6 +411,12 @@ impl Machine {
         let Some(state) = self.leg_mut(leg) else { return };
         let clean = state.is_clean() && !state.has_copies();
         match state.stage {
+            Stage::Copying if clean && (state.journaled || state.is_to_follow()) => {
+                state.stage = Stage::Following;
+                state.cuts.begin();
+                self.follow(leg, out);
+            }
+            Stage::Following => self.follow(leg, out),
             Stage::Copying if clean => {
                 // From here on acknowledgements wait for it; when those before are in, it has all.
                 state.stage = Stage::Draining { upto: newest };
@@ -443,39 +435,6 @@ impl Machine {
                 state.stage = Stage::Flushing { seq };
             }
             _ => {}
-        }
-    }
-
-    /// The flush before the vote is durable: ask the mirror to record that it has everything.
-    pub(super) fn leg_durable(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
-        let lineage = self.lineage.clone();
-        let Some(state) = self.leg_mut(leg) else { return };
-        if let Stage::Flushing { seq: awaited } = state.stage
-            && seq >= awaited
-        {
-            state.stage = Stage::Voting;
-            let lineage = lineage.expect("a primary has a history");
-            let (generation, ancestors) = (lineage.current, lineage.ancestors);
-            out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
-        }
-    }
-
-    fn on_voted(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let current = self.lineage.as_ref().map(|lineage| lineage.current);
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Voting {
-            state.stage = Stage::Joining;
-            state.discard = false;
-            state.base = current;
-            self.join(leg, out);
-        }
-    }
-
-    pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Joining {
-            state.stage = Stage::InSync;
-            out.push(Effect::Note(Note::MirrorInSync { leg }));
         }
     }
 }

@@ -32,11 +32,22 @@ pub(super) enum YieldStep {
     Asked,
     /// It did not take over; that is being recorded.
     TakingBack,
+    /// An operator goes on here whatever it did, at an epoch above the one that it was offered;
+    /// that is being recorded.
+    GoingOn,
 }
 
 /// How far a promotion has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promoting {
+    /// What was received is being applied, before the copy goes back to its kept point.
+    Settling { consent: Consent },
+    /// The blocks that change by that are being listed.
+    Listing,
+    /// They and the intention are being recorded.
+    Intending,
+    /// The stores go back.
+    RollingBack,
     /// What was received is applied and made durable by this round.
     Flushing { round: u64, consent: Consent },
     /// The witness is asked for it.
@@ -51,7 +62,8 @@ impl Machine {
     /// A higher epoch exists: nobody is served here any more.
     pub(super) fn fence(&mut self, by: Epoch, out: &mut Vec<Effect>) {
         let known = matches!(self.role, Role::Fenced { by: known } if by <= known);
-        if by <= self.epoch || known || matches!(self.role, Role::Secondary | Role::Promoting(_)) {
+        let no_primary = matches!(self.role, Role::Secondary | Role::Promoting(_) | Role::Detached);
+        if by <= self.epoch || known || no_primary {
             return;
         }
         out.push(Effect::DropHosts);
@@ -64,6 +76,7 @@ impl Machine {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         self.awaiting = super::LegSet::default();
+        self.drop_dismissal();
         self.finish_command(Err(Refusal::Fenced { by }), out);
         self.keep(After::Fenced, out);
     }
@@ -99,9 +112,10 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         match self.role {
-            Role::Primary | Role::Yielding(_) => return Err(Refusal::NotSecondary),
+            Role::Primary => return Err(Refusal::NotSecondary),
+            Role::Yielding(yielding) => return self.go_on(yielding, consent, out),
             Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary | Role::Fenced { .. } => {}
+            Role::Secondary | Role::Fenced { .. } | Role::Detached => {}
         }
         if self.epoch == Epoch::ZERO {
             // No primary was ever heard of here: the next epoch would be one that is in use (rule 6).
@@ -112,13 +126,24 @@ impl Machine {
         }
         let enough = match self.quality {
             Quality::InSync | Quality::Source => Consent::InSync,
-            Quality::Outdated => Consent::Outdated,
+            Quality::Outdated | Quality::Consistent => Consent::Outdated,
+            Quality::Inconsistent if self.points.kept().is_some() => Consent::Outdated,
             Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
         };
         if consent < enough {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
+        if self.points.is_rolling_back() {
+            return Err(Refusal::Busy);
+        }
         self.drop_upstream(Some(self.promotion_goodbye()), out);
+        if self.goes_back() {
+            self.role = Role::Promoting(Promoting::Settling { consent });
+            return Ok(());
+        }
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         let round = self.flushes.want();
         self.role = Role::Promoting(Promoting::Flushing { round, consent });
         Ok(())
@@ -130,7 +155,8 @@ impl Machine {
             Role::Fenced { by } => by.max(self.epoch).next(),
             // It is raised already.
             Role::Promoting(Promoting::Recording) => self.epoch,
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => {
+            Role::Promoting(_) => self.epoch_to_take(),
+            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Detached => {
                 self.epoch.next()
             }
         }
@@ -147,6 +173,7 @@ impl Machine {
         if let Some(upstream) = self.upstream_record.take() {
             self.face_old_primary(upstream, base, handover);
         }
+        self.points.give_up_kept();
         self.keep(After::TookOver { handover }, out);
     }
 
@@ -158,9 +185,27 @@ impl Machine {
         handover: bool,
     ) {
         let known = LegId::all().find(|id| self.leg(*id).is_some_and(|l| l.gateway == old.gateway));
+        if let Some(leg) = known.and_then(|id| self.leg_mut(id)).filter(|leg| leg.lossy.is_some()) {
+            // What went back with the kept point is known of it already.
+            leg.wanted = false;
+            leg.suspended = false;
+            leg.awaiting_reprotect = true;
+            leg.state = SessionState::Halted;
+            leg.cause = Some(Cause::AwaitingReprotect);
+            return;
+        }
         let free = LegId::all().find(|id| self.leg(*id).is_none());
         let Some(id) = known.or(free) else { return };
-        let policy = self.leg(id).map_or_else(Policy::default, |leg| leg.policy);
+        let was_detached = std::mem::take(&mut self.recorded_detached);
+        if let Some(state) = self.leg_mut(id).filter(|leg| was_detached && leg.base.is_some()) {
+            // What was written here while the copy was detached stays known (rule 9).
+            state.awaiting_reprotect = true;
+            state.state = SessionState::Halted;
+            state.cause = Some(Cause::AwaitingReprotect);
+            return;
+        }
+        let new = Policy { mode: self.upstream_mode, ..Policy::default() };
+        let policy = self.leg(id).map_or(new, |leg| leg.policy);
         let mut leg = Leg::new(id, old, policy, self.volumes.len());
         leg.base = base;
         leg.wanted = handover;
@@ -217,7 +262,7 @@ impl Machine {
         match self.role {
             Role::Primary => {}
             Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary => return Err(Refusal::NotPrimary),
+            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
             Role::Fenced { by } => return Err(Refusal::Fenced { by }),
         }
         if !self.in_sync_stage(leg) {
@@ -235,11 +280,19 @@ impl Machine {
     /// Moves a promotion or a swap on as far as it can go.
     pub(super) fn advance_role(&mut self, out: &mut Vec<Effect>) {
         match self.role {
+            Role::Promoting(Promoting::Settling { consent })
+                if self.writes.len() == 0 && !self.points.is_busy() && self.records.is_empty() =>
+            {
+                self.settled_for_promotion(consent, out);
+            }
             Role::Promoting(Promoting::Flushing { round, consent }) => {
                 if self.flushes.has_failed() {
                     self.role = Role::Secondary;
                     self.finish_command(Err(Refusal::Io(block::IoError::Media)), out);
-                } else if self.flushes.is_done(round) && self.writes.len() == 0 {
+                } else if self.flushes.is_done(round)
+                    && self.writes.len() == 0
+                    && !self.points.is_busy()
+                {
                     let epoch = self.epoch_after_fence();
                     if !self.asks_to_promote(epoch, consent, false, out) {
                         self.role = Role::Promoting(Promoting::Recording);
@@ -263,21 +316,60 @@ impl Machine {
                 | YieldStep::Flushing(_)
                 | YieldStep::Recording
                 | YieldStep::Asked
-                | YieldStep::TakingBack => {}
+                | YieldStep::TakingBack
+                | YieldStep::GoingOn => {}
             },
-            Role::Promoting(Promoting::Claiming | Promoting::Recording)
+            Role::Promoting(
+                Promoting::Settling { .. }
+                | Promoting::Listing
+                | Promoting::Intending
+                | Promoting::RollingBack
+                | Promoting::Claiming
+                | Promoting::Recording,
+            )
             | Role::Primary
             | Role::Secondary
+            | Role::Detached
             | Role::Fenced { .. } => {}
         }
+    }
+
+    /// What was received is applied: the copy goes back to its kept point, if that is still what a
+    /// promotion does. The witness is asked before anything of the copy is given up.
+    fn settled_for_promotion(&mut self, consent: Consent, out: &mut Vec<Effect>) {
+        if !self.goes_back() {
+            let round = self.flushes.want();
+            self.role = Role::Promoting(Promoting::Flushing { round, consent });
+        } else if !self.asks_to_promote(self.epoch_after_fence(), consent, false, out) {
+            self.begin_way_back(out);
+        }
+    }
+
+    /// Nobody else is promoted: which blocks change on the way back to the kept point?
+    pub(super) fn begin_way_back(&mut self, out: &mut Vec<Effect>) {
+        self.role = Role::Promoting(Promoting::Listing);
+        self.list_changed(out);
+    }
+
+    /// The copy is its kept point now: the promotion goes on.
+    pub(super) fn take_over_after_rollback(&mut self, out: &mut Vec<Effect>) {
+        let epoch = self.epoch_to_take();
+        self.role = Role::Promoting(Promoting::Recording);
+        self.record_takeover(epoch, false, out);
+    }
+
+    /// The epoch of a promotion: the one that the witness granted, if it was asked already.
+    fn epoch_to_take(&self) -> Epoch {
+        self.epoch_after_fence().max(self.granted_epoch())
     }
 
     fn epoch_after_fence(&self) -> Epoch {
         match self.recorded_role {
             RoleRecord::Fenced { by } => by.max(self.epoch).next(),
-            RoleRecord::Primary | RoleRecord::Yielding { .. } | RoleRecord::Secondary => {
-                self.epoch.next()
-            }
+            RoleRecord::Primary
+            | RoleRecord::Yielding { .. }
+            | RoleRecord::Secondary
+            | RoleRecord::Detached => self.epoch.next(),
         }
     }
 
@@ -311,7 +403,10 @@ impl Machine {
         if yielding.leg != leg || yielding.epoch != epoch {
             return;
         }
-        let state = self.leg(leg).expect("it just spoke");
+        if self.command == Some(super::Pending::GoOn) {
+            self.finish_command(Err(Refusal::Fenced { by: epoch }), out);
+        }
+        let state = self.leg(leg).expect("a leg that was asked is remembered");
         self.upstream_record = Some(UpstreamRecord {
             gateway: state.gateway,
             site: state.site.clone(),
@@ -327,8 +422,8 @@ impl Machine {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         // Nothing was written here since the mirrors had everything: they lack nothing of ours.
-        self.legs = [const { None }; LegId::COUNT];
-        self.keep(After::Demoted, out);
+        let fresh = self.forget_legs();
+        self.keep_with(After::Demoted, fresh, out);
     }
 
     /// Whether this mirror was asked to take over and did not answer yet.
@@ -352,7 +447,7 @@ impl Machine {
             YieldStep::Asked if refused => self.take_back(out),
             // It may have taken over. Hosts wait until it says.
             YieldStep::Asked => self.finish_command(Err(Refusal::Interrupted), out),
-            YieldStep::TakingBack => {}
+            YieldStep::TakingBack | YieldStep::GoingOn => {}
         }
     }
 
@@ -375,7 +470,51 @@ impl Machine {
     pub(super) fn unyielded(&mut self, out: &mut Vec<Effect>) {
         if matches!(self.role, Role::Yielding(Yielding { step: YieldStep::TakingBack, .. })) {
             self.role = Role::Primary;
-            self.finish_command(Err(Refusal::Interrupted), out);
+            let goes_on = self.command == Some(super::Pending::GoOn);
+            let result = if goes_on { Ok(()) } else { Err(Refusal::Interrupted) };
+            self.finish_command(result, out);
         }
+    }
+
+    /// The swap that is under way, for people.
+    pub(super) fn handover(&self) -> Option<crate::HandoverStatus> {
+        let Role::Yielding(Yielding { leg, epoch, step }) = self.role else { return None };
+        let unanswered = step == YieldStep::Asked && !self.live.has(leg);
+        Some(crate::HandoverStatus { leg, epoch, unanswered })
+    }
+
+    /// The mirror was asked to take over and is gone, perhaps for good. An operator's word lets
+    /// this gateway go on: at an epoch above the one that was offered, so that a mirror that did
+    /// take over is fenced by the first word between the two, and in a history of its own, so that
+    /// what was written there is told as a split brain and never overwritten unasked (rule 6).
+    fn go_on(
+        &mut self,
+        yielding: Yielding,
+        consent: Consent,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let Yielding { leg: asked, epoch, step } = yielding;
+        if step != YieldStep::Asked || self.live.has(asked) || !self.leaving.is_empty() {
+            return Err(Refusal::Busy);
+        }
+        if consent < Consent::Outdated {
+            return Err(Refusal::HandoverUnanswered);
+        }
+        if self.arbiter.is_some() {
+            return self.go_on_by_witness(asked, out);
+        }
+        self.step_yield(YieldStep::GoingOn);
+        // The others were opened at the old epoch: they are opened again.
+        self.cut_legs(out);
+        self.awaiting.remove(asked);
+        let state = self.leg_mut(asked).expect("a leg that was asked is remembered");
+        state.in_set = false;
+        state.halted = false;
+        self.begins_with_next = false;
+        self.begin_generation();
+        self.epoch = epoch.next();
+        self.recorded_role = RoleRecord::Primary;
+        self.keep(After::TookOver { handover: false }, out);
+        Ok(())
     }
 }

@@ -11,8 +11,9 @@ use block::{
 };
 
 use super::leg::Leg;
+use super::points::Why;
 use super::{After, Effect, Machine, Note, Role};
-use crate::lineage::Lineage;
+use crate::lineage::{Lineage, Relation, relate};
 use crate::policy::Policy;
 use crate::record::{RoleRecord, UpstreamRecord};
 
@@ -42,11 +43,14 @@ pub(super) struct Upstream {
     /// The answer that it waits for.
     answer: Option<(Vec<DirtyReport>, Opened)>,
     waiting: VecDeque<Waiting>,
-    recording: bool,
+    /// What the copy is worth is being recorded, or a point is being kept: the stream waits.
+    pub(super) recording: bool,
+    /// The primary may overwrite so many bytes that only this copy has: a snapshot comes first.
+    pub(super) discards: Option<u64>,
     /// Flushes under way: (round of the local flush, the primary's number).
     flushes: VecDeque<(u64, Seq)>,
     /// Which link this is, so that a change of an earlier one is not acknowledged on it.
-    link: u64,
+    pub(super) link: u64,
     pub(super) theirs: Option<block::MirrorState>,
     pub(super) seq: Seq,
 }
@@ -71,10 +75,17 @@ impl Machine {
                 self.counters.fenced_writes += 1;
                 out.push(Effect::Note(Note::FencedOff { gateway }));
             }
+            if matches!(goodbye, Goodbye::Refused(_)) {
+                // Its epoch counts, whatever else does not fit.
+                self.fence(open.epoch, out);
+            }
             out.push(Effect::Refuse { goodbye });
             return;
         }
         self.drop_upstream(None, out);
+        if self.role == Role::Detached {
+            self.end_detachment(out);
+        }
         // A primary that is opened at a higher epoch is fenced before it answers.
         let was_primary = self.role != Role::Secondary;
         self.fence(open.epoch, out);
@@ -94,10 +105,13 @@ impl Machine {
             ancestors: self.lineage.as_ref().map_or_else(Vec::new, |l| l.ancestors.clone()),
             differences_known,
         };
+        let discards = self.discards(open, &differs);
+        self.lag_heard_ms = None;
         self.epoch = self.epoch.max(open.epoch);
         self.role = Role::Secondary;
         self.recorded_role = RoleRecord::Secondary;
         self.orderly_end = false;
+        self.recorded_detached = false;
         self.upstream_record = Some(record);
         let link = self.next_record;
         self.upstream = Some(Upstream {
@@ -106,6 +120,7 @@ impl Machine {
             answer: Some((differs, opened)),
             waiting: VecDeque::new(),
             recording: false,
+            discards,
             flushes: VecDeque::new(),
             link,
             theirs: None,
@@ -114,23 +129,68 @@ impl Machine {
         self.keep(After::Followed(link), out);
     }
 
-    /// Why the primary that wants to open the group here is sent away.
-    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+    /// A primary's volumes do not fit what is here. Its epoch counts all the same.
+    pub(super) fn on_unfit(&mut self, epoch: block::Epoch, why: String, out: &mut Vec<Effect>) {
+        let goodbye = self.refuse_epoch(epoch).unwrap_or_else(|| {
+            self.fence(epoch, out);
+            Goodbye::Refused(why)
+        });
+        out.push(Effect::Refuse { goodbye });
+    }
+
+    /// A part of this copy is about to go, by an operator's consent: nobody is served from it, and it
+    /// is not one point in time any more. That is recorded first.
+    pub(super) fn on_overwritten(&mut self, epoch: block::Epoch, out: &mut Vec<Effect>) {
+        if self.refuse_epoch(epoch).is_some() {
+            return;
+        }
+        self.fence(epoch, out);
+        if matches!(self.quality, Quality::InSync | Quality::Outdated) {
+            self.quality = Quality::Inconsistent;
+        }
+        self.keep(After::Nothing, out);
+    }
+
+    /// Whether a part of this copy may go: nobody is served from it, and it says what it is worth.
+    pub(crate) fn may_cut(&self) -> bool {
+        let is_worthless = matches!(self.quality, Quality::Inconsistent | Quality::Blank);
+        let is_mirror = matches!(self.role, Role::Secondary | Role::Fenced { .. });
+        is_worthless && is_mirror && !self.latched && self.is_idle()
+    }
+
+    /// Why a primary of this epoch is sent away, whatever it brings.
+    fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         let known = match self.role {
             Role::Fenced { by } => by.max(self.epoch),
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Promoting(_) => self.epoch,
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Promoting(_)
+            | Role::Detached => self.epoch,
         };
-        if open.epoch < known {
+        if epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
         }
         match self.role {
-            Role::Promoting(_) => {
-                return Some(self.promotion_goodbye());
+            Role::Promoting(_) => Some(self.promotion_goodbye()),
+            Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
+                Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }
-            Role::Primary | Role::Yielding(_) if open.epoch == self.epoch => {
-                return Some(Goodbye::SplitBrain { theirs_bytes: 0 });
-            }
-            Role::Primary | Role::Yielding(_) | Role::Secondary | Role::Fenced { .. } => {}
+            Role::Primary
+            | Role::Yielding(_)
+            | Role::Secondary
+            | Role::Detached
+            | Role::Fenced { .. } => None,
+        }
+    }
+
+    /// Why the primary that wants to open the group here is sent away, whatever the sizes are.
+    pub(crate) fn refuse_primary(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        if let Some(goodbye) = self.refuse_epoch(open.epoch) {
+            return Some(goodbye);
+        }
+        if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
+            return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
         }
         if let (Role::Secondary, Some(current)) = (self.role, &self.upstream_record)
             && open.epoch == self.epoch
@@ -142,6 +202,13 @@ impl Machine {
         let ours = self.volumes.iter().map(|volume| volume.id);
         if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
             return Some(Goodbye::Refused("the group has other volumes here".to_owned()));
+        }
+        None
+    }
+
+    fn refuse_open(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
+        if let Some(goodbye) = self.refuse_primary(open, gateway) {
+            return Some(goodbye);
         }
         for (offer, volume) in open.volumes.iter().zip(&self.volumes) {
             if offer.bytes > volume.geometry.bytes() {
@@ -172,6 +239,17 @@ impl Machine {
         (reports, leg.base.is_some())
     }
 
+    /// How many bytes at most the primary may overwrite that only this copy has, if there is
+    /// anything and an operator allowed it (rule 10).
+    fn discards(&self, open: &Open, differs: &[DirtyReport]) -> Option<u64> {
+        let ours = self.lineage.as_ref().filter(|_| open.discard)?;
+        let theirs = Lineage::new(open.generation, open.ancestors.clone());
+        let behind = matches!(relate(&theirs, Some(ours)), Relation::Behind { .. });
+        let blocks = differs.iter().flat_map(|report| &report.blocks).map(|range| range.count());
+        let bytes = blocks.sum::<u64>() * block::BLOCK_BYTES;
+        (!behind || bytes > 0).then_some(bytes)
+    }
+
     pub(super) fn followed(&mut self, link: u64) {
         if let Some(upstream) = self.upstream.as_mut().filter(|u| u.link == link) {
             upstream.recorded = true;
@@ -181,7 +259,7 @@ impl Machine {
     /// Answers a primary whose `Open` is recorded, once nothing of an earlier link is under way:
     /// a late change of that one must not land behind what this one compares or copies.
     pub(super) fn answer_open(&mut self, out: &mut Vec<Effect>) {
-        let idle = self.writes.len() == 0;
+        let idle = self.writes.len() == 0 && !self.points.is_busy();
         let Some(upstream) = self.upstream.as_mut().filter(|u| u.recorded && idle) else { return };
         if let Some((differs, opened)) = upstream.answer.take() {
             upstream.accepted = true;
@@ -196,12 +274,19 @@ impl Machine {
             return;
         };
         // A copy that is one point in time stops being one with the first change that is not the
-        // next in order; that is recorded first.
-        let keeps =
-            quality == Quality::Inconsistent || (quality == Quality::InSync && !change.resync);
+        // next in order: that point is kept, and what the copy is worth is recorded (rule 8).
+        let next = matches!(quality, Quality::InSync | Quality::Consistent) && !change.resync;
+        let discards = upstream.discards.is_some() && quality != Quality::Blank;
+        let keeps = !discards && (next || quality == Quality::Inconsistent);
         if upstream.recording || !keeps {
             upstream.waiting.push_back(Waiting::Change(write, change));
-            if !keeps {
+            if upstream.recording {
+                return;
+            }
+            if discards || matches!(quality, Quality::InSync | Quality::Outdated) {
+                self.keep_point(Why::Overwrite, out);
+            } else {
+                // Blank is no point in time, and a consistent copy has one already.
                 self.keep_quality(Quality::Inconsistent, out);
             }
             return;
@@ -209,7 +294,7 @@ impl Machine {
         let Incoming { seq, volume, extent, resync: _ } = change;
         upstream.seq = upstream.seq.max(seq);
         let origin = Some((upstream.link, seq));
-        self.admit(write, (volume, extent), origin, out);
+        self.admit(write, (volume, extent, 0), origin, out);
     }
 
     fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {
@@ -280,9 +365,15 @@ impl Machine {
             Message::Promote { generation, ancestors } => {
                 self.quality = Quality::InSync;
                 self.lineage = Some(Lineage::new(generation, ancestors));
-                self.forget_own_differences();
+                // This copy is the primary's now: what it once had of its own is gone.
+                let fresh = self.forget_legs();
+                self.points.give_up_kept();
                 upstream_recording(&mut self.upstream);
-                self.keep(After::Promoted, out);
+                self.keep_with(After::Promoted, fresh, out);
+            }
+            Message::Cut { seq, generation, ancestors } => {
+                let lineage = Lineage::new(generation, ancestors);
+                self.keep_point(Why::Cut { seq, lineage }, out);
             }
             Message::Handover { epoch } => self.on_handover(epoch, out),
             Message::Outdate => {
@@ -297,7 +388,11 @@ impl Machine {
                     out.push(Effect::GrowLocal { volume, bytes });
                 }
             }
-            Message::Ping { state, .. } => upstream.theirs = Some(state),
+            Message::Ping { state, .. } => {
+                upstream.theirs = Some(state);
+                self.upstream_mode = state.mode;
+                self.lag_heard_ms = state.lag_ms;
+            }
             Message::Goodbye(goodbye) => {
                 self.orderly_end = goodbye == Goodbye::Shutdown;
                 self.drop_upstream(None, out);
@@ -307,11 +402,6 @@ impl Machine {
                 self.drop_upstream(Some(Goodbye::Protocol(why)), out);
             }
         }
-    }
-
-    /// This copy is the primary's now: what it once had of its own is gone.
-    fn forget_own_differences(&mut self) {
-        self.legs = [const { None }; LegId::COUNT];
     }
 
     pub(super) fn promoted(&mut self, out: &mut Vec<Effect>) {
@@ -359,6 +449,7 @@ impl Machine {
     /// Ends the link to the primary. What it sent and is not applied yet is forgotten.
     pub(super) fn drop_upstream(&mut self, goodbye: Option<Goodbye>, out: &mut Vec<Effect>) {
         let Some(upstream) = self.upstream.take() else { return };
+        self.abandon_point();
         for waiting in upstream.waiting {
             if let Waiting::Change(write, _) = waiting {
                 out.push(Effect::Forget { write });

@@ -6,23 +6,24 @@
 use std::collections::VecDeque;
 
 use block::{
-    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Quality, Seq, VolumeId,
+    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Mode, Quality, Seq, SnapshotId,
+    VolumeId,
 };
 use bytes::Bytes;
 
 use super::leg::{Leg, LegSet, Stage};
 use super::role::{YieldStep, Yielding};
-use super::{Activity, Machine, RangeLocks, Role, VolumeState, Writes};
+use super::{Activity, Machine, Points, RangeLocks, Role, VolumeState, Writes};
 use crate::activity::ACTIVITY_EXTENTS;
 use crate::dirty::DirtyMap;
 use crate::record::{GroupRecord, LegRecord, RoleRecord, UpstreamRecord, dirty_key, group_key};
 use crate::status::{
-    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, Serving, SessionState,
-    SessionStatus, UpstreamStatus, VolumeStatus,
+    Cause, DiscardedStatus, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus,
+    Serving, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
 
 /// A volume as it was found when the group was opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// Which.
     pub volume: VolumeId,
@@ -34,27 +35,48 @@ pub struct Restored {
     pub clean: bool,
     /// The extents that had changes in flight if it was not.
     pub active: Vec<ActivityExtent>,
+    /// The snapshots that it keeps.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// What a mirror may lack of a volume, as it was recorded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lacks {
+    pub(crate) dirty: DirtyMap,
+    /// It has nothing of it yet.
+    pub(crate) fresh: bool,
+}
+
+impl From<DirtyMap> for Lacks {
+    fn from(dirty: DirtyMap) -> Self {
+        Self { dirty, fresh: false }
+    }
 }
 
 impl Machine {
-    /// The machine as the records leave it. `dirty` finds the persisted map of a mirror.
-    pub(crate) fn restore(
+    /// The machine as the records leave it. `lacks` finds what a mirror may lack of a volume.
+    pub(crate) fn restore<L: Into<Lacks>>(
         record: GroupRecord,
         host_boot: [u8; 16],
         volumes: &[Restored],
-        mut dirty: impl FnMut(GatewayId, VolumeId) -> DirtyMap,
+        mut lacks: impl FnMut(GatewayId, VolumeId) -> L,
     ) -> Self {
         let clean = volumes.iter().all(|volume| volume.clean);
         let power_lost = !clean && record.host_boot != host_boot;
-        let mut quality = record.quality;
-        if power_lost && matches!(quality, Quality::InSync | Quality::Outdated) {
-            quality = Quality::Inconsistent;
-        }
+        let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
+        let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
+            volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
+        });
+        let quality = match record.quality {
+            Quality::InSync | Quality::Outdated if power_lost => Quality::Inconsistent,
+            Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
+            quality => quality,
+        };
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
-        let begins_with_next =
-            role == Role::Primary && record.legs.iter().flatten().any(|leg| !leg.in_sync);
+        let begins_with_next = matches!(role, Role::Primary | Role::Detached)
+            && record.legs.iter().flatten().any(|leg| !leg.in_sync);
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -62,7 +84,7 @@ impl Machine {
             if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
                 awaiting.insert(id);
             }
-            let kept = |volume| dirty(leg.gateway, volume);
+            let kept = |volume| lacks(leg.gateway, volume).into();
             let leg = restore_leg(id, leg.clone(), volumes, kept);
             legs[id.index()] = Some(Box::new(leg));
         }
@@ -75,9 +97,14 @@ impl Machine {
             quality,
             role,
             recorded_role: record.role,
+            recorded_detached: record.role == RoleRecord::Detached,
             upstream_record: record.upstream,
             legs,
             upstream: None,
+            upstream_mode: Mode::default(),
+            lag_heard_ms: None,
+            points,
+            journal: super::JournalLimits::default(),
             writes: Writes::default(),
             flushes: super::Flushes::default(),
             held: VecDeque::new(),
@@ -104,6 +131,7 @@ impl Machine {
             command: None,
             arbiter: None,
             arbitrated: record.arbitrated,
+            dismissal: None,
             granted: Vec::new(),
         }
     }
@@ -114,6 +142,7 @@ impl Machine {
         if matches!(self.role, Role::Primary | Role::Yielding(_)) {
             self.dial_wanted(out);
         }
+        self.resume_rollback(out);
     }
 
     pub(super) fn group_record(&self) -> (String, Option<Bytes>) {
@@ -127,6 +156,8 @@ impl Machine {
                 wanted: leg.wanted,
                 awaiting_reprotect: leg.awaiting_reprotect,
                 base: leg.base,
+                suspended: leg.suspended,
+                lossy: leg.lossy,
             })
         });
         let record = GroupRecord {
@@ -141,6 +172,7 @@ impl Machine {
             upstream: self.upstream_record.clone(),
             host_boot: self.host_boot,
             arbitrated: self.arbitrated,
+            points: self.points.record(self.volumes.iter().map(|volume| volume.id)),
         };
         (group_key(self.group), Some(record.encode()))
     }
@@ -152,6 +184,9 @@ impl Machine {
             for (volume, range) in leg.at_risk() {
                 maps[volume].insert(range);
             }
+            for (map, whole) in maps.iter_mut().zip(&leg.fresh) {
+                whole.iter().for_each(|whole| map.insert(*whole));
+            }
             for (volume, map) in self.volumes.iter().zip(maps) {
                 let key = dirty_key(self.group, leg.gateway, volume.id);
                 records.push((key, (!map.is_empty()).then(|| map.encode())));
@@ -162,12 +197,16 @@ impl Machine {
     /// How this primary sees a mirror, for the mirror to show.
     #[must_use]
     pub fn mirror_state(&self, leg: LegId) -> block::MirrorState {
-        let state = self.leg(leg);
+        let Some(state) = self.leg(leg) else { return block::MirrorState::default() };
+        let has_all = matches!(state.stage, Stage::InSync | Stage::Following);
+        let behind = if state.journaled { state.inflight_bytes } else { 0 };
         block::MirrorState {
-            in_sync: state.is_some_and(|leg| leg.in_set && leg.stage.is_live()),
-            copying: state.is_some_and(|leg| leg.stage.is_live() && leg.stage != Stage::InSync),
-            out_of_sync_bytes: state.map_or(0, Leg::out_of_sync_bytes),
+            in_sync: state.in_set && state.stage.is_live(),
+            copying: state.stage.is_live() && !has_all,
+            out_of_sync_bytes: state.out_of_sync_bytes() + behind,
             seq: self.seq,
+            mode: if state.degraded { Mode::Consistency } else { state.policy.mode },
+            lag_ms: self.lag_ms(leg).map(|ms| u32::try_from(ms).unwrap_or(u32::MAX - 1)),
         }
     }
 
@@ -179,6 +218,8 @@ impl Machine {
             copying: self.quality == Quality::Inconsistent,
             out_of_sync_bytes: 0,
             seq: self.upstream.as_ref().map_or(Seq::ZERO, |upstream| upstream.seq),
+            mode: self.upstream_mode,
+            lag_ms: None,
         }
     }
 
@@ -190,7 +231,7 @@ impl Machine {
             name: self.name.clone(),
             role: match self.role {
                 Role::Primary | Role::Yielding(_) => crate::Role::Primary,
-                Role::Secondary | Role::Promoting(_) => crate::Role::Secondary,
+                Role::Secondary | Role::Promoting(_) | Role::Detached => crate::Role::Secondary,
                 Role::Fenced { .. } => crate::Role::Fenced,
             },
             epoch: self.epoch,
@@ -200,11 +241,28 @@ impl Machine {
             volumes: self.volumes.iter().map(volume_status).collect(),
             legs: self.legs.iter().flatten().map(|leg| self.leg_status(leg)).collect(),
             upstream: self.upstream_status(),
+            kept: self.points.kept().map(|kept| PointStatus {
+                snapshots: kept.snapshots.clone(),
+                quality: kept.quality,
+                unix_ms: kept.unix_ms,
+            }),
+            keeps_no_points: self.points.are_unsupported(),
+            discarded: self.discarded_status(),
             rpo_ms: None,
             split_brain: self.split_brain,
             witness: self.witness_status(),
+            handover: self.handover(),
             counters: self.counters,
         }
+    }
+
+    fn discarded_status(&self) -> Vec<DiscardedStatus> {
+        let status = |point: &crate::record::Discarded| DiscardedStatus {
+            snapshots: point.snapshots.clone(),
+            bytes: point.bytes,
+            unix_ms: point.unix_ms,
+        };
+        self.points.discarded().iter().map(status).collect()
     }
 
     /// Whether the primary said goodbye before its link ended.
@@ -226,6 +284,7 @@ impl Machine {
             Role::Yielding(_) => Serving::HandingOver,
             Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
             Role::Fenced { by } => Serving::Fenced { by },
+            Role::Detached => Serving::Detached,
         }
     }
 
@@ -238,18 +297,27 @@ impl Machine {
             state: leg.state,
             phase: match leg.stage {
                 Stage::InSync if leg.is_clean() => Phase::Equivalent,
+                Stage::Following => Phase::Following,
                 stage if stage.is_live() => Phase::Copying,
                 _ if leg.base.is_none() => Phase::NoPair,
                 _ => Phase::Tracking,
             },
             in_sync: leg.stage == Stage::InSync,
             link: match leg.stage {
-                Stage::Off => LinkState::Off,
-                Stage::Dialing | Stage::Leaving => LinkState::Connecting,
+                Stage::Off if leg.retry.is_none() => LinkState::Off,
+                Stage::Off | Stage::Dialing | Stage::Leaving => LinkState::Connecting,
                 _ => LinkState::Connected,
             },
             cause: leg.cause.clone(),
+            failed: leg.failed,
             policy: leg.policy,
+            degraded: leg.degraded,
+            lag_ms: self.lag_ms(leg.id),
+            cut_ms: leg.cuts.applied_ms(),
+            journal_bytes: 0,
+            spilled_bytes: 0,
+            journal_bytes_max: self.journal.bytes(),
+            spells: leg.spells.list(),
             sessions: sessions
                 .map(|(index, (session, volume))| SessionStatus {
                     session: *session,
@@ -258,11 +326,14 @@ impl Machine {
                     resync_total_bytes: leg.progress.total_bytes[index],
                     resync_copied_bytes: leg.progress.copied_bytes[index]
                         .min(leg.progress.total_bytes[index]),
-                    full: leg.progress.full,
+                    full: leg.progress.full[index],
+                    mismatched_bytes: leg.mismatched[index] * block::BLOCK_BYTES,
                 })
                 .collect(),
             resync_started_ms: leg.progress.started_ms,
             resync_rate: rate(&leg.progress.marks),
+            verifying: leg.verify.as_ref().map(super::verify::Verification::progress),
+            verified: None,
             rtt_us: None,
             last_heard_ms: None,
             theirs: leg.theirs,
@@ -278,11 +349,14 @@ impl Machine {
         Some(UpstreamStatus {
             gateway: record.gateway,
             site: record.site.clone(),
+            sessions: record.sessions.clone(),
             link: if self.is_following() { LinkState::Connected } else { LinkState::Off },
             last_heard_ms: None,
             orderly: self.orderly_end,
             theirs: upstream.and_then(|upstream| upstream.theirs),
             seq: upstream.map_or(Seq::ZERO, |upstream| upstream.seq),
+            mode: self.upstream_mode,
+            lag_ms: self.lag_heard_ms.map(u64::from),
         })
     }
 }
@@ -293,7 +367,7 @@ fn rate(marks: &VecDeque<(u64, u64)>) -> Option<u64> {
     Some(to.saturating_sub(*from).saturating_mul(1_000) / passed)
 }
 
-fn restore_volume(volume: &Restored) -> VolumeState {
+pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
     VolumeState {
         id: volume.volume,
         name: volume.name.clone(),
@@ -316,6 +390,7 @@ fn restore_role(record: &GroupRecord) -> Role {
             })
         }
         RoleRecord::Secondary => Role::Secondary,
+        RoleRecord::Detached => Role::Detached,
         RoleRecord::Fenced { by } => Role::Fenced { by },
     }
 }
@@ -325,12 +400,16 @@ fn restore_leg(
     id: LegId,
     record: LegRecord,
     volumes: &[Restored],
-    kept: impl FnMut(VolumeId) -> DirtyMap,
+    mut kept: impl FnMut(VolumeId) -> Lacks,
 ) -> Leg {
     let peer =
         UpstreamRecord { gateway: record.gateway, site: record.site, sessions: record.sessions };
     let mut leg = Leg::new(id, peer, record.policy, volumes.len());
-    leg.dirty = volumes.iter().map(|volume| volume.volume).map(kept).collect();
+    for (index, volume) in volumes.iter().enumerate() {
+        let Lacks { dirty, fresh } = kept(volume.volume);
+        leg.dirty[index] = dirty;
+        leg.fresh[index] = fresh.then(|| volume.geometry.whole().blocks());
+    }
     for (index, volume) in volumes.iter().enumerate().filter(|(_, volume)| !volume.clean) {
         for range in volume.active.iter().map(|active| active.blocks(volume.geometry)) {
             leg.dirty[index].insert(range);
@@ -341,7 +420,11 @@ fn restore_leg(
     leg.wanted = record.wanted;
     leg.awaiting_reprotect = record.awaiting_reprotect;
     leg.base = record.base;
-    leg.state = if leg.wanted {
+    leg.suspended = record.suspended;
+    leg.lossy = record.lossy;
+    leg.state = if leg.is_recorded_resting() {
+        SessionState::Active
+    } else if leg.wanted {
         SessionState::Halted
     } else if leg.awaiting_reprotect {
         leg.cause = Some(Cause::AwaitingReprotect);
@@ -362,12 +445,13 @@ fn volume_status(volume: &VolumeState) -> VolumeStatus {
     }
 }
 
-/// The record of a group that begins here, as its primary.
+/// The record of a group that begins here: as its primary, or as a mirror.
 pub(crate) fn found(
     group: block::GroupId,
     name: &str,
     volumes: Vec<VolumeId>,
     generation: Option<Generation>,
+    quality: Quality,
 ) -> (String, Option<Bytes>) {
     let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
     let primary = lineage.is_some();
@@ -378,11 +462,12 @@ pub(crate) fn found(
         role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
         epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
         lineage,
-        quality: if primary { Quality::Source } else { Quality::Blank },
+        quality,
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],
         arbitrated: crate::record::Arbitrated::No,
+        points: crate::record::PointsRecord::default(),
     };
     (group_key(group), Some(record.encode()))
 }

@@ -2,6 +2,9 @@
 //!
 //! Invariant: time only ever goes forward here, whatever the driver's clock does.
 
+use block::LegId;
+
+use super::leg::Stage;
 use super::{Effect, Machine};
 use crate::policy::OnSlow;
 use crate::status::{Cause, SessionState};
@@ -18,6 +21,7 @@ impl Machine {
         self.witness_tick(out);
         for leg in self.live.iter() {
             self.flush_idle_leg(leg, out);
+            self.pace_verification(leg, passed);
             let state = self.leg_mut(leg).expect("a live leg exists");
             let copied = state.progress.copied_bytes.iter().sum();
             if state.progress.marks.back().is_none_or(|(at, _)| now_ms >= at + 1_000) {
@@ -26,10 +30,38 @@ impl Machine {
                     state.progress.marks.pop_front();
                 }
             }
-            let oldest = state.inflight.front().map(|inflight| inflight.at_ms);
-            let late =
-                oldest.is_some_and(|at| now_ms.saturating_sub(at) > state.policy.ack_deadline_ms);
-            if late && state.policy.on_slow == OnSlow::Error && state.in_set {
+            self.check_deadline(leg, out);
+        }
+        self.modes_tick(out);
+    }
+
+    /// Whether hosts have waited for the mirror for longer than they should.
+    pub(super) fn is_late(&self, leg: LegId) -> bool {
+        let Some(state) = self.leg(leg) else { return false };
+        let awaited =
+            |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
+        let oldest = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
+        oldest.is_some_and(|at| self.now_ms.saturating_sub(at) > state.policy.ack_deadline_ms)
+    }
+
+    /// A mirror that hosts wait for must acknowledge in time (rule 12).
+    fn check_deadline(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        if !self.counting.has(leg) || self.leaving.has(leg) {
+            return;
+        }
+        let state = self.leg(leg).expect("a live leg exists");
+        if state.stepping_down || !self.is_late(leg) {
+            return;
+        }
+        let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;
+        match state.policy.on_slow {
+            OnSlow::Block => {}
+            OnSlow::Degrade
+                if knows_cuts && !matches!(state.stage, Stage::Voting | Stage::Joining) =>
+            {
+                self.degrade(leg, out);
+            }
+            OnSlow::Error | OnSlow::Degrade => {
                 self.lose_leg(leg, Cause::TooSlow, SessionState::Error, out);
             }
         }

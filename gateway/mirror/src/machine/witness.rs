@@ -24,6 +24,7 @@ use super::{After, Effect, Machine, Note, Pending, Role};
 use crate::command::Refusal;
 use crate::policy::{Failover, Split};
 use crate::record::Arbitrated;
+use crate::status::{Cause, SessionState};
 
 /// How soon a claim is repeated that got no answer.
 const RETRY_MS: u64 = 500;
@@ -184,7 +185,7 @@ impl Machine {
         }
         let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
-        if state.stage != Stage::Leaving {
+        if state.stage != Stage::Leaving && !state.stepping_down {
             // What is lost already is waited for by nothing: changes are refused meanwhile.
             state.halted = true;
         }
@@ -219,14 +220,6 @@ impl Machine {
             arbiter.awake = true;
         } else {
             self.join_set(leg, out);
-        }
-    }
-
-    fn join_set(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let Some(state) = self.leg_mut(leg) else { return };
-        if state.stage == Stage::Joining {
-            state.in_set = true;
-            self.keep(After::LegJoined(leg), out);
         }
     }
 
@@ -337,7 +330,7 @@ impl Machine {
         for leg in ousted.iter() {
             let Some(state) = self.leg_mut(leg) else { continue };
             state.halted = false;
-            if !state.stage.is_live() {
+            if !state.stage.is_live() || state.stepping_down {
                 self.leave_set(leg, out);
             }
             self.ousted_while_yielding(leg, out);
@@ -468,6 +461,17 @@ impl Machine {
 
     /// The witness did not answer in time: what waits fails, and the mirror is dialled again.
     fn held_too_long(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        if self.leg(leg).is_some_and(|state| state.stepping_down) {
+            if !self.is_late(leg) {
+                // It acknowledges: nobody is held by it.
+                return;
+            }
+            self.lose_leg(leg, Cause::TooSlow, SessionState::Halted, out);
+        }
+        if self.dismissal.is_none() && self.is_regrouping() {
+            // Its link waits for the record of the members.
+            return;
+        }
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage == Stage::Leaving {
             let again = state.wanted;
@@ -480,7 +484,12 @@ impl Machine {
             self.strike_off(leg, true, out);
             self.strike_off_flush(leg, out);
         }
-        if matches!(self.command, Some(Pending::Suspend(l) | Pending::Remove(l)) if l == leg) {
+        let waits = match self.command {
+            Some(Pending::Suspend(waiting) | Pending::Remove(waiting)) => waiting == leg,
+            Some(Pending::GoOn) => true,
+            Some(Pending::Plain | Pending::Grow { .. }) | None => self.give_dismissal_up(out),
+        };
+        if waits {
             self.finish_command(Err(Refusal::NoWitness), out);
         }
     }

@@ -1,14 +1,15 @@
 //! A host's change: gate, range lock, activity log, every copy at once, one answer.
 //!
 //! Invariant (rule 1): [`Machine::try_answer`] is the only place that answers a change, and it asks
-//! [`Mode::decide`].
+//! [`decide`].
 
 use block::{BlockRange, Extent, IoError, LegId, Seq, WriteId};
 
 use super::leg::{InFlight, LegSet, Stage};
 use super::{Effect, Machine, Role};
 use crate::locks::Holder;
-use crate::mode::{Decision, Mode, Progress};
+use crate::mode::{Decision, Mode, Progress, decide};
+use crate::status::{Cause, SessionState};
 
 /// Where a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) enum Step {
 pub(super) struct Write {
     pub(super) volume: usize,
     pub(super) extent: Extent,
+    /// Bytes of payload.
+    payload: u64,
     pub(super) step: Step,
     pub(super) local: Option<Result<(), IoError>>,
     /// Legs that have not acknowledged it, nor been struck off.
@@ -114,10 +117,13 @@ fn index(id: WriteId) -> usize {
     usize::try_from(id.get()).expect("the driver's names are small and dense")
 }
 
+/// What is changed: the volume, where, and bytes of payload.
+pub(super) type Change = (usize, Extent, u64);
+
 /// A request that waits until hosts are served again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Held {
-    Change { write: WriteId, volume: usize, extent: Extent },
+    Change { write: WriteId, change: Change },
     Flush { write: WriteId, volume: usize },
 }
 
@@ -135,9 +141,11 @@ impl Machine {
             _ if self.latched => Gate::Refuse(IoError::Latched),
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
-            Role::Primary if self.beginning || self.waits_for_witness() => Gate::Hold,
+            Role::Primary if self.beginning || self.dismissal.is_some() => Gate::Hold,
+            Role::Primary if self.waits_for_witness() => Gate::Hold,
             Role::Primary if change && self.is_halted() => Gate::Refuse(self.halt_error()),
-            Role::Primary => Gate::Open,
+            Role::Detached if self.beginning => Gate::Hold,
+            Role::Primary | Role::Detached => Gate::Open,
             Role::Yielding(_) => Gate::Hold,
             Role::Secondary | Role::Promoting(_) => Gate::Refuse(IoError::ReadOnly),
             Role::Fenced { .. } => Gate::Refuse(IoError::Fenced),
@@ -148,17 +156,11 @@ impl Machine {
         self.legs.iter().flatten().any(|leg| leg.halted)
     }
 
-    pub(super) fn on_change(
-        &mut self,
-        write: WriteId,
-        volume: usize,
-        extent: Extent,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn on_change(&mut self, write: WriteId, change: Change, out: &mut Vec<Effect>) {
         match self.gate(true) {
             Gate::Open => {}
             Gate::Hold => {
-                self.held.push_back(Held::Change { write, volume, extent });
+                self.held.push_back(Held::Change { write, change });
                 return;
             }
             Gate::Refuse(error) => {
@@ -171,17 +173,17 @@ impl Machine {
             self.begin_alone(out);
             self.beginning = true;
             self.keep(super::After::Begun, out);
-            self.held.push_back(Held::Change { write, volume, extent });
+            self.held.push_back(Held::Change { write, change });
             return;
         }
-        self.admit(write, (volume, extent), None, out);
+        self.admit(write, change, None, out);
     }
 
     /// Takes a change in: it waits for its range, then for its extents, then flies.
     pub(super) fn admit(
         &mut self,
         write: WriteId,
-        (volume, extent): (usize, Extent),
+        (volume, extent, payload): Change,
         incoming: Option<(u64, Seq)>,
         out: &mut Vec<Effect>,
     ) {
@@ -190,6 +192,7 @@ impl Machine {
             Write {
                 volume,
                 extent,
+                payload,
                 step: Step::Waiting,
                 local: None,
                 pending: LegSet::default(),
@@ -219,7 +222,7 @@ impl Machine {
         let change = self.writes.get_mut(write);
         assert_eq!(change.step, Step::Waiting, "a change is launched once");
         change.step = Step::Flying;
-        let (volume, extent) = (change.volume, change.extent);
+        let (volume, extent, payload) = (change.volume, change.extent, change.payload);
         out.push(Effect::Apply { write });
         if change.incoming.is_some() {
             return;
@@ -227,7 +230,9 @@ impl Machine {
         let seq = self.next_seq();
         let mut pending = self.leaving;
         let mut missing = false;
+        let mut overflowed = LegSet::default();
         for leg in self.legs.iter_mut().flatten() {
+            leg.spells.note(payload);
             if leg.stage.is_live() {
                 if leg.wipe.contains(&volume) {
                     // The wipe comes behind it and takes it away again there.
@@ -236,22 +241,34 @@ impl Machine {
                 leg.undurable.push_back((seq, volume, extent.blocks()));
                 leg.inflight.push_back(InFlight {
                     seq,
-                    holder: Holder::Write(write),
-                    bytes: extent.len(),
+                    holder: (!leg.journaled).then_some(Holder::Write(write)),
+                    volume,
+                    whole: extent.whole_blocks(),
+                    bytes: payload,
                     at_ms: self.now_ms,
                     acked: false,
                 });
-                leg.inflight_bytes += extent.len();
-                pending.insert(leg.id);
+                leg.inflight_bytes += payload;
+                leg.cuts.note(payload);
+                if !leg.journaled {
+                    pending.insert(leg.id);
+                } else if leg.backlog_bytes() > self.journal.bytes() {
+                    overflowed.insert(leg.id);
+                }
                 out.push(Effect::Send { leg: leg.id, seq, write });
             } else {
                 leg.dirty[volume].insert(extent.blocks());
             }
-            missing |= !self.counting.has(leg.id) || self.leaving.has(leg.id);
+            // What follows behind by its mode was never promised to have everything.
+            missing |= leg.policy.mode == Mode::Sync
+                && (!self.counting.has(leg.id) || self.leaving.has(leg.id));
         }
         let change = self.writes.get_mut(write);
         change.pending = pending;
         change.missing = missing;
+        for leg in overflowed.iter() {
+            self.lose_leg(leg, Cause::JournalFull, SessionState::Halted, out);
+        }
     }
 
     pub(super) fn on_applied(
@@ -297,7 +314,7 @@ impl Machine {
                 waiting_for: change.pending.and(counting).len(),
                 halted: change.halted,
             };
-            let result = match Mode::Sync.decide(&progress) {
+            let result = match decide(&progress) {
                 Decision::Wait => return,
                 Decision::Acknowledge => Ok(()),
                 Decision::Fail(error) => {
@@ -328,7 +345,7 @@ impl Machine {
         if change.local.is_some_and(|result| result.is_err()) {
             // The mirrors may have what this copy has not: the copier settles it from here.
             for leg in self.legs.iter_mut().flatten() {
-                leg.dirty[change.volume].insert(range);
+                leg.spoil(change.volume, range);
             }
         }
         if change.step == Step::Flying {
@@ -383,9 +400,7 @@ impl Machine {
             }
             self.held.pop_front();
             match held {
-                Held::Change { write, volume, extent } => {
-                    self.on_change(write, volume, extent, out);
-                }
+                Held::Change { write, change } => self.on_change(write, change, out),
                 Held::Flush { write, volume } => self.on_flush(write, volume, out),
             }
         }
@@ -432,6 +447,7 @@ impl Machine {
 
     /// Strikes a lost leg off every change that waits for it.
     pub(super) fn strike_off(&mut self, leg: LegId, halted: bool, out: &mut Vec<Effect>) {
+        let promised = self.leg(leg).is_none_or(|leg| leg.policy.mode == Mode::Sync);
         for write in self.writes.ids() {
             // Finishing one may have finished others.
             let Some(change) = self.writes.peek(write) else { continue };
@@ -439,16 +455,21 @@ impl Machine {
                 let change = self.writes.get_mut(write);
                 change.halted |= halted;
                 // Acknowledged from here on, it is so with one copy less.
-                change.missing = true;
+                change.missing |= promised;
                 self.leg_done(write, leg, out);
             }
         }
     }
 
-    /// Whether a mirror counts as in sync now. What the copier settles there (where a change failed
-    /// here) is part of the stream then: the mirror stays one point in time.
-    pub(crate) fn is_in_sync(&self, leg: LegId) -> bool {
-        self.in_sync_stage(leg)
+    /// Whether a mirror has everything that is in the stream. What the copier settles there (where a
+    /// change failed here) is part of the stream then: the mirror stays one point in time.
+    pub(crate) fn has_all(&self, leg: LegId) -> bool {
+        self.leg(leg).is_some_and(|leg| matches!(leg.stage, Stage::InSync | Stage::Following))
+    }
+
+    /// Whether changes for a mirror go through its send journal.
+    pub(crate) fn is_journaled(&self, leg: LegId) -> bool {
+        self.leg(leg).is_some_and(|leg| leg.journaled)
     }
 
     pub(super) fn in_sync_stage(&self, leg: LegId) -> bool {

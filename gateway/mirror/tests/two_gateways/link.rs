@@ -62,6 +62,10 @@ impl Drop for PipeLink {
 }
 
 impl Link for PipeLink {
+    fn version(&self) -> u16 {
+        2
+    }
+
     fn peer(&self) -> &Identity {
         &self.peer
     }

@@ -4,7 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+mod detached;
 mod link;
+mod modes;
+mod mortal;
+mod verify;
 mod world;
 
 use block::{IoError, Op};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use block::{
     Answer, BootId, Completions, Extent, GatewayId, Generation, Geometry, GroupId, Identity,
-    IoError, Ledger, Link, LinkError, Message, Op, Request, Segment, SessionId, Store, Ticket,
+    IoError, Link, LinkError, Message, Op, Quality, Request, Segment, SessionId, Store, Ticket,
     Volume, VolumeId,
 };
 use bytes::Bytes;
@@ -16,14 +16,16 @@ use store::memory::MemoryStore;
 use tokio::task::{AbortHandle, LocalSet};
 use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
-    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, LocalFuture, Parts,
-    Phase, Policy, Refusal, found_primary, found_secondary,
+    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, JournalLimits,
+    Journals, LocalFuture, Parts, Phase, Policy, Refusal, found_primary, found_secondary,
 };
 
 use crate::link::{Cutter, pair};
+use crate::mortal::{Life, MemoryLedger, MortalLedger, MortalStore};
 
 const GROUP: GroupId = GroupId::of(1);
-const VOLUME: VolumeId = VolumeId::of(2);
+/// Two volumes: what is one point in time is so over both.
+const VOLUMES: [VolumeId; 2] = [VolumeId::of(2), VolumeId::of(4)];
 
 pub(crate) fn extent(offset: u64, len: u64) -> Extent {
     Extent::new(offset, len).unwrap()
@@ -31,25 +33,6 @@ pub(crate) fn extent(offset: u64, len: u64) -> Extent {
 
 pub(crate) fn bytes(fill: u8, len: usize) -> Bytes {
     Bytes::from(vec![fill; len])
-}
-
-#[derive(Default)]
-struct MemoryLedger(RefCell<BTreeMap<String, Bytes>>);
-
-impl Ledger for MemoryLedger {
-    fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
-        Ok(self.0.borrow().get(key).cloned())
-    }
-
-    fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
-        for (key, value) in records {
-            match value {
-                Some(value) => self.0.borrow_mut().insert(key, value),
-                None => self.0.borrow_mut().remove(&key),
-            };
-        }
-        ticket.done();
-    }
 }
 
 struct Counted(Cell<u128>);
@@ -114,12 +97,15 @@ fn spawn_local(task: impl Future<Output = ()> + 'static) -> tokio::task::JoinHan
 /// The world.
 pub(crate) struct World {
     net: Rc<Net>,
+    pub(crate) journal: Cell<JournalLimits>,
 }
 
 /// One gateway with its copy.
 pub(crate) struct Site {
     identity: Identity,
-    store: Rc<MemoryStore>,
+    stores: [Rc<MemoryStore>; 2],
+    mortal: [Rc<MortalStore>; 2],
+    pub(crate) life: Rc<Life>,
     ledger: Rc<MemoryLedger>,
     generations: Rc<Counted>,
     group: Rc<Group>,
@@ -134,7 +120,8 @@ impl World {
             .start_paused(true)
             .build()
             .unwrap();
-        LocalSet::new().block_on(&runtime, test(Self { net: Rc::default() }));
+        LocalSet::new()
+            .block_on(&runtime, test(Self { net: Rc::default(), journal: Cell::default() }));
     }
 
     pub(crate) fn two_sites(&self) -> (Site, Site) {
@@ -146,14 +133,15 @@ impl World {
                 site: name.to_owned(),
             };
             let ledger = Rc::new(MemoryLedger::default());
-            ledger.put(vec![record], Ticket::ignored());
+            ledger.put_now(vec![record]);
             let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
-            Site::open(identity, MemoryStore::new(geometry), ledger, generations, &self.net)
+            let stores = [MemoryStore::new(geometry), MemoryStore::new(geometry)];
+            Site::open(identity, stores, ledger, generations, self)
         };
         let first = Generation::of(77);
         (
-            site(1, "east", found_primary(GROUP, "orders", vec![VOLUME], first)),
-            site(2, "west", found_secondary(GROUP, "orders", vec![VOLUME])),
+            site(1, "east", found_primary(GROUP, "orders", VOLUMES.to_vec(), first)),
+            site(2, "west", found_secondary(GROUP, "orders", VOLUMES.to_vec())),
         )
     }
 
@@ -162,6 +150,19 @@ impl World {
         east.mirror_to(&west, Policy::default()).await.unwrap();
         east.until_equivalent().await;
         (east, west)
+    }
+
+    /// Two sites whose session is in this mode, with its first point at the mirror.
+    pub(crate) async fn behind(&self, policy: Policy) -> (Site, Site) {
+        let (east, west) = self.two_sites();
+        east.mirror_to(&west, policy).await.unwrap();
+        west.until(|status| status.quality == Quality::Consistent).await;
+        self.pass_ms(50).await;
+        (east, west)
+    }
+
+    pub(crate) async fn pass_ms(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 
     pub(crate) fn cut(&self) {
@@ -186,12 +187,11 @@ impl World {
     }
 
     pub(crate) fn restart_uncut(&self, site: Site) -> Site {
-        let Site { identity, store, ledger, generations, group, tasks } = site;
+        let Site { identity, stores, ledger, generations, group, tasks, .. } = site;
         tasks.borrow_mut().drain(..).for_each(|task| task.abort());
         drop(group);
-        store.reopen();
-        let net = Rc::clone(&self.net);
-        Site::open(identity, store, ledger, generations, &net)
+        stores.iter().for_each(|store| store.reopen());
+        Site::open(identity, stores, ledger, generations, self)
     }
 }
 
@@ -200,18 +200,24 @@ impl Site {
 
     fn open(
         identity: Identity,
-        store: Rc<MemoryStore>,
+        stores: [Rc<MemoryStore>; 2],
         ledger: Rc<MemoryLedger>,
         generations: Rc<Counted>,
-        net: &Rc<Net>,
+        world: &World,
     ) -> Self {
+        let net = &world.net;
+        let life = Rc::new(Life::default());
+        let mortal = stores.each_ref().map(|s| MortalStore::new(Rc::clone(s), Rc::clone(&life)));
+        let volume = |at: usize, name: &str| {
+            (VOLUMES[at], name.to_owned(), Rc::clone(&mortal[at]) as Rc<dyn Store>)
+        };
         let tasks: Rc<RefCell<Vec<AbortHandle>>> = Rc::default();
         let tracked = Rc::clone(&tasks);
         let group = Group::open(Parts {
             identity: identity.clone(),
             group: GROUP,
-            volumes: vec![(VOLUME, "orders".to_owned(), Rc::clone(&store) as Rc<dyn Store>)],
-            ledger: Rc::clone(&ledger) as Rc<dyn Ledger>,
+            volumes: vec![volume(0, "orders"), volume(1, "journal")],
+            ledger: Rc::new(MortalLedger(Rc::clone(&ledger), Rc::clone(&life))),
             dialer: Rc::new(NetDialer { me: identity.clone(), net: Rc::clone(net) }),
             clock: Rc::new(VirtualClock(tokio::time::Instant::now())),
             generations: Rc::clone(&generations) as Rc<dyn Generations>,
@@ -221,17 +227,18 @@ impl Site {
             notes: Rc::new(|_| {}),
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
+            journals: Journals::in_memory(world.journal.get()),
         })
         .unwrap();
         net.groups.borrow_mut().insert(identity.gateway, Rc::clone(&group));
-        Self { identity, store, ledger, generations, group, tasks }
+        Self { identity, stores, mortal, life, ledger, generations, group, tasks }
     }
 
     pub(crate) async fn mirror_to(&self, other: &Self, policy: Policy) -> Result<(), Refusal> {
         self.command(Command::AddLeg {
             gateway: other.identity.gateway,
             site: other.identity.site.clone(),
-            sessions: vec![SessionId::of(5)],
+            sessions: vec![SessionId::of(5), SessionId::of(6)],
             policy,
         })
         .await
@@ -241,7 +248,7 @@ impl Site {
         self.command(Command::AddLeg {
             gateway: GatewayId::of(number),
             site: format!("site-{number}"),
-            sessions: vec![SessionId::of(number)],
+            sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
             policy: Policy::default(),
         })
         .await
@@ -270,8 +277,43 @@ impl Site {
         panic!("not Equivalent after 50 s: {:#?}", self.status());
     }
 
+    pub(crate) async fn until(&self, seen: impl Fn(&GroupStatus) -> bool) {
+        for _ in 0..4000 {
+            if seen(&self.status()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not seen in 200 s: {:#?}", self.status());
+    }
+
+    /// Changes the policy of the only leg.
+    pub(crate) async fn set(&self, change: impl FnOnce(&mut Policy)) -> Result<(), Refusal> {
+        let leg = &self.status().legs[0];
+        let (leg, mut policy) = (leg.leg, leg.policy);
+        change(&mut policy);
+        self.command(Command::SetPolicy { leg, policy }).await
+    }
+
+    /// Keeps changes back at the store, or lets them through.
+    pub(crate) fn hold(&self, hold: bool) {
+        self.mortal.iter().for_each(|store| store.hold(hold));
+    }
+
+    pub(crate) fn snapshots(&self) -> usize {
+        self.stores.iter().map(|store| store.snapshots().len()).sum()
+    }
+
     pub(crate) fn start(&self, op: Op) -> impl Future<Output = Result<Answer, IoError>> + use<> {
-        let volume = self.group.volume(VOLUME).unwrap();
+        self.start_on(0, op)
+    }
+
+    pub(crate) fn start_on(
+        &self,
+        volume: usize,
+        op: Op,
+    ) -> impl Future<Output = Result<Answer, IoError>> + use<> {
+        let volume = self.group.volume(VOLUMES[volume]).unwrap();
         let queue = Completions::new();
         volume.submit(&mut vec![Request { op, fua: false, ticket: queue.ticket(0) }]);
         async move {
@@ -280,6 +322,35 @@ impl Site {
             queue.take(&mut answers);
             answers.remove(0).result
         }
+    }
+
+    /// The n-th of a row of writes that depend on each other: block n, of one volume and the other
+    /// in turn.
+    pub(crate) async fn row(&self, n: u64) -> Result<(), IoError> {
+        let volume = usize::try_from(n % 2).unwrap();
+        let op = Op::Write(extent(n * 4096, 4096), bytes(n as u8 | 1, 4096));
+        self.start_on(volume, op).await.map(|_| ())
+    }
+
+    /// How many writes of the row are here, from the first on. Panics when one is missing before
+    /// another that came later: then this is no point in time.
+    pub(crate) fn row_here(&self, of: u64) -> u64 {
+        let here = |n: &u64| {
+            let volume = usize::try_from(n % 2).unwrap();
+            self.stores[volume].content(extent(n * 4096, 4096)) == bytes(*n as u8 | 1, 4096)
+        };
+        let first = (0..of).take_while(here).count() as u64;
+        for n in first..of {
+            let volume = usize::try_from(n % 2).unwrap();
+            let content = self.stores[volume].content(extent(n * 4096, 4096));
+            assert_eq!(content, bytes(0, 4096), "write {n} is here and {first} is not");
+        }
+        first
+    }
+
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        let content = |site: &Self, at: usize| site.stores[at].content(extent(0, Self::BYTES));
+        (0..2).all(|at| content(self, at) == content(other, at))
     }
 
     pub(crate) async fn write(&self, offset: u64, fill: u8, len: usize) -> Result<(), IoError> {
@@ -306,12 +377,12 @@ impl Site {
     }
 
     pub(crate) fn content(&self, offset: u64, len: u64) -> Bytes {
-        self.store.content(extent(offset, len))
+        self.stores[0].content(extent(offset, len))
     }
 
     /// Changes the copy behind the gateway's back.
     pub(crate) fn scribble(&self, offset: u64, fill: u8, len: usize) {
         let op = Op::Write(extent(offset, len as u64), bytes(fill, len));
-        self.store.submit(&mut vec![Request { op, fua: false, ticket: Ticket::ignored() }]);
+        self.stores[0].submit(&mut vec![Request { op, fua: false, ticket: Ticket::ignored() }]);
     }
 }

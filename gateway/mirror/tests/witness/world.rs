@@ -21,7 +21,8 @@ use tokio::time::Instant;
 use twinspan_mirror::machine::{Note, Terms};
 use twinspan_mirror::{
     Arbitration, Clock, Command, Dialer, Failover, Generations, Group, GroupStatus, HeartbeatTimes,
-    LocalFuture, Parts, Phase, Policy, Refusal, found_primary, found_secondary,
+    JournalLimits, Journals, LocalFuture, Parts, Phase, Policy, Refusal, found_primary,
+    found_secondary,
 };
 use witness::memory::{Faults, Later, MemoryWitness, Millis};
 
@@ -244,6 +245,7 @@ impl World {
             notes: Rc::new(move |note| told.borrow_mut().push(note)),
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
+            journals: Journals::in_memory(JournalLimits::default()),
         };
         let terms = Terms {
             gateway: identity.gateway,
@@ -361,6 +363,7 @@ impl Site {
             notes: Rc::new(|_| {}),
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
+            journals: Journals::in_memory(JournalLimits::default()),
         };
         Group::open(parts).err().map(|error| error.to_string()).unwrap_or_default()
     }

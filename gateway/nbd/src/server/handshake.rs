@@ -105,7 +105,8 @@ pub(super) async fn run(caller: Caller, exports: &dyn Exports) -> Result<(), Han
             }
         }
     };
-    let stream = stream.detach()?;
-    exports.seat(Negotiated { stream, received: input, agreed, client, capacity, places });
+    let (stream, busy_poll) = (stream.detach()?, listener.busy_poll);
+    let received = input;
+    exports.seat(Negotiated { stream, received, agreed, client, capacity, busy_poll, places });
     Ok(())
 }

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
 use super::admit::{Admission, Refused};
+use super::payloads;
 use crate::limits::{
     OWN_BUFFER_BYTES, PAYLOAD_BYTES_PER_SECOND_MIN, PAYLOAD_GRACE, RECEIVE_BYTES,
     REFUSED_BYTES_MAX, SHORT_READ_BYTES,
@@ -150,7 +151,7 @@ impl Receiver {
                     if payload.len() < *len {
                         return Ok(Item::NeedBytes);
                     }
-                    let payload = std::mem::take(payload).freeze();
+                    let payload = payloads::filled(std::mem::take(payload)).freeze();
                     let item = Item::Request(*header, *admission, payload);
                     self.state = State::Header;
                     return Ok(item);
@@ -192,7 +193,7 @@ impl Receiver {
             self.state = State::Shared { header, admission, len };
             return None;
         }
-        let mut payload = BytesMut::with_capacity(len);
+        let mut payload = payloads::room(len);
         let here = len.min(self.buffer.len());
         payload.extend_from_slice(&self.buffer[..here]);
         self.buffer.advance(here);

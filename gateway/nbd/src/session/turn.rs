@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use block::{Answer, Completion, Completions, Geometry, IoError, Op, Request, Volume};
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use tracing::debug;
 use super::admit::{Admission, Refused, Terms, admit, admit_status_of};
 use super::inflight::{Inflight, Pending};
 use super::outgoing::Outgoing;
+use super::patience::Patience;
 use super::receive::{Item, ReceiveError, Receiver, Verdict};
 use super::reply::{self, Identity};
 use super::watch::Watch;
@@ -43,7 +45,7 @@ use crate::wire::{Command, RequestHeader};
 /// How a turn ended.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// It did its share; there is more to do.
+    /// It did its share, or looks again for a while: others have their turn.
     Yield,
     /// The connection is over.
     End(Ending),
@@ -81,6 +83,7 @@ pub(super) struct Session {
     /// How the client ended its side.
     over: Option<Ending>,
     watch: Watch,
+    patience: Patience,
 }
 
 impl Session {
@@ -89,7 +92,7 @@ impl Session {
         received: &[u8],
         agreed: &Agreed,
         attachment: Attachment,
-        capacity: Arc<Capacity>,
+        (capacity, busy_poll): (Arc<Capacity>, Duration),
     ) -> Self {
         Self {
             stream,
@@ -110,6 +113,7 @@ impl Session {
             work: 0,
             over: None,
             watch: Watch::new(),
+            patience: Patience::new(busy_poll),
         }
     }
 
@@ -146,12 +150,18 @@ impl Session {
                 return Poll::Ready(Turn::Yield);
             }
             match self.poll_more(cx, halt, held) {
-                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Ok(())) => {
+                    self.patience.moved();
+                    continue;
+                }
                 Poll::Ready(Err(ending)) => return Poll::Ready(Turn::End(ending)),
                 Poll::Pending => {}
             }
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Turn::End(Ending::Stopped));
+            }
+            if self.patience.looks(Instant::now) {
+                return Poll::Ready(Turn::Yield);
             }
             match ready!(self.poll_park(cx, halt)) {
                 Some(ending) => return Poll::Ready(Turn::End(ending)),

@@ -143,6 +143,8 @@ pub struct RawNbd {
     pub connections_max: usize,
     /// Bytes in flight of all connections together.
     pub inflight_bytes_max: String,
+    /// Microseconds that a connection looks for its next request before its thread sleeps; 0: none.
+    pub busy_poll_us: u64,
     /// Where hosts attach.
     pub listeners: Vec<RawListener>,
 }
@@ -155,6 +157,7 @@ impl Default for RawNbd {
             client_ca: String::new(),
             connections_max: 1024,
             inflight_bytes_max: "1GiB".to_owned(),
+            busy_poll_us: 50,
             listeners: vec![RawListener::default()],
         }
     }
@@ -186,32 +189,55 @@ impl Default for RawListener {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawMirror {
+    /// New sessions: `sync` copies before it acknowledges, `consistency` follows behind in whole
+    /// cuts, `stack` only by transfers.
+    pub mode: String,
     /// New sessions: `automatic` goes on alone when the mirror is lost, `manual` refuses writes.
     pub split: String,
     /// New sessions: `automatic` resynchronises when it returns, `manual` waits.
     pub recovery: String,
-    /// New sessions: when the mirror is too slow, `error` stops the session, `block` the hosts.
+    /// New sessions: when the mirror is too slow, `error` stops the session, `block` the hosts,
+    /// `degrade` follows behind until it keeps up again.
     pub on_slow: String,
     /// New sessions: how long the mirror may take to acknowledge.
     pub ack_deadline: String,
     /// New sessions: `automatic` lets the mirror promote itself when the witness permits it.
     pub failover: String,
+    /// New sessions: from one cut to the next in mode `consistency`.
+    pub cut_interval: String,
+    /// New sessions: from one transfer to the next in mode `stack`; 0s: by hand only.
+    pub transfer_every: String,
+    /// Bytes that wait in memory for a mirror that follows behind, for each leg.
+    pub journal_memory: String,
+    /// Bytes that wait on disk behind them; 0: none.
+    pub journal_disk: String,
     /// How often the other gateway is asked whether it lives.
     pub heartbeat: String,
     /// How long it may be silent before the link is given up.
     pub silence: String,
+    /// How old the last verification of a mirror may be before the next begins; 0s: by hand only.
+    pub verify_every: String,
+    /// Bytes of a mirror that a verification compares in a second at most.
+    pub verify_rate: String,
 }
 
 impl Default for RawMirror {
     fn default() -> Self {
         Self {
+            mode: "sync".to_owned(),
             split: "automatic".to_owned(),
             recovery: "automatic".to_owned(),
             on_slow: "error".to_owned(),
             ack_deadline: "8s".to_owned(),
             failover: "manual".to_owned(),
+            cut_interval: "1s".to_owned(),
+            transfer_every: "0s".to_owned(),
+            journal_memory: "64MiB".to_owned(),
+            journal_disk: "1GiB".to_owned(),
             heartbeat: "500ms".to_owned(),
             silence: "4s".to_owned(),
+            verify_every: "168h".to_owned(),
+            verify_rate: "64MiB".to_owned(),
         }
     }
 }

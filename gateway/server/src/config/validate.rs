@@ -7,18 +7,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::units::{parse_bytes, parse_millis};
-use mirror::{Failover, HeartbeatTimes, OnSlow, Policy, Recovery, Split};
+use mirror::{Failover, HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Recovery, Split};
 
 use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawWitness};
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
-    NbdConfig, NbdListener, Site, Tls, WitnessConfig,
+    NbdConfig, NbdListener, Site, Tls, VerifyConfig, WitnessConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
 const SHARDS_MAX: usize = 256;
+/// A host that takes longer than this to go on does not notice that a thread slept.
+const BUSY_POLL_US_MAX: u64 = 1000;
 /// The machine that hears of time ten times a second cannot ask more often.
 const HEARTBEAT_MS_MIN: u64 = 100;
+/// One comparison: less would never begin.
+const VERIFY_RATE_MIN: u64 = 64 << 10;
+/// Two chunks for the disk, at least.
+const JOURNAL_MEMORY_MIN: u64 = 1 << 20;
+/// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
+const CUT_MS_MIN: u64 = 100;
 
 /// etcd knows whole seconds, and none shorter than its own elections.
 const LEASE_MS_MIN: u64 = 2_000;
@@ -117,6 +125,8 @@ impl Raw {
             mirror: MirrorConfig {
                 policy: policy(&at, &self.mirror)?,
                 heartbeat: heartbeat(&at, &self.mirror)?,
+                verify: verify(&at, &self.mirror)?,
+                journal: journal(&at, &self.mirror)?,
             },
             witness: witness(&at, self)?,
             log: LogConfig { level: self.log.level.clone(), json: self.log.json },
@@ -129,6 +139,9 @@ fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {
     let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     if raw.connections_max == 0 {
         return Err(at.bad("nbd.connections_max", "must be at least 1"));
+    }
+    if raw.busy_poll_us > BUSY_POLL_US_MAX {
+        return Err(at.bad("nbd.busy_poll_us", format!("must be at most {BUSY_POLL_US_MAX}")));
     }
     let listeners = raw
         .listeners
@@ -150,6 +163,7 @@ fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {
         client_ca: path(&raw.client_ca),
         connections_max: raw.connections_max,
         inflight_bytes_max: at.bytes("nbd.inflight_bytes_max", &raw.inflight_bytes_max)?,
+        busy_poll: Duration::from_micros(raw.busy_poll_us),
     })
 }
 
@@ -230,6 +244,15 @@ fn etcd(at: &Place<'_>, raw: &RawWitness, timeout_ms: u64) -> Result<EtcdSetting
     })
 }
 
+fn verify(at: &Place<'_>, raw: &RawMirror) -> Result<VerifyConfig, ConfigError> {
+    let bytes_per_second = at.bytes("mirror.verify_rate", &raw.verify_rate)?;
+    if bytes_per_second < VERIFY_RATE_MIN {
+        return Err(at.bad("mirror.verify_rate", "must be at least 64KiB: one comparison a second"));
+    }
+    let every = Duration::from_millis(at.millis("mirror.verify_every", &raw.verify_every)?);
+    Ok(VerifyConfig { every, bytes_per_second })
+}
+
 fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigError> {
     let interval = at.millis("mirror.heartbeat", &raw.heartbeat)?;
     let silence = at.millis("mirror.silence", &raw.silence)?;
@@ -249,6 +272,11 @@ fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigEr
 
 fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
     Ok(Policy {
+        mode: at.word(
+            "mirror.mode",
+            &raw.mode,
+            &[("sync", Mode::Sync), ("consistency", Mode::Consistency), ("stack", Mode::Stack)],
+        )?,
         split: at.word(
             "mirror.split",
             &raw.split,
@@ -262,7 +290,7 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
         on_slow: at.word(
             "mirror.on_slow",
             &raw.on_slow,
-            &[("error", OnSlow::Error), ("block", OnSlow::Block)],
+            &[("error", OnSlow::Error), ("block", OnSlow::Block), ("degrade", OnSlow::Degrade)],
         )?,
         ack_deadline_ms: at.millis("mirror.ack_deadline", &raw.ack_deadline)?.max(1),
         failover: at.word(
@@ -270,5 +298,16 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
             &raw.failover,
             &[("manual", Failover::Manual), ("automatic", Failover::Automatic)],
         )?,
+        cut_interval_ms: at.millis("mirror.cut_interval", &raw.cut_interval)?.max(CUT_MS_MIN),
+        transfer_every_s: at.millis("mirror.transfer_every", &raw.transfer_every)? / 1_000,
     })
+}
+
+fn journal(at: &Place<'_>, raw: &RawMirror) -> Result<JournalLimits, ConfigError> {
+    let memory_bytes = at.bytes("mirror.journal_memory", &raw.journal_memory)?;
+    if memory_bytes < JOURNAL_MEMORY_MIN {
+        return Err(at.bad("mirror.journal_memory", "must be at least 1MiB"));
+    }
+    let spill_bytes = at.bytes("mirror.journal_disk", &raw.journal_disk)?;
+    Ok(JournalLimits { memory_bytes, spill_bytes })
 }

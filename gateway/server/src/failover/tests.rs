@@ -17,6 +17,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         volumes: Vec::new(),
         legs: Vec::new(),
         upstream: Some(UpstreamStatus {
+            sessions: Vec::new(),
             gateway: GatewayId::of(2),
             site: "east".to_owned(),
             link,
@@ -24,10 +25,16 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
             orderly: false,
             theirs: None,
             seq: Seq::ZERO,
+            mode: mirror::Mode::Sync,
+            lag_ms: None,
         }),
+        kept: None,
+        keeps_no_points: false,
+        discarded: Vec::new(),
         rpo_ms,
         split_brain: false,
         witness: None,
+        handover: None,
         counters: GroupCounters::default(),
     }
 }
@@ -54,6 +61,31 @@ async fn a_dead_primary_is_not_needed_and_the_risk_is_honest() {
     assert_eq!(plans.redeem(&token, &status, &clock), Ok(Consent::InSync));
     let again = plans.redeem(&token, &status, &clock).unwrap_err();
     assert_eq!(again.0.code, Code::PlanToken.as_str());
+}
+
+/// A copy that is no point in time itself is promotable where it keeps one, and the plan says what
+/// that costs.
+#[tokio::test]
+async fn a_copy_with_a_kept_point_goes_back_to_it_and_says_what_is_lost() {
+    let kept = mirror::PointStatus {
+        snapshots: Vec::new(),
+        quality: Quality::Consistent,
+        unix_ms: 1_700_000_000_000,
+    };
+    for quality in [Quality::Consistent, Quality::Inconsistent] {
+        let mut status = mirror(quality, LinkState::Off, Some(2_500));
+        status.kept = Some(kept.clone());
+        let (_, _, plan) = planned(&status, Consent::InSync);
+        assert!(is_blocked(&plan));
+        let (_, _, plan) = planned(&status, Consent::Outdated);
+        assert!(!is_blocked(&plan));
+        assert_eq!((plan.at_risk_bytes, plan.at_risk_seconds), (None, Some(2.5)));
+        let copy = plan.checks.iter().find(|check| check.name == "open the copy here").unwrap();
+        assert!(copy.detail.contains("2023-11-14") && copy.detail.contains("2.5 s"), "{copy:?}");
+    }
+    let status = mirror(Quality::Inconsistent, LinkState::Off, None);
+    let (_, _, plan) = planned(&status, Consent::Outdated);
+    assert!(is_blocked(&plan), "half copied, and nothing to go back to");
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ impl Gateway {
         shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
     }
 
-    async fn follow_again(
+    pub(crate) async fn follow_again(
         &self,
         running: &mut Running,
         group: GroupId,

@@ -11,18 +11,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::Gateway;
-use super::volumes::{NewGroup, NewVolume, check_size};
+use super::volumes::NewVolume;
+use crate::book::GroupEntry;
 use crate::names::is_name;
+use crate::refusal::Refused;
 
 /// Handshakes that may be under way at once.
 const HANDSHAKES_MAX: usize = 64;
 /// After an accept that failed, so as not to spin.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-/// Volumes of one group.
-const VOLUMES_MAX: usize = 256;
 
 /// Why a group is not taken.
-enum NotNow {
+#[derive(Debug)]
+pub(crate) enum NotNow {
     /// It may be, in a moment.
     Later(String),
     /// It does not fit what is here.
@@ -64,6 +65,9 @@ impl Gateway {
                 tracing::info!(site = peer.site, %from, "site joined");
             }
             Ok(Incoming::Join(Err(refused))) => tracing::warn!(%from, %refused, "join refused"),
+            Ok(Incoming::Question { peer, question, link }) => {
+                self.take_question(peer, question, link).await;
+            }
             Ok(Incoming::Group { open, link, .. }) => self.take_group(open, link).await,
             Err(error) => tracing::debug!(%from, %error, "link did not come up"),
         }
@@ -94,78 +98,79 @@ impl Gateway {
         }
     }
 
-    /// Makes sure that the group is here, making it when it is new.
+    /// Makes sure that the group is here with the volumes that its primary names, making what is
+    /// missing.
     async fn admit(&self, open: &Open, link: &Detached) -> Result<(), NotNow> {
         if !self.is_ready() {
             return Err(NotNow::Later("the gateway is starting or stopping".to_owned()));
         }
-        if let Some(admitted) = self.admit_known(open).await {
-            return admitted;
+        if self.is_known(open).await? {
+            return Ok(());
         }
         let _alone = self.change_alone().await;
         // It may have been made while this one waited.
-        if let Some(admitted) = self.admit_known(open).await {
-            return admitted;
+        if self.is_known(open).await? {
+            return Ok(());
         }
-        self.check_new(open).map_err(NotNow::Never)?;
-        self.make_mirror(open, link).await.map_err(NotNow::Never)
+        let from = link.peer().gateway;
+        let known = self.book.read().group_by_id(open.group).cloned();
+        match known {
+            Some(entry) => self.follow_members(&entry, open, from).await,
+            None => self.make_mirror(open, link).await,
+        }
     }
 
-    /// What is to be done with an offer of a group that is here; `None` when it is not.
-    async fn admit_known(&self, open: &Open) -> Option<Result<(), NotNow>> {
+    /// Whether the group is here, open, with these volumes in this order.
+    async fn is_known(&self, open: &Open) -> Result<bool, NotNow> {
         let pages = self.book.read();
-        let entry = pages.group_by_id(open.group)?;
-        let ours: Vec<VolumeId> =
-            entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
-        let theirs: Vec<VolumeId> = open.volumes.iter().map(|offer| offer.volume).collect();
-        if ours != theirs {
-            let why = format!("group {} has other volumes here", entry.name);
-            return Some(Err(NotNow::Never(why)));
+        let Some(entry) = pages.group_by_id(open.group) else { return Ok(false) };
+        let ours = entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id));
+        if !ours.eq(open.volumes.iter().map(|offer| offer.volume)) {
+            return Ok(false);
         }
         let status = self.status_of(open.group).await;
-        Some(status.map(drop).map_err(|refused| NotNow::Later(refused.0.detail)))
+        status.map(|_| true).map_err(|refused| NotNow::Later(refused.0.detail))
     }
 
-    fn check_new(&self, open: &Open) -> Result<(), String> {
+    async fn make_mirror(&self, open: &Open, link: &Detached) -> Result<(), NotNow> {
+        let needs = self.needs_of(open, None, link.peer().gateway).await?;
         let pages = self.book.read();
-        if open.volumes.is_empty() || open.volumes.len() > VOLUMES_MAX {
-            return Err(format!("a group has 1 to {VOLUMES_MAX} volumes"));
+        let taken = pages.group(&open.name);
+        if !is_name(&open.name)
+            || taken.is_some_and(|taken| !needs.adopted.iter().any(|group| group.id == taken.id))
+        {
+            let why = format!("a group {:?} exists here with another identity", open.name);
+            return Err(NotNow::Never(why));
         }
-        if !is_name(&open.name) || open.volumes.iter().any(|offer| !is_name(&offer.name)) {
-            return Err("a name is not valid here".to_owned());
+        let new = needs.new.iter().map(NewVolume::offered).collect();
+        let never = |refused: Refused| NotNow::Never(refused.0.detail);
+        self.make_volumes(new).await.map_err(never)?;
+        for adopted in &needs.adopted {
+            self.shut_group(adopted.group()).await.map_err(never)?;
         }
-        if pages.group(&open.name).is_some() {
-            return Err(format!("a group {:?} exists here with another identity", open.name));
-        }
-        for offer in &open.volumes {
-            if pages.volume_by_id(offer.volume).is_some() {
-                return Err(format!("volume {:?} is in another group here", offer.name));
-            }
-            if pages.volume(&offer.name).is_some() {
-                return Err(format!("a volume {:?} exists here with another identity", offer.name));
-            }
-            check_size(offer.bytes).map_err(|refused| refused.0.detail)?;
-        }
-        Ok(())
-    }
-
-    async fn make_mirror(&self, open: &Open, link: &Detached) -> Result<(), String> {
-        let new = NewGroup {
-            group: open.group,
+        let entry = GroupEntry {
+            id: open.group.uuid(),
             name: open.name.clone(),
-            volumes: open
-                .volumes
-                .iter()
-                .map(|offer| NewVolume {
-                    volume: offer.volume,
-                    name: offer.name.clone(),
-                    bytes: offer.bytes,
-                    settings: api::VolumeSettings::default(),
-                })
-                .collect(),
-            is_mirror: true,
+            volumes: open.volumes.iter().map(|offer| needs.entry(offer)).collect(),
         };
-        self.create_group(new).await.map_err(|refused| refused.0.detail)?;
+        let volumes = open.volumes.iter().map(|offer| offer.volume).collect();
+        let found =
+            if needs.adopted.is_empty() { mirror::found_secondary } else { mirror::found_adopted };
+        let mut records = vec![found(open.group, &open.name, volumes)];
+        let adopted = needs.adopted.iter();
+        records.extend(adopted.map(|group| (mirror::Group::record_key(group.group()), None)));
+        let changed = self.book.change(records, |pages| {
+            pages.groups.retain(|g| !needs.adopted.iter().any(|adopted| adopted.id == g.id));
+            pages.groups.push(entry.clone());
+            Ok::<(), Refused>(())
+        });
+        if let Err(refused) = changed.await {
+            for adopted in &needs.adopted {
+                self.open_group_soon(adopted).await.map_err(never)?;
+            }
+            return Err(never(refused));
+        }
+        self.open_group_soon(&entry).await.map_err(never)?;
         let text = format!("this site holds a mirror of it, from {}", link.peer().site);
         self.events.tell("group", &open.name, text);
         Ok(())

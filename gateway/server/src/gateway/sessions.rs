@@ -6,12 +6,16 @@ use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SessionStatus}
 use uuid::Uuid;
 
 use super::{Gateway, Known};
+use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
 use crate::status::words_patched;
 use crate::status::{self, Moment};
 
+/// Between two looks for a mirror whose verification is due.
+const VERIFY_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Where a session runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Its group.
     pub(crate) group: GroupId,
@@ -81,6 +85,7 @@ impl Gateway {
             resync_copied_bytes: copied,
             resync_kind: if session.full { "full" } else { "delta" }.to_owned(),
             resync_bytes_per_second: leg.resync_rate,
+            mismatched_bytes: session.mismatched_bytes,
             resync_eta_seconds: rate.map(|rate| (total - copied).div_ceil(rate)),
             leg: status::leg(leg, moment),
             explanations: explanations.collect(),
@@ -88,29 +93,37 @@ impl Gateway {
         }
     }
 
-    /// The session with this identity, or of the volume with this name if it has only one.
+    /// The session with this identity, or of the volume or the group with this name if it has only
+    /// one: what is done to a session is done to all of its leg.
     ///
     /// # Errors
     /// [`Code::NotFound`]; [`Code::Invalid`] when a name means several.
     pub(crate) async fn find_session(&self, name: &str) -> Result<(Session, Place), Refused> {
         let known = self.look().await;
-        let mut found = Vec::new();
+        let mut found: Vec<(Session, Place)> = Vec::new();
         for (_, known) in &known {
             let Known::Status(status, moment) = known else { continue };
             for leg in &status.legs {
+                let place = Place { group: status.group, leg: leg.leg };
+                let of_group = is_called(name, &status.name, &leg.site)
+                    || is_called(name, &status.group.uuid().to_string(), &leg.site);
                 for session in &leg.sessions {
                     let shown = self.show_session(status, leg, session, *moment);
                     let meant = Uuid::parse_str(name) == Ok(shown.id)
-                        || shown.volume == name
-                        || format!("{}:{}", shown.volume, shown.to) == name;
-                    if meant {
-                        found.push((shown, Place { group: status.group, leg: leg.leg }));
+                        || is_called(name, &shown.volume, &shown.to);
+                    let first = !found.iter().any(|(_, known)| *known == place);
+                    if meant && !first {
+                        // The volume itself is told rather than the first of its group.
+                        found.retain(|(_, known)| *known != place);
+                    }
+                    if meant || (of_group && first) {
+                        found.push((shown, place));
                     }
                 }
             }
         }
         if found.len() > 1 {
-            let detail = format!("{name:?} has {} sessions: write VOLUME:SITE", found.len());
+            let detail = format!("{name:?} has {} sessions: write {name}:SITE", found.len());
             return Err(Refused::new(Code::Invalid, detail));
         }
         found.pop().ok_or_else(|| {
@@ -122,13 +135,13 @@ impl Gateway {
         })
     }
 
-    /// Mirrors a volume, with its group, to another site.
+    /// Mirrors a group, named itself or by one of its volumes, to another site.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::PeerUnknown`], or the group's refusal. What the other side
     /// refuses is the session's state.
     pub(crate) async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
-        let (group, volume) = self.find_volume(&wanted.volume)?;
+        let (group, volume) = self.find_source(&wanted.volume)?;
         let peer = self.book.read().peer(&wanted.to).cloned().ok_or_else(|| {
             let detail =
                 format!("{} is not joined with a site {:?}", self.config.site.name, wanted.to);
@@ -144,7 +157,7 @@ impl Gateway {
             policy,
         };
         self.command(group.group(), command).await?;
-        self.events.tell("session", &volume.name, format!("created, to {}", peer.site));
+        self.events.tell("session", &group.name, format!("created, to {}", peer.site));
         let (session, _) = self.find_session(&format!("{}:{}", volume.name, peer.site)).await?;
         Ok(session)
     }
@@ -164,12 +177,115 @@ impl Gateway {
         let removes = matches!(command, Command::RemoveLeg { .. });
         self.command(place.group, command).await?;
         let text = format!("{word}, to {}", session.to);
-        self.events.tell("session", &session.volume, text);
+        self.events.tell("session", &session.group, text);
         if removes {
             return Ok(None);
         }
         // After a swap of roles it has no source here any more.
         Ok(self.find_session(&session.id.to_string()).await.ok().map(|(session, _)| session))
+    }
+
+    /// Begins to compare a mirror with its source.
+    ///
+    /// # Errors
+    /// [`Code::NotInSync`], [`Code::PeerTooOld`], or the group's refusal.
+    pub(crate) async fn verify_session(
+        &self,
+        name: &str,
+        request: &api::VerifySession,
+    ) -> Result<Option<Session>, Refused> {
+        let configured = self.config.mirror.verify.bytes_per_second;
+        let bytes_per_second = request.bytes_per_second.unwrap_or(configured).max(1);
+        let command = |leg| Command::Verify { leg, bytes_per_second };
+        self.session_command(name, "verification begun", command).await
+    }
+
+    /// Begins a verification of each mirror whose last one is older than the configuration says,
+    /// looking from time to time until the gateway stops.
+    pub(crate) async fn verify_regularly(self: std::sync::Arc<Self>) {
+        let verify = self.config.mirror.verify;
+        if verify.every.is_zero() {
+            return;
+        }
+        let pause = VERIFY_LOOK.min(verify.every);
+        let stopping = self.stopping.clone();
+        while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            for (_, known) in self.look().await {
+                let Known::Status(status, moment) = known else { continue };
+                if status.role == Role::Primary && moment.fresh {
+                    self.verify_overdue(&status).await;
+                }
+            }
+        }
+    }
+
+    async fn verify_overdue(&self, status: &GroupStatus) {
+        let verify = self.config.mirror.verify;
+        let every_ms = u64::try_from(verify.every.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.clock.steady_ms();
+        for leg in status.legs.iter().filter(|leg| leg.in_sync && leg.verifying.is_none()) {
+            let last = leg.verified.map(|found| found.at_ms);
+            if last.is_some_and(|at| now_ms.saturating_sub(at) < every_ms) {
+                continue;
+            }
+            let bytes_per_second = verify.bytes_per_second;
+            let command = Command::Verify { leg: leg.leg, bytes_per_second };
+            // One that cannot begin now (another command, an old peer) is tried at the next look.
+            if let Err(refused) = self.command(status.group, command).await {
+                let why = refused.0.detail;
+                tracing::debug!(group = status.name, why, "verification not begun");
+            }
+        }
+    }
+
+    /// The group that is meant, and the volume whose session is told.
+    fn find_source(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
+        let pages = self.book.read();
+        let of_volume = pages.volume(name).map(|(group, volume)| (group.clone(), volume.clone()));
+        let of_group = pages
+            .group(name)
+            .and_then(|group| group.volumes.first().map(|volume| (group.clone(), volume.clone())));
+        match (of_volume, of_group) {
+            (Some((group, _)), Some((other, _))) if group.id != other.id => {
+                let detail = format!(
+                    "{name:?} is a group and a volume of group {}: name that group, or use the id",
+                    group.name
+                );
+                Err(Refused::new(Code::Invalid, detail))
+            }
+            (Some(found), _) | (None, Some(found)) => Ok(found),
+            (None, None) => {
+                let site = &self.config.site.name;
+                let detail = format!("there is no group or volume {name:?} at {site}");
+                Err(Refused::new(Code::NotFound, detail))
+            }
+        }
+    }
+
+    /// Deletes the sessions of a leg: the whole group is no longer mirrored to that site.
+    ///
+    /// # Errors
+    /// [`Code::InGroup`] when only one of several volumes is named; [`Code::NotFound`], or the
+    /// group's refusal.
+    pub(crate) async fn delete_session(&self, name: &str) -> Result<(), Refused> {
+        let (session, _) = self.find_session(name).await?;
+        let group = self.find_group(&session.group)?;
+        let by_group = [group.name.as_str(), &group.id.to_string()]
+            .iter()
+            .any(|group| is_called(name, group, &session.to));
+        let count = group.volumes.len();
+        if count > 1 && !by_group {
+            let (volume, of, to) = (&session.volume, &group.name, &session.to);
+            let detail = format!(
+                "{volume} is one of {count} volumes of group {of}, which are mirrored to {to} together"
+            );
+            let next = format!(
+                "twinspan session delete {of}:{to} for all of them, or twinspan group remove {of} \
+                 {volume}"
+            );
+            return Err(Refused::new(Code::InGroup, detail).next(next));
+        }
+        self.session_command(name, "deleted", |leg| Command::RemoveLeg { leg }).await.map(drop)
     }
 
     /// Changes a session's policies.
@@ -190,6 +306,12 @@ impl Gateway {
     }
 }
 
+/// Whether `name` is this one, or this one towards that site.
+fn is_called(name: &str, this: &str, site: &str) -> bool {
+    name.strip_prefix(this)
+        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(|to| to == site))
+}
+
 fn session_actions(leg: &LegStatus) -> Vec<String> {
     let mut actions = vec!["session.patch", "session.delete"];
     match leg.state {
@@ -198,6 +320,7 @@ fn session_actions(leg: &LegStatus) -> Vec<String> {
         SessionState::Suspended | SessionState::Error => actions.push("session.resume"),
     }
     if status::leg_is_well(leg) {
+        actions.push("session.verify");
         actions.push("session.reverse");
     }
     actions.into_iter().map(str::to_owned).collect()

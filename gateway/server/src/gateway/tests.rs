@@ -54,6 +54,8 @@ impl Rig {
                     links: links.clone(),
                     heartbeat: config.mirror.heartbeat,
                     witnessing: crate::witnessing::Witnessing::default(),
+                    journal: config.mirror.journal,
+                    journal_dir: path.join("journal"),
                 };
                 let deadline = config.api.shard_deadline;
                 ShardThread::start(index, deadline, move || ShardState::new(parts)).unwrap()

@@ -13,10 +13,10 @@ use mirror::{Command, Role, Serving};
 use store::{StoreError, VolumeRecord};
 use uuid::Uuid;
 
+use super::members::check_name;
 use super::{Gateway, Known};
 use crate::access;
 use crate::book::{GroupEntry, VolumeEntry};
-use crate::names::is_name;
 use crate::refusal::Refused;
 
 /// A deleted volume's last users have a second to let it go.
@@ -36,6 +36,19 @@ pub(crate) struct NewVolume {
     pub(crate) settings: VolumeSettings,
 }
 
+impl NewVolume {
+    /// The copy of a primary's volume.
+    #[must_use]
+    pub(crate) fn offered(offer: &block::VolumeOffer) -> Self {
+        Self {
+            volume: offer.volume,
+            name: offer.name.clone(),
+            bytes: offer.bytes,
+            settings: VolumeSettings::default(),
+        }
+    }
+}
+
 /// A group that is to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct NewGroup {
@@ -45,8 +58,6 @@ pub(crate) struct NewGroup {
     pub(crate) name: String,
     /// Its volumes.
     pub(crate) volumes: Vec<NewVolume>,
-    /// Whether it is the mirror of another gateway's; if not, it begins here.
-    pub(crate) is_mirror: bool,
 }
 
 /// The largest piece of content in one answer.
@@ -109,7 +120,8 @@ impl Gateway {
             if status.role == Role::Primary {
                 actions.extend(["volume.grow", "session.create"]);
             }
-            if status.legs.is_empty() && status.upstream.is_none() {
+            let alone = group.volumes.len() == 1;
+            if alone && status.legs.is_empty() && status.upstream.is_none() {
                 actions.push("volume.delete");
             }
         }
@@ -141,18 +153,14 @@ impl Gateway {
             .collect()
     }
 
-    /// Makes a volume, in a new group.
+    /// Makes a volume, in a new group or in one that exists.
     ///
     /// # Errors
     /// [`Code::Invalid`], [`Code::BadSize`], [`Code::Exists`], or the pool's.
     pub(crate) async fn create_volume(&self, wanted: VolumeCreate) -> Result<Volume, Refused> {
         let group_name = wanted.group.clone().unwrap_or_else(|| wanted.name.clone());
-        for name in [&wanted.name, &group_name] {
-            if !is_name(name) {
-                let detail = format!("{name:?} is no name: use 1 to 64 of A-Z a-z 0-9 . _ -");
-                return Err(Refused::new(Code::Invalid, detail));
-            }
-        }
+        check_name(&wanted.name)?;
+        check_name(&group_name)?;
         check_size(wanted.bytes)?;
         access::check(&wanted.settings).map_err(|why| Refused::new(Code::Invalid, why))?;
         let _alone = self.change_alone().await;
@@ -161,14 +169,13 @@ impl Gateway {
             let detail = format!("a volume {:?} exists here", wanted.name);
             return Err(Refused::new(Code::Exists, detail));
         }
-        if pages.group(&group_name).is_some() {
-            return Err(Refused::new(
-                Code::Exists,
-                format!(
-                    "a group {group_name:?} exists here, and a volume cannot be added to a group \
-                     that exists: give the volume a group of its own"
-                ),
-            ));
+        if let Some(group) = pages.group(&group_name).cloned() {
+            if wanted.group.is_none() {
+                let detail = format!("a group {group_name:?} exists here, with other volumes");
+                let next = format!("say which group it joins, as --group {group_name}");
+                return Err(Refused::new(Code::Exists, detail).next(next));
+            }
+            return self.create_member(&group, wanted).await;
         }
         let new = NewGroup {
             group: GroupId::from_uuid(Uuid::now_v7()),
@@ -179,14 +186,71 @@ impl Gateway {
                 bytes: wanted.bytes,
                 settings: wanted.settings,
             }],
-            is_mirror: false,
         };
         self.create_group(new).await?;
         self.events.tell("volume", &wanted.name, "created");
         self.volume(&wanted.name).await
     }
 
-    /// Makes a group and its volumes, durably, and opens it. The caller holds the right to change.
+    /// Makes a volume that joins a group.
+    async fn create_member(
+        &self,
+        group: &GroupEntry,
+        wanted: VolumeCreate,
+    ) -> Result<Volume, Refused> {
+        self.require_room(group).await?;
+        let entry = VolumeEntry {
+            id: Uuid::now_v7(),
+            name: wanted.name.clone(),
+            settings: wanted.settings.clone(),
+        };
+        let id = VolumeId::from_uuid(entry.id);
+        let new = NewVolume {
+            volume: id,
+            name: wanted.name,
+            bytes: wanted.bytes,
+            settings: wanted.settings,
+        };
+        self.make_volumes(vec![new]).await?;
+        if let Err(refused) = self.enlist(group, &entry, None).await {
+            self.remove_from_pool(id).await?;
+            return Err(refused);
+        }
+        self.events.tell("volume", &entry.name, "created");
+        self.volume(&entry.name).await
+    }
+
+    /// Makes volumes in the pool, durably. Nobody knows them yet.
+    ///
+    /// # Errors
+    /// The pool's, with the name of the volume.
+    pub(crate) async fn make_volumes(&self, new: Vec<NewVolume>) -> Result<(), Refused> {
+        let created = self.clock.unix_s();
+        let known: HashSet<VolumeId> =
+            self.book.read().volumes().map(|(_, v)| VolumeId::from_uuid(v.id)).collect();
+        for volume in &new {
+            let known = known.clone();
+            let volume = volume.clone();
+            let name = volume.name.clone();
+            let made = self.on_pool(move |pool| {
+                clear_leftovers(pool, &known, &volume)?;
+                pool.create_volume(VolumeRecord {
+                    id: volume.volume,
+                    name: volume.name,
+                    bytes: volume.bytes,
+                    created,
+                })
+            });
+            made.await.map_err(|refused| {
+                let Refused(mut problem) = refused;
+                problem.detail = format!("volume {name}: {}", problem.detail);
+                Refused(problem)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a group that begins here and its volumes, durably, and opens it. The caller holds the right to change.
     ///
     /// # Errors
     /// The pool's or the ledger's; the pool may hold volumes that nobody knows then.
@@ -205,27 +269,9 @@ impl Gateway {
                 .collect(),
         };
         let volumes: Vec<VolumeId> = new.volumes.iter().map(|volume| volume.volume).collect();
-        let record = if new.is_mirror {
-            mirror::found_secondary(new.group, &new.name, volumes)
-        } else {
-            let generation = Generation::from_uuid(Uuid::now_v7());
-            mirror::found_primary(new.group, &new.name, volumes, generation)
-        };
-        let created = self.clock.unix_s();
-        let known: HashSet<VolumeId> =
-            self.book.read().volumes().map(|(_, v)| VolumeId::from_uuid(v.id)).collect();
-        self.on_pool(move |pool| {
-            clear_leftovers(pool, &known, &new)?;
-            new.volumes.iter().try_for_each(|volume| {
-                pool.create_volume(VolumeRecord {
-                    id: volume.volume,
-                    name: volume.name.clone(),
-                    bytes: volume.bytes,
-                    created,
-                })
-            })
-        })
-        .await?;
+        let generation = Generation::from_uuid(Uuid::now_v7());
+        let record = mirror::found_primary(new.group, &new.name, volumes, generation);
+        self.make_volumes(new.volumes).await?;
         self.book
             .change(vec![record], |pages| {
                 pages.groups.push(entry.clone());
@@ -236,7 +282,7 @@ impl Gateway {
     }
 
     /// Does something to the pool that waits for the disk.
-    async fn on_pool(
+    pub(super) async fn on_pool(
         &self,
         work: impl FnOnce(&store::Pool) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), Refused> {
@@ -281,8 +327,10 @@ impl Gateway {
         let _alone = self.change_alone().await;
         let (group, volume) = self.find_volume(name)?;
         if group.volumes.len() > 1 {
-            let detail = format!("it is one of {} volumes of its group", group.volumes.len());
-            return Err(Refused::new(Code::VolumeInUse, detail));
+            let (count, of) = (group.volumes.len(), &group.name);
+            let detail = format!("{} is one of {count} volumes of group {of}", volume.name);
+            let next = format!("twinspan group remove {of} {}", volume.name);
+            return Err(Refused::new(Code::InGroup, detail).next(next));
         }
         let status = self.status_of(group.group()).await?;
         if !status.legs.is_empty() {
@@ -318,7 +366,7 @@ impl Gateway {
     }
 
     /// Whoever still holds the volume lets it go within moments: connections that are ending.
-    async fn remove_from_pool(&self, volume: VolumeId) -> Result<(), Refused> {
+    pub(crate) async fn remove_from_pool(&self, volume: VolumeId) -> Result<(), Refused> {
         let mut tries = 0;
         loop {
             let pool = Arc::clone(&self.pool);
@@ -430,10 +478,10 @@ impl Gateway {
 fn clear_leftovers(
     pool: &store::Pool,
     known: &HashSet<VolumeId>,
-    new: &NewGroup,
+    new: &NewVolume,
 ) -> Result<(), StoreError> {
     for left in pool.volumes().iter().filter(|volume| !known.contains(&volume.id)) {
-        if new.volumes.iter().any(|volume| volume.name == left.name || volume.volume == left.id) {
+        if new.name == left.name || new.volume == left.id {
             tracing::warn!(volume = left.name, id = %left.id, "removing a half made volume");
             pool.delete_volume(left.id)?;
         }

@@ -23,7 +23,7 @@ pub(super) async fn list(State(gateway): Shared) -> Json<api::SessionList> {
     Json(gateway.show_sessions().await)
 }
 
-/// Mirror a volume to another site
+/// Mirror a group to another site
 #[utoipa::path(post, path = "/api/v1/sessions", tag = "sessions", operation_id = "create_session",
     request_body = api::SessionCreate,
     responses((status = 201, body = api::Session), (status = "default", body = api::Problem)))]
@@ -34,7 +34,8 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(gateway.create_session(wanted).await?)))
 }
 
-/// One session: its id, `VOLUME:SITE`, or `VOLUME` if it has only one
+/// One session: its id, `NAME:SITE`, or `NAME` if it has only one; a name is that of a group or of
+/// a volume
 #[utoipa::path(get, path = "/api/v1/sessions/{session}", tag = "sessions",
     operation_id = "show_session", params(("session" = String, Path)),
     responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
@@ -66,7 +67,7 @@ pub(super) async fn delete(
     State(gateway): Shared,
     Path(session): Path<String>,
 ) -> Result<StatusCode, Failure> {
-    gateway.session_command(&session, "deleted", |leg| Command::RemoveLeg { leg }).await?;
+    gateway.delete_session(&session).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -98,6 +99,36 @@ pub(super) async fn resume(
         .session_command(&session, "resumed", |leg| Command::Resume { leg, discard })
         .await?;
     Ok(shown(outcome))
+}
+
+/// Compare every mapped block of the mirror with its source
+///
+/// Both sides read it; what differs is counted and copied again. Hosts go on. The session shows how
+/// far it has come, and at the end a certificate.
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/verify", tag = "sessions",
+    operation_id = "verify_session", params(("session" = String, Path)),
+    request_body = api::VerifySession,
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn verify(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+    Body(request): Body<api::VerifySession>,
+) -> Result<Response, Failure> {
+    Ok(shown(gateway.verify_session(&session, &request).await?))
+}
+
+/// Bring a mirror of mode `stack` to one later point; answered when it has begun
+#[utoipa::path(post, path = "/api/v1/sessions/{session}/transfer", tag = "sessions",
+    operation_id = "transfer_session", params(("session" = String, Path)),
+    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+pub(super) async fn transfer(
+    State(gateway): Shared,
+    Path(session): Path<String>,
+) -> Result<Response, Failure> {
+    let begun = gateway
+        .session_command(&session, "transfer begun", |leg| Command::Transfer { leg })
+        .await?;
+    Ok(shown(begun))
 }
 
 /// Swap roles with the mirror, losing nothing; 204: the session's source is the other site now

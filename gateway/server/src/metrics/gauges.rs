@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use mirror::{GroupStatus, LegStatus, LinkState, Phase, Role, SessionState, Split};
+use mirror::{GroupStatus, LegStatus, LinkState, Mode, Phase, Role, SessionState, Split};
 
 use super::text::Families;
 use crate::gateway::{Gateway, Known};
@@ -45,6 +45,15 @@ const LEG_RTT: Name = ("twinspan_leg_rtt_seconds", "Smoothed round trip of heart
 const LEG_INFLIGHT: Name = ("twinspan_leg_inflight_writes", "Changes sent and not acknowledged.");
 const LEG_INFLIGHT_BYTES: Name =
     ("twinspan_leg_inflight_bytes", "Bytes sent and not acknowledged.");
+const JOURNAL_CAPACITY: Name =
+    ("twinspan_journal_capacity_bytes", "Bytes that the send journals may hold.");
+const JOURNAL_USED: Name = ("twinspan_journal_used_bytes", "Bytes in the send journals.");
+const JOURNAL_SPILLED: Name =
+    ("twinspan_journal_spilled_bytes", "Bytes of the send journals that wait on disk.");
+const LEG_CUT_AGE: Name = (
+    "twinspan_leg_cut_age_seconds",
+    "Age of the oldest write that mirrors may lack which follow behind, as far as it is known here.",
+);
 const LEG_QUEUE: Name = ("twinspan_leg_send_queue_bytes", "Bytes waiting for the socket.");
 const LEG_HEARD: Name =
     ("twinspan_leg_last_heard_timestamp_seconds", "When anything was last heard from the peer.");
@@ -58,6 +67,16 @@ const PAIR_TOTAL: Name =
 const PAIR_COPIED: Name =
     ("twinspan_pair_resync_copied_bytes_total", "Bytes copied by the running or last resync.");
 const PAIR_ETA: Name = ("twinspan_pair_resync_eta_seconds", "Time until the resync is done.");
+const VERIFY_PROGRESS: Name =
+    ("twinspan_verify_progress_ratio", "How much of the mirror was compared, while it is.");
+const VERIFY_LAST: Name = (
+    "twinspan_verify_last_completed_timestamp_seconds",
+    "When the last verification of the mirror came to its end; 0: never.",
+);
+const VERIFY_MISMATCHED: Name = (
+    "twinspan_verify_mismatched_bytes_total",
+    "Bytes that verifications found to differ; they were copied again.",
+);
 const PAIR_STARTED: Name =
     ("twinspan_pair_resync_start_timestamp_seconds", "When the running or last resync began.");
 
@@ -118,7 +137,9 @@ fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
     {
         families.gauge(GROUP_RPO, &[name], seconds(rpo));
     }
-    families.gauge(GROUP_RPO_TARGET, &[name], 0.0);
+    if let Some(target) = rpo_target(status) {
+        families.gauge(GROUP_RPO_TARGET, &[name], seconds(target));
+    }
     let counters = &status.counters;
     families.counter(GROUP_UNPROTECTED_WRITES, &[name], number(counters.unprotected_writes));
     families.counter(GROUP_UNPROTECTED_BYTES, &[name], number(counters.unprotected_bytes));
@@ -130,6 +151,24 @@ fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
     for reason in &shown.failover_blockers {
         families.gauge(GROUP_BLOCKER, &[name, ("reason", reason)], 1.0);
     }
+}
+
+/// What the best mode of the group's sessions promises; absent where nothing is promised.
+fn rpo_target(status: &GroupStatus) -> Option<u64> {
+    let promised = |policy: &mirror::Policy| match policy.mode {
+        Mode::Sync => Some(0),
+        // One cut is under way while the next is being filled.
+        Mode::Consistency => Some(policy.cut_interval_ms.saturating_mul(2)),
+        Mode::Stack => Some(policy.transfer_every_s.saturating_mul(1_000)).filter(|ms| *ms > 0),
+    };
+    if status.role != Role::Primary {
+        let mode = status.upstream.as_ref().map_or(Mode::Sync, |upstream| upstream.mode);
+        return (mode == Mode::Sync).then_some(0);
+    }
+    if status.legs.is_empty() {
+        return Some(0);
+    }
+    status.legs.iter().filter_map(|leg| promised(&leg.policy)).min()
 }
 
 /// One series per peer site: the worst state, the sums of the rest.
@@ -146,6 +185,14 @@ fn leg(families: &mut Families, site: &str, legs: &[(GroupStatus, LegStatus)]) {
     families.gauge(LEG_INFLIGHT, &[name], number(legs().map(|leg| leg.inflight_writes).sum()));
     families.gauge(LEG_INFLIGHT_BYTES, &[name], number(legs().map(|leg| leg.inflight_bytes).sum()));
     families.gauge(LEG_QUEUE, &[name], number(legs().map(|leg| leg.send_queue_bytes).sum()));
+    let waits = |of: fn(&LegStatus) -> u64| number(legs().map(of).sum());
+    families.gauge(JOURNAL_USED, &[name], waits(|leg| leg.journal_bytes + leg.inflight_bytes));
+    families.gauge(JOURNAL_SPILLED, &[name], waits(|leg| leg.spilled_bytes));
+    families.gauge(JOURNAL_CAPACITY, &[name], waits(|leg| leg.journal_bytes_max));
+    let behind = legs().filter(|leg| !leg.in_sync).filter_map(|leg| leg.lag_ms).max();
+    if let Some(lag) = behind {
+        families.gauge(LEG_CUT_AGE, &[name], seconds(lag));
+    }
     if let Some(heard) = legs().filter_map(|leg| leg.last_heard_ms).max() {
         families.gauge(LEG_HEARD, &[name], seconds(heard));
     }
@@ -158,9 +205,11 @@ const LEG_STATES: [&str; 7] =
 fn leg_state(group: &GroupStatus, leg: &LegStatus) -> usize {
     match (group.role, leg.link, leg.phase) {
         (Role::Fenced, ..) => 6,
+        // Between two transfers nothing is connected, and that is well.
+        _ if status::leg_is_well(leg) => 0,
         (_, LinkState::Off, _) => 5,
         (_, LinkState::Connecting, _) => 3,
-        (_, LinkState::Connected, Phase::Equivalent) => 0,
+        (_, LinkState::Connected, Phase::Equivalent | Phase::Following) => 0,
         (_, LinkState::Connected, Phase::Copying) if leg.resync_rate == Some(0) => 4,
         (_, LinkState::Connected, Phase::Copying | Phase::Tracking | Phase::NoPair) => 1,
     }
@@ -188,6 +237,12 @@ fn pairs(families: &mut Families, group: &GroupStatus, leg: &LegStatus, here: &s
         if let Some(started) = leg.resync_started_ms {
             families.gauge(PAIR_STARTED, &[name], seconds(started));
         }
+        if let Some(now) = leg.verifying.filter(|now| now.total > 0) {
+            families.gauge(VERIFY_PROGRESS, &[name], number(now.done) / number(now.total));
+        }
+        let verified = leg.verified.map_or(0, |found| found.at_ms);
+        families.gauge(VERIFY_LAST, &[name], seconds(verified));
+        families.counter(VERIFY_MISMATCHED, &[name], number(session.mismatched_bytes));
         let left = session.resync_total_bytes.saturating_sub(session.resync_copied_bytes);
         if let Some(rate) = leg.resync_rate.filter(|rate| *rate > 0 && leg.phase == Phase::Copying)
         {
@@ -200,10 +255,15 @@ fn pairs(families: &mut Families, group: &GroupStatus, leg: &LegStatus, here: &s
 fn pair_status(leg: &LegStatus) -> &'static str {
     match (leg.state, leg.phase) {
         (SessionState::Error, _) => "error",
+        _ if status::leg_is_well(leg) => "active",
         (SessionState::Suspended, _) => "active_stopped",
         (SessionState::Halted, _) => "inactive",
         (SessionState::Active, Phase::Copying) => "copying",
-        (SessionState::Active, Phase::Equivalent) if leg.link == LinkState::Connected => "active",
+        (SessionState::Active, Phase::Equivalent | Phase::Following)
+            if leg.link == LinkState::Connected =>
+        {
+            "active"
+        }
         (SessionState::Active, _) => "inactive",
     }
 }

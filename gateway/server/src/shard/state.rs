@@ -4,6 +4,7 @@
 //! the board before anybody is told that it is done.
 
 mod copies;
+mod members;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -56,6 +57,10 @@ pub(crate) struct ShardParts {
     pub(crate) heartbeat: HeartbeatTimes,
     /// Who decides when sites do not see each other.
     pub(crate) witnessing: Witnessing,
+    /// How much may wait for a mirror that follows behind.
+    pub(crate) journal: mirror::JournalLimits,
+    /// Where what does not fit memory waits.
+    pub(crate) journal_dir: std::path::PathBuf,
 }
 
 /// A shard.
@@ -71,8 +76,27 @@ pub(crate) struct ShardState {
 #[derive(Clone)]
 struct OpenGroup {
     group: Rc<Group>,
-    stores: Vec<(VolumeId, Rc<dyn Store>)>,
+    volumes: Rc<RefCell<Vec<OpenVolume>>>,
+}
+
+#[derive(Clone)]
+struct OpenVolume {
+    id: VolumeId,
+    store: Rc<dyn Store>,
+    /// How many hosts are attached to it.
     hosts: Rc<Cell<usize>>,
+}
+
+impl OpenVolume {
+    fn new(id: VolumeId, store: Rc<dyn Store>) -> Self {
+        Self { id, store, hosts: Rc::default() }
+    }
+}
+
+impl OpenGroup {
+    fn volume(&self, volume: VolumeId) -> Option<OpenVolume> {
+        self.volumes.borrow().iter().find(|open| open.id == volume).cloned()
+    }
 }
 
 impl ShardState {
@@ -160,7 +184,8 @@ impl ShardState {
     /// How many hosts are attached to a group.
     #[must_use]
     pub(crate) fn hosts_of(&self, group: GroupId) -> usize {
-        self.group(group).map_or(0, |open| open.hosts.get())
+        let open = self.group(group);
+        open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.hosts.get()).sum())
     }
 
     // === Groups ===
@@ -175,13 +200,13 @@ impl ShardState {
             return Ok(());
         }
         let mut volumes = Vec::new();
-        let mut stores = Vec::new();
+        let mut open_volumes = Vec::new();
         for volume in &entry.volumes {
             let id = VolumeId::from_uuid(volume.id);
             let store =
                 self.open_store(id).map_err(|why| format!("volume {}: {why}", volume.name))?;
             volumes.push((id, volume.name.clone(), Rc::clone(&store)));
-            stores.push((id, store));
+            open_volumes.push(OpenVolume::new(id, store));
         }
         let parts = mirror::Parts {
             identity: self.parts.identity.clone(),
@@ -195,11 +220,15 @@ impl ShardState {
             notes: self.notes(entry),
             host_boot: self.host_boot,
             heartbeat: self.parts.heartbeat,
+            journals: mirror::Journals {
+                limits: self.parts.journal,
+                spill: Rc::new(crate::spill::PoolSpill::new(self.parts.journal_dir.clone())),
+            },
         };
         let arbitration = self.parts.witnessing.arbitration();
         let opened =
             Group::open_arbitrated(parts, arbitration).map_err(|error| error.to_string())?;
-        let open = OpenGroup { group: opened, stores, hosts: Rc::default() };
+        let open = OpenGroup { group: opened, volumes: Rc::new(RefCell::new(open_volumes)) };
         self.post(&open);
         self.groups.borrow_mut().insert(group, open);
         Ok(())
@@ -261,9 +290,14 @@ impl ShardState {
 
     /// Tells a gateway why its group is not taken, then hangs up.
     pub(crate) fn refuse(&self, link: link::Detached, why: String) {
+        self.say_last(link, Message::Goodbye(Goodbye::Refused(why)));
+    }
+
+    /// Says one thing, then hangs up.
+    pub(crate) fn say_last(&self, link: link::Detached, message: Message) {
         let Ok(mut link) = link.attach() else { return };
         self.spawn(async move {
-            link.push(Message::Goodbye(Goodbye::Refused(why)));
+            link.push(message);
             let farewell = async {
                 let sent = poll_fn(|context| link.poll_send(context)).await;
                 let mut ignored = Vec::new();
@@ -291,9 +325,9 @@ impl ShardState {
         if !open.group.is_serving() {
             return;
         }
+        let Some(hosts) = open.volume(volume).map(|volume| volume.hosts) else { return };
         let Some(volume) = open.group.volume(volume) else { return };
         let attachment = Attachment { volume, label, stop: open.group.hosts() };
-        let hosts = Rc::clone(&open.hosts);
         hosts.set(hosts.get() + 1);
         self.spawn(async move {
             nbd_server::serve(host, attachment).await;
@@ -345,14 +379,28 @@ fn note_text(note: &Note) -> String {
         Note::MirrorLost { leg, cause } => {
             format!("{leg}: the mirror was lost: {}", cause_text(cause))
         }
+        Note::MirrorFollows { leg } => format!("{leg}: the mirror keeps whole cuts"),
+        Note::Degraded { leg } => format!("{leg}: the mirror is too slow and follows behind"),
+        Note::Transferred { leg } => format!("{leg}: the transfer is done"),
         Note::Promoted => "this gateway became the primary".to_owned(),
         Note::Demoted => "this gateway became a mirror".to_owned(),
+        Note::Detached(true) => "the copy here is open to hosts on its own".to_owned(),
+        Note::Detached(false) => "the copy here is no longer open to hosts".to_owned(),
         Note::Fenced => "fenced: a higher epoch exists: hosts were dropped".to_owned(),
         Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
         Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
         Note::TakesOver => "the primary and its lease are lost: this site takes over".to_owned(),
         Note::Witness { reachable: true } => "the witness answers again".to_owned(),
         Note::Witness { reachable: false } => "the witness does not answer".to_owned(),
+        Note::Mismatch { leg, blocks, .. } => {
+            format!(
+                "{leg}: a verification found {blocks} blocks that differ; they are copied again"
+            )
+        }
+        Note::Verified { leg, found } => format!(
+            "{leg}: all {} mapped blocks were compared; {} differed, {} could not be read here",
+            found.blocks, found.mismatched, found.unreadable
+        ),
         Note::Latched { error } => format!("the copy here failed: {error}"),
     }
 }

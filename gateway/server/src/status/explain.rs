@@ -62,7 +62,8 @@ fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
         | Serving::NoWitness
         | Serving::WaitingForWitness
         | Serving::HandingOver
-        | Serving::Latched => format!("epoch {} is fenced", status.epoch),
+        | Serving::Latched
+        | Serving::Detached => format!("epoch {} is fenced", status.epoch),
     };
     let cause = format!("{by}: the group was promoted at another site; nobody is served here");
     findings.push((Health::AtRisk, explanation(Code::Fenced, cause)));
@@ -70,7 +71,7 @@ fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
 
 fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
     match &status.serving {
-        Serving::Yes | Serving::NotPrimary => {}
+        Serving::Yes | Serving::NotPrimary | Serving::Detached => {}
         Serving::Fenced { .. } => fenced(status, findings),
         Serving::WaitingForMirror => {
             let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();
@@ -96,8 +97,7 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
             findings.push((Health::AtRisk, explanation(Code::WaitingForWitness, cause)));
         }
         Serving::HandingOver => {
-            let cause = "roles are being swapped; requests are held";
-            findings.push((Health::Degraded, explanation(Code::HandingOver, cause)));
+            findings.push(handing_over(status));
         }
         Serving::Latched => {
             let cause = "the copy here failed a sync and answers nothing";
@@ -109,11 +109,35 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
         findings.push((Health::Unprotected, explanation(Code::Unmirrored, cause)));
     }
     for leg in status.legs.iter().filter(|leg| !leg_is_well(leg)) {
-        findings.push(leg_finding(leg, moment));
+        findings.push(leg_finding(status, leg, moment));
     }
 }
 
-fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
+fn handing_over(status: &GroupStatus) -> Finding {
+    let unanswered = status.handover.filter(|handover| handover.unanswered);
+    let Some(handover) = unanswered else {
+        let cause = "roles are being swapped; requests are held";
+        return (Health::Degraded, explanation(Code::HandingOver, cause));
+    };
+    let leg = status.legs.iter().find(|leg| leg.leg == handover.leg);
+    let site = leg.map_or("the mirror", |leg| leg.site.as_str());
+    let cause = format!(
+        "{site} was asked to take over at epoch {} and did not answer; requests are held until it \
+         says whether it did",
+        handover.epoch
+    );
+    (Health::AtRisk, explanation(Code::HandoverUnanswered, cause))
+}
+
+/// The volume whose copy stopped the leg, by name, if that is known.
+fn failed_volume<'a>(status: &'a GroupStatus, leg: &LegStatus) -> Option<&'a str> {
+    let failed = leg.failed?;
+    let volume = status.volumes.iter().find(|volume| volume.volume == failed)?;
+    Some(volume.name.as_str())
+}
+
+#[expect(clippy::too_many_lines, reason = "one arm for each cause, and nothing else")]
+fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding {
     let site = &leg.site;
     let missing = leg_out_of_sync(leg);
     let (health, code, cause) = match &leg.cause {
@@ -135,13 +159,23 @@ fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
             heard(leg, moment, &format!("peer {site} cannot be reached: {why}")),
         ),
         Some(Cause::MirrorFailed(error)) => {
-            (Health::AtRisk, Code::MirrorFailed, format!("the copy at {site} failed: {error}"))
+            let what = failed_volume(status, leg)
+                .map_or_else(|| "the copy".to_owned(), |volume| format!("the copy of {volume}"));
+            (Health::AtRisk, Code::MirrorFailed, format!("{what} at {site} failed: {error}"))
         }
         Some(Cause::TooSlow) => (
             Health::AtRisk,
             Code::MirrorSlow,
             format!("{site} did not acknowledge within {} ms", leg.policy.ack_deadline_ms),
         ),
+        Some(Cause::JournalFull) => (
+            Health::AtRisk,
+            Code::JournalFull,
+            format!("more than {} waited for {site}", bytes_text(leg.journal_bytes_max)),
+        ),
+        Some(cause @ Cause::PeerTooOld { .. }) => {
+            (Health::AtRisk, Code::PeerTooOld, format!("{site}: {}", words::cause_text(cause)))
+        }
         Some(Cause::Refused(why)) => {
             (Health::AtRisk, Code::MirrorRefused, format!("{site} refused: {why}"))
         }
@@ -149,6 +183,11 @@ fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
             Health::AtRisk,
             Code::Suspended,
             format!("the session to {site} is suspended; {} differ", bytes_text(missing)),
+        ),
+        Some(Cause::Regrouped) => (
+            Health::Degraded,
+            Code::Copying,
+            format!("the group is changed; {site} is opened again at once"),
         ),
         Some(Cause::AwaitingReprotect) => (
             Health::AtRisk,
@@ -161,6 +200,12 @@ fn leg_finding(leg: &LegStatus, moment: Moment) -> Finding {
     if let Some(session) = leg.sessions.first() {
         explanation.next = explanation.next.replace("SESSION", &session.session.to_string());
     }
+    if let (Some(volume), true) = (failed_volume(status, leg), status.volumes.len() > 1) {
+        explanation.next = format!(
+            "{}; or let the others go on without it: twinspan group remove GROUP {volume}",
+            explanation.next
+        );
+    }
     (health, explanation)
 }
 
@@ -172,6 +217,16 @@ fn without_cause(leg: &LegStatus, moment: Moment) -> (Health, Code, String) {
             if leg.link == LinkState::Connected =>
         {
             (Health::Degraded, Code::Copying, copying(leg))
+        }
+        (SessionState::Active, Phase::Following) => {
+            let lag = leg.lag_ms.map_or_else(
+                || "an unknown time".to_owned(),
+                |lag| micros_text(lag.saturating_mul(1000)),
+            );
+            let why = if leg.degraded { "was too slow and follows" } else { "is" };
+            let waits = bytes_text(leg.journal_bytes.saturating_add(leg.inflight_bytes));
+            let text = format!("{site} {why} {lag} behind; {waits} are on their way to it");
+            (Health::Degraded, Code::Behind, text)
         }
         (SessionState::Active, Phase::Equivalent) if leg.link == LinkState::Connected => (
             Health::Degraded,
@@ -218,6 +273,29 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         findings.push((Health::AtRisk, explanation(Code::CopyStale, cause)));
         return;
     };
+    if status.serving == Serving::Detached {
+        let written: u64 = status.legs.iter().map(leg_out_of_sync).max().unwrap_or(0);
+        let cause = format!(
+            "the copy here is open to hosts on its own while {} goes on as the primary; {} were \
+             written here and will be discarded when the session is resumed",
+            upstream.site,
+            bytes_text(written)
+        );
+        findings.push((Health::AtRisk, explanation(Code::Detached, cause)));
+        return;
+    }
+    if status.quality == Quality::Consistent && is_between_transfers(upstream) {
+        let cause = format!(
+            "{} brings this copy up to date by transfers; it was heard {}",
+            upstream.site,
+            moment.ago(upstream.last_heard_ms).map_or_else(
+                || "before this gateway started".to_owned(),
+                |ago| format!("{} ago", micros_text(ago.saturating_mul(1000)))
+            )
+        );
+        findings.push((Health::Degraded, explanation(Code::Behind, cause)));
+        return;
+    }
     if upstream.link != LinkState::Connected {
         findings.push((Health::AtRisk, silent(upstream, moment)));
         if status.quality != Quality::InSync {
@@ -227,7 +305,8 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         }
         return;
     }
-    if status.quality != Quality::InSync {
+    // One that follows behind in whole cuts is what it should be.
+    if !matches!(status.quality, Quality::InSync | Quality::Consistent) {
         let missing = upstream.theirs.map_or_else(
             || "an unknown amount".to_owned(),
             |theirs| bytes_text(theirs.out_of_sync_bytes),
@@ -238,6 +317,10 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         );
         findings.push((Health::Degraded, explanation(Code::Copying, cause)));
     }
+}
+
+fn is_between_transfers(upstream: &UpstreamStatus) -> bool {
+    upstream.mode == mirror::Mode::Stack && upstream.link != LinkState::Connected
 }
 
 fn silent(upstream: &UpstreamStatus, moment: Moment) -> Explanation {

@@ -18,7 +18,15 @@ fn healthy_leg() -> LegStatus {
         in_sync: true,
         link: LinkState::Connected,
         cause: None,
+        failed: None,
         policy: Policy::default(),
+        degraded: false,
+        lag_ms: Some(0),
+        cut_ms: None,
+        journal_bytes: 0,
+        spilled_bytes: 0,
+        journal_bytes_max: 1 << 30,
+        spells: Vec::new(),
         sessions: vec![SessionStatus {
             session: SessionId::of(5),
             volume: VolumeId::of(3),
@@ -26,9 +34,12 @@ fn healthy_leg() -> LegStatus {
             resync_total_bytes: 0,
             resync_copied_bytes: 0,
             full: true,
+            mismatched_bytes: 0,
         }],
         resync_started_ms: None,
         resync_rate: None,
+        verifying: None,
+        verified: None,
         rtt_us: Some(1100),
         last_heard_ms: Some(99_800),
         theirs: None,
@@ -55,9 +66,13 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         }],
         legs,
         upstream: None,
+        kept: None,
+        keeps_no_points: false,
+        discarded: Vec::new(),
         rpo_ms: None,
         split_brain: false,
         witness: None,
+        handover: None,
         counters: GroupCounters::default(),
     }
 }
@@ -68,6 +83,7 @@ fn mirror(quality: Quality, link: LinkState, heard: Option<u64>) -> GroupStatus 
     status.serving = Serving::NotPrimary;
     status.quality = quality;
     status.upstream = Some(UpstreamStatus {
+        sessions: Vec::new(),
         gateway: GatewayId::of(2),
         site: "east".to_owned(),
         link,
@@ -75,6 +91,8 @@ fn mirror(quality: Quality, link: LinkState, heard: Option<u64>) -> GroupStatus 
         orderly: false,
         theirs: None,
         seq: Seq::ZERO,
+        mode: Mode::Sync,
+        lag_ms: None,
     });
     status.rpo_ms = Some(0);
     status
@@ -93,6 +111,36 @@ fn codes(list: &[Code]) -> Vec<String> {
 fn a_healthy_pair_needs_no_words_on_either_side() {
     assert_eq!(told(&primary(vec![healthy_leg()])), (Health::Ready, Vec::new()));
     let mirror = mirror(Quality::InSync, LinkState::Connected, Some(99_000));
+    assert_eq!(told(&mirror), (Health::Ready, Vec::new()));
+}
+
+#[test]
+fn a_mirror_that_follows_behind_is_as_well_as_its_mode_promises() {
+    let mut leg = healthy_leg();
+    leg.policy.mode = Mode::Consistency;
+    (leg.in_sync, leg.phase, leg.lag_ms) = (false, Phase::Following, Some(900));
+    assert_eq!(told(&primary(vec![leg.clone()])), (Health::Ready, Vec::new()));
+    let shown = group(&primary(vec![leg.clone()]), NOW);
+    assert_eq!(shown.rpo_seconds, Some(0.9));
+    assert!(shown.failover_blockers.is_empty());
+    leg.lag_ms = Some(30_000);
+    let behind = (Health::Degraded, codes(&[Code::Behind]));
+    assert_eq!(told(&primary(vec![leg.clone()])), behind);
+    // What is not known is not green.
+    leg.lag_ms = None;
+    assert_eq!(told(&primary(vec![leg.clone()])), behind);
+    assert_eq!(group(&primary(vec![leg.clone()]), NOW).rpo_seconds, None);
+    leg.state = SessionState::Halted;
+    leg.cause = Some(Cause::JournalFull);
+    assert_eq!(told(&primary(vec![leg])), (Health::AtRisk, codes(&[Code::JournalFull])));
+    let mut degraded = healthy_leg();
+    (degraded.in_sync, degraded.phase, degraded.degraded) = (false, Phase::Following, true);
+    assert_eq!(told(&primary(vec![degraded])), behind);
+    let mut resting = healthy_leg();
+    resting.policy.mode = Mode::Stack;
+    (resting.in_sync, resting.phase, resting.link) = (false, Phase::Tracking, LinkState::Off);
+    assert_eq!(told(&primary(vec![resting])), (Health::Ready, Vec::new()));
+    let mirror = mirror(Quality::Consistent, LinkState::Connected, Some(99_000));
     assert_eq!(told(&mirror), (Health::Ready, Vec::new()));
 }
 

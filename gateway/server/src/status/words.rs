@@ -2,7 +2,8 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use mirror::{
-    Cause, Failover, LinkState, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
+    Cause, Failover, LinkState, Mode, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState,
+    Split,
 };
 
 /// The API's word for a role.
@@ -28,6 +29,7 @@ pub(crate) const fn serving(serving: &Serving) -> api::Serving {
         Serving::WaitingForWitness => api::Serving::WaitingForWitness,
         Serving::HandingOver => api::Serving::HandingOver,
         Serving::Latched => api::Serving::Latched,
+        Serving::Detached => api::Serving::Detached,
     }
 }
 
@@ -38,6 +40,7 @@ pub(crate) const fn quality(quality: block::Quality) -> api::Quality {
         block::Quality::Blank => api::Quality::Blank,
         block::Quality::Inconsistent => api::Quality::Inconsistent,
         block::Quality::Outdated => api::Quality::Outdated,
+        block::Quality::Consistent => api::Quality::Consistent,
         block::Quality::InSync => api::Quality::InSync,
         block::Quality::Source => api::Quality::Source,
     }
@@ -49,6 +52,7 @@ pub(super) const fn quality_text(quality: block::Quality) -> &'static str {
         block::Quality::Blank => "blank",
         block::Quality::Inconsistent => "half copied, not one point in time",
         block::Quality::Outdated => "an old one",
+        block::Quality::Consistent => "behind, with its newest whole cut kept",
         block::Quality::InSync => "in sync",
         block::Quality::Source => "the source",
     }
@@ -61,11 +65,16 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
         Cause::Unreachable(why) => format!("it cannot be reached: {why}"),
         Cause::MirrorFailed(error) => format!("its copy failed: {error}"),
         Cause::TooSlow => "it did not acknowledge in time".to_owned(),
+        Cause::JournalFull => "its send journal was full".to_owned(),
+        Cause::PeerTooOld { version } => {
+            format!("it speaks protocol version {version}, which knows only mode sync")
+        }
         Cause::SplitBrain { theirs_bytes } => {
             format!("it has {} of its own", api::units::bytes_text(*theirs_bytes))
         }
         Cause::Refused(why) => format!("it refused: {why}"),
         Cause::Operator => "an operator suspended the session".to_owned(),
+        Cause::Regrouped => "the group is changed; it is opened again at once".to_owned(),
         Cause::AwaitingReprotect => "it waits for a reprotect".to_owned(),
     }
 }
@@ -88,6 +97,7 @@ pub(crate) const fn phase(phase: Phase) -> api::Phase {
         Phase::NoPair => api::Phase::NoPair,
         Phase::Copying => api::Phase::Copying,
         Phase::Equivalent => api::Phase::Equivalent,
+        Phase::Following => api::Phase::Following,
         Phase::Tracking => api::Phase::Tracking,
     }
 }
@@ -116,25 +126,48 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
     let on_slow = match policy.on_slow {
         OnSlow::Error => "error",
         OnSlow::Block => "block",
+        OnSlow::Degrade => "degrade",
     };
     let failover = match policy.failover {
         Failover::Manual => "manual",
         Failover::Automatic => "automatic",
     };
     api::SessionPolicy {
+        mode: mode(policy.mode).to_owned(),
         split: split.to_owned(),
         recovery: recovery.to_owned(),
         on_slow: on_slow.to_owned(),
         failover: failover.to_owned(),
         ack_deadline_ms: policy.ack_deadline_ms,
+        cut_interval_ms: policy.cut_interval_ms,
+        transfer_every_s: policy.transfer_every_s,
     }
 }
+
+const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Sync => "sync",
+        Mode::Consistency => "consistency",
+        Mode::Stack => "stack",
+    }
+}
+
+/// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
+const CUT_INTERVAL_MS_MIN: u64 = 100;
 
 /// Policies with some of them changed.
 ///
 /// # Errors
 /// The word that is none, and those that would be.
 pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Policy, String> {
+    if let Some(word) = &patch.mode {
+        policy.mode = match word.as_str() {
+            "sync" => Mode::Sync,
+            "consistency" => Mode::Consistency,
+            "stack" => Mode::Stack,
+            _ => return Err(format!("mode is sync, consistency or stack, not {word:?}")),
+        };
+    }
     if let Some(word) = &patch.split {
         policy.split = match word.as_str() {
             "automatic" => Split::Automatic,
@@ -153,7 +186,8 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
         policy.on_slow = match word.as_str() {
             "error" => OnSlow::Error,
             "block" => OnSlow::Block,
-            _ => return Err(format!("on_slow is error or block, not {word:?}")),
+            "degrade" => OnSlow::Degrade,
+            _ => return Err(format!("on_slow is error, block or degrade, not {word:?}")),
         };
     }
     if let Some(word) = &patch.failover {
@@ -169,5 +203,12 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
         }
         policy.ack_deadline_ms = deadline;
     }
+    if let Some(interval) = patch.cut_interval_ms {
+        if interval < CUT_INTERVAL_MS_MIN {
+            return Err(format!("cut_interval_ms must be at least {CUT_INTERVAL_MS_MIN}"));
+        }
+        policy.cut_interval_ms = interval;
+    }
+    policy.transfer_every_s = patch.transfer_every_s.unwrap_or(policy.transfer_every_s);
     Ok(policy)
 }

@@ -14,6 +14,9 @@ use crate::error::StoreError;
 use crate::medium::File;
 
 const FORMAT: Format = Format { what: "activity record", magic: *b"TSACTIV\0", version: 1 };
+/// The log may hold records of snapshots. A release that does not know them would take them for
+/// the log's torn end, so it must not come as far as that.
+const SNAPSHOTS: u64 = 1;
 
 /// The most extents that fit an image: 256 GiB of them.
 pub(crate) const EXTENTS_MAX: usize = 65_536;
@@ -27,6 +30,8 @@ const _: () = assert!(EXTENTS_MAX as u64 * 8 + 64 < IMAGE_BYTES);
 pub(crate) struct Image {
     pub(crate) generation: u64,
     pub(crate) clean: bool,
+    /// The volume has, or had, snapshots.
+    pub(crate) snapshots: bool,
     pub(crate) active: Vec<ActivityExtent>,
 }
 
@@ -36,6 +41,7 @@ pub(crate) struct Image {
 pub(crate) struct ActivityFile {
     file: Arc<dyn File>,
     generation: u64,
+    snapshots: bool,
     /// What the owner of the volume recorded.
     given: Vec<ActivityExtent>,
     /// What the store had to record by itself.
@@ -54,18 +60,19 @@ impl Image {
         for extent in &self.active {
             body.extend_from_slice(&extent.index().to_le_bytes());
         }
-        FORMAT.seal(&body)
+        FORMAT.seal_with(if self.snapshots { SNAPSHOTS } else { 0 }, &body)
     }
 
     pub(crate) fn decode(data: &[u8]) -> Result<Self, StoreError> {
-        let mut reader = FORMAT.open(data)?;
+        let (features, mut reader) = FORMAT.open_with(SNAPSHOTS, data)?;
+        let snapshots = features & SNAPSHOTS != 0;
         let generation = reader.u64()?;
         let clean = reader.u32()? != 0;
         let mut active = Vec::new();
         for _ in 0..reader.u32()? {
             active.push(ActivityExtent::new(reader.u64()?));
         }
-        Ok(Self { generation, clean, active })
+        Ok(Self { generation, clean, snapshots, active })
     }
 }
 
@@ -74,13 +81,15 @@ impl Image {
 impl ActivityFile {
     /// Writes the first image of a new volume.
     pub(crate) fn create(file: Arc<dyn File>) -> Result<Self, StoreError> {
-        let mut activity = Self { file, generation: 0, given: Vec::new(), own: BTreeSet::new() };
+        let (given, own) = (Vec::new(), BTreeSet::new());
+        let mut activity = Self { file, generation: 0, snapshots: false, given, own };
         activity.write(true)?;
         Ok(activity)
     }
 
     /// Reads the newer image that is whole.
     pub(crate) fn open(file: Arc<dyn File>) -> Result<(Self, Image), StoreError> {
+        file.forget_clean().map_err(StoreError::io("read activity record"))?;
         let mut best: Option<Image> = None;
         let mut error = None;
         for place in 0..2 {
@@ -106,7 +115,8 @@ impl ActivityFile {
         let image = best.ok_or(error.unwrap_or(none))?;
         // What a crash left active stays recorded until a checkpoint has settled it.
         let own = image.active.iter().copied().collect();
-        Ok((Self { file, generation: image.generation, given: Vec::new(), own }, image))
+        let Image { generation, snapshots, .. } = image;
+        Ok((Self { file, generation, snapshots, given: Vec::new(), own }, image))
     }
 
     /// Records the owner's set.
@@ -122,6 +132,15 @@ impl ActivityFile {
     ) -> Result<(), StoreError> {
         self.own.extend(extents);
         self.write(false)
+    }
+
+    /// Shuts out releases that do not know snapshots, once, before the first record of one.
+    pub(crate) fn allow_snapshots(&mut self) -> Result<(), StoreError> {
+        if self.snapshots {
+            return Ok(());
+        }
+        self.snapshots = true;
+        self.write(false).inspect_err(|_| self.snapshots = false)
     }
 
     /// Forgets extents of its own that `keep` does not want; the next image lacks them.
@@ -152,7 +171,8 @@ impl ActivityFile {
             return Err(StoreError::Io { doing: "record more activity than fits", source: full });
         }
         let generation = self.generation + 1;
-        let image = Image { generation, clean, active: active.into_iter().collect() };
+        let active = active.into_iter().collect();
+        let image = Image { generation, clean, snapshots: self.snapshots, active };
         let data = image.encode();
         let place = generation % 2 * IMAGE_BYTES;
         self.file
@@ -173,8 +193,21 @@ mod tests {
     #[test]
     fn reads_the_bytes_of_version_1() {
         let active = vec![ActivityExtent::new(2), ActivityExtent::new(77)];
-        let image = Image { generation: 3, clean: false, active };
+        let image = Image { generation: 3, clean: false, snapshots: false, active };
         assert_eq!(crate::hex(&image.encode()), BYTES);
         assert_eq!(Image::decode(&crate::unhex(BYTES)).unwrap(), image);
+    }
+
+    const BYTES_SNAPSHOTS: &str = "54534143544956000100000018000000010000000000000004000000000000000000000001000000020000000000000097896187";
+
+    #[test]
+    fn reads_the_bytes_of_a_volume_with_snapshots() {
+        let active = vec![ActivityExtent::new(2)];
+        let image = Image { generation: 4, clean: false, snapshots: true, active };
+        assert_eq!(crate::hex(&image.encode()), BYTES_SNAPSHOTS);
+        assert_eq!(Image::decode(&crate::unhex(BYTES_SNAPSHOTS)).unwrap(), image);
+        // A release that does not know them opens it so.
+        let opened = FORMAT.open(&image.encode()).map(drop);
+        assert!(matches!(opened, Err(StoreError::Features { features: 1, .. })));
     }
 }

@@ -85,7 +85,7 @@ impl Inner {
             Ok(false) => {
                 long.id = self.begin(extent, true);
                 self.long.push_back(long);
-                self.go_on();
+                self.go_on(Done::Continue);
             }
             Err(e) => self.end_change(long, Err(e)),
         }
@@ -101,9 +101,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn go_on(&self) {
+    pub(super) fn go_on(&self, event: Done) {
         // Nobody is left to go on when the volume is gone.
-        drop(self.sender.send(Done::Continue));
+        drop(self.sender.send(event));
     }
 
     /// Does the next step of the change that waits longest.
@@ -115,7 +115,7 @@ impl Inner {
             Err(e) => self.end_change(long, Err(e)),
         }
         if !self.long.is_empty() {
-            self.go_on();
+            self.go_on(Done::Continue);
         }
     }
 
@@ -168,47 +168,58 @@ impl Inner {
     }
 
     fn drop_page(&mut self, page: u32) -> Result<(), IoError> {
-        let layer = self.map.top();
-        let key = PageKey::new(layer, page);
-        let slots = self.map.slots_of(key)?;
-        self.append(&[Record::DropPage { layer, page }])?;
-        self.map.clear_page(key)?;
-        for slot in slots {
-            self.uncommitted.remove(&slot);
-            self.slots.give_up(slot);
+        // The lower layer first: what the upper one shows must not be bared by a crash between.
+        for layer in self.map.tops() {
+            for slot in self.clear_page(PageKey::new(layer, page))? {
+                self.slots.give_up(slot);
+            }
         }
         Ok(())
+    }
+
+    /// Empties a page of a layer; returns the slots that nothing maps any more.
+    pub(super) fn clear_page(&mut self, key: PageKey) -> Result<Vec<u64>, IoError> {
+        let slots = self.map.slots_of(key)?;
+        self.append(&[Record::DropPage { layer: key.layer(), page: key.page() }])?;
+        self.map.clear_page(key)?;
+        for slot in &slots {
+            self.uncommitted.remove(slot);
+        }
+        Ok(slots)
     }
 
     /// Drops blocks of one page.
     fn drop_blocks(&mut self, blocks: BlockRange) -> Result<(), IoError> {
         let Some(extent) = blocks.extent() else { return Ok(()) };
-        let layer = self.map.top();
         let mut records = Vec::new();
         let mut changes = Vec::new();
-        // Loaded once for the whole page.
-        let page = self.map.page(PageKey::new(layer, page_of(extent.offset() / SLOT_BYTES)))?;
-        let page = page.map(Arc::clone);
-        let below = self.map.page_below(page_of(extent.offset() / SLOT_BYTES));
-        for piece in extent.pieces(SLOT_BYTES) {
-            let chunk = piece.offset() / SLOT_BYTES;
-            let wanted = super::read::mask_of(piece);
-            let entry = page
-                .as_ref()
-                .map_or(super::page::Entry::EMPTY, |p| *p.get(super::map::place_of(chunk)));
-            let hide = if below { self.map.below(chunk)? & wanted } else { 0 };
-            let mask = entry.valid & wanted;
-            if mask == 0 && hide & !entry.zero == 0 {
-                continue;
+        let number = page_of(extent.offset() / SLOT_BYTES);
+        let mut below = self.map.page_below(number);
+        // The lower layer first: what the upper one shows must not be bared by a crash between.
+        for layer in self.map.tops() {
+            // Loaded once for the whole page.
+            let page = self.map.page(PageKey::new(layer, number))?.map(Arc::clone);
+            for piece in extent.pieces(SLOT_BYTES) {
+                let chunk = piece.offset() / SLOT_BYTES;
+                let wanted = super::read::mask_of(piece);
+                let entry = page
+                    .as_ref()
+                    .map_or(super::page::Entry::EMPTY, |p| *p.get(super::map::place_of(chunk)));
+                let hide = if below { self.map.below(chunk)? & wanted } else { 0 };
+                let held = (entry.valid | entry.zero & !hide) & wanted;
+                if held == 0 && hide & !entry.zero == 0 {
+                    continue;
+                }
+                records.push(Record::Drop { layer, chunk, mask: wanted, zero: hide });
+                changes.push((layer, chunk, entry, wanted, hide));
             }
-            records.push(Record::Drop { layer, chunk, mask: wanted, zero: hide });
-            changes.push((chunk, entry, wanted, hide));
+            below = false;
         }
         if records.is_empty() {
             return Ok(());
         }
         self.append(&records)?;
-        for (chunk, before, mask, zero) in changes {
+        for (layer, chunk, before, mask, zero) in changes {
             let mut entry = before;
             entry.drop_blocks(mask, zero);
             self.map.set(layer, chunk, entry)?;

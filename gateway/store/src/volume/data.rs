@@ -28,6 +28,9 @@ pub(crate) struct DataFiles {
     dirty: Vec<bool>,
     /// A file was made whose name no sync covers yet.
     names_dirty: bool,
+    /// The volume was not closed: what is in memory of a file may be what a failed sync left, and
+    /// is nowhere else.
+    pub(crate) forget_clean: bool,
 }
 
 // === impl Place ===
@@ -49,7 +52,7 @@ pub(crate) fn name(index: usize) -> String {
 
 impl DataFiles {
     pub(crate) fn new(dir: Arc<dyn Directory>) -> Self {
-        Self { dir, files: Vec::new(), dirty: Vec::new(), names_dirty: false }
+        Self { dir, files: Vec::new(), dirty: Vec::new(), names_dirty: false, forget_clean: false }
     }
 
     /// The file for reading; `None` when it was never made.
@@ -59,6 +62,9 @@ impl DataFiles {
         }
         match self.dir.open(&name(index)) {
             Ok(file) => {
+                if self.forget_clean {
+                    file.forget_clean()?;
+                }
                 self.put(index, &file);
                 Ok(Some(file))
             }

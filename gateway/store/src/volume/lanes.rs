@@ -53,6 +53,8 @@ pub(super) enum Done {
     Recorded(Result<(), StoreError>),
     /// A long change goes on.
     Continue,
+    /// What removed snapshots leave is worked off.
+    Chore,
 }
 
 /// The lanes of one volume.
@@ -115,6 +117,15 @@ impl Lanes {
         self.sync.wanted = true;
     }
 
+    pub(super) fn is_closing(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
+    /// The first read that is still under way; a number that none has when there is none.
+    pub(super) fn oldest_read(&self) -> u64 {
+        self.reads.iter().map(|(id, _)| *id).min().unwrap_or(u64::MAX)
+    }
+
     /// Every ticket that waits for something other than a read.
     pub(super) fn drain(&mut self) -> Vec<Ticket> {
         let mut all = std::mem::take(&mut self.sync.waiting);
@@ -171,12 +182,17 @@ impl Inner {
         self.start_activity();
         self.start_checkpoint();
         self.step_close();
+        let layers = self.map.layers().all().len();
+        if layers > 1 || !self.chores.is_idle() || self.slots.parked() > 0 {
+            self.settle_chores();
+        }
     }
 
     pub(super) fn finish(&mut self, done: Done) {
         match done {
             Done::Read(cold) => self.finish_read(cold),
             Done::Continue => self.continue_long(),
+            Done::Chore => self.step_chores(),
             Done::DataSynced(result) => self.data_synced(result),
             Done::LogSynced(result) => self.log_synced(result),
             Done::Checkpointed(result) => self.checkpointed(result),
@@ -240,7 +256,8 @@ impl Inner {
             return;
         }
         let upto = self.lanes.sync.upto;
-        let commits = self.uncommitted.values().any(|(_, index)| *index < upto);
+        let commits = self.chores.folded_before(upto)
+            || self.uncommitted.values().any(|(_, index)| *index < upto);
         if commits {
             if let Err(e) = self.append(&[Record::Commit { upto }]) {
                 for ticket in std::mem::take(&mut self.lanes.sync.current) {
@@ -250,6 +267,8 @@ impl Inner {
                 return;
             }
             self.uncommitted.retain(|_, (_, index)| *index >= upto);
+            self.chores.committed(upto);
+            self.unpark();
         }
         let metadata = self.log.unsynced() || self.data.names_dirty();
         if !metadata && self.lanes.resized.is_none() && self.slots.freed() == 0 {
@@ -290,6 +309,7 @@ impl Inner {
 
     fn end_sync(&mut self) {
         self.lanes.sync.running = false;
+        self.chores.synced(self.lanes.sync.upto);
         for ticket in std::mem::take(&mut self.lanes.sync.current) {
             ticket.done();
         }
@@ -356,7 +376,7 @@ impl Inner {
             base: self.log.base(),
             next_slot: self.slots.next,
             mapped: self.map.mapped,
-            layers: self.map.layers.clone(),
+            layers: self.map.layers().clone(),
             free,
             unpunched,
         }
@@ -371,6 +391,8 @@ impl Inner {
         self.log.forget_old();
         let base = self.log.base();
         self.uncommitted.retain(|_, (_, index)| *index >= base);
+        self.chores.committed(base);
+        self.chores.synced(base);
         let checkpoint = &mut self.lanes.checkpoint;
         checkpoint.running = false;
         checkpoint.ended = checkpoint.begun;

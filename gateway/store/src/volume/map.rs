@@ -12,8 +12,8 @@ use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 
 use crate::error::StoreError;
 
+use super::layers::Layers;
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT, Page};
-use super::state::Layer;
 
 /// Pages by [`PageKey`].
 pub(crate) const PAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pages");
@@ -50,7 +50,12 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) struct Map {
     database: Arc<Database>,
-    pub(crate) layers: Vec<Layer>,
+    layers: Layers,
+    /// The layers that are read, from the top: those of the head, but while a snapshot is read.
+    chain: Vec<u32>,
+    /// The head is folded into this layer below it: a chunk that the head has nothing of is
+    /// written there.
+    through: Option<u32>,
     pub(crate) mapped: u64,
     pages: NumberMap<PageKey, Cached>,
     /// Every cached page once, for the clock.
@@ -116,13 +121,15 @@ impl Hasher for NumberHasher {
 impl Map {
     pub(crate) fn new(
         database: Arc<Database>,
-        layers: Vec<Layer>,
+        layers: Layers,
         mapped: u64,
         pages_max: usize,
     ) -> Self {
         Self {
             database,
+            chain: layers.chain(layers.head),
             layers,
+            through: None,
             mapped,
             pages: NumberMap::default(),
             ring: Vec::new(),
@@ -133,9 +140,48 @@ impl Map {
         }
     }
 
-    /// The layer that is written to.
-    pub(crate) fn top(&self) -> u32 {
-        self.layers[0].id
+    pub(crate) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// Changes the tree of layers.
+    pub(crate) fn relayer(&mut self, change: impl FnOnce(&mut Layers)) {
+        change(&mut self.layers);
+        self.chain = self.layers.chain(self.layers.head);
+        self.through = None;
+    }
+
+    /// Folds the head into the layer below it from now on.
+    pub(crate) fn write_through(&mut self, into: u32) {
+        debug_assert!(self.chain.get(1) == Some(&into));
+        self.through = Some(into);
+    }
+
+    /// Ends that.
+    pub(crate) fn write_to_head(&mut self) {
+        self.through = None;
+    }
+
+    /// Whether one layer lies directly on another.
+    pub(crate) fn lies_on(&self, upper: u32, lower: u32) -> bool {
+        self.layers.get(upper).is_some_and(|l| l.parent == Some(lower))
+    }
+
+    /// The layer in which a chunk is written.
+    pub(crate) fn top(&mut self, chunk: u64) -> Result<u32, IoError> {
+        let head = self.layers.head;
+        let Some(into) = self.through else { return Ok(head) };
+        Ok(if self.entry(head, chunk)?.is_empty() { into } else { head })
+    }
+
+    /// The layers that are written to, the lower one first.
+    pub(crate) fn tops(&self) -> impl Iterator<Item = u32> + use<> {
+        self.through.into_iter().chain([self.layers.head])
+    }
+
+    /// Reads through these layers from now on; returns those that it was before.
+    pub(crate) fn read_through(&mut self, chain: Vec<u32>) -> Vec<u32> {
+        std::mem::replace(&mut self.chain, chain)
     }
 
     pub(crate) fn mapped_bytes(&self) -> u64 {
@@ -151,9 +197,7 @@ impl Map {
     /// A page; `None` for one that is empty and not in memory.
     pub(crate) fn page(&mut self, key: PageKey) -> Result<Option<&Arc<Page>>, IoError> {
         if !self.pages.contains_key(&key) {
-            let present =
-                self.layers.iter().any(|l| l.id == key.layer() && l.present.contains(key.page()));
-            if !present {
+            if !self.layers.get(key.layer()).is_some_and(|l| l.present.contains(key.page())) {
                 return Ok(None);
             }
             let page = self.load(key).map_err(|e| {
@@ -242,7 +286,7 @@ impl Map {
 
     fn mark(&mut self, key: PageKey, empty: bool) {
         self.dirty.insert(key);
-        if let Some(layer) = self.layers.iter_mut().find(|l| l.id == key.layer()) {
+        if let Some(layer) = self.layers.get_mut(key.layer()) {
             if empty {
                 layer.present.remove(key.page());
             } else {
@@ -283,8 +327,8 @@ impl Map {
     ) -> Result<smallvec::SmallVec<[(Source, Entry); 1]>, IoError> {
         let mut out = smallvec::SmallVec::new();
         let mut rest = wanted;
-        for index in 0..self.layers.len() {
-            let layer = self.layers[index].id;
+        for index in 0..self.chain.len() {
+            let layer = self.chain[index];
             let entry = self.entry(layer, chunk)?;
             let mask = rest & entry.valid;
             if mask != 0 {
@@ -298,35 +342,53 @@ impl Map {
         Ok(out)
     }
 
-    /// Which blocks of a chunk hold data, over all layers.
+    /// Which blocks of a chunk hold data, over all layers that are read.
     pub(crate) fn visible(&mut self, chunk: u64) -> Result<u16, IoError> {
         Ok(self.sources(chunk, u16::MAX)?.iter().fold(0, |mask, (s, _)| mask | s.mask))
     }
 
-    /// Which blocks of a chunk hold data in layers below the top one.
+    /// Which blocks of a chunk hold data in the layers below those that are written to.
     pub(crate) fn below(&mut self, chunk: u64) -> Result<u16, IoError> {
+        let chain = std::mem::take(&mut self.chain);
+        let seen = self.visible_in(&chain[self.tops().count()..], chunk);
+        self.chain = chain;
+        seen
+    }
+
+    /// Which blocks of a chunk hold data, through the layers of `chain`.
+    pub(crate) fn visible_in(&mut self, chain: &[u32], chunk: u64) -> Result<u16, IoError> {
         let (mut seen, mut hidden) = (0u16, 0u16);
-        for index in 1..self.layers.len() {
-            let entry = self.entry(self.layers[index].id, chunk)?;
+        for layer in chain {
+            let entry = self.entry(*layer, chunk)?;
             seen |= entry.valid & !hidden;
             hidden |= entry.valid | entry.zero;
         }
         Ok(seen)
     }
 
-    /// The first page from `page` on that is not empty in some layer.
+    /// Which blocks of a chunk some layer of a chain holds or hides.
+    pub(crate) fn touched(&mut self, chain: &[u32], chunk: u64) -> Result<u16, IoError> {
+        chain.iter().try_fold(0, |mask, layer| {
+            let entry = self.entry(*layer, chunk)?;
+            Ok(mask | entry.valid | entry.zero)
+        })
+    }
+
+    /// The first page from `page` on that is not empty in some layer that is read.
     pub(crate) fn next_page(&self, page: u32) -> Option<u32> {
-        self.layers.iter().filter_map(|l| l.present.range(page..).next()).min()
+        self.next_page_of(&self.chain, page)
     }
 
-    /// Whether a layer below the top one has anything in a page.
+    /// The first page from `page` on that is not empty in one of these layers.
+    pub(crate) fn next_page_of(&self, chain: &[u32], page: u32) -> Option<u32> {
+        let layers = chain.iter().filter_map(|id| self.layers.get(*id));
+        layers.filter_map(|l| l.present.range(page..).next()).min()
+    }
+
+    /// Whether a layer below those that are written to has anything in a page.
     pub(crate) fn page_below(&self, page: u32) -> bool {
-        self.layers[1..].iter().any(|l| l.present.contains(page))
-    }
-
-    /// Puts a new layer on top.
-    pub(crate) fn seal(&mut self, id: u32) {
-        self.layers.insert(0, Layer { id, present: roaring::RoaringBitmap::new() });
+        let below = &self.chain[self.tops().count()..];
+        below.iter().filter_map(|id| self.layers.get(*id)).any(|l| l.present.contains(page))
     }
 
     pub(crate) fn dirty(&self) -> usize {
@@ -335,7 +397,7 @@ impl Map {
 
     /// Whether a page (in any layer) has changes that no checkpoint has.
     pub(crate) fn is_page_unsaved(&self, page: u32) -> bool {
-        self.layers.iter().any(|l| {
+        self.layers.all().iter().any(|l| {
             let key = PageKey::new(l.id, page);
             self.dirty.contains(&key) || self.writing.contains(&key)
         })

@@ -54,7 +54,7 @@ pub(super) struct ColdPart {
 /// A read that a worker does.
 #[derive(Debug)]
 pub(super) struct Cold {
-    id: u64,
+    pub(super) id: u64,
     /// Zeroes (with their number) and parts, in order.
     pieces: Vec<Result<u64, ColdPart>>,
     error: Option<IoError>,
@@ -82,7 +82,7 @@ impl Inner {
     }
 
     /// The content, if it is in the page cache.
-    fn try_read(&mut self, extent: Extent) -> Result<Option<Segments>, IoError> {
+    pub(super) fn try_read(&mut self, extent: Extent) -> Result<Option<Segments>, IoError> {
         let parts = self.parts(extent)?;
         let total: u64 = parts.iter().map(Part::data_len).sum();
         if total == 0 {
@@ -137,7 +137,7 @@ impl Inner {
         Ok(out)
     }
 
-    fn cold(&mut self, extent: Extent) -> Result<Cold, IoError> {
+    pub(super) fn cold(&mut self, extent: Extent) -> Result<Cold, IoError> {
         let mut pieces = Vec::new();
         for piece in extent.pieces(SLOT_BYTES) {
             let chunk = piece.offset() / SLOT_BYTES;
@@ -209,8 +209,12 @@ impl Inner {
         self.end(id);
     }
 
-    /// Trusts from now on the checksums of blocks that had none.
+    /// Trusts from now on the checksums of blocks that had none, if they are still where they were.
     fn learn(&mut self, part: &ColdPart) {
+        let place = self.map.entry(part.layer, part.chunk).map(|e| e.slot);
+        if place != Ok(part.entry.slot) {
+            return;
+        }
         let read = (part.first..part.first + part.count).fold(0u16, |m, b| m | 1 << b);
         let new = read & !part.entry.summed;
         if new != 0 {
@@ -275,7 +279,7 @@ impl Part {
 
 impl Cold {
     /// Does the reading, on a worker.
-    fn fetch(&mut self) {
+    pub(super) fn fetch(&mut self) {
         for part in self.pieces.iter_mut().filter_map(|p| p.as_mut().err()) {
             if let Err(e) = part.fetch() {
                 self.error = Some(e);

@@ -3,6 +3,8 @@
 //! Invariant: a record's checksum covers the generation of its log and its own number, so a record
 //! of another log, or one that stands elsewhere, is not taken for it.
 
+use block::SnapshotId;
+
 use crate::crc::crc32c;
 
 use super::page::BLOCKS;
@@ -61,6 +63,47 @@ pub(crate) enum Record {
         /// The new layer.
         layer: u32,
     },
+    /// The top layer is called this from now on, and a new layer lies on it.
+    Snapshot {
+        /// The new layer.
+        layer: u32,
+        /// The name.
+        id: SnapshotId,
+    },
+    /// No layer is called this any more.
+    Unname {
+        /// The name.
+        id: SnapshotId,
+    },
+    /// A new layer on that of this snapshot is the top one.
+    RollBack {
+        /// The new layer.
+        layer: u32,
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// What a layer has of a chunk is merged into what a neighbour has of it. Blocks that were
+    /// copied make it hold only where a [`Record::Commit`] covers it or all of them have the
+    /// checksums given here.
+    Fold {
+        /// The layer that gives.
+        from: u32,
+        /// The layer that takes.
+        into: u32,
+        /// The chunk.
+        chunk: u64,
+        /// The slot that blocks were copied to.
+        slot: u64,
+        /// Which blocks were.
+        copied: u16,
+        /// Their checksums.
+        sums: Box<[u32; BLOCKS]>,
+    },
+    /// A layer is empty and goes; its parent takes its place.
+    DropLayer {
+        /// The layer.
+        layer: u32,
+    },
     /// The data of all records before this number is on stable storage.
     Commit {
         /// The first number that is not covered.
@@ -75,21 +118,30 @@ impl Record {
     pub(crate) fn encode(&self, generation: u64, index: u64, out: &mut Vec<u8>) {
         let start = out.len();
         let none = [0; BLOCKS];
+        let halves = |id: &SnapshotId| id.uuid().as_u64_pair();
         let (kind, a, b, layer, x, y, sums) = match self {
-            Self::Header { base } => (1u8, 0, 0, 0, *base, 0, &none),
+            Self::Header { base } => (1u8, 0, 0u32, 0, *base, 0, &none),
             Self::Map { layer, chunk, slot, fresh, sums } => {
                 (2, *fresh, 0, *layer, *chunk, *slot, sums.as_ref())
             }
-            Self::Drop { layer, chunk, mask, zero } => (3, *mask, *zero, *layer, *chunk, 0, &none),
+            Self::Drop { layer, chunk, mask, zero } => {
+                (3, *mask, u32::from(*zero), *layer, *chunk, 0, &none)
+            }
             Self::DropPage { layer, page } => (4, 0, 0, *layer, u64::from(*page), 0, &none),
             Self::Resize { bytes } => (5, 0, 0, 0, *bytes, 0, &none),
             Self::Seal { layer } => (6, 0, 0, *layer, 0, 0, &none),
             Self::Commit { upto } => (7, 0, 0, 0, *upto, 0, &none),
+            Self::Snapshot { layer, id } => (8, 0, 0, *layer, halves(id).0, halves(id).1, &none),
+            Self::Unname { id } => (9, 0, 0, 0, halves(id).0, halves(id).1, &none),
+            Self::RollBack { layer, id } => (10, 0, 0, *layer, halves(id).0, halves(id).1, &none),
+            Self::Fold { from, into, chunk, slot, copied, sums } => {
+                (11, *copied, *into, *from, *chunk, *slot, sums.as_ref())
+            }
+            Self::DropLayer { layer } => (12, 0, 0, *layer, 0, 0, &none),
         };
         out.extend_from_slice(&[kind, VERSION]);
         out.extend_from_slice(&a.to_le_bytes());
         out.extend_from_slice(&b.to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&layer.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&x.to_le_bytes());
@@ -112,23 +164,34 @@ impl Record {
         let (a, b) = (u16_at(&bytes, 2)?, u16_at(&bytes, 4)?);
         let layer = u32_at(&bytes, 8)?;
         let (x, y) = (u64_at(&bytes, 16)?, u64_at(&bytes, 24)?);
+        let id = SnapshotId::of(u128::from(x) << 64 | u128::from(y));
         Some(match bytes[0] {
             1 => Self::Header { base: x },
-            2 => {
-                let mut sums = Box::new([0; BLOCKS]);
-                for (block, sum) in sums.iter_mut().enumerate() {
-                    *sum = u32_at(&bytes, 32 + block * 4)?;
-                }
-                Self::Map { layer, chunk: x, slot: y, fresh: a, sums }
-            }
+            2 => Self::Map { layer, chunk: x, slot: y, fresh: a, sums: sums_of(&bytes)? },
             3 => Self::Drop { layer, chunk: x, mask: a, zero: b },
             4 => Self::DropPage { layer, page: u32::try_from(x).ok()? },
             5 => Self::Resize { bytes: x },
             6 => Self::Seal { layer },
             7 => Self::Commit { upto: x },
+            8 => Self::Snapshot { layer, id },
+            9 => Self::Unname { id },
+            10 => Self::RollBack { layer, id },
+            11 => {
+                let (into, sums) = (u32_at(&bytes, 4)?, sums_of(&bytes)?);
+                Self::Fold { from: layer, into, chunk: x, slot: y, copied: a, sums }
+            }
+            12 => Self::DropLayer { layer },
             _ => return None,
         })
     }
+}
+
+fn sums_of(bytes: &[u8]) -> Option<Box<[u32; BLOCKS]>> {
+    let mut sums = Box::new([0; BLOCKS]);
+    for (block, sum) in sums.iter_mut().enumerate() {
+        *sum = u32_at(bytes, 32 + block * 4)?;
+    }
+    Some(sums)
 }
 
 fn checksum(generation: u64, index: u64, record: &[u8]) -> u32 {
@@ -158,6 +221,7 @@ mod tests {
     fn all() -> Vec<Record> {
         let mut sums = Box::new([0; BLOCKS]);
         sums[1] = 0xdead_beef;
+        let folded = sums.clone();
         vec![
             Record::Header { base: 7 },
             Record::Map { layer: 1, chunk: 2, slot: 3, fresh: 2, sums },
@@ -166,6 +230,11 @@ mod tests {
             Record::Resize { bytes: 1 << 30 },
             Record::Seal { layer: 2 },
             Record::Commit { upto: 13 },
+            Record::Snapshot { layer: 3, id: SnapshotId::of(0x0102_0304_0506_0708_090a_0b0c) },
+            Record::Unname { id: SnapshotId::of(u128::MAX - 1) },
+            Record::RollBack { layer: 4, id: SnapshotId::of(7) },
+            Record::Fold { from: 5, into: 0x1_0003, chunk: 6, slot: 8, copied: 2, sums: folded },
+            Record::DropLayer { layer: 5 },
         ]
     }
 
@@ -179,6 +248,26 @@ mod tests {
                 .to_owned()
                 + &"00".repeat(56)
         );
+    }
+
+    /// The records that the release which brought snapshots wrote first.
+    #[test]
+    fn reads_the_bytes_of_snapshots() {
+        let known = [
+            "080100000000000003000000cb03c22904030201000000000c0b0a0908070605",
+            "090100000000000000000000f3b39f39fffffffffffffffffeffffffffffffff",
+            "0a0100000000000004000000c9fd80d2000000000000000007",
+            "0b010200030001000500000082ebca470600000000000000080000000000000000000000efbeadde",
+            "0c0100000000000005000000c86034e8",
+        ];
+        for (record, text) in all()[7..].iter().zip(known) {
+            let mut bytes = Vec::new();
+            record.encode(5, 8, &mut bytes);
+            assert_eq!(crate::hex(&bytes).trim_end_matches("00"), text, "{record:?}");
+            let mut known = crate::unhex(text);
+            known.resize(RECORD_BYTES, 0);
+            assert_eq!(Record::decode(&known, 5, 8).as_ref(), Some(record));
+        }
     }
 
     #[test]

@@ -23,7 +23,9 @@ use crate::error::StoreError;
 use crate::medium::{Directory, read_padded};
 use crate::metrics::Metrics;
 
+use super::account::Accounts;
 use super::activity::{ActivityFile, Image};
+use super::chores::Chores;
 use super::data::{DataFiles, Place};
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
 use super::log::{self, Log};
@@ -52,8 +54,9 @@ struct Opening {
     reached: u64,
 }
 
-/// The checksums that uncommitted records name, by slot and block.
-type Named = BTreeMap<(u64, usize), Vec<u32>>;
+/// The checksums that uncommitted records name, by slot and block, with the record's number. A
+/// record is held against its own and later ones: an earlier one may be of a former owner.
+type Named = BTreeMap<(u64, usize), Vec<(u64, u32)>>;
 
 // === impl PoolVolume ===
 
@@ -77,6 +80,7 @@ impl PoolVolume {
             context.dir.open(ACTIVITY_FILE).map_err(StoreError::io("open activity record"))?;
         let (activity, image) = ActivityFile::open(file)?;
         let mut opening = Opening::new(&context)?;
+        opening.data.forget_clean = !image.clean;
         let records = opening.replay()?;
         let clean = image.clean && records == 0;
         let log = if clean {
@@ -102,6 +106,7 @@ impl PoolVolume {
             database: opening.database,
             geometry: opening.geometry,
             latched: false,
+            chores: Chores::new(opening.map.layers()),
             map: opening.map,
             slots,
             log,
@@ -117,6 +122,7 @@ impl PoolVolume {
             busy: Vec::new(),
             held: VecDeque::new(),
             long: VecDeque::new(),
+            accounts: Accounts::default(),
             next_id: 0,
             sender,
             metrics: Metrics::new(&context.id.to_string()),
@@ -124,7 +130,7 @@ impl PoolVolume {
         Ok(Rc::new(Self {
             id: context.id,
             recovery,
-            inner: RefCell::new(inner),
+            inner: Rc::new(RefCell::new(inner)),
             done: Rc::new(RefCell::new(receiver)),
         }))
     }
@@ -159,7 +165,9 @@ impl Opening {
                 .dir
                 .open(&log::name(generation))
                 .map_err(StoreError::io("open the map's log"))?;
-            let read = log::read(file.as_ref(), generation)
+            let read = file
+                .forget_clean()
+                .and_then(|()| log::read(file.as_ref(), generation))
                 .map_err(StoreError::io("read the map's log"))?;
             match read {
                 // One that does not follow the last was begun after records that are lost.
@@ -187,13 +195,13 @@ impl Opening {
             .unwrap_or(0);
         let named = named(&records, upto);
         for (index, record) in &records {
-            self.apply(record, (*index >= upto).then_some(&named))?;
+            self.apply(record, (*index >= upto).then_some((&named, *index)))?;
         }
         Ok(records.len())
     }
 
     /// Applies one record; with `named` only what the data bears out.
-    fn apply(&mut self, record: &Record, named: Option<&Named>) -> Result<(), StoreError> {
+    fn apply(&mut self, record: &Record, named: Option<(&Named, u64)>) -> Result<(), StoreError> {
         match record {
             Record::Header { .. } | Record::Commit { .. } => Ok(()),
             Record::Map { layer, chunk, slot, fresh, .. } => {
@@ -226,11 +234,52 @@ impl Opening {
                 self.geometry = Geometry::new(*bytes).map_err(|_error| StoreError::Size)?;
                 Ok(())
             }
-            Record::Seal { layer } => {
-                self.map.seal(*layer);
-                Ok(())
+            Record::Seal { .. }
+            | Record::Snapshot { .. }
+            | Record::Unname { .. }
+            | Record::RollBack { .. }
+            | Record::DropLayer { .. } => self.relayer(record),
+            Record::Fold { from, into, chunk, slot, copied, .. } => {
+                if let Some(named) = named
+                    && self.verify(*slot, *copied, named)? != *copied
+                {
+                    // Both layers still have what they had.
+                    return Ok(());
+                }
+                self.fold((*from, *into), *chunk, *copied)
             }
         }
+    }
+
+    /// Applies one change of the tree of layers.
+    fn relayer(&mut self, record: &Record) -> Result<(), StoreError> {
+        if !self.map.layers().takes(record) {
+            return Err(StoreError::Damaged { what: "map log", why: "a layer is out of place" });
+        }
+        let bytes = self.geometry.bytes();
+        self.map.relayer(|layers| layers.apply(record, bytes));
+        Ok(())
+    }
+
+    /// Does again what a fold did with the map.
+    fn fold(&mut self, pair: (u32, u32), chunk: u64, copied: u16) -> Result<(), StoreError> {
+        let (from, into) = pair;
+        if chunk >= block::VOLUME_BYTES_MAX / SLOT_BYTES {
+            return Err(StoreError::Damaged { what: "map log", why: "a chunk is out of range" });
+        }
+        let planned = super::fold::plan(&mut self.map, pair, chunk).map_err(|_error| UNREADABLE)?;
+        if planned.copied != copied {
+            return Err(StoreError::Damaged { what: "map log", why: "a fold does not fit" });
+        }
+        let mut entry = planned.entry;
+        // What was copied may have been overwritten since.
+        entry.summed &= !copied;
+        self.set(into, chunk, entry)?;
+        self.set(from, chunk, Entry::EMPTY)?;
+        if let Some(slot) = planned.gone {
+            self.give_up(slot);
+        }
+        Ok(())
     }
 
     /// Maps the blocks in `new`; the ones in `again` were mapped before and have other content.
@@ -268,7 +317,12 @@ impl Opening {
     }
 
     /// Which of these blocks hold what the log names for them.
-    fn verify(&mut self, slot: u64, blocks: u16, named: &Named) -> Result<u16, StoreError> {
+    fn verify(
+        &mut self,
+        slot: u64,
+        blocks: u16,
+        (named, from): (&Named, u64),
+    ) -> Result<u16, StoreError> {
         let mut good = 0;
         for block in (0..BLOCKS).filter(|b| blocks & (1 << b) != 0) {
             let place = Place::of(slot, block as u64 * BLOCK_BYTES);
@@ -278,7 +332,8 @@ impl Opening {
             read_padded(file.as_ref(), &mut data, place.offset)
                 .map_err(StoreError::io("read data"))?;
             let sum = crc32c(&data);
-            if named.get(&(slot, block)).is_some_and(|sums| sums.contains(&sum)) {
+            let sums = named.get(&(slot, block));
+            if sums.is_some_and(|sums| sums.iter().any(|(i, s)| *i >= from && *s == sum)) {
                 good |= 1 << block;
             }
         }
@@ -316,11 +371,11 @@ impl Opening {
     /// Whatever was written where changes were in flight, its checksums may be older.
     fn distrust(&mut self, image: &Image) -> Result<(), StoreError> {
         let per_extent = ACTIVITY_BYTES / SLOT_BYTES;
-        let layers: Vec<u32> = self.map.layers.iter().map(|l| l.id).collect();
+        let layers: Vec<u32> = self.map.layers().all().iter().map(|l| l.id).collect();
         for extent in &image.active {
             let first = extent.index().saturating_mul(per_extent);
             let page = u32::try_from(first / CHUNKS as u64).unwrap_or(u32::MAX);
-            if self.map.next_page(page) != Some(page) {
+            if self.map.next_page_of(&layers, page) != Some(page) {
                 continue;
             }
             for layer in &layers {
@@ -355,7 +410,7 @@ impl Opening {
         self.state.bytes = self.geometry.bytes();
         self.state.log = log.generation;
         self.state.base = self.reached;
-        self.state.layers.clone_from(&self.map.layers);
+        self.state.layers.clone_from(self.map.layers());
         self.state.mapped = self.map.mapped;
         let pages = self.map.begin_checkpoint();
         write_checkpoint(&self.database, &pages, &self.state)?;
@@ -387,10 +442,12 @@ fn load_state(database: &redb::Database) -> Result<State, StoreError> {
 
 fn named(records: &[(u64, Record)], upto: u64) -> Named {
     let mut named = Named::new();
-    for (_, record) in records.iter().filter(|(index, _)| *index >= upto) {
-        if let Record::Map { slot, fresh, sums, .. } = record {
+    for (index, record) in records.iter().filter(|(index, _)| *index >= upto) {
+        if let Record::Map { slot, fresh, sums, .. }
+        | Record::Fold { slot, copied: fresh, sums, .. } = record
+        {
             for block in (0..BLOCKS).filter(|b| fresh & (1 << b) != 0) {
-                named.entry((*slot, block)).or_default().push(sums[block]);
+                named.entry((*slot, block)).or_default().push((*index, sums[block]));
             }
         }
     }
@@ -399,7 +456,7 @@ fn named(records: &[(u64, Record)], upto: u64) -> Named {
 
 #[cfg(test)]
 mod tests {
-    use block::{Extent, Store, Volume, VolumeId};
+    use block::{BlockRange, Extent, SnapshotId, Store, Volume, VolumeId};
 
     use super::*;
     use crate::disk::DiskDirectory;
@@ -445,7 +502,7 @@ mod tests {
         let mut pages = Vec::new();
         for index in 0..PAGES {
             let number = page_of(index * STRIDE * CHUNKS as u64);
-            state.layers[0].present.insert(number);
+            state.layers.get_mut(1).unwrap().present.insert(number);
             if index % 32 == 0 || index == 1 {
                 let mut page = Page::new();
                 for (chunk, slot) in (0..=u8::MAX).zip(index * CHUNKS as u64..) {
@@ -454,6 +511,16 @@ mod tests {
                 pages.push((PageKey::new(1, number), Arc::new(page)));
             }
         }
+        // All of it is in a snapshot, and on top of that are as many more, and one page.
+        for layer in 2..=200 {
+            let id = SnapshotId::of(layer.into());
+            state.layers.apply(&Record::Snapshot { layer, id }, 1 << 50);
+        }
+        let mut page = Page::new();
+        page.set(9, Entry { slot: state.next_slot, valid: 1, ..Entry::EMPTY });
+        pages.push((PageKey::new(200, 3), Arc::new(page)));
+        state.layers.get_mut(200).unwrap().present.insert(3);
+        (state.next_slot, state.mapped) = (state.next_slot + 1, state.mapped + 1);
         let database = database::open(dir.as_ref(), MAP_FILE).unwrap();
         write_checkpoint(&database, &pages, &state).unwrap();
         drop(database);
@@ -461,7 +528,12 @@ mod tests {
         let volume = open(&dir);
         let took = start.elapsed();
         assert!(took.as_millis() < 1000, "{took:?}");
-        assert_eq!(volume.usage().mapped_bytes, 1 << 40);
+        assert_eq!(volume.usage().mapped_bytes, (1 << 40) + BLOCK_BYTES);
+        let first = SnapshotId::of(2);
+        let changed = volume.changed_since(first, 0, 9).unwrap();
+        assert_eq!(changed, [BlockRange::new(3 * 4096 + 9 * 16, 3 * 4096 + 9 * 16 + 1)]);
+        let view = volume.open_snapshot(first).unwrap();
+        assert_eq!(view.layout(Extent::new(0, 1 << 20).unwrap(), 9).unwrap().len(), 1);
         let mapped = volume.mapped(0, 1).unwrap();
         assert_eq!((mapped[0].first(), mapped[0].count()), (0, 4096));
         // Nothing mapped from here on: no page is looked for.

@@ -23,10 +23,22 @@ pub(crate) struct Slots {
     budget: Arc<Budget>,
     pub(crate) next: u64,
     pub(crate) free: RoaringTreemap,
+    /// Given up, but perhaps read from, or needed if a record is not believed.
+    parked: Vec<Parked>,
     /// Given up; the record is not durable yet.
     freed: Vec<u64>,
     /// Given up; a sync that covers the record is under way.
     freeing: Vec<u64>,
+}
+
+/// A slot that must stay what it is for a while.
+#[derive(Clone, Copy, Debug)]
+struct Parked {
+    slot: u64,
+    /// Reads up to this one may be reading from it.
+    reader: u64,
+    /// The record that must be committed before; 0 for none.
+    record: u64,
 }
 
 // === impl Budget ===
@@ -70,7 +82,8 @@ impl Slots {
     ) -> Self {
         free -= unpunched;
         let freed: Vec<u64> = unpunched.iter().collect();
-        let slots = Self { budget, next, free, freed, freeing: Vec::new() };
+        let (parked, freeing) = (Vec::new(), Vec::new());
+        let slots = Self { budget, next, free, parked, freed, freeing };
         slots.budget.charge(slots.used());
         slots
     }
@@ -108,6 +121,28 @@ impl Slots {
         self.freed.push(slot);
     }
 
+    /// Gives a slot up as soon as the reads up to `reader` have ended and record number `record`
+    /// (0 for none) is committed.
+    pub(crate) fn give_up_after(&mut self, slot: u64, reader: u64, record: u64) {
+        self.parked.push(Parked { slot, reader, record });
+    }
+
+    /// All reads before `reader` have ended, all records before `record` are committed.
+    pub(crate) fn unpark(&mut self, reader: u64, record: u64) {
+        let freed = &mut self.freed;
+        self.parked.retain(|parked| {
+            let stays = parked.reader >= reader || (parked.record != 0 && parked.record >= record);
+            if !stays {
+                freed.push(parked.slot);
+            }
+            stays
+        });
+    }
+
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
     /// A sync begins; it covers the records of everything that was given up so far.
     pub(crate) fn begin_sync(&mut self) -> Vec<u64> {
         debug_assert!(self.freeing.is_empty());
@@ -125,7 +160,9 @@ impl Slots {
     /// What a checkpoint that is made now should know: all that is free, and the part of it that
     /// was not given back to the medium yet.
     pub(crate) fn for_checkpoint(&self) -> (RoaringTreemap, RoaringTreemap) {
-        let waiting: RoaringTreemap = self.freed.iter().chain(&self.freeing).copied().collect();
+        let parked = self.parked.iter().map(|p| &p.slot);
+        let waiting: RoaringTreemap =
+            self.freed.iter().chain(&self.freeing).chain(parked).copied().collect();
         (&self.free | &waiting, waiting)
     }
 }

@@ -57,6 +57,7 @@ struct DataWrite {
     write: usize,
     place: Place,
     data: Bytes,
+    layer: u32,
     chunk: u64,
     mask: u16,
 }
@@ -64,6 +65,7 @@ struct DataWrite {
 /// What was before one planned piece.
 #[derive(Debug)]
 struct Undo {
+    layer: u32,
     chunk: u64,
     entry: Entry,
     slot: u64,
@@ -242,11 +244,11 @@ impl Inner {
             sums[first + index] = crc32c(block);
             mask |= 1 << (first + index);
         }
-        let top = self.map.top();
+        let top = self.map.top(chunk)?;
         let before = self.map.entry(top, chunk)?;
         if before.valid & mask == mask && !self.uncommitted.contains_key(&before.slot) {
             self.map.set_sums(top, chunk, mask, &sums);
-            self.push_data((chunk, before.slot), first, data, 0);
+            self.push_data((top, chunk, before.slot), first, data, 0);
             return Ok(());
         }
         let taken = before.slot == NO_SLOT;
@@ -262,7 +264,7 @@ impl Inner {
         for block in (0..BLOCKS).filter(|b| mask & (1 << b) != 0) {
             entry.sums[block] = sums[block];
         }
-        let undo = Undo { chunk, entry: before, slot, taken, uncommitted: known };
+        let undo = Undo { layer: top, chunk, entry: before, slot, taken, uncommitted: known };
         if let Err(e) = self.map.set(top, chunk, entry) {
             if taken {
                 self.slots.put_back(slot);
@@ -276,7 +278,7 @@ impl Inner {
             let sums = Box::new(sums);
             self.group.records.push(Record::Map { layer: top, chunk, slot, fresh: recorded, sums });
         }
-        self.push_data((chunk, slot), first, data, fresh);
+        self.push_data((top, chunk, slot), first, data, fresh);
         Ok(())
     }
 
@@ -308,7 +310,13 @@ impl Inner {
     }
 
     /// Adds the data of a piece: new blocks to the first part of the group, the others to the last.
-    fn push_data(&mut self, (chunk, slot): (u64, u64), first: usize, data: Bytes, fresh: u16) {
+    fn push_data(
+        &mut self,
+        (layer, chunk, slot): (u32, u64, u64),
+        first: usize,
+        data: Bytes,
+        fresh: u16,
+    ) {
         let write = self.group.writes.len();
         let count = data.len() / size(BLOCK_BYTES);
         let mut at = 0;
@@ -321,14 +329,13 @@ impl Inner {
             let mask = (first + at..first + at + len).fold(0u16, |m, b| m | 1 << b);
             let place = Place::of(slot, (first + at) as u64 * BLOCK_BYTES);
             let into = if kind { &mut self.group.fresh } else { &mut self.group.over };
-            into.push(DataWrite { write, place, data: part, chunk, mask });
+            into.push(DataWrite { write, place, data: part, layer, chunk, mask });
             at += len;
         }
     }
 
     /// Takes back everything that was planned after `mark`.
     fn undo_to(&mut self, mark: Mark) {
-        let top = self.map.top();
         self.group.fresh.truncate(mark.fresh);
         self.group.records.truncate(mark.records);
         for undo in self.group.undo.split_off(mark.undo).into_iter().rev() {
@@ -340,13 +347,13 @@ impl Inner {
                 self.slots.put_back(undo.slot);
             }
             self.map
-                .set(top, undo.chunk, undo.entry)
+                .set(undo.layer, undo.chunk, undo.entry)
                 .expect("a page with changes that no checkpoint has stays in memory");
         }
         // Their checksums were noted already, but they will not be written.
         for part in self.group.over.split_off(mark.over) {
             self.map
-                .distrust(top, part.chunk, part.mask)
+                .distrust(part.layer, part.chunk, part.mask)
                 .expect("a page with changes that no checkpoint has stays in memory");
         }
     }
@@ -440,7 +447,7 @@ impl Inner {
             if let Err(e) = self.write_run(std::slice::from_ref(part)) {
                 let error = self.failed(&e);
                 // Nobody knows what the block holds now.
-                if let Err(e) = self.map.distrust(self.map.top(), part.chunk, part.mask) {
+                if let Err(e) = self.map.distrust(part.layer, part.chunk, part.mask) {
                     tracing::warn!(error = %e, "distrust a block that could not be written");
                 }
                 self.group.writes[part.write].result = Err(error);
@@ -457,7 +464,7 @@ impl Inner {
         self.data.write(first.place, &mut parts)
     }
 
-    fn failed(&self, error: &io::Error) -> IoError {
+    pub(super) fn failed(&self, error: &io::Error) -> IoError {
         self.metrics.errors_write.increment(1);
         tracing::warn!(%error, "write data");
         of_io(error)

@@ -104,7 +104,34 @@ fn a_failed_sync_latches_until_reopened() {
     drop(volume);
     let volume = open(&disk);
     assert!(!volume.recovery().clean);
-    assert_eq!(read(volume.as_ref(), 0, 4096).unwrap(), vec![1; 4096]);
+}
+
+/// Found by the simulator: after a failed sync the kernel counts the pages as written. The volume
+/// was opened again, found its content in memory, synced with success what was clean, and answered
+/// flushes; the next loss of power took what had been flushed.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_not_taken_for_durable() {
+    for seed in 0..8 {
+        let disk = disk_with(1 << 20);
+        let volume = open(&disk);
+        write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
+        flush(volume.as_ref()).unwrap();
+        // In place, and in a place of its own.
+        write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
+        write(volume.as_ref(), 65_536, vec![2; 4096]).unwrap();
+        disk.fail_sync(disk.syncs() + seed % 2);
+        assert_eq!(flush(volume.as_ref()), Err(IoError::Latched));
+        drop(volume);
+        disk.kill();
+        let volume = open(&disk);
+        let seen = [0, 65_536].map(|offset| read(volume.as_ref(), offset, 4096).unwrap());
+        flush(volume.as_ref()).unwrap();
+        drop(volume);
+        disk.power_cut(seed);
+        let volume = open(&disk);
+        let kept = [0, 65_536].map(|offset| read(volume.as_ref(), offset, 4096).unwrap());
+        assert!(seen == kept, "seed {seed}: a flushed block changed");
+    }
 }
 
 #[test]

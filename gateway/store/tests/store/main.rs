@@ -8,6 +8,8 @@ extern crate twinspan_store as store;
 mod crash;
 mod faults;
 mod model;
+mod overlap;
 mod raw;
 mod real;
 mod rig;
+mod snapshots;

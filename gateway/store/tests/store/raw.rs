@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::{IoError, Op, Recovery, RunKind, Store, Volume};
+use block::{IoError, Op, Recovery, RunKind, SnapshotId, Store, Volume};
 use store::medium::open_or_create;
 use store::{Executor, RawOptions, RawStore};
 use testkit::SimDisk;
@@ -82,4 +82,15 @@ fn a_failed_sync_latches() {
     assert_eq!(flush(store.as_ref()), Err(IoError::Latched));
     assert_eq!(read(store.as_ref(), 0, 512), Err(IoError::Latched));
     assert_eq!(close(store.as_ref()), Err(IoError::Latched));
+}
+
+#[test]
+fn refuses_snapshots() {
+    let store = open(&SimDisk::new());
+    let id = SnapshotId::of(1);
+    assert_eq!(ask(|ticket| store.snapshot(id, ticket)), Err(IoError::Unsupported));
+    assert_eq!(ask(|ticket| store.roll_back(id, ticket)), Err(IoError::Invalid));
+    ask(|ticket| store.remove_snapshot(id, ticket)).unwrap();
+    assert!(store.open_snapshot(id).is_err() && store.changed_since(id, 0, 1).is_err());
+    assert_eq!(store.snapshots(), []);
 }

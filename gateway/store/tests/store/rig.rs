@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use block::{
     Answer, Completions, Extent, GatewayId, IoError, Op, PoolId, Request, Segment, Store, Ticket,
-    VolumeId,
+    Volume, VolumeId,
 };
 use bytes::Bytes;
 use store::{Executor, Pool, PoolIdentity, PoolOptions, PoolVolume, StoreError, VolumeRecord};
@@ -46,7 +46,7 @@ pub(crate) fn open(disk: &Arc<SimDisk>) -> Rc<PoolVolume> {
     try_open(disk).unwrap()
 }
 
-pub(crate) fn submit(volume: &dyn Store, ops: Vec<Op>) -> Vec<Result<Answer, IoError>> {
+pub(crate) fn submit(volume: &dyn Volume, ops: Vec<Op>) -> Vec<Result<Answer, IoError>> {
     let queue = Completions::new();
     let count = ops.len();
     let mut batch: Vec<Request> = (0..)
@@ -63,16 +63,16 @@ pub(crate) fn submit(volume: &dyn Store, ops: Vec<Op>) -> Vec<Result<Answer, IoE
     done.into_iter().map(|c| c.result).collect()
 }
 
-pub(crate) fn run(volume: &dyn Store, op: Op) -> Result<Answer, IoError> {
+pub(crate) fn run(volume: &dyn Volume, op: Op) -> Result<Answer, IoError> {
     submit(volume, vec![op]).pop().unwrap()
 }
 
-pub(crate) fn write(volume: &dyn Store, offset: u64, data: Vec<u8>) -> Result<(), IoError> {
+pub(crate) fn write(volume: &dyn Volume, offset: u64, data: Vec<u8>) -> Result<(), IoError> {
     let extent = extent(offset, data.len() as u64);
     run(volume, Op::Write(extent, Bytes::from(data))).map(drop)
 }
 
-pub(crate) fn flush(volume: &dyn Store) -> Result<(), IoError> {
+pub(crate) fn flush(volume: &dyn Volume) -> Result<(), IoError> {
     run(volume, Op::Flush).map(drop)
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn flatten(answer: Answer) -> Vec<u8> {
     out
 }
 
-pub(crate) fn read(volume: &dyn Store, offset: u64, len: u64) -> Result<Vec<u8>, IoError> {
+pub(crate) fn read(volume: &dyn Volume, offset: u64, len: u64) -> Result<Vec<u8>, IoError> {
     run(volume, Op::Read(extent(offset, len))).map(flatten)
 }
 

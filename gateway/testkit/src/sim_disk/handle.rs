@@ -62,7 +62,8 @@ impl File for Handle {
     }
 
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let data: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
+        let mut data = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| data.extend_from_slice(part));
         let len = data.len() as u64;
         self.change(offset, len, Pending::Write { offset, data })?;
         self.disk.state().written += len;
@@ -71,8 +72,20 @@ impl File for Handle {
 
     fn sync(&self) -> io::Result<()> {
         self.with(|state, file| {
-            state.sync()?;
-            file.sync();
+            let synced = state.sync();
+            match synced {
+                Ok(()) => file.sync(),
+                // The kernel marks the pages clean all the same, and may drop them at any time.
+                Err(_) if !state.stopped => file.pending.clear(),
+                Err(_) => {}
+            }
+            synced
+        })
+    }
+
+    fn forget_clean(&self) -> io::Result<()> {
+        self.with(|_, file| {
+            file.forget_clean();
             Ok(())
         })
     }

@@ -7,7 +7,7 @@
 use block::{Claim, Configuration, Epoch, GatewayId, Goodbye, LegId, Quality};
 
 use super::super::role::{Promoting, YieldStep, Yielding};
-use super::super::{Effect, Machine, Note, Role};
+use super::super::{Effect, Machine, Note, Pending, Role};
 use crate::command::{Consent, Refusal};
 use crate::record::{Arbitrated, RoleRecord};
 
@@ -59,7 +59,15 @@ impl Machine {
     /// What a primary is told while this mirror is being promoted: that it is fenced, unless a
     /// witness has yet to permit it.
     pub(in super::super) fn promotion_goodbye(&self) -> Goodbye {
-        let granted = self.role == Role::Promoting(Promoting::Recording);
+        let granted = matches!(
+            self.role,
+            Role::Promoting(
+                Promoting::Listing
+                    | Promoting::Intending
+                    | Promoting::RollingBack
+                    | Promoting::Recording
+            )
+        );
         if self.arbiter.is_some() && !granted {
             return Goodbye::Suspended;
         }
@@ -118,6 +126,11 @@ impl Machine {
         self.claim(Claim { expected: arbiter.revision(), next, unless_alive }, out);
     }
 
+    /// The newest epoch that the witness granted to this gateway in this life.
+    pub(in super::super) fn granted_epoch(&self) -> Epoch {
+        self.arbiter.as_ref().and_then(|arbiter| arbiter.owned).unwrap_or(Epoch::ZERO)
+    }
+
     /// The witness granted a promotion: it is recorded. Says whether it was one.
     pub(super) fn promotion_granted(&mut self, set: &Configuration, out: &mut Vec<Effect>) -> bool {
         if self.role != Role::Promoting(Promoting::Claiming) {
@@ -128,8 +141,12 @@ impl Machine {
         arbiter.owned = Some(set.epoch);
         arbiter.enrolled = true;
         self.arbitrated = Arbitrated::Claimed;
-        self.role = Role::Promoting(Promoting::Recording);
-        self.record_takeover(set.epoch, promotion.handover, out);
+        if self.goes_back() {
+            self.begin_way_back(out);
+        } else {
+            self.role = Role::Promoting(Promoting::Recording);
+            self.record_takeover(set.epoch, promotion.handover, out);
+        }
         true
     }
 
@@ -140,6 +157,12 @@ impl Machine {
             RoleRecord::Fenced { by } => Role::Fenced { by },
             RoleRecord::Primary | RoleRecord::Yielding { .. } | RoleRecord::Secondary => {
                 Role::Secondary
+            }
+            RoleRecord::Detached => {
+                // Its hosts may come back.
+                self.begins_with_next = true;
+                out.push(Effect::Note(Note::Detached(true)));
+                Role::Detached
             }
         };
         if promotion.is_some_and(|promotion| promotion.handover) {
@@ -214,6 +237,21 @@ impl Machine {
             self.on_took_over(leg, epoch, out);
         }
         is_it
+    }
+
+    /// An operator does not wait for the mirror that was asked to take over. The witness knows
+    /// whether it did: it is taken out of the set, or found to be the primary.
+    pub(in super::super) fn go_on_by_witness(
+        &mut self,
+        asked: LegId,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        if !self.witness_answers() {
+            return Err(Refusal::NoWitness);
+        }
+        self.command = Some(Pending::GoOn);
+        self.leave(asked, out);
+        Ok(())
     }
 
     /// The mirror that was asked to take over is out of the set: it cannot any more.

@@ -24,7 +24,8 @@ impl Machine {
     /// What a read needs besides the role.
     pub(crate) fn read_licence(&self) -> ReadLicence {
         let Some(arbiter) = &self.arbiter else { return ReadLicence::Free };
-        if self.arbitrated == Arbitrated::No {
+        if self.arbitrated == Arbitrated::No || self.role == Role::Detached {
+            // A detached copy is one of its own: it is no older than its own writes.
             return ReadLicence::Free;
         }
         if let Role::Yielding(yielding) = self.role

@@ -15,9 +15,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 impl ShardState {
     fn store(&self, group: GroupId, volume: VolumeId) -> Result<Rc<dyn Store>, Refused> {
         let open = self.open_group(group)?;
-        let store = open.stores.iter().find(|(id, _)| *id == volume);
-        store
-            .map(|(_, store)| Rc::clone(store))
+        let volume = open.volume(volume);
+        volume
+            .map(|volume| volume.store)
             .ok_or_else(|| Refused::new(api::Code::NotFound, "the group has no such volume"))
     }
 

@@ -92,6 +92,12 @@ impl Inner {
         if self.lanes.closing.is_empty() || self.is_busy() {
             return;
         }
+        // What removed snapshots leave is given back after the volume was opened again.
+        let removed = self.chores.drain();
+        if !removed.is_empty() {
+            removed.into_iter().for_each(|ticket| self.want_sync(ticket));
+            return self.start_sync();
+        }
         if self.slots.freed() > 0 || self.data.is_dirty() {
             self.lanes.sync.wanted = true;
             return self.start_sync();
@@ -105,6 +111,7 @@ impl Inner {
             return;
         }
         if self.lanes.marked_clean {
+            self.chores.closed = true;
             return self.end_close(Ok(()));
         }
         // In line, so that no change can come between the mark and the knowledge of it.
@@ -115,6 +122,7 @@ impl Inner {
         self.lanes.marked_clean = true;
         self.recorded.clear();
         self.own = 0;
+        self.chores.closed = true;
         self.end_close(Ok(()));
     }
 

@@ -1,0 +1,96 @@
+//! Groups: which volumes they have, which site serves them.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{Wait, duration};
+
+/// `twinspan group`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Group {
+    /// List groups, worst first
+    List,
+    /// Show a group
+    Show {
+        /// Its name or id.
+        group: String,
+    },
+    /// Make a group of volumes that exist: they are mirrored and failed over at one point in time
+    Create {
+        /// Its name.
+        name: String,
+        /// A volume, by name or id; may be given several times.
+        #[arg(long = "volume", required = true, value_name = "VOLUME")]
+        volumes: Vec<String>,
+    },
+    /// Let a volume join a group, which may be mirrored and in use
+    Add {
+        /// The group.
+        group: String,
+        /// The volume: in a group of its own, not mirrored, not attached.
+        volume: String,
+    },
+    /// Open this site's copy of a group to hosts, on its own, while its session is suspended
+    Detach {
+        /// The group.
+        group: String,
+    },
+    /// Let a volume leave a group, to a group of its own; the others go on
+    Remove {
+        /// The group.
+        group: String,
+        /// The volume; no host may be attached to it.
+        volume: String,
+    },
+    /// Take a group apart: each of its volumes goes on in a group of its own
+    Delete {
+        /// The group; neither mirrored nor attached.
+        group: String,
+    },
+}
+
+/// `twinspan failover`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Failover {
+    /// Say what a failover would do and what would be lost
+    Plan {
+        /// The group.
+        group: String,
+        /// The site that is to serve it: a site of the demo, or a URL.
+        #[arg(long, value_name = "SITE|URL")]
+        to: Option<String>,
+        /// What may be used: `in_sync`, `outdated`, `inconsistent`.
+        #[arg(long, value_name = "QUALITY")]
+        accept: Option<String>,
+    },
+    /// Run a plan
+    Run {
+        /// The group.
+        group: String,
+        /// The site that is to serve it: a site of the demo, or a URL.
+        #[arg(long, value_name = "SITE|URL")]
+        to: Option<String>,
+        /// The plan's token.
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+        /// How long to wait for it.
+        #[arg(long, default_value = "1m", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
+    },
+}
+
+/// `twinspan reprotect`
+#[derive(Debug, Args)]
+pub(crate) struct Reprotect {
+    /// The group.
+    pub(crate) group: String,
+    /// The site that is to follow, if the group has several.
+    #[arg(long, value_name = "SITE")]
+    pub(crate) to: Option<String>,
+    /// Agree that what only the other site has is overwritten.
+    #[arg(long)]
+    pub(crate) discard: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}

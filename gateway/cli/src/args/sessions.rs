@@ -1,0 +1,113 @@
+//! Arguments of `twinspan session`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{Wait, duration, size};
+
+/// Policies of a session.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Policy {
+    /// How it copies: `sync` before it acknowledges, `consistency` behind in whole cuts, `stack` only
+    /// by transfers.
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<String>,
+    /// When the mirror is lost: `automatic` goes on alone, `manual` refuses writes.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) split: Option<String>,
+    /// When it returns: `automatic` resynchronises, `manual` waits.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) recovery: Option<String>,
+    /// When it is too slow: `error` stops the session, `block` holds the hosts, `degrade` follows
+    /// behind until it keeps up again.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) on_slow: Option<String>,
+    /// When the primary is lost: `manual`, or `automatic` if there is a witness.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) failover: Option<String>,
+    /// How long it may take to acknowledge.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) ack_deadline: Option<Duration>,
+    /// From one cut to the next in mode `consistency`.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) cut_interval: Option<Duration>,
+    /// From one transfer to the next in mode `stack`; 0s: only by `session transfer`.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) transfer_every: Option<Duration>,
+}
+
+/// `twinspan session`. A session is an id, `NAME:SITE`, or `NAME` if it has only one; a name is that
+/// of a group or of a volume. What is done to a session is done to its whole group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// Mirror a group to another site
+    Create {
+        /// The group, or a volume of it.
+        #[arg(value_name = "GROUP|VOLUME")]
+        volume: String,
+        /// The other site.
+        #[arg(long, value_name = "SITE")]
+        to: String,
+        #[command(flatten)]
+        policy: Policy,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List sessions
+    List,
+    /// Show a session
+    Show {
+        /// Which.
+        session: String,
+    },
+    /// Stop mirroring and remember changes; also: go on without a mirror that is lost
+    Suspend {
+        /// Which.
+        session: String,
+    },
+    /// Mirror again; only the difference is copied
+    Resume {
+        /// Which.
+        session: String,
+        /// Agree that what only the mirror has is overwritten.
+        #[arg(long)]
+        discard: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Compare every mapped block of the mirror with its source; hosts go on
+    Verify {
+        /// Which.
+        session: String,
+        /// Bytes that are compared in a second at most, as 64MiB; else what is configured.
+        #[arg(long, value_parser = size, value_name = "SIZE")]
+        rate: Option<u64>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Swap roles with the mirror, losing nothing
+    Reverse {
+        /// Which.
+        session: String,
+    },
+    /// Bring a mirror of mode `stack` to one later point
+    Transfer {
+        /// Which.
+        session: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Change the mode or policies while hosts go on
+    Set {
+        /// Which.
+        session: String,
+        #[command(flatten)]
+        policy: Policy,
+    },
+    /// Delete a session; the mirror keeps its copy, as an old one
+    Delete {
+        /// Which.
+        session: String,
+    },
+}

@@ -1,0 +1,68 @@
+//! What a mirror that was opened needs, from the histories of both sides.
+//!
+//! Invariant (rules 9 and 10): a delta only where every difference is known; nothing that only the
+//! mirror has is overwritten without an operator's word.
+
+use block::{LegId, Mode, Quality};
+
+use super::{Machine, Opening};
+use crate::lineage::{Lineage, Relation, relate};
+use crate::status::Cause;
+
+/// What a mirror that was opened needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The blocks that are dirty here or differ there.
+    Delta,
+    /// Every mapped block; `wipe` if it holds anything that must go first.
+    Full { wipe: bool },
+}
+
+impl Machine {
+    /// Compares histories (rules 9 and 10).
+    pub(super) fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
+        let state = self.leg(leg).expect("the caller checked");
+        if state.policy.mode != Mode::Sync && state.version < block::CUTS_SINCE_VERSION {
+            return Err(Cause::PeerTooOld { version: state.version });
+        }
+        let ours = self.lineage.as_ref().expect("a primary has a history");
+        let opened = &opening.opened;
+        let theirs =
+            opened.generation.map(|current| Lineage::new(current, opened.ancestors.clone()));
+        let known = |common| {
+            opened.differences_known && state.base.is_some_and(|base| ours.is_within(common, base))
+        };
+        let theirs_bytes = || {
+            let blocks = opening.differs.iter().flat_map(|report| &report.blocks);
+            blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
+        };
+        let relation = relate(ours, theirs.as_ref());
+        let lost_bytes = state.lossy.unwrap_or(0) + theirs_bytes();
+        if matches!(relation, Relation::Behind { .. })
+            && state.lossy.is_some()
+            && lost_bytes > 0
+            && !state.discard
+        {
+            // This gateway went back to a point that the other had left behind it (rule 10).
+            return Err(Cause::SplitBrain { theirs_bytes: lost_bytes });
+        }
+        match relation {
+            // What a first copy left behind when it was cut short is no part of any history.
+            Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
+            Relation::Behind { common } if known(common) => Ok(Need::Delta),
+            Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
+            Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
+            // It went on from what is here, and kept track of it.
+            Relation::Ahead if state.discard && known(ours.current) => Ok(Need::Delta),
+            Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
+                Ok(Need::Full { wipe: true })
+            }
+            Relation::Diverged { .. } | Relation::Ahead => {
+                Err(Cause::SplitBrain { theirs_bytes: theirs_bytes() })
+            }
+            Relation::Unrelated => Err(Cause::Refused(
+                "the mirror holds an unrelated history of this volume".to_owned(),
+            )),
+        }
+    }
+}

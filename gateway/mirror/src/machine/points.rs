@@ -1,0 +1,437 @@
+//! The points in time that a mirror keeps, and the way back to one.
+//!
+//! ```text
+//!   InSync, Outdated ──first change out of order──▶ Inconsistent, with a kept point   (rule 8)
+//!   any ──Cut──▶ Consistent, with the cut as its kept point
+//!   Inconsistent or Consistent with a kept point ──Promote──▶ rolled back to it, then primary
+//! ```
+//!
+//! Invariant (rule 8): a copy that was one point in time is not changed out of order before that
+//! point is kept, durably and recorded; the point is given up only when the record that needs it no
+//! more is durable. What a kept point cannot be taken of is left as it is, and the primary is told.
+
+use block::{BlockSet, Goodbye, IoError, LegId, Message, Quality, Seq, SnapshotId, VolumeId};
+
+use super::leg::Leg;
+use super::role::Promoting;
+use super::{After, Effect, Machine, Role};
+use crate::command::Refusal;
+use crate::lineage::Lineage;
+use crate::policy::Policy;
+use crate::record::{Discarded, Kept, PointsRecord, Snapshots};
+
+/// Why a point is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The next change is out of order.
+    Overwrite,
+    /// The primary says that here is a whole cut.
+    Cut { seq: Seq, lineage: Lineage },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// What came before is being applied.
+    Settling,
+    /// The snapshots are being taken.
+    Taking(Vec<SnapshotId>),
+    /// The point is being recorded.
+    Recording,
+}
+
+/// A point that is being kept. What comes behind it in the stream waits.
+#[derive(Debug)]
+struct Keeping {
+    link: u64,
+    why: Why,
+    step: Step,
+}
+
+/// The points of a mirror.
+#[derive(Debug, Default)]
+pub(super) struct Points {
+    kept: Option<Kept>,
+    discarded: Vec<Discarded>,
+    /// Names for the next snapshots, by volume. They are recorded before they are used, so that a
+    /// crash leaves no snapshot that nobody knows.
+    planned: Vec<SnapshotId>,
+    /// The record in which they were named first.
+    planned_in: u64,
+    /// Snapshots that are to be removed.
+    unneeded: Snapshots,
+    removing: bool,
+    keeping: Option<Keeping>,
+    /// A store here keeps no snapshots.
+    unsupported: bool,
+    /// What the record says: the copy is being rolled back to the kept point.
+    rolling_back: bool,
+    /// The stores are at it.
+    rollback: bool,
+}
+
+impl Points {
+    /// As they were recorded, without those whose snapshots are not there.
+    pub(super) fn restore(
+        record: PointsRecord,
+        volumes: &[VolumeId],
+        exists: impl Fn(VolumeId, SnapshotId) -> bool,
+    ) -> Self {
+        let whole = |snapshots: &Snapshots| {
+            snapshots.iter().map(|(volume, _)| volume).eq(volumes)
+                && snapshots.iter().all(|(volume, snapshot)| exists(*volume, *snapshot))
+        };
+        let PointsRecord { kept, discarded, mut unneeded, rolling_back } = record;
+        let (kept, lost) = match kept {
+            Some(kept) if whole(&kept.snapshots) => (Some(kept), Vec::new()),
+            Some(kept) => (None, kept.snapshots),
+            None => (None, Vec::new()),
+        };
+        unneeded.extend(lost);
+        unneeded.retain(|(volume, snapshot)| exists(*volume, *snapshot));
+        let mut named = discarded;
+        named.retain(|point| point.snapshots.iter().any(|(v, s)| exists(*v, *s)));
+        let rolling_back = rolling_back && kept.is_some();
+        Self { kept, discarded: named, unneeded, rolling_back, ..Self::default() }
+    }
+
+    /// As they are recorded.
+    pub(super) fn record(&self, volumes: impl Iterator<Item = VolumeId>) -> PointsRecord {
+        let mut unneeded = self.unneeded.clone();
+        unneeded.extend(volumes.zip(self.planned.iter().copied()));
+        PointsRecord {
+            kept: self.kept.clone(),
+            discarded: self.discarded.clone(),
+            unneeded,
+            rolling_back: self.rolling_back,
+        }
+    }
+
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
+    }
+
+    pub(super) fn discarded(&self) -> &[Discarded] {
+        &self.discarded
+    }
+
+    /// Whether the stores here can keep points, as far as that is known.
+    pub(super) fn are_unsupported(&self) -> bool {
+        self.unsupported
+    }
+
+    /// Whether the copy here is being snapshotted or rolled back.
+    pub(super) fn is_busy(&self) -> bool {
+        self.rollback || self.rolling_back || self.keeping.is_some()
+    }
+
+    pub(super) fn is_rolling_back(&self) -> bool {
+        self.rollback || self.rolling_back
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_busy() && !self.removing
+    }
+
+    /// The kept point is needed no more.
+    pub(super) fn give_up_kept(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.give_up(kept.snapshots);
+        }
+    }
+
+    /// What an operator gave up stays until an operator removes it (rule 10).
+    fn give_up(&mut self, snapshots: Snapshots) {
+        if !self.discarded.iter().any(|point| point.snapshots == snapshots) {
+            self.unneeded.extend(snapshots);
+        }
+    }
+}
+
+impl Machine {
+    /// Names the next snapshots, if there are to be any.
+    pub(super) fn plan_points(&mut self) {
+        let mirrors = matches!(self.role, Role::Secondary | Role::Promoting(_));
+        if !mirrors || !self.points.planned.is_empty() || self.points.unsupported {
+            return;
+        }
+        for _ in 0..self.volumes.len() {
+            let name = self.spares.pop().expect("the driver supplies names after every event");
+            self.points.planned.push(SnapshotId::from_uuid(name.uuid()));
+        }
+        self.points.planned_in = self.next_record;
+    }
+
+    /// Keeps the point that the copy is at once all that came before is applied. The stream waits.
+    pub(super) fn keep_point(&mut self, why: Why, out: &mut Vec<Effect>) {
+        let Some(upstream) = &mut self.upstream else { return };
+        upstream.recording = true;
+        let link = upstream.link;
+        self.points.keeping = Some(Keeping { link, why, step: Step::Settling });
+        self.advance_point(out);
+    }
+
+    /// Takes the snapshots of a point when nothing of what came before is under way any more.
+    pub(super) fn advance_point(&mut self, out: &mut Vec<Effect>) {
+        let settling = matches!(&self.points.keeping, Some(k) if k.step == Step::Settling);
+        let planned_in = self.points.planned_in;
+        let named = self.records.front().is_none_or(|(number, _)| *number > planned_in);
+        if !settling || self.writes.len() > 0 {
+            return;
+        }
+        if self.latched {
+            self.points.keeping = None;
+            let why = "the copy here failed and must be reopened".to_owned();
+            self.drop_upstream(Some(Goodbye::Refused(why)), out);
+        } else if self.points.unsupported {
+            self.point_unsupported(out);
+        } else if named {
+            let snapshots = std::mem::take(&mut self.points.planned);
+            if let Some(keeping) = &mut self.points.keeping {
+                keeping.step = Step::Taking(snapshots.clone());
+            }
+            out.push(Effect::Snapshot { snapshots });
+        }
+    }
+
+    /// The stores answered.
+    pub(super) fn on_snapshotted(
+        &mut self,
+        result: Result<(), IoError>,
+        unix_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(Keeping { link, why, step: Step::Taking(snapshots) }) = self.points.keeping.take()
+        else {
+            return;
+        };
+        let ours = self.upstream.as_ref().is_some_and(|upstream| upstream.link == link);
+        let taken: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
+        match result {
+            Ok(()) if ours => self.point_taken((link, why), taken, unix_ms, out),
+            // Nobody waits for it any more.
+            Ok(()) => {
+                self.points.unneeded.extend(taken);
+                self.keep(After::Nothing, out);
+            }
+            Err(error) => {
+                self.points.unneeded.extend(taken);
+                if error == IoError::Latched {
+                    self.latch(error, out);
+                }
+                if ours && error == IoError::Unsupported {
+                    self.points.unsupported = true;
+                    self.points.keeping = Some(Keeping { link, why, step: Step::Settling });
+                    self.point_unsupported(out);
+                } else {
+                    self.points.unsupported |= error == IoError::Unsupported;
+                    self.keep(After::Nothing, out);
+                    if ours {
+                        let why = format!("cannot keep a snapshot of the copy here: {error}");
+                        self.drop_upstream(Some(Goodbye::Refused(why)), out);
+                    }
+                }
+            }
+        }
+    }
+
+    fn point_taken(
+        &mut self,
+        (link, why): (u64, Why),
+        snapshots: Snapshots,
+        unix_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let kept = |quality, lineage| {
+            Some(Kept { snapshots: snapshots.clone(), quality, lineage, unix_ms })
+        };
+        let mut fresh = Vec::new();
+        let cut = match &why {
+            Why::Cut { seq, lineage } => {
+                self.points.give_up_kept();
+                self.points.kept = kept(Quality::Consistent, Some(lineage.clone()));
+                self.quality = Quality::Consistent;
+                self.lineage = Some(lineage.clone());
+                fresh = self.forget_legs();
+                Some(*seq)
+            }
+            Why::Overwrite => {
+                if let Some(bytes) = self.upstream.as_mut().and_then(|u| u.discards.take()) {
+                    let snapshots = snapshots.clone();
+                    self.points.discarded.push(Discarded { snapshots, bytes, unix_ms });
+                }
+                if matches!(self.quality, Quality::InSync | Quality::Outdated) {
+                    self.points.give_up_kept();
+                    self.points.kept = kept(self.quality, self.lineage.clone());
+                }
+                self.quality = Quality::Inconsistent;
+                None
+            }
+        };
+        self.points.keeping = Some(Keeping { link, why, step: Step::Recording });
+        self.keep_with(After::PointKept { link, cut }, fresh, out);
+    }
+
+    /// The copy here cannot be kept: a change out of order is taken all the same, as it always was,
+    /// and status says that there is no kept point; a cut cannot be.
+    fn point_unsupported(&mut self, out: &mut Vec<Effect>) {
+        let Some(Keeping { link, why, .. }) = self.points.keeping.take() else { return };
+        match why {
+            Why::Overwrite => {
+                if let Some(upstream) = &mut self.upstream {
+                    upstream.discards = None;
+                }
+                self.quality = Quality::Inconsistent;
+                self.points.keeping = Some(Keeping { link, why, step: Step::Recording });
+                self.keep(After::PointKept { link, cut: None }, out);
+            }
+            Why::Cut { .. } => {
+                let why = "the store here keeps no snapshots, which this mode needs".to_owned();
+                self.drop_upstream(Some(Goodbye::Refused(why)), out);
+            }
+        }
+    }
+
+    /// The point is recorded: the stream goes on.
+    pub(super) fn point_kept(&mut self, link: u64, cut: Option<Seq>, out: &mut Vec<Effect>) {
+        self.points.keeping = None;
+        if self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {
+            if let Some(seq) = cut {
+                out.push(Effect::Reply { message: Message::CutApplied { seq } });
+            }
+            self.quality_kept(out);
+        }
+    }
+
+    /// The primary is gone: a point that was not begun is not needed.
+    pub(super) fn abandon_point(&mut self) {
+        if matches!(&self.points.keeping, Some(keeping) if keeping.step == Step::Settling) {
+            self.points.keeping = None;
+        }
+    }
+
+    /// Removes what the newest durable record does not need.
+    pub(super) fn remove_unneeded(&mut self, out: &mut Vec<Effect>) {
+        let points = &mut self.points;
+        if points.removing || points.unneeded.is_empty() || !self.records.is_empty() {
+            return;
+        }
+        points.removing = true;
+        let ids: Vec<VolumeId> = self.volumes.iter().map(|volume| volume.id).collect();
+        let index = |id| ids.iter().position(|volume| *volume == id);
+        let snapshots =
+            points.unneeded.iter().filter_map(|(id, s)| index(*id).map(|at| (at, *s))).collect();
+        out.push(Effect::RemoveSnapshots { snapshots });
+    }
+
+    /// What was removed is forgotten with the next record; what was not is tried again then.
+    pub(super) fn on_snapshots_removed(&mut self, removed: &[(usize, SnapshotId)]) {
+        self.points.removing = false;
+        let gone: Snapshots = removed.iter().map(|(at, s)| (self.volumes[*at].id, *s)).collect();
+        self.points.unneeded.retain(|snapshot| !gone.contains(snapshot));
+    }
+
+    // --- the way back ---
+
+    /// Whether a promotion goes back to the kept point.
+    pub(super) fn goes_back(&self) -> bool {
+        self.points.kept.is_some()
+            && matches!(self.quality, Quality::Consistent | Quality::Inconsistent)
+    }
+
+    fn kept_snapshots(&self) -> Vec<SnapshotId> {
+        let kept = self.points.kept.as_ref().expect("the caller checked");
+        kept.snapshots.iter().map(|(_, snapshot)| *snapshot).collect()
+    }
+
+    /// Everything that was received is applied: which blocks will the way back change?
+    pub(super) fn list_changed(&mut self, out: &mut Vec<Effect>) {
+        out.push(Effect::ListChanged { snapshots: self.kept_snapshots() });
+    }
+
+    /// Those blocks are in no dirty map of the old primary, which may have forgotten that it wrote
+    /// them: they are remembered here (rule 9), with the intention, before anything is rolled back.
+    pub(super) fn on_changed(
+        &mut self,
+        result: Result<Vec<BlockSet>, IoError>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.role != Role::Promoting(Promoting::Listing) {
+            return;
+        }
+        let changed = match result {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.role = Role::Secondary;
+                self.finish_command(Err(Refusal::Io(error)), out);
+                return;
+            }
+        };
+        let lineage = self.points.kept.as_ref().and_then(|kept| kept.lineage.as_ref());
+        let base = lineage.map(|lineage| lineage.current);
+        if let Some(old) = self.upstream_record.clone()
+            && !self.legs.iter().flatten().any(|leg| leg.gateway == old.gateway)
+            && let Some(id) = LegId::all().find(|id| self.leg(*id).is_none())
+        {
+            let policy = Policy { mode: self.upstream_mode, ..Policy::default() };
+            let mut leg = Leg::new(id, old, policy, self.volumes.len());
+            leg.base = base;
+            self.legs[id.index()] = Some(Box::new(leg));
+        }
+        let bytes: u64 = changed.iter().flatten().map(|range| range.count()).sum();
+        for leg in self.legs.iter_mut().flatten() {
+            for (dirty, ranges) in leg.dirty.iter_mut().zip(&changed) {
+                ranges.iter().for_each(|range| dirty.insert(*range));
+            }
+            leg.lossy = Some(leg.lossy.unwrap_or(0) + bytes * block::BLOCK_BYTES);
+        }
+        self.points.rolling_back = true;
+        self.role = Role::Promoting(Promoting::Intending);
+        self.keep(After::RollbackIntended, out);
+    }
+
+    /// The intention is durable. Also taken up here after a crash in the middle.
+    pub(super) fn roll_back(&mut self, out: &mut Vec<Effect>) {
+        if self.role == Role::Promoting(Promoting::Intending) {
+            self.role = Role::Promoting(Promoting::RollingBack);
+        }
+        self.points.rollback = true;
+        out.push(Effect::RollBack { snapshots: self.kept_snapshots() });
+    }
+
+    /// Takes up a rollback that a crash cut short. The copy is the kept point then, and no more: the
+    /// operator asks again.
+    pub(super) fn resume_rollback(&mut self, out: &mut Vec<Effect>) {
+        if self.points.rolling_back {
+            self.roll_back(out);
+        }
+    }
+
+    pub(super) fn on_rolled_back(&mut self, result: Result<(), IoError>, out: &mut Vec<Effect>) {
+        self.points.rollback = false;
+        let promoting = self.role == Role::Promoting(Promoting::RollingBack);
+        self.points.rolling_back = false;
+        if let Err(error) = result {
+            // Some volumes are at the point and others are not; the point is still kept.
+            self.quality = Quality::Inconsistent;
+            self.keep(After::Nothing, out);
+            if error == IoError::Latched {
+                self.latch(error, out);
+            }
+            if promoting {
+                self.role = Role::Secondary;
+                self.finish_command(Err(Refusal::Io(error)), out);
+            }
+            return;
+        }
+        if let Some(kept) = &self.points.kept {
+            self.lineage.clone_from(&kept.lineage);
+        }
+        self.quality = Quality::Outdated;
+        self.points.give_up_kept();
+        if promoting {
+            self.take_over_after_rollback(out);
+        } else {
+            self.keep(After::Nothing, out);
+        }
+    }
+}

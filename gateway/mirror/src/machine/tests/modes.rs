@@ -1,0 +1,288 @@
+//! Modes and kept points by event lists: what comes before what.
+
+use super::*;
+use crate::machine::JournalLimits;
+use crate::{Mode, OnSlow};
+
+fn policy(mode: Mode) -> Policy {
+    Policy { mode, ..Policy::default() }
+}
+
+/// A leg that follows behind, with its first cut kept.
+fn following() -> Bench {
+    let mut bench = Bench::primary();
+    bench.add_leg(policy(Mode::Consistency)).connect(None);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    let seq = cut(&bench).expect("a first cut is due at once");
+    bench.heard(Message::CutApplied { seq }).record();
+    bench.take();
+    // A first change warms the activity log.
+    bench.change(0, at(0, 1)).record().applied(0);
+    bench.take();
+    bench
+}
+
+/// The newest cut that was sent.
+fn cut(bench: &Bench) -> Option<Seq> {
+    bench.out.iter().rev().find_map(|effect| match effect {
+        Effect::Post { message: Message::Cut { seq, .. }, .. } => Some(*seq),
+        _ => None,
+    })
+}
+
+fn set(bench: &mut Bench, policy: Policy) {
+    bench.apply(Event::Command(Command::SetPolicy { leg: leg(), policy }));
+}
+
+#[test]
+fn consistency_answers_a_write_that_the_mirror_has_not_acknowledged() {
+    let mut bench = following();
+    bench.change(1, at(1, 1)).applied(1);
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    let first = bench.sent(1).unwrap();
+    // Nor does an overlapping one wait; it comes behind the first.
+    bench.change(2, at(1, 1)).applied(2);
+    assert_eq!(bench.answer(2), Some(Ok(())));
+    assert!(bench.sent(2).is_some_and(|second| second > first));
+    assert_eq!(bench.machine.status().counters.unprotected_writes, 0);
+}
+
+#[test]
+fn a_cut_lies_behind_what_was_launched_before_it_and_ends_what_it_covers() {
+    let mut bench = following();
+    bench.change(1, at(1, 1)).applied(1);
+    bench.apply(Event::Tick { now_ms: 2_000 });
+    let seq = cut(&bench).unwrap();
+    assert!(seq > bench.sent(1).unwrap());
+    bench.take();
+    bench.change(2, at(2, 1)).applied(2);
+    assert_eq!(cut(&bench), None, "the next one is due a second later");
+    let lag = |bench: &Bench| bench.machine.status().legs[0].lag_ms;
+    assert!(lag(&bench).is_some_and(|lag| lag >= 1), "what is missing has an age");
+    bench.heard(Message::CutApplied { seq }).lose();
+    // Blocks 0 and 1 are in the cut, durably; block 2 is not known to be there (rule 4).
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 4096);
+}
+
+#[test]
+fn a_write_that_failed_here_stays_dirty_whatever_the_mirror_acknowledges() {
+    let mut bench = following();
+    bench.change(1, at(1, 1)).applied(1);
+    let before = bench.sent(1).unwrap();
+    bench.change(2, at(1, 1));
+    let failed = bench.sent(2).unwrap();
+    bench.apply(Event::Applied { write: WriteId::new(2), result: Err(IoError::NoSpace) });
+    assert_eq!(bench.answer(2), Some(Err(IoError::NoSpace)));
+    bench.ack(before).ack(failed);
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 4096);
+}
+
+#[test]
+fn rule_1_a_leg_steps_down_durably_before_anything_is_acknowledged_without_it() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1)).applied(1);
+    set(&mut bench, policy(Mode::Consistency));
+    assert!(cut(&bench).is_some(), "the mirror is told at once");
+    assert!(!bench.leg_record().in_sync);
+    // Neither what flew before nor what comes now is answered before that is recorded.
+    bench.change(2, at(2, 1)).applied(2);
+    assert_eq!((bench.answer(1), bench.answer(2)), (None, None));
+    bench.record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Answered(Ok(())))));
+}
+
+#[test]
+fn rule_1_a_leg_that_is_lost_while_it_steps_down_is_waited_for_until_that_is_recorded() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.change(1, at(1, 1)).applied(1);
+    set(&mut bench, policy(Mode::Consistency));
+    bench.lose();
+    assert_eq!(bench.answer(1), None);
+    bench.record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    assert_eq!(bench.machine.status().legs[0].state, SessionState::Halted);
+}
+
+#[test]
+fn rule_12_degrade_goes_on_without_the_mirror_and_keeps_its_link() {
+    let policy = Policy { on_slow: OnSlow::Degrade, ack_deadline_ms: 1_000, ..Policy::default() };
+    let mut bench = Bench::in_sync(policy);
+    bench.change(1, at(1, 1)).applied(1);
+    bench.apply(Event::Tick { now_ms: 1_100 });
+    assert_eq!(bench.answer(1), None, "the record comes first (rule 1)");
+    bench.record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    let status = bench.machine.status();
+    assert!(status.legs[0].degraded);
+    assert_eq!(status.legs[0].state, SessionState::Active);
+    assert_eq!(status.counters.unprotected_writes, 1);
+    assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Hang { .. })));
+}
+
+#[test]
+fn a_full_journal_halts_the_leg_and_answers_the_host() {
+    let mut bench = following();
+    bench.machine.set_journal(JournalLimits { memory_bytes: 8192, spill_bytes: 0 });
+    for write in 1..4 {
+        bench.change(write, at(write, 1)).applied(write);
+        assert_eq!(bench.answer(write), Some(Ok(())));
+    }
+    let status = bench.machine.status();
+    assert_eq!(status.legs[0].state, SessionState::Halted);
+    assert_eq!(status.legs[0].cause, Some(Cause::JournalFull));
+    assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, 4 * 4096);
+    assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Dial { .. })));
+    // It is called again after a pause.
+    bench.apply(Event::Tick { now_ms: 4_000 });
+    assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Dial { .. })));
+    bench.apply(Event::Tick { now_ms: 6_000 });
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Dial { .. })));
+}
+
+#[test]
+fn a_mirror_of_an_older_release_is_refused_other_modes_by_name() {
+    let mut bench = Bench::primary();
+    bench.add_leg(policy(Mode::Stack));
+    bench.apply(Event::LinkVersion { leg: leg(), version: 1 });
+    let opened = Opened {
+        quality: Quality::Blank,
+        generation: None,
+        ancestors: Vec::new(),
+        differences_known: true,
+    };
+    let opening = Box::new(Opening { opened, differs: Vec::new() });
+    bench.apply(Event::Connected { leg: leg(), opening });
+    let status = bench.machine.status();
+    assert_eq!(status.legs[0].state, SessionState::Error);
+    assert_eq!(status.legs[0].cause, Some(Cause::PeerTooOld { version: 1 }));
+}
+
+#[test]
+fn a_waiting_primary_does_not_go_on_alone_because_its_mode_is_changed() {
+    let bench = Bench::in_sync(Policy::default());
+    let (_, bytes) = bench.machine.group_record();
+    let record = GroupRecord::decode(&bytes.unwrap()).unwrap();
+    let mut bench = Bench::restored(record, restored(false, &[0]), |_, _| DirtyMap::default());
+    bench.take();
+    set(&mut bench, policy(Mode::Consistency));
+    assert!(
+        bench
+            .out
+            .iter()
+            .any(|effect| matches!(effect, Effect::Answered(Err(Refusal::NotConnected))))
+    );
+    assert_eq!(bench.machine.status().serving, Serving::WaitingForMirror);
+}
+
+/// A mirror that follows its primary, in sync.
+fn mirror_in_sync() -> Bench {
+    let mut bench = Bench::mirror();
+    let open = Box::new(Open {
+        group: GROUP,
+        name: "orders".to_owned(),
+        epoch: Epoch::new(5),
+        generation: Generation::of(1),
+        ancestors: Vec::new(),
+        volumes: vec![VolumeOffer {
+            volume: VOLUME,
+            session: SessionId::of(9),
+            name: "orders".to_owned(),
+            bytes: 64 << 20,
+        }],
+        discard: false,
+    });
+    bench.apply(Event::Opened { open, site: "east".to_owned(), gateway: GatewayId::of(8) });
+    bench.record();
+    let message = Message::Promote { generation: Generation::of(1), ancestors: Vec::new() };
+    bench.apply(Event::Told { message }).record();
+    assert_eq!(bench.machine.status().quality, Quality::InSync);
+    bench.take();
+    bench
+}
+
+fn incoming(bench: &mut Bench, write: u64, resync: bool) {
+    bench.apply(Event::Incoming {
+        write: WriteId::new(write),
+        seq: Seq::new(write),
+        volume: 0,
+        extent: at(write, 1),
+        resync,
+    });
+}
+
+fn is_applied(bench: &Bench, write: u64) -> bool {
+    bench.out.iter().any(|effect| matches!(effect, Effect::Apply { write: w } if w.get() == write))
+}
+
+#[test]
+fn rule_8_a_change_out_of_order_waits_for_the_snapshot_and_its_record() {
+    let mut bench = mirror_in_sync();
+    incoming(&mut bench, 1, true);
+    let asked = bench.out.iter().any(|effect| matches!(effect, Effect::Snapshot { .. }));
+    assert!(asked && !is_applied(&bench, 1));
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    assert!(!is_applied(&bench, 1), "it is not recorded yet");
+    bench.record();
+    assert!(is_applied(&bench, 1));
+    let kept = bench.machine.status().kept.unwrap();
+    assert_eq!((kept.quality, kept.unix_ms), (Quality::InSync, 7));
+    assert_eq!(bench.machine.status().quality, Quality::Inconsistent);
+}
+
+#[test]
+fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_waits_for_it() {
+    let mut bench = mirror_in_sync();
+    incoming(&mut bench, 1, false);
+    bench.record();
+    assert!(is_applied(&bench, 1));
+    let message =
+        Message::Cut { seq: Seq::new(2), generation: Generation::of(1), ancestors: Vec::new() };
+    bench.apply(Event::Told { message });
+    incoming(&mut bench, 3, false);
+    let snapshots = |bench: &Bench| {
+        bench.out.iter().filter(|effect| matches!(effect, Effect::Snapshot { .. })).count()
+    };
+    assert_eq!(snapshots(&bench), 0, "a change before it is under way");
+    bench.applied(1);
+    assert_eq!(snapshots(&bench), 1);
+    assert!(!is_applied(&bench, 3));
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    let told = |bench: &Bench| {
+        bench.out.iter().any(|effect| {
+            matches!(effect, Effect::Reply { message: Message::CutApplied { seq } } if seq.get() == 2)
+        })
+    };
+    assert!(!told(&bench) && !is_applied(&bench, 3), "the record comes first");
+    bench.record();
+    assert!(told(&bench) && is_applied(&bench, 3));
+    assert_eq!(bench.machine.status().quality, Quality::Consistent);
+}
+
+#[test]
+fn rule_8_what_the_way_back_changes_is_recorded_before_anything_is_rolled_back() {
+    let mut bench = mirror_in_sync();
+    incoming(&mut bench, 1, true);
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 }).record();
+    bench.applied(1);
+    bench.apply(Event::UpstreamLost { orderly: false });
+    let promote = |consent| Event::Command(Command::Promote { consent });
+    bench.apply(promote(Consent::InSync));
+    assert_eq!(bench.machine.status().role, Role::Secondary);
+    bench.take();
+    bench.apply(promote(Consent::Outdated));
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::ListChanged { .. })));
+    let changed = vec![vec![block::BlockRange::new(1, 2)]];
+    bench.take();
+    bench.apply(Event::Changed { result: Ok(changed) });
+    let rolls =
+        |bench: &Bench| bench.out.iter().any(|effect| matches!(effect, Effect::RollBack { .. }));
+    assert!(!rolls(&bench), "the intention comes first");
+    bench.record();
+    assert!(rolls(&bench));
+    bench.apply(Event::RolledBack { result: Ok(()) }).record();
+    let status = bench.machine.status();
+    assert_eq!((status.role, status.quality), (Role::Primary, Quality::Source));
+    assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, 4096, "the old primary has them");
+    assert_eq!(status.kept, None);
+}

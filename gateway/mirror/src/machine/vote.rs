@@ -1,0 +1,77 @@
+//! How a mirror that has everything comes to count: it records so, then the primary does.
+//!
+//! Invariant (rule 9): a vote counts for the history that the mirror was asked to record, because
+//! that is the one it will name when it is opened again.
+
+use block::{LegId, Message, Seq};
+
+use super::leg::Stage;
+use super::{After, Effect, Machine, Note};
+
+impl Machine {
+    /// Whether the mirror has recorded that it has everything.
+    pub(super) fn has_voted(&self, leg: LegId) -> bool {
+        self.leg(leg).is_some_and(|leg| matches!(leg.stage, Stage::Joining | Stage::InSync))
+    }
+
+    /// The flush before the vote is durable: ask the mirror to record that it has everything.
+    pub(super) fn leg_durable(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
+        let Some(state) = self.leg_mut(leg) else { return };
+        if let Stage::Flushing { seq: awaited } = state.stage
+            && seq >= awaited
+        {
+            state.stage = Stage::Voting;
+            self.ask_vote(leg, out);
+        }
+    }
+
+    fn ask_vote(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let lineage = self.lineage.clone().expect("a primary has a history");
+        let (generation, ancestors) = (lineage.current, lineage.ancestors);
+        if let Some(state) = self.leg_mut(leg) {
+            state.asked = Some(generation);
+        }
+        out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
+    }
+
+    pub(super) fn on_voted(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let current = self.lineage.as_ref().map(|lineage| lineage.current);
+        let Some(state) = self.leg_mut(leg) else { return };
+        if state.stage != Stage::Voting {
+            return;
+        }
+        if state.asked != current {
+            // A new history began meanwhile. What this mirror recorded is not the one that it
+            // would be counted from (rule 9).
+            self.ask_vote(leg, out);
+            return;
+        }
+        state.stage = Stage::Joining;
+        state.discard = false;
+        state.lossy = None;
+        state.base = current;
+        state.failed = None;
+        self.join(leg, out);
+    }
+
+    /// The mirror is recorded as in sync.
+    pub(super) fn join_set(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let Some(state) = self.leg_mut(leg) else { return };
+        if state.stage == Stage::Joining {
+            state.in_set = true;
+            let fresh = self.end_fresh(leg);
+            self.keep_with(After::LegJoined(leg), fresh, out);
+        }
+    }
+
+    pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let now_ms = self.now_ms;
+        let Some(state) = self.leg_mut(leg) else { return };
+        if state.stage == Stage::Joining {
+            state.stage = Stage::InSync;
+            state.spells.end(now_ms);
+            state.cuts.forget();
+            out.push(Effect::Note(Note::MirrorInSync { leg }));
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! What one gateway's control thread asks another's: about the two halves of a session, when one
+//! call of the REC dialect concerns both.
+//!
+//! Invariant: the asker is proven by its certificate, and is answered only about halves whose other
+//! half it holds. Nobody waits longer than [`ANSWER_MAX`] for an answer.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use api::Code;
+use block::{GatewayId, GroupId, Identity, Link, LinkError, Message};
+use bytes::Bytes;
+use link::Detached;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Gateway;
+use crate::book::PeerEntry;
+use crate::numbers::Remote;
+use crate::refusal::Refused;
+
+/// To connect, to ask, to change a ledger there and to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Questions came with this version of the protocol.
+const VERSION_MIN: u16 = 2;
+
+/// Asks that a volume become the destination of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Take {
+    /// The number of the volume, there.
+    pub(crate) number: u64,
+    /// The group of the source.
+    pub(crate) group: Uuid,
+    /// The source.
+    pub(crate) volume: Uuid,
+    /// The source's size.
+    pub(crate) bytes: u64,
+    /// Whether content may be lost there.
+    pub(crate) overwrite: bool,
+}
+
+/// How a session's other half is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Seen {
+    /// Whether there is such a half.
+    pub(crate) is_known: bool,
+    /// Bytes that were written to it and that the asker lacks.
+    pub(crate) own_bytes: u64,
+}
+
+/// The policies that go with a session when its direction changes, in the API's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Carried {
+    /// On loss.
+    pub(crate) split: Option<String>,
+    /// On return.
+    pub(crate) recovery: Option<String>,
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum Question {
+    /// Let a volume become a destination.
+    Take(Take),
+    /// Know of the session that was made, and how it is called at its source.
+    Name {
+        /// The session.
+        session: Uuid,
+        /// Its source's end.
+        remote: Remote,
+    },
+    /// How is your half?
+    Look {
+        /// The session.
+        session: Uuid,
+    },
+    /// Open your half to hosts: it is suspended.
+    Detach {
+        /// The session.
+        session: Uuid,
+    },
+    /// Become the source.
+    Promote {
+        /// The session.
+        session: Uuid,
+        /// The policies that go with it.
+        carried: Carried,
+    },
+    /// The session is deleted: keep your half as a volume of its own.
+    Release {
+        /// The session.
+        session: Uuid,
+    },
+    /// The destination is deleted: forget the session.
+    Part {
+        /// The session.
+        session: Uuid,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "told", rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// The volume is a destination now.
+    Taken {
+        /// Its name there.
+        name: String,
+    },
+    /// The session has this number there.
+    Named {
+        /// It.
+        number: u64,
+    },
+    /// How the half is.
+    Seen(Seen),
+    /// Done.
+    Done,
+    /// Not done.
+    Refused {
+        /// The code.
+        code: String,
+        /// Why.
+        detail: String,
+    },
+}
+
+fn unexpected() -> Refused {
+    Refused::new(Code::PeerRefused, "the other gateway gave an answer to another question")
+}
+
+impl Answer {
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn name(self) -> Result<String, Refused> {
+        if let Self::Taken { name } = self { Ok(name) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn number(self) -> Result<u64, Refused> {
+        if let Self::Named { number } = self { Ok(number) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn seen(self) -> Result<Seen, Refused> {
+        if let Self::Seen(seen) = self { Ok(seen) } else { Err(unexpected()) }
+    }
+}
+
+impl Gateway {
+    /// Asks another gateway.
+    ///
+    /// # Errors
+    /// [`Code::PeerUnknown`], [`Code::PeerUnreachable`], [`Code::PeerTooOld`], or what it refuses
+    /// with.
+    ///
+    /// # Cancellation
+    /// The other side may have done what it was asked.
+    pub(crate) async fn ask(&self, peer: Uuid, question: &Question) -> Result<Answer, Refused> {
+        let entry = self.book.read().peers.iter().find(|entry| entry.gateway == peer).cloned();
+        let entry = entry.ok_or_else(|| {
+            Refused::new(Code::PeerUnknown, format!("gateway {peer} is not joined with this one"))
+        })?;
+        let text = serde_json::to_vec(question)
+            .map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        let (links, addresses) = (self.links.clone(), entry.addresses.clone());
+        let gateway = GatewayId::from_uuid(peer);
+        // On a shard, because a dial may stay on its thread; it waits there for nobody else.
+        let shard = self.shard_of(GroupId::of(0)).clone();
+        let told = shard
+            .run(move |_state| async move {
+                let exchange = exchange(&addresses, gateway, &links, Bytes::from(text));
+                let told = tokio::time::timeout(ANSWER_MAX, exchange).await;
+                told.unwrap_or(Err(NoAnswer::Link(LinkError::Timeout)))
+            })
+            .await?;
+        let told = told.map_err(|why| no_answer(&entry, &why))?;
+        match serde_json::from_slice(&told) {
+            Ok(Answer::Refused { code, detail }) => {
+                let code = Code::parse(&code).unwrap_or(Code::PeerRefused);
+                Err(Refused::new(code, format!("{}: {detail}", entry.site)))
+            }
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let detail = format!("{} gave an answer that cannot be read: {error}", entry.site);
+                Err(Refused::new(Code::PeerRefused, detail))
+            }
+        }
+    }
+
+    /// Answers another gateway.
+    pub(crate) async fn take_question(&self, peer: Identity, question: Bytes, link: Detached) {
+        let answer = match serde_json::from_slice(&question) {
+            Ok(question) if self.is_ready() => self.answer(&peer, question).await,
+            Ok(_) => Err(Refused::new(Code::Starting, "the gateway is starting or stopping")),
+            Err(error) => {
+                Err(Refused::new(Code::Invalid, format!("the question cannot be read: {error}")))
+            }
+        };
+        let answer = answer.unwrap_or_else(|refused| {
+            tracing::info!(site = peer.site, why = refused.0.detail, "refused what was asked");
+            Answer::Refused { code: refused.0.code, detail: refused.0.detail }
+        });
+        let text = serde_json::to_vec(&answer).unwrap_or_default();
+        let told = Message::Told(Bytes::from(text));
+        let shard = self.shard_of(GroupId::of(0));
+        if shard.post(move |state| state.say_last(link, told)).is_err() {
+            tracing::warn!("an answer was lost: its thread has ended");
+        }
+    }
+}
+
+enum NoAnswer {
+    Link(LinkError),
+    TooOld(u16),
+}
+
+impl From<LinkError> for NoAnswer {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+fn no_answer(peer: &PeerEntry, why: &NoAnswer) -> Refused {
+    match why {
+        NoAnswer::Link(error) => {
+            Refused::new(Code::PeerUnreachable, format!("{} cannot be asked: {error}", peer.site))
+        }
+        NoAnswer::TooOld(version) => Refused::new(
+            Code::PeerTooOld,
+            format!(
+                "{} speaks protocol version {version}; this needs {VERSION_MIN}: upgrade it",
+                peer.site
+            ),
+        ),
+    }
+}
+
+async fn exchange(
+    addresses: &[String],
+    gateway: GatewayId,
+    links: &link::LinkContext,
+    question: Bytes,
+) -> Result<Bytes, NoAnswer> {
+    let detached = link::dial(addresses, gateway, links).await?;
+    if detached.version() < VERSION_MIN {
+        return Err(NoAnswer::TooOld(detached.version()));
+    }
+    let mut link: Box<dyn Link> = detached.attach()?;
+    link.push(Message::Ask(question));
+    poll_fn(|context| link.poll_send(context)).await?;
+    let mut heard = Vec::new();
+    loop {
+        poll_fn(|context| link.poll_receive(context, &mut heard)).await?;
+        for message in heard.drain(..) {
+            if let Message::Told(told) = message {
+                return Ok(told);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_are_read_as_they_were_written() {
+        let session = Uuid::from_u128(1);
+        for question in [
+            Question::Look { session },
+            Question::Promote { session, carried: Carried::default() },
+            Question::Take(Take {
+                number: 7,
+                group: Uuid::from_u128(2),
+                volume: Uuid::from_u128(3),
+                bytes: 4096,
+                overwrite: false,
+            }),
+        ] {
+            let text = serde_json::to_string(&question).unwrap();
+            assert_eq!(serde_json::from_str::<Question>(&text).unwrap(), question, "{text}");
+        }
+        let text = r#"{"told":"seen","is_known":true,"own_bytes":4096}"#;
+        let seen = Seen { is_known: true, own_bytes: 4096 };
+        assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), Answer::Seen(seen));
+        assert!(serde_json::from_str::<Question>(r#"{"ask":"everything"}"#).is_err());
+    }
+}

@@ -28,6 +28,7 @@ mod cuts;
 mod detach;
 mod event;
 mod flush;
+mod handover;
 mod leg;
 mod legs;
 mod members;

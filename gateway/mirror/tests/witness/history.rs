@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twinspan_mirror::machine::Note;
-use twinspan_mirror::{Command, Consent, GroupStatus, Role};
+use twinspan_mirror::{Command, Consent, Failover, GroupStatus, Mode, OnSlow, Policy, Role};
 use witness::memory::Fate;
 
 use crate::lies::Lie;
@@ -186,6 +186,18 @@ fn operate(site: &Site, rng: &Rng) {
     let command = match (role, leg) {
         (Role::Primary, Some(leg)) if rng.below(3) == 0 => Command::Suspend { leg },
         (Role::Primary, Some(leg)) if rng.below(2) == 0 => Command::Reverse { leg },
+        (Role::Primary, Some(leg)) if rng.below(2) == 0 => {
+            let modes = [Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack];
+            let slow = [OnSlow::Error, OnSlow::Degrade];
+            let policy = Policy {
+                mode: modes[rng.index(modes.len())],
+                on_slow: slow[rng.index(slow.len())],
+                ack_deadline_ms: 1_000,
+                failover: Failover::Automatic,
+                ..Policy::default()
+            };
+            Command::SetPolicy { leg, policy }
+        }
         (Role::Primary, Some(leg)) => Command::Resume { leg, discard: false },
         (Role::Secondary, _) => Command::Promote { consent: Consent::InSync },
         (Role::Primary | Role::Fenced, _) => return,

@@ -7,6 +7,7 @@ mod history;
 mod lies;
 #[path = "../two_gateways/link.rs"]
 mod link;
+mod modes;
 mod world;
 
 use std::time::Duration;

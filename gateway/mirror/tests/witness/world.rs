@@ -368,6 +368,15 @@ impl Site {
         Group::open(parts).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
+    /// Another volume is to join the group.
+    pub(crate) async fn enlist(&self) -> Result<(), Refusal> {
+        let store = MemoryStore::new(Geometry::new(BYTES).unwrap());
+        let volume = (VolumeId::of(3), "more".to_owned(), store as Rc<dyn Store>);
+        let sessions = (0..7).map(|number| SessionId::of(90 + number)).collect();
+        self.group.enlist(volume, sessions, Vec::new()).await
+    }
+
+    /// Gives a command and waits for its answer.
     pub(crate) async fn command(&self, command: Command) -> Result<(), Refusal> {
         self.group.command(command).await
     }

@@ -125,16 +125,8 @@ impl Group {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
         machine.set_journal(parts.journals.limits);
-        if let Some((_, terms)) = &witness {
-            machine.arbitrate_by(*terms);
-        }
-        let effects = start(&mut machine, &*parts.generations);
-        let members: Vec<Member> = parts
-            .volumes
-            .iter()
-            .enumerate()
-            .map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store)))
-            .collect();
+        let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
+        let members = members(&parts);
         let stopping = CancellationToken::new();
         let core = Core {
             machine,
@@ -217,10 +209,19 @@ fn witness_of(
     }
 }
 
+fn members(parts: &Parts) -> Vec<Member> {
+    let volumes = parts.volumes.iter().enumerate();
+    volumes.map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store))).collect()
+}
+
 fn start(
     machine: &mut Machine,
+    witness: Option<&(Rc<WitnessPort>, Terms)>,
     generations: &dyn super::Generations,
 ) -> Vec<crate::machine::Effect> {
+    if let Some((_, terms)) = witness {
+        machine.arbitrate_by(*terms);
+    }
     while machine.wants_supply() {
         machine.supply(generations.next());
     }

@@ -67,11 +67,7 @@ impl Machine {
         let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
         });
-        let quality = match record.quality {
-            Quality::InSync | Quality::Outdated if power_lost => Quality::Inconsistent,
-            Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
-            quality => quality,
-        };
+        let quality = restore_quality(record.quality, power_lost, &points);
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
@@ -375,6 +371,15 @@ pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
         locks: RangeLocks::default(),
         activity: Activity::new(ACTIVITY_EXTENTS, volume.geometry),
         parked: VecDeque::new(),
+    }
+}
+
+/// What the copy is worth after that: a loss of power and a lost kept point take away from it.
+fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Quality {
+    match recorded {
+        Quality::InSync | Quality::Outdated if power_lost => Quality::Inconsistent,
+        Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
+        quality => quality,
     }
 }
 

@@ -11,7 +11,7 @@ use harness::{Process, Proxy, Site, Tool, free_port, get, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, await_group, group, set, text};
+use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, await_group, group, set};
 use crate::records::{Journal, Load};
 
 const SIZE: &str = "64MiB";

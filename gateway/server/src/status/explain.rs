@@ -110,7 +110,6 @@ fn failed_volume<'a>(status: &'a GroupStatus, leg: &LegStatus) -> Option<&'a str
     Some(volume.name.as_str())
 }
 
-#[expect(clippy::too_many_lines, reason = "one arm for each cause, and nothing else")]
 fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding {
     let site = &leg.site;
     let missing = leg_out_of_sync(leg);

@@ -169,6 +169,12 @@ codes! {
     Stopped "GW0431" 409 7
         "the session is stopped",
         "twinspan session resume SESSION";
+    NotNamed "GW0440" 409 7
+        "the witness does not name this copy",
+        "it lacks writes that the primary acknowledged; look at the plan, then repeat it with --accept";
+    LeaseRuns "GW0441" 409 7
+        "the primary may still be serving reads",
+        "wait for a lease, then try again";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";
@@ -235,6 +241,18 @@ codes! {
     HandoverUnanswered "GW0621" 409 4
         "the mirror was asked to take over and did not answer",
         "bring the mirror back, it knows; if it is lost: twinspan failover plan GROUP, here";
+    WaitingForWitness "GW0641" 409 4
+        "waiting for the witness before serving",
+        "bring the witness back; if it is gone for good, set witness.abandon at every site";
+    WitnessUnreachable "GW0642" 409 3
+        "the witness cannot be reached",
+        "look at etcd and at the network to it";
+    WitnessForgot "GW0643" 409 4
+        "the witness lost what it knew",
+        "find out whether another site serves the group, then set witness.abandon at every site once";
+    NoWitness "GW0644" 409 4
+        "writes are refused: the witness cannot be asked",
+        "bring the witness or the mirror back";
 }
 
 #[cfg(test)]

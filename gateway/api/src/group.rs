@@ -61,6 +61,10 @@ pub enum Serving {
     WaitingForMirror,
     /// Reads only: a mirror is missing and `split` is `manual`.
     Halted,
+    /// A mirror is missing and the witness cannot be asked whether to go on without it.
+    NoWitness,
+    /// Started; the witness has not confirmed yet that nobody was promoted meanwhile.
+    WaitingForWitness,
     /// In the middle of a planned swap of roles.
     HandingOver,
     /// The local copy failed a sync.
@@ -334,6 +338,9 @@ pub struct Group {
     /// The primary, if this gateway is a mirror.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Upstream>,
+    /// What the witness says, if the group is under one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessView>,
     /// The point that a promotion of the copy here goes back to when it is none itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptPoint>,
@@ -360,6 +367,26 @@ pub struct Group {
     pub fenced_writes: u64,
     /// What may be done to it now.
     pub allowed_actions: Vec<String>,
+}
+
+/// What the witness says of a group.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessView {
+    /// Whether it answered when it was last asked; absent: it was not asked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
+    /// The gateway that it names as the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<Uuid>,
+    /// At which epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Whether it names this gateway, as the primary or as a mirror that holds every write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_named: Option<bool>,
+    /// Whether this gateway promotes itself when its primary is lost.
+    pub is_automatic: bool,
 }
 
 /// Makes a group of volumes that exist.

@@ -25,7 +25,7 @@ pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectReques
 pub use group::{
     Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
     LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,
-    Verifying,
+    Verifying, WitnessView,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;

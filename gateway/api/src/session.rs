@@ -20,6 +20,9 @@ pub struct SessionPolicy {
     /// When it is too slow: `error` stops the session, `block` holds the hosts, `degrade` goes on as
     /// in mode `consistency`, and back by itself.
     pub on_slow: String,
+    /// When the primary is lost for good: `manual` waits for an operator, `automatic` lets the mirror
+    /// promote itself if the witness permits it.
+    pub failover: String,
     /// How long the mirror may take to acknowledge, in milliseconds.
     pub ack_deadline_ms: u64,
     /// From one cut to the next in mode `consistency`, in milliseconds.
@@ -50,6 +53,9 @@ pub struct PolicyPatch {
     /// `error`, `block` or `degrade`.
     #[serde(default)]
     pub on_slow: Option<String>,
+    /// `manual` or `automatic`.
+    #[serde(default)]
+    pub failover: Option<String>,
     /// In milliseconds.
     #[serde(default)]
     pub ack_deadline_ms: Option<u64>,

@@ -21,6 +21,9 @@ pub enum IoError {
     /// Policy refuses the write while a mirror is missing (`split = manual`).
     #[error("write refused: a mirror is missing and the session's split policy is manual")]
     Halted,
+    /// The witness did not permit to go on alone, because it cannot be reached.
+    #[error("refused: a mirror is missing and the witness cannot be asked whether to go on alone")]
+    NoWitness,
     /// The gateway is draining.
     #[error("gateway is shutting down")]
     ShuttingDown,

@@ -1,5 +1,5 @@
 //! The vocabulary that every other crate speaks: ids, units, requests, errors, and the traits
-//! [`Volume`], [`Store`] and [`Ledger`].
+//! [`Volume`], [`Store`], [`Ledger`] and [`Witness`].
 //!
 //! Invariant: nothing here does I/O, knows a clock, or depends on another crate of ours.
 //!
@@ -19,6 +19,7 @@ mod range;
 mod request;
 mod store;
 mod volume;
+mod witness;
 
 pub use error::IoError;
 pub use id::{
@@ -37,3 +38,7 @@ pub use range::{
 pub use request::{Answer, Completion, Completions, Op, Request, Segment, Segments, Ticket};
 pub use store::{Ledger, Recovery, Snapshot, Store, Usage};
 pub use volume::{Run, RunKind, Volume};
+pub use witness::{
+    Claim, Configuration, Keep, Member, Revision, Sighting, Standing, Verdict, Witness,
+    WitnessError, WitnessFuture,
+};

@@ -170,6 +170,18 @@ pub enum Refusal {
         /// That epoch.
         by: Epoch,
     },
+    /// The witness cannot be asked, and without its word this takes no effect.
+    #[error("the witness cannot be reached")]
+    NoWitness,
+    /// The witness does not name this gateway in the in-sync set.
+    #[error("the witness does not name this gateway among those that hold every write")]
+    NotNamed,
+    /// The primary may still answer reads.
+    #[error("the primary's lease of {lease_ms} ms runs, or ended too short a while ago")]
+    LeaseRuns {
+        /// How long a lease is.
+        lease_ms: u64,
+    },
     /// The link ended before the answer came; the state says what became of it.
     #[error("the mirror went away before it answered")]
     Interrupted,

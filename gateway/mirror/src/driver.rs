@@ -23,6 +23,7 @@ mod slab;
 mod spill;
 mod status;
 mod upstream;
+mod witness;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ use self::inbox::Tag;
 pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
 use self::slab::Slab;
 pub use self::spill::{Journals, Spill, SpillFile};
+pub use self::witness::Arbitration;
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
 use crate::metrics::Metrics;
@@ -138,6 +140,7 @@ struct Core {
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,
     waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
+    witness: Option<Rc<witness::WitnessPort>>,
     metrics: Metrics,
     /// Legs to dial and ports to hang after the turn.
     dials: Vec<LegId>,
@@ -218,6 +221,7 @@ impl Group {
     /// Not safe to expect a clean stop from; safe as a crash is.
     pub async fn close(self: &Rc<Self>) -> Result<(), IoError> {
         self.hosts.borrow().cancel();
+        self.core.borrow().refuse_held_reads();
         self.until_idle().await;
         self.push_event(Event::Closing);
         self.until_idle().await;
@@ -295,6 +299,7 @@ impl Core {
             while self.machine.wants_supply() {
                 self.machine.supply(self.generations.next());
             }
+            self.release_reads();
             self.dismiss_when_ready();
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {

@@ -28,17 +28,17 @@ mod status;
 
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
-    Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture, OpenError, Parts,
-    Spawn, Spill, SpillFile, found_adopted, found_primary, found_secondary,
+    Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
+    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_primary, found_secondary,
 };
 pub use limits::GROUP_VOLUMES_MAX;
 pub use machine::{JournalLimits, Spell};
 pub use mode::Mode;
-pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
+pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
 pub use record::RecordError;
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
     Cause, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus, LinkState,
     Phase, PointStatus, Role, Serving, SessionState, SessionStatus, UpstreamStatus, Verified,
-    Verifying, VolumeStatus,
+    Verifying, VolumeStatus, WitnessStatus,
 };

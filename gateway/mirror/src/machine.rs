@@ -28,6 +28,7 @@ mod cuts;
 mod detach;
 mod event;
 mod flush;
+mod handover;
 mod leg;
 mod legs;
 mod members;
@@ -41,6 +42,7 @@ mod tests;
 mod time;
 mod verify;
 mod vote;
+mod witness;
 mod write;
 
 use std::collections::VecDeque;
@@ -50,7 +52,7 @@ use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, Vol
 use crate::activity::Activity;
 use crate::lineage::Lineage;
 use crate::locks::{Holder, RangeLocks};
-use crate::record::{RoleRecord, UpstreamRecord};
+use crate::record::{Arbitrated, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
@@ -62,6 +64,9 @@ use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
 pub(crate) use self::snapshot::{Lacks, found};
+use self::witness::Arbiter;
+pub(crate) use self::witness::ReadLicence;
+pub use self::witness::Terms;
 use self::write::Writes;
 
 /// What the record that is being written decides when it is durable.
@@ -77,6 +82,8 @@ enum After {
     Begun,
     /// This leg is in the in-sync set.
     LegJoined(LegId),
+    /// The group is arbitrated by a witness.
+    Arbitrated,
     /// The dirty maps are durable: extents may leave the activity log.
     DirtyKept,
     /// This mirror follows the primary that opened it.
@@ -190,6 +197,10 @@ pub struct Machine {
     split_brain: bool,
     counters: GroupCounters,
     command: Option<Pending>,
+    /// The witness, if there is one.
+    arbiter: Option<Box<Arbiter>>,
+    /// What the record says of a witness.
+    arbitrated: Arbitrated,
     /// A volume is leaving the group: hosts are held.
     dismissal: Option<members::Dismissal>,
     /// Reused while locks are given back.
@@ -252,6 +263,9 @@ impl Machine {
             }
             Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
+            Event::Arbitrated { number, outcome } => self.on_arbitrated(number, outcome, out),
+            Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
+            Event::WitnessLost => self.on_witness_lost(out),
             Event::Closing => self.on_closing(out),
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
         }
@@ -262,8 +276,8 @@ impl Machine {
     /// Hands the machine a name for a history that it may begin. It needs two in hand at any time.
     pub fn supply(&mut self, generation: Generation) {
         if self.tag == 0 {
-            let drawn = generation.uuid().as_u128() & u128::from(u32::MAX);
-            self.tag = u32::try_from(drawn).expect("masked").max(1);
+            let [.., a, b, c, d] = generation.uuid().into_bytes();
+            self.tag = u32::from_be_bytes([a, b, c, d]).max(1);
         }
         self.spares.push(generation);
     }
@@ -290,6 +304,7 @@ impl Machine {
         matches!(self.role, Role::Primary | Role::Detached)
             && self.awaiting.is_empty()
             && !self.latched
+            && !self.waits_for_witness()
     }
 
     /// Whether a read may be answered from the copy here.
@@ -325,6 +340,7 @@ impl Machine {
         }
         self.advance_point(out);
         self.advance_role(out);
+        self.arbitrate(out);
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
@@ -361,6 +377,7 @@ impl Machine {
         match self.role {
             Role::Primary | Role::Yielding(_) => {
                 assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
+                self.check_witness();
             }
             Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } | Role::Detached => {
                 assert!(self.live.is_empty(), "only a primary has mirrors (rule 6)");
@@ -437,6 +454,7 @@ impl Machine {
             After::LegLeft(leg) => self.leg_left(leg, out),
             After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
+            After::Arbitrated => self.enrolled(),
             After::DirtyKept => self.dirty_kept(out),
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),

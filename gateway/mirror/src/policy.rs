@@ -34,6 +34,16 @@ pub enum OnSlow {
     Degrade,
 }
 
+/// What happens when a mirror loses its primary for good. Needs a witness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Failover {
+    /// An operator promotes it.
+    #[default]
+    Manual,
+    /// It promotes itself, if the witness permits it.
+    Automatic,
+}
+
 /// The policies of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
@@ -45,6 +55,8 @@ pub struct Policy {
     pub recovery: Recovery,
     /// On slowness.
     pub on_slow: OnSlow,
+    /// On the loss of the primary.
+    pub failover: Failover,
     /// How long an in-sync mirror may take to acknowledge a change, in milliseconds.
     pub ack_deadline_ms: u64,
     /// From one cut to the next in mode `consistency`, in milliseconds.
@@ -66,6 +78,7 @@ impl Default for Policy {
             split: Split::default(),
             recovery: Recovery::default(),
             on_slow: OnSlow::default(),
+            failover: Failover::default(),
             ack_deadline_ms: ACK_DEADLINE_MS,
             cut_interval_ms: CUT_INTERVAL_MS,
             transfer_every_s: 0,

@@ -7,21 +7,20 @@
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
 mod points;
+mod wire;
 
-use block::{
-    Epoch, GatewayId, Generation, GroupId, Mode, Quality, SessionId, SnapshotId, VolumeId,
-};
+use block::{Epoch, GatewayId, Generation, GroupId, Quality, SessionId, VolumeId};
 use bytes::Bytes;
-use uuid::Uuid;
 
 use crate::lineage::Lineage;
-use crate::policy::{CUT_INTERVAL_MS, OnSlow, Policy, Recovery, Split};
+use crate::policy::Policy;
 
 pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
+use self::wire::{Reader, Writer, arbitrated_of, quality_code, quality_of};
 
 const MAGIC: [u8; 4] = *b"TwG1";
-/// Version 1 had one mode and no kept points.
-const VERSION: u16 = 2;
+/// Version 1 had one mode and no kept points, version 2 no witness.
+const VERSION: u16 = 3;
 
 /// CRC32C of bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -56,6 +55,18 @@ pub(crate) enum RoleRecord {
     },
     /// A mirror whose copy an operator opened to hosts while its session is suspended.
     Detached,
+}
+
+/// Whether a group is under a witness, as it is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Arbitrated {
+    /// It never was, or an operator gave the witness up.
+    #[default]
+    No,
+    /// The witness was about to be asked for the first time.
+    Intended,
+    /// The witness knows the group.
+    Claimed,
 }
 
 /// One mirror.
@@ -103,6 +114,8 @@ pub(crate) struct GroupRecord {
     /// The kernel's boot id when it was written: whether the page cache can have survived.
     pub(crate) host_boot: [u8; 16],
     pub(crate) points: PointsRecord,
+    /// Whether the group is under a witness.
+    pub(crate) arbitrated: Arbitrated,
 }
 
 impl PointsRecord {
@@ -180,6 +193,11 @@ impl GroupRecord {
         });
         w.0.extend(self.host_boot);
         w.points(&self.points);
+        w.u8(match self.arbitrated {
+            Arbitrated::No => 0,
+            Arbitrated::Intended => 1,
+            Arbitrated::Claimed => 2,
+        });
         let crc = crc32c(&w.0);
         w.0.extend(crc.to_le_bytes());
         Bytes::from(w.0)
@@ -224,263 +242,18 @@ impl GroupRecord {
             })?,
             host_boot: r.take()?,
             points: if version == 1 { PointsRecord::default() } else { r.points()? },
+            arbitrated: if r.1 < 3 { Arbitrated::No } else { arbitrated_of(r.u8()?)? },
         };
         if r.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
     }
 }
 
-fn quality_code(quality: Quality) -> u8 {
-    match quality {
-        Quality::Blank => 1,
-        Quality::Inconsistent => 2,
-        Quality::Outdated => 3,
-        Quality::InSync => 4,
-        Quality::Source => 5,
-        Quality::Consistent => 6,
-    }
-}
-
-fn quality_of(code: u8) -> Result<Quality, RecordError> {
-    match code {
-        1 => Ok(Quality::Blank),
-        2 => Ok(Quality::Inconsistent),
-        3 => Ok(Quality::Outdated),
-        4 => Ok(Quality::InSync),
-        5 => Ok(Quality::Source),
-        6 => Ok(Quality::Consistent),
-        _ => Err(RecordError::Damaged),
-    }
-}
-
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn u8(&mut self, value: u8) {
-        self.0.push(value);
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.0.extend(value.to_le_bytes());
-    }
-
-    fn uuid(&mut self, value: Uuid) {
-        self.0.extend(value.as_bytes());
-    }
-
-    fn len(&mut self, len: usize) {
-        self.0.extend(u32::try_from(len).expect("records are small").to_le_bytes());
-    }
-
-    fn text(&mut self, value: &str) {
-        self.len(value.len());
-        self.0.extend(value.as_bytes());
-    }
-
-    fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Self, &T)) {
-        self.len(items.len());
-        for item in items {
-            each(self, item);
-        }
-    }
-
-    fn option<T>(&mut self, item: Option<&T>, each: impl FnOnce(&mut Self, &T)) {
-        self.u8(u8::from(item.is_some()));
-        if let Some(item) = item {
-            each(self, item);
-        }
-    }
-
-    fn lineage(&mut self, lineage: &Lineage) {
-        self.uuid(lineage.current.uuid());
-        self.list(&lineage.ancestors, |w, generation| w.uuid(generation.uuid()));
-    }
-
-    fn snapshots(&mut self, snapshots: &Snapshots) {
-        self.list(snapshots, |w, (volume, snapshot)| {
-            w.uuid(volume.uuid());
-            w.uuid(snapshot.uuid());
-        });
-    }
-
-    fn points(&mut self, points: &PointsRecord) {
-        self.option(points.kept.as_ref(), |w, kept| {
-            w.snapshots(&kept.snapshots);
-            w.u8(quality_code(kept.quality));
-            w.option(kept.lineage.as_ref(), Writer::lineage);
-            w.u64(kept.unix_ms);
-        });
-        self.list(&points.discarded, |w, discarded| {
-            w.snapshots(&discarded.snapshots);
-            w.u64(discarded.bytes);
-            w.u64(discarded.unix_ms);
-        });
-        self.snapshots(&points.unneeded);
-        self.u8(u8::from(points.rolling_back));
-    }
-
-    fn leg(&mut self, leg: &LegRecord) {
-        self.uuid(leg.gateway.uuid());
-        self.text(&leg.site);
-        self.list(&leg.sessions, |w, session| w.uuid(session.uuid()));
-        self.u8(u8::from(leg.policy.split == Split::Manual));
-        self.u8(u8::from(leg.policy.recovery == Recovery::Manual));
-        self.u8(match leg.policy.on_slow {
-            OnSlow::Error => 0,
-            OnSlow::Block => 1,
-            OnSlow::Degrade => 2,
-        });
-        self.u64(leg.policy.ack_deadline_ms);
-        self.u8(u8::from(leg.in_sync));
-        self.u8(u8::from(leg.wanted));
-        self.u8(u8::from(leg.awaiting_reprotect));
-        self.option(leg.base.as_ref(), |w, base| w.uuid(base.uuid()));
-        self.u8(match leg.policy.mode {
-            Mode::Sync => 0,
-            Mode::Consistency => 1,
-            Mode::Stack => 2,
-        });
-        self.u64(leg.policy.cut_interval_ms);
-        self.u64(leg.policy.transfer_every_s);
-        self.u8(u8::from(leg.suspended));
-        self.option(leg.lossy.as_ref(), |w, bytes| w.u64(*bytes));
-    }
-}
-
-/// The bytes that are left, and the version that they were written in.
-struct Reader<'a>(&'a [u8], u16);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (bytes, rest) = self.0.split_first_chunk::<N>().ok_or(RecordError::Damaged)?;
-        self.0 = rest;
-        Ok(*bytes)
-    }
-
-    fn u8(&mut self) -> Result<u8, RecordError> {
-        self.take::<1>().map(|[byte]| byte)
-    }
-
-    fn flag(&mut self) -> Result<bool, RecordError> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(RecordError::Damaged),
-        }
-    }
-
-    fn u64(&mut self) -> Result<u64, RecordError> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn uuid(&mut self) -> Result<Uuid, RecordError> {
-        self.take().map(Uuid::from_bytes)
-    }
-
-    fn len(&mut self) -> Result<usize, RecordError> {
-        let len = usize::try_from(u32::from_le_bytes(self.take()?)).unwrap_or(usize::MAX);
-        // Every item takes at least a byte, so a longer list is a lie and allocates nothing.
-        if len > self.0.len() { Err(RecordError::Damaged) } else { Ok(len) }
-    }
-
-    fn text(&mut self) -> Result<String, RecordError> {
-        let len = self.len()?;
-        let (bytes, rest) = self.0.split_at(len);
-        self.0 = rest;
-        std::str::from_utf8(bytes).map(str::to_owned).or(Err(RecordError::Damaged))
-    }
-
-    fn list<T>(
-        &mut self,
-        mut each: impl FnMut(&mut Self) -> Result<T, RecordError>,
-    ) -> Result<Vec<T>, RecordError> {
-        let len = self.len()?;
-        (0..len).map(|_| each(self)).collect()
-    }
-
-    fn option<T>(
-        &mut self,
-        each: impl FnOnce(&mut Self) -> Result<T, RecordError>,
-    ) -> Result<Option<T>, RecordError> {
-        if self.flag()? { each(self).map(Some) } else { Ok(None) }
-    }
-
-    fn lineage(&mut self) -> Result<Lineage, RecordError> {
-        Ok(Lineage {
-            current: Generation::from_uuid(self.uuid()?),
-            ancestors: self.list(|r| r.uuid().map(Generation::from_uuid))?,
-        })
-    }
-
-    fn snapshots(&mut self) -> Result<Snapshots, RecordError> {
-        self.list(|r| Ok((VolumeId::from_uuid(r.uuid()?), SnapshotId::from_uuid(r.uuid()?))))
-    }
-
-    fn points(&mut self) -> Result<PointsRecord, RecordError> {
-        Ok(PointsRecord {
-            kept: self.option(|r| {
-                Ok(Kept {
-                    snapshots: r.snapshots()?,
-                    quality: quality_of(r.u8()?)?,
-                    lineage: r.option(Reader::lineage)?,
-                    unix_ms: r.u64()?,
-                })
-            })?,
-            discarded: self.list(|r| {
-                let snapshots = r.snapshots()?;
-                Ok(Discarded { snapshots, bytes: r.u64()?, unix_ms: r.u64()? })
-            })?,
-            unneeded: self.snapshots()?,
-            rolling_back: self.flag()?,
-        })
-    }
-
-    fn leg(&mut self) -> Result<LegRecord, RecordError> {
-        let mut leg = LegRecord {
-            gateway: GatewayId::from_uuid(self.uuid()?),
-            site: self.text()?,
-            sessions: self.list(|r| r.uuid().map(SessionId::from_uuid))?,
-            policy: Policy {
-                mode: Mode::Sync,
-                split: if self.flag()? { Split::Manual } else { Split::Automatic },
-                recovery: if self.flag()? { Recovery::Manual } else { Recovery::Automatic },
-                on_slow: match self.u8()? {
-                    0 => OnSlow::Error,
-                    1 => OnSlow::Block,
-                    2 if self.1 > 1 => OnSlow::Degrade,
-                    _ => return Err(RecordError::Damaged),
-                },
-                ack_deadline_ms: self.u64()?,
-                cut_interval_ms: CUT_INTERVAL_MS,
-                transfer_every_s: 0,
-            },
-            in_sync: self.flag()?,
-            wanted: self.flag()?,
-            awaiting_reprotect: self.flag()?,
-            base: self.option(|r| r.uuid().map(Generation::from_uuid))?,
-            suspended: false,
-            lossy: None,
-        };
-        if self.1 == 1 {
-            leg.suspended = !leg.wanted && !leg.awaiting_reprotect;
-            return Ok(leg);
-        }
-        leg.policy.mode = match self.u8()? {
-            0 => Mode::Sync,
-            1 => Mode::Consistency,
-            2 => Mode::Stack,
-            _ => return Err(RecordError::Damaged),
-        };
-        leg.policy.cut_interval_ms = self.u64()?;
-        leg.policy.transfer_every_s = self.u64()?;
-        leg.suspended = self.flag()?;
-        leg.lossy = self.option(Self::u64)?;
-        Ok(leg)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use block::{Mode, SnapshotId};
+
     use super::*;
+    use crate::policy::{Failover, OnSlow, Split};
 
     fn sample() -> GroupRecord {
         GroupRecord {
@@ -501,6 +274,7 @@ mod tests {
                         mode: Mode::Consistency,
                         split: Split::Manual,
                         on_slow: OnSlow::Degrade,
+                        failover: Failover::Automatic,
                         ..Policy::default()
                     },
                     in_sync: true,
@@ -528,6 +302,7 @@ mod tests {
                 unneeded: vec![(VolumeId::of(2), SnapshotId::of(12))],
                 rolling_back: true,
             },
+            arbitrated: Arbitrated::Claimed,
         }
     }
 
@@ -546,27 +321,51 @@ mod tests {
     #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
-        bytes[4] = 3;
+        bytes[4] = 4;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(3)));
+        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(4)));
+    }
+
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let digits = hex.chars().filter_map(|c| c.to_digit(16));
+        let digits: Vec<u8> = digits.map(|digit| u8::try_from(digit).unwrap()).collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    /// What version 2 could say of the sample.
+    fn sample_2() -> GroupRecord {
+        let mut record = sample();
+        record.arbitrated = Arbitrated::No;
+        record.legs[1].as_mut().unwrap().policy.failover = Failover::Manual;
+        record
     }
 
     /// The bytes of version 1: what an older release left behind is read, and means what it did.
     #[test]
     fn reads_the_bytes_of_version_1() {
-        let digits: Vec<u8> = include_str!("record_1.hex")
-            .chars()
-            .filter_map(|c| c.to_digit(16))
-            .map(|digit| u8::try_from(digit).unwrap())
-            .collect();
-        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-        let mut expected = sample();
+        let mut expected = sample_2();
         expected.points = PointsRecord::default();
         let leg = expected.legs[1].as_mut().unwrap();
         leg.lossy = None;
         leg.policy = Policy { split: Split::Manual, on_slow: OnSlow::Block, ..Policy::default() };
+        let bytes = bytes_of(include_str!("record_1.hex"));
         assert_eq!(GroupRecord::decode(&bytes), Ok(expected));
+    }
+
+    /// The bytes of version 2, which knew no witness.
+    #[test]
+    fn reads_the_bytes_of_version_2() {
+        let bytes = bytes_of(include_str!("record_2.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(sample_2()));
+    }
+
+    /// The bytes that are written now.
+    #[test]
+    fn writes_and_reads_the_bytes_of_version_3() {
+        let bytes = bytes_of(include_str!("record_3.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(sample()));
+        assert_eq!(sample().encode(), bytes);
     }
 }

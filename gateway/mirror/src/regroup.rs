@@ -8,8 +8,8 @@ use block::{GroupId, Open, Quality, SessionId, VolumeId};
 use bytes::Bytes;
 
 use crate::record::{
-    GroupRecord, LegRecord, RecordError, RoleRecord, UpstreamRecord, dirty_key, fresh_key,
-    group_key,
+    Arbitrated, GroupRecord, LegRecord, RecordError, RoleRecord, UpstreamRecord, dirty_key,
+    fresh_key, group_key,
 };
 
 /// A volume that leaves, and the group of its own that it goes to.
@@ -102,6 +102,7 @@ fn own_group(group: &GroupRecord, open: &Open, leaver: &Leaver) -> (String, Opti
         upstream: None,
         host_boot: group.host_boot,
         points: group.points.of(&[leaver.volume]),
+        arbitrated: Arbitrated::No,
     };
     (group_key(leaver.group), Some(record.encode()))
 }
@@ -155,6 +156,7 @@ mod tests {
             upstream: None,
             host_boot: [0; 16],
             points: PointsRecord::default(),
+            arbitrated: Arbitrated::Claimed,
         }
     }
 

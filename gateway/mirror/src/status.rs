@@ -38,6 +38,11 @@ pub enum Serving {
     WaitingForMirror,
     /// Reads only: a mirror is missing and `split = manual`.
     Halted,
+    /// A mirror is missing, and the witness cannot be asked whether to go on without it: writes
+    /// are refused.
+    NoWitness,
+    /// Started, and the witness has not yet confirmed that nobody was promoted meanwhile.
+    WaitingForWitness,
     /// In the middle of a planned swap of roles; requests are held.
     HandingOver,
     /// The local copy failed a sync and must be reopened.
@@ -312,6 +317,29 @@ pub struct GroupCounters {
     pub blocked_ms: u64,
 }
 
+/// The witness, as a group sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WitnessStatus {
+    /// Whether it answered when it was last asked.
+    pub reachable: Option<bool>,
+    /// Whether the group is under it.
+    pub arbitrated: bool,
+    /// Whom it names as primary.
+    pub primary: Option<GatewayId>,
+    /// At which epoch.
+    pub epoch: Option<Epoch>,
+    /// Whether it names this gateway, as the primary or in the in-sync set.
+    pub is_named: Option<bool>,
+    /// Whether this gateway may promote itself when its primary is lost.
+    pub is_automatic: bool,
+    /// Whether the lease of that primary runs.
+    pub primary_alive: Option<bool>,
+    /// Whether it knew the group once and does not any more.
+    pub forgotten: bool,
+    /// Whether a mirror waits to be taken out of the set or into it.
+    pub asking: bool,
+}
+
 /// A group as one gateway sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -347,6 +375,8 @@ pub struct GroupStatus {
     pub rpo_ms: Option<u64>,
     /// Whether both sides have writes that the other lacks.
     pub split_brain: bool,
+    /// What the witness says, if there is one.
+    pub witness: Option<WitnessStatus>,
     /// The planned swap of roles that is under way, if one is.
     pub handover: Option<HandoverStatus>,
     /// Counters.

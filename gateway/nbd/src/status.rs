@@ -28,6 +28,7 @@ pub(crate) fn errno(command: Command, error: IoError) -> Errno {
         },
         IoError::Invalid => Errno::Inval,
         IoError::Halted
+        | IoError::NoWitness
         | IoError::Checksum
         | IoError::Media
         | IoError::Latched
@@ -59,6 +60,9 @@ pub(crate) fn message(error: IoError) -> &'static str {
         IoError::ReadOnly => "volume is read-only here",
         IoError::Fenced => "fenced by a higher epoch: this gateway may no longer serve the volume",
         IoError::Halted => "a mirror is missing and the session's split policy is manual",
+        IoError::NoWitness => {
+            "a mirror is missing and the witness cannot be asked whether to go on alone"
+        }
         IoError::ShuttingDown => "gateway is shutting down",
         IoError::Unsupported => "operation is not supported by this volume",
         IoError::Invalid => "invalid request",

@@ -30,6 +30,7 @@ use crate::metrics::Exporter;
 use crate::refusal::{Refused, chain_text};
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
+use crate::witnessing::Witnessing;
 use crate::{http, metrics, shutdown, telemetry, tls};
 
 /// The first token, in the data directory, readable by its owner only.
@@ -75,6 +76,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let board = Arc::new(Board::default());
     let desk_book = Arc::new(OnceLock::new());
     let links = link_context(&config, &identity, (&desk_book, &events, clock))?;
+    let witnessing = Witnessing::start(config.witness.as_ref(), identity.gateway)
+        .map_err(failed("prepare the witness"))?;
     let threads = start_shards(&config, &|| ShardParts {
         identity: identity.clone(),
         pool: Arc::clone(&pool),
@@ -83,6 +86,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         events: Arc::clone(&events),
         links: links.clone(),
         heartbeat: config.mirror.heartbeat,
+        witnessing: witnessing.clone(),
         journal: config.mirror.journal,
         journal_dir: config.data_dir.join("journal"),
     })?;

@@ -84,6 +84,8 @@ pub struct Config {
     pub nbd: NbdConfig,
     /// Mirroring.
     pub mirror: MirrorConfig,
+    /// The witness; `None`: an operator decides.
+    pub witness: Option<WitnessConfig>,
     /// Logging.
     pub log: LogConfig,
     /// BLAKE3 of what was loaded, for `twinspan_config_info`.
@@ -191,6 +193,36 @@ pub struct VerifyConfig {
     pub every: Duration,
     /// Bytes of each mirror that are compared in a second at most.
     pub bytes_per_second: u64,
+}
+
+/// Arbitration by a witness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessConfig {
+    /// Where it is; `None`: it is gone for good.
+    pub etcd: Option<EtcdSettings>,
+    /// How long a lease runs.
+    pub lease_ms: u64,
+    /// How long writes wait for it.
+    pub hold_ms: u64,
+    /// How long a mirror waits for its primary before it promotes itself.
+    pub failover_after_ms: u64,
+}
+
+/// Where etcd is and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// What it is called in metrics.
+    pub name: String,
+    /// Client URLs of its members.
+    pub endpoints: Vec<String>,
+    /// What every key begins with.
+    pub prefix: String,
+    /// How long one member may take to answer.
+    pub timeout: Duration,
+    /// Authorities of its certificate, PEM.
+    pub ca: Option<PathBuf>,
+    /// The certificate and key that are shown to it, PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Logging.

@@ -39,10 +39,15 @@ impl HostDoor {
 
 fn serves(status: &GroupStatus) -> bool {
     match &status.serving {
-        Serving::Yes | Serving::Halted | Serving::HandingOver | Serving::Detached => true,
+        Serving::Yes
+        | Serving::Halted
+        | Serving::NoWitness
+        | Serving::HandingOver
+        | Serving::Detached => true,
         Serving::NotPrimary
         | Serving::Fenced { .. }
         | Serving::WaitingForMirror
+        | Serving::WaitingForWitness
         | Serving::Latched => false,
     }
 }

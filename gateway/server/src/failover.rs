@@ -4,6 +4,8 @@
 //! may be lost. What cannot be known from here is said to be unknown. The token of a plan is bound
 //! to the state that the plan was made from, and ends.
 
+mod witness;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -140,16 +142,17 @@ pub(crate) fn plan(
 ) -> FailoverPlan {
     let now_ms = clock.steady_ms();
     let leave = match unanswered(status) {
-        Some((asked, leg)) => check_asked(asked, leg, consent, now_ms),
+        Some(asked) => check_asked(asked, status.witness.is_some(), consent, now_ms),
         None => check_primary(status, consent, now_ms),
     };
-    let checks = vec![
+    let mut checks = vec![
         check_role(status),
         leave,
         check_copy(status, consent),
         check_protection(status),
         check_export(status, nbd),
     ];
+    checks.splice(1..1, witness::check_witness(status, consent));
     let blocked = checks.iter().any(|check| check.state == CheckState::Blocked);
     let (at_risk_bytes, at_risk_seconds) = at_risk(status);
     let from = match unanswered(status) {
@@ -200,6 +203,10 @@ fn check_role(status: &GroupStatus) -> Check {
     match status.role {
         Role::Secondary => {
             check(&name, CheckState::Ok, "this gateway holds a mirror and records it by itself")
+        }
+        Role::Primary if unanswered(status).is_some() && status.witness.is_some() => {
+            let name = format!("go on at epoch {}", status.epoch);
+            check(&name, CheckState::Ok, "the witness takes back what the mirror was offered")
         }
         Role::Primary if unanswered(status).is_some() => check(
             &name,
@@ -268,16 +275,40 @@ fn unanswered(status: &GroupStatus) -> Option<(HandoverStatus, &LegStatus)> {
 
 /// The turn of the epoch at which this gateway would serve.
 fn epoch_after(status: &GroupStatus) -> u64 {
-    unanswered(status).map_or(status.epoch, |(asked, _)| asked.epoch).turn() + 1
+    match unanswered(status) {
+        // The witness takes the offer back, so nothing has to be raised above it.
+        Some(_) if status.witness.is_some() => status.epoch.turn(),
+        Some((asked, _)) => asked.epoch.turn() + 1,
+        None => status.epoch.turn() + 1,
+    }
 }
 
-fn check_asked(asked: HandoverStatus, leg: &LegStatus, consent: Consent, now_ms: u64) -> Check {
+fn check_asked(
+    (asked, leg): (HandoverStatus, &LegStatus),
+    is_arbitrated: bool,
+    consent: Consent,
+    now_ms: u64,
+) -> Check {
     let site = &leg.site;
     let name = format!("leave {site}");
     let heard = leg.last_heard_ms.map_or_else(
         || "since this gateway started".to_owned(),
         |at| format!("for {}", micros_text(now_ms.saturating_sub(at).saturating_mul(1000))),
     );
+    if is_arbitrated {
+        let text = format!(
+            "{site} was asked to take over at epoch {} and has not been heard {heard}",
+            asked.epoch
+        );
+        return match consent {
+            Consent::InSync => check(
+                &name,
+                CheckState::Blocked,
+                format!("{text}. If it is not waited for: --accept outdated"),
+            ),
+            Consent::Outdated | Consent::Inconsistent => check(&name, CheckState::Ok, text),
+        };
+    }
     let risk = format!(
         "{site} was asked to take over at epoch {} and has not been heard {heard}: if it did, hosts \
          may write there, and it is fenced when it returns; what they wrote is then told as a split \

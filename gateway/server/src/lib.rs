@@ -32,6 +32,7 @@ mod spill;
 mod status;
 mod telemetry;
 mod tls;
+mod witnessing;
 
 pub use assemble::{ADMIN_TOKEN_FILE, StartError, run};
 pub use http::openapi;

@@ -52,6 +52,7 @@ pub(crate) const fn io_code(error: IoError) -> Code {
         IoError::Fenced => Code::Fenced,
         IoError::Latched => Code::Latched,
         IoError::Halted => Code::Halted,
+        IoError::NoWitness => Code::NoWitness,
         IoError::ShuttingDown => Code::Starting,
         IoError::OutOfRange | IoError::Invalid | IoError::Unsupported | IoError::ReadOnly => {
             Code::Invalid
@@ -120,6 +121,9 @@ impl From<Refusal> for Refused {
             Refusal::Io(error) => io_code(*error),
             Refusal::Fenced { .. } => Code::Fenced,
             Refusal::Interrupted => Code::Interrupted,
+            Refusal::NoWitness => Code::WitnessUnreachable,
+            Refusal::NotNamed => Code::NotNamed,
+            Refusal::LeaseRuns { .. } => Code::LeaseRuns,
         };
         Self::new(code, refusal.to_string())
     }

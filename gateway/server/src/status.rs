@@ -61,6 +61,7 @@ pub(crate) fn group(status: &GroupStatus, moment: Moment) -> Group {
         volumes: status.volumes.iter().map(|volume| volume.name.clone()).collect(),
         legs: status.legs.iter().map(|leg_status| leg(leg_status, moment)).collect(),
         upstream: upstream(status, moment),
+        witness: status.witness.filter(|witness| witness.arbitrated).map(witness),
         kept: status.kept.as_ref().map(|kept| KeptPoint {
             snapshots: kept.snapshots.iter().map(|(_, snapshot)| snapshot.uuid()).collect(),
             quality: Some(quality(kept.quality)),
@@ -94,6 +95,7 @@ pub(crate) fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, wh
         volumes,
         legs: Vec::new(),
         upstream: None,
+        witness: None,
         kept: None,
         keeps_no_points: false,
         discarded: Vec::new(),
@@ -174,6 +176,16 @@ fn upstream(status: &GroupStatus, moment: Moment) -> Option<Upstream> {
             seq: upstream.seq.get(),
         }
     })
+}
+
+fn witness(status: mirror::WitnessStatus) -> api::WitnessView {
+    api::WitnessView {
+        reachable: status.reachable,
+        primary: status.primary.map(block::GatewayId::uuid),
+        epoch: status.epoch.map(block::Epoch::get),
+        is_named: status.is_named,
+        is_automatic: status.is_automatic,
+    }
 }
 
 fn their_view(theirs: block::MirrorState, age_ms: Option<u64>) -> TheirView {

@@ -81,8 +81,8 @@ impl MemoryStore {
     pub fn reopen(&self) {
         let clean = self.clean.get();
         let active = if clean { Vec::new() } else { self.activity.borrow().clone() };
+        // One that was not closed stays so, also if nothing happens before it dies again.
         *self.recovery.borrow_mut() = Recovery { clean, active };
-        self.clean.set(true);
     }
 
     /// The content of a range, whole.

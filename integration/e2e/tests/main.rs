@@ -20,3 +20,4 @@ mod pair;
 mod random;
 mod rec;
 mod records;
+mod witness;

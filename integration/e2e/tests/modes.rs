@@ -41,6 +41,10 @@ fn consistency_fails_over_to_a_whole_cut() -> Result<()> {
     let journal = Journal::new(0, 0, WRITERS, BLOCKS);
     let load = Load::start(&journal, &pair.primary.nbd_socket(), VOLUME)?;
     load.await_more(400, SOON)?;
+    // It is told with a heartbeat, and a fast machine is here before the first.
+    await_group(&pair.mirror, "word of how far it is behind", SOON, |group| {
+        group.pointer("/rpo_seconds").is_some_and(Value::is_number)
+    })?;
     pair.primary.kill()?;
     load.await_end(SOON)?;
     await_group(&pair.mirror, "the silence", SOON, |group| {

@@ -383,7 +383,9 @@ impl World {
             | Note::MirrorFollows { .. }
             | Note::Degraded { .. }
             | Note::Transferred { .. }
-            | Note::FencedOff { .. } => {}
+            | Note::FencedOff { .. }
+            | Note::TakesOver
+            | Note::Witness { .. } => {}
         }
     }
 

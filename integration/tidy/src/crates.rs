@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ─▶ server ─▶ mirror ─▶ block
 //!    │       ├─────▶ store, nbd ─▶ block
-//!    │       └─────▶ link ─▶ block
+//!    │       └─────▶ link, witness ─▶ block
 //!    └────▶ api ─▶ block
 //! ```
 //!
@@ -33,14 +33,15 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 15] = [
+pub const CRATES: [Crate; 16] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
-    krate("gateway/mirror", &["block"], &["store"]),
+    krate("gateway/mirror", &["block"], &["store", "witness"]),
+    krate("gateway/witness", &["block"], &[]),
     krate("gateway/link", &["block"], &[]),
     krate("gateway/nbd", &["block"], &["store"]),
     krate("gateway/api", &["block"], &[]),
-    krate("gateway/server", &["api", "block", "link", "mirror", "nbd", "store"], &[]),
+    krate("gateway/server", &["api", "block", "link", "mirror", "nbd", "store", "witness"], &[]),
     krate("gateway/cli", &["api", "server"], &[]),
     krate("gateway/testkit", &["block", "store"], &[]),
     krate("integration/tidy", &[], &[]),

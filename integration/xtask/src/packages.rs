@@ -31,13 +31,14 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 7] = [
+const CLIENTS: [Need; 8] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
     need("qemu-io", "qemu-utils", "the client that writes patterns"),
     need("nbdkit", "nbdkit", "a foreign server to import from"),
     need("fio", "fio", "the client that writes and verifies"),
     need("mkfs.ext4", "e2fsprogs", "a file system on a volume"),
+    need("etcd", "etcd-server", "the witness that sites ask"),
     need("prometheus", "prometheus", "scrapes /metrics and checks rules"),
 ];
 

@@ -23,6 +23,9 @@ pub(crate) struct Policy {
     /// behind until it keeps up again.
     #[arg(long, value_name = "POLICY")]
     pub(crate) on_slow: Option<String>,
+    /// When the primary is lost: `manual`, or `automatic` if there is a witness.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) failover: Option<String>,
     /// How long it may take to acknowledge.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) ack_deadline: Option<Duration>,

@@ -90,6 +90,7 @@ fn patch(policy: &args::Policy) -> PolicyPatch {
         split: policy.split.clone(),
         recovery: policy.recovery.clone(),
         on_slow: policy.on_slow.clone(),
+        failover: policy.failover.clone(),
         ack_deadline_ms: policy.ack_deadline.map(millis),
         cut_interval_ms: policy.cut_interval.map(millis),
         transfer_every_s: policy.transfer_every.map(|time| time.as_secs()),
@@ -221,8 +222,13 @@ fn one(session: &Session) -> String {
     let mut out = rows(std::slice::from_ref(session));
     let policy = &session.leg.policy;
     out.push_str(&format!(
-        "policy mode {}, split {}, recovery {}, on_slow {}, ack_deadline {} ms\n",
-        policy.mode, policy.split, policy.recovery, policy.on_slow, policy.ack_deadline_ms
+        "policy mode {}, split {}, recovery {}, on_slow {}, failover {}, ack_deadline {} ms\n",
+        policy.mode,
+        policy.split,
+        policy.recovery,
+        policy.on_slow,
+        policy.failover,
+        policy.ack_deadline_ms
     ));
     out.push_str(&behind(session));
     if let Some(now) = &session.leg.verifying {

@@ -20,6 +20,7 @@ pub(super) const fn code(error: IoError) -> u64 {
         IoError::Media => 10,
         IoError::Latched => 11,
         IoError::Dropped => 12,
+        IoError::NoWitness => 13,
     }
 }
 
@@ -38,6 +39,7 @@ pub(super) const fn error(code: u64) -> Option<IoError> {
         10 => IoError::Media,
         11 => IoError::Latched,
         12 => IoError::Dropped,
+        13 => IoError::NoWitness,
         _ => return None,
     })
 }

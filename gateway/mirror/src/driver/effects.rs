@@ -78,6 +78,8 @@ impl Core {
                 let ticket = self.ticket(Tag::Grown(volume));
                 self.members[volume].store.grow(bytes, ticket);
             }
+            Effect::Arbitrate { number, claim } => self.ask_witness(Some((number, claim))),
+            Effect::Look => self.ask_witness(None),
             Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
             Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
@@ -269,6 +271,12 @@ impl Core {
             }
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
+            }
+            Note::TakesOver => {
+                tracing::warn!(group = group_name, "primary and its lease are lost; taking over");
+            }
+            Note::Witness { reachable } => {
+                tracing::warn!(group = group_name, reachable, "witness");
             }
             Note::Mismatch { leg, volume, blocks } => {
                 tracing::error!(group = group_name, %leg, volume, blocks, "copies differ");

@@ -49,8 +49,9 @@ impl Volume for Handle {
         let now = Instant::now();
         {
             let mut core = self.group.core.borrow_mut();
+            let licensed = core.is_licensed();
             for request in batch.drain(..) {
-                core.host_request(self.index.get(), request, now);
+                core.host_request(self.index.get(), request, now, licensed);
             }
         }
         self.group.turn();
@@ -60,16 +61,21 @@ impl Volume for Handle {
         if self.has_left() || !self.group.core.borrow().machine.may_read() {
             return Err(IoError::Fenced);
         }
+        if !self.group.core.borrow().is_licensed() {
+            return Err(IoError::NoWitness);
+        }
         self.store.layout(extent, limit)
     }
 }
 
 impl Core {
-    fn host_request(&mut self, index: usize, request: Request, now: Instant) {
+    fn host_request(&mut self, index: usize, request: Request, now: Instant, licensed: bool) {
         let Request { op, fua, ticket } = request;
         let change = match op {
             Op::Read(_) | Op::Cache(_) => {
-                if self.machine.may_read() {
+                if self.machine.may_read() && !licensed {
+                    self.hold_read(index, Request { op, fua, ticket });
+                } else if self.machine.may_read() {
                     self.batches[index].push(Request { op, fua, ticket });
                 } else {
                     ticket.fail(IoError::Fenced);

@@ -151,6 +151,9 @@ pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
     let Some((gateway, site)) = core.machine.leg_peer(leg) else { return };
     let before = core.leg_memory[leg.index()];
     let metrics = LegMetrics::new(&site);
+    if let Some(witness) = &core.witness {
+        witness.forget(leg);
+    }
     let port = Rc::new(Port::default());
     core.legs[leg.index()] = Some(LegPort {
         port: Rc::clone(&port),
@@ -306,6 +309,9 @@ async fn carry(
             stamp += 1;
             pings.push_back((stamp, now));
             let state = group.core.borrow().machine.mirror_state(leg);
+            if let Some(witness) = &group.core.borrow().witness {
+                witness.pinged(leg, stamp);
+            }
             link.push(Message::Ping { stamp, state });
             traffic.traffic(link.traffic());
         }
@@ -369,6 +375,9 @@ impl Group {
             if let Some(port) = &mut core.legs[leg.index()] {
                 port.note_answers(&message, now);
                 if let Message::Pong { stamp, persist_us, .. } = &message {
+                    if let Some(witness) = &core.witness {
+                        witness.ponged(leg, *stamp);
+                    }
                     while let Some((sent, at)) = pings.pop_front() {
                         if sent == *stamp {
                             port.note_rtt(now - at, *persist_us);

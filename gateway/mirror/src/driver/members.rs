@@ -109,6 +109,7 @@ impl Core {
         let gone = self.members.remove(at);
         gone.index.set(GONE);
         self.batches.remove(at);
+        self.held_reads_moved_down(at);
         for (index, member) in self.members.iter().enumerate() {
             member.index.set(index);
         }

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::members::Member;
 use super::slab::Slab;
+use super::witness::{Arbitration, WitnessPort};
 use super::{Core, Group, Parts};
 use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
-use crate::machine::{Lacks, Machine, Restored};
+use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
-use crate::record::{GroupRecord, RecordError, dirty_key, fresh_key, group_key};
+use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, fresh_key, group_key};
 use crate::status::Verified;
 
 /// Why a group cannot be opened.
@@ -34,6 +35,12 @@ pub enum OpenError {
     /// What a mirror may lack cannot be read.
     #[error("the dirty map of a mirror is damaged")]
     DirtyMap,
+    /// It is under a witness, and none was given.
+    #[error(
+        "the group is arbitrated by a witness, and this gateway has none: name it in [witness], or \
+         set witness.abandon at every site if it is gone for good"
+    )]
+    NoWitness,
     /// The ledger failed.
     #[error("cannot read the ledger: {0}")]
     Ledger(IoError),
@@ -93,9 +100,18 @@ impl Group {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(parts: Parts) -> Result<Rc<Self>, OpenError> {
+        Self::open_arbitrated(parts, Arbitration::Operator)
+    }
+
+    /// As [`Self::open`], with who decides when sites do not see each other.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_arbitrated(parts: Parts, arbitration: Arbitration) -> Result<Rc<Self>, OpenError> {
         let key = group_key(parts.group);
         let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
-        let record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
+        let mut record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
+        let witness = witness_of(arbitration, &mut record)?;
         if !record.volumes.iter().eq(parts.volumes.iter().map(|(id, ..)| id)) {
             return Err(OpenError::Volumes);
         }
@@ -109,13 +125,8 @@ impl Group {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
         machine.set_journal(parts.journals.limits);
-        let effects = start(&mut machine, &*parts.generations);
-        let members: Vec<Member> = parts
-            .volumes
-            .iter()
-            .enumerate()
-            .map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store)))
-            .collect();
+        let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
+        let members = members(&parts);
         let stopping = CancellationToken::new();
         let core = Core {
             machine,
@@ -138,6 +149,7 @@ impl Group {
             upstream: None,
             candidate: None,
             waiter: None,
+            witness: witness.map(|(port, _)| port),
             metrics: Metrics::new(&name),
             dials: Vec::new(),
             attempts: 0,
@@ -172,13 +184,44 @@ impl Group {
         };
         until_stopped(Box::pin(Rc::clone(self).pump()));
         until_stopped(Box::pin(Rc::clone(self).tick()));
+        let witness = self.core.borrow().witness.clone();
+        if let Some(port) = witness {
+            until_stopped(Box::pin(super::witness::run(Rc::clone(self), port)));
+        }
     }
+}
+
+/// The way to the group's witness, if it has one. A group that was under one is opened without it
+/// only when it was given up.
+fn witness_of(
+    arbitration: Arbitration,
+    record: &mut GroupRecord,
+) -> Result<Option<(Rc<WitnessPort>, Terms)>, OpenError> {
+    match arbitration {
+        Arbitration::Witness { witness, terms } => {
+            Ok(Some((WitnessPort::new(witness, terms), terms)))
+        }
+        Arbitration::Operator if record.arbitrated != Arbitrated::No => Err(OpenError::NoWitness),
+        Arbitration::Operator | Arbitration::Abandoned => {
+            record.arbitrated = Arbitrated::No;
+            Ok(None)
+        }
+    }
+}
+
+fn members(parts: &Parts) -> Vec<Member> {
+    let volumes = parts.volumes.iter().enumerate();
+    volumes.map(|(index, (id, _, store))| Member::new(*id, index, Rc::clone(store))).collect()
 }
 
 fn start(
     machine: &mut Machine,
+    witness: Option<&(Rc<WitnessPort>, Terms)>,
     generations: &dyn super::Generations,
 ) -> Vec<crate::machine::Effect> {
+    if let Some((_, terms)) = witness {
+        machine.arbitrate_by(*terms);
+    }
     while machine.wants_supply() {
         machine.supply(generations.next());
     }

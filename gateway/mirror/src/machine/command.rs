@@ -22,6 +22,8 @@ pub(crate) enum Pending {
     Remove(LegId),
     /// Answered when every copy is this long.
     Grow { volume: usize, bytes: u64, waiting: LegSet },
+    /// Answered when the witness said whether the mirror that was asked took over.
+    GoOn,
 }
 
 impl Machine {
@@ -108,7 +110,8 @@ impl Machine {
         if state.stage == Stage::Leaving {
             return Err(Refusal::Busy);
         }
-        let (live, in_set) = (state.stage.is_live(), state.in_set);
+        let live = state.stage.is_live();
+        let in_set = state.in_set || self.is_ousting(leg);
         self.command = Some(pending);
         if live {
             out.push(Effect::Post { leg, message: Message::Outdate });
@@ -118,7 +121,7 @@ impl Machine {
             if let Some(state) = self.leg_mut(leg) {
                 state.suspended = true;
             }
-            if !in_set {
+            if !in_set && !self.is_ousting(leg) {
                 self.keep(After::LegLeft(leg), out);
             }
             return Ok(());

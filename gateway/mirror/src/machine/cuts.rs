@@ -213,6 +213,10 @@ impl Machine {
 
     /// Moves a leg on that follows behind: back among those that count, or on to the next cut.
     pub(super) fn follow(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        if self.is_ousting(leg) {
+            // With its first cut the mirror would give up what the witness still names it for.
+            return;
+        }
         let (newest, now_ms, limits) = (self.seq, self.now_ms, self.journal);
         let Some(state) = self.leg_mut(leg) else { return };
         let quiet = state.is_clean() && !state.has_copies();

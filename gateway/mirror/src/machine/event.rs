@@ -226,6 +226,20 @@ pub enum Event {
     Dismissed,
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
+    /// The witness answered an [`Effect::Arbitrate`], or did not.
+    Arbitrated {
+        /// Which.
+        number: u64,
+        /// What it said.
+        outcome: Result<block::Verdict, block::WitnessError>,
+    },
+    /// The witness said what stands.
+    WitnessSeen {
+        /// What it said.
+        sighting: block::Sighting,
+    },
+    /// The witness could not be asked.
+    WitnessLost,
     /// The gateway stops in good order: hosts are gone, nothing is in flight.
     Closing,
     /// Time passed.
@@ -282,6 +296,13 @@ pub enum Note {
     SplitBrain {
         /// Which leg.
         leg: LegId,
+    },
+    /// The primary is lost and so is its lease: this mirror takes over.
+    TakesOver,
+    /// The witness went out of reach, or is back.
+    Witness {
+        /// Whether it answers.
+        reachable: bool,
     },
     /// A verification found blocks of a mirror that are not what they should be.
     Mismatch {
@@ -437,6 +458,15 @@ pub enum Effect {
         /// Its new size in bytes.
         bytes: u64,
     },
+    /// Claim something at the witness, then say [`Event::Arbitrated`].
+    Arbitrate {
+        /// Which.
+        number: u64,
+        /// What.
+        claim: block::Claim,
+    },
+    /// Ask the witness now what stands, then say [`Event::WitnessSeen`] or [`Event::WitnessLost`].
+    Look,
     /// Keep every volume's content of this moment, then say [`Event::Snapshotted`]. Nothing is under
     /// way to them.
     Snapshot {

@@ -74,9 +74,13 @@ impl Machine {
         state.cause = None;
         state.state = SessionState::Active;
         state.halted = false;
+        self.returned(leg);
+        let state = self.leg_mut(leg).expect("checked above");
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
-        state.journaled = state.is_to_follow();
+        // One that still counts is waited for until it is durably out of the set.
+        state.journaled = state.is_to_follow() && !state.in_set;
+        let steps_down = state.is_to_follow() && state.in_set;
         if let Need::Full { wipe } = need {
             // All are copied whole; what is recorded of those that are new says no more than that.
             state.base = None;
@@ -101,6 +105,9 @@ impl Machine {
         let state = self.leg(leg).expect("checked above");
         if state.stage == Stage::Listing || !state.is_clean() {
             out.push(Effect::Post { leg, message: Message::Outdate });
+        }
+        if steps_down {
+            self.step_down(leg, out);
         }
         self.take_back_handover(leg, out);
     }
@@ -281,6 +288,8 @@ impl Machine {
             return;
         }
         let asked = self.asked_to_take_over(leg);
+        let ousting = self.is_ousting(leg);
+        self.forget_joining(leg);
         let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
@@ -289,7 +298,7 @@ impl Machine {
         let refused = matches!(cause, Cause::Refused(_));
         let overflowed = cause == Cause::JournalFull;
         let unanswered = asked && !refused;
-        let stepping_down = state.stepping_down;
+        let (stepping_down, in_set) = (state.stepping_down, state.in_set);
         state.end_flight();
         // What was to be copied whole is so again: its base is none, or it is fresh.
         state.wipe.clear();
@@ -304,11 +313,11 @@ impl Machine {
             || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
         state.wanted = (again && (state.wanted || unanswered)) || (regrouped && state.wanted);
         // One that was asked to vote may have recorded that it is in sync, with our history.
-        let voted = state.stage == Stage::Voting && !state.in_set;
+        let voted = matches!(state.stage, Stage::Voting | Stage::Joining) && !state.in_set;
         let goes_on =
             state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
         let leaves = voted || stepping_down || (state.in_set && goes_on);
-        let halts = state.in_set && !leaves;
+        let halts = (state.in_set || ousting) && !leaves;
         state.halted = halts;
         let later = again && overflowed;
         state.retry = later.then(|| state.cuts.hold_off(now_ms));
@@ -322,7 +331,7 @@ impl Machine {
         self.live.remove(leg);
         if leaves {
             self.leaving.insert(leg);
-            if !stepping_down {
+            if !stepping_down || in_set {
                 // Else the record without it is on its way already.
                 self.leave(leg, out);
             }
@@ -342,7 +351,7 @@ impl Machine {
     /// Takes the leg out of the in-sync set, durably, before anything that waits for it is
     /// acknowledged. If nothing waits, the new history begins with the first change: a mirror that
     /// was only out of reach has then missed nothing.
-    pub(super) fn leave(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+    pub(super) fn leave_set(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         // A change that waits for its range or its extents passed the gate already.
         if self.writes.any_pending(leg) || self.writes.any_waiting() {
             self.begin_alone(out);

@@ -52,6 +52,10 @@ impl Machine {
         if !self.leaving.is_empty() || self.closing {
             return Err(Refusal::Busy);
         }
+        // Every mirror leaves the in-sync set for a moment.
+        if !self.witness_answers() {
+            return Err(Refusal::NoWitness);
+        }
         // A mirror that was not heard may have been promoted, and one that hosts wait for holds
         // every acknowledged write of the group as it is: neither is changed behind its back.
         if !self.awaiting.is_empty() || self.is_halted() {
@@ -193,6 +197,7 @@ impl Machine {
             upstream: None,
             host_boot: self.host_boot,
             points: crate::record::PointsRecord::default(),
+            arbitrated: crate::record::Arbitrated::No,
         };
         (group_key(group), Some(record.encode()))
     }
@@ -244,6 +249,18 @@ impl Machine {
         if self.dismissal.as_ref().is_some_and(|dismissal| !dismissal.is_recording) {
             self.dismissal = None;
         }
+    }
+
+    /// The witness does not let the mirrors leave: the volume stays, and they are opened as they
+    /// were. Says whether one was leaving.
+    pub(super) fn give_dismissal_up(&mut self, out: &mut Vec<Effect>) -> bool {
+        let given_up = self.dismissal.is_some();
+        self.drop_dismissal();
+        if given_up && self.dismissal.is_none() {
+            self.dial_wanted(out);
+            return true;
+        }
+        false
     }
 
     /// Ends every link at one cut. Those that were wanted are opened again: at once, or when what

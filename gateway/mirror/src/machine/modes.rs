@@ -76,6 +76,10 @@ impl Machine {
             // It may have been promoted: to go on without it takes a word of its own.
             return Err(Refusal::NotConnected);
         }
+        if (state.in_set || state.stepping_down) && !self.witness_answers() {
+            // Only the witness lets hosts go on without waiting for it.
+            return Err(Refusal::NoWitness);
+        }
         if matches!(state.stage, Stage::Voting | Stage::Joining | Stage::Leaving)
             || state.stepping_down
         {

@@ -41,7 +41,7 @@ pub(super) enum YieldStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promoting {
     /// What was received is being applied, before the copy goes back to its kept point.
-    Settling,
+    Settling { consent: Consent },
     /// The blocks that change by that are being listed.
     Listing,
     /// They and the intention are being recorded.
@@ -49,7 +49,9 @@ pub(super) enum Promoting {
     /// The stores go back.
     RollingBack,
     /// What was received is applied and made durable by this round.
-    Flushing(u64),
+    Flushing { round: u64, consent: Consent },
+    /// The witness is asked for it.
+    Claiming,
     /// The new epoch is being recorded.
     Recording,
 }
@@ -81,7 +83,7 @@ impl Machine {
 
     /// Ends a leg because this gateway is no longer primary. What it may lack stays known: the new
     /// primary will ask (rule 9).
-    fn cut_off(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
+    pub(super) fn cut_off(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
         state.end_flight();
         state.wipe.clear();
@@ -131,25 +133,24 @@ impl Machine {
         if consent < enough {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
-        let rolling_back = self.points.is_rolling_back();
-        if rolling_back {
+        if self.points.is_rolling_back() {
             return Err(Refusal::Busy);
         }
-        self.drop_upstream(Some(block::Goodbye::Shutdown), out);
+        self.drop_upstream(Some(self.promotion_goodbye()), out);
         if self.goes_back() {
-            self.role = Role::Promoting(Promoting::Settling);
+            self.role = Role::Promoting(Promoting::Settling { consent });
             return Ok(());
         }
         if self.role == Role::Detached {
             self.end_detachment(out);
         }
         let round = self.flushes.want();
-        self.role = Role::Promoting(Promoting::Flushing(round));
+        self.role = Role::Promoting(Promoting::Flushing { round, consent });
         Ok(())
     }
 
     /// Becomes primary in the record; serves when that is durable.
-    fn record_takeover(&mut self, epoch: Epoch, handover: bool, out: &mut Vec<Effect>) {
+    pub(super) fn record_takeover(&mut self, epoch: Epoch, handover: bool, out: &mut Vec<Effect>) {
         assert!(epoch > self.epoch, "an epoch only rises (rule 6)");
         let base = self.lineage.as_ref().map(|lineage| lineage.current);
         self.epoch = epoch;
@@ -232,47 +233,21 @@ impl Machine {
             self.drop_upstream(Some(block::Goodbye::Refused(why)), out);
             return;
         }
-        self.role = Role::Promoting(Promoting::Recording);
-        self.record_takeover(epoch, true, out);
-    }
-
-    // --- the planned swap ---
-
-    pub(super) fn begin_handover(
-        &mut self,
-        leg: LegId,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        match self.role {
-            Role::Primary => {}
-            Role::Yielding(_) | Role::Promoting(_) => return Err(Refusal::Busy),
-            Role::Secondary | Role::Detached => return Err(Refusal::NotPrimary),
-            Role::Fenced { by } => return Err(Refusal::Fenced { by }),
+        if !self.asks_to_promote(epoch, Consent::InSync, true, out) {
+            self.role = Role::Promoting(Promoting::Recording);
+            self.record_takeover(epoch, true, out);
         }
-        if !self.in_sync_stage(leg) {
-            return Err(Refusal::NotInSync);
-        }
-        let epoch = self.epoch.next(self.tag);
-        self.role = Role::Yielding(Yielding { leg, epoch, step: YieldStep::Draining });
-        out.push(Effect::Note(Note::Demoted));
-        Ok(())
     }
 
     /// Moves a promotion or a swap on as far as it can go.
     pub(super) fn advance_role(&mut self, out: &mut Vec<Effect>) {
         match self.role {
-            Role::Promoting(Promoting::Settling)
+            Role::Promoting(Promoting::Settling { consent })
                 if self.writes.len() == 0 && !self.points.is_busy() && self.records.is_empty() =>
             {
-                if self.goes_back() {
-                    self.role = Role::Promoting(Promoting::Listing);
-                    self.list_changed(out);
-                } else {
-                    let round = self.flushes.want();
-                    self.role = Role::Promoting(Promoting::Flushing(round));
-                }
+                self.settled_for_promotion(consent, out);
             }
-            Role::Promoting(Promoting::Flushing(round)) => {
+            Role::Promoting(Promoting::Flushing { round, consent }) => {
                 if self.flushes.has_failed() {
                     self.role = Role::Secondary;
                     self.finish_command(Err(Refusal::Io(block::IoError::Media)), out);
@@ -281,8 +256,10 @@ impl Machine {
                     && !self.points.is_busy()
                 {
                     let epoch = self.epoch_after_fence();
-                    self.role = Role::Promoting(Promoting::Recording);
-                    self.record_takeover(epoch, false, out);
+                    if !self.asks_to_promote(epoch, consent, false, out) {
+                        self.role = Role::Promoting(Promoting::Recording);
+                        self.record_takeover(epoch, false, out);
+                    }
                 }
             }
             Role::Yielding(Yielding { leg, epoch, step }) => match step {
@@ -305,10 +282,11 @@ impl Machine {
                 | YieldStep::GoingOn => {}
             },
             Role::Promoting(
-                Promoting::Settling
+                Promoting::Settling { .. }
                 | Promoting::Listing
                 | Promoting::Intending
                 | Promoting::RollingBack
+                | Promoting::Claiming
                 | Promoting::Recording,
             )
             | Role::Primary
@@ -318,11 +296,33 @@ impl Machine {
         }
     }
 
+    /// What was received is applied: the copy goes back to its kept point, if that is still what a
+    /// promotion does. The witness is asked before anything of the copy is given up.
+    fn settled_for_promotion(&mut self, consent: Consent, out: &mut Vec<Effect>) {
+        if !self.goes_back() {
+            let round = self.flushes.want();
+            self.role = Role::Promoting(Promoting::Flushing { round, consent });
+        } else if !self.asks_to_promote(self.epoch_after_fence(), consent, false, out) {
+            self.begin_way_back(out);
+        }
+    }
+
+    /// Nobody else is promoted: which blocks change on the way back to the kept point?
+    pub(super) fn begin_way_back(&mut self, out: &mut Vec<Effect>) {
+        self.role = Role::Promoting(Promoting::Listing);
+        self.list_changed(out);
+    }
+
     /// The copy is its kept point now: the promotion goes on.
     pub(super) fn take_over_after_rollback(&mut self, out: &mut Vec<Effect>) {
-        let epoch = self.epoch_after_fence();
+        let epoch = self.epoch_to_take();
         self.role = Role::Promoting(Promoting::Recording);
         self.record_takeover(epoch, false, out);
+    }
+
+    /// The epoch of a promotion: the one that the witness granted, if it was asked already.
+    fn epoch_to_take(&self) -> Epoch {
+        self.epoch_after_fence().max(self.granted_epoch())
     }
 
     fn epoch_after_fence(&self) -> Epoch {
@@ -333,142 +333,5 @@ impl Machine {
             | RoleRecord::Secondary
             | RoleRecord::Detached => self.epoch.next(self.tag),
         }
-    }
-
-    fn is_settled(&self, leg: LegId) -> bool {
-        self.leg(leg)
-            .is_some_and(|leg| leg.stage == Stage::InSync && leg.is_clean() && !leg.has_copies())
-    }
-
-    fn step_yield(&mut self, step: YieldStep) {
-        if let Role::Yielding(yielding) = &mut self.role {
-            yielding.step = step;
-        }
-    }
-
-    /// The intention is durable: ask.
-    pub(super) fn yielded(&mut self, out: &mut Vec<Effect>) {
-        let Role::Yielding(Yielding { leg, epoch, step: YieldStep::Recording }) = self.role else {
-            return;
-        };
-        if self.in_sync_stage(leg) {
-            self.step_yield(YieldStep::Asked);
-            out.push(Effect::Post { leg, message: Message::Handover { epoch } });
-        } else {
-            self.take_back(out);
-        }
-    }
-
-    /// The mirror is the primary now.
-    pub(super) fn on_took_over(&mut self, leg: LegId, epoch: Epoch, out: &mut Vec<Effect>) {
-        let Role::Yielding(yielding) = self.role else { return };
-        if yielding.leg != leg || yielding.epoch != epoch {
-            return;
-        }
-        let state = self.leg(leg).expect("it just spoke");
-        self.upstream_record = Some(UpstreamRecord {
-            gateway: state.gateway,
-            site: state.site.clone(),
-            sessions: state.sessions.clone(),
-        });
-        out.push(Effect::DropHosts);
-        self.role = Role::Secondary;
-        self.recorded_role = RoleRecord::Secondary;
-        self.epoch = epoch;
-        self.quality = Quality::InSync;
-        self.fail_everything(block::IoError::Fenced, out);
-        for leg in LegId::all() {
-            self.cut_off(leg, Cause::AwaitingReprotect, out);
-        }
-        // Nothing was written here since the mirrors had everything: they lack nothing of ours.
-        let fresh = self.forget_legs();
-        self.keep_with(After::Demoted, fresh, out);
-    }
-
-    /// Whether this mirror was asked to take over and did not answer yet.
-    pub(super) fn asked_to_take_over(&self, leg: LegId) -> bool {
-        matches!(self.role, Role::Yielding(Yielding { leg: to, step: YieldStep::Asked, .. })
-            if to == leg)
-    }
-
-    /// The mirror went away in the middle of a swap.
-    pub(super) fn handover_lost(&mut self, leg: LegId, refused: bool, out: &mut Vec<Effect>) {
-        let Role::Yielding(yielding) = self.role else { return };
-        if yielding.leg != leg {
-            return;
-        }
-        match yielding.step {
-            // It was not asked: nothing happened.
-            YieldStep::Draining | YieldStep::Flushing(_) | YieldStep::Recording => {
-                self.take_back(out);
-            }
-            // It said that it will not.
-            YieldStep::Asked if refused => self.take_back(out),
-            // It may have taken over. Hosts wait until it says.
-            YieldStep::Asked => self.finish_command(Err(Refusal::Interrupted), out),
-            YieldStep::TakingBack | YieldStep::GoingOn => {}
-        }
-    }
-
-    /// The mirror was opened again at the old epoch: it did not take over.
-    pub(super) fn take_back_handover(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        if let Role::Yielding(yielding) = self.role
-            && yielding.leg == leg
-            && yielding.step == YieldStep::Asked
-        {
-            self.take_back(out);
-        }
-    }
-
-    fn take_back(&mut self, out: &mut Vec<Effect>) {
-        self.step_yield(YieldStep::TakingBack);
-        self.recorded_role = RoleRecord::Primary;
-        self.keep(After::Unyielded, out);
-    }
-
-    pub(super) fn unyielded(&mut self, out: &mut Vec<Effect>) {
-        if matches!(self.role, Role::Yielding(Yielding { step: YieldStep::TakingBack, .. })) {
-            self.role = Role::Primary;
-            self.finish_command(Err(Refusal::Interrupted), out);
-        }
-    }
-
-    /// The swap that is under way, for people.
-    pub(super) fn handover(&self) -> Option<crate::HandoverStatus> {
-        let Role::Yielding(Yielding { leg, epoch, step }) = self.role else { return None };
-        let unanswered = step == YieldStep::Asked && !self.live.has(leg);
-        Some(crate::HandoverStatus { leg, epoch, unanswered })
-    }
-
-    /// The mirror was asked to take over and is gone, perhaps for good. An operator's word lets
-    /// this gateway go on: at an epoch above the one that was offered, so that a mirror that did
-    /// take over is fenced by the first word between the two, and in a history of its own, so that
-    /// what was written there is told as a split brain and never overwritten unasked (rule 6).
-    fn go_on(
-        &mut self,
-        yielding: Yielding,
-        consent: Consent,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        let Yielding { leg: asked, epoch, step } = yielding;
-        if step != YieldStep::Asked || self.live.has(asked) || !self.leaving.is_empty() {
-            return Err(Refusal::Busy);
-        }
-        if consent < Consent::Outdated {
-            return Err(Refusal::HandoverUnanswered);
-        }
-        self.step_yield(YieldStep::GoingOn);
-        // The others were opened at the old epoch: they are opened again.
-        self.cut_legs(out);
-        self.awaiting.remove(asked);
-        let state = self.leg_mut(asked).expect("a leg that was asked is remembered");
-        state.in_set = false;
-        state.halted = false;
-        self.begins_with_next = false;
-        self.begin_generation();
-        self.epoch = epoch.next(self.tag);
-        self.recorded_role = RoleRecord::Primary;
-        self.keep(After::TookOver { handover: false }, out);
-        Ok(())
     }
 }

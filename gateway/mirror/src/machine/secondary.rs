@@ -169,19 +169,21 @@ impl Machine {
             | Role::Promoting(_)
             | Role::Detached => self.epoch,
         };
-        // The new epoch is nobody's until it is recorded: a primary that it fenced could stand alone
+        // An epoch that is not recorded is nobody's yet: a primary that it fenced could stand alone
         // if this gateway died now. It calls again, and hears it then.
         let is_recording = self.latched
-            || matches!(self.role, Role::Promoting(_))
             || matches!(self.role, Role::Yielding(Yielding { step: YieldStep::GoingOn, .. }));
+        if epoch < known && matches!(self.role, Role::Promoting(_)) {
+            return Some(self.promotion_goodbye());
+        }
         if epoch < known && is_recording {
-            return Some(Goodbye::Shutdown);
+            return Some(Goodbye::Suspended);
         }
         if epoch < known {
             return Some(Goodbye::Fenced { epoch: known });
         }
         match self.role {
-            Role::Promoting(_) => Some(Goodbye::Shutdown),
+            Role::Promoting(_) => Some(self.promotion_goodbye()),
             Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
                 Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }

@@ -67,11 +67,7 @@ impl Machine {
         let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
         });
-        let quality = match record.quality {
-            Quality::InSync | Quality::Outdated if power_lost => Quality::Inconsistent,
-            Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
-            quality => quality,
-        };
+        let quality = restore_quality(record.quality, power_lost, &points);
         let role = restore_role(&record);
         // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
         // A mirror may share ours although nothing is known of what it lacks (no base).
@@ -130,6 +126,8 @@ impl Machine {
             split_brain: false,
             counters: GroupCounters::default(),
             command: None,
+            arbiter: None,
+            arbitrated: record.arbitrated,
             dismissal: None,
             granted: Vec::new(),
         }
@@ -170,6 +168,7 @@ impl Machine {
             legs: legs.collect(),
             upstream: self.upstream_record.clone(),
             host_boot: self.host_boot,
+            arbitrated: self.arbitrated,
             points: self.points.record(self.volumes.iter().map(|volume| volume.id)),
         };
         (group_key(self.group), Some(record.encode()))
@@ -248,6 +247,7 @@ impl Machine {
             discarded: self.discarded_status(),
             rpo_ms: None,
             split_brain: self.split_brain,
+            witness: self.witness_status(),
             handover: self.handover(),
             counters: self.counters,
         }
@@ -271,8 +271,12 @@ impl Machine {
     fn serving(&self) -> Serving {
         match self.role {
             _ if self.latched => Serving::Latched,
+            Role::Primary if self.waits_for_witness() => Serving::WaitingForWitness,
             Role::Primary if !self.awaiting.is_empty() => Serving::WaitingForMirror,
-            Role::Primary if self.is_halted() => Serving::Halted,
+            Role::Primary if self.is_halted() => match self.halt_error() {
+                block::IoError::NoWitness => Serving::NoWitness,
+                _ => Serving::Halted,
+            },
             Role::Primary => Serving::Yes,
             Role::Yielding(_) => Serving::HandingOver,
             Role::Secondary | Role::Promoting(_) => Serving::NotPrimary,
@@ -371,6 +375,15 @@ pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
     }
 }
 
+/// What the copy is worth after that: a loss of power and a lost kept point take away from it.
+fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Quality {
+    match recorded {
+        Quality::InSync | Quality::Outdated if power_lost => Quality::Inconsistent,
+        Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
+        quality => quality,
+    }
+}
+
 /// The part that was recorded. A handover that was under way is taken up where it stood.
 fn restore_role(record: &GroupRecord) -> Role {
     match record.role {
@@ -459,6 +472,7 @@ pub(crate) fn found(
         legs: Vec::new(),
         upstream: None,
         host_boot: [0; 16],
+        arbitrated: crate::record::Arbitrated::No,
         points: crate::record::PointsRecord::default(),
     };
     (group_key(group), Some(record.encode()))

@@ -18,6 +18,7 @@ impl Machine {
         if self.is_halted() || (!self.leaving.is_empty()) || !self.held.is_empty() {
             self.counters.blocked_ms += passed;
         }
+        self.witness_tick(out);
         for leg in self.live.iter() {
             self.flush_idle_leg(leg, out);
             self.pace_verification(leg, passed);
@@ -34,19 +35,22 @@ impl Machine {
         self.modes_tick(out);
     }
 
+    /// Whether hosts have waited for the mirror for longer than they should.
+    pub(super) fn is_late(&self, leg: LegId) -> bool {
+        let Some(state) = self.leg(leg) else { return false };
+        let awaited =
+            |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
+        let oldest = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
+        oldest.is_some_and(|at| self.now_ms.saturating_sub(at) > state.policy.ack_deadline_ms)
+    }
+
     /// A mirror that hosts wait for must acknowledge in time (rule 12).
     fn check_deadline(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let now_ms = self.now_ms;
         if !self.counting.has(leg) || self.leaving.has(leg) {
             return;
         }
         let state = self.leg(leg).expect("a live leg exists");
-        let awaited =
-            |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
-        let oldest = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
-        let late =
-            oldest.is_some_and(|at| now_ms.saturating_sub(at) > state.policy.ack_deadline_ms);
-        if !late || state.stepping_down {
+        if state.stepping_down || !self.is_late(leg) {
             return;
         }
         let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;

@@ -47,13 +47,21 @@ impl Machine {
             return;
         }
         state.stage = Stage::Joining;
-        state.in_set = true;
         state.discard = false;
         state.lossy = None;
         state.base = current;
         state.failed = None;
-        let fresh = self.end_fresh(leg);
-        self.keep_with(After::LegJoined(leg), fresh, out);
+        self.join(leg, out);
+    }
+
+    /// The mirror is recorded as in sync.
+    pub(super) fn join_set(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let Some(state) = self.leg_mut(leg) else { return };
+        if state.stage == Stage::Joining {
+            state.in_set = true;
+            let fresh = self.end_fresh(leg);
+            self.keep_with(After::LegJoined(leg), fresh, out);
+        }
     }
 
     pub(super) fn leg_joined(&mut self, leg: LegId, out: &mut Vec<Effect>) {

@@ -137,7 +137,8 @@ impl Machine {
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
             Role::Primary if self.beginning || self.dismissal.is_some() => Gate::Hold,
-            Role::Primary if change && self.is_halted() => Gate::Refuse(IoError::Halted),
+            Role::Primary if self.waits_for_witness() => Gate::Hold,
+            Role::Primary if change && self.is_halted() => Gate::Refuse(self.halt_error()),
             Role::Detached if self.beginning => Gate::Hold,
             Role::Primary | Role::Detached => Gate::Open,
             Role::Yielding(_) => Gate::Hold,
@@ -302,6 +303,7 @@ impl Machine {
     /// Answers the change if its mode says so, and forgets it if nothing of it is under way.
     pub(super) fn try_answer(&mut self, write: WriteId, out: &mut Vec<Effect>) {
         let counting = self.counting;
+        let halted = self.writes.get(write).halted.then(|| self.halt_error());
         let change = self.writes.get_mut(write);
         if change.step != Step::Flying {
             return;
@@ -315,7 +317,9 @@ impl Machine {
             let result = match decide(&progress) {
                 Decision::Wait => return,
                 Decision::Acknowledge => Ok(()),
-                Decision::Fail(error) => Err(error),
+                Decision::Fail(error) => {
+                    Err(halted.filter(|_| error == IoError::Halted).unwrap_or(error))
+                }
             };
             change.answered = true;
             let (missing, len) = (change.missing, change.extent.len());

@@ -10,8 +10,10 @@ use super::raw::Raw;
 use super::{Config, ConfigError};
 
 /// What the environment may override: these and what is below them.
-const SECTIONS: [&str; 10] =
-    ["data_dir", "shards", "site", "pool", "api", "metrics", "link", "nbd", "mirror", "log"];
+const SECTIONS: [&str; 11] = [
+    "data_dir", "shards", "site", "pool", "api", "metrics", "link", "nbd", "mirror", "witness",
+    "log",
+];
 
 /// Loads a configuration: defaults, overridden by `file`, overridden by `TWINSPAN_SECTION__KEY`.
 ///

@@ -27,6 +27,8 @@ pub struct Raw {
     pub nbd: RawNbd,
     /// Mirroring.
     pub mirror: RawMirror,
+    /// Arbitration by a witness.
+    pub witness: RawWitness,
     /// Logging.
     pub log: RawLog,
 }
@@ -43,6 +45,7 @@ impl Default for Raw {
             link: RawLink::default(),
             nbd: RawNbd::default(),
             mirror: RawMirror::default(),
+            witness: RawWitness::default(),
             log: RawLog::default(),
         }
     }
@@ -198,6 +201,8 @@ pub struct RawMirror {
     pub on_slow: String,
     /// New sessions: how long the mirror may take to acknowledge.
     pub ack_deadline: String,
+    /// New sessions: `automatic` lets the mirror promote itself when the witness permits it.
+    pub failover: String,
     /// New sessions: from one cut to the next in mode `consistency`.
     pub cut_interval: String,
     /// New sessions: from one transfer to the next in mode `stack`; 0s: by hand only.
@@ -224,6 +229,7 @@ impl Default for RawMirror {
             recovery: "automatic".to_owned(),
             on_slow: "error".to_owned(),
             ack_deadline: "8s".to_owned(),
+            failover: "manual".to_owned(),
             cut_interval: "1s".to_owned(),
             transfer_every: "0s".to_owned(),
             journal_memory: "64MiB".to_owned(),
@@ -232,6 +238,52 @@ impl Default for RawMirror {
             silence: "4s".to_owned(),
             verify_every: "168h".to_owned(),
             verify_rate: "64MiB".to_owned(),
+        }
+    }
+}
+
+/// `[witness]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawWitness {
+    /// Client URLs of the members of an etcd; none: an operator decides who goes on.
+    pub endpoints: Vec<String>,
+    /// What it is called in metrics.
+    pub name: String,
+    /// What every key in it begins with.
+    pub prefix: String,
+    /// How long a primary may serve reads on one heartbeat.
+    pub lease: String,
+    /// How long writes wait for the witness when a mirror is lost, before they are refused.
+    pub hold: String,
+    /// How long a mirror that may promote itself waits for its primary.
+    pub failover_after: String,
+    /// How long one member may take to answer.
+    pub timeout: String,
+    /// Authorities of its certificate, PEM.
+    pub ca: String,
+    /// The certificate that is shown to it, PEM; empty: none.
+    pub certificate: String,
+    /// Its key, PEM.
+    pub key: String,
+    /// The witness is gone for good: groups that were under it go back to an operator.
+    pub abandon: bool,
+}
+
+impl Default for RawWitness {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            name: "etcd".to_owned(),
+            prefix: "/twinspan".to_owned(),
+            lease: "6s".to_owned(),
+            hold: "10s".to_owned(),
+            failover_after: "10s".to_owned(),
+            timeout: "2s".to_owned(),
+            ca: String::new(),
+            certificate: String::new(),
+            key: String::new(),
+            abandon: false,
         }
     }
 }

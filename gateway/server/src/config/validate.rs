@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::units::{parse_bytes, parse_millis};
-use mirror::{HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Recovery, Split};
+use mirror::{Failover, HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Recovery, Split};
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd};
+use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawWitness};
 use super::{
-    ApiConfig, Config, ConfigError, LinkConfig, LogConfig, MirrorConfig, NbdAddress, NbdConfig,
-    NbdListener, Site, Tls, VerifyConfig,
+    ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
+    NbdConfig, NbdListener, Site, Tls, VerifyConfig, WitnessConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
@@ -27,6 +27,9 @@ const VERIFY_RATE_MIN: u64 = 64 << 10;
 const JOURNAL_MEMORY_MIN: u64 = 1 << 20;
 /// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
 const CUT_MS_MIN: u64 = 100;
+
+/// etcd knows whole seconds, and none shorter than its own elections.
+const LEASE_MS_MIN: u64 = 2_000;
 
 struct Place<'a>(&'a str);
 
@@ -125,6 +128,7 @@ impl Raw {
                 verify: verify(&at, &self.mirror)?,
                 journal: journal(&at, &self.mirror)?,
             },
+            witness: witness(&at, self)?,
             log: LogConfig { level: self.log.level.clone(), json: self.log.json },
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
         })
@@ -186,6 +190,60 @@ fn nbd_listener(
     Ok(NbdListener { name: raw.name.clone(), address, tls })
 }
 
+fn witness(at: &Place<'_>, whole: &Raw) -> Result<Option<WitnessConfig>, ConfigError> {
+    let raw = &whole.witness;
+    if raw.endpoints.is_empty() && !raw.abandon {
+        if whole.mirror.failover == "automatic" {
+            return Err(at.bad("mirror.failover", "\"automatic\" needs witness.endpoints"));
+        }
+        return Ok(None);
+    }
+    let [lease_ms, hold_ms, failover_after_ms, timeout_ms] = [
+        ("witness.lease", &raw.lease, LEASE_MS_MIN),
+        ("witness.hold", &raw.hold, 1),
+        ("witness.failover_after", &raw.failover_after, 1),
+        ("witness.timeout", &raw.timeout, 1),
+    ]
+    .map(|(key, text, least)| {
+        let millis = at.millis(key, text)?;
+        if millis < least {
+            Err(at.bad(key, format!("must be at least {least}ms")))
+        } else {
+            Ok(millis)
+        }
+    });
+    let etcd = if raw.abandon { None } else { Some(etcd(at, raw, timeout_ms?)?) };
+    let (lease_ms, hold_ms) = (lease_ms?, hold_ms?);
+    Ok(Some(WitnessConfig { etcd, lease_ms, hold_ms, failover_after_ms: failover_after_ms? }))
+}
+
+fn etcd(at: &Place<'_>, raw: &RawWitness, timeout_ms: u64) -> Result<EtcdSettings, ConfigError> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    for endpoint in &raw.endpoints {
+        let is_tls = endpoint.starts_with("https://");
+        if !is_tls && !endpoint.starts_with("http://") {
+            let reason = format!("{endpoint:?} is no URL like http://127.0.0.1:2379");
+            return Err(at.bad("witness.endpoints", reason));
+        }
+        if is_tls && raw.ca.is_empty() {
+            return Err(at.bad("witness.ca", "is needed for https endpoints"));
+        }
+    }
+    let identity = match (path(&raw.certificate), path(&raw.key)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err(at.bad("witness.key", "goes with witness.certificate")),
+    };
+    Ok(EtcdSettings {
+        name: raw.name.clone(),
+        endpoints: raw.endpoints.iter().map(|e| e.trim_end_matches('/').to_owned()).collect(),
+        prefix: raw.prefix.clone(),
+        timeout: Duration::from_millis(timeout_ms),
+        ca: path(&raw.ca),
+        identity,
+    })
+}
+
 fn verify(at: &Place<'_>, raw: &RawMirror) -> Result<VerifyConfig, ConfigError> {
     let bytes_per_second = at.bytes("mirror.verify_rate", &raw.verify_rate)?;
     if bytes_per_second < VERIFY_RATE_MIN {
@@ -235,6 +293,11 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
             &[("error", OnSlow::Error), ("block", OnSlow::Block), ("degrade", OnSlow::Degrade)],
         )?,
         ack_deadline_ms: at.millis("mirror.ack_deadline", &raw.ack_deadline)?.max(1),
+        failover: at.word(
+            "mirror.failover",
+            &raw.failover,
+            &[("manual", Failover::Manual), ("automatic", Failover::Automatic)],
+        )?,
         cut_interval_ms: at.millis("mirror.cut_interval", &raw.cut_interval)?.max(CUT_MS_MIN),
         transfer_every_s: at.millis("mirror.transfer_every", &raw.transfer_every)? / 1_000,
     })

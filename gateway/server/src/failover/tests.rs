@@ -33,6 +33,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         discarded: Vec::new(),
         rpo_ms,
         split_brain: false,
+        witness: None,
         handover: None,
         counters: GroupCounters::default(),
     }
@@ -118,4 +119,30 @@ async fn what_costs_data_needs_the_word_for_it() {
             assert_eq!((plan.at_risk_bytes, plan.at_risk_seconds), (None, None));
         }
     }
+}
+
+fn witness(reachable: bool, is_named: bool) -> Option<mirror::WitnessStatus> {
+    Some(mirror::WitnessStatus {
+        reachable: Some(reachable),
+        arbitrated: true,
+        primary: Some(GatewayId::of(2)),
+        epoch: Some(Epoch::new(6)),
+        is_named: Some(is_named),
+        is_automatic: false,
+        primary_alive: Some(false),
+        forgotten: false,
+        asking: false,
+    })
+}
+
+#[tokio::test]
+async fn a_witness_that_is_silent_or_names_another_copy_stands_in_the_way() {
+    let mut status = mirror(Quality::InSync, LinkState::Off, Some(4_000));
+    status.witness = witness(true, true);
+    assert!(!is_blocked(&planned(&status, Consent::InSync).2));
+    status.witness = witness(true, false);
+    assert!(is_blocked(&planned(&status, Consent::InSync).2));
+    assert!(!is_blocked(&planned(&status, Consent::Outdated).2));
+    status.witness = witness(false, true);
+    assert!(is_blocked(&planned(&status, Consent::Outdated).2));
 }

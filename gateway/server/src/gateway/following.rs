@@ -45,6 +45,8 @@ fn highest_epoch(status: &GroupStatus) -> Epoch {
         | Serving::NotPrimary
         | Serving::WaitingForMirror
         | Serving::Halted
+        | Serving::NoWitness
+        | Serving::WaitingForWitness
         | Serving::HandingOver
         | Serving::Latched
         | Serving::Detached => status.epoch,

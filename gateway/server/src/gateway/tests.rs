@@ -53,6 +53,7 @@ impl Rig {
                     events: Arc::clone(&events),
                     links: links.clone(),
                     heartbeat: config.mirror.heartbeat,
+                    witnessing: crate::witnessing::Witnessing::default(),
                     journal: config.mirror.journal,
                     journal_dir: path.join("journal"),
                 };

@@ -5,6 +5,7 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 /// Describes every family; must follow the installation of the recorder.
 pub(super) fn all() {
     mirror::metrics::describe();
+    witness::metrics::describe();
     hosts();
     store();
     api();

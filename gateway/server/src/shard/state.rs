@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::events::Events;
 use crate::refusal::Refused;
 use crate::status::cause_text;
+use crate::witnessing::Witnessing;
 
 /// How often a group's status is posted when nothing asks for it.
 const POST_INTERVAL: Duration = Duration::from_millis(250);
@@ -54,6 +55,8 @@ pub(crate) struct ShardParts {
     pub(crate) links: link::LinkContext,
     /// When a silent gateway is asked, and when it is given up.
     pub(crate) heartbeat: HeartbeatTimes,
+    /// Who decides when sites do not see each other.
+    pub(crate) witnessing: Witnessing,
     /// How much may wait for a mirror that follows behind.
     pub(crate) journal: mirror::JournalLimits,
     /// Where what does not fit memory waits.
@@ -222,7 +225,9 @@ impl ShardState {
                 spill: Rc::new(crate::spill::PoolSpill::new(self.parts.journal_dir.clone())),
             },
         };
-        let opened = Group::open(parts).map_err(|error| error.to_string())?;
+        let arbitration = self.parts.witnessing.arbitration();
+        let opened =
+            Group::open_arbitrated(parts, arbitration).map_err(|error| error.to_string())?;
         let open = OpenGroup { group: opened, volumes: Rc::new(RefCell::new(open_volumes)) };
         self.post(&open);
         self.groups.borrow_mut().insert(group, open);
@@ -384,6 +389,9 @@ fn note_text(note: &Note) -> String {
         Note::Fenced => "fenced: a higher epoch exists: hosts were dropped".to_owned(),
         Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
         Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
+        Note::TakesOver => "the primary and its lease are lost: this site takes over".to_owned(),
+        Note::Witness { reachable: true } => "the witness answers again".to_owned(),
+        Note::Witness { reachable: false } => "the witness does not answer".to_owned(),
         Note::Mismatch { leg, blocks, .. } => {
             format!(
                 "{leg}: a verification found {blocks} blocks that differ; they are copied again"

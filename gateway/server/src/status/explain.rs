@@ -25,6 +25,7 @@ pub(crate) fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
         Role::Secondary => secondary(status, moment, &mut findings),
         Role::Fenced => fenced(status, &mut findings),
     }
+    witness(status, &mut findings);
     for finding in &mut findings {
         finding.1.next = finding.1.next.replace("GROUP", &status.name);
         if let Some(volume) = status.volumes.first() {
@@ -32,6 +33,19 @@ pub(crate) fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn witness(status: &GroupStatus, findings: &mut Vec<Finding>) {
+    let Some(witness) = status.witness.filter(|witness| witness.arbitrated) else { return };
+    if witness.forgotten {
+        let cause =
+            "the witness knows nothing of the group any more: it lost its data, or is another";
+        findings.push((Health::AtRisk, explanation(Code::WitnessForgot, cause)));
+    } else if witness.reachable == Some(false) {
+        let cause =
+            "the witness does not answer; a mirror that is lost now could not be left behind";
+        findings.push((Health::Degraded, explanation(Code::WitnessUnreachable, cause)));
+    }
 }
 
 fn is_split(leg: &LegStatus) -> bool {
@@ -48,6 +62,8 @@ fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
         | Serving::NotPrimary
         | Serving::WaitingForMirror
         | Serving::Halted
+        | Serving::NoWitness
+        | Serving::WaitingForWitness
         | Serving::HandingOver
         | Serving::Latched
         | Serving::Detached => format!("epoch {} is fenced", status.epoch),
@@ -72,6 +88,16 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
         Serving::Halted => {
             let cause = "a mirror is missing and split is manual: writes are refused";
             findings.push((Health::AtRisk, explanation(Code::Halted, cause)));
+        }
+        Serving::NoWitness => {
+            let cause = "a mirror is missing and the witness cannot be asked whether to go on \
+                         without it: writes are refused";
+            findings.push((Health::AtRisk, explanation(Code::NoWitness, cause)));
+        }
+        Serving::WaitingForWitness => {
+            let cause =
+                "started; nobody is served before the witness says that nobody was promoted";
+            findings.push((Health::AtRisk, explanation(Code::WaitingForWitness, cause)));
         }
         Serving::HandingOver => {
             findings.push(handing_over(status));
@@ -113,7 +139,6 @@ fn failed_volume<'a>(status: &'a GroupStatus, leg: &LegStatus) -> Option<&'a str
     Some(volume.name.as_str())
 }
 
-#[expect(clippy::too_many_lines, reason = "one arm for each cause, and nothing else")]
 fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding {
     let site = &leg.site;
     let missing = leg_out_of_sync(leg);

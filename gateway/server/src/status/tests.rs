@@ -71,6 +71,7 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         discarded: Vec::new(),
         rpo_ms: None,
         split_brain: false,
+        witness: None,
         handover: None,
         counters: GroupCounters::default(),
     }

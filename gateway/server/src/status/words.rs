@@ -2,7 +2,8 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use mirror::{
-    Cause, LinkState, Mode, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState, Split,
+    Cause, Failover, LinkState, Mode, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState,
+    Split,
 };
 
 /// The API's word for a role.
@@ -24,6 +25,8 @@ pub(crate) const fn serving(serving: &Serving) -> api::Serving {
         Serving::Fenced { .. } => api::Serving::Fenced,
         Serving::WaitingForMirror => api::Serving::WaitingForMirror,
         Serving::Halted => api::Serving::Halted,
+        Serving::NoWitness => api::Serving::NoWitness,
+        Serving::WaitingForWitness => api::Serving::WaitingForWitness,
         Serving::HandingOver => api::Serving::HandingOver,
         Serving::Latched => api::Serving::Latched,
         Serving::Detached => api::Serving::Detached,
@@ -125,11 +128,16 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
         OnSlow::Block => "block",
         OnSlow::Degrade => "degrade",
     };
+    let failover = match policy.failover {
+        Failover::Manual => "manual",
+        Failover::Automatic => "automatic",
+    };
     api::SessionPolicy {
         mode: mode(policy.mode).to_owned(),
         split: split.to_owned(),
         recovery: recovery.to_owned(),
         on_slow: on_slow.to_owned(),
+        failover: failover.to_owned(),
         ack_deadline_ms: policy.ack_deadline_ms,
         cut_interval_ms: policy.cut_interval_ms,
         transfer_every_s: policy.transfer_every_s,
@@ -180,6 +188,13 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
             "block" => OnSlow::Block,
             "degrade" => OnSlow::Degrade,
             _ => return Err(format!("on_slow is error, block or degrade, not {word:?}")),
+        };
+    }
+    if let Some(word) = &patch.failover {
+        policy.failover = match word.as_str() {
+            "manual" => Failover::Manual,
+            "automatic" => Failover::Automatic,
+            _ => return Err(format!("failover is manual or automatic, not {word:?}")),
         };
     }
     if let Some(deadline) = patch.ack_deadline_ms {

@@ -78,6 +78,8 @@ fn of_copy(half: &Half) -> Status {
         | Serving::Fenced { .. }
         | Serving::WaitingForMirror
         | Serving::Halted
+        | Serving::NoWitness
+        | Serving::WaitingForWitness
         | Serving::HandingOver => {
             if half.is_connected() {
                 Status::Active

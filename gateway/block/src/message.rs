@@ -19,6 +19,7 @@
 //!        ◀───────────────────────── Voted
 //!   Cut ─────────────────────────────────▶  from version 2 on: what came before is one point
 //!        ◀───────────────────── CutApplied  that point is kept there, durably
+//!   Policy ──────────────────────────────▶  from version 3 on: how the sessions are to behave
 //! ```
 //!
 //! Invariant: every message after `Opened` belongs to the epoch that was opened. A gateway that
@@ -89,10 +90,12 @@ pub struct Open {
 
 /// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
 /// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
-/// heartbeats carry neither mode nor lag.
-pub const PROTOCOL_VERSION: u16 = 2;
+/// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`].
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
+/// The oldest version in which [`Message::Policy`] can be said.
+pub const POLICY_SINCE_VERSION: u16 = 3;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -351,6 +354,9 @@ pub enum Message {
         /// How long the sender's last sync took, in microseconds; 0 before the first.
         persist_us: u32,
     },
+    /// To a mirror (from version 3 on): the policies of the sessions, for the time when it is the
+    /// primary. What they are is for the two groups to know.
+    Policy(Bytes),
     /// A question that opens no group: the first message of its link, and the only one. What it
     /// says is for the two servers to know. From version 2 on.
     Ask(Bytes),

@@ -73,6 +73,8 @@ mod kind {
     /// Since version 2, as is the next.
     pub(super) const CUT: u8 = 54;
     pub(super) const CUT_APPLIED: u8 = 55;
+    /// From version 3 on.
+    pub(super) const POLICY: u8 = 56;
     pub(super) const PING: u8 = 64;
     pub(super) const PONG: u8 = 65;
     pub(super) const GOODBYE: u8 = 80;

@@ -17,6 +17,9 @@ pub enum Command {
         sessions: Vec<SessionId>,
         /// Their policies.
         policy: Policy,
+        /// An operator says that the other gateway holds the content already: it is compared with
+        /// what is here, and only blocks that differ are sent.
+        holds_content: bool,
     },
     /// Forget a leg. The mirror keeps its copy, as an old one.
     RemoveLeg {

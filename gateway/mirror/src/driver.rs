@@ -48,6 +48,7 @@ pub use self::witness::Arbitration;
 use crate::command::{Command, Refusal};
 use crate::machine::{Effect, Event, Machine, Note};
 use crate::metrics::Metrics;
+use crate::priority::{Copiers, Place};
 use crate::status::Verified;
 
 /// A future on one thread.
@@ -94,6 +95,8 @@ pub struct Parts {
     pub heartbeat: HeartbeatTimes,
     /// Where changes wait for mirrors that follow behind.
     pub journals: Journals,
+    /// Who copies in the other groups of this gateway.
+    pub copiers: Copiers,
 }
 
 /// One group on its thread: the only way to its machine.
@@ -142,6 +145,8 @@ struct Core {
     waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
     witness: Option<Rc<witness::WitnessPort>>,
     metrics: Metrics,
+    /// What this group said of its copying.
+    place: Place,
     /// Legs to dial and ports to hang after the turn.
     dials: Vec<LegId>,
     attempts: u64,
@@ -288,6 +293,7 @@ impl Group {
         loop {
             interval.tick().await;
             let now_ms = self.uptime_ms();
+            self.core.borrow_mut().look_around(self.clock.unix_ms());
             self.push_event(Event::Tick { now_ms });
         }
     }
@@ -350,6 +356,20 @@ impl Core {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells the machine what only clocks on walls and other groups know, where it changed.
+    fn look_around(&mut self, unix_ms: u64) {
+        for (leg, bandwidth, told) in self.machine.windowed() {
+            let limit = bandwidth.limit_at(|zone| zone.wall_time(unix_ms));
+            if limit != told {
+                self.events.push(Event::Limit { leg, bytes_per_second: limit });
+            }
+        }
+        let highest = self.place.say(self.machine.copying());
+        if highest != self.machine.highest_copying() {
+            self.events.push(Event::Crowd { highest });
         }
     }
 

@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod activity;
+mod bandwidth;
 mod certificate;
 mod command;
 mod dirty;
@@ -22,10 +23,12 @@ pub mod machine;
 pub mod metrics;
 mod mode;
 mod policy;
+mod priority;
 mod record;
 mod regroup;
 mod status;
 
+pub use bandwidth::{Bandwidth, Days, WINDOWS_MAX, WallTime, Window, WindowError, Zone};
 pub use command::{Command, Consent, Refusal};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
@@ -35,6 +38,7 @@ pub use limits::GROUP_VOLUMES_MAX;
 pub use machine::{JournalLimits, Spell};
 pub use mode::Mode;
 pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
+pub use priority::{Copiers, Priority};
 pub use record::RecordError;
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{

@@ -29,10 +29,12 @@ mod detach;
 mod event;
 mod flush;
 mod handover;
+mod holding;
 mod leg;
 mod legs;
 mod members;
 mod modes;
+mod pace;
 mod points;
 mod role;
 mod secondary;
@@ -52,6 +54,7 @@ use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, Vol
 use crate::activity::Activity;
 use crate::lineage::Lineage;
 use crate::locks::{Holder, RangeLocks};
+use crate::priority::Priority;
 use crate::record::{Arbitrated, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
@@ -203,6 +206,8 @@ pub struct Machine {
     arbitrated: Arbitrated,
     /// A volume is leaving the group: hosts are held.
     dismissal: Option<members::Dismissal>,
+    /// The highest priority that copies at this gateway, as far as this group was told.
+    highest_copying: Option<Priority>,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }
@@ -267,6 +272,8 @@ impl Machine {
             Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
             Event::WitnessLost => self.on_witness_lost(out),
             Event::Closing => self.on_closing(out),
+            Event::Limit { leg, bytes_per_second } => self.on_limit(leg, bytes_per_second),
+            Event::Crowd { highest } => self.highest_copying = highest,
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
         }
         self.settle(out);

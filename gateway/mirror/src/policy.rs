@@ -2,6 +2,9 @@
 
 use block::Mode;
 
+use crate::bandwidth::Bandwidth;
+use crate::priority::Priority;
+
 /// What happens to host writes when a mirror is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Split {
@@ -45,7 +48,7 @@ pub enum Failover {
 }
 
 /// The policies of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// How it copies.
     pub mode: Mode,
@@ -63,6 +66,10 @@ pub struct Policy {
     pub cut_interval_ms: u64,
     /// From one transfer to the next in mode `stack`, in seconds; 0: only by command.
     pub transfer_every_s: u64,
+    /// What its copier may send.
+    pub bandwidth: Bandwidth,
+    /// How its copying stands to that of others.
+    pub priority: Priority,
 }
 
 /// A snapshot and a record at the mirror each: an RPO of about a second costs it one percent.
@@ -82,6 +89,8 @@ impl Default for Policy {
             ack_deadline_ms: ACK_DEADLINE_MS,
             cut_interval_ms: CUT_INTERVAL_MS,
             transfer_every_s: 0,
+            bandwidth: Bandwidth::default(),
+            priority: Priority::default(),
         }
     }
 }

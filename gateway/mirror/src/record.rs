@@ -16,11 +16,13 @@ use crate::lineage::Lineage;
 use crate::policy::Policy;
 
 pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
+pub(crate) use self::wire::{policy_bytes, policy_of};
 use self::wire::{Reader, Writer, arbitrated_of, quality_code, quality_of};
 
 const MAGIC: [u8; 4] = *b"TwG1";
-/// Version 1 had one mode and no kept points, version 2 no witness.
-const VERSION: u16 = 3;
+/// Version 1 had one mode and no kept points, version 2 no witness, version 3 no bandwidth, no
+/// priority, no mirrors that hold their content already, and forgot the policies of the other side.
+const VERSION: u16 = 4;
 
 /// CRC32C of bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -89,6 +91,8 @@ pub(crate) struct LegRecord {
     /// This gateway took over from that one and went back to a kept point for it: so many bytes of
     /// what the other has were given up here.
     pub(crate) lossy: Option<u64>,
+    /// An operator said that the mirror holds the content already: it is compared, not copied.
+    pub(crate) holds_content: bool,
 }
 
 /// The gateway at the other end: the primary that a mirror follows.
@@ -97,6 +101,8 @@ pub(crate) struct UpstreamRecord {
     pub(crate) gateway: GatewayId,
     pub(crate) site: String,
     pub(crate) sessions: Vec<SessionId>,
+    /// Their policies, as the primary last said them; not every release does.
+    pub(crate) policy: Option<Policy>,
 }
 
 /// Everything.
@@ -190,6 +196,7 @@ impl GroupRecord {
             w.uuid(upstream.gateway.uuid());
             w.text(&upstream.site);
             w.list(&upstream.sessions, |w, session| w.uuid(session.uuid()));
+            w.option(upstream.policy.as_ref(), Writer::policy);
         });
         w.0.extend(self.host_boot);
         w.points(&self.points);
@@ -238,6 +245,7 @@ impl GroupRecord {
                     gateway: GatewayId::from_uuid(r.uuid()?),
                     site: r.text()?,
                     sessions: r.list(|r| r.uuid().map(SessionId::from_uuid))?,
+                    policy: if r.1 < 4 { None } else { r.option(Reader::policy)? },
                 })
             })?,
             host_boot: r.take()?,
@@ -253,7 +261,16 @@ mod tests {
     use block::{Mode, SnapshotId};
 
     use super::*;
+    use crate::bandwidth::{Bandwidth, Window};
     use crate::policy::{Failover, OnSlow, Split};
+    use crate::priority::Priority;
+
+    fn bandwidth() -> Bandwidth {
+        let window = |text, limit| Window::parse(text, limit).unwrap();
+        let windows =
+            [window("mon-fri 08:00-18:00 Europe/Berlin", 10 << 20), window("00:00-01:00", 0)];
+        Bandwidth { usual: Some(50 << 20), windows: windows.into() }
+    }
 
     fn sample() -> GroupRecord {
         GroupRecord {
@@ -275,6 +292,8 @@ mod tests {
                         split: Split::Manual,
                         on_slow: OnSlow::Degrade,
                         failover: Failover::Automatic,
+                        bandwidth: bandwidth(),
+                        priority: Priority::High,
                         ..Policy::default()
                     },
                     in_sync: true,
@@ -283,9 +302,15 @@ mod tests {
                     base: Some(Generation::of(5)),
                     suspended: false,
                     lossy: Some(4096),
+                    holds_content: true,
                 }),
             ],
-            upstream: None,
+            upstream: Some(UpstreamRecord {
+                gateway: GatewayId::of(3),
+                site: "west".to_owned(),
+                sessions: vec![SessionId::of(6)],
+                policy: Some(Policy { priority: Priority::Low, ..Policy::default() }),
+            }),
             host_boot: [9; 16],
             points: PointsRecord {
                 kept: Some(Kept {
@@ -321,11 +346,11 @@ mod tests {
     #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
-        bytes[4] = 4;
+        bytes[4] = 5;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(4)));
+        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(5)));
     }
 
     fn bytes_of(hex: &str) -> Vec<u8> {
@@ -334,9 +359,20 @@ mod tests {
         digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
     }
 
-    /// What version 2 could say of the sample.
-    fn sample_2() -> GroupRecord {
+    /// What version 3 could say of the sample. It stood for a gateway that follows nobody.
+    fn sample_3() -> GroupRecord {
         let mut record = sample();
+        record.upstream = None;
+        let leg = record.legs[1].as_mut().unwrap();
+        leg.policy.bandwidth = Bandwidth::default();
+        leg.policy.priority = Priority::Normal;
+        leg.holds_content = false;
+        record
+    }
+
+    /// What version 2 could say of it.
+    fn sample_2() -> GroupRecord {
+        let mut record = sample_3();
         record.arbitrated = Arbitrated::No;
         record.legs[1].as_mut().unwrap().policy.failover = Failover::Manual;
         record
@@ -361,11 +397,34 @@ mod tests {
         assert_eq!(GroupRecord::decode(&bytes), Ok(sample_2()));
     }
 
+    /// The bytes of version 3, which knew no bandwidth.
+    #[test]
+    fn reads_the_bytes_of_version_3() {
+        let bytes = bytes_of(include_str!("record_3.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(sample_3()));
+    }
+
     /// The bytes that are written now.
     #[test]
-    fn writes_and_reads_the_bytes_of_version_3() {
-        let bytes = bytes_of(include_str!("record_3.hex"));
+    fn writes_and_reads_the_bytes_of_version_4() {
+        let bytes = bytes_of(include_str!("record_4.hex"));
         assert_eq!(GroupRecord::decode(&bytes), Ok(sample()));
         assert_eq!(sample().encode(), bytes);
+    }
+
+    /// Of what a newer release says of a policy, the part that this one knows is taken.
+    #[test]
+    fn a_policy_that_is_said_is_read_whole_or_its_beginning() {
+        let policy = sample().legs[1].clone().unwrap().policy;
+        let bytes = policy_bytes(&policy);
+        assert_eq!(policy_of(&bytes), Some(policy.clone()));
+        for len in 0..bytes.len() {
+            assert_eq!(policy_of(&bytes[..len]), None, "cut at {len}");
+        }
+        let mut newer = bytes.to_vec();
+        newer.push(1);
+        assert_eq!(policy_of(&newer), None);
+        newer[0] = 5;
+        assert_eq!(policy_of(&newer), Some(policy));
     }
 }

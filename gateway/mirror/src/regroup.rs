@@ -152,6 +152,7 @@ mod tests {
                 base: Some(Generation::of(9)),
                 suspended: false,
                 lossy: None,
+                holds_content: false,
             })],
             upstream: None,
             host_boot: [0; 16],

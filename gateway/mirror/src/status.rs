@@ -206,6 +206,10 @@ pub struct LegStatus {
     pub failed: Option<VolumeId>,
     /// Its policies, its mode among them.
     pub policy: Policy,
+    /// Bytes a second that its copier may send now; `None`: as many as go; 0: nothing.
+    pub bytes_per_second_max: Option<u64>,
+    /// An operator said that it holds the content already, and not everything was compared yet.
+    pub comparing: bool,
     /// Whether it follows behind because it was too slow, as in mode `consistency`.
     pub degraded: bool,
     /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, as far

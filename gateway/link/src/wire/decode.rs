@@ -5,7 +5,8 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 use block::{
-    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode, Seq, Vote,
+    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
+    POLICY_SINCE_VERSION, Seq, Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -133,8 +134,11 @@ impl Decoder {
             kind::LIST | kind::MAPPED | kind::ASK | kind::TOLD if self.version < Some(2) => {
                 return Err(Corrupt("unknown kind of frame"));
             }
+            kind::POLICY if self.version < Some(POLICY_SINCE_VERSION) => {
+                return Err(Corrupt("unknown kind of frame"));
+            }
             kind::LIST => (0, 0),
-            kind::ASK | kind::TOLD => (0, QUESTION_BYTES_MAX),
+            kind::ASK | kind::TOLD | kind::POLICY => (0, QUESTION_BYTES_MAX),
             kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
@@ -211,6 +215,7 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
             1 => Vote::TookOver { epoch },
             _ => return Err(Corrupt("unknown vote")),
         }),
+        kind::POLICY => Message::Policy(payload),
         kind::ASK => Message::Ask(payload),
         kind::TOLD => Message::Told(payload),
         kind::LIST => Message::List { volume: head.volume },

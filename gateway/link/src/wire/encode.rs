@@ -5,7 +5,8 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 use block::{
-    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode, Seq,
+    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode,
+    POLICY_SINCE_VERSION, Seq,
     Vote,
 };
 use bytes::Bytes;
@@ -83,6 +84,10 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             let head = Head { kind: kind::COMPARED, seq: seq.get(), ..Head::default() };
             encoder.with_body(head, out, |w| body::write_blocks(w, &differs))
         }
+        Message::Policy(_) if version < POLICY_SINCE_VERSION => {
+            Err(Unsendable("policies in a version of the protocol that has none"))
+        }
+        Message::Policy(policy) => encoder.question(kind::POLICY, policy, out),
         Message::Ask(question) => encoder.question(kind::ASK, question, out),
         Message::Told(answer) => encoder.question(kind::TOLD, answer, out),
         Message::Mapped { volume, blocks, last } => encoder.mapped(volume, &blocks, last, out),
@@ -151,6 +156,7 @@ fn plain_head(message: &Message, version: u16) -> Option<Head> {
         | Message::Compare { .. }
         | Message::Compared { .. }
         | Message::Mapped { .. }
+        | Message::Policy(_)
         | Message::Ask(_)
         | Message::Told(_)
         | Message::Promote { .. }

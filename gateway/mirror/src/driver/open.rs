@@ -151,6 +151,7 @@ impl Group {
             waiter: None,
             witness: witness.map(|(port, _)| port),
             metrics: Metrics::new(&name),
+            place: crate::priority::Place::new(parts.copiers),
             dials: Vec::new(),
             attempts: 0,
         };

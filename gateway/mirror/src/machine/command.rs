@@ -34,8 +34,9 @@ impl Machine {
         }
         self.command = Some(Pending::Plain);
         let begun = match command {
-            Command::AddLeg { gateway, site, sessions, policy } => {
-                self.add_leg(UpstreamRecord { gateway, site, sessions }, policy, out)
+            Command::AddLeg { gateway, site, sessions, policy, holds_content } => {
+                let peer = UpstreamRecord { gateway, site, sessions, policy: None };
+                self.add_leg(peer, policy, holds_content, out)
             }
             Command::RemoveLeg { leg } => self.stop(leg, Pending::Remove(leg), out),
             Command::Suspend { leg } => self.stop(leg, Pending::Suspend(leg), out),
@@ -74,6 +75,7 @@ impl Machine {
         &mut self,
         peer: UpstreamRecord,
         policy: crate::Policy,
+        holds_content: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.require_primary()?;
@@ -87,6 +89,7 @@ impl Machine {
         let id = free.ok_or(Refusal::TooManyLegs)?;
         let mut leg = Leg::new(id, peer, policy, self.volumes.len());
         leg.wanted = true;
+        leg.holds_content = holds_content;
         leg.state = SessionState::Active;
         self.legs[id.index()] = Some(Box::new(leg));
         self.dial_wanted(out);
@@ -204,14 +207,15 @@ impl Machine {
         self.require_primary()?;
         self.may_change_mode(leg, policy.mode)?;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
-        let before = std::mem::replace(&mut state.policy, policy).mode;
-        let frees = state.halted && policy.split == Split::Automatic;
-        if frees && before == policy.mode {
+        let before = std::mem::replace(&mut state.policy, policy);
+        let frees = state.halted && state.policy.split == Split::Automatic;
+        if frees && before.mode == state.policy.mode {
             // What was refused may go on: the mirror leaves the in-sync set first.
             state.halted = false;
             self.leave(leg, out);
         }
-        self.change_mode(leg, before, out)?;
+        self.change_mode(leg, before.mode, out)?;
+        self.policy_changed(leg, &before, out);
         self.keep(After::Command, out);
         Ok(())
     }

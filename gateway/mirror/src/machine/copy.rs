@@ -15,7 +15,7 @@ use crate::status::{Cause, SessionState};
 /// holding more than 2 MiB away from hosts.
 pub(crate) const COPIES_MAX: usize = 8;
 /// Blocks in one copy: 256 KiB.
-const COPY_BLOCKS: u64 = 64;
+pub(super) const COPY_BLOCKS: u64 = 64;
 
 impl Machine {
     /// Starts as many copies as there is room for.
@@ -36,7 +36,14 @@ impl Machine {
             if state.copies[slot].is_some() {
                 continue;
             }
-            let Some((volume, extent, compare)) = self.next_copy(leg) else { return };
+            if state.is_held_back() {
+                return;
+            }
+            let room = self.room_for_copy(leg);
+            if room == 0 {
+                return;
+            }
+            let Some((volume, extent, compare)) = self.next_copy(leg, room) else { return };
             let state = self.leg_mut(leg).expect("checked above");
             let (seq, sent, locked) = (Seq::ZERO, false, true);
             let verify = false;
@@ -57,7 +64,7 @@ impl Machine {
     }
 
     /// The next blocks to copy. A wipe goes alone: nothing is copied before it is done.
-    fn next_copy(&mut self, leg: LegId) -> Option<(usize, Extent, bool)> {
+    fn next_copy(&mut self, leg: LegId, blocks_max: u64) -> Option<(usize, Extent, bool)> {
         let volumes = self.volumes.len();
         let whole: Vec<Extent> = self.volumes.iter().map(|v| v.geometry.whole()).collect();
         let state = self.leg_mut(leg)?;
@@ -74,12 +81,12 @@ impl Machine {
                 state.cursor = (0, 0);
                 continue;
             }
-            let Some(run) = state.dirty[volume].next_run(from, COPY_BLOCKS) else {
+            let Some(run) = state.dirty[volume].next_run(from, blocks_max) else {
                 state.cursor = (volume + 1, 0);
                 continue;
             };
             // A run is compared or copied, not both: it ends where the other kind begins.
-            let suspect = state.suspects[volume].next_run(run.first(), COPY_BLOCKS);
+            let suspect = state.suspects[volume].next_run(run.first(), blocks_max);
             let compare = suspect.is_some_and(|suspect| suspect.first() == run.first());
             let border = suspect.map_or(u64::MAX, |s| if compare { s.end() } else { s.first() });
             let run = BlockRange::new(run.first(), run.end().min(border));
@@ -118,6 +125,12 @@ impl Machine {
             acked: false,
         });
         state.inflight_bytes += bytes;
+        if !verify {
+            /// Of each block, its checksum.
+            const SUM_BYTES: u64 = 4;
+            let sums = if compare { extent.blocks().count() * SUM_BYTES } else { 0 };
+            state.spend(bytes + sums);
+        }
         if wipe {
             let change = block::Change::Zero { may_trim: true };
             let index = u16::try_from(volume).expect("a group has few volumes");

@@ -268,6 +268,7 @@ impl Machine {
         state.base = Some(kept.generation);
         state.discard = false;
         state.lossy = None;
+        state.holds_content = false;
         state.fresh.fill(None);
         state.failed = None;
         if state.stage != Stage::Following {

@@ -11,7 +11,6 @@ use super::leg::Leg;
 use super::{After, Effect, Machine, Note, Role};
 use crate::command::Refusal;
 use crate::dirty::DirtyMap;
-use crate::policy::Policy;
 use crate::record::RoleRecord;
 
 impl Machine {
@@ -44,7 +43,8 @@ impl Machine {
         if !known {
             let free = LegId::all().find(|id| self.leg(*id).is_none());
             let id = free.ok_or(Refusal::TooManyLegs)?;
-            let mut leg = Leg::new(id, source, Policy::default(), self.volumes.len());
+            let policy = self.policy_towards(&source, id);
+            let mut leg = Leg::new(id, source, policy, self.volumes.len());
             leg.base = self.lineage.as_ref().map(|lineage| lineage.current);
             self.legs[id.index()] = Some(Box::new(leg));
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::Restored;
 use crate::command::{Command, Refusal};
+use crate::priority::Priority;
 use crate::status::{Cause, Verified};
 
 /// What a mirror answered when the group was opened there.
@@ -242,6 +243,18 @@ pub enum Event {
     WitnessLost,
     /// The gateway stops in good order: hosts are gone, nothing is in flight.
     Closing,
+    /// Another limit holds for a leg's copies: the time of day passed a border of its windows.
+    Limit {
+        /// Which leg.
+        leg: LegId,
+        /// Bytes a second; `None`: as many as go; 0: nothing.
+        bytes_per_second: Option<u64>,
+    },
+    /// Who copies at this gateway, over all groups, changed.
+    Crowd {
+        /// The highest priority among them.
+        highest: Option<Priority>,
+    },
     /// Time passed.
     Tick {
         /// The gateway's clock, in milliseconds; never goes back.

@@ -7,6 +7,7 @@ use block::{
 };
 
 use super::cuts::{Cuts, Spells};
+use super::pace::Bucket;
 use super::verify::Verification;
 use crate::dirty::DirtyMap;
 use crate::locks::Holder;
@@ -172,6 +173,9 @@ pub(crate) struct Leg {
     /// This gateway took over from that one and went back to a kept point for it: so many bytes of
     /// what the other has were given up here. Cleared when the mirror is one point in time of ours.
     pub(crate) lossy: Option<u64>,
+    /// An operator said that the mirror holds the content already. Cleared when it is one point in
+    /// time of ours: by then everything was compared.
+    pub(crate) holds_content: bool,
     /// An operator allowed what only the mirror has to be overwritten.
     pub(crate) discard: bool,
     /// Policy `split = manual` refuses changes until it is back.
@@ -221,11 +225,16 @@ pub(crate) struct Leg {
     pub(crate) verify: Option<Verification>,
     /// Blocks that verifications found to differ since this gateway started, by volume.
     pub(crate) mismatched: Vec<u64>,
+    /// What is being listed before a mirror that holds the content is compared.
+    pub(crate) listing: Option<super::holding::Listing>,
+    /// What its copier may send.
+    pub(crate) bucket: Bucket,
 }
 
 impl Leg {
     /// A leg that is not wanted yet and has nothing in common with its mirror.
     pub(crate) fn new(id: LegId, peer: Peer, policy: Policy, volumes: usize) -> Self {
+        let bucket = Bucket::of(&policy.bandwidth);
         Self {
             id,
             gateway: peer.gateway,
@@ -238,6 +247,7 @@ impl Leg {
             awaiting_reprotect: false,
             suspended: false,
             lossy: None,
+            holds_content: false,
             discard: false,
             halted: false,
             state: SessionState::Suspended,
@@ -272,6 +282,8 @@ impl Leg {
             version: 0,
             verify: None,
             mismatched: vec![0; volumes],
+            listing: None,
+            bucket,
         }
     }
 
@@ -365,6 +377,7 @@ impl Leg {
         self.stepping_down = false;
         self.degraded = false;
         self.cuts.end_flight();
+        self.listing = None;
         // What was not compared is not known: a verification is begun anew, not taken up.
         self.verify = None;
     }

@@ -81,16 +81,20 @@ impl Machine {
         // One that still counts is waited for until it is durably out of the set.
         state.journaled = state.is_to_follow() && !state.in_set;
         let steps_down = state.is_to_follow() && state.in_set;
+        let holds_content = state.holds_content;
         if let Need::Full { wipe } = need {
             // All are copied whole; what is recorded of those that are new says no more than that.
             state.base = None;
             state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
             state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
-            state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
+            state.wipe = if wipe && !holds_content { (0..volumes).collect() } else { Vec::new() };
             state.stage = Stage::Listing;
             // What is being written now may not be mapped yet when the map is listed.
             for (volume, range) in self.writes.flying() {
                 self.leg_mut(leg).expect("checked above").dirty[volume].insert(range);
+            }
+            if holds_content {
+                self.begin_comparison(leg, out);
             }
             out.push(Effect::List { leg });
         } else {
@@ -109,24 +113,35 @@ impl Machine {
         if steps_down {
             self.step_down(leg, out);
         }
+        self.tell_policy(leg, out);
         self.take_back_handover(leg, out);
     }
 
     pub(super) fn on_listed(&mut self, leg: LegId, mapped: &[BlockSet]) {
-        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage != Stage::Listing {
             state.add_to_verification(mapped);
             return;
         }
-        let full = state.base.is_none();
+        state.add_to_comparison(mapped);
+        let full = state.base.is_none() && state.listing.is_none();
         for (index, ranges) in mapped.iter().enumerate() {
             if full || state.fresh[index].is_some() {
                 ranges.iter().for_each(|range| state.dirty[index].insert(*range));
             }
         }
-        state.stage = Stage::Copying;
-        Self::begin_progress(state, now_ms);
+        self.begin_copying_when_listed(leg);
+    }
+
+    /// What is to be copied is known, unless the mirror has not said yet what it holds.
+    pub(super) fn begin_copying_when_listed(&mut self, leg: LegId) {
+        let now_ms = self.now_ms;
+        let Some(state) = self.leg_mut(leg) else { return };
+        if state.stage == Stage::Listing && state.is_listed() {
+            state.listing = None;
+            state.stage = Stage::Copying;
+            Self::begin_progress(state, now_ms);
+        }
     }
 
     fn begin_progress(state: &mut Leg, now_ms: u64) {
@@ -188,6 +203,7 @@ impl Machine {
             | Message::Outdate
             | Message::Cut { .. }
             | Message::Grow { .. }
+            | Message::Policy(_)
             | Message::Ask(_)
             | Message::Told(_)
             | Message::Ping { .. }) => {

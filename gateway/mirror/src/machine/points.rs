@@ -17,7 +17,6 @@ use super::role::Promoting;
 use super::{After, Effect, Machine, Role};
 use crate::command::Refusal;
 use crate::lineage::Lineage;
-use crate::policy::Policy;
 use crate::record::{Discarded, Kept, PointsRecord, Snapshots};
 
 /// Why a point is kept.
@@ -372,7 +371,7 @@ impl Machine {
             && !self.legs.iter().flatten().any(|leg| leg.gateway == old.gateway)
             && let Some(id) = LegId::all().find(|id| self.leg(*id).is_none())
         {
-            let policy = Policy { mode: self.upstream_mode, ..Policy::default() };
+            let policy = self.policy_towards(&old, id);
             let mut leg = Leg::new(id, old, policy, self.volumes.len());
             leg.base = base;
             self.legs[id.index()] = Some(Box::new(leg));

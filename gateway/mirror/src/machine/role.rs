@@ -172,6 +172,12 @@ impl Machine {
         handover: bool,
     ) {
         let known = LegId::all().find(|id| self.leg(*id).is_some_and(|l| l.gateway == old.gateway));
+        if let Some(id) = known {
+            let policy = self.policy_towards(&old, id);
+            let leg = self.leg_mut(id).expect("it was just found");
+            leg.bucket = super::pace::Bucket::of(&policy.bandwidth);
+            leg.policy = policy;
+        }
         if let Some(leg) = known.and_then(|id| self.leg_mut(id)).filter(|leg| leg.lossy.is_some()) {
             // What went back with the kept point is known of it already.
             leg.wanted = false;
@@ -191,8 +197,7 @@ impl Machine {
             state.cause = Some(Cause::AwaitingReprotect);
             return;
         }
-        let new = Policy { mode: self.upstream_mode, ..Policy::default() };
-        let policy = self.leg(id).map_or(new, |leg| leg.policy);
+        let policy = self.policy_towards(&old, id);
         let mut leg = Leg::new(id, old, policy, self.volumes.len());
         leg.base = base;
         leg.wanted = handover;
@@ -200,6 +205,14 @@ impl Machine {
         leg.state = SessionState::Halted;
         leg.cause = Some(Cause::AwaitingReprotect);
         self.legs[id.index()] = Some(Box::new(leg));
+    }
+
+    /// The policies of a session with the primary that was followed, for the other direction: those
+    /// that it said last, or those of an earlier time in this direction.
+    pub(super) fn policy_towards(&self, old: &UpstreamRecord, leg: LegId) -> Policy {
+        let earlier = self.leg(leg).filter(|leg| leg.gateway == old.gateway);
+        let policy = old.policy.clone().or_else(|| earlier.map(|leg| leg.policy.clone()));
+        policy.unwrap_or_else(|| Policy { mode: self.upstream_mode, ..Policy::default() })
     }
 
     pub(super) fn took_over(&mut self, handover: bool, out: &mut Vec<Effect>) {

@@ -91,7 +91,10 @@ impl Machine {
         let was_primary = self.role != Role::Secondary;
         self.fence(open.epoch, out);
         let sessions: Vec<_> = open.volumes.iter().map(|offer| offer.session).collect();
-        let record = UpstreamRecord { gateway, site, sessions };
+        // Until it says otherwise, its sessions go by what it said the last time.
+        let last = self.upstream_record.take().filter(|last| last.gateway == gateway);
+        let policy = last.and_then(|last| last.policy);
+        let record = UpstreamRecord { gateway, site, sessions, policy };
         if was_primary && self.legs.iter().all(Option::is_none) {
             // Nobody kept track of what was written here while nobody mirrored it: only a full copy
             // helps, also after a restart (rule 9).
@@ -419,6 +422,17 @@ impl Machine {
                 upstream.theirs = Some(state);
                 self.upstream_mode = state.mode;
                 self.lag_heard_ms = state.lag_ms;
+            }
+            Message::Policy(bytes) => {
+                // One that this release cannot read is as good as none: the last one stays.
+                let policy = crate::record::policy_of(&bytes);
+                if let Some(record) = &mut self.upstream_record
+                    && policy.is_some()
+                    && record.policy != policy
+                {
+                    record.policy = policy;
+                    self.keep(After::Nothing, out);
+                }
             }
             Message::Goodbye(goodbye) => {
                 self.orderly_end = goodbye == Goodbye::Shutdown;

@@ -129,6 +129,7 @@ impl Machine {
             arbiter: None,
             arbitrated: record.arbitrated,
             dismissal: None,
+            highest_copying: None,
             granted: Vec::new(),
         }
     }
@@ -148,13 +149,14 @@ impl Machine {
                 gateway: leg.gateway,
                 site: leg.site.clone(),
                 sessions: leg.sessions.clone(),
-                policy: leg.policy,
+                policy: leg.policy.clone(),
                 in_sync: leg.in_set,
                 wanted: leg.wanted,
                 awaiting_reprotect: leg.awaiting_reprotect,
                 base: leg.base,
                 suspended: leg.suspended,
                 lossy: leg.lossy,
+                holds_content: leg.holds_content,
             })
         });
         let record = GroupRecord {
@@ -307,7 +309,9 @@ impl Machine {
             },
             cause: leg.cause.clone(),
             failed: leg.failed,
-            policy: leg.policy,
+            policy: leg.policy.clone(),
+            bytes_per_second_max: leg.bucket.limit,
+            comparing: leg.holds_content,
             degraded: leg.degraded,
             lag_ms: self.lag_ms(leg.id),
             cut_ms: leg.cuts.applied_ms(),
@@ -408,8 +412,12 @@ fn restore_leg(
     volumes: &[Restored],
     mut kept: impl FnMut(VolumeId) -> Lacks,
 ) -> Leg {
-    let peer =
-        UpstreamRecord { gateway: record.gateway, site: record.site, sessions: record.sessions };
+    let peer = UpstreamRecord {
+        gateway: record.gateway,
+        site: record.site,
+        sessions: record.sessions,
+        policy: None,
+    };
     let mut leg = Leg::new(id, peer, record.policy, volumes.len());
     for (index, volume) in volumes.iter().enumerate() {
         let Lacks { dirty, fresh } = kept(volume.volume);
@@ -428,6 +436,7 @@ fn restore_leg(
     leg.base = record.base;
     leg.suspended = record.suspended;
     leg.lossy = record.lossy;
+    leg.holds_content = record.holds_content;
     leg.state = if leg.is_recorded_resting() {
         SessionState::Active
     } else if leg.wanted {

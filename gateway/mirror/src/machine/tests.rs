@@ -165,6 +165,7 @@ impl Bench {
             site: "west".to_owned(),
             sessions: vec![SessionId::of(9)],
             policy,
+            holds_content: false,
         }));
         self.record()
     }

@@ -22,6 +22,7 @@ impl Machine {
         for leg in self.live.iter() {
             self.flush_idle_leg(leg, out);
             self.pace_verification(leg, passed);
+            self.pace_copies(leg, passed);
             let state = self.leg_mut(leg).expect("a live leg exists");
             let copied = state.progress.copied_bytes.iter().sum();
             if state.progress.marks.back().is_none_or(|(at, _)| now_ms >= at + 1_000) {

@@ -12,6 +12,7 @@
 
 use block::{BlockRange, BlockSet, LegId, Message, Seq};
 
+use super::holding::VERSION_LIST;
 use super::leg::{Copy, Leg, Stage};
 use super::{Effect, Machine, Role};
 use crate::command::Refusal;
@@ -25,8 +26,6 @@ const COMPARISONS_MAX: usize = 2;
 /// Blocks in one comparison: 64 KiB, so that hosts wait for their range for less than a
 /// millisecond's worth of reading.
 const VERIFY_BLOCKS: u64 = 16;
-/// The protocol version that can ask what is mapped.
-const VERSION_LIST: u16 = 2;
 
 /// One verification of one mirror.
 #[derive(Debug)]
@@ -131,6 +130,9 @@ impl Machine {
         last: bool,
     ) {
         let volume = usize::from(volume);
+        if self.on_mapped_to_compare(leg, (volume, blocks), last) {
+            return;
+        }
         let end = self.volumes.get(volume).map_or(0, |v| v.geometry.whole().blocks().end());
         let Some(verify) = self.leg_mut(leg).and_then(|state| state.verify.as_mut()) else {
             return;

@@ -49,6 +49,7 @@ impl Machine {
         state.stage = Stage::Joining;
         state.discard = false;
         state.lossy = None;
+        state.holds_content = false;
         state.base = current;
         state.failed = None;
         self.join(leg, out);

@@ -4,11 +4,14 @@
 //! that a version did not have is what its absence meant then.
 
 use block::{GatewayId, Generation, Mode, Quality, SessionId, SnapshotId, VolumeId};
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Arbitrated, Discarded, Kept, LegRecord, PointsRecord, RecordError, Snapshots};
 use crate::lineage::Lineage;
+use crate::bandwidth::{Bandwidth, Days, WINDOWS_MAX, Window, Zone};
 use crate::policy::{CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
+use crate::priority::Priority;
 
 pub(super) fn arbitrated_of(code: u8) -> Result<Arbitrated, RecordError> {
     match code {
@@ -112,28 +115,62 @@ impl Writer {
         self.uuid(leg.gateway.uuid());
         self.text(&leg.site);
         self.list(&leg.sessions, |w, session| w.uuid(session.uuid()));
-        self.u8(u8::from(leg.policy.split == Split::Manual));
-        self.u8(u8::from(leg.policy.recovery == Recovery::Manual));
-        self.u8(match leg.policy.on_slow {
-            OnSlow::Error => 0,
-            OnSlow::Block => 1,
-            OnSlow::Degrade => 2,
-        });
-        self.u64(leg.policy.ack_deadline_ms);
+        self.reactions(&leg.policy);
         self.u8(u8::from(leg.in_sync));
         self.u8(u8::from(leg.wanted));
         self.u8(u8::from(leg.awaiting_reprotect));
         self.option(leg.base.as_ref(), |w, base| w.uuid(base.uuid()));
-        self.u8(match leg.policy.mode {
+        self.pace(&leg.policy);
+        self.u8(u8::from(leg.suspended));
+        self.option(leg.lossy.as_ref(), |w, bytes| w.u64(*bytes));
+        self.u8(u8::from(leg.policy.failover == Failover::Automatic));
+        self.copying(&leg.policy);
+        self.u8(u8::from(leg.holds_content));
+    }
+
+    /// A policy by itself: as the primary says it to a mirror, and as that one keeps it.
+    pub(crate) fn policy(&mut self, policy: &Policy) {
+        self.reactions(policy);
+        self.pace(policy);
+        self.u8(u8::from(policy.failover == Failover::Automatic));
+        self.copying(policy);
+    }
+
+    fn reactions(&mut self, policy: &Policy) {
+        self.u8(u8::from(policy.split == Split::Manual));
+        self.u8(u8::from(policy.recovery == Recovery::Manual));
+        self.u8(match policy.on_slow {
+            OnSlow::Error => 0,
+            OnSlow::Block => 1,
+            OnSlow::Degrade => 2,
+        });
+        self.u64(policy.ack_deadline_ms);
+    }
+
+    fn pace(&mut self, policy: &Policy) {
+        self.u8(match policy.mode {
             Mode::Sync => 0,
             Mode::Consistency => 1,
             Mode::Stack => 2,
         });
-        self.u64(leg.policy.cut_interval_ms);
-        self.u64(leg.policy.transfer_every_s);
-        self.u8(u8::from(leg.suspended));
-        self.option(leg.lossy.as_ref(), |w, bytes| w.u64(*bytes));
-        self.u8(u8::from(leg.policy.failover == Failover::Automatic));
+        self.u64(policy.cut_interval_ms);
+        self.u64(policy.transfer_every_s);
+    }
+
+    fn copying(&mut self, policy: &Policy) {
+        self.option(policy.bandwidth.usual.as_ref(), |w, limit| w.u64(*limit));
+        self.list(&policy.bandwidth.windows, |w, window| {
+            w.u8(window.days.bits());
+            w.u64(u64::from(window.from_min));
+            w.u64(u64::from(window.to_min));
+            w.text(window.zone.name());
+            w.u64(window.bytes_per_second);
+        });
+        self.u8(match policy.priority {
+            Priority::Low => 0,
+            Priority::Normal => 1,
+            Priority::High => 2,
+        });
     }
 }
 
@@ -230,45 +267,115 @@ impl Reader<'_> {
             gateway: GatewayId::from_uuid(self.uuid()?),
             site: self.text()?,
             sessions: self.list(|r| r.uuid().map(SessionId::from_uuid))?,
-            policy: Policy {
-                mode: Mode::Sync,
-                split: if self.flag()? { Split::Manual } else { Split::Automatic },
-                recovery: if self.flag()? { Recovery::Manual } else { Recovery::Automatic },
-                on_slow: match self.u8()? {
-                    0 => OnSlow::Error,
-                    1 => OnSlow::Block,
-                    2 if self.1 > 1 => OnSlow::Degrade,
-                    _ => return Err(RecordError::Damaged),
-                },
-                ack_deadline_ms: self.u64()?,
-                cut_interval_ms: CUT_INTERVAL_MS,
-                transfer_every_s: 0,
-                failover: Failover::Manual,
-            },
+            policy: self.reactions()?,
             in_sync: self.flag()?,
             wanted: self.flag()?,
             awaiting_reprotect: self.flag()?,
             base: self.option(|r| r.uuid().map(Generation::from_uuid))?,
             suspended: false,
             lossy: None,
+            holds_content: false,
         };
         if self.1 == 1 {
             leg.suspended = !leg.wanted && !leg.awaiting_reprotect;
             return Ok(leg);
         }
-        leg.policy.mode = match self.u8()? {
-            0 => Mode::Sync,
-            1 => Mode::Consistency,
-            2 => Mode::Stack,
-            _ => return Err(RecordError::Damaged),
-        };
-        leg.policy.cut_interval_ms = self.u64()?;
-        leg.policy.transfer_every_s = self.u64()?;
+        self.pace(&mut leg.policy)?;
         leg.suspended = self.flag()?;
         leg.lossy = self.option(Self::u64)?;
         if self.1 > 2 && self.flag()? {
             leg.policy.failover = Failover::Automatic;
         }
+        if self.1 > 3 {
+            self.copying(&mut leg.policy)?;
+            leg.holds_content = self.flag()?;
+        }
         Ok(leg)
     }
+
+    /// What [`Writer::policy`] wrote.
+    pub(crate) fn policy(&mut self) -> Result<Policy, RecordError> {
+        let mut policy = self.reactions()?;
+        self.pace(&mut policy)?;
+        if self.flag()? {
+            policy.failover = Failover::Automatic;
+        }
+        self.copying(&mut policy)?;
+        Ok(policy)
+    }
+
+    fn reactions(&mut self) -> Result<Policy, RecordError> {
+        Ok(Policy {
+            mode: Mode::Sync,
+            split: if self.flag()? { Split::Manual } else { Split::Automatic },
+            recovery: if self.flag()? { Recovery::Manual } else { Recovery::Automatic },
+            on_slow: match self.u8()? {
+                0 => OnSlow::Error,
+                1 => OnSlow::Block,
+                2 if self.1 > 1 => OnSlow::Degrade,
+                _ => return Err(RecordError::Damaged),
+            },
+            ack_deadline_ms: self.u64()?,
+            cut_interval_ms: CUT_INTERVAL_MS,
+            transfer_every_s: 0,
+            failover: Failover::Manual,
+            bandwidth: Bandwidth::default(),
+            priority: Priority::Normal,
+        })
+    }
+
+    fn pace(&mut self, policy: &mut Policy) -> Result<(), RecordError> {
+        policy.mode = match self.u8()? {
+            0 => Mode::Sync,
+            1 => Mode::Consistency,
+            2 => Mode::Stack,
+            _ => return Err(RecordError::Damaged),
+        };
+        policy.cut_interval_ms = self.u64()?;
+        policy.transfer_every_s = self.u64()?;
+        Ok(())
+    }
+
+    fn copying(&mut self, policy: &mut Policy) -> Result<(), RecordError> {
+        let usual = self.option(Self::u64)?;
+        let windows = self.list(Self::window)?;
+        if windows.len() > WINDOWS_MAX {
+            return Err(RecordError::Damaged);
+        }
+        policy.bandwidth = Bandwidth { usual, windows: windows.into() };
+        policy.priority = match self.u8()? {
+            0 => Priority::Low,
+            1 => Priority::Normal,
+            2 => Priority::High,
+            _ => return Err(RecordError::Damaged),
+        };
+        Ok(())
+    }
+
+    fn window(&mut self) -> Result<Window, RecordError> {
+        let days = Days::of_bits(self.u8()?).ok_or(RecordError::Damaged)?;
+        let mut minute =
+            || u16::try_from(self.u64()?).map_err(|_too_late| RecordError::Damaged);
+        let (from_min, to_min) = (minute()?, minute()?);
+        let zone = Zone::new(&self.text()?).map_err(|_no_name| RecordError::Damaged)?;
+        let window = Window { days, from_min, to_min, zone, bytes_per_second: self.u64()? };
+        if window.is_valid() { Ok(window) } else { Err(RecordError::Damaged) }
+    }
+}
+
+/// The version of a policy that is said to a mirror: that of the record that it would lie in.
+pub(crate) fn policy_bytes(policy: &Policy) -> Bytes {
+    let mut w = Writer(super::VERSION.to_le_bytes().to_vec());
+    w.policy(policy);
+    Bytes::from(w.0)
+}
+
+/// What [`policy_bytes`] of this release wrote, or the part of it that this release knows: a newer
+/// one adds what it has behind the rest.
+pub(crate) fn policy_of(bytes: &[u8]) -> Option<Policy> {
+    let mut r = Reader(bytes, super::VERSION);
+    let version = r.take().map(u16::from_le_bytes).ok()?;
+    r.1 = version;
+    let policy = r.policy().ok()?;
+    (version > super::VERSION || (version == super::VERSION && r.0.is_empty())).then_some(policy)
 }

@@ -261,6 +261,7 @@ impl Site {
             group: GROUP,
             volumes,
             ledger: Rc::clone(&ledger) as Rc<dyn Ledger>,
+            copiers: twinspan_mirror::Copiers::default(),
             journals: twinspan_mirror::Journals::in_memory(
                 twinspan_mirror::JournalLimits::default(),
             ),
@@ -317,6 +318,7 @@ impl Site {
             site: other.identity.site.clone(),
             sessions: vec![SessionId::of(5)],
             policy,
+            holds_content: false,
         })
         .await
     }

@@ -228,6 +228,7 @@ impl Site {
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
             journals: Journals::in_memory(world.journal.get()),
+            copiers: twinspan_mirror::Copiers::default(),
         })
         .unwrap();
         net.groups.borrow_mut().insert(identity.gateway, Rc::clone(&group));
@@ -237,6 +238,7 @@ impl Site {
     pub(crate) async fn mirror_to(&self, other: &Self, policy: Policy) -> Result<(), Refusal> {
         self.command(Command::AddLeg {
             gateway: other.identity.gateway,
+            holds_content: false,
             site: other.identity.site.clone(),
             sessions: vec![SessionId::of(5), SessionId::of(6)],
             policy,
@@ -247,6 +249,7 @@ impl Site {
     pub(crate) async fn mirror_to_gateway(&self, number: u128) -> Result<(), Refusal> {
         self.command(Command::AddLeg {
             gateway: GatewayId::of(number),
+            holds_content: false,
             site: format!("site-{number}"),
             sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
             policy: Policy::default(),
@@ -290,7 +293,7 @@ impl Site {
     /// Changes the policy of the only leg.
     pub(crate) async fn set(&self, change: impl FnOnce(&mut Policy)) -> Result<(), Refusal> {
         let leg = &self.status().legs[0];
-        let (leg, mut policy) = (leg.leg, leg.policy);
+        let (leg, mut policy) = (leg.leg, leg.policy.clone());
         change(&mut policy);
         self.command(Command::SetPolicy { leg, policy }).await
     }

@@ -16,7 +16,7 @@ fn named(world: &World) -> usize {
 
 async fn set(site: &Site, change: impl FnOnce(&mut Policy)) -> Result<(), Refusal> {
     let leg = &site.status().legs[0];
-    let (leg, mut policy) = (leg.leg, leg.policy);
+    let (leg, mut policy) = (leg.leg, leg.policy.clone());
     change(&mut policy);
     site.command(Command::SetPolicy { leg, policy }).await
 }

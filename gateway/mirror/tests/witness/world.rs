@@ -246,6 +246,7 @@ impl World {
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
             journals: Journals::in_memory(JournalLimits::default()),
+            copiers: twinspan_mirror::Copiers::default(),
         };
         let terms = Terms {
             gateway: identity.gateway,
@@ -342,6 +343,7 @@ impl Site {
         let number = other.identity.gateway.uuid().as_u128();
         self.command(Command::AddLeg {
             gateway: other.identity.gateway,
+            holds_content: false,
             site: other.identity.site.clone(),
             sessions: vec![SessionId::of(50 + number)],
             policy: Policy { failover: Failover::Automatic, ..Policy::default() },
@@ -364,6 +366,7 @@ impl Site {
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
             journals: Journals::in_memory(JournalLimits::default()),
+            copiers: twinspan_mirror::Copiers::default(),
         };
         Group::open(parts).err().map(|error| error.to_string()).unwrap_or_default()
     }

@@ -1,0 +1,89 @@
+//! A mirror that holds the content already, as an operator says: it was restored or shipped there.
+//!
+//! ```text
+//!   opened ─▶ what is mapped here, and there ─▶ every such block compared ─▶ what differs copied
+//! ```
+//!
+//! Invariant: the word of the operator saves the sending and nothing else. Every block that is mapped
+//! on either side is compared, under its range lock, before the mirror counts; a link that ends in
+//! between begins it anew. What the mirror is worth is recorded there as it is for one that is copied.
+
+use block::{BlockRange, BlockSet, LegId, Message};
+
+use super::leg::Leg;
+use super::{Effect, Machine};
+
+/// The protocol version that can ask what is mapped.
+pub(super) const VERSION_LIST: u16 = 2;
+
+/// The lists that a comparison begins with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listing {
+    /// Volumes whose map at the mirror is not here yet.
+    awaited: Vec<bool>,
+    /// Whether the maps here are listed.
+    here: bool,
+}
+
+impl Leg {
+    /// The blocks may be the same on both sides.
+    fn suspect(&mut self, volume: usize, range: BlockRange) {
+        self.suspects[volume].insert(range);
+        self.dirty[volume].insert(range);
+    }
+
+    /// What is mapped here is listed, if this mirror is to be compared.
+    pub(super) fn add_to_comparison(&mut self, mapped: &[BlockSet]) {
+        let Some(listing) = &mut self.listing else { return };
+        listing.here = true;
+        for (volume, ranges) in mapped.iter().enumerate() {
+            ranges.iter().for_each(|range| self.suspect(volume, *range));
+        }
+    }
+
+    /// Whether everything is listed that there is to list.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listing.as_ref().is_none_or(|listing| listing.here && !listing.awaited.contains(&true))
+    }
+}
+
+impl Machine {
+    /// The mirror was opened: what it holds is compared in place of being emptied.
+    pub(super) fn begin_comparison(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        let whole: Vec<_> = self.volumes.iter().map(|v| v.geometry.whole().blocks()).collect();
+        let Some(state) = self.leg_mut(leg) else { return };
+        let asks = state.version >= VERSION_LIST;
+        state.listing = Some(Listing { awaited: vec![asks; whole.len()], here: false });
+        for (volume, whole) in whole.into_iter().enumerate() {
+            if asks {
+                let volume = u16::try_from(volume).expect("a group has few volumes");
+                out.push(Effect::Post { leg, message: Message::List { volume } });
+            } else {
+                // It cannot say what it holds: all of it may be something.
+                state.suspect(volume, whole);
+            }
+        }
+    }
+
+    /// The mirror says what is mapped there; says whether that was asked for a comparison.
+    pub(super) fn on_mapped_to_compare(
+        &mut self,
+        leg: LegId,
+        (volume, blocks): (usize, &BlockSet),
+        last: bool,
+    ) -> bool {
+        let end = self.volumes.get(volume).map_or(0, |v| v.geometry.whole().blocks().end());
+        let Some(state) = self.leg_mut(leg) else { return false };
+        let Some(listing) = &mut state.listing else { return false };
+        if let Some(awaited) = listing.awaited.get_mut(volume) {
+            *awaited &= !last;
+            for range in blocks {
+                // What a longer copy has beyond our end is not the group's.
+                let range = BlockRange::new(range.first().min(end), range.end().min(end));
+                state.suspect(volume, range);
+            }
+        }
+        self.begin_copying_when_listed(leg);
+        true
+    }
+}

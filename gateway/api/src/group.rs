@@ -200,6 +200,12 @@ pub struct Leg {
     pub link: LinkState,
     /// Its policies.
     pub policy: Policy,
+    /// What resync and initial copy may send now, as `50MiB/s`, `unlimited` or `paused`.
+    #[serde(default)]
+    pub bandwidth_now: String,
+    /// Whether it is said to hold the content, and not everything was compared yet.
+    #[serde(default)]
+    pub comparing: bool,
     /// Bytes in which the mirror may differ, over all its sessions.
     pub out_of_sync_bytes: u64,
     /// When the running or last copy began, in milliseconds before `as_of`.

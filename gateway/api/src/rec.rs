@@ -49,7 +49,7 @@ pub struct RecCreate {
     /// As configured if absent.
     #[serde(default)]
     pub recovery_mode: Option<RecChoice>,
-    /// That both are known to be equal. It is refused: nothing would verify it.
+    /// That the destination holds the content already: it is compared, and only what differs is sent.
     #[serde(default)]
     pub skip_initial_copy: bool,
     /// Consent that the content of a destination that holds any is lost.

@@ -31,6 +31,25 @@ pub struct SessionPolicy {
     /// From one transfer to the next in mode `stack`, in seconds; 0: only by command.
     #[serde(default)]
     pub transfer_every_s: u64,
+    /// What resync and initial copy may send: `50MiB/s`, `unlimited` or `paused`. What hosts write is
+    /// never held back.
+    #[serde(default = "unlimited")]
+    pub bandwidth: String,
+    /// When another limit holds, as `mon-fri 08:00-18:00 Europe/Berlin=10MiB/s`; of several that are
+    /// open the lowest holds.
+    #[serde(default)]
+    pub bandwidth_windows: Vec<String>,
+    /// How its copying stands to that of other sessions: `low`, `normal` or `high`.
+    #[serde(default = "normal")]
+    pub priority: String,
+}
+
+fn unlimited() -> String {
+    "unlimited".to_owned()
+}
+
+fn normal() -> String {
+    "normal".to_owned()
 }
 
 fn sync() -> String {
@@ -65,6 +84,16 @@ pub struct PolicyPatch {
     /// In seconds; 0: only by command.
     #[serde(default)]
     pub transfer_every_s: Option<u64>,
+    /// What resync and initial copy may send: `50MiB/s`, `unlimited` or `paused`.
+    #[serde(default)]
+    pub bandwidth: Option<String>,
+    /// All windows, as `mon-fri 08:00-18:00 Europe/Berlin=10MiB/s`; days (every day) and zone (UTC)
+    /// may be left out. An empty list removes them.
+    #[serde(default)]
+    pub bandwidth_windows: Option<Vec<String>>,
+    /// `low`, `normal` or `high`.
+    #[serde(default)]
+    pub priority: Option<String>,
 }
 
 /// Mirrors a group to another site: a session for each of its volumes, carried by one leg.
@@ -78,6 +107,14 @@ pub struct SessionCreate {
     /// Policies that differ from the configured ones.
     #[serde(default)]
     pub policy: PolicyPatch,
+    /// The other site holds the content already, restored or shipped there: its volume is compared
+    /// with this one by checksums, and only blocks that differ are sent. It counts as a mirror when
+    /// everything was compared. Blocks of it that differ are overwritten.
+    #[serde(default)]
+    pub skip_initial_copy: bool,
+    /// With `skip_initial_copy`: the volume there, by name; absent: it is called as this one is.
+    #[serde(default)]
+    pub destination: Option<String>,
 }
 
 /// Lets a session run again.

@@ -44,6 +44,32 @@ pub fn bytes_text(bytes: u64) -> String {
     if tenths == 0 { format!("{whole} {unit}") } else { format!("{whole}.{tenths} {unit}") }
 }
 
+/// Reads a limit of bytes a second: `50MiB/s`, `50MiB`, `unlimited`, or `paused`, which is 0.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn parse_rate(text: &str) -> Result<Option<u64>, String> {
+    match text.trim() {
+        "unlimited" => Ok(None),
+        "paused" => Ok(Some(0)),
+        rate => parse_bytes(rate.strip_suffix("/s").unwrap_or(rate)).map(Some),
+    }
+}
+
+/// A limit of bytes a second as [`parse_rate`] reads it back to the same.
+#[must_use]
+pub fn rate_text(rate: Option<u64>) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    match rate {
+        None => "unlimited".to_owned(),
+        Some(0) => "paused".to_owned(),
+        Some(bytes) => {
+            let power = (bytes.trailing_zeros() / 10).min(4);
+            format!("{}{}/s", bytes >> (10 * power), UNITS[power as usize])
+        }
+    }
+}
+
 /// Reads `8s`, `500ms`, `2m`, `1h` into milliseconds.
 ///
 /// # Errors
@@ -103,6 +129,16 @@ mod tests {
         assert_eq!(bytes_text((3 << 20) + (100 << 10)), "3 MiB");
         assert_eq!(bytes_text((3 << 20) + (512 << 10)), "3.5 MiB");
         assert_eq!(bytes_text(u64::MAX), "16383.9 PiB");
+    }
+
+    #[test]
+    fn rates_are_read_and_printed() {
+        for text in ["unlimited", "paused", "50MiB/s", "1000B/s", "3TiB/s"] {
+            assert_eq!(parse_rate(text).map(rate_text), Ok(text.to_owned()));
+        }
+        assert_eq!(parse_rate("10MiB"), Ok(Some(10 << 20)));
+        assert_eq!(parse_rate("0"), Ok(Some(0)));
+        assert!(parse_rate("fast").is_err() && parse_rate("-1").is_err());
     }
 
     #[test]

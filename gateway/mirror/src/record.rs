@@ -16,8 +16,8 @@ use crate::lineage::Lineage;
 use crate::policy::Policy;
 
 pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
-pub(crate) use self::wire::{policy_bytes, policy_of};
 use self::wire::{Reader, Writer, arbitrated_of, quality_code, quality_of};
+pub(crate) use self::wire::{policy_bytes, policy_of};
 
 const MAGIC: [u8; 4] = *b"TwG1";
 /// Version 1 had one mode and no kept points, version 2 no witness, version 3 no bandwidth, no

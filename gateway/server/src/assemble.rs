@@ -78,6 +78,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let links = link_context(&config, &identity, (&desk_book, &events, clock))?;
     let witnessing = Witnessing::start(config.witness.as_ref(), identity.gateway)
         .map_err(failed("prepare the witness"))?;
+    let copiers = mirror::Copiers::default();
     let threads = start_shards(&config, &|| ShardParts {
         identity: identity.clone(),
         pool: Arc::clone(&pool),
@@ -89,6 +90,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         witnessing: witnessing.clone(),
         journal: config.mirror.journal,
         journal_dir: config.data_dir.join("journal"),
+        copiers: copiers.clone(),
     })?;
     let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
     let first = shards

@@ -13,7 +13,7 @@ use mirror::{GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Serving, Sess
 pub(crate) use explain::explain;
 pub(crate) use words::{
     cause_text, link_state, patched as words_patched, phase, policy, quality, role, serving,
-    session_state,
+    session_state, windows,
 };
 
 /// The moment of an answer, and how old what it tells is.
@@ -131,6 +131,8 @@ pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
         in_sync: status.in_sync,
         link: link_state(status.link),
         policy: policy(&status.policy),
+        bandwidth_now: api::units::rate_text(status.bytes_per_second_max),
+        comparing: status.comparing,
         out_of_sync_bytes: leg_out_of_sync(status),
         resync_started_ms_ago: moment.ago(status.resync_started_ms),
         resync_bytes_per_second: status.resync_rate,

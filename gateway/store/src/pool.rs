@@ -11,7 +11,7 @@ mod catalogue;
 mod ledger;
 mod superblock;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
@@ -28,6 +28,7 @@ use crate::medium::{Directory, LockGuard};
 use crate::metrics::PoolMetrics;
 use crate::volume::{Budget, Context, Host, PoolVolume};
 
+use self::catalogue::Entry;
 use self::ledger::Group;
 use self::superblock::Superblock;
 
@@ -73,9 +74,10 @@ pub struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    volumes: BTreeMap<VolumeId, VolumeRecord>,
-    /// Slots that a volume was charged for while it is not open.
+    volumes: BTreeMap<VolumeId, Entry>,
+    /// Slots that a volume was charged for while it is not open, by its directory.
     closed: BTreeMap<VolumeId, u64>,
+    /// By directory.
     open: BTreeMap<VolumeId, ()>,
 }
 
@@ -83,6 +85,24 @@ struct State {
 struct Opened {
     pool: Arc<Pool>,
     id: VolumeId,
+    home: VolumeId,
+}
+
+// === impl State ===
+
+impl State {
+    fn check_new(&self, record: &VolumeRecord) -> Result<(), StoreError> {
+        let is_taken = |v: &Entry| v.record.id == record.id || v.record.name == record.name;
+        // Nor may it be called like a directory that another one's content lies in.
+        if self.volumes.values().any(is_taken) || self.is_home(record.id) {
+            return Err(StoreError::Exists { what: format!("volume {}", record.name) });
+        }
+        Ok(())
+    }
+
+    fn is_home(&self, id: VolumeId) -> bool {
+        self.volumes.values().any(|entry| entry.home == id)
+    }
 }
 
 // === impl PoolOptions ===
@@ -138,10 +158,11 @@ impl Pool {
         let budget = Arc::new(Budget::new(options.capacity_bytes));
         let mut state = State { volumes, ..State::default() };
         clear_away(volumes_dir.as_ref(), &state.volumes)?;
-        for id in state.volumes.keys() {
-            let charged = catalogue::slots_of(volumes_dir.as_ref(), *id)?;
+        let homes: BTreeSet<VolumeId> = state.volumes.values().map(|entry| entry.home).collect();
+        for home in homes {
+            let charged = catalogue::slots_of(volumes_dir.as_ref(), home)?;
             budget.charge(charged);
-            state.closed.insert(*id, charged);
+            state.closed.insert(home, charged);
         }
         let pool = Self {
             identity,
@@ -189,13 +210,13 @@ impl Pool {
     /// Every volume, by identity.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeRecord> {
-        self.state().volumes.values().cloned().collect()
+        self.state().volumes.values().map(|entry| entry.record.clone()).collect()
     }
 
     /// One volume.
     #[must_use]
     pub fn volume(&self, id: VolumeId) -> Option<VolumeRecord> {
-        self.state().volumes.get(&id).cloned()
+        self.state().volumes.get(&id).map(|entry| entry.record.clone())
     }
 
     /// Makes a volume, durably. Waits for the disk.
@@ -206,10 +227,9 @@ impl Pool {
     pub fn create_volume(&self, record: VolumeRecord) -> Result<(), StoreError> {
         let geometry = Geometry::new(record.bytes).map_err(|_error| StoreError::Size)?;
         let mut state = self.state();
-        if state.volumes.values().any(|v| v.id == record.id || v.name == record.name) {
-            return Err(StoreError::Exists { what: format!("volume {}", record.name) });
-        }
-        let name = record.id.to_string();
+        state.check_new(&record)?;
+        let entry = Entry { home: record.id, record };
+        let (id, name) = (entry.record.id, entry.record.id.to_string());
         if self.volumes_dir.open_dir(&name).is_ok() {
             self.volumes_dir.remove_dir(&name).map_err(StoreError::io("clear volume away"))?;
         }
@@ -218,14 +238,41 @@ impl Pool {
             .and_then(|()| {
                 self.volumes_dir.sync().map_err(StoreError::io("sync volumes directory"))
             })
-            .and_then(|()| catalogue::put(&self.database, &record));
+            .and_then(|()| catalogue::put(&self.database, &entry));
         if let Err(e) = made {
             // What stays is cleared away when the pool is opened.
             drop(self.volumes_dir.remove_dir(&name));
             return Err(e);
         }
-        state.closed.insert(record.id, 0);
-        state.volumes.insert(record.id, record);
+        state.closed.insert(id, 0);
+        state.volumes.insert(id, entry);
+        Ok(())
+    }
+
+    /// Gives the content of a volume a second identity, durably: from here on both name the same
+    /// blocks, and only one of them can be open. Removing either leaves the other. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Pool::create_volume`]; [`StoreError::NotFound`], [`StoreError::Busy`] while it is open.
+    pub fn share_volume(&self, of: VolumeId, record: VolumeRecord) -> Result<(), StoreError> {
+        let mut state = self.state();
+        state.check_new(&record)?;
+        let known = state.volumes.get(&of).ok_or_else(|| StoreError::no_volume(of))?;
+        if state.open.contains_key(&known.home) {
+            return Err(StoreError::Busy { what: format!("volume {of}") });
+        }
+        if known.record.bytes != record.bytes {
+            return Err(StoreError::Size);
+        }
+        let (id, entry) = (record.id, Entry { home: known.home, record });
+        if self.volumes_dir.open_dir(&id.to_string()).is_ok() && !state.is_home(id) {
+            // What a crash left under that name would be taken for its own.
+            self.volumes_dir
+                .remove_dir(&id.to_string())
+                .map_err(StoreError::io("clear volume away"))?;
+        }
+        catalogue::put(&self.database, &entry)?;
+        state.volumes.insert(id, entry);
         Ok(())
     }
 
@@ -235,19 +282,22 @@ impl Pool {
     /// [`StoreError::NotFound`], [`StoreError::Busy`] while it is open, or what the medium says.
     pub fn delete_volume(&self, id: VolumeId) -> Result<(), StoreError> {
         let mut state = self.state();
-        if !state.volumes.contains_key(&id) {
-            return Err(StoreError::no_volume(id));
-        }
-        if state.open.contains_key(&id) {
+        let home = state.volumes.get(&id).ok_or_else(|| StoreError::no_volume(id))?.home;
+        let is_shared = state.volumes.values().filter(|entry| entry.home == home).count() > 1;
+        if state.open.contains_key(&home) && !is_shared {
             return Err(StoreError::Busy { what: format!("volume {id}") });
         }
         catalogue::remove(&self.database, id)?;
         state.volumes.remove(&id);
-        if let Some(charged) = state.closed.remove(&id) {
+        if is_shared {
+            // The other identity goes on with the content.
+            return Ok(());
+        }
+        if let Some(charged) = state.closed.remove(&home) {
             self.budget.refund(charged);
         }
         self.volumes_dir
-            .remove_dir(&id.to_string())
+            .remove_dir(&home.to_string())
             .and_then(|()| self.volumes_dir.sync())
             .map_err(StoreError::io("remove volume"))
     }
@@ -259,21 +309,19 @@ impl Pool {
     /// [`StoreError::Damaged`] and the like, or what the medium says.
     pub fn open_volume(self: &Arc<Self>, id: VolumeId) -> Result<Rc<PoolVolume>, StoreError> {
         let mut state = self.state();
-        if !state.volumes.contains_key(&id) {
-            return Err(StoreError::no_volume(id));
-        }
-        if state.open.contains_key(&id) {
+        let home = state.volumes.get(&id).ok_or_else(|| StoreError::no_volume(id))?.home;
+        if state.open.contains_key(&home) {
             return Err(StoreError::Busy { what: format!("volume {id}") });
         }
-        state.open.insert(id, ());
-        let charged = state.closed.remove(&id).unwrap_or(0);
+        state.open.insert(home, ());
+        let charged = state.closed.remove(&home).unwrap_or(0);
         drop(state);
         self.budget.refund(charged);
         // From here on dropping it closes the volume.
-        let host = Box::new(Opened { pool: Arc::clone(self), id });
+        let host = Box::new(Opened { pool: Arc::clone(self), id, home });
         let dir = self
             .volumes_dir
-            .open_dir(&id.to_string())
+            .open_dir(&home.to_string())
             .map_err(StoreError::io("open volume directory"))?;
         let volume = PoolVolume::open(Context {
             id,
@@ -331,11 +379,11 @@ impl fmt::Debug for Pool {
 impl Host for Opened {
     fn resized(&self, bytes: u64) -> Result<(), StoreError> {
         let mut state = self.pool.state();
-        let Some(record) = state.volumes.get_mut(&self.id) else { return Ok(()) };
-        record.bytes = bytes;
-        let record = record.clone();
+        let Some(entry) = state.volumes.get_mut(&self.id) else { return Ok(()) };
+        entry.record.bytes = bytes;
+        let entry = entry.clone();
         drop(state);
-        catalogue::put(&self.pool.database, &record)
+        catalogue::put(&self.pool.database, &entry)
     }
 }
 
@@ -349,11 +397,11 @@ impl Drop for Opened {
     fn drop(&mut self) {
         // The volume gave its slots back to the budget; from now on its files stand for them.
         let charged =
-            catalogue::slots_of(self.pool.volumes_dir.as_ref(), self.id).unwrap_or_default();
+            catalogue::slots_of(self.pool.volumes_dir.as_ref(), self.home).unwrap_or_default();
         self.pool.budget.charge(charged);
         let mut state = self.pool.state();
-        state.open.remove(&self.id);
-        state.closed.insert(self.id, charged);
+        state.open.remove(&self.home);
+        state.closed.insert(self.home, charged);
     }
 }
 
@@ -364,12 +412,9 @@ fn lock(dir: &dyn Directory) -> Result<LockGuard, StoreError> {
 }
 
 /// Removes directories that the catalogue does not name.
-fn clear_away(
-    dir: &dyn Directory,
-    volumes: &BTreeMap<VolumeId, VolumeRecord>,
-) -> Result<(), StoreError> {
+fn clear_away(dir: &dyn Directory, volumes: &BTreeMap<VolumeId, Entry>) -> Result<(), StoreError> {
     for name in dir.list().map_err(StoreError::io("list volumes directory"))? {
-        if !volumes.keys().any(|id| id.to_string() == name) {
+        if !volumes.values().any(|entry| entry.home.to_string() == name) {
             tracing::info!(name, "remove a volume that was half made or half removed");
             dir.remove_dir(&name).map_err(StoreError::io("clear volume away"))?;
         }

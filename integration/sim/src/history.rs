@@ -83,10 +83,10 @@ async fn history(world: &Rc<World>) {
         world.happened("three gateways");
     }
     (0..world.sites.len()).for_each(|site| world.start(site));
-    let policy = world.setup.policy;
+    let policy = world.setup.policy.clone();
     for mirror in world.others(0) {
         // One command at a time: the second one is asked when the first is recorded.
-        operator::ask(world, 0, operator::add_leg(world, mirror, policy));
+        operator::ask(world, 0, operator::add_leg(world, mirror, policy.clone()));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.sabotage.begin(world);

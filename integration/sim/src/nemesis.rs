@@ -230,7 +230,7 @@ fn command(world: &Rc<World>) {
     let Some(leg) = leg.or_else(|| block::LegId::new(0)) else { return };
     let policy = Policy {
         split: if rng.chance(70) { Split::Automatic } else { Split::Manual },
-        ..world.setup.policy
+        ..world.setup.policy.clone()
     };
     let command = match rng.below(100) {
         0..10 => {

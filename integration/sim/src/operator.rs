@@ -65,6 +65,7 @@ pub(crate) fn add_leg(world: &World, to: usize, policy: Policy) -> Command {
         site: other.name.to_owned(),
         sessions: world.sessions(to),
         policy,
+        holds_content: false,
     }
 }
 

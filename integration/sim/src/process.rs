@@ -102,6 +102,8 @@ impl Process {
         let spawner = (Rc::downgrade(self), Rc::downgrade(world));
         let (noted, number, site) = (Rc::downgrade(world), self.number, self.site);
         Parts {
+            // The one group of a site is alone on its gateway.
+            copiers: mirror::Copiers::default(),
             identity: self.identity.clone(),
             group: GROUP,
             volumes: names

@@ -35,6 +35,19 @@ pub(crate) struct Policy {
     /// From one transfer to the next in mode `stack`; 0s: only by `session transfer`.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) transfer_every: Option<Duration>,
+    /// What resync and initial copy may send: 50MiB/s, `unlimited` or `paused`.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) bandwidth: Option<String>,
+    /// When another limit holds, as "mon-fri 08:00-18:00 Europe/Berlin=10MiB/s"; days and zone (UTC)
+    /// may be left out. May be given several times, and replaces all that there were.
+    #[arg(long, value_name = "WINDOW")]
+    pub(crate) bandwidth_window: Vec<String>,
+    /// Remove all bandwidth windows.
+    #[arg(long, conflicts_with = "bandwidth_window")]
+    pub(crate) no_bandwidth_windows: bool,
+    /// How its copying stands to that of others that copy at once: `low`, `normal` or `high`.
+    #[arg(long, value_name = "PRIORITY")]
+    pub(crate) priority: Option<String>,
 }
 
 /// `twinspan session`. A session is an id, `NAME:SITE`, or `NAME` if it has only one; a name is that
@@ -49,6 +62,13 @@ pub(crate) enum Session {
         /// The other site.
         #[arg(long, value_name = "SITE")]
         to: String,
+        /// The other site holds the content already, restored or shipped there: compare its volume by
+        /// checksums, and send only the blocks that differ.
+        #[arg(long)]
+        skip_initial_copy: bool,
+        /// The volume there, if it is not called as this one is.
+        #[arg(long, value_name = "VOLUME", requires = "skip_initial_copy")]
+        destination: Option<String>,
         #[command(flatten)]
         policy: Policy,
         #[command(flatten)]

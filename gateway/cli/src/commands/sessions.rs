@@ -30,9 +30,14 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
     let nothing = serde_json::json!({});
     let print = |session: &Session| show(global.output, session, one);
     match command {
-        args::Session::Create { volume, to, policy, wait } => {
-            let wanted =
-                SessionCreate { volume: volume.clone(), to: to.clone(), policy: patch(policy) };
+        args::Session::Create { volume, to, skip_initial_copy, destination, policy, wait } => {
+            let wanted = SessionCreate {
+                volume: volume.clone(),
+                to: to.clone(),
+                policy: patch(policy),
+                skip_initial_copy: *skip_initial_copy,
+                destination: destination.clone(),
+            };
             let made: Session = client.post("/api/v1/sessions", &wanted)?;
             print(&wait_for(&client, made, wait)?);
         }
@@ -94,6 +99,10 @@ fn patch(policy: &args::Policy) -> PolicyPatch {
         ack_deadline_ms: policy.ack_deadline.map(millis),
         cut_interval_ms: policy.cut_interval.map(millis),
         transfer_every_s: policy.transfer_every.map(|time| time.as_secs()),
+        bandwidth: policy.bandwidth.clone(),
+        bandwidth_windows: (!policy.bandwidth_window.is_empty() || policy.no_bandwidth_windows)
+            .then(|| policy.bandwidth_window.clone()),
+        priority: policy.priority.clone(),
     }
 }
 
@@ -230,6 +239,16 @@ fn one(session: &Session) -> String {
         policy.failover,
         policy.ack_deadline_ms
     ));
+    out.push_str(&format!(
+        "copying priority {}, bandwidth {}, now {}{}\n",
+        policy.priority,
+        policy.bandwidth,
+        session.leg.bandwidth_now,
+        if session.leg.comparing { "; compared with what is held there" } else { "" }
+    ));
+    for window in &policy.bandwidth_windows {
+        out.push_str(&format!("window {window}\n"));
+    }
     out.push_str(&behind(session));
     if let Some(now) = &session.leg.verifying {
         out.push_str(&format!(

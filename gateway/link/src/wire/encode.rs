@@ -6,8 +6,7 @@
 
 use block::{
     BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, Seq,
-    Vote,
+    POLICY_SINCE_VERSION, Seq, Vote,
 };
 use bytes::Bytes;
 use zerocopy::IntoBytes;

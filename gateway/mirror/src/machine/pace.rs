@@ -18,7 +18,8 @@ use crate::policy::Policy;
 use crate::priority::{Crowd, Priority, Share};
 
 /// What a leg has in flight that copies alone.
-const MOST: Share = Share { copies: COPIES_MAX, bytes: COPIES_MAX as u64 * COPY_BLOCKS * BLOCK_BYTES };
+const MOST: Share =
+    Share { copies: COPIES_MAX, bytes: COPIES_MAX as u64 * COPY_BLOCKS * BLOCK_BYTES };
 
 /// What a copier may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +107,8 @@ impl Machine {
         let highest = own.max(self.highest_copying).unwrap_or_default();
         let share = state.policy.priority.share(highest, MOST);
         let under_way = state.copies.iter().flatten().filter(|copy| !copy.verify);
-        let (count, bytes) = under_way
-            .fold((0, 0), |(count, bytes), copy| (count + 1, bytes + copy.extent.len()));
+        let (count, bytes) =
+            under_way.fold((0, 0), |(count, bytes), copy| (count + 1, bytes + copy.extent.len()));
         if count >= share.copies {
             return 0;
         }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Arbitrated, Discarded, Kept, LegRecord, PointsRecord, RecordError, Snapshots};
-use crate::lineage::Lineage;
 use crate::bandwidth::{Bandwidth, Days, WINDOWS_MAX, Window, Zone};
+use crate::lineage::Lineage;
 use crate::policy::{CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
 use crate::priority::Priority;
 
@@ -354,8 +354,7 @@ impl Reader<'_> {
 
     fn window(&mut self) -> Result<Window, RecordError> {
         let days = Days::of_bits(self.u8()?).ok_or(RecordError::Damaged)?;
-        let mut minute =
-            || u16::try_from(self.u64()?).map_err(|_too_late| RecordError::Damaged);
+        let mut minute = || u16::try_from(self.u64()?).map_err(|_too_late| RecordError::Damaged);
         let (from_min, to_min) = (minute()?, minute()?);
         let zone = Zone::new(&self.text()?).map_err(|_no_name| RecordError::Damaged)?;
         let window = Window { days, from_min, to_min, zone, bytes_per_second: self.u64()? };

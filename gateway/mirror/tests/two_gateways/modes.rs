@@ -26,7 +26,7 @@ async fn reprotect(world: &World, site: &Site) -> bool {
     world.heal();
     world.pass(10).await;
     let leg = site.status().legs[0].leg;
-    let policy = site.status().legs[0].policy;
+    let policy = site.status().legs[0].policy.clone();
     site.command(Command::SetPolicy { leg, policy: Policy { mode: Mode::Sync, ..policy } })
         .await
         .unwrap();

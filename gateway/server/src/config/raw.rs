@@ -203,6 +203,12 @@ pub struct RawMirror {
     pub ack_deadline: String,
     /// New sessions: `automatic` lets the mirror promote itself when the witness permits it.
     pub failover: String,
+    /// New sessions: what resync and initial copy may send, as `50MiB/s`, `unlimited` or `paused`.
+    pub bandwidth: String,
+    /// New sessions: when another limit holds, as `mon-fri 08:00-18:00 Europe/Berlin=10MiB/s`.
+    pub bandwidth_windows: Vec<String>,
+    /// New sessions: `low`, `normal` or `high` among those that copy at once.
+    pub priority: String,
     /// New sessions: from one cut to the next in mode `consistency`.
     pub cut_interval: String,
     /// New sessions: from one transfer to the next in mode `stack`; 0s: by hand only.
@@ -237,6 +243,9 @@ impl Default for RawMirror {
             heartbeat: "500ms".to_owned(),
             silence: "4s".to_owned(),
             verify_every: "168h".to_owned(),
+            bandwidth: "unlimited".to_owned(),
+            bandwidth_windows: Vec::new(),
+            priority: "normal".to_owned(),
             verify_rate: "64MiB".to_owned(),
         }
     }

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::units::{parse_bytes, parse_millis};
-use mirror::{Failover, HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Recovery, Split};
+use mirror::{
+    Bandwidth, Failover, HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Priority, Recovery,
+    Split,
+};
 
 use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawWitness};
 use super::{
@@ -270,6 +273,15 @@ fn heartbeat(at: &Place<'_>, raw: &RawMirror) -> Result<HeartbeatTimes, ConfigEr
     })
 }
 
+fn bandwidth(at: &Place<'_>, raw: &RawMirror) -> Result<Bandwidth, ConfigError> {
+    let usual = api::units::parse_rate(&raw.bandwidth);
+    let windows = crate::status::windows(&raw.bandwidth_windows);
+    Ok(Bandwidth {
+        usual: usual.map_err(|why| at.bad("mirror.bandwidth", why))?,
+        windows: windows.map_err(|why| at.bad("mirror.bandwidth_windows", why))?.into(),
+    })
+}
+
 fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
     Ok(Policy {
         mode: at.word(
@@ -300,6 +312,12 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
         )?,
         cut_interval_ms: at.millis("mirror.cut_interval", &raw.cut_interval)?.max(CUT_MS_MIN),
         transfer_every_s: at.millis("mirror.transfer_every", &raw.transfer_every)? / 1_000,
+        bandwidth: bandwidth(at, raw)?,
+        priority: at.word(
+            "mirror.priority",
+            &raw.priority,
+            &[("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)],
+        )?,
     })
 }
 

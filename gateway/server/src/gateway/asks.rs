@@ -29,6 +29,12 @@ const VERSION_MIN: u16 = 2;
 pub(crate) struct Take {
     /// The number of the volume, there.
     pub(crate) number: u64,
+    /// The volume by name, if it is not meant by its number.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// Whether its content stays: it is compared with the source's, and what differs is overwritten.
+    #[serde(default)]
+    pub(crate) keep: bool,
     /// The group of the source.
     pub(crate) group: Uuid,
     /// The source.
@@ -275,6 +281,8 @@ mod tests {
             Question::Promote { session, carried: Carried::default() },
             Question::Take(Take {
                 number: 7,
+                name: None,
+                keep: true,
                 group: Uuid::from_u128(2),
                 volume: Uuid::from_u128(3),
                 bytes: 4096,

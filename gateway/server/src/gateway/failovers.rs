@@ -231,7 +231,8 @@ impl Gateway {
             gateway: GatewayId::from_uuid(peer.gateway),
             site: peer.site.clone(),
             sessions: sessions.collect(),
-            policy: self.config.mirror.policy,
+            policy: self.config.mirror.policy.clone(),
+            holds_content: false,
         };
         Ok((peer.site.clone(), command))
     }

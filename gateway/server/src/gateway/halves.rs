@@ -236,12 +236,18 @@ impl Gateway {
         super::volumes::check_size(take.bytes)?;
         let _alone = self.change_alone().await;
         let numbers = self.numbers.read().await?;
-        let number = numbers.volume_numbered(take.number).cloned();
         let pages = self.book.read();
-        let found = number.as_ref().and_then(|n| pages.volume_by_id(VolumeId::from_uuid(n.id)));
-        let (Some((group, volume)), Some(number)) = (found, number) else {
-            let detail = format!("there is no volume with the number {}", take.number);
-            return Err(Refused::new(Code::NotFound, detail));
+        let number = numbers.volume_numbered(take.number);
+        let found = match &take.name {
+            Some(name) => pages.volume(name),
+            None => number.and_then(|n| pages.volume_by_id(VolumeId::from_uuid(n.id))),
+        };
+        let Some((group, volume)) = found else {
+            let what = match &take.name {
+                Some(name) => format!("called {name:?}"),
+                None => format!("with the number {}", take.number),
+            };
+            return Err(Refused::new(Code::NotFound, format!("there is no volume {what}")));
         };
         if group.id == take.group && volume.id == take.volume {
             // It is the half that an earlier session left.
@@ -254,9 +260,9 @@ impl Gateway {
             return Err(Refused::new(Code::VolumeInUse, detail));
         }
         let status = self.status_of(group.group()).await?;
-        let was_its_mirror =
-            number.id == take.volume && number.was_mirror_of == Some(peer.gateway.uuid());
-        let may_lose = take.overwrite || was_its_mirror;
+        let was_its_mirror = volume.id == take.volume
+            && number.is_some_and(|n| n.was_mirror_of == Some(peer.gateway.uuid()));
+        let may_lose = take.overwrite || take.keep || was_its_mirror;
         check_free(group, &status, (take.bytes, may_lose))?;
         let id = group.group();
         let shard = self.shard_of(id).clone();
@@ -292,15 +298,21 @@ impl Gateway {
             let created = self.clock.unix_s();
             let fresh =
                 VolumeRecord { id, name: take.volume.to_string(), bytes: take.bytes, created };
+            let (keep, old) = (take.keep, VolumeId::from_uuid(volume.id));
             self.on_pool(move |pool| {
                 if pool.volume(id).is_some() {
                     // Left by an attempt that was cut short: nobody was ever told of it.
                     pool.delete_volume(id)?;
                 }
-                pool.create_volume(fresh)
+                // Content that stays has both identities until the old one is removed.
+                if keep { pool.share_volume(old, fresh) } else { pool.create_volume(fresh) }
             })
             .await?;
-            mirror::found_secondary(new, &group.name, vec![id])
+            if keep {
+                mirror::found_adopted(new, &group.name, vec![id])
+            } else {
+                mirror::found_secondary(new, &group.name, vec![id])
+            }
         } else {
             mirror::found_adopted(new, &group.name, vec![id])
         };

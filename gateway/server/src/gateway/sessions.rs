@@ -5,8 +5,9 @@ use block::{GatewayId, GroupId, LegId, SessionId};
 use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SessionStatus};
 use uuid::Uuid;
 
+use super::asks::{Question, Take};
 use super::{Gateway, Known};
-use crate::book::{GroupEntry, VolumeEntry};
+use crate::book::{GroupEntry, PeerEntry, VolumeEntry};
 use crate::refusal::Refused;
 use crate::status::words_patched;
 use crate::status::{self, Moment};
@@ -141,13 +142,75 @@ impl Gateway {
     /// [`Code::NotFound`], [`Code::PeerUnknown`], or the group's refusal. What the other side
     /// refuses is the session's state.
     pub(crate) async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
+        self.take_destination(&wanted).await?;
+        self.create_session_of_taken(wanted).await
+    }
+
+    /// With `skip_initial_copy`, the volume at the other site becomes the session's destination, with
+    /// what it holds.
+    async fn take_destination(&self, wanted: &SessionCreate) -> Result<(), Refused> {
+        if !wanted.skip_initial_copy {
+            let named = wanted.destination.as_ref();
+            return named.map_or(Ok(()), |_named| {
+                let detail =
+                    "destination goes with skip_initial_copy: else the volume is made there";
+                Err(Refused::new(Code::Invalid, detail))
+            });
+        }
         let (group, volume) = self.find_source(&wanted.volume)?;
-        let peer = self.book.read().peer(&wanted.to).cloned().ok_or_else(|| {
-            let detail =
-                format!("{} is not joined with a site {:?}", self.config.site.name, wanted.to);
+        let peer = self.peer_called(&wanted.to)?;
+        if group.volumes.len() > 1 {
+            let detail = format!(
+                "skip_initial_copy is for groups of one volume, and {} has {}: mirror one of them \
+                 first and let the others join, which copies them",
+                group.name,
+                group.volumes.len()
+            );
+            return Err(Refused::new(Code::InGroup, detail));
+        }
+        let status = self.status_of(group.group()).await?;
+        if status.role != Role::Primary {
+            return Err(Refused::from(mirror::Refusal::NotPrimary));
+        }
+        if status.legs.iter().any(|leg| leg.gateway.uuid() == peer.gateway) {
+            return Err(Refused::from(mirror::Refusal::AlreadyMirrored));
+        }
+        // Asked before the destination is touched; the group decides it again.
+        if status.legs.len() >= LegId::COUNT {
+            return Err(Refused::from(mirror::Refusal::TooManyLegs));
+        }
+        words_patched(self.config.mirror.policy.clone(), &wanted.policy)
+            .map_err(|why| Refused::new(Code::Invalid, why))?;
+        let take = Take {
+            number: 0,
+            name: Some(wanted.destination.clone().unwrap_or_else(|| volume.name.clone())),
+            keep: true,
+            group: group.id,
+            volume: volume.id,
+            bytes: status.volumes.first().map_or(0, |volume| volume.bytes),
+            overwrite: false,
+        };
+        self.ask(peer.gateway, &Question::Take(take)).await?.name().map(drop)
+    }
+
+    fn peer_called(&self, site: &str) -> Result<PeerEntry, Refused> {
+        self.book.read().peer(site).cloned().ok_or_else(|| {
+            let detail = format!("{} is not joined with a site {site:?}", self.config.site.name);
             Refused::new(Code::PeerUnknown, detail)
-        })?;
-        let policy = words_patched(self.config.mirror.policy, &wanted.policy)
+        })
+    }
+
+    /// The same for a destination that knows already what it is to be.
+    ///
+    /// # Errors
+    /// As [`Self::create_session`].
+    pub(crate) async fn create_session_of_taken(
+        &self,
+        wanted: SessionCreate,
+    ) -> Result<Session, Refused> {
+        let (group, volume) = self.find_source(&wanted.volume)?;
+        let peer = self.peer_called(&wanted.to)?;
+        let policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)
             .map_err(|why| Refused::new(Code::Invalid, why))?;
         let sessions = group.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7()));
         let command = Command::AddLeg {
@@ -155,6 +218,7 @@ impl Gateway {
             site: peer.site.clone(),
             sessions: sessions.collect(),
             policy,
+            holds_content: wanted.skip_initial_copy,
         };
         self.command(group.group(), command).await?;
         self.events.tell("session", &group.name, format!("created, to {}", peer.site));
@@ -299,7 +363,7 @@ impl Gateway {
     ) -> Result<Option<Session>, Refused> {
         let (_, place) = self.find_session(name).await?;
         let status = self.status_of(place.group).await?;
-        let now = status.legs.iter().find(|leg| leg.leg == place.leg).map(|leg| leg.policy);
+        let now = status.legs.iter().find(|leg| leg.leg == place.leg).map(|leg| leg.policy.clone());
         let now = now.ok_or_else(|| Refused::from(mirror::Refusal::Unknown))?;
         let policy = words_patched(now, patch).map_err(|why| Refused::new(Code::Invalid, why))?;
         self.session_command(name, "policy changed", |leg| Command::SetPolicy { leg, policy }).await

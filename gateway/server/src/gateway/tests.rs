@@ -56,6 +56,7 @@ impl Rig {
                     witnessing: crate::witnessing::Witnessing::default(),
                     journal: config.mirror.journal,
                     journal_dir: path.join("journal"),
+                    copiers: mirror::Copiers::default(),
                 };
                 let deadline = config.api.shard_deadline;
                 ShardThread::start(index, deadline, move || ShardState::new(parts)).unwrap()

@@ -61,6 +61,8 @@ pub(crate) struct ShardParts {
     pub(crate) journal: mirror::JournalLimits,
     /// Where what does not fit memory waits.
     pub(crate) journal_dir: std::path::PathBuf,
+    /// Who copies at this gateway, over all shards.
+    pub(crate) copiers: mirror::Copiers,
 }
 
 /// A shard.
@@ -220,6 +222,7 @@ impl ShardState {
             notes: self.notes(entry),
             host_boot: self.host_boot,
             heartbeat: self.parts.heartbeat,
+            copiers: self.parts.copiers.clone(),
             journals: mirror::Journals {
                 limits: self.parts.journal,
                 spill: Rc::new(crate::spill::PoolSpill::new(self.parts.journal_dir.clone())),

@@ -20,6 +20,8 @@ fn healthy_leg() -> LegStatus {
         cause: None,
         failed: None,
         policy: Policy::default(),
+        bytes_per_second_max: None,
+        comparing: false,
         degraded: false,
         lag_ms: Some(0),
         cut_ms: None,

@@ -2,8 +2,8 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use mirror::{
-    Cause, Failover, LinkState, Mode, OnSlow, Phase, Policy, Recovery, Role, Serving, SessionState,
-    Split,
+    Cause, Failover, LinkState, Mode, OnSlow, Phase, Policy, Priority, Recovery, Role, Serving,
+    SessionState, Split, WINDOWS_MAX, Window,
 };
 
 /// The API's word for a role.
@@ -141,6 +141,14 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
         ack_deadline_ms: policy.ack_deadline_ms,
         cut_interval_ms: policy.cut_interval_ms,
         transfer_every_s: policy.transfer_every_s,
+        bandwidth: api::units::rate_text(policy.bandwidth.usual),
+        bandwidth_windows: policy.bandwidth.windows.iter().map(window).collect(),
+        priority: match policy.priority {
+            Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::High => "high",
+        }
+        .to_owned(),
     }
 }
 
@@ -210,5 +218,54 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
         policy.cut_interval_ms = interval;
     }
     policy.transfer_every_s = patch.transfer_every_s.unwrap_or(policy.transfer_every_s);
+    patch_copying(&mut policy, patch)?;
     Ok(policy)
+}
+
+fn patch_copying(policy: &mut Policy, patch: &api::PolicyPatch) -> Result<(), String> {
+    if let Some(rate) = &patch.bandwidth {
+        policy.bandwidth.usual = api::units::parse_rate(rate)?;
+    }
+    if let Some(texts) = &patch.bandwidth_windows {
+        policy.bandwidth.windows = windows(texts)?.into();
+    }
+    if let Some(word) = &patch.priority {
+        policy.priority = match word.as_str() {
+            "low" => Priority::Low,
+            "normal" => Priority::Normal,
+            "high" => Priority::High,
+            _ => return Err(format!("priority is low, normal or high, not {word:?}")),
+        };
+    }
+    Ok(())
+}
+
+fn window(window: &Window) -> String {
+    format!("{window}={}", api::units::rate_text(Some(window.bytes_per_second)))
+}
+
+/// Windows as operators write them: `mon-fri 08:00-18:00 Europe/Berlin=10MiB/s`.
+///
+/// # Errors
+/// What is wrong with one of them, or that they are too many.
+pub(crate) fn windows(texts: &[String]) -> Result<Vec<Window>, String> {
+    if texts.len() > WINDOWS_MAX {
+        return Err(format!("a session has up to {WINDOWS_MAX} windows, not {}", texts.len()));
+    }
+    texts.iter().map(|text| window_of(text)).collect()
+}
+
+fn window_of(text: &str) -> Result<Window, String> {
+    let (when, rate) = text.rsplit_once('=').ok_or_else(|| {
+        format!("{text:?} is no window like \"mon-fri 08:00-18:00 Europe/Berlin=10MiB/s\"")
+    })?;
+    let rate = api::units::parse_rate(rate)?.ok_or_else(|| {
+        format!("{text:?}: a window has a limit; where there is none, none holds")
+    })?;
+    let window = Window::parse(when, rate).map_err(|why| why.to_string())?;
+    // A zone that nobody knows would count as open for ever.
+    if window.zone.wall_time(0).is_none() {
+        return Err(format!("there is no time zone {:?}", window.zone.name()));
+    }
+    Ok(window)
 }

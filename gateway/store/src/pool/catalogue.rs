@@ -17,6 +17,18 @@ use crate::medium::Directory;
 const VOLUMES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("volumes");
 const FORMAT: Format = Format { what: "volume record", magic: *b"TSVOLRC\0", version: 1 };
 
+/// The volume's files lie in the directory of another identity: a release that does not know this
+/// would take them for what a crash left.
+const FEATURE_HOME: u64 = 1;
+
+/// A volume, and the identity that its directory is called by: its own, or that of the volume which
+/// it shares its files with, or once did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) record: VolumeRecord,
+    pub(super) home: VolumeId,
+}
+
 /// What the pool knows of a volume without opening it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRecord {
@@ -30,29 +42,41 @@ pub struct VolumeRecord {
     pub created: u64,
 }
 
-// === impl VolumeRecord ===
+// === impl Entry ===
 
-impl VolumeRecord {
+impl Entry {
     fn encode(&self) -> Vec<u8> {
+        let Self { record, home } = self;
         let mut body = Vec::new();
-        body.extend_from_slice(&self.bytes.to_le_bytes());
-        body.extend_from_slice(&self.created.to_le_bytes());
-        put_counted(&mut body, self.name.as_bytes());
-        FORMAT.seal(&body)
+        body.extend_from_slice(&record.bytes.to_le_bytes());
+        body.extend_from_slice(&record.created.to_le_bytes());
+        put_counted(&mut body, record.name.as_bytes());
+        if *home == record.id {
+            return FORMAT.seal(&body);
+        }
+        let (high, low) = home.uuid().as_u64_pair();
+        body.extend_from_slice(&high.to_le_bytes());
+        body.extend_from_slice(&low.to_le_bytes());
+        FORMAT.seal_with(FEATURE_HOME, &body)
     }
 
     fn decode(id: VolumeId, data: &[u8]) -> Result<Self, StoreError> {
-        let mut reader = FORMAT.open(data)?;
+        let (features, mut reader) = FORMAT.open_with(FEATURE_HOME, data)?;
         let (bytes, created) = (reader.u64()?, reader.u64()?);
         let name = reader.counted()?;
         let name = std::str::from_utf8(name)
             .map_err(|_error| reader.damaged("the name is not text"))?
             .to_owned();
-        Ok(Self { id, name, bytes, created })
+        let mut home = id;
+        if features & FEATURE_HOME != 0 {
+            let (high, low) = (reader.u64()?, reader.u64()?);
+            home = VolumeId::of(u128::from(high) << 64 | u128::from(low));
+        }
+        Ok(Self { record: VolumeRecord { id, name, bytes, created }, home })
     }
 }
 
-pub(super) fn load(database: &Database) -> Result<BTreeMap<VolumeId, VolumeRecord>, StoreError> {
+pub(super) fn load(database: &Database) -> Result<BTreeMap<VolumeId, Entry>, StoreError> {
     let transaction =
         database.begin_read().map_err(StoreError::database("begin reading the catalogue"))?;
     let table = match transaction.open_table(VOLUMES) {
@@ -64,14 +88,14 @@ pub(super) fn load(database: &Database) -> Result<BTreeMap<VolumeId, VolumeRecor
     for row in table.iter().map_err(StoreError::database("read the catalogue"))? {
         let (key, value) = row.map_err(StoreError::database("read the catalogue"))?;
         let id = VolumeId::of(key.value());
-        volumes.insert(id, VolumeRecord::decode(id, value.value())?);
+        volumes.insert(id, Entry::decode(id, value.value())?);
     }
     Ok(volumes)
 }
 
-pub(super) fn put(database: &Database, record: &VolumeRecord) -> Result<(), StoreError> {
+pub(super) fn put(database: &Database, entry: &Entry) -> Result<(), StoreError> {
     change(database, |table| {
-        table.insert(record.id.uuid().as_u128(), record.encode().as_slice()).map(drop)
+        table.insert(entry.record.id.uuid().as_u128(), entry.encode().as_slice()).map(drop)
     })
 }
 
@@ -115,7 +139,19 @@ mod tests {
     fn reads_the_bytes_of_version_1() {
         let id = VolumeId::of(3);
         let record = VolumeRecord { id, name: "orders".to_owned(), bytes: 1 << 30, created: 77 };
-        assert_eq!(crate::hex(&record.encode()), BYTES);
-        assert_eq!(VolumeRecord::decode(id, &crate::unhex(BYTES)).unwrap(), record);
+        let entry = Entry { record, home: id };
+        assert_eq!(crate::hex(&entry.encode()), BYTES);
+        assert_eq!(Entry::decode(id, &crate::unhex(BYTES)).unwrap(), entry);
+    }
+
+    const BYTES_OF_A_GUEST: &str = "GUEST";
+
+    #[test]
+    fn reads_the_bytes_of_one_in_the_directory_of_another() {
+        let id = VolumeId::of(3);
+        let record = VolumeRecord { id, name: "orders".to_owned(), bytes: 1 << 30, created: 77 };
+        let entry = Entry { record, home: VolumeId::of(4) };
+        assert_eq!(crate::hex(&entry.encode()), BYTES_OF_A_GUEST);
+        assert_eq!(Entry::decode(id, &crate::unhex(BYTES_OF_A_GUEST)).unwrap(), entry);
     }
 }

@@ -60,11 +60,6 @@ fn check(gateway: &Gateway, wanted: &RecCreate) -> Result<PeerEntry, Refused> {
         let detail = format!("split_mode is of Synchronous sessions only, and this is {word}");
         return Err(Refused::new(Code::Invalid, detail));
     }
-    if wanted.skip_initial_copy {
-        let detail = "skip_initial_copy: a session begins with a comparison or a copy, so that two \
-                      volumes that are said to be equal are known to be";
-        return Err(Refused::new(Code::Invalid, detail).next("leave skip_initial_copy out"));
-    }
     storage::peer(gateway, &wanted.destination_boxid)
 }
 
@@ -113,6 +108,8 @@ async fn make(
     work.running.step(&format!("ask {} for its volume", peer.site));
     let take = Take {
         number: wanted.destination_volume_id,
+        name: None,
+        keep: wanted.skip_initial_copy,
         group: source.group,
         volume: source.volume,
         bytes: source.bytes,
@@ -130,8 +127,10 @@ async fn make(
             recovery: wanted.recovery_mode.map(status::choice_word),
             ..PolicyPatch::default()
         },
+        skip_initial_copy: wanted.skip_initial_copy,
+        destination: None,
     };
-    let session = gateway.create_session(create).await?;
+    let session = gateway.create_session_of_taken(create).await?;
     let give = |numbers: &mut crate::numbers::Numbers| numbers.give_session(session.id).number;
     let number = gateway.numbers.change(&gateway.book, give).await?;
     work.running.done("the copy goes on in the background");

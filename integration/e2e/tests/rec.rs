@@ -224,8 +224,6 @@ fn rec_02_what_does_not_fit_is_refused_by_name() -> Result<()> {
     ensure!(create(77, "east", "west", &none)? == (200, "GW0204".to_owned()), "no such volume");
     ensure!(create(fits, "east", "north", &none)? == (404, "GW0401".to_owned()), "no such box");
     ensure!(create(fits, "west", "east", &none)? == (409, "GW0405".to_owned()), "not the source");
-    let skip = json!({"skip_initial_copy": true});
-    ensure!(create(fits, "east", "west", &skip)? == (400, "GW0203".to_owned()), "REC-33");
     let odd = json!({"speed": 9});
     ensure!(create(fits, "east", "west", &odd)? == (400, "GW0203".to_owned()), "unknown field");
     let host = attach(&pair.mirror.nbd_socket(), MIRROR)?;
@@ -247,6 +245,32 @@ fn rec_02_what_does_not_fit_is_refused_by_name() -> Result<()> {
     done(&pair.primary, "POST", "/copysession/rec", &body)?;
     await_equivalent(&pair.primary)?;
     are_identical(&pair)
+}
+
+#[test]
+fn rec_33_a_destination_that_holds_the_content_is_compared_and_not_copied() -> Result<()> {
+    let pair = Pair::joined()?;
+    pair.primary.cli(&["volume", "create", SOURCE, "--size", "64MiB"])?;
+    pair.mirror.cli(&["volume", "create", MIRROR, "--size", "64MiB"])?;
+    write(&pair, &pair.primary, SOURCE, 3)?;
+    write(&pair, &pair.mirror, MIRROR, 3)?;
+    let create = ["session", "create", SOURCE, "--to", "west", "--skip-initial-copy"];
+    let named = ["--destination", MIRROR, "--bandwidth", "1MiB/s", "--wait"];
+    // The hosts that wrote may take a moment to be gone.
+    let made = wait_for("the session to be made", SOON, || {
+        pair.primary.cli(&[&create[..], &named[..]].concat())
+    })?;
+    ensure!(made["resync_copied_bytes"] == 0, "equal blocks were sent: {made:#}");
+    ensure!(made["leg"]["policy"]["bandwidth"] == "1MiB/s", "{made:#}");
+    let window = "mon-fri 08:00-18:00 Europe/Berlin=10MiB/s";
+    let set = ["--bandwidth-window", window, "--bandwidth", "50MiB/s", "--priority", "high"];
+    let set = pair.primary.cli(&[&["session", "set", SOURCE][..], &set[..]].concat())?;
+    ensure!(set["leg"]["policy"]["bandwidth_windows"] == json!([window]), "{set:#}");
+    ensure!(set["leg"]["policy"]["priority"] == "high", "{set:#}");
+    ensure!(set["leg"]["phase"] == "equivalent", "{set:#}");
+    let odd = ["session", "set", SOURCE, "--bandwidth-window", "08:00-09:00 Europe/Atlantis=0"];
+    ensure!(pair.primary.cli(&odd).is_err(), "there is no such zone");
+    Ok(())
 }
 
 #[test]

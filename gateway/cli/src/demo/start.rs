@@ -122,6 +122,8 @@ fn set_up(east: &Client, (west, west_name): (&Client, &str), size: u64) -> Resul
             volume: VOLUME.to_owned(),
             to: west_name.to_owned(),
             policy: api::PolicyPatch::default(),
+            skip_initial_copy: false,
+            destination: None,
         };
         let _session: Session = east.post("/api/v1/sessions", &session)?;
     }

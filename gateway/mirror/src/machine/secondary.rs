@@ -92,8 +92,8 @@ impl Machine {
         self.fence(open.epoch, out);
         let sessions: Vec<_> = open.volumes.iter().map(|offer| offer.session).collect();
         // Until it says otherwise, its sessions go by what it said the last time.
-        let last = self.upstream_record.take().filter(|last| last.gateway == gateway);
-        let policy = last.and_then(|last| last.policy);
+        let last = self.upstream_record.as_ref().filter(|last| last.gateway == gateway);
+        let policy = last.and_then(|last| last.policy.clone());
         let record = UpstreamRecord { gateway, site, sessions, policy };
         if was_primary && self.legs.iter().all(Option::is_none) {
             // Nobody kept track of what was written here while nobody mirrored it: only a full copy

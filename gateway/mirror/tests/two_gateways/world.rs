@@ -102,7 +102,7 @@ pub(crate) struct World {
 
 /// One gateway with its copy.
 pub(crate) struct Site {
-    identity: Identity,
+    pub(crate) identity: Identity,
     stores: [Rc<MemoryStore>; 2],
     mortal: [Rc<MortalStore>; 2],
     pub(crate) life: Rc<Life>,

@@ -184,6 +184,8 @@ async fn a_session_needs_a_site_that_is_known() {
         volume: "orders".to_owned(),
         to: to.to_owned(),
         policy: api::PolicyPatch { split: split.map(str::to_owned), ..api::PolicyPatch::default() },
+        skip_initial_copy: false,
+        destination: None,
     };
     let refused = rig.gateway.create_session(create("nowhere", None)).await.unwrap_err();
     assert_eq!(refused.0.code, Code::PeerUnknown.as_str());

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(Entry::decode(id, &crate::unhex(BYTES)).unwrap(), entry);
     }
 
-    const BYTES_OF_A_GUEST: &str = "GUEST";
+    const BYTES_OF_A_GUEST: &str = "5453564f4c524300010000002a000000010000000000000000000040000000004d00000000000000060000006f726465727300000000000000000400000000000000853df618";
 
     #[test]
     fn reads_the_bytes_of_one_in_the_directory_of_another() {

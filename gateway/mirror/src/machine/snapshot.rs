@@ -294,7 +294,8 @@ impl Machine {
             state: leg.state,
             phase: match leg.stage {
                 Stage::InSync if leg.is_clean() => Phase::Equivalent,
-                Stage::Following => Phase::Following,
+                // Before its first cut is applied, it would go back to a point of an older history.
+                Stage::Following if leg.cuts.is_confirmed() => Phase::Following,
                 stage if stage.is_live() => Phase::Copying,
                 _ if leg.base.is_none() => Phase::NoPair,
                 _ => Phase::Tracking,

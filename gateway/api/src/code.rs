@@ -163,6 +163,9 @@ codes! {
     LastVolume "GW0423" 409 7
         "it is the only volume of the group",
         "delete the volume, and its group goes with it: twinspan volume delete VOLUME";
+    RolledBack "GW0450" 409 1
+        "the planned swap was rolled back",
+        "read the reason; hosts go on where they were. Make a new plan: twinspan migrate plan GROUP --to SITE";
     NotStack "GW0430" 409 7
         "the session has no transfers",
         "twinspan session set SESSION --mode stack";

@@ -58,6 +58,9 @@ pub struct DiffSide {
     /// absent when it has none, or its beginning is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart_since: Option<String>,
+    /// Whether that is no history of its own, but what was under way when a process died: it is
+    /// compared, and nothing of it is discarded.
+    pub only_suspected: bool,
     /// Whether nothing else can differ. If not, the two have no history in common that this side
     /// knows of, and only a full copy makes them the same.
     pub is_whole: bool,

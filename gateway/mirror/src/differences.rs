@@ -3,7 +3,7 @@
 //! Invariant: every block in which the two may differ lies in a range that is listed, and the
 //! number of bytes is exact, however much the ranges were merged.
 
-use block::{BlockRange, BlockSet, VolumeId};
+use block::{BlockRange, BlockSet, Generation, VolumeId};
 
 use crate::dirty::DirtyMap;
 
@@ -16,7 +16,7 @@ const BLOCKS_MAX: u64 = block::VOLUME_BYTES_MAX / block::BLOCK_BYTES;
 pub struct Differences {
     volume: VolumeId,
     map: DirtyMap,
-    is_whole: bool,
+    base: Option<Generation>,
 }
 
 /// The blocks of [`Differences`], in so many ranges.
@@ -29,8 +29,8 @@ pub struct Ranges {
 }
 
 impl Differences {
-    pub(crate) const fn new(volume: VolumeId, map: DirtyMap, is_whole: bool) -> Self {
-        Self { volume, map, is_whole }
+    pub(crate) const fn new(volume: VolumeId, map: DirtyMap, base: Option<Generation>) -> Self {
+        Self { volume, map, base }
     }
 
     /// Of which volume.
@@ -45,11 +45,11 @@ impl Differences {
         self.map.bytes()
     }
 
-    /// Whether nothing else can differ. If not, the two have no history in common that is known
-    /// here, and only a full copy makes them the same.
+    /// The history that the two have in common, as far as it is known here: what can differ is what
+    /// was written since, and it is listed. `None`: anything may, and only a full copy helps.
     #[must_use]
-    pub const fn is_whole(&self) -> bool {
-        self.is_whole
+    pub const fn base(&self) -> Option<Generation> {
+        self.base
     }
 
     /// In at most `most` ranges: those with the smallest gaps between them are merged.
@@ -111,7 +111,7 @@ mod tests {
         for (first, end) in ranges {
             map.insert(BlockRange::new(*first, *end));
         }
-        Differences::new(VolumeId::of(1), map, true)
+        Differences::new(VolumeId::of(1), map, None)
     }
 
     #[test]

@@ -257,9 +257,8 @@ impl Machine {
     #[must_use]
     pub fn lacking(&self, gateway: GatewayId) -> Option<Vec<crate::Differences>> {
         let leg = self.legs.iter().flatten().find(|leg| leg.gateway == gateway)?;
-        let is_whole = leg.base.is_some();
         let maps = self.volumes.iter().zip(&leg.dirty);
-        Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), is_whole)).collect())
+        Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), leg.base)).collect())
     }
 
     fn discarded_status(&self) -> Vec<DiscardedStatus> {

@@ -192,7 +192,7 @@ codes! {
         "find out why, then twinspan session resume";
     SplitBrain "GW0605" 409 5
         "both sides have writes that the other lacks",
-        "decide which side is right, then twinspan reprotect GROUP --discard there";
+        "twinspan group diff GROUP shows what each wrote; then twinspan reprotect GROUP --discard at the side that is right";
     MirrorRefused "GW0606" 409 4
         "the mirror refused",
         "read the reason; it names what does not fit there";

@@ -5,7 +5,7 @@
 
 use api::units::bytes_text;
 use api::{Check, CheckState, MigrationPlan};
-use block::{Epoch, GatewayId, Generation, LegId};
+use block::{Epoch, GatewayId, LegId};
 use mirror::{GroupStatus, HandoverStatus, LegStatus, LinkState, Mode, Role, Serving};
 
 use crate::clock::Clock;
@@ -22,12 +22,12 @@ const RECORDS_SECONDS: f64 = 0.1;
 /// What a link is trusted to carry while nothing was measured: half of a 1 Gbit/s line.
 const BYTES_PER_SECOND: u64 = 64 << 20;
 
-/// The part of a group's state that a plan depends on.
+/// The part of a group's state that a plan depends on. Its history is none: a primary may begin a
+/// new one with any write, and a mirror that has everything goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Basis {
     role: Role,
     epoch: Epoch,
-    generation: Option<Generation>,
     to: GatewayId,
     is_well: bool,
     volumes: usize,
@@ -40,12 +40,24 @@ impl Basis {
         Self {
             role: status.role,
             epoch: status.epoch,
-            generation: status.generation,
             to: leg.gateway,
             is_well: has_everything(leg),
             volumes: status.volumes.len(),
             bytes: status.volumes.iter().map(|volume| volume.bytes).sum(),
             handover: status.handover,
+        }
+    }
+
+    /// What is not as it was.
+    fn changed(self, now: Self) -> Option<&'static str> {
+        if self.role != now.role || self.epoch != now.epoch || self.handover != now.handover {
+            Some("since the plan was made roles were swapped, or are being swapped")
+        } else if self.to != now.to || self.is_well != now.is_well {
+            Some("since the plan was made the mirror's state has changed")
+        } else if self != now {
+            Some("since the plan was made the group's volumes have changed")
+        } else {
+            None
         }
     }
 }
@@ -67,14 +79,19 @@ pub(crate) fn redeem(
     status: &GroupStatus,
     clock: &Clock,
 ) -> Result<LegStatus, Refused> {
-    plans.redeem(token, (status.group, clock), |deed| {
+    let redeemed = plans.redeem(token, (status.group, clock), |deed| {
         let plans::Deed::Migration(made) = deed else {
             return Err("the plan is one of a failover");
         };
         let leg = status.legs.iter().find(|leg| leg.leg == made.leg);
-        leg.filter(|leg| Basis::of(status, leg) == made.basis)
-            .cloned()
-            .ok_or("the state has changed since the plan was made")
+        let leg = leg.ok_or("since the plan was made the session was deleted")?;
+        match made.basis.changed(Basis::of(status, leg)) {
+            None => Ok(leg.clone()),
+            Some(what) => Err(what),
+        }
+    });
+    redeemed.map_err(|refused| {
+        refused.next(format!("make a new plan: twinspan migrate plan {} --to SITE", status.name))
     })
 }
 
@@ -197,7 +214,11 @@ impl Outlook<'_> {
         Some(if witness.reachable == Some(true) {
             check(name, CheckState::Ok, "it answers")
         } else {
-            check(name, CheckState::Blocked, "it does not answer, and roles are swapped by its word")
+            check(
+                name,
+                CheckState::Blocked,
+                "it does not answer, and roles are swapped by its word",
+            )
         })
     }
 

@@ -87,7 +87,8 @@ fn fenced(status: &GroupStatus) -> Refused {
         "this gateway is the one to be brought back: the group is served at {}",
         sites.join(" or ")
     );
-    let next = format!("twinspan session restore {}, asked of the site that serves it", status.name);
+    let next =
+        format!("twinspan session restore {}, asked of the site that serves it", status.name);
     Refused::new(Code::NotPrimary, detail).next(next)
 }
 
@@ -118,7 +119,8 @@ fn aim_of_copy(
         }
         _ if is_connected => {
             let next = format!("twinspan session suspend {group}, asked of {site}");
-            Err(wrong(format!("the copy here follows {site}: suspend its session first")).next(next))
+            Err(wrong(format!("the copy here follows {site}: suspend its session first"))
+                .next(next))
         }
         _ => Ok(aim),
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use api::units::{bytes_text, micros_text};
 use api::{
-    Check, CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase, PlanRequest,
-    PolicyPatch, ReprotectRequest, RestoreRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList,
-    SessionState, VerifySession,
+    Check, CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase,
+    PlanRequest, PolicyPatch, ReprotectRequest, RestoreRequest, ResumeSession, RunRequest, Session,
+    SessionCreate, SessionList, SessionState, VerifySession,
 };
 use tokio::time::Instant;
 use ureq::http::Method;
@@ -402,7 +402,11 @@ fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Fai
 }
 
 /// Follows an operation to its end.
-pub(super) fn follow(client: &Client, begun: &Operation, timeout: Duration) -> Result<Operation, Failure> {
+pub(super) fn follow(
+    client: &Client,
+    begun: &Operation,
+    timeout: Duration,
+) -> Result<Operation, Failure> {
     let until = Instant::now() + timeout;
     let path = format!("/api/v1/operations/{}", begun.id);
     loop {

@@ -184,7 +184,8 @@ impl Gateway {
     /// too long. Whether it did.
     async fn watch_drain(&self, group: GroupId, drain: Duration, running: &mut Running) -> bool {
         let until_ms = self.clock.steady_ms();
-        let until_ms = until_ms.saturating_add(u64::try_from(drain.as_millis()).unwrap_or(u64::MAX));
+        let until_ms =
+            until_ms.saturating_add(u64::try_from(drain.as_millis()).unwrap_or(u64::MAX));
         loop {
             tokio::time::sleep(LOOK_PAUSE).await;
             let handover = self.status_of(group).await.ok().and_then(|status| status.handover);

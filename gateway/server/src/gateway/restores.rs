@@ -51,9 +51,11 @@ impl Outlook {
             Stand::Promote(_) | Stand::Follow(_) if there.owns_history(&self.here) => {
                 Some(there.bytes())
             }
-            Stand::Promote(_) | Stand::Follow(_) | Stand::Copy(_) | Stand::Swap(_) | Stand::Over => {
-                Some(0)
-            }
+            Stand::Promote(_)
+            | Stand::Follow(_)
+            | Stand::Copy(_)
+            | Stand::Swap(_)
+            | Stand::Over => Some(0),
         }
     }
 
@@ -213,10 +215,9 @@ impl Gateway {
             let result = gateway.bring_back(&mut running, entry.group(), (&aim, discard)).await;
             let text = match &result {
                 Ok(()) => format!("restored to {site}: this site is its mirror now"),
-                Err(refused) => format!(
-                    "restore to {site} stopped, and can be run again: {}",
-                    refused.0.detail
-                ),
+                Err(refused) => {
+                    format!("restore to {site} stopped, and can be run again: {}", refused.0.detail)
+                }
             };
             gateway.events.tell("group", name, text);
             running.end(result.map_err(|refused| *refused.0));
@@ -373,7 +374,8 @@ fn will_come(status: &GroupStatus, leg: &LegStatus) -> Result<(), Refused> {
         }
         (_, SessionState::Suspended) => {
             let detail = format!("the session to {site} was suspended by an operator");
-            Err(Refused::new(Code::Stopped, detail).next(format!("twinspan session restore {group}")))
+            Err(Refused::new(Code::Stopped, detail)
+                .next(format!("twinspan session restore {group}")))
         }
         (_, SessionState::Active | SessionState::Halted) => Ok(()),
     }

@@ -121,11 +121,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::ShardSilent`], or why the group is not open.
-    pub(crate) async fn survey(
-        &self,
-        group: GroupId,
-        other: GatewayId,
-    ) -> Result<Survey, Refused> {
+    pub(crate) async fn survey(&self, group: GroupId, other: GatewayId) -> Result<Survey, Refused> {
         let status = self.status_of(group).await?;
         let shard = self.shard_of(group);
         let look = move |state: &std::rc::Rc<crate::shard::state::ShardState>| {

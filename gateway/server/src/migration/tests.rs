@@ -1,7 +1,7 @@
 //! A migration is planned only where nothing is at risk, and its token is bound to what was seen.
 
 use api::Code;
-use block::{GroupId, Quality, SessionId, VolumeId};
+use block::{Generation, GroupId, Quality, SessionId, VolumeId};
 use mirror::{
     GroupCounters, Phase, Policy, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
@@ -150,9 +150,8 @@ async fn what_stands_in_the_way_is_named_and_gives_no_token() {
     ];
     for (status, there, busy, word) in cases {
         let (_, _, plan) = planned(&status, there, busy);
-        let named = |check: &Check| {
-            check.state == CheckState::Blocked && check.detail.contains(word)
-        };
+        let named =
+            |check: &Check| check.state == CheckState::Blocked && check.detail.contains(word);
         assert!(plan.checks.iter().any(named), "{word}: {plan:#?}");
         assert!(plan.token.is_none(), "{word}");
     }

@@ -179,6 +179,27 @@ fn a_restore_brings_back_what_was_written_to_a_detached_copy() -> Result<()> {
 }
 
 #[test]
+fn a_restore_of_a_session_that_follows_behind_goes_home_in_mode_sync() -> Result<()> {
+    let pair = Pair::mirrored("32MiB")?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    write(east, 0, 1)?;
+    east.cli(&["session", "set", VOLUME, "--mode", "consistency"])?;
+    await_group(west, "a cut", SOON, |g| g["quality"] == "consistent")?;
+    east.cli(&["session", "suspend", VOLUME])?;
+    await_group(west, "the suspension", SOON, |g| g["upstream"]["link"] == "off")?;
+    write(east, 0, 9)?;
+    expect(west, &["session", "restore", VOLUME, "--dry-run"], 7, "blocked")?;
+    expect(west, &["session", "restore", VOLUME], 7, "GW0408")?;
+    let done = west.cli(&["session", "restore", VOLUME, "--discard"])?;
+    println!("{done:#}");
+    let home = await_group(east, "service", SOON, serves)?;
+    ensure!(home["legs"][0]["policy"]["mode"] == "sync", "{home:#}");
+    east.wait_equivalent(SYNC_LIMIT)?;
+    holds(east, 0, 1)?;
+    pair.is_identical()
+}
+
+#[test]
 fn a_restore_that_is_killed_at_any_step_is_run_again_by_the_same_word() -> Result<()> {
     let mut pair = Pair::mirrored("32MiB")?;
     for (round, millis) in (1u8..).zip([0, 15, 40, 90, 200]) {

@@ -59,6 +59,12 @@ impl Outlook {
         }
     }
 
+    /// Whether the copy here gives up what came after its kept point when it becomes the source.
+    fn goes_back(&self) -> bool {
+        let is_point = self.status.quality == block::Quality::Outdated;
+        self.stand == Stand::Promote(Consent::Outdated) && self.status.kept.is_some() && !is_point
+    }
+
     /// Why it is not begun.
     fn obstacle(&self, discard: bool) -> Option<Refused> {
         if matches!(self.stand, Stand::Over) {
@@ -67,6 +73,14 @@ impl Outlook {
         let (site, group) = (&self.aim.site, &self.status.name);
         match (&self.there, self.discards()) {
             (Err(refused), _) => Some(refused.clone()),
+            (Ok(_), _) if !discard && self.goes_back() => {
+                let detail = format!(
+                    "the copy here goes back to its kept point; what {site} wrote after it would be \
+                     lost"
+                );
+                let next = format!("twinspan session restore {group} --discard");
+                Some(Refused::new(Code::NeedsConsent, detail).next(next))
+            }
             (Ok(_), Some(1..)) if !discard => {
                 let bytes = bytes_text(self.discards().unwrap_or_default());
                 let detail = format!("{site} has {bytes} that this site lacks; they would be lost");
@@ -93,10 +107,7 @@ impl Outlook {
         let name = "make the copy here the source";
         let hosts = self.there.as_ref().map_or(0, |there| there.hosts);
         let mut what = format!("{} is fenced, {hosts} hosts are dropped there", self.aim.site);
-        if self.stand == Stand::Promote(Consent::Outdated)
-            && self.status.kept.is_some()
-            && self.status.quality != block::Quality::Outdated
-        {
+        if self.goes_back() {
             what.push_str("; the copy goes back to its kept point");
         }
         check(name, if hosts > 0 { CheckState::Warning } else { CheckState::Ok }, what)

@@ -13,6 +13,7 @@
 mod activity;
 mod certificate;
 mod command;
+mod differences;
 mod dirty;
 mod driver;
 mod limits;
@@ -27,6 +28,7 @@ mod regroup;
 mod status;
 
 pub use command::{Command, Consent, Refusal};
+pub use differences::{Differences, Ranges};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
     OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_primary, found_secondary,

@@ -300,6 +300,8 @@ pub struct HandoverStatus {
     pub leg: LegId,
     /// The epoch that it is offered.
     pub epoch: Epoch,
+    /// Everything that was acknowledged is durable at both sides: the mirror is being asked.
+    pub drained: bool,
     /// It was asked, its link is gone, and nobody but it knows whether it took over: hosts wait.
     pub unanswered: bool,
 }

@@ -253,6 +253,14 @@ impl Machine {
         }
     }
 
+    /// Where the mirror at that gateway may differ; `None` when it is no mirror of this group.
+    #[must_use]
+    pub fn lacking(&self, gateway: GatewayId) -> Option<Vec<crate::Differences>> {
+        let leg = self.legs.iter().flatten().find(|leg| leg.gateway == gateway)?;
+        let maps = self.volumes.iter().zip(&leg.dirty);
+        Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), leg.base)).collect())
+    }
+
     fn discarded_status(&self) -> Vec<DiscardedStatus> {
         let status = |point: &crate::record::Discarded| DiscardedStatus {
             snapshots: point.snapshots.clone(),

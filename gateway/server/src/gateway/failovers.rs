@@ -82,7 +82,7 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let id = entry.group();
         let status = self.status_of(id).await?;
-        let consent = self.plans.redeem(token, &status, &self.clock)?;
+        let consent = failover::redeem(&self.plans, token, &status, &self.clock)?;
         let running = self.operations.begin("failover", &entry.name);
         let shown = running.snapshot();
         let gateway = Arc::clone(self);

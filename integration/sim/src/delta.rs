@@ -10,7 +10,7 @@
 //! is nothing. It is known from what hosts asked and from what was said on links, not from any
 //! dirty map of the product.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use block::{
 };
 use tokio::time::Instant;
 
+use crate::model::Moment;
+use crate::points::CutName;
 use crate::world::World;
 
 /// What was issued this short before a link was found to be dead may not have been sent on it.
@@ -40,8 +42,19 @@ pub(crate) struct Delta {
     lately: VecDeque<(Instant, Vec<Block>)>,
     /// Bytes that were copied on the last link.
     moved: u64,
+    /// What was changed since they were equal last, or since the cut that one of them keeps: by the
+    /// cuts that were sent since. A copy that goes back to the cut lacks all of it.
+    segments: VecDeque<Segment>,
     /// The primary and its epoch when they were equal last, while its leg was there ever since.
     joined: Option<(usize, u64)>,
+}
+
+/// What was changed from one cut to the next.
+#[derive(Debug, Default)]
+struct Segment {
+    /// The cut that it begins with.
+    cut: Option<CutName>,
+    blocks: BTreeSet<Block>,
 }
 
 /// A primary's link to one of its mirrors, whose copies are counted.
@@ -53,6 +66,14 @@ pub(crate) struct Meter {
     /// Sent and not acknowledged.
     unacked: BTreeSet<Seq>,
     newest: Seq,
+    /// Its name among all links.
+    name: Moment,
+    /// Bytes of hosts' changes that are on their way.
+    window: BTreeMap<Seq, u64>,
+    /// When so much was on its way last that some may have waited behind it, in milliseconds.
+    crowded_ms: Option<u64>,
+    /// When the last cut was sent that nothing waited behind.
+    sure: Moment,
     /// Sent and not durable there, as far as was heard.
     undurable: VecDeque<(Seq, Vec<Block>)>,
     /// Flushes under way, with the change up to which each one covers.
@@ -87,6 +108,34 @@ impl Delta {
 }
 
 impl World {
+    /// A cut is sent: what is under way may be in it or not.
+    pub(crate) fn begin_segment(&self, from: usize, to: usize, cut: CutName) {
+        let under_way = self.under_way(from);
+        let blocks = under_way.into_iter().flat_map(|(volume, extent)| blocks_of(volume, extent));
+        let segment = Segment { cut: Some(cut), blocks: blocks.collect() };
+        self.with_delta(from, to, |delta| delta.segments.push_back(segment));
+    }
+
+    /// A cut is kept.
+    pub(crate) fn end_segments(&self, from: usize, to: usize, cut: CutName) {
+        self.with_delta(from, to, |delta| {
+            if let Some(index) = delta.segments.iter().position(|s| s.cut == Some(cut)) {
+                delta.segments.drain(..index);
+            }
+        });
+    }
+
+    /// A copy went back to the point that it keeps.
+    pub(crate) fn note_way_back(&self, site: usize) {
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| {
+                let changed = delta.segments.iter().flat_map(|segment| &segment.blocks);
+                let changed: Vec<Block> = changed.copied().collect();
+                delta.blocks.extend(changed);
+            });
+        }
+    }
+
     fn with_delta<T>(&self, a: usize, b: usize, act: impl FnOnce(&mut Delta) -> T) -> T {
         act(self.deltas.borrow_mut().entry(key(a, b)).or_default())
     }
@@ -96,6 +145,10 @@ impl World {
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 let blocks = blocks_of(volume, extent);
+                if delta.segments.is_empty() {
+                    delta.segments.push_back(Segment::default());
+                }
+                delta.segments.back_mut().expect("just put").blocks.extend(blocks.iter().copied());
                 if delta.open == 0 {
                     delta.blocks.extend(blocks);
                     return;
@@ -136,11 +189,20 @@ impl World {
     }
 
     /// P9: a mirror joined again. What it was sent is no more than what it can have lacked.
-    pub(crate) fn check_delta(self: &Rc<Self>, site: usize, joined: usize, leg: LegId) {
+    pub(crate) fn check_delta(
+        self: &Rc<Self>,
+        site: usize,
+        joined: usize,
+        leg: LegId,
+        equal: bool,
+    ) {
         let taken = self.with_delta(site, joined, |delta| {
             let max = delta.bytes_max();
             delta.blocks.clear();
             delta.extents.clear();
+            if equal {
+                delta.segments.clear();
+            }
             (std::mem::take(&mut delta.moved), max, delta.joined.take())
         });
         let (moved, max, before) = taken;
@@ -191,6 +253,10 @@ impl Meter {
             open: false,
             unacked: BTreeSet::new(),
             newest: Seq::ZERO,
+            name: world.count(),
+            window: BTreeMap::new(),
+            crowded_ms: None,
+            sure: 0,
             undurable: VecDeque::new(),
             flushes: VecDeque::new(),
         }
@@ -205,14 +271,20 @@ impl Meter {
                     let [from, to] = self.sites;
                     world.with_delta(from, to, |delta| delta.moved += data.len() as u64);
                 }
+                if let (false, Change::Write(data)) = (resync, change) {
+                    self.window.insert(*seq, data.len() as u64);
+                    self.note_window();
+                }
                 self.note(*seq, usize::from(*volume), *extent);
             }
+            Message::Cut { seq, .. } => self.cut(*seq),
             Message::Compare { seq, volume, extent, .. } => {
                 self.note(*seq, usize::from(*volume), *extent);
             }
             Message::Promote { .. } => {
                 if let Some(world) = self.world.upgrade() {
                     let [from, to] = self.sites.map(|site| &world.sites[site]);
+                    to.at_point.set(false);
                     *to.offered.borrow_mut() = from.branch.borrow().clone();
                 }
             }
@@ -230,6 +302,25 @@ impl Meter {
         let Some(world) = self.world.upgrade() else { return true };
         let process = world.process(self.sites[0]);
         process.is_none_or(|process| process.lost_ms.get() == Some(world.now_ms()))
+    }
+
+    /// A primary has so much on its way at most, and lets the rest wait.
+    fn note_window(&mut self) {
+        const CROWDED_BYTES: u64 = 15 << 20;
+        if self.window.values().sum::<u64>() >= CROWDED_BYTES {
+            self.crowded_ms = self.world.upgrade().map(|world| world.now_ms());
+        }
+    }
+
+    fn cut(&mut self, seq: Seq) {
+        let Some(world) = self.world.upgrade() else { return };
+        let [from, to] = self.sites;
+        let crowded = self.crowded_ms == Some(world.now_ms());
+        let before = crowded.then_some(self.sure);
+        world.on_cut_sent(from, to, (self.name, seq), before);
+        if before.is_none() {
+            self.sure = world.count();
+        }
     }
 
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
@@ -250,7 +341,20 @@ impl Meter {
                     });
                 }
             }
-            Message::Acks(seqs) => self.unacked.retain(|seq| !seqs.contains(seq)),
+            Message::Acks(seqs) => {
+                self.note_window();
+                for seq in seqs {
+                    self.unacked.remove(seq);
+                    self.window.remove(seq);
+                }
+            }
+            Message::CutApplied { seq } => {
+                self.undurable.retain(|(sent, _)| sent > seq);
+                if let Some(world) = self.world.upgrade() {
+                    let [from, to] = self.sites;
+                    world.on_cut_kept(from, to, (self.name, *seq));
+                }
+            }
             Message::Compared { seq, .. } => self.unacked.retain(|unacked| unacked != seq),
             // The mirror's last words may come after the group gave it up, and are not heard there.
             Message::Durable { .. } if self.is_given_up() => {}

@@ -28,6 +28,7 @@ mod nemesis;
 mod net;
 mod operator;
 mod platter;
+mod points;
 mod process;
 mod rng;
 mod sabotage;

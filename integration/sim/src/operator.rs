@@ -35,9 +35,15 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
         world,
         Box::pin(async move {
             let promotes = matches!(command, Command::Promote { .. });
+            if let Command::Promote { consent } = command {
+                note_promotion(&kept, site, consent);
+            }
             let answer = group.command(command).await;
             if promotes && answer != Err(Refusal::Busy) {
                 kept.sites[site].promoting.set(None);
+                if !matches!(answer, Ok(()) | Err(Refusal::Interrupted)) {
+                    kept.sites[site].promotion.set(None);
+                }
             }
             kept.log(format_args!("{name} answers: {answer:?}"));
         }),
@@ -46,15 +52,25 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
 
 /// Promotes the copy of a site.
 pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
-    let Some(group) = world.group(site) else { return };
-    let Some(process) = world.process(site) else { return };
-    let (status, state) = (group.status(), &world.sites[site]);
-    if status.role != Role::Primary && state.promoting.get() != Some(process.number) {
-        let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
-        state.promotion.set(Some(Promotion { consent, quality: status.quality, from }));
-        state.promoting.set(Some(process.number));
-    }
     ask(world, site, Command::Promote { consent });
+}
+
+/// A copy is about to be promoted: what it is just before.
+fn note_promotion(world: &World, site: usize, consent: Consent) {
+    let Some(process) = world.process(site) else { return };
+    let Some(group) = process.group() else { return };
+    let (status, state) = (group.status(), &world.sites[site]);
+    if status.role == Role::Primary || state.promoting.get() == Some(process.number) {
+        return;
+    }
+    let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
+    let kept = status.kept.map(|kept| kept.quality);
+    let promotion = Promotion { consent, quality: status.quality, kept, from };
+    if promotion.goes_back() == Some(Quality::Consistent) {
+        state.at_point.set(true);
+    }
+    state.promotion.set(Some(promotion));
+    state.promoting.set(Some(process.number));
 }
 
 /// The command that mirrors to a site.
@@ -176,6 +192,7 @@ pub(crate) fn consent_for(status: &GroupStatus) -> Consent {
     match status.quality {
         Quality::InSync | Quality::Source => Consent::InSync,
         Quality::Outdated | Quality::Consistent => Consent::Outdated,
+        Quality::Inconsistent if status.kept.is_some() => Consent::Outdated,
         Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
     }
 }

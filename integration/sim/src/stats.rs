@@ -53,6 +53,12 @@ pub struct Stats {
     pub holes: u64,
     /// Promotions of a copy that was no point in time.
     pub forced: u64,
+    /// Promotions that went back to a kept point.
+    pub ways_back: u64,
+    /// Of these, or taken up after a crash, to a cut.
+    pub cut_promotions: u64,
+    /// Cuts that mirrors kept.
+    pub cuts: u64,
     /// Times that a mirror came to hold everything.
     pub joins: u64,
     /// Of these, after a copy of the difference, whose size was checked.
@@ -85,6 +91,9 @@ impl Stats {
             (&mut self.handovers, other.handovers),
             (&mut self.holes, other.holes),
             (&mut self.forced, other.forced),
+            (&mut self.ways_back, other.ways_back),
+            (&mut self.cut_promotions, other.cut_promotions),
+            (&mut self.cuts, other.cuts),
             (&mut self.joins, other.joins),
             (&mut self.deltas, other.deltas),
             (&mut self.delta_bytes, other.delta_bytes),

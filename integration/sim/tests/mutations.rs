@@ -34,6 +34,9 @@ breaks! {
     sessions_that_stop_at_different_cuts CutsApart
     an_epoch_that_nobody_gave RaisesEpoch
     an_epoch_that_is_not_checked EpochNotChecked
+    an_epoch_that_two_promotions_share SharesEpoch
+    a_mirror_that_knows_what_another_primary_wrote KnowsDifferences
+    changes_that_do_not_wait_for_a_missing_mirror GoesOnHalted
     a_mirror_that_a_host_writes_to AttachesDestination
     dirty_maps_that_are_forgotten ForgetsDirtyMaps
     a_copy_that_is_discarded_without_a_word DiscardsUnasked

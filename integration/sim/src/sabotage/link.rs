@@ -143,6 +143,10 @@ impl Liar {
                 self.settle();
                 Message::Acks(seqs)
             }
+            (Message::Opened(mut opened), Sabotage::KnowsDifferences) => {
+                opened.differences_known = true;
+                Message::Opened(opened)
+            }
             (other, _) => other,
         }
     }

@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use block::Quality;
-use mirror::{Consent, Phase, Role, Serving};
+use mirror::{Consent, LegStatus, Phase, Role, Serving};
 
 use crate::attachment::whole_value;
 use crate::chain::Chain;
 use crate::disks::Image;
 use crate::model::Branch;
+use crate::operator;
 use crate::platter::SECTOR_BYTES;
 use crate::site::{Promotion, Served};
 use crate::world::World;
@@ -178,7 +179,7 @@ impl World {
     /// The content of a copy that went back to the cut that it keeps (rule 8).
     fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
         self.stats.borrow_mut().cut_promotions += 1;
-        let fitting = |content: &Branch| fits(self, content, image).is_ok();
+        let fitting = |content: &Branch| fits(self, content, image);
         let Some(content) = self.went_back(site, fitting) else {
             let name = self.sites[site].name;
             self.fail("P1", format!("{name} went back to a cut that it was never sent"));
@@ -335,7 +336,9 @@ impl World {
             let theirs = status.iter().find(|(site, _)| site == mirror);
             theirs.is_none_or(|(_, theirs)| theirs.epoch <= primary.epoch)
         };
-        let legs = primary.legs.iter().filter(|leg| leg.phase == Phase::Equivalent);
+        let is_equal =
+            |leg: &&LegStatus| leg.phase == Phase::Equivalent || operator::is_caught_up(leg);
+        let legs = primary.legs.iter().filter(is_equal);
         let mirrors = legs.filter_map(|leg| self.site_of(leg.gateway)).filter(is_mirror).collect();
         Some((*site, mirrors))
     }

@@ -10,7 +10,7 @@
 //! is nothing. It is known from what hosts asked and from what was said on links, not from any
 //! dirty map of the product.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -68,11 +68,8 @@ pub(crate) struct Meter {
     newest: Seq,
     /// Its name among all links.
     name: Moment,
-    /// Bytes of hosts' changes that are on their way.
-    window: BTreeMap<Seq, u64>,
-    /// When so much was on its way last that some may have waited behind it, in milliseconds.
-    crowded_ms: Option<u64>,
-    /// When the last cut was sent that nothing waited behind.
+    /// Everything that was acknowledged up to here was on its way before the newest host's change
+    /// that was sent; or before the link was open, and then the copier has been there.
     sure: Moment,
     /// Sent and not durable there, as far as was heard.
     undurable: VecDeque<(Seq, Vec<Block>)>,
@@ -83,6 +80,11 @@ pub(crate) struct Meter {
 fn blocks_of(volume: usize, extent: Extent) -> Vec<Block> {
     let blocks = extent.blocks();
     (blocks.first()..blocks.end()).map(|block| (volume, block)).collect()
+}
+
+/// A host's change begins with its value, which is the moment at which it was asked for.
+fn first_word(data: &[u8]) -> Moment {
+    data.first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 fn key(a: usize, b: usize) -> (usize, usize) {
@@ -254,8 +256,6 @@ impl Meter {
             unacked: BTreeSet::new(),
             newest: Seq::ZERO,
             name: world.count(),
-            window: BTreeMap::new(),
-            crowded_ms: None,
             sure: 0,
             undurable: VecDeque::new(),
             flushes: VecDeque::new(),
@@ -272,8 +272,7 @@ impl Meter {
                     world.with_delta(from, to, |delta| delta.moved += data.len() as u64);
                 }
                 if let (false, Change::Write(data)) = (resync, change) {
-                    self.window.insert(*seq, data.len() as u64);
-                    self.note_window();
+                    self.sure = self.sure.max(first_word(data));
                 }
                 self.note(*seq, usize::from(*volume), *extent);
             }
@@ -304,23 +303,10 @@ impl Meter {
         process.is_none_or(|process| process.lost_ms.get() == Some(world.now_ms()))
     }
 
-    /// A primary has so much on its way at most, and lets the rest wait.
-    fn note_window(&mut self) {
-        const CROWDED_BYTES: u64 = 15 << 20;
-        if self.window.values().sum::<u64>() >= CROWDED_BYTES {
-            self.crowded_ms = self.world.upgrade().map(|world| world.now_ms());
-        }
-    }
-
     fn cut(&mut self, seq: Seq) {
         let Some(world) = self.world.upgrade() else { return };
         let [from, to] = self.sites;
-        let crowded = self.crowded_ms == Some(world.now_ms());
-        let before = crowded.then_some(self.sure);
-        world.on_cut_sent(from, to, (self.name, seq), before);
-        if before.is_none() {
-            self.sure = world.count();
-        }
+        world.on_cut_sent(from, to, (self.name, seq), self.sure);
     }
 
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
@@ -335,19 +321,14 @@ impl Meter {
                 self.open = true;
                 let [from, to] = self.sites;
                 if let Some(world) = self.world.upgrade() {
+                    self.sure = world.count();
                     world.with_delta(from, to, |delta| {
                         delta.open += 1;
                         delta.moved = 0;
                     });
                 }
             }
-            Message::Acks(seqs) => {
-                self.note_window();
-                for seq in seqs {
-                    self.unacked.remove(seq);
-                    self.window.remove(seq);
-                }
-            }
+            Message::Acks(seqs) => self.unacked.retain(|seq| !seqs.contains(seq)),
             Message::CutApplied { seq } => {
                 self.undurable.retain(|(sent, _)| sent > seq);
                 if let Some(world) = self.world.upgrade() {

@@ -5,9 +5,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::Quality;
+use block::{Mode, Quality};
 use mirror::{
-    Cause, Command, Consent, GroupStatus, LinkState, Phase, Policy, Refusal, Role, Serving,
+    Cause, Command, Consent, GroupStatus, LegStatus, LinkState, Phase, Policy, Refusal, Role,
+    Serving, SessionState,
 };
 
 use crate::sabotage::Sabotage;
@@ -73,6 +74,11 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
     state.promoting.set(Some(process.number));
 }
 
+/// The policies with which a site is mirrored to.
+pub(crate) fn policy(world: &World, to: usize) -> Policy {
+    Policy { mode: world.setup.modes[to], ..world.setup.policy }
+}
+
 /// The command that mirrors to a site.
 pub(crate) fn add_leg(world: &World, to: usize, policy: Policy) -> Command {
     let other = &world.sites[to];
@@ -123,7 +129,7 @@ pub(crate) async fn attend(world: Rc<World>) {
                 world.kill(site);
                 world.start(site);
             } else if status.role == Role::Primary
-                && let Some(leg) = status.legs.iter().find(|leg| leg.link == LinkState::Off)
+                && let Some(leg) = status.legs.iter().find(|leg| is_stopped(leg))
             {
                 let told = matches!(leg.cause, Some(Cause::SplitBrain { .. }));
                 ask(&world, site, Command::Resume { leg: leg.leg, discard: told });
@@ -161,7 +167,9 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     let has_leg = |to: &usize| ours.legs.iter().any(|l| l.gateway == world.sites[*to].gateway);
     if let Some(grow) = growth(world, site, status) {
         ask(world, site, grow);
-    } else if let Some(leg) = ours.legs.iter().find(|leg| leg.link == LinkState::Off) {
+    } else if let Some(leg) = ours.legs.iter().find(|leg| is_resting(leg) && !is_caught_up(leg)) {
+        ask(world, site, Command::Transfer { leg: leg.leg });
+    } else if let Some(leg) = ours.legs.iter().find(|leg| is_stopped(leg)) {
         let told = matches!(leg.cause, Some(Cause::SplitBrain { .. } | Cause::Refused(_)));
         ask(world, site, Command::Resume { leg: leg.leg, discard: told });
     } else if ours.serving == Serving::Halted
@@ -171,7 +179,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     } else if ours.serving == Serving::Yes
         && let Some(to) = world.others(site).find(|to| !has_leg(to))
     {
-        ask(world, site, add_leg(world, to, Policy::default()));
+        ask(world, site, add_leg(world, to, policy(world, to)));
     }
 }
 
@@ -179,12 +187,28 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
 /// refusal says.
 fn growth(world: &World, site: usize, status: &[GroupStatus]) -> Option<Command> {
     let ours = &status[site];
-    let refused = |leg: &&mirror::LegStatus| matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"));
+    let refused = |leg: &&LegStatus| matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"));
     let leg = ours.legs.iter().find(refused)?;
     let theirs = &status[world.site_of(leg.gateway)?];
     let mut volumes = ours.volumes.iter().zip(&theirs.volumes);
     let (volume, longer) = volumes.find(|(ours, theirs)| theirs.bytes > ours.bytes)?;
     Some(Command::Grow { volume: volume.volume, bytes: longer.bytes })
+}
+
+/// Whether it is between two transfers.
+fn is_resting(leg: &LegStatus) -> bool {
+    leg.policy.mode == Mode::Stack
+        && leg.link == LinkState::Off
+        && leg.state == SessionState::Active
+}
+
+fn is_stopped(leg: &LegStatus) -> bool {
+    leg.link == LinkState::Off && !is_resting(leg)
+}
+
+/// Whether a mirror that follows behind, or that rests, has everything.
+pub(crate) fn is_caught_up(leg: &LegStatus) -> bool {
+    (leg.phase == Phase::Following || is_resting(leg)) && leg.lag_ms == Some(0)
 }
 
 /// The least that an operator must accept to promote this copy.
@@ -215,7 +239,7 @@ fn explain(world: &World) {
         let status = group.status();
         let legs = status.legs.iter().map(|leg| {
             let phase: Phase = leg.phase;
-            (leg.state, phase, leg.link, leg.cause.clone(), leg.in_sync, leg.inflight_writes)
+            (leg.state, phase, leg.link, leg.cause.clone(), leg.policy.mode, leg.lag_ms)
         });
         let legs: Vec<_> = legs.collect();
         text += &format!(

@@ -1,7 +1,8 @@
 //! What a mirror that follows behind keeps: one of the cuts that it was sent.
 //!
-//! Invariant: a cut is known from the moment at which it was sent. Everything that was acknowledged
-//! before is in it, and nothing that was asked for afterwards.
+//! Invariant: a cut is known from the moment at which it was sent. Nothing is in it that was asked
+//! for afterwards. Everything is in it that was acknowledged before the newest change was asked for
+//! that was sent ahead of it: that one had its place in the stream already.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ pub(crate) struct Point {
     branch: Served,
     at: Moment,
     /// What was acknowledged up to here is in it. Of what came between, some may wait behind it in
-    /// a send journal.
+    /// a send journal or in front of the link.
     sure: Moment,
 }
 
@@ -51,10 +52,10 @@ impl Point {
 
 impl World {
     /// A primary sends a cut.
-    pub(crate) fn on_cut_sent(&self, from: usize, to: usize, name: CutName, sure: Option<Moment>) {
+    pub(crate) fn on_cut_sent(&self, from: usize, to: usize, name: CutName, sure: Moment) {
         let Some(branch) = self.sites[from].branch.borrow().clone() else { return };
         let at = self.count();
-        let point = Point { name, branch, at, sure: sure.unwrap_or(at) };
+        let point = Point { name, branch, at, sure };
         self.sites[to].points.borrow_mut().push_back(point);
         self.begin_segment(from, to, name);
     }
@@ -74,12 +75,22 @@ impl World {
         *mirror.follows.borrow_mut() = None;
     }
 
-    /// A copy went back to the cut that it keeps: what its content is now.
-    pub(crate) fn went_back(&self, site: usize, fits: impl Fn(&Branch) -> bool) -> Option<Branch> {
+    /// A copy went back to the cut that it keeps: what its content is now. `fits` says why it is not
+    /// that of a cut.
+    pub(crate) fn went_back(
+        &self,
+        site: usize,
+        fits: impl Fn(&Branch) -> Result<(), String>,
+    ) -> Option<Branch> {
         let points = self.sites[site].points.borrow();
-        let mut contents = points.iter().rev().map(|point| point.content(site));
-        let newest = points.back().map(|point| point.content(site));
-        contents.find(|content| fits(content)).or(newest)
+        for point in points.iter().rev() {
+            let content = point.content(site);
+            match fits(&content) {
+                Ok(()) => return Some(content),
+                Err(text) => self.log(format_args!("not the cut {:?}: {text}", point.name)),
+            }
+        }
+        points.back().map(|point| point.content(site))
     }
 
     /// What the old primary has and a mirror that went back has not may be discarded only with a

@@ -126,7 +126,7 @@ impl Process {
             }),
             host_boot: state.host_boot.get().to_le_bytes(),
             heartbeat: world.heartbeat,
-            journals: mirror::Journals::in_memory(mirror::JournalLimits::default()),
+            journals: mirror::Journals::in_memory(world.setup.journal),
         }
     }
 

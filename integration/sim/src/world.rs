@@ -23,7 +23,7 @@ use crate::net::Net;
 use crate::process::Process;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
-use crate::setup::Setup;
+use crate::setup::{Modes, Setup};
 use crate::site::Site;
 use crate::stats::Stats;
 use crate::trace::{TracedLink, TracedStore};
@@ -83,9 +83,9 @@ pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: bool) -> Rc<Self> {
+    pub(crate) fn new((seed, modes): (u64, Modes), sabotage: Sabotage, traced: bool) -> Rc<Self> {
         let rng = Rc::new(Rng::new(seed));
-        let setup = Setup::draw(&rng);
+        let setup = Setup::draw(&rng, modes);
         let volumes: Vec<_> =
             (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
         let sized: Vec<_> = volumes.iter().copied().zip(setup.volumes.iter().copied()).collect();

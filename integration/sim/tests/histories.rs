@@ -4,7 +4,7 @@
 //! `cargo run -p twinspan-sim` runs more of them, and shows one.
 #![expect(clippy::print_stdout, reason = "what happened in them is worth knowing")]
 
-use twinspan_sim::{FAULTS, Outcome, Sabotage, Stats, run, trace};
+use twinspan_sim::{FAULTS, Modes, Outcome, Sabotage, Stats, run, trace};
 
 /// Parts that run at the same time.
 const PARTS: u64 = 8;
@@ -84,8 +84,12 @@ fn everything_happens_within_200_histories() {
 #[test]
 fn one_seed_is_one_history() {
     for seed in 0..25 {
-        let (first, second) = (trace(seed, Sabotage::None), trace(seed, Sabotage::None));
+        let (first, second) =
+            (trace(Modes::Mixed, seed, Sabotage::None), trace(Modes::Mixed, seed, Sabotage::None));
         assert!(first.log == second.log, "seed {seed} is not one history");
-        assert!(first.log != trace(seed + 1, Sabotage::None).log, "every history is the same");
+        assert!(
+            first.log != trace(Modes::Mixed, seed + 1, Sabotage::None).log,
+            "every history is the same"
+        );
     }
 }

@@ -90,6 +90,9 @@ impl World {
         }
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
+        // What it kept is given up with its promotion.
+        state.points.borrow_mut().clear();
+        state.at_point.set(false);
         state.rolled_back.set(false);
         state.unconsented.set([0; 3]);
         self.check_content(site, &image);

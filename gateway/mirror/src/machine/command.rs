@@ -150,6 +150,7 @@ impl Machine {
             Some(Pending::Remove(waiting)) if waiting == leg => {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
                 let fresh = self.end_fresh(leg);
+                self.disown(leg);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
                 if self.begins_with_next {

@@ -93,6 +93,7 @@ impl World {
         // What it kept is given up with its promotion.
         state.points.borrow_mut().clear();
         state.at_point.set(false);
+        state.overwritten.set(None);
         state.rolled_back.set(false);
         state.unconsented.set([0; 3]);
         self.check_content(site, &image);
@@ -113,7 +114,8 @@ impl World {
         let from = promotion.map_or(self.yielding.get(), |promotion| promotion.from);
         let at_cut =
             quality == Quality::Consistent || quality == Quality::Outdated && state.at_point.get();
-        if promotion.is_some_and(|promotion| promotion.goes_back().is_some()) {
+        let goes_back = promotion.is_some_and(|promotion| promotion.goes_back().is_some());
+        if goes_back {
             self.stats.borrow_mut().ways_back += 1;
             self.note_way_back(site);
         }
@@ -147,15 +149,20 @@ impl World {
             } else {
                 chosen.borrow().clone()
             };
+            let overwritten = state.overwritten.get().filter(|_| goes_back);
+            let kept = overwritten.map_or_else(|| kept.clone(), |moment| kept.up_to(moment));
             let complete = fits(self, &kept, image).is_ok();
             let lacking = if complete { 0 } else { chosen.borrow().lacking(site) };
             let now = self.count();
             let branch = if half {
                 lossless = false;
-                chosen.borrow().without_unflushed(site).promoted(now, site, old, planned)
+                chosen.borrow().without_unflushed(site)
+            } else if let Some(moment) = overwritten {
+                chosen.borrow().up_to(moment)
             } else {
-                chosen.borrow().promoted(now, site, old, planned)
+                chosen.borrow().clone()
             };
+            let branch = branch.promoted(now, site, old, planned);
             if lacking > 0 {
                 lossless = false;
                 self.note_hole(site, lacking);
@@ -269,6 +276,7 @@ impl World {
         *other.handed.borrow_mut() = None;
         other.promotion.set(None);
         other.at_point.set(false);
+        other.overwritten.set(None);
         other.rolled_back.set(false);
         other.intact.set(false);
         other.unaware.set(false);

@@ -138,6 +138,14 @@ impl World {
         }
     }
 
+    /// From here on a mirror may be sent what is not the next in order.
+    fn note_overwritten(&self, site: usize) {
+        let overwritten = &self.sites[site].overwritten;
+        if overwritten.get().is_none() {
+            overwritten.set(Some(self.count()));
+        }
+    }
+
     fn with_delta<T>(&self, a: usize, b: usize, act: impl FnOnce(&mut Delta) -> T) -> T {
         act(self.deltas.borrow_mut().entry(key(a, b)).or_default())
     }
@@ -269,6 +277,7 @@ impl Meter {
                     (resync, change, self.world.upgrade())
                 {
                     let [from, to] = self.sites;
+                    world.note_overwritten(to);
                     world.with_delta(from, to, |delta| delta.moved += data.len() as u64);
                 }
                 if let (false, Change::Write(data)) = (resync, change) {
@@ -322,6 +331,7 @@ impl Meter {
                 let [from, to] = self.sites;
                 if let Some(world) = self.world.upgrade() {
                     self.sure = world.count();
+                    world.note_overwritten(to);
                     world.with_delta(from, to, |delta| {
                         delta.open += 1;
                         delta.moved = 0;

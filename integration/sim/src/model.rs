@@ -196,6 +196,16 @@ impl Branch {
         branch
     }
 
+    /// Of what was acknowledged after a moment, anything may be there or not.
+    #[must_use]
+    pub(crate) fn up_to(&self, moment: Moment) -> Self {
+        let mut branch = self.clone();
+        for op in &mut branch.ops {
+            op.acked &= op.ended.is_some_and(|ended| ended <= moment);
+        }
+        branch
+    }
+
     /// How many of its acknowledged changes another branch cannot have.
     #[must_use]
     pub(crate) fn beyond(&self, other: &Self) -> usize {

@@ -9,7 +9,7 @@ use block::{GatewayId, Generation, Quality, VolumeId};
 use mirror::{Consent, found_primary, found_secondary};
 
 use crate::disks::Disks;
-use crate::model::Branch;
+use crate::model::{Branch, Moment};
 use crate::points::Points;
 use crate::process::Process;
 use crate::sabotage::Sabotage;
@@ -52,6 +52,9 @@ pub(crate) struct Site {
     pub(crate) offered: RefCell<Option<Served>>,
     /// The cuts one of which it may keep.
     pub(crate) points: RefCell<Points>,
+    /// Since when its copy may be overwritten out of order: of what was acknowledged later, the point
+    /// that it kept then has nothing for sure.
+    pub(crate) overwritten: Cell<Option<Moment>>,
     /// It was asked to go back to a cut. It may have done so although it was not promoted then.
     pub(crate) at_point: Cell<bool>,
     /// Its power was lost while it had the primary's content.
@@ -103,6 +106,7 @@ impl Site {
             follows: RefCell::default(),
             offered: RefCell::default(),
             points: RefCell::default(),
+            overwritten: Cell::new(None),
             at_point: Cell::new(false),
             rolled_back: Cell::new(false),
             intact: Cell::new(false),

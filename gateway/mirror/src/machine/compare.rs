@@ -38,8 +38,10 @@ impl Machine {
         };
         let relation = relate(ours, theirs.as_ref());
         let lost_bytes = state.lossy.unwrap_or(0) + theirs_bytes();
+        // One that does not know in what it differs may have any number of them.
+        let has_more = lost_bytes > 0 || !opened.differences_known;
         if let Relation::Behind { common } = relation
-            && ((state.lossy.is_some() && lost_bytes > 0) || self.has_given_up(leg, common))
+            && ((state.lossy.is_some() && has_more) || self.has_given_up(leg, common))
             && !state.discard
         {
             // This gateway went back to a point that the other had left behind it (rule 10).

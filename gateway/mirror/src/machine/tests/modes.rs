@@ -346,6 +346,36 @@ fn rule_10_a_third_site_with_the_old_history_is_overwritten_only_with_a_word() {
     assert!(matches!(cause_with(went_back(), 9), Some(Cause::SplitBrain { .. })));
 }
 
+/// The simulator lost 2155 acknowledged writes like this: the session to a mirror of mode `stack` was
+/// removed, the primary went on in the same history without keeping track, and the mirror was
+/// promoted at its last transfer. The old primary looked like one that was only behind.
+#[test]
+fn rule_10_a_primary_that_forgets_a_mirror_behind_it_goes_on_in_a_history_of_its_own() {
+    let mut bench = following();
+    let shared = bench.machine.status().generation;
+    bench.apply(Event::Command(Command::RemoveLeg { leg: leg() })).record().record();
+    assert!(bench.machine.status().legs.is_empty());
+    assert_ne!(bench.machine.status().generation, shared);
+}
+
+/// The same, when the old primary says that it does not know in what it differs.
+#[test]
+fn rule_10_an_old_primary_that_does_not_know_what_it_has_is_overwritten_only_with_a_word() {
+    let mut bench = went_back();
+    bench.apply(Event::Command(Command::Resume { leg: leg(), discard: false })).record();
+    let opened = Opened {
+        quality: Quality::Outdated,
+        generation: Some(Generation::of(1)),
+        ancestors: Vec::new(),
+        differences_known: false,
+    };
+    let opening = Box::new(Opening { opened, differs: Vec::new() });
+    bench.apply(Event::LinkVersion { leg: leg(), version: block::CUTS_SINCE_VERSION });
+    bench.apply(Event::Connected { leg: leg(), opening });
+    let cause = bench.machine.status().legs[0].cause.clone();
+    assert!(matches!(cause, Some(Cause::SplitBrain { .. })), "{cause:?}");
+}
+
 /// The simulator waited for minutes for a rested mirror that was said to be connecting: its journal
 /// had overflowed before, and the pause after that was still remembered.
 #[test]

@@ -44,13 +44,13 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
 /// The same, with legs of these modes.
 #[must_use]
 pub fn run_in(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
-    perform((seed, modes), sabotage, false)
+    perform((seed, modes.of(seed)), sabotage, false)
 }
 
 /// The same, with every message and every request in the log.
 #[must_use]
 pub fn trace(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
-    perform((seed, modes), sabotage, true)
+    perform((seed, modes.of(seed)), sabotage, true)
 }
 
 fn perform(seed: (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {

@@ -14,7 +14,7 @@ const USAGE: &str = "\
 twinspan-sim seeds COUNT [FIRST]   run the histories FIRST (0) to FIRST + COUNT
 twinspan-sim replay SEED           run one again and show its log
 twinspan-sim trace SEED            the same, with every message and every request
-each after `sync` (or nothing), `consistency`, `stack` or `mixed`: the modes of the legs";
+each after `sync`, `consistency`, `stack` or `mixed`: the modes of the legs, else any";
 
 /// Lines of a failed history that are shown at once.
 const TAIL_LINES: usize = 25;

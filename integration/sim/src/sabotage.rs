@@ -45,6 +45,8 @@ pub enum Sabotage {
     UncleanIsPromotable,
     /// Rule 5: one session of a group stops and the others go on.
     CutsApart,
+    /// Rule 5: a cut is sent ahead of changes that it covers.
+    CutsEarly,
     /// Rule 6: a primary that was replaced says that its epoch is the highest.
     RaisesEpoch,
     /// Rule 6: a gateway that is opened at a lower epoch follows all the same.
@@ -95,6 +97,7 @@ impl Sabotage {
             | Self::DurableAtOnce
             | Self::FlushNotCarried
             | Self::CutsApart
+            | Self::CutsEarly
             | Self::KnowsDifferences
             | Self::RaisesEpoch => Box::new(link::Liar::new(inner, self, number)),
             _ => inner,

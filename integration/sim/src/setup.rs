@@ -12,8 +12,10 @@ use crate::slow::Pace;
 /// Which modes the legs of a history have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Modes {
-    /// Every one is `sync`.
+    /// In every second history `sync`, in the others any of these.
     #[default]
+    Any,
+    /// Every one is `sync`.
     Sync,
     /// Every one is `consistency`.
     Consistency,
@@ -21,6 +23,19 @@ pub enum Modes {
     Stack,
     /// Each has any, slow ones are degraded, and operators switch between them.
     Mixed,
+}
+
+impl Modes {
+    /// Those of one history.
+    pub(crate) fn of(self, seed: u64) -> Self {
+        match (self, seed % 2, seed / 2 % 3) {
+            (Self::Any, 0, _) => Self::Sync,
+            (Self::Any, _, 0) => Self::Consistency,
+            (Self::Any, _, 1) => Self::Stack,
+            (Self::Any, ..) => Self::Mixed,
+            (some, ..) => some,
+        }
+    }
 }
 
 /// What a seed decides before anything happens.
@@ -103,7 +118,7 @@ fn follow(rng: &Rng, modes: Modes, policy: Policy) -> Policy {
 
 fn mode(rng: &Rng, modes: Modes) -> Mode {
     match modes {
-        Modes::Sync => Mode::Sync,
+        Modes::Any | Modes::Sync => Mode::Sync,
         Modes::Consistency => Mode::Consistency,
         Modes::Stack => Mode::Stack,
         Modes::Mixed => rng.pick(&[Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack]),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 24] = [
+pub const FAULTS: [&str; 25] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -30,6 +30,7 @@ pub const FAULTS: [&str; 24] = [
     "a gateway is stopped in good order",
     "a machine is rebooted in good order",
     "an operator commands anything",
+    "an operator switches the mode",
 ];
 
 /// What happened, counted.
@@ -120,6 +121,9 @@ impl Stats {
             ("a planned swap", self.handovers),
             ("a promotion with a hole", self.holes),
             ("a forced promotion", self.forced),
+            ("a cut that is kept", self.cuts),
+            ("a promotion that goes back to a kept point", self.ways_back),
+            ("a promotion at a cut", self.cut_promotions),
             ("a delta", self.deltas),
             ("a split brain", self.split_brains),
         ];

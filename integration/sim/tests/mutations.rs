@@ -3,12 +3,13 @@
 //! A break that is not found means that the checks are blind there, not that the mirror is right.
 #![expect(clippy::print_stdout, reason = "the seed that noticed is worth knowing")]
 
-use twinspan_sim::{Sabotage, run};
+use twinspan_sim::{Modes, Sabotage, run_in};
 
 /// Seeds after which a break counts as unnoticed.
 const SEEDS: u64 = 2_000;
 
-fn found(sabotage: Sabotage) {
+fn found(modes: Modes, sabotage: Sabotage) {
+    let run = |seed, sabotage| run_in(modes, seed, sabotage);
     let bad = (0..SEEDS).find_map(|seed| run(seed, sabotage).failure.map(|why| (seed, why)));
     let (seed, why) = bad.expect("a broken rule is noticed");
     let whole = run(seed, Sabotage::None).failure;
@@ -18,7 +19,9 @@ fn found(sabotage: Sabotage) {
 }
 
 macro_rules! breaks {
-    ($($name:ident $sabotage:ident)*) => { $(#[test] fn $name() { found(Sabotage::$sabotage); })* };
+    ($($name:ident $sabotage:ident)*) => {
+        $(#[test] fn $name() { found(Modes::Sync, Sabotage::$sabotage); })*
+    };
 }
 
 breaks! {
@@ -42,4 +45,9 @@ breaks! {
     a_copy_that_is_discarded_without_a_word DiscardsUnasked
     a_failed_sync_that_is_done_again RetriesSync
     a_failed_sync_that_counts_as_done IgnoresFailedSync
+}
+
+#[test]
+fn a_cut_that_is_sent_ahead_of_what_it_covers() {
+    found(Modes::Consistency, Sabotage::CutsEarly);
 }

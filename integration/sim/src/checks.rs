@@ -177,11 +177,16 @@ impl World {
             }
             return Turned { branch: Rc::new(RefCell::new(branch)), lossless };
         }
+        self.forced(site, own.or(candidates.into_iter().next()), image)
+    }
+
+    /// Whatever a copy holds is the content now.
+    fn forced(&self, site: usize, base: Option<Served>, image: &Image) -> Turned {
         self.stats.borrow_mut().forced += 1;
-        self.log(format_args!("{}: whatever is here is the content now", state.name));
+        let name = self.sites[site].name;
+        self.log(format_args!("{name}: whatever is here is the content now"));
         let any = self.sites.iter().find_map(|site| site.branch.borrow().clone());
-        let base = own.or(candidates.into_iter().next()).or(any);
-        let mut branch = base.expect("somebody was primary").borrow().clone();
+        let mut branch = base.or(any).expect("somebody was primary").borrow().clone();
         branch.rebase(|volume, sector| image.peek(volume, sector));
         Turned { branch: Rc::new(RefCell::new(branch)), lossless: false }
     }

@@ -220,6 +220,8 @@ impl Machine {
         for leg in LegId::all() {
             let Some(state) = self.leg_mut(leg) else { continue };
             if state.wanted && state.stage == Stage::Off {
+                // It is called now, whatever pause it was in.
+                state.retry = None;
                 state.stage = Stage::Dialing;
                 out.push(Effect::Dial { leg });
             }

@@ -310,7 +310,7 @@ impl Machine {
             },
             in_sync: leg.stage == Stage::InSync,
             link: match leg.stage {
-                Stage::Off if leg.retry.is_none() => LinkState::Off,
+                Stage::Off if leg.retry.is_none() || !leg.wanted => LinkState::Off,
                 Stage::Off | Stage::Dialing | Stage::Leaving => LinkState::Connecting,
                 _ => LinkState::Connected,
             },

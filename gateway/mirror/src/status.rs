@@ -51,6 +51,25 @@ pub enum Serving {
     Detached,
 }
 
+impl Serving {
+    /// The epoch that fences this gateway, if one does.
+    #[must_use]
+    pub const fn fenced_by(&self) -> Option<Epoch> {
+        match self {
+            Self::Fenced { by } => Some(*by),
+            Self::Yes
+            | Self::NotPrimary
+            | Self::WaitingForMirror
+            | Self::Halted
+            | Self::NoWitness
+            | Self::WaitingForWitness
+            | Self::HandingOver
+            | Self::Latched
+            | Self::Detached => None,
+        }
+    }
+}
+
 /// A session's status, in the words of the REC documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionState {

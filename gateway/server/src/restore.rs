@@ -52,13 +52,8 @@ impl Aim {
 /// What has to be accepted for the copy here to become the source; `None` for one that is of no use.
 #[must_use]
 pub(crate) fn consent(status: &GroupStatus) -> Option<Consent> {
-    match status.quality {
-        Quality::InSync | Quality::Source => Some(Consent::InSync),
-        // One that follows behind goes back to its newest cut.
-        Quality::Outdated | Quality::Consistent => Some(Consent::Outdated),
-        Quality::Inconsistent if status.kept.is_some() => Some(Consent::Outdated),
-        Quality::Inconsistent | Quality::Blank => None,
-    }
+    let needed = Consent::needed(status.quality, status.kept.is_some());
+    (needed < Consent::Inconsistent).then_some(needed)
 }
 
 fn wrong(detail: impl Into<String>) -> Refused {

@@ -213,12 +213,7 @@ pub(crate) fn is_caught_up(leg: &LegStatus) -> bool {
 
 /// The least that an operator must accept to promote this copy.
 pub(crate) fn consent_for(status: &GroupStatus) -> Consent {
-    match status.quality {
-        Quality::InSync | Quality::Source => Consent::InSync,
-        Quality::Outdated | Quality::Consistent => Consent::Outdated,
-        Quality::Inconsistent if status.kept.is_some() => Consent::Outdated,
-        Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
-    }
+    Consent::needed(status.quality, status.kept.is_some())
 }
 
 /// Why it does not come back.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Code, MigrationPlan, MigrationRunRequest, Operation};
+use api::{CheckState, Code, MigrationPlan, MigrationRunRequest, Operation};
 use block::GroupId;
 use mirror::{Command, GroupStatus, LegStatus, LinkState, Role, Serving};
 
@@ -15,7 +15,6 @@ use super::Gateway;
 use super::surveys::Survey;
 use crate::migration::{self, Outlook};
 use crate::operations::Running;
-use crate::plans::is_blocked;
 use crate::refusal::Refused;
 
 /// For how long hosts are held at most while what is in flight ends, if nobody says otherwise: what
@@ -139,10 +138,9 @@ impl Gateway {
         let there = self.survey_to_move(&status, now).await;
         let outlook = self.outlook((&status, now), 0, None, &there);
         let checks = outlook.checks();
-        if is_blocked(&checks) {
-            let blocked = checks.iter().find(|check| check.state == api::CheckState::Blocked);
-            let why = blocked.map_or_else(String::new, |c| format!("{}: {}", c.name, c.detail));
-            return Err(Refused::new(Code::RolledBack, format!("nothing was begun: {why}")));
+        if let Some(blocked) = checks.iter().find(|check| check.state == CheckState::Blocked) {
+            let why = format!("nothing was begun: {}: {}", blocked.name, blocked.detail);
+            return Err(Refused::new(Code::RolledBack, why));
         }
         running.done("nothing stands in the way");
         self.hand_over(running, group, (now, drain)).await

@@ -14,6 +14,7 @@ use block::{GatewayId, GroupId, LegId};
 use mirror::{Cause, Command, Consent, GroupStatus, LegStatus, LinkState, Mode, SessionState};
 
 use super::Gateway;
+use super::failovers::would_discard;
 use super::migrations::DRAIN_MAX;
 use super::surveys::Survey;
 use crate::book::{GroupEntry, RestoreEntry};
@@ -78,14 +79,10 @@ impl Outlook {
                     "the copy here goes back to its kept point; what {site} wrote after it would be \
                      lost"
                 );
-                let next = format!("twinspan session restore {group} --discard");
-                Some(Refused::new(Code::NeedsConsent, detail).next(next))
+                Some(Refused::new(Code::NeedsConsent, detail).next(discarding_restore(group)))
             }
-            (Ok(_), Some(1..)) if !discard => {
-                let bytes = bytes_text(self.discards().unwrap_or_default());
-                let detail = format!("{site} has {bytes} that this site lacks; they would be lost");
-                let next = format!("twinspan session restore {group} --discard");
-                Some(Refused::new(Code::NeedsConsent, detail).next(next))
+            (Ok(_), Some(bytes @ 1..)) if !discard => {
+                Some(would_discard(site, bytes, discarding_restore(group)))
             }
             (Ok(_), _) => None,
         }
@@ -283,7 +280,10 @@ impl Gateway {
         for _ in 0..STEPS_MAX {
             let status = self.status_of(group).await?;
             match restore::stand(&status, aim)? {
-                Stand::Promote(consent) => self.become_source(running, group, consent).await?,
+                Stand::Promote(consent) => {
+                    running.step("make the copy here the source");
+                    self.become_primary(running, group, consent).await?;
+                }
                 Stand::Follow(leg) => {
                     let command = Command::Resume { leg, discard };
                     let followed = self.follow_again(running, group, (&aim.site, command)).await;
@@ -308,19 +308,6 @@ impl Gateway {
         }
         let detail = format!("{} was lost again and again", aim.site);
         Err(Refused::new(Code::Interrupted, detail).next("run it again when the link is good"))
-    }
-
-    async fn become_source(
-        &self,
-        running: &mut Running,
-        group: GroupId,
-        consent: Consent,
-    ) -> Result<(), Refused> {
-        running.step("make the copy here the source");
-        self.command(group, Command::Promote { consent }).await?;
-        let status = self.status_of(group).await?;
-        running.done(format!("primary at epoch {}", status.epoch));
-        Ok(())
     }
 
     /// Waits until the mirror of a leg has everything; what there was to copy, in words.
@@ -373,10 +360,7 @@ fn will_come(status: &GroupStatus, leg: &LegStatus) -> Result<(), Refused> {
     let (site, group) = (&leg.site, &status.name);
     match (&leg.cause, leg.state) {
         (Some(Cause::SplitBrain { theirs_bytes }), _) => {
-            let bytes = bytes_text(*theirs_bytes);
-            let detail = format!("{site} has {bytes} that this site lacks; they would be lost");
-            let next = format!("twinspan session restore {group} --discard");
-            Err(Refused::new(Code::NeedsConsent, detail).next(next))
+            Err(would_discard(site, *theirs_bytes, discarding_restore(group)))
         }
         (cause, SessionState::Error) => {
             let why = cause.as_ref().map_or_else(String::new, crate::status::cause_text);
@@ -392,10 +376,14 @@ fn will_come(status: &GroupStatus, leg: &LegStatus) -> Result<(), Refused> {
     }
 }
 
+fn discarding_restore(group: &str) -> String {
+    format!("twinspan session restore {group} --discard")
+}
+
 /// The same refusal, with the call that goes on here.
 fn by_restore(refused: Refused, status: &GroupStatus) -> Refused {
     if refused.0.code == Code::NeedsConsent.as_str() {
-        return refused.next(format!("twinspan session restore {} --discard", status.name));
+        return refused.next(discarding_restore(&status.name));
     }
     refused
 }

@@ -8,6 +8,7 @@ mod detached;
 mod link;
 mod modes;
 mod mortal;
+mod parts;
 mod verify;
 mod world;
 

@@ -163,6 +163,9 @@ codes! {
     LastVolume "GW0423" 409 7
         "it is the only volume of the group",
         "delete the volume, and its group goes with it: twinspan volume delete VOLUME";
+    RolledBack "GW0450" 409 1
+        "the planned swap was rolled back",
+        "read the reason; hosts go on where they were. Make a new plan: twinspan migrate plan GROUP --to SITE";
     NotStack "GW0430" 409 7
         "the session has no transfers",
         "twinspan session set SESSION --mode stack";
@@ -189,7 +192,7 @@ codes! {
         "find out why, then twinspan session resume";
     SplitBrain "GW0605" 409 5
         "both sides have writes that the other lacks",
-        "decide which side is right, then twinspan reprotect GROUP --discard there";
+        "twinspan group diff GROUP shows what each wrote; then twinspan reprotect GROUP --discard at the side that is right";
     MirrorRefused "GW0606" 409 4
         "the mirror refused",
         "read the reason; it names what does not fit there";

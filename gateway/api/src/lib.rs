@@ -6,9 +6,11 @@
 #![warn(missing_docs)]
 
 mod code;
+mod diff;
 mod event;
 mod failover;
 mod group;
+mod moving;
 mod operation;
 mod problem;
 mod rec;
@@ -20,12 +22,18 @@ pub mod units;
 mod volume;
 
 pub use code::Code;
+pub use diff::{
+    DiffExtent, DiffExtents, DiffSide, DiffUnknown, DiffVerdict, GroupDiff, MirrorDiff, VolumeDiff,
+};
 pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
     Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
     LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,
     Verifying, WitnessView,
+};
+pub use moving::{
+    MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use problem::Problem;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::groups::{Failover, Group, Reprotect};
+pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::sessions::{Policy, Session};
 
 const EXIT_CODES: &str = "\
@@ -106,6 +106,9 @@ pub(crate) enum Command {
     /// Serve a group at another site, without its primary: plan, then run
     #[command(subcommand)]
     Failover(Failover),
+    /// Serve a group at another site, with its primary, losing nothing: plan, then run
+    #[command(subcommand)]
+    Migrate(Migrate),
     /// Mirror a group again after a failover; only the difference is copied
     Reprotect(Reprotect),
     /// Sites and the trust between them

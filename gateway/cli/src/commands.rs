@@ -1,6 +1,7 @@
 //! Each command: asks a gateway, shows the answer, says by the exit code how it went.
 
 mod local;
+mod moves;
 mod sessions;
 mod volumes;
 
@@ -18,6 +19,7 @@ use crate::place::client;
 use crate::screen;
 
 pub(crate) use local::{completions, config, man, openapi, serve};
+pub(crate) use moves::migrate;
 pub(crate) use sessions::{failover, operation_text, reprotect, session};
 pub(crate) use volumes::volume;
 
@@ -77,6 +79,7 @@ pub(crate) fn group(command: &args::Group, global: &Global) -> Outcome {
                 show(global.output, &group, screen::group);
             }
         }
+        args::Group::Diff { group } => return moves::diff(&client, group, global),
         args::Group::Detach { group } => {
             let path = format!("/api/v1/groups/{}/detach", segment(group));
             let group: Group = client.post(&path, &serde_json::json!({}))?;

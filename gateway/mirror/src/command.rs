@@ -94,6 +94,20 @@ pub enum Consent {
     Inconsistent,
 }
 
+impl Consent {
+    /// The least that has to be accepted for a copy of this quality to be promoted; `has_kept` says
+    /// whether it keeps a point that it would go back to.
+    #[must_use]
+    pub const fn needed(quality: Quality, has_kept: bool) -> Self {
+        match quality {
+            Quality::InSync | Quality::Source => Self::InSync,
+            Quality::Outdated | Quality::Consistent => Self::Outdated,
+            Quality::Inconsistent if has_kept => Self::Outdated,
+            Quality::Inconsistent | Quality::Blank => Self::Inconsistent,
+        }
+    }
+}
+
 /// Why a command was refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

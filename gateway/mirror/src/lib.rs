@@ -14,6 +14,7 @@ mod activity;
 mod bandwidth;
 mod certificate;
 mod command;
+mod differences;
 mod dirty;
 mod driver;
 mod limits;
@@ -30,6 +31,7 @@ mod status;
 
 pub use bandwidth::{Bandwidth, Days, WINDOWS_MAX, WallTime, Window, WindowError, Zone};
 pub use command::{Command, Consent, Refusal};
+pub use differences::{Differences, Ranges};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
     OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_primary, found_secondary,

@@ -268,6 +268,7 @@ impl Machine {
             }
             Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
+            Event::Recall => self.recall_handover(out),
             Event::Arbitrated { number, outcome } => self.on_arbitrated(number, outcome, out),
             Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
             Event::WitnessLost => self.on_witness_lost(out),

@@ -51,6 +51,25 @@ pub enum Serving {
     Detached,
 }
 
+impl Serving {
+    /// The epoch that fences this gateway, if one does.
+    #[must_use]
+    pub const fn fenced_by(&self) -> Option<Epoch> {
+        match self {
+            Self::Fenced { by } => Some(*by),
+            Self::Yes
+            | Self::NotPrimary
+            | Self::WaitingForMirror
+            | Self::Halted
+            | Self::NoWitness
+            | Self::WaitingForWitness
+            | Self::HandingOver
+            | Self::Latched
+            | Self::Detached => None,
+        }
+    }
+}
+
 /// A session's status, in the words of the REC documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionState {
@@ -304,6 +323,8 @@ pub struct HandoverStatus {
     pub leg: LegId,
     /// The epoch that it is offered.
     pub epoch: Epoch,
+    /// Everything that was acknowledged is durable at both sides: the mirror is being asked.
+    pub drained: bool,
     /// It was asked, its link is gone, and nobody but it knows whether it took over: hosts wait.
     pub unanswered: bool,
 }

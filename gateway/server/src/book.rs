@@ -123,6 +123,17 @@ pub(crate) struct TokenEntry {
     pub(crate) role: RoleEntry,
 }
 
+/// A restore that was begun and is not over: the way back of a group to its original site.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct RestoreEntry {
+    /// The group.
+    pub(crate) group: Uuid,
+    /// The gateway of the original site.
+    pub(crate) to: Uuid,
+    /// When it was begun, in milliseconds since 1970.
+    pub(crate) begun_ms: u64,
+}
+
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Pages {
@@ -135,6 +146,9 @@ pub(crate) struct Pages {
     pub(crate) tokens: Vec<TokenEntry>,
     /// Join tokens that were issued, as the link's records in hexadecimal.
     pub(crate) joins: Vec<String>,
+    /// Restores that are not over.
+    #[serde(default)]
+    pub(crate) restores: Vec<RestoreEntry>,
 }
 
 impl Default for Pages {
@@ -145,6 +159,7 @@ impl Default for Pages {
             peers: Vec::new(),
             tokens: Vec::new(),
             joins: Vec::new(),
+            restores: Vec::new(),
         }
     }
 }

@@ -6,22 +6,15 @@
 
 mod witness;
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use api::units::micros_text;
 use api::{Check, CheckState, Code, FailoverPlan};
-use block::{GroupId, Quality};
+use block::Quality;
 use mirror::{Consent, GroupStatus, HandoverStatus, LegStatus, LinkState, Role, UpstreamStatus};
 
 use crate::clock::{Clock, text};
+use crate::plans::{self, Plans, check, is_blocked};
 use crate::refusal::Refused;
 use crate::status::millis_to_seconds;
-
-/// Long enough to read a plan to somebody on the telephone.
-const PLAN_MS_MAX: u64 = 10 * 60_000;
-/// Plans that are remembered at once; the oldest is forgotten.
-const PLANS_MAX: usize = 64;
 
 /// What an operator's word means.
 ///
@@ -75,61 +68,28 @@ fn is_connected(upstream: Option<&UpstreamStatus>) -> bool {
     upstream.is_some_and(|upstream| upstream.link == LinkState::Connected)
 }
 
-/// A plan that was made.
-#[derive(Clone, Copy, Debug)]
-struct Made {
-    group: GroupId,
+/// A failover that was planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deed {
     basis: Basis,
     consent: Consent,
-    until_ms: u64,
 }
 
-/// The plans that can be run.
-#[derive(Debug, Default)]
-pub(crate) struct Plans {
-    made: Mutex<HashMap<String, Made>>,
-}
-
-impl Plans {
-    /// Gives a token for a plan that was made from this state.
-    fn remember(&self, token: String, made: Made) {
-        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= PLANS_MAX
-            && let Some(oldest) =
-                all.iter().min_by_key(|(_, made)| made.until_ms).map(|(token, _)| token.clone())
-        {
-            all.remove(&oldest);
-        }
-        all.insert(token, made);
-    }
-
-    /// Uses a token up; says what was accepted with it.
-    ///
-    /// # Errors
-    /// [`Code::PlanToken`] when it is unknown, of another group, too old, or the state changed.
-    pub(crate) fn redeem(
-        &self,
-        token: &str,
-        status: &GroupStatus,
-        clock: &Clock,
-    ) -> Result<Consent, Refused> {
-        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = |why: &str| Err(Refused::new(Code::PlanToken, why.to_owned()));
-        let Some(made) = all.get(&token.to_ascii_uppercase()).copied() else {
-            return refused("no plan has this token, or it was run already");
-        };
-        if made.group != status.group {
-            return refused("the plan is of another group");
-        }
-        if made.until_ms <= clock.steady_ms() {
-            return refused("the plan is too old");
-        }
-        if made.basis != Basis::of(status) {
-            return refused("the state has changed since the plan was made");
-        }
-        all.remove(&token.to_ascii_uppercase());
-        Ok(made.consent)
-    }
+/// Uses the token of a failover up; says what was accepted with it.
+///
+/// # Errors
+/// As [`Plans::redeem`].
+pub(crate) fn redeem(
+    plans: &Plans,
+    token: &str,
+    status: &GroupStatus,
+    clock: &Clock,
+) -> Result<Consent, Refused> {
+    plans.redeem(token, (status.group, clock), |deed| match deed {
+        plans::Deed::Failover(made) if made.basis == Basis::of(status) => Ok(made.consent),
+        plans::Deed::Failover(_) => Err("the state has changed since the plan was made"),
+        plans::Deed::Migration(_) => Err("the plan is one of a migration"),
+    })
 }
 
 /// Makes a plan.
@@ -153,7 +113,6 @@ pub(crate) fn plan(
         check_export(status, nbd),
     ];
     checks.splice(1..1, witness::check_witness(status, consent));
-    let blocked = checks.iter().any(|check| check.state == CheckState::Blocked);
     let (at_risk_bytes, at_risk_seconds) = at_risk(status);
     let from = match unanswered(status) {
         Some((_, leg)) => Some(leg.site.clone()),
@@ -174,28 +133,13 @@ pub(crate) fn plan(
         token: None,
         expires_at: None,
     };
-    if !blocked {
-        let token = short_token();
-        let until_ms = now_ms.saturating_add(PLAN_MS_MAX);
-        plans.remember(
-            token.clone(),
-            Made { group: status.group, basis: Basis::of(status), consent, until_ms },
-        );
-        plan.token = Some(token);
-        plan.expires_at = Some(text(clock.unix_ms().saturating_add(PLAN_MS_MAX)));
+    if !is_blocked(&plan.checks) {
+        let deed = Deed { basis: Basis::of(status), consent };
+        let ticket = plans.remember(status.group, plans::Deed::Failover(deed), clock);
+        plan.token = Some(ticket.token);
+        plan.expires_at = Some(ticket.expires_at);
     }
     plan
-}
-
-/// Short enough to be read out; it is no secret, it only says which plan is meant.
-fn short_token() -> String {
-    let random = uuid::Uuid::now_v7().as_u128();
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
-    (0..6).map(|i| char::from(ALPHABET[(random >> (5 * i)) as usize % 32])).collect()
-}
-
-fn check(name: &str, state: CheckState, detail: impl Into<String>) -> Check {
-    Check { name: name.to_owned(), state, detail: detail.into() }
 }
 
 fn check_role(status: &GroupStatus) -> Check {

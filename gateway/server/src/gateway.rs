@@ -4,14 +4,18 @@
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
 pub(crate) mod asks;
+pub(crate) mod diffs;
 pub(crate) mod failovers;
 pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
 pub(crate) mod members;
+pub(crate) mod migrations;
+pub(crate) mod restores;
 pub(crate) mod sessions;
 pub(crate) mod sites;
+pub(crate) mod surveys;
 pub(crate) mod volumes;
 
 use std::collections::HashMap;
@@ -28,10 +32,10 @@ use crate::book::{Book, GroupEntry};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::Events;
-use crate::failover::Plans;
 use crate::http::rec::Jobs;
 use crate::numbers::NumberBook;
 use crate::operations::Operations;
+use crate::plans::Plans;
 use crate::refusal::Refused;
 use crate::shard::Shard;
 use crate::status::Moment;
@@ -58,7 +62,7 @@ pub(crate) struct Gateway {
     pub(crate) numbers: NumberBook,
     /// What the REC dialect began.
     pub(crate) jobs: Jobs,
-    /// Failover plans that can be run.
+    /// Plans that can be run.
     pub(crate) plans: Plans,
     /// Where its volumes lie.
     pub(crate) pool: Arc<store::Pool>,

@@ -6,12 +6,15 @@
 //! ```
 //!
 //! Invariant: a handler only translates; what is decided, is decided in `gateway`. Everything below
-//! `/api/` needs a token. No call waits for another site to answer before it answers itself.
+//! `/api/` needs a token. No call waits for another site to answer before it answers itself, but
+//! those that are about what the other site says: a join, a diff, the plan of a move; each has a
+//! deadline.
 
 mod auth;
 mod events;
 mod failovers;
 mod groups;
+mod moves;
 mod operations;
 mod problem;
 pub(crate) mod rec;
@@ -117,6 +120,11 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))
+        .routes(routes!(moves::diff))
+        .routes(routes!(moves::plan_migration))
+        .routes(routes!(moves::run_migration))
+        .routes(routes!(moves::plan_restore))
+        .routes(routes!(moves::restore, moves::give_up))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
 }

@@ -52,6 +52,39 @@ impl Operations {
         Running { operations: Arc::clone(self), id, step_began_ms: 0, ended: false }
     }
 
+    /// Begins one that must be alone with its subject.
+    ///
+    /// # Errors
+    /// [`Code::Busy`] while another operation on it runs.
+    pub(crate) fn begin_alone(
+        self: &Arc<Self>,
+        kind: &str,
+        subject: &str,
+    ) -> Result<Running, Box<Problem>> {
+        let running = self.begin(kind, subject);
+        let other = |of: &Operation| {
+            of.id != running.id && of.subject == subject && of.state == OperationState::Running
+        };
+        // Looked for after it was begun, so that of two that begin at once one sees the other.
+        match self.list().into_iter().find(other) {
+            None => Ok(running),
+            Some(other) => {
+                let detail = format!("operation {} ({}) is under way", other.id, other.kind);
+                let problem = Problem::new(Code::Busy, detail)
+                    .with_next(format!("twinspan operation show {}", other.id));
+                running.end(Err(problem.clone()));
+                Err(Box::new(problem))
+            }
+        }
+    }
+
+    /// The one that runs on this subject, if one does.
+    #[must_use]
+    pub(crate) fn running_on(&self, subject: &str) -> Option<Operation> {
+        let is_it = |of: &Operation| of.subject == subject && of.state == OperationState::Running;
+        self.list().into_iter().find(is_it)
+    }
+
     /// One of them.
     #[must_use]
     pub(crate) fn get(&self, id: Uuid) -> Option<Operation> {
@@ -172,5 +205,17 @@ mod tests {
         let states: Vec<_> = operation.steps.iter().map(|step| step.state).collect();
         assert_eq!(states, [OperationState::Succeeded, OperationState::Failed]);
         assert_eq!(operation.error.unwrap().code, "GW0001");
+    }
+
+    #[tokio::test]
+    async fn of_two_on_one_subject_the_second_is_refused_by_name() {
+        let operations = Operations::new(Clock::start());
+        let first = operations.begin_alone("migrate", "g").unwrap();
+        let refused = operations.begin_alone("restore", "g").unwrap_err();
+        assert_eq!(refused.code, Code::Busy.as_str());
+        assert!(refused.detail.contains("migrate"), "{refused:?}");
+        assert!(operations.begin_alone("restore", "other").is_ok());
+        first.end(Ok(()));
+        assert!(operations.begin_alone("restore", "g").is_ok());
     }
 }

@@ -8,7 +8,7 @@ mod explain;
 mod words;
 
 use api::{Code, Explanation, Group, Health, KeptPoint, Leg, Spell, TheirView, Upstream, Verdict};
-use mirror::{GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Serving, SessionState};
+use mirror::{Cause, GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Serving, SessionState};
 
 pub(crate) use explain::explain;
 pub(crate) use words::{
@@ -315,7 +315,10 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
             actions.push("session.create");
             let in_sync = |leg: &LegStatus| leg.in_sync && leg_is_well(leg);
             if status.legs.iter().any(in_sync) && status.serving == Serving::Yes {
-                actions.push("session.reverse");
+                actions.extend(["session.reverse", "migrate.plan"]);
+            }
+            if status.legs.iter().any(|leg| leg.cause == Some(Cause::AwaitingReprotect)) {
+                actions.push("session.restore");
             }
             if status.legs.iter().any(|leg| leg.state != SessionState::Active) {
                 actions.push("reprotect");
@@ -336,6 +339,9 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
             let stopped = status.upstream.as_ref().is_some_and(|u| u.link != LinkState::Connected);
             if stopped && status.quality == block::Quality::Outdated {
                 actions.push("group.detach");
+            }
+            if status.serving == Serving::Detached {
+                actions.push("session.restore");
             }
         }
         Role::Fenced => {}

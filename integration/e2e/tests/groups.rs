@@ -138,6 +138,69 @@ fn group_of_sixteen_volumes_opens_at_one_point_in_write_order() -> Result<()> {
     are_identical(&pair, &names)
 }
 
+/// At every cut of the link the mirror is promoted: it opens at one point of the writers' order, over
+/// all volumes, and the site that went on meanwhile becomes its mirror by delta.
+#[test]
+fn group_of_sixteen_volumes_that_follows_behind_opens_at_one_whole_cut() -> Result<()> {
+    let plan = Plan { volumes: 16, writers: 4, slots: 128 };
+    let names = names(16);
+    let mut pair = Pair::joined_by_relay()?;
+    make_group(&pair.primary, &names, "4MiB")?;
+    let to = pair.mirror.name().to_owned();
+    let mode = ["--mode", "consistency", "--cut-interval", "100ms", "--wait"];
+    pair.primary.cli(&[&["session", "create", GROUP, "--to", &to][..], &mode].concat())?;
+
+    let mut random = Random::new(61);
+    let mut held = vec![0; 4];
+    let mut moved = 0;
+    for cut in 1..=cuts() {
+        let chain = Chain::start(plan, &pair.primary.nbd_socket(), &names, &held)?;
+        chain.await_more(random.within(500..4_000), SYNC_LIMIT)?;
+        pair.cut();
+        // Hosts never wait for a mirror that follows behind.
+        chain.await_more(20, SYNC_LIMIT)?;
+        await_silence(&pair.mirror)?;
+        let acknowledged = chain.end()?;
+        promote_outdated(&pair.mirror)?;
+        let socket = pair.mirror.nbd_socket();
+        let fronts = names.iter().map(|name| read_front(&socket, name, plan.bytes()));
+        let found = plan.check(&fronts.collect::<Result<Vec<_>>>()?);
+        let found = found.with_context(|| format!("cut {cut}"))?;
+        let whole = found.iter().zip(&acknowledged).all(|(found, newest)| *found <= newest + 1);
+        ensure!(whole, "cut {cut}: {found:?} are there, {acknowledged:?} were acknowledged");
+        let went_back = found.iter().zip(&held).all(|(found, before)| found >= before);
+        ensure!(went_back, "cut {cut}: {found:?} are there, {held:?} were at the last cut");
+        println!("cut {cut}: {acknowledged:?} were acknowledged, {found:?} are at the mirror");
+        moved += u64::from(found != held);
+        held = found;
+
+        pair.mend();
+        pair.swap();
+        pair.primary.cli(&["reprotect", GROUP, "--discard"])?;
+        wait_for("a first cut", SYNC_LIMIT, || {
+            let session = pair.primary.cli(&["session", "show", "book-00"])?;
+            let phase = text(&session, "/leg/phase")?;
+            ensure!(phase == "following" || phase == "equivalent", "{phase}");
+            ensure!(text(&session, "/resync_kind")? == "delta", "{session:#}");
+            Ok(())
+        })?;
+        // Many whole cuts between two of the link.
+        pair.primary.cli(&["session", "set", GROUP, "--cut-interval", "100ms"])?;
+    }
+    ensure!(moved >= 2, "the mirror was found at {moved} different points");
+    Ok(())
+}
+
+/// Promotes a copy that is known to lack the newest writes.
+fn promote_outdated(site: &Site) -> Result<()> {
+    let command = ["failover", "plan", GROUP, "--accept", "outdated"];
+    let planned =
+        site.wait_for(&command, SOON, |plan| plan.pointer("/token").is_some_and(Value::is_string))?;
+    let token = text(&planned, "/token")?;
+    site.cli(&["failover", "run", GROUP, "--token", &token])?;
+    Ok(())
+}
+
 /// How each volume's session was brought up to date last: kind and bytes.
 fn copied(site: &Site, volume: &str) -> Result<(String, u64)> {
     let session = site.cli(&["session", "show", volume])?;

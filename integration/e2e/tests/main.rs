@@ -15,6 +15,7 @@ mod groups;
 mod hostile;
 mod metrics;
 mod modes;
+mod moves;
 mod operator;
 mod pair;
 mod random;

@@ -200,7 +200,9 @@ impl Attachment {
                 if pending.is_plain() {
                     held = Sites::one(self.process.site);
                 }
-                let unsure = self.process.lost_ms.get() == Some(world.now_ms());
+                let lost_ms = self.process.lost_ms.get();
+                let unsure = lost_ms == Some(world.now_ms());
+                self.check_not_halted(world, pending, lost_ms);
                 self.branch.borrow_mut().acknowledge(now, *op, (held, unsure), *fua);
                 if let Some((chain, step)) = step {
                     world.chains.borrow_mut()[*chain].acknowledged(*step);
@@ -219,6 +221,22 @@ impl Attachment {
                 world.stats.borrow_mut().reads += 1;
                 self.compare(world, pending, *extent, &segments);
             }
+        }
+    }
+
+    /// P1: a change that was asked for after a mirror was lost is not acknowledged while hosts may
+    /// not go on without that mirror.
+    fn check_not_halted(&self, world: &World, pending: &Pending, lost_ms: Option<u64>) {
+        let halted = |group: &Group| group.status().serving == mirror::Serving::Halted;
+        if pending.is_plain() || !self.process.group().is_some_and(|group| halted(&group)) {
+            return;
+        }
+        let waited = u64::try_from(pending.at.elapsed().as_millis()).expect("a short while");
+        let asked_ms = world.now_ms() - waited;
+        if lost_ms.is_none_or(|lost_ms| asked_ms > lost_ms) {
+            let host = self.host;
+            let text = format!("host {host}: {:?} done while halted", pending.asked);
+            world.fail("P1", text);
         }
     }
 

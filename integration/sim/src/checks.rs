@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use block::Quality;
-use mirror::{Consent, Phase, Role, Serving};
+use mirror::{Consent, LegStatus, Phase, Role, Serving};
 
 use crate::attachment::whole_value;
 use crate::chain::Chain;
 use crate::disks::Image;
 use crate::model::Branch;
+use crate::operator;
 use crate::platter::SECTOR_BYTES;
 use crate::site::{Promotion, Served};
 use crate::world::World;
@@ -89,10 +90,14 @@ impl World {
         }
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
+        // What it kept is given up with its promotion.
+        state.points.borrow_mut().clear();
+        state.at_point.set(false);
+        state.overwritten.set(None);
         state.rolled_back.set(false);
         state.unconsented.set([0; 3]);
         self.check_content(site, &image);
-        let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
+        let quality = promotion.map_or(Quality::InSync, |promotion| promotion.worth());
         if !is_half(quality) && !state.unaware.take() {
             self.check_chains(site, &image);
         }
@@ -104,9 +109,19 @@ impl World {
     /// The content that a promoted copy has from now on.
     fn turned_into(&self, site: usize, promotion: Option<Promotion>, image: &Image) -> Turned {
         let state = &self.sites[site];
-        let quality = promotion.map_or(Quality::InSync, |promotion| promotion.quality);
+        let quality = promotion.map_or(Quality::InSync, |promotion| promotion.worth());
         let planned = promotion.is_none();
         let from = promotion.map_or(self.yielding.get(), |promotion| promotion.from);
+        let at_cut =
+            quality == Quality::Consistent || quality == Quality::Outdated && state.at_point.get();
+        let goes_back = promotion.is_some_and(|promotion| promotion.goes_back().is_some());
+        if goes_back {
+            self.stats.borrow_mut().ways_back += 1;
+            self.note_way_back(site);
+        }
+        if at_cut && !planned {
+            return self.turned_back(site, from.unwrap_or(site), image);
+        }
         let handed = state.handed.take().filter(|_| planned && from == Some(site));
         if let Some(branch) = handed {
             // It asked another to take over, was not answered, and goes on by itself.
@@ -129,25 +144,30 @@ impl World {
         {
             let old = from.unwrap_or(site);
             // What the old primary lost with its power it cannot have sent since.
-            let kept = if self.sites[old].rolled_back.get() && self.served_by(old, &chosen) {
+            let kept = if self.sites[old].rolled_back.get() && self.is_served_by(old, &chosen) {
                 chosen.borrow().without_unflushed(old)
             } else {
                 chosen.borrow().clone()
             };
+            let overwritten = state.overwritten.get().filter(|_| goes_back);
+            let kept = overwritten.map_or_else(|| kept.clone(), |moment| kept.up_to(moment));
             let complete = fits(self, &kept, image).is_ok();
             let lacking = if complete { 0 } else { chosen.borrow().lacking(site) };
             let now = self.count();
             let branch = if half {
                 lossless = false;
-                chosen.borrow().without_unflushed(site).promoted(now, site, old, planned)
+                chosen.borrow().without_unflushed(site)
+            } else if let Some(moment) = overwritten {
+                chosen.borrow().up_to(moment)
             } else {
-                chosen.borrow().promoted(now, site, old, planned)
+                chosen.borrow().clone()
             };
+            let branch = branch.promoted(now, site, old, planned);
             if lacking > 0 {
                 lossless = false;
                 self.note_hole(site, lacking);
             }
-            if !planned && old != site && !(complete && self.served_by(old, &chosen)) {
+            if !planned && old != site && !(complete && self.is_served_by(old, &chosen)) {
                 self.note_unconsented(site, old);
             }
             if planned {
@@ -157,12 +177,33 @@ impl World {
             }
             return Turned { branch: Rc::new(RefCell::new(branch)), lossless };
         }
+        self.forced(site, own.or(candidates.into_iter().next()), image)
+    }
+
+    /// Whatever a copy holds is the content now.
+    fn forced(&self, site: usize, base: Option<Served>, image: &Image) -> Turned {
         self.stats.borrow_mut().forced += 1;
-        self.log(format_args!("{}: whatever is here is the content now", state.name));
+        let name = self.sites[site].name;
+        self.log(format_args!("{name}: whatever is here is the content now"));
         let any = self.sites.iter().find_map(|site| site.branch.borrow().clone());
-        let base = own.or(candidates.into_iter().next()).or(any);
-        let mut branch = base.expect("somebody was primary").borrow().clone();
+        let mut branch = base.or(any).expect("somebody was primary").borrow().clone();
         branch.rebase(|volume, sector| image.peek(volume, sector));
+        Turned { branch: Rc::new(RefCell::new(branch)), lossless: false }
+    }
+
+    /// The content of a copy that went back to the cut that it keeps (rule 8).
+    fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
+        self.stats.borrow_mut().cut_promotions += 1;
+        let fitting = |content: &Branch| fits(self, content, image);
+        let Some(content) = self.went_back(site, fitting) else {
+            let name = self.sites[site].name;
+            self.fail("P1", format!("{name} went back to a cut that it was never sent"));
+            let own = self.sites[site].branch.borrow().clone();
+            let branch = own.unwrap_or_else(|| Rc::new(RefCell::new(Branch::new(&[]))));
+            return Turned { branch, lossless: false };
+        };
+        self.note_given_up(site, old, &content);
+        let branch = content.promoted(self.count(), site, old, false);
         Turned { branch: Rc::new(RefCell::new(branch)), lossless: false }
     }
 
@@ -191,10 +232,6 @@ impl World {
         newest.or_else(|| candidates.iter().find(is_of)).or(candidates.last()).cloned()
     }
 
-    fn served_by(&self, site: usize, branch: &Served) -> bool {
-        self.sites[site].branch.borrow().as_ref().is_some_and(|own| Rc::ptr_eq(own, branch))
-    }
-
     /// The old primary acknowledged changes without the mirror that is promoted.
     fn note_hole(&self, site: usize, lacking: usize) {
         self.stats.borrow_mut().holes += 1;
@@ -219,12 +256,18 @@ impl World {
 
     /// A mirror joined: nothing of its own is left.
     pub(crate) fn on_joined(self: &Rc<Self>, site: usize, joined: usize) {
-        let (state, other) = (&self.sites[site], &self.sites[joined]);
         self.stats.borrow_mut().joins += 1;
         if let Some(branch) = self.serve_branch(site) {
             branch.borrow_mut().joined(joined);
-            *other.follows.borrow_mut() = Some(branch);
+            *self.sites[joined].follows.borrow_mut() = Some(branch);
         }
+        self.sites[joined].points.borrow_mut().clear();
+        self.overwritten(site, joined);
+    }
+
+    /// A mirror's copy is its primary's: nothing of its own is left.
+    pub(crate) fn overwritten(&self, site: usize, joined: usize) {
+        let (state, other) = (&self.sites[site], &self.sites[joined]);
         let unconsented = other.unconsented.take()[site];
         if unconsented > 0 {
             let text = format!(
@@ -236,6 +279,9 @@ impl World {
         *other.branch.borrow_mut() = None;
         *other.offered.borrow_mut() = None;
         *other.handed.borrow_mut() = None;
+        other.promotion.set(None);
+        other.at_point.set(false);
+        other.overwritten.set(None);
         other.rolled_back.set(false);
         other.intact.set(false);
         other.unaware.set(false);
@@ -306,7 +352,9 @@ impl World {
             let theirs = status.iter().find(|(site, _)| site == mirror);
             theirs.is_none_or(|(_, theirs)| theirs.epoch <= primary.epoch)
         };
-        let legs = primary.legs.iter().filter(|leg| leg.phase == Phase::Equivalent);
+        let is_equal =
+            |leg: &&LegStatus| leg.phase == Phase::Equivalent || operator::is_caught_up(leg);
+        let legs = primary.legs.iter().filter(is_equal);
         let mirrors = legs.filter_map(|leg| self.site_of(leg.gateway)).filter(is_mirror).collect();
         Some((*site, mirrors))
     }

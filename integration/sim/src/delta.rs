@@ -21,6 +21,8 @@ use block::{
 };
 use tokio::time::Instant;
 
+use crate::model::Moment;
+use crate::points::CutName;
 use crate::world::World;
 
 /// What was issued this short before a link was found to be dead may not have been sent on it.
@@ -40,8 +42,19 @@ pub(crate) struct Delta {
     lately: VecDeque<(Instant, Vec<Block>)>,
     /// Bytes that were copied on the last link.
     moved: u64,
+    /// What was changed since they were equal last, or since the cut that one of them keeps: by the
+    /// cuts that were sent since. A copy that goes back to the cut lacks all of it.
+    segments: VecDeque<Segment>,
     /// The primary and its epoch when they were equal last, while its leg was there ever since.
     joined: Option<(usize, u64)>,
+}
+
+/// What was changed from one cut to the next.
+#[derive(Debug, Default)]
+struct Segment {
+    /// The cut that it begins with.
+    cut: Option<CutName>,
+    blocks: BTreeSet<Block>,
 }
 
 /// A primary's link to one of its mirrors, whose copies are counted.
@@ -53,6 +66,11 @@ pub(crate) struct Meter {
     /// Sent and not acknowledged.
     unacked: BTreeSet<Seq>,
     newest: Seq,
+    /// Its name among all links.
+    name: Moment,
+    /// Everything that was acknowledged up to here was on its way before the newest host's change
+    /// that was sent; or before the link was open, and then the copier has been there.
+    sure: Moment,
     /// Sent and not durable there, as far as was heard.
     undurable: VecDeque<(Seq, Vec<Block>)>,
     /// Flushes under way, with the change up to which each one covers.
@@ -62,6 +80,11 @@ pub(crate) struct Meter {
 fn blocks_of(volume: usize, extent: Extent) -> Vec<Block> {
     let blocks = extent.blocks();
     (blocks.first()..blocks.end()).map(|block| (volume, block)).collect()
+}
+
+/// A host's change begins with its value, which is the moment at which it was asked for.
+fn first_word(data: &[u8]) -> Moment {
+    data.first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 fn key(a: usize, b: usize) -> (usize, usize) {
@@ -87,6 +110,42 @@ impl Delta {
 }
 
 impl World {
+    /// A cut is sent: what is under way may be in it or not.
+    pub(crate) fn begin_segment(&self, from: usize, to: usize, cut: CutName) {
+        let under_way = self.under_way(from);
+        let blocks = under_way.into_iter().flat_map(|(volume, extent)| blocks_of(volume, extent));
+        let segment = Segment { cut: Some(cut), blocks: blocks.collect() };
+        self.with_delta(from, to, |delta| delta.segments.push_back(segment));
+    }
+
+    /// A cut is kept.
+    pub(crate) fn end_segments(&self, from: usize, to: usize, cut: CutName) {
+        self.with_delta(from, to, |delta| {
+            if let Some(index) = delta.segments.iter().position(|s| s.cut == Some(cut)) {
+                delta.segments.drain(..index);
+            }
+        });
+    }
+
+    /// A copy went back to the point that it keeps.
+    pub(crate) fn note_way_back(&self, site: usize) {
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| {
+                let changed = delta.segments.iter().flat_map(|segment| &segment.blocks);
+                let changed: Vec<Block> = changed.copied().collect();
+                delta.blocks.extend(changed);
+            });
+        }
+    }
+
+    /// From here on a mirror may be sent what is not the next in order.
+    fn note_overwritten(&self, site: usize) {
+        let overwritten = &self.sites[site].overwritten;
+        if overwritten.get().is_none() {
+            overwritten.set(Some(self.count()));
+        }
+    }
+
     fn with_delta<T>(&self, a: usize, b: usize, act: impl FnOnce(&mut Delta) -> T) -> T {
         act(self.deltas.borrow_mut().entry(key(a, b)).or_default())
     }
@@ -96,6 +155,10 @@ impl World {
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 let blocks = blocks_of(volume, extent);
+                if delta.segments.is_empty() {
+                    delta.segments.push_back(Segment::default());
+                }
+                delta.segments.back_mut().expect("just put").blocks.extend(blocks.iter().copied());
                 if delta.open == 0 {
                     delta.blocks.extend(blocks);
                     return;
@@ -136,11 +199,20 @@ impl World {
     }
 
     /// P9: a mirror joined again. What it was sent is no more than what it can have lacked.
-    pub(crate) fn check_delta(self: &Rc<Self>, site: usize, joined: usize, leg: LegId) {
+    pub(crate) fn check_delta(
+        self: &Rc<Self>,
+        site: usize,
+        joined: usize,
+        leg: LegId,
+        equal: bool,
+    ) {
         let taken = self.with_delta(site, joined, |delta| {
             let max = delta.bytes_max();
             delta.blocks.clear();
             delta.extents.clear();
+            if equal {
+                delta.segments.clear();
+            }
             (std::mem::take(&mut delta.moved), max, delta.joined.take())
         });
         let (moved, max, before) = taken;
@@ -191,6 +263,8 @@ impl Meter {
             open: false,
             unacked: BTreeSet::new(),
             newest: Seq::ZERO,
+            name: world.count(),
+            sure: 0,
             undurable: VecDeque::new(),
             flushes: VecDeque::new(),
         }
@@ -203,16 +277,22 @@ impl Meter {
                     (resync, change, self.world.upgrade())
                 {
                     let [from, to] = self.sites;
+                    world.note_overwritten(to);
                     world.with_delta(from, to, |delta| delta.moved += data.len() as u64);
+                }
+                if let (false, Change::Write(data)) = (resync, change) {
+                    self.sure = self.sure.max(first_word(data));
                 }
                 self.note(*seq, usize::from(*volume), *extent);
             }
+            Message::Cut { seq, .. } => self.cut(*seq),
             Message::Compare { seq, volume, extent, .. } => {
                 self.note(*seq, usize::from(*volume), *extent);
             }
             Message::Promote { .. } => {
                 if let Some(world) = self.world.upgrade() {
                     let [from, to] = self.sites.map(|site| &world.sites[site]);
+                    to.at_point.set(false);
                     *to.offered.borrow_mut() = from.branch.borrow().clone();
                 }
             }
@@ -232,6 +312,12 @@ impl Meter {
         process.is_none_or(|process| process.lost_ms.get() == Some(world.now_ms()))
     }
 
+    fn cut(&mut self, seq: Seq) {
+        let Some(world) = self.world.upgrade() else { return };
+        let [from, to] = self.sites;
+        world.on_cut_sent(from, to, (self.name, seq), self.sure);
+    }
+
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
         self.newest = self.newest.max(seq);
         self.unacked.insert(seq);
@@ -244,6 +330,8 @@ impl Meter {
                 self.open = true;
                 let [from, to] = self.sites;
                 if let Some(world) = self.world.upgrade() {
+                    self.sure = world.count();
+                    world.note_overwritten(to);
                     world.with_delta(from, to, |delta| {
                         delta.open += 1;
                         delta.moved = 0;
@@ -251,6 +339,13 @@ impl Meter {
                 }
             }
             Message::Acks(seqs) => self.unacked.retain(|seq| !seqs.contains(seq)),
+            Message::CutApplied { seq } => {
+                self.undurable.retain(|(sent, _)| sent > seq);
+                if let Some(world) = self.world.upgrade() {
+                    let [from, to] = self.sites;
+                    world.on_cut_kept(from, to, (self.name, *seq));
+                }
+            }
             Message::Compared { seq, .. } => self.unacked.retain(|unacked| unacked != seq),
             // The mirror's last words may come after the group gave it up, and are not heard there.
             Message::Durable { .. } if self.is_given_up() => {}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 use crate::sabotage::Sabotage;
+use crate::setup::Modes;
 use crate::stats::Stats;
 use crate::world::{Failure, World};
 use crate::{host, nemesis, operator};
@@ -37,16 +38,22 @@ pub struct Outcome {
 /// - P10 no assertion fails
 #[must_use]
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
-    perform(seed, sabotage, false)
+    run_in(Modes::default(), seed, sabotage)
+}
+
+/// The same, with legs of these modes.
+#[must_use]
+pub fn run_in(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
+    perform((seed, modes.of(seed)), sabotage, false)
 }
 
 /// The same, with every message and every request in the log.
 #[must_use]
-pub fn trace(seed: u64, sabotage: Sabotage) -> Outcome {
-    perform(seed, sabotage, true)
+pub fn trace(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
+    perform((seed, modes.of(seed)), sabotage, true)
 }
 
-fn perform(seed: u64, sabotage: Sabotage, traced: bool) -> Outcome {
+fn perform(seed: (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -83,10 +90,9 @@ async fn history(world: &Rc<World>) {
         world.happened("three gateways");
     }
     (0..world.sites.len()).for_each(|site| world.start(site));
-    let policy = world.setup.policy.clone();
     for mirror in world.others(0) {
         // One command at a time: the second one is asked when the first is recorded.
-        operator::ask(world, 0, operator::add_leg(world, mirror, policy.clone()));
+        operator::ask(world, 0, operator::add_leg(world, mirror, operator::policy(world, mirror)));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.sabotage.begin(world);

@@ -135,6 +135,10 @@ fn submit(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind, depth: usi
         }
     };
     let Some(volume) = group.volume(world.volumes[index]) else { return };
+    if let Some(store) = world.sabotage.bypass(&attachment.process, index) {
+        store.submit(&mut batch);
+        return;
+    }
     guarded(world, || volume.submit(&mut batch));
 }
 

@@ -28,6 +28,7 @@ mod nemesis;
 mod net;
 mod operator;
 mod platter;
+mod points;
 mod process;
 mod rng;
 mod sabotage;
@@ -38,7 +39,8 @@ mod stats;
 mod trace;
 mod world;
 
-pub use history::{Outcome, run, trace};
+pub use history::{Outcome, run, run_in, trace};
 pub use sabotage::Sabotage;
+pub use setup::Modes;
 pub use stats::{FAULTS, Stats};
 pub use world::Failure;

@@ -8,27 +8,41 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use twinspan_sim::{Outcome, Sabotage, Stats, run, trace};
+use twinspan_sim::{Modes, Outcome, Sabotage, Stats, run_in, trace};
 
 const USAGE: &str = "\
 twinspan-sim seeds COUNT [FIRST]   run the histories FIRST (0) to FIRST + COUNT
 twinspan-sim replay SEED           run one again and show its log
-twinspan-sim trace SEED            the same, with every message and every request";
+twinspan-sim trace SEED            the same, with every message and every request
+each after `sync`, `consistency`, `stack` or `mixed`: the modes of the legs, else any";
 
 /// Lines of a failed history that are shown at once.
 const TAIL_LINES: usize = 25;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let modes = match words.first() {
+        Some(&"sync") => Some(Modes::Sync),
+        Some(&"consistency") => Some(Modes::Consistency),
+        Some(&"stack") => Some(Modes::Stack),
+        Some(&"mixed") => Some(Modes::Mixed),
+        _ => None,
+    };
+    if modes.is_some() {
+        words.remove(0);
+    }
+    let modes = modes.unwrap_or_default();
     let number = |text: &str| text.parse::<u64>().ok();
     let done = match words[..] {
-        ["seeds", count] => number(count).map(|count| seeds(0, count)),
+        ["seeds", count] => number(count).map(|count| seeds(modes, 0, count)),
         ["seeds", count, first] => {
-            number(first).zip(number(count)).map(|(first, count)| seeds(first, count))
+            number(first).zip(number(count)).map(|(first, count)| seeds(modes, first, count))
         }
-        ["replay", seed] => number(seed).map(|seed| show(seed, &run(seed, Sabotage::None))),
-        ["trace", seed] => number(seed).map(|seed| show(seed, &trace(seed, Sabotage::None))),
+        ["replay", seed] => {
+            number(seed).map(|seed| show(seed, &run_in(modes, seed, Sabotage::None)))
+        }
+        ["trace", seed] => number(seed).map(|seed| show(seed, &trace(modes, seed, Sabotage::None))),
         _ => None,
     };
     match done {
@@ -42,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs them all; says whether all passed.
-fn seeds(first: u64, count: u64) -> bool {
+fn seeds(modes: Modes, first: u64, count: u64) -> bool {
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
     let sum = Mutex::new(Stats::default());
@@ -54,7 +68,7 @@ fn seeds(first: u64, count: u64) -> bool {
                 return;
             }
             let seed = first + index;
-            let outcome = run(seed, Sabotage::None);
+            let outcome = run_in(modes, seed, Sabotage::None);
             sum.lock().expect("no worker panics").add(&outcome.stats);
             if let Some(failure) = &outcome.failure {
                 println!("seed {seed} FAILED: {} {}", failure.property, failure.text);

@@ -7,6 +7,8 @@
 //! the old primary, in which what only the old primary had may be missing; both live on until one
 //! of them is resynchronised from the other.
 
+use std::collections::BTreeSet;
+
 use block::{BLOCK_BYTES, Extent};
 
 use crate::platter::SECTOR_BYTES;
@@ -165,6 +167,52 @@ impl Branch {
         }
     }
 
+    /// A mirror keeps all that was acknowledged up to a moment, on stable storage.
+    pub(crate) fn keep_at(&mut self, sure: Moment, site: usize) {
+        let one = Sites::one(site);
+        for op in self.ops.iter_mut().filter(|op| op.acked) {
+            if op.ended.is_some_and(|ended| ended <= sure) {
+                op.held = op.held.with(one);
+                op.flushed = op.flushed.with(one);
+            }
+        }
+    }
+
+    /// The branch of a mirror that keeps it as it was `at` a moment: what was asked for later is not
+    /// in it, and what was acknowledged up to `sure` is.
+    #[must_use]
+    pub(crate) fn as_of(&self, (at, sure): (Moment, Moment), site: usize) -> Self {
+        let mut branch = self.clone();
+        let count = branch.ops.partition_point(|op| op.issued <= at);
+        branch.ops.truncate(count);
+        for sector in branch.volumes.iter_mut().flatten().filter(|s| !s.ops.is_empty()) {
+            sector.ops.retain(|op| *op < count);
+        }
+        for op in &mut branch.ops {
+            op.acked &= op.ended.is_some_and(|ended| ended <= sure);
+            op.ended = Some(op.ended.map_or(at, |ended| ended.min(at)));
+            op.held = op.held.with(Sites::one(site));
+        }
+        branch
+    }
+
+    /// Of what was acknowledged after a moment, anything may be there or not.
+    #[must_use]
+    pub(crate) fn up_to(&self, moment: Moment) -> Self {
+        let mut branch = self.clone();
+        for op in &mut branch.ops {
+            op.acked &= op.ended.is_some_and(|ended| ended <= moment);
+        }
+        branch
+    }
+
+    /// How many of its acknowledged changes another branch cannot have.
+    #[must_use]
+    pub(crate) fn beyond(&self, other: &Self) -> usize {
+        let theirs: BTreeSet<Moment> = other.ops.iter().map(|op| op.issued).collect();
+        self.ops.iter().filter(|op| op.acked && !theirs.contains(&op.issued)).count()
+    }
+
     /// How many acknowledged changes a site lacks, as far as that is sure.
     #[must_use]
     pub(crate) fn lacking(&self, site: usize) -> usize {
@@ -295,5 +343,22 @@ mod tests {
         assert!(mirror.allows(0, 0, 11, 12).is_ok() && mirror.allows(0, 0, 0, 12).is_err());
         branch.lose_unflushed(0);
         assert!(branch.allows(0, 0, 0, 12).is_ok());
+    }
+
+    #[test]
+    fn a_cut_has_what_was_acknowledged_before_and_nothing_that_was_asked_for_later() {
+        let mut branch = Branch::new(&[4096]);
+        let place = Place { volume: 0, extent: Extent::new(0, 512).unwrap() };
+        let here = (Sites::one(0), false);
+        let first = branch.issue(1, place, 11, false);
+        branch.acknowledge(2, first, here, false);
+        let under_way = branch.issue(3, place, 12, false);
+        branch.acknowledge(5, under_way, here, false);
+        let later = branch.issue(6, place, 13, false);
+        branch.acknowledge(7, later, here, false);
+        let cut = branch.as_of((4, 4), 1).promoted(8, 1, 0, false);
+        assert!(cut.allows(0, 0, 11, 9).is_ok() && cut.allows(0, 0, 12, 9).is_ok());
+        assert!(cut.allows(0, 0, 0, 9).is_err() && cut.allows(0, 0, 13, 9).is_err());
+        assert_eq!(branch.beyond(&cut), 1);
     }
 }

@@ -7,7 +7,8 @@ mod network;
 use std::rc::Rc;
 use std::time::Duration;
 
-use mirror::{Command, Consent, Policy, Role, Split};
+use block::Mode;
+use mirror::{Command, Consent, LegStatus, Policy, Role, Split};
 
 use crate::operator;
 use crate::slow::Pace;
@@ -93,7 +94,9 @@ fn disaster(world: &Rc<World>) {
     down(world, site);
     let others: Vec<_> = world.others(site).collect();
     let chosen = world.rng.pick(&others);
-    let any = world.rng.chance(20);
+    // A mirror that follows behind is never promoted without consent.
+    let follows = world.setup.modes[chosen] != Mode::Sync;
+    let any = world.rng.chance(if follows { 75 } else { 20 });
     later(world, world.rng.millis(1, 5_000), move |world| {
         let needed = world.group(chosen).map(|g| operator::consent_for(&g.status()));
         let consent = needed.filter(|_| any).unwrap_or(Consent::InSync);
@@ -222,13 +225,21 @@ fn command(world: &Rc<World>) {
     let Some(group) = world.group(site) else { return };
     let status = group.status();
     let legs = status.legs;
+    if world.setup.switches && rng.chance(30) && !legs.is_empty() {
+        switch(world, site, &legs[rng.index(legs.len())]);
+        return;
+    }
     if let Some(leg) = legs.iter().find(|leg| leg.in_sync).filter(|_| rng.chance(35)) {
         operator::ask(world, site, Command::Reverse { leg: leg.leg });
         return;
     }
     let leg = if legs.is_empty() { None } else { Some(legs[rng.index(legs.len())].leg) };
     let Some(leg) = leg.or_else(|| block::LegId::new(0)) else { return };
+    let to = legs.iter().find(|found| found.leg == leg).and_then(|leg| world.site_of(leg.gateway));
+    let mode = world.setup.modes[to.unwrap_or(site)];
+    let switched = rng.pick(&[Mode::Sync, Mode::Consistency, Mode::Stack]);
     let policy = Policy {
+        mode: if world.setup.switches { switched } else { mode },
         split: if rng.chance(70) { Split::Automatic } else { Split::Manual },
         ..world.setup.policy.clone()
     };
@@ -251,6 +262,7 @@ fn command(world: &Rc<World>) {
             return;
         }
         75..80 => Command::SetPolicy { leg, policy },
+        80..83 if mode != Mode::Sync => Command::Transfer { leg },
         80..88 => Command::Verify { leg, bytes_per_second: rng.pick(&[64 << 10, 16 << 20]) },
         88..95 => {
             let volume = rng.index(world.volumes.len());
@@ -260,6 +272,14 @@ fn command(world: &Rc<World>) {
         _ => Command::RemoveLeg { leg },
     };
     operator::ask(world, site, command);
+}
+
+/// A running session gets another mode.
+fn switch(world: &Rc<World>, site: usize, leg: &LegStatus) {
+    world.happened("an operator switches the mode");
+    let mode = world.rng.pick(&[Mode::Sync, Mode::Consistency, Mode::Stack]);
+    let policy = Policy { mode, ..leg.policy };
+    operator::ask(world, site, Command::SetPolicy { leg: leg.leg, policy });
 }
 
 /// Hosts pause; if the copies are said to be equal, they are.

@@ -5,9 +5,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::Quality;
+use block::{Mode, Quality};
 use mirror::{
-    Cause, Command, Consent, GroupStatus, LinkState, Phase, Policy, Refusal, Role, Serving,
+    Cause, Command, Consent, GroupStatus, LegStatus, LinkState, Phase, Policy, Refusal, Role,
+    Serving, SessionState,
 };
 
 use crate::sabotage::Sabotage;
@@ -35,9 +36,15 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
         world,
         Box::pin(async move {
             let promotes = matches!(command, Command::Promote { .. });
+            if let Command::Promote { consent } = command {
+                note_promotion(&kept, site, consent);
+            }
             let answer = group.command(command).await;
             if promotes && answer != Err(Refusal::Busy) {
                 kept.sites[site].promoting.set(None);
+                if !matches!(answer, Ok(()) | Err(Refusal::Interrupted)) {
+                    kept.sites[site].promotion.set(None);
+                }
             }
             kept.log(format_args!("{name} answers: {answer:?}"));
         }),
@@ -46,15 +53,30 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
 
 /// Promotes the copy of a site.
 pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
-    let Some(group) = world.group(site) else { return };
-    let Some(process) = world.process(site) else { return };
-    let (status, state) = (group.status(), &world.sites[site]);
-    if status.role != Role::Primary && state.promoting.get() != Some(process.number) {
-        let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
-        state.promotion.set(Some(Promotion { consent, quality: status.quality, from }));
-        state.promoting.set(Some(process.number));
-    }
     ask(world, site, Command::Promote { consent });
+}
+
+/// A copy is about to be promoted: what it is just before.
+fn note_promotion(world: &World, site: usize, consent: Consent) {
+    let Some(process) = world.process(site) else { return };
+    let Some(group) = process.group() else { return };
+    let (status, state) = (group.status(), &world.sites[site]);
+    if status.role == Role::Primary || state.promoting.get() == Some(process.number) {
+        return;
+    }
+    let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
+    let kept = status.kept.map(|kept| kept.quality);
+    let promotion = Promotion { consent, quality: status.quality, kept, from };
+    if promotion.goes_back() == Some(Quality::Consistent) {
+        state.at_point.set(true);
+    }
+    state.promotion.set(Some(promotion));
+    state.promoting.set(Some(process.number));
+}
+
+/// The policies with which a site is mirrored to.
+pub(crate) fn policy(world: &World, to: usize) -> Policy {
+    Policy { mode: world.setup.modes[to], ..world.setup.policy }
 }
 
 /// The command that mirrors to a site.
@@ -108,7 +130,7 @@ pub(crate) async fn attend(world: Rc<World>) {
                 world.kill(site);
                 world.start(site);
             } else if status.role == Role::Primary
-                && let Some(leg) = status.legs.iter().find(|leg| leg.link == LinkState::Off)
+                && let Some(leg) = status.legs.iter().find(|leg| is_stopped(leg))
             {
                 let told = matches!(leg.cause, Some(Cause::SplitBrain { .. }));
                 ask(&world, site, Command::Resume { leg: leg.leg, discard: told });
@@ -146,7 +168,9 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     let has_leg = |to: &usize| ours.legs.iter().any(|l| l.gateway == world.sites[*to].gateway);
     if let Some(grow) = growth(world, site, status) {
         ask(world, site, grow);
-    } else if let Some(leg) = ours.legs.iter().find(|leg| leg.link == LinkState::Off) {
+    } else if let Some(leg) = ours.legs.iter().find(|leg| is_resting(leg) && !is_caught_up(leg)) {
+        ask(world, site, Command::Transfer { leg: leg.leg });
+    } else if let Some(leg) = ours.legs.iter().find(|leg| is_stopped(leg)) {
         let told = matches!(leg.cause, Some(Cause::SplitBrain { .. } | Cause::Refused(_)));
         ask(world, site, Command::Resume { leg: leg.leg, discard: told });
     } else if ours.serving == Serving::Halted
@@ -156,7 +180,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     } else if ours.serving == Serving::Yes
         && let Some(to) = world.others(site).find(|to| !has_leg(to))
     {
-        ask(world, site, add_leg(world, to, Policy::default()));
+        ask(world, site, add_leg(world, to, policy(world, to)));
     }
 }
 
@@ -164,7 +188,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
 /// refusal says.
 fn growth(world: &World, site: usize, status: &[GroupStatus]) -> Option<Command> {
     let ours = &status[site];
-    let refused = |leg: &&mirror::LegStatus| matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"));
+    let refused = |leg: &&LegStatus| matches!(&leg.cause, Some(Cause::Refused(why)) if why.contains("grow it there first"));
     let leg = ours.legs.iter().find(refused)?;
     let theirs = &status[world.site_of(leg.gateway)?];
     let mut volumes = ours.volumes.iter().zip(&theirs.volumes);
@@ -172,13 +196,25 @@ fn growth(world: &World, site: usize, status: &[GroupStatus]) -> Option<Command>
     Some(Command::Grow { volume: volume.volume, bytes: longer.bytes })
 }
 
+/// Whether it is between two transfers.
+fn is_resting(leg: &LegStatus) -> bool {
+    leg.policy.mode == Mode::Stack
+        && leg.link == LinkState::Off
+        && leg.state == SessionState::Active
+}
+
+fn is_stopped(leg: &LegStatus) -> bool {
+    leg.link == LinkState::Off && !is_resting(leg)
+}
+
+/// Whether a mirror that follows behind, or that rests, has everything.
+pub(crate) fn is_caught_up(leg: &LegStatus) -> bool {
+    (leg.phase == Phase::Following || is_resting(leg)) && leg.lag_ms == Some(0)
+}
+
 /// The least that an operator must accept to promote this copy.
 pub(crate) fn consent_for(status: &GroupStatus) -> Consent {
-    match status.quality {
-        Quality::InSync | Quality::Source => Consent::InSync,
-        Quality::Outdated | Quality::Consistent => Consent::Outdated,
-        Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
-    }
+    Consent::needed(status.quality, status.kept.is_some())
 }
 
 /// Why it does not come back.
@@ -199,7 +235,7 @@ fn explain(world: &World) {
         let status = group.status();
         let legs = status.legs.iter().map(|leg| {
             let phase: Phase = leg.phase;
-            (leg.state, phase, leg.link, leg.cause.clone(), leg.in_sync, leg.inflight_writes)
+            (leg.state, phase, leg.link, leg.cause.clone(), leg.policy.mode, leg.lag_ms)
         });
         let legs: Vec<_> = legs.collect();
         text += &format!(

@@ -128,7 +128,7 @@ impl Process {
             }),
             host_boot: state.host_boot.get().to_le_bytes(),
             heartbeat: world.heartbeat,
-            journals: mirror::Journals::in_memory(mirror::JournalLimits::default()),
+            journals: mirror::Journals::in_memory(world.setup.journal),
         }
     }
 
@@ -228,7 +228,7 @@ struct Counted(std::rc::Weak<World>);
 impl Generations for Counted {
     fn next(&self) -> Generation {
         let world = self.0.upgrade();
-        Generation::of(world.map_or(0, |world| u128::from(world.count())))
+        Generation::of(world.map_or(0, |world| world.sabotage.name(world.count())))
     }
 }
 

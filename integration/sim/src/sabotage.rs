@@ -12,9 +12,10 @@ use std::rc::Rc;
 
 use block::{Extent, Ledger, Link, Op, Open, Request, Store, Ticket};
 use bytes::Bytes;
-use mirror::{Command, Group, Role};
+use mirror::{Command, Group, Role, Serving};
 
 pub(crate) use self::medium::{Hiding, HidingDirectory};
+use crate::process::Process;
 use crate::world::World;
 
 /// Which rule is broken.
@@ -44,10 +45,18 @@ pub enum Sabotage {
     UncleanIsPromotable,
     /// Rule 5: one session of a group stops and the others go on.
     CutsApart,
+    /// Rule 5: a cut is sent ahead of changes that it covers.
+    CutsEarly,
     /// Rule 6: a primary that was replaced says that its epoch is the highest.
     RaisesEpoch,
     /// Rule 6: a gateway that is opened at a lower epoch follows all the same.
     EpochNotChecked,
+    /// Rule 6: two promotions of the same turn take the same epoch: it has no tag.
+    SharesEpoch,
+    /// Rule 9: a mirror says that it knows all in which it differs, whoever wrote there.
+    KnowsDifferences,
+    /// Rule 1: changes go on, to the copy here alone, while a mirror is missing that they wait for.
+    GoesOnHalted,
     /// Rule 7: a host writes to the copy of a mirror while its session runs.
     AttachesDestination,
     /// Rule 9: what mirrors lack is forgotten with the process.
@@ -88,6 +97,8 @@ impl Sabotage {
             | Self::DurableAtOnce
             | Self::FlushNotCarried
             | Self::CutsApart
+            | Self::CutsEarly
+            | Self::KnowsDifferences
             | Self::RaisesEpoch => Box::new(link::Liar::new(inner, self, number)),
             _ => inner,
         }
@@ -101,6 +112,18 @@ impl Sabotage {
             open.epoch = if serves { status.epoch.next(1) } else { status.epoch };
         }
         open
+    }
+
+    /// The name of the next history, of which a gateway's tag is a part.
+    pub(crate) fn name(self, count: u64) -> u128 {
+        let shift = if self == Self::SharesEpoch { u32::BITS } else { 0 };
+        u128::from(count) << shift
+    }
+
+    /// Who takes what a host asks of a group that refuses changes; `None`: the group, as always.
+    pub(crate) fn bypass(self, process: &Process, volume: usize) -> Option<Rc<dyn Store>> {
+        let halted = process.group().is_some_and(|g| g.status().serving == Serving::Halted);
+        (self == Self::GoesOnHalted && halted).then(|| process.store(volume))
     }
 
     /// What a group is asked.

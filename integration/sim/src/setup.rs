@@ -2,11 +2,41 @@
 
 use std::time::Duration;
 
-use mirror::{HeartbeatTimes, OnSlow, Policy, Recovery, Split};
+use block::Mode;
+use mirror::{HeartbeatTimes, JournalLimits, OnSlow, Policy, Recovery, Split};
 
 use crate::net::Path;
 use crate::rng::Rng;
 use crate::slow::Pace;
+
+/// Which modes the legs of a history have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Modes {
+    /// In every second history `sync`, in the others any of these.
+    #[default]
+    Any,
+    /// Every one is `sync`.
+    Sync,
+    /// Every one is `consistency`.
+    Consistency,
+    /// Every one is `stack`.
+    Stack,
+    /// Each has any, slow ones are degraded, and operators switch between them.
+    Mixed,
+}
+
+impl Modes {
+    /// Those of one history.
+    pub(crate) fn of(self, seed: u64) -> Self {
+        match (self, seed % 2, seed / 2 % 3) {
+            (Self::Any, 0, _) => Self::Sync,
+            (Self::Any, _, 0) => Self::Consistency,
+            (Self::Any, _, 1) => Self::Stack,
+            (Self::Any, ..) => Self::Mixed,
+            (some, ..) => some,
+        }
+    }
+}
 
 /// What a seed decides before anything happens.
 #[derive(Clone, Debug)]
@@ -21,6 +51,12 @@ pub(crate) struct Setup {
     pub(crate) path: Path,
     pub(crate) pace: [Pace; 3],
     pub(crate) policy: Policy,
+    /// The modes of the legs, by the site that they lead to.
+    pub(crate) modes: [Mode; 3],
+    /// Whether operators switch modes.
+    pub(crate) switches: bool,
+    /// What a send journal may hold.
+    pub(crate) journal: JournalLimits,
     pub(crate) heartbeat: HeartbeatTimes,
     /// How long faults go on.
     pub(crate) length: Duration,
@@ -35,7 +71,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn draw(rng: &Rng) -> Self {
+    pub(crate) fn draw(rng: &Rng, modes: Modes) -> Self {
         const KIB: u64 = 1024;
         let sizes = [256 * KIB, KIB * KIB, 8 * KIB * KIB, 9 * KIB * KIB];
         let volumes = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
@@ -47,6 +83,7 @@ impl Setup {
             ack_deadline_ms: rng.pick(&[1_500, 3_000, 8_000]),
             ..Policy::default()
         };
+        let policy = if modes == Modes::Sync { policy } else { follow(rng, modes, policy) };
         Self {
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,
@@ -55,6 +92,9 @@ impl Setup {
             path,
             pace: [pace(rng), pace(rng), pace(rng)],
             policy,
+            modes: [(); 3].map(|()| mode(rng, modes)),
+            switches: modes == Modes::Mixed && rng.chance(70),
+            journal: if modes == Modes::Sync { JournalLimits::default() } else { journal(rng) },
             heartbeat: heartbeat(rng),
             length: rng.millis(2_500, 10_000),
             fault_gap_ms: rng.pick(&[250, 800, 2_000]),
@@ -63,6 +103,31 @@ impl Setup {
             operators: rng.chance(60),
         }
     }
+}
+
+/// The policies of legs that follow behind, or may come to.
+fn follow(rng: &Rng, modes: Modes, policy: Policy) -> Policy {
+    let degrades = modes == Modes::Mixed && rng.chance(40);
+    Policy {
+        on_slow: if degrades { OnSlow::Degrade } else { policy.on_slow },
+        cut_interval_ms: rng.pick(&[100, 400, 1_000]),
+        transfer_every_s: rng.pick(&[0, 1, 1, 3]),
+        ..policy
+    }
+}
+
+fn mode(rng: &Rng, modes: Modes) -> Mode {
+    match modes {
+        Modes::Any | Modes::Sync => Mode::Sync,
+        Modes::Consistency => Mode::Consistency,
+        Modes::Stack => Mode::Stack,
+        Modes::Mixed => rng.pick(&[Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack]),
+    }
+}
+
+fn journal(rng: &Rng) -> JournalLimits {
+    let memory_bytes = rng.pick(&[256 << 10, 4 << 20, 64 << 20]);
+    JournalLimits { memory_bytes, spill_bytes: 0 }
 }
 
 fn pace(rng: &Rng) -> Pace {

@@ -9,7 +9,8 @@ use block::{GatewayId, Generation, Quality, VolumeId};
 use mirror::{Consent, found_primary, found_secondary};
 
 use crate::disks::Disks;
-use crate::model::Branch;
+use crate::model::{Branch, Moment};
+use crate::points::Points;
 use crate::process::Process;
 use crate::sabotage::Sabotage;
 use crate::setup::Setup;
@@ -24,6 +25,8 @@ pub(crate) type Served = Rc<RefCell<Branch>>;
 pub(crate) struct Promotion {
     pub(crate) consent: Consent,
     pub(crate) quality: Quality,
+    /// What the point is worth that it kept.
+    pub(crate) kept: Option<Quality>,
     /// Whom it followed.
     pub(crate) from: Option<usize>,
 }
@@ -47,6 +50,13 @@ pub(crate) struct Site {
     pub(crate) follows: RefCell<Option<Served>>,
     /// The content that a primary asked it to join last. That it did may be heard by nobody.
     pub(crate) offered: RefCell<Option<Served>>,
+    /// The cuts one of which it may keep.
+    pub(crate) points: RefCell<Points>,
+    /// Since when its copy may be overwritten out of order: of what was acknowledged later, the point
+    /// that it kept then has nothing for sure.
+    pub(crate) overwritten: Cell<Option<Moment>>,
+    /// It was asked to go back to a cut. It may have done so although it was not promoted then.
+    pub(crate) at_point: Cell<bool>,
     /// Its power was lost while it had the primary's content.
     pub(crate) rolled_back: Cell<bool>,
     /// It was in sync when its power was lost, and nothing was changed since.
@@ -95,6 +105,9 @@ impl Site {
             handed: RefCell::default(),
             follows: RefCell::default(),
             offered: RefCell::default(),
+            points: RefCell::default(),
+            overwritten: Cell::new(None),
+            at_point: Cell::new(false),
             rolled_back: Cell::new(false),
             intact: Cell::new(false),
             unaware: Cell::new(false),

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    ActivityExtent, BlockSet, Extent, Geometry, IoError, Ledger, Op, Recovery, Request, Run, Store,
-    Ticket, Usage, Volume,
+    ActivityExtent, BlockSet, Extent, Geometry, IoError, Ledger, Op, Recovery, Request, Run,
+    Snapshot, SnapshotId, Store, Ticket, Usage, Volume,
 };
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -39,10 +39,18 @@ enum Job {
     Io(Request),
     Activity(Vec<ActivityExtent>, Ticket),
     Grow(u64, Ticket),
+    Snapshot(SnapshotId, Ticket),
+    RollBack(SnapshotId, Ticket),
+    RemoveSnapshot(SnapshotId, Ticket),
 }
 
 impl Job {
     fn is_before(&self, later: &Self) -> bool {
+        let is_point = |job: &Self| matches!(job, Self::Snapshot(..) | Self::RollBack(..));
+        if is_point(self) || is_point(later) {
+            // What came before is in a snapshot, and what comes after it is not.
+            return true;
+        }
         match (self, later) {
             (Self::Io(a), Self::Io(b)) => match (a.op.extent(), b.op.extent()) {
                 (Some(a), Some(b)) => a.overlaps(b),
@@ -114,7 +122,21 @@ impl SlowStore {
                 Job::Activity(set, _) if done_anyway => {
                     self.inner.record_activity(&set, Ticket::ignored());
                 }
-                Job::Io(_) | Job::Activity(..) | Job::Grow(..) => {}
+                Job::Snapshot(id, _) if done_anyway => {
+                    self.inner.snapshot(id, Ticket::ignored());
+                }
+                Job::RollBack(id, _) if done_anyway => {
+                    self.inner.roll_back(id, Ticket::ignored());
+                }
+                Job::RemoveSnapshot(id, _) if done_anyway => {
+                    self.inner.remove_snapshot(id, Ticket::ignored());
+                }
+                Job::Io(_)
+                | Job::Activity(..)
+                | Job::Grow(..)
+                | Job::Snapshot(..)
+                | Job::RollBack(..)
+                | Job::RemoveSnapshot(..) => {}
             }
         }
     }
@@ -124,6 +146,9 @@ impl SlowStore {
             Job::Io(request) => self.inner.submit(&mut vec![request]),
             Job::Activity(set, ticket) => self.inner.record_activity(&set, ticket),
             Job::Grow(bytes, ticket) => self.inner.grow(bytes, ticket),
+            Job::Snapshot(id, ticket) => self.inner.snapshot(id, ticket),
+            Job::RollBack(id, ticket) => self.inner.roll_back(id, ticket),
+            Job::RemoveSnapshot(id, ticket) => self.inner.remove_snapshot(id, ticket),
         }
     }
 
@@ -193,6 +218,30 @@ impl Store for SlowStore {
 
     fn usage(&self) -> Usage {
         self.inner.usage()
+    }
+
+    fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.put(Job::Snapshot(id, ticket), self.pace.get().flush);
+    }
+
+    fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.put(Job::RemoveSnapshot(id, ticket), self.pace.get().record);
+    }
+
+    fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
+        self.put(Job::RollBack(id, ticket), self.pace.get().flush);
+    }
+
+    fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.inner.changed_since(id, from, limit)
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        self.inner.snapshots()
+    }
+
+    fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
+        self.inner.open_snapshot(id)
     }
 
     fn close(&self, ticket: Ticket) {

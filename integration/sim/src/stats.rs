@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 24] = [
+pub const FAULTS: [&str; 25] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -30,6 +30,7 @@ pub const FAULTS: [&str; 24] = [
     "a gateway is stopped in good order",
     "a machine is rebooted in good order",
     "an operator commands anything",
+    "an operator switches the mode",
 ];
 
 /// What happened, counted.
@@ -53,6 +54,12 @@ pub struct Stats {
     pub holes: u64,
     /// Promotions of a copy that was no point in time.
     pub forced: u64,
+    /// Promotions that went back to a kept point.
+    pub ways_back: u64,
+    /// Of these, or taken up after a crash, to a cut.
+    pub cut_promotions: u64,
+    /// Cuts that mirrors kept.
+    pub cuts: u64,
     /// Times that a mirror came to hold everything.
     pub joins: u64,
     /// Of these, after a copy of the difference, whose size was checked.
@@ -85,6 +92,9 @@ impl Stats {
             (&mut self.handovers, other.handovers),
             (&mut self.holes, other.holes),
             (&mut self.forced, other.forced),
+            (&mut self.ways_back, other.ways_back),
+            (&mut self.cut_promotions, other.cut_promotions),
+            (&mut self.cuts, other.cuts),
             (&mut self.joins, other.joins),
             (&mut self.deltas, other.deltas),
             (&mut self.delta_bytes, other.delta_bytes),
@@ -111,6 +121,9 @@ impl Stats {
             ("a planned swap", self.handovers),
             ("a promotion with a hole", self.holes),
             ("a forced promotion", self.forced),
+            ("a cut that is kept", self.cuts),
+            ("a promotion that goes back to a kept point", self.ways_back),
+            ("a promotion at a cut", self.cut_promotions),
             ("a delta", self.deltas),
             ("a split brain", self.split_brains),
         ];

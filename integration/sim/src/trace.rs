@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use block::{
     ActivityExtent, BlockSet, Extent, Geometry, Identity, IoError, Link, LinkError, LinkTraffic,
-    Message, Op, Recovery, Request, Run, Store, Ticket, Usage, Volume,
+    Message, Op, Recovery, Request, Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume,
 };
 
 use crate::world::World;
@@ -157,6 +157,35 @@ impl Store for TracedStore {
 
     fn usage(&self) -> Usage {
         self.inner.usage()
+    }
+
+    fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.log(format_args!("snapshot {id:?}"));
+        self.inner.snapshot(id, ticket);
+    }
+
+    fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.log(format_args!("remove snapshot {id:?}"));
+        self.inner.remove_snapshot(id, ticket);
+    }
+
+    fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
+        self.log(format_args!("roll back to {id:?}"));
+        self.inner.roll_back(id, ticket);
+    }
+
+    fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        let changed = self.inner.changed_since(id, from, limit);
+        self.log(format_args!("changed since {id:?}, from {from}: {changed:?}"));
+        changed
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        self.inner.snapshots()
+    }
+
+    fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
+        self.inner.open_snapshot(id)
     }
 
     fn close(&self, ticket: Ticket) {

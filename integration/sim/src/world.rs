@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
-use block::{GatewayId, GroupId, IoError, LegId, Link, Quality, SessionId, Store, VolumeId};
+use block::{GatewayId, GroupId, IoError, LegId, Link, Mode, Quality, SessionId, Store, VolumeId};
 use mirror::machine::Note;
-use mirror::{Group, HeartbeatTimes};
+use mirror::{Group, HeartbeatTimes, LegStatus};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -23,7 +23,7 @@ use crate::net::Net;
 use crate::process::Process;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
-use crate::setup::Setup;
+use crate::setup::{Modes, Setup};
 use crate::site::Site;
 use crate::stats::Stats;
 use crate::trace::{TracedLink, TracedStore};
@@ -83,9 +83,9 @@ pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: bool) -> Rc<Self> {
+    pub(crate) fn new((seed, modes): (u64, Modes), sabotage: Sabotage, traced: bool) -> Rc<Self> {
         let rng = Rc::new(Rng::new(seed));
-        let setup = Setup::draw(&rng);
+        let setup = Setup::draw(&rng, modes);
         let volumes: Vec<_> =
             (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
         let sized: Vec<_> = volumes.iter().copied().zip(setup.volumes.iter().copied()).collect();
@@ -300,7 +300,9 @@ impl World {
             process.unprotected.set((unprotected, since));
         }
         let all = !status.legs.is_empty() && since != Some(self.now_ms());
-        let legs = status.legs.iter().filter(|leg| all || leg.in_sync);
+        // Nothing waits for a mirror that follows behind.
+        let counts = |leg: &LegStatus| leg.policy.mode == Mode::Sync && !leg.degraded;
+        let legs = status.legs.iter().filter(|leg| (all && counts(leg)) || leg.in_sync);
         let sites = legs.filter_map(|leg| self.site_of(leg.gateway)).map(Sites::one);
         sites.fold(own, Sites::with)
     }
@@ -357,6 +359,11 @@ impl World {
                 self.spawn(async move { kept.look_at(site) });
             }
             Note::MirrorInSync { leg } => self.on_leg_joined(site, process, *leg),
+            Note::MirrorFollows { leg } => {
+                if let Some(joined) = self.leg_site(site, process, *leg) {
+                    self.check_delta(site, joined, *leg, false);
+                }
+            }
             Note::Fenced => self.on_fenced(site, process),
             Note::SplitBrain { .. } => {
                 self.stats.borrow_mut().split_brains += 1;
@@ -380,7 +387,6 @@ impl World {
             Note::Demoted => self.yielding.set(Some(site)),
             Note::Detached(_)
             | Note::Verified { .. }
-            | Note::MirrorFollows { .. }
             | Note::Degraded { .. }
             | Note::Transferred { .. }
             | Note::FencedOff { .. }
@@ -389,14 +395,16 @@ impl World {
         }
     }
 
+    fn leg_site(&self, site: usize, process: u64, leg: LegId) -> Option<usize> {
+        let current = self.process(site).filter(|current| current.number == process);
+        current.and_then(|current| current.leg_site(leg))
+    }
+
     /// A mirror joined: which site that is, its process was told when it dialled.
     fn on_leg_joined(self: &Rc<Self>, site: usize, process: u64, leg: LegId) {
-        let current = self.sites[site].process.borrow().clone();
-        let current = current.filter(|current| current.number == process);
-        let joined = current.and_then(|current| current.leg_site(leg));
-        if let Some(joined) = joined {
+        if let Some(joined) = self.leg_site(site, process, leg) {
             self.on_joined(site, joined);
-            self.check_delta(site, joined, leg);
+            self.check_delta(site, joined, leg, true);
         }
     }
 

@@ -4,7 +4,7 @@
 //! `cargo run -p twinspan-sim` runs more of them, and shows one.
 #![expect(clippy::print_stdout, reason = "what happened in them is worth knowing")]
 
-use twinspan_sim::{FAULTS, Outcome, Sabotage, Stats, run, trace};
+use twinspan_sim::{FAULTS, Modes, Outcome, Sabotage, Stats, run, trace};
 
 /// Parts that run at the same time.
 const PARTS: u64 = 8;
@@ -72,11 +72,11 @@ fn seeds_that_once_failed() {
     check(ONCE_BAD);
 }
 
-/// A run of 200 has every kind of fault and every kind of ending; one that never happens would
+/// A run of 400 has every kind of fault and every kind of ending; one that never happens would
 /// prove nothing.
 #[test]
-fn everything_happens_within_200_histories() {
-    let sum = check(10_000..10_200);
+fn everything_happens_within_400_histories() {
+    let sum = check(10_000..10_400);
     assert_eq!(sum.missing(), Vec::<&str>::new(), "these never happen: {sum:#?}");
     assert!(sum.faults.keys().all(|fault| FAULTS.contains(fault)), "{:?}", sum.faults);
 }
@@ -84,8 +84,12 @@ fn everything_happens_within_200_histories() {
 #[test]
 fn one_seed_is_one_history() {
     for seed in 0..25 {
-        let (first, second) = (trace(seed, Sabotage::None), trace(seed, Sabotage::None));
+        let (first, second) =
+            (trace(Modes::Any, seed, Sabotage::None), trace(Modes::Any, seed, Sabotage::None));
         assert!(first.log == second.log, "seed {seed} is not one history");
-        assert!(first.log != trace(seed + 1, Sabotage::None).log, "every history is the same");
+        assert!(
+            first.log != trace(Modes::Any, seed + 1, Sabotage::None).log,
+            "every history is the same"
+        );
     }
 }

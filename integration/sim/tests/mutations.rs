@@ -3,12 +3,13 @@
 //! A break that is not found means that the checks are blind there, not that the mirror is right.
 #![expect(clippy::print_stdout, reason = "the seed that noticed is worth knowing")]
 
-use twinspan_sim::{Sabotage, run};
+use twinspan_sim::{Modes, Sabotage, run_in};
 
 /// Seeds after which a break counts as unnoticed.
 const SEEDS: u64 = 2_000;
 
-fn found(sabotage: Sabotage) {
+fn found(modes: Modes, sabotage: Sabotage) {
+    let run = |seed, sabotage| run_in(modes, seed, sabotage);
     let bad = (0..SEEDS).find_map(|seed| run(seed, sabotage).failure.map(|why| (seed, why)));
     let (seed, why) = bad.expect("a broken rule is noticed");
     let whole = run(seed, Sabotage::None).failure;
@@ -18,7 +19,9 @@ fn found(sabotage: Sabotage) {
 }
 
 macro_rules! breaks {
-    ($($name:ident $sabotage:ident)*) => { $(#[test] fn $name() { found(Sabotage::$sabotage); })* };
+    ($($name:ident $sabotage:ident)*) => {
+        $(#[test] fn $name() { found(Modes::Sync, Sabotage::$sabotage); })*
+    };
 }
 
 breaks! {
@@ -34,9 +37,17 @@ breaks! {
     sessions_that_stop_at_different_cuts CutsApart
     an_epoch_that_nobody_gave RaisesEpoch
     an_epoch_that_is_not_checked EpochNotChecked
+    an_epoch_that_two_promotions_share SharesEpoch
+    a_mirror_that_knows_what_another_primary_wrote KnowsDifferences
+    changes_that_do_not_wait_for_a_missing_mirror GoesOnHalted
     a_mirror_that_a_host_writes_to AttachesDestination
     dirty_maps_that_are_forgotten ForgetsDirtyMaps
     a_copy_that_is_discarded_without_a_word DiscardsUnasked
     a_failed_sync_that_is_done_again RetriesSync
     a_failed_sync_that_counts_as_done IgnoresFailedSync
+}
+
+#[test]
+fn a_cut_that_is_sent_ahead_of_what_it_covers() {
+    found(Modes::Consistency, Sabotage::CutsEarly);
 }

@@ -31,6 +31,12 @@ pub(crate) enum Group {
         /// The volume: in a group of its own, not mirrored, not attached.
         volume: String,
     },
+    /// Show what each side wrote since they parted; what the other side has is asked of it now.
+    /// Exit code 0: nothing; 3: one side; 4: the other side is not known; 5: both sides
+    Diff {
+        /// The group.
+        group: String,
+    },
     /// Open this site's copy of a group to hosts, on its own, while its session is suspended
     Detach {
         /// The group.
@@ -93,4 +99,33 @@ pub(crate) struct Reprotect {
     pub(crate) discard: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+/// `twinspan migrate`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Migrate {
+    /// Say what a planned migration would do, and for how long hosts would wait. Exit code 7: it
+    /// cannot be run
+    Plan {
+        /// The group.
+        group: String,
+        /// The site that is to serve it, by name.
+        #[arg(long, value_name = "SITE")]
+        to: String,
+    },
+    /// Run a plan: hosts are held, what is in flight ends, the other site takes over. Exit code 1: it
+    /// was rolled back, hosts go on here
+    Run {
+        /// The group.
+        group: String,
+        /// The plan's token.
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+        /// How long hosts may be held before the other site is asked; then it is rolled back.
+        #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+        drain: Duration,
+        /// How long to wait for all of it.
+        #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
+    },
 }

@@ -111,6 +111,28 @@ pub(crate) enum Session {
         /// Which.
         session: String,
     },
+    /// Bring a group back to its original site, with what was written to the copy at this one: the
+    /// copy becomes the source, the original site follows, roles are swapped. Run it again if it was
+    /// cut short
+    Restore {
+        /// The group; asked of the site whose copy is brought back.
+        group: String,
+        /// The original site, if it is not clear which one it is.
+        #[arg(long, value_name = "SITE")]
+        to: Option<String>,
+        /// Agree that what only the original site has is overwritten; a snapshot of it is kept.
+        #[arg(long)]
+        discard: bool,
+        /// Only say what it would do. Exit code 7: it cannot be run so.
+        #[arg(long)]
+        dry_run: bool,
+        /// Forget that it was begun; the group stays as it is.
+        #[arg(long, conflicts_with_all = ["to", "discard", "dry_run"])]
+        give_up: bool,
+        /// How long to wait for it; it goes on when that is over.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
+    },
     /// Bring a mirror of mode `stack` to one later point
     Transfer {
         /// Which.

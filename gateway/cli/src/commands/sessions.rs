@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use api::units::{bytes_text, micros_text};
 use api::{
-    CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase, PlanRequest,
-    PolicyPatch, ReprotectRequest, ResumeSession, RunRequest, Session, SessionCreate, SessionList,
-    SessionState, VerifySession,
+    Check, CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase,
+    PlanRequest, PolicyPatch, ReprotectRequest, RestoreRequest, ResumeSession, RunRequest, Session,
+    SessionCreate, SessionList, SessionState, VerifySession,
 };
 use tokio::time::Instant;
 use ureq::http::Method;
 
-use super::segment;
+use super::{moves, segment};
 use crate::Outcome;
 use crate::args::{self, Format, Global, Wait};
 use crate::client::Client;
@@ -71,6 +71,14 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
                     format!("{session} is reversed: its source is the other site now")
                 }),
             }
+        }
+        args::Session::Restore { group, to, discard, dry_run, give_up, timeout } => {
+            let request = RestoreRequest { to: to.clone(), discard: *discard };
+            return match (give_up, dry_run) {
+                (true, _) => moves::give_restore_up(&client, group),
+                (false, true) => moves::plan_restore(&client, group, &request, global),
+                (false, false) => moves::restore(&client, (group, &request), *timeout, global),
+            };
         }
         args::Session::Transfer { session, wait } => {
             let begun: Session = client.post(&ask(session, "/transfer"), &nothing)?;
@@ -336,9 +344,9 @@ pub(crate) fn failover(command: &args::Failover, global: &Global) -> Outcome {
     }
 }
 
-fn plan_text(plan: &FailoverPlan, to: Option<&str>) -> String {
-    let mut out = format!("failover of {} to {}, as of {}\n", plan.group, plan.to, plan.as_of);
-    let rows = plan.checks.iter().enumerate().map(|(index, check)| {
+/// What was looked at, one line each.
+pub(super) fn checks_text(checks: &[Check]) -> String {
+    let rows = checks.iter().enumerate().map(|(index, check)| {
         let state = match check.state {
             CheckState::Ok => "ok",
             CheckState::Warning => "note",
@@ -352,7 +360,12 @@ fn plan_text(plan: &FailoverPlan, to: Option<&str>) -> String {
             check.detail.clone(),
         ]
     });
-    out.push_str(&table(&["", "STEP", "", ""], rows));
+    table(&["", "STEP", "", ""], rows)
+}
+
+fn plan_text(plan: &FailoverPlan, to: Option<&str>) -> String {
+    let mut out = format!("failover of {} to {}, as of {}\n", plan.group, plan.to, plan.as_of);
+    out.push_str(&checks_text(&plan.checks));
     let bytes = plan.at_risk_bytes.map_or_else(|| "UNKNOWN bytes".to_owned(), bytes_text);
     let seconds = plan
         .at_risk_seconds
@@ -408,7 +421,11 @@ fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Fai
 }
 
 /// Follows an operation to its end.
-fn follow(client: &Client, begun: &Operation, timeout: Duration) -> Result<Operation, Failure> {
+pub(super) fn follow(
+    client: &Client,
+    begun: &Operation,
+    timeout: Duration,
+) -> Result<Operation, Failure> {
     let until = Instant::now() + timeout;
     let path = format!("/api/v1/operations/{}", begun.id);
     loop {
@@ -426,7 +443,8 @@ fn follow(client: &Client, begun: &Operation, timeout: Duration) -> Result<Opera
     }
 }
 
-fn end(operation: &Operation, format: Format) -> Outcome {
+/// Shows how an operation ended.
+pub(super) fn end(operation: &Operation, format: Format) -> Outcome {
     match &operation.error {
         Some(problem) => {
             if format == Format::Table {

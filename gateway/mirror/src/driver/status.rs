@@ -2,9 +2,11 @@
 //!
 //! Invariant: an RPO is given only where it can be known; otherwise it is absent.
 
-use block::Quality;
+use block::{GatewayId, Quality};
 
 use super::Group;
+use crate::differences::Differences;
+use crate::machine::Event;
 use crate::status::{GroupStatus, LinkState, Role};
 
 impl Group {
@@ -55,6 +57,19 @@ impl Group {
             return Some(then);
         }
         Some(then + self.clock.unix_ms().saturating_sub(upstream.last_heard_ms?))
+    }
+
+    /// Where the mirror at that gateway may differ, by volume; `None` when this group has none there.
+    #[must_use]
+    pub fn differences(&self, gateway: GatewayId) -> Option<Vec<Differences>> {
+        self.core.borrow().machine.lacking(gateway)
+    }
+
+    /// Takes a planned swap of roles back whose mirror was not asked yet: hosts go on here, and
+    /// whoever commanded it is told that it was interrupted. One whose mirror was asked is not
+    /// touched, because only the mirror knows what became of it.
+    pub fn recall_handover(self: &std::rc::Rc<Self>) {
+        self.push_event(Event::Recall);
     }
 
     /// Who this gateway is.

@@ -152,10 +152,12 @@ impl Machine {
             Some(Pending::Suspend(waiting)) if waiting == leg => self.finish_command(Ok(()), out),
             Some(Pending::Remove(waiting)) if waiting == leg => {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
+                let shares = self.shares_history(leg);
                 let fresh = self.end_fresh(leg);
+                self.disown(leg);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
-                if self.begins_with_next {
+                if self.begins_with_next || shares {
                     // With the leg goes the knowledge that its mirror shares this history.
                     self.begin_alone(out);
                 }
@@ -177,6 +179,13 @@ impl Machine {
             }
             _ => {}
         }
+    }
+
+    /// Whether a mirror that hosts do not wait for holds a point of the history that is served now.
+    fn shares_history(&self, leg: LegId) -> bool {
+        let base = self.leg(leg).and_then(|leg| leg.base);
+        let current = self.lineage.as_ref().map(|lineage| lineage.current);
+        self.role == Role::Primary && base.is_some() && base == current
     }
 
     fn resume(&mut self, leg: LegId, discard: bool, out: &mut Vec<Effect>) -> Result<(), Refusal> {

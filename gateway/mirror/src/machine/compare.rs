@@ -3,7 +3,7 @@
 //! Invariant (rules 9 and 10): a delta only where every difference is known; nothing that only the
 //! mirror has is overwritten without an operator's word.
 
-use block::{LegId, Mode, Quality};
+use block::{Generation, LegId, Mode, Quality};
 
 use super::{Machine, Opening};
 use crate::lineage::{Lineage, Relation, relate};
@@ -38,9 +38,10 @@ impl Machine {
         };
         let relation = relate(ours, theirs.as_ref());
         let lost_bytes = state.lossy.unwrap_or(0) + theirs_bytes();
-        if matches!(relation, Relation::Behind { .. })
-            && state.lossy.is_some()
-            && lost_bytes > 0
+        // One that does not know in what it differs may have any number of them.
+        let has_more = lost_bytes > 0 || !opened.differences_known;
+        if let Relation::Behind { common } = relation
+            && ((state.lossy.is_some() && has_more) || self.has_given_up(leg, common))
             && !state.discard
         {
             // This gateway went back to a point that the other had left behind it (rule 10).
@@ -63,6 +64,24 @@ impl Machine {
             Relation::Unrelated => Err(Cause::Refused(
                 "the mirror holds an unrelated history of this volume".to_owned(),
             )),
+        }
+    }
+
+    /// Whether this gateway went back to a kept point of that history for another mirror than this
+    /// one: whoever followed it may hold what was given up, and how much that is nobody knows.
+    fn has_given_up(&self, leg: LegId, common: Generation) -> bool {
+        let others = self.legs.iter().flatten().filter(|other| other.id != leg);
+        let mut bases = others.filter(|other| other.lossy.is_some()).map(|other| other.base);
+        bases.any(|base| base == Some(common))
+    }
+
+    /// A leg is forgotten, and with it that its history was given up here in part. From now on that
+    /// history is none of ours: a copy that has it is overwritten only with a word (rule 10).
+    pub(super) fn disown(&mut self, leg: LegId) {
+        let given_up = self.leg(leg).filter(|leg| leg.lossy.is_some());
+        let base = given_up.and_then(|leg| leg.base);
+        if let (Some(base), Some(lineage)) = (base, &mut self.lineage) {
+            lineage.ancestors.retain(|ancestor| *ancestor != base);
         }
     }
 }

@@ -92,6 +92,11 @@ impl Cuts {
         self.steady_since_ms = None;
     }
 
+    /// Whether the mirror would be promoted at a point of this history.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
     /// The link is gone. What the mirror keeps, it keeps.
     pub(crate) fn end_flight(&mut self) {
         self.under_way.clear();

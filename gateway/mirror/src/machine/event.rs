@@ -227,6 +227,9 @@ pub enum Event {
     Dismissed,
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
+    /// Whoever began the planned swap of roles does not wait for it any longer: if its mirror was
+    /// not asked yet, it is taken back.
+    Recall,
     /// The witness answered an [`Effect::Arbitrate`], or did not.
     Arbitrated {
         /// Which.

@@ -115,6 +115,19 @@ impl Machine {
         }
     }
 
+    /// Nobody waits for the swap any longer. Until the mirror is asked nothing has happened.
+    pub(super) fn recall_handover(&mut self, out: &mut Vec<Effect>) {
+        let Role::Yielding(Yielding { step, .. }) = self.role else { return };
+        match step {
+            YieldStep::Draining | YieldStep::Flushing(_) => self.take_back(out),
+            // The record that asks for it is on its way; what comes after it is the mirror's word.
+            YieldStep::Recording
+            | YieldStep::Asked
+            | YieldStep::TakingBack
+            | YieldStep::GoingOn => {}
+        }
+    }
+
     /// The mirror was opened again at the old epoch: it did not take over.
     pub(super) fn take_back_handover(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         if let Role::Yielding(yielding) = self.role
@@ -144,7 +157,8 @@ impl Machine {
     pub(super) fn handover(&self) -> Option<crate::HandoverStatus> {
         let Role::Yielding(Yielding { leg, epoch, step }) = self.role else { return None };
         let unanswered = step == YieldStep::Asked && !self.live.has(leg);
-        Some(crate::HandoverStatus { leg, epoch, unanswered })
+        let drained = !matches!(step, YieldStep::Draining | YieldStep::Flushing(_));
+        Some(crate::HandoverStatus { leg, epoch, drained, unanswered })
     }
 
     /// The mirror was asked to take over and is gone, perhaps for good. An operator's word lets

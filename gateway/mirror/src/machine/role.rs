@@ -124,13 +124,7 @@ impl Machine {
         if self.is_following() && consent < Consent::Outdated {
             return Err(Refusal::PrimaryAlive);
         }
-        let enough = match self.quality {
-            Quality::InSync | Quality::Source => Consent::InSync,
-            Quality::Outdated | Quality::Consistent => Consent::Outdated,
-            Quality::Inconsistent if self.points.kept().is_some() => Consent::Outdated,
-            Quality::Inconsistent | Quality::Blank => Consent::Inconsistent,
-        };
-        if consent < enough {
+        if consent < Consent::needed(self.quality, self.points.kept().is_some()) {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
         if self.points.is_rolling_back() {
@@ -233,6 +227,8 @@ impl Machine {
         for leg in LegId::all() {
             let Some(state) = self.leg_mut(leg) else { continue };
             if state.wanted && state.stage == Stage::Off {
+                // It is called now, whatever pause it was in.
+                state.retry = None;
                 state.stage = Stage::Dialing;
                 out.push(Effect::Dial { leg });
             }

@@ -164,6 +164,13 @@ impl Machine {
 
     /// Why a primary of this epoch is sent away, whatever it brings.
     fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
+        // An epoch that is not recorded is nobody's yet: a primary that it fenced could stand alone
+        // if this gateway died now. It calls again, and hears it then.
+        if let Role::Promoting(_) = self.role {
+            return Some(self.promotion_goodbye());
+        }
+        let is_recording = self.latched
+            || matches!(self.role, Role::Yielding(Yielding { step: YieldStep::GoingOn, .. }));
         let known = match self.role {
             Role::Fenced { by } => by.max(self.epoch),
             Role::Primary
@@ -172,27 +179,21 @@ impl Machine {
             | Role::Promoting(_)
             | Role::Detached => self.epoch,
         };
-        // An epoch that is not recorded is nobody's yet: a primary that it fenced could stand alone
-        // if this gateway died now. It calls again, and hears it then.
-        let is_recording = self.latched
-            || matches!(self.role, Role::Yielding(Yielding { step: YieldStep::GoingOn, .. }));
-        if epoch < known && matches!(self.role, Role::Promoting(_)) {
-            return Some(self.promotion_goodbye());
-        }
-        if epoch < known && is_recording {
-            return Some(Goodbye::Suspended);
-        }
         if epoch < known {
-            return Some(Goodbye::Fenced { epoch: known });
+            return Some(if is_recording {
+                Goodbye::Suspended
+            } else {
+                Goodbye::Fenced { epoch: known }
+            });
         }
         match self.role {
-            Role::Promoting(_) => Some(self.promotion_goodbye()),
             Role::Primary | Role::Yielding(_) if epoch == self.epoch => {
                 Some(Goodbye::SplitBrain { theirs_bytes: 0 })
             }
             Role::Primary
             | Role::Yielding(_)
             | Role::Secondary
+            | Role::Promoting(_)
             | Role::Detached
             | Role::Fenced { .. } => None,
         }

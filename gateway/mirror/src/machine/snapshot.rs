@@ -255,6 +255,14 @@ impl Machine {
         }
     }
 
+    /// Where the mirror at that gateway may differ; `None` when it is no mirror of this group.
+    #[must_use]
+    pub fn lacking(&self, gateway: GatewayId) -> Option<Vec<crate::Differences>> {
+        let leg = self.legs.iter().flatten().find(|leg| leg.gateway == gateway)?;
+        let maps = self.volumes.iter().zip(&leg.dirty);
+        Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), leg.base)).collect())
+    }
+
     fn discarded_status(&self) -> Vec<DiscardedStatus> {
         let status = |point: &crate::record::Discarded| DiscardedStatus {
             snapshots: point.snapshots.clone(),
@@ -296,14 +304,15 @@ impl Machine {
             state: leg.state,
             phase: match leg.stage {
                 Stage::InSync if leg.is_clean() => Phase::Equivalent,
-                Stage::Following => Phase::Following,
+                // Before its first cut is applied, it would go back to a point of an older history.
+                Stage::Following if leg.cuts.is_confirmed() => Phase::Following,
                 stage if stage.is_live() => Phase::Copying,
                 _ if leg.base.is_none() => Phase::NoPair,
                 _ => Phase::Tracking,
             },
             in_sync: leg.stage == Stage::InSync,
             link: match leg.stage {
-                Stage::Off if leg.retry.is_none() => LinkState::Off,
+                Stage::Off if leg.retry.is_none() || !leg.wanted => LinkState::Off,
                 Stage::Off | Stage::Dialing | Stage::Leaving => LinkState::Connecting,
                 _ => LinkState::Connected,
             },

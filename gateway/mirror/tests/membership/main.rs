@@ -6,6 +6,8 @@
 #[path = "../two_gateways/link.rs"]
 mod link;
 mod members;
+#[path = "../two_gateways/parts.rs"]
+mod parts;
 mod world;
 
 use block::Op;

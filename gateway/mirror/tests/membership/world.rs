@@ -15,11 +15,12 @@ use bytes::Bytes;
 use store::memory::MemoryStore;
 use tokio::task::{AbortHandle, LocalSet};
 use twinspan_mirror::{
-    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, Leaver, LocalFuture,
-    Parts, Phase, Policy, Refusal, found_primary, found_secondary, regroup_mirror,
+    Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, Leaver, LocalFuture, Parts,
+    Phase, Policy, Refusal, found_primary, found_secondary, regroup_mirror,
 };
 
 use crate::link::{Cutter, pair};
+use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
 const GROUP: GroupId = GroupId::of(1);
 const VOLUME: VolumeId = VolumeId::of(2);
@@ -34,42 +35,6 @@ pub(crate) fn extent(offset: u64, len: u64) -> Extent {
 
 pub(crate) fn bytes(fill: u8, len: usize) -> Bytes {
     Bytes::from(vec![fill; len])
-}
-
-#[derive(Default)]
-struct MemoryLedger(RefCell<BTreeMap<String, Bytes>>);
-
-impl Ledger for MemoryLedger {
-    fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
-        Ok(self.0.borrow().get(key).cloned())
-    }
-
-    fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
-        for (key, value) in records {
-            match value {
-                Some(value) => self.0.borrow_mut().insert(key, value),
-                None => self.0.borrow_mut().remove(&key),
-            };
-        }
-        ticket.done();
-    }
-}
-
-struct Counted(Cell<u128>);
-
-impl Generations for Counted {
-    fn next(&self) -> Generation {
-        self.0.set(self.0.get() + 1);
-        Generation::of(self.0.get())
-    }
-}
-
-struct VirtualClock(tokio::time::Instant);
-
-impl Clock for VirtualClock {
-    fn unix_ms(&self) -> u64 {
-        1_000_000 + u64::try_from(self.0.elapsed().as_millis()).unwrap()
-    }
 }
 
 #[derive(Default)]
@@ -114,12 +79,6 @@ impl Dialer for NetDialer {
             Ok(Box::new(ours) as Box<dyn Link>)
         })
     }
-}
-
-/// A test may use what the product may not.
-#[expect(clippy::disallowed_methods, reason = "a test ends with its LocalSet")]
-fn spawn_local(task: impl Future<Output = ()> + 'static) -> tokio::task::JoinHandle<()> {
-    tokio::task::spawn_local(task)
 }
 
 /// The world.

@@ -9,6 +9,7 @@ mod detached;
 mod link;
 mod modes;
 mod mortal;
+mod parts;
 mod verify;
 mod world;
 

@@ -1,7 +1,6 @@
 //! A store and a ledger that die at a given step, and that can hold what is asked of them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{
@@ -10,6 +9,8 @@ use block::{
 };
 use bytes::Bytes;
 use store::memory::MemoryStore;
+
+use crate::parts::MemoryLedger;
 
 /// The life of one process, shared by everything that it owns.
 #[derive(Default)]
@@ -47,31 +48,16 @@ impl Life {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct MemoryLedger(RefCell<BTreeMap<String, Bytes>>);
-
-impl MemoryLedger {
-    pub(crate) fn put_now(&self, records: Vec<(String, Option<Bytes>)>) {
-        for (key, value) in records {
-            match value {
-                Some(value) => self.0.borrow_mut().insert(key, value),
-                None => self.0.borrow_mut().remove(&key),
-            };
-        }
-    }
-}
-
 pub(crate) struct MortalLedger(pub(crate) Rc<MemoryLedger>, pub(crate) Rc<Life>);
 
 impl Ledger for MortalLedger {
     fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
-        Ok(self.0.0.borrow().get(key).cloned())
+        self.0.get(key)
     }
 
     fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
         if self.1.step() {
-            self.0.put_now(records);
-            ticket.done();
+            self.0.put(records, ticket);
         } else {
             self.1.bury(ticket);
         }

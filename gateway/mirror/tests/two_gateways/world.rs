@@ -8,20 +8,21 @@ use std::time::Duration;
 
 use block::{
     Answer, BootId, Completions, Extent, GatewayId, Generation, Geometry, GroupId, Identity,
-    IoError, Link, LinkError, Message, Op, Quality, Request, Segment, SessionId, Store, Ticket,
-    Volume, VolumeId,
+    IoError, Ledger, Link, LinkError, Message, Op, Quality, Request, Segment, SessionId, Store,
+    Ticket, Volume, VolumeId,
 };
 use bytes::Bytes;
 use store::memory::MemoryStore;
 use tokio::task::{AbortHandle, LocalSet};
 use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
-    Clock, Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, JournalLimits,
-    Journals, LocalFuture, Parts, Phase, Policy, Refusal, found_primary, found_secondary,
+    Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, JournalLimits, Journals,
+    LocalFuture, Parts, Phase, Policy, Refusal, found_primary, found_secondary,
 };
 
 use crate::link::{Cutter, pair};
-use crate::mortal::{Life, MemoryLedger, MortalLedger, MortalStore};
+use crate::mortal::{Life, MortalLedger, MortalStore};
+use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
 const GROUP: GroupId = GroupId::of(1);
 /// Two volumes: what is one point in time is so over both.
@@ -33,23 +34,6 @@ pub(crate) fn extent(offset: u64, len: u64) -> Extent {
 
 pub(crate) fn bytes(fill: u8, len: usize) -> Bytes {
     Bytes::from(vec![fill; len])
-}
-
-struct Counted(Cell<u128>);
-
-impl Generations for Counted {
-    fn next(&self) -> Generation {
-        self.0.set(self.0.get() + 1);
-        Generation::of(self.0.get())
-    }
-}
-
-struct VirtualClock(tokio::time::Instant);
-
-impl Clock for VirtualClock {
-    fn unix_ms(&self) -> u64 {
-        1_000_000 + u64::try_from(self.0.elapsed().as_millis()).unwrap()
-    }
 }
 
 #[derive(Default)]
@@ -86,12 +70,6 @@ impl Dialer for NetDialer {
             Ok(Box::new(ours) as Box<dyn Link>)
         })
     }
-}
-
-/// A test may use what the product may not.
-#[expect(clippy::disallowed_methods, reason = "a test ends with its LocalSet")]
-fn spawn_local(task: impl Future<Output = ()> + 'static) -> tokio::task::JoinHandle<()> {
-    tokio::task::spawn_local(task)
 }
 
 /// The world.
@@ -133,7 +111,7 @@ impl World {
                 site: name.to_owned(),
             };
             let ledger = Rc::new(MemoryLedger::default());
-            ledger.put_now(vec![record]);
+            ledger.put(vec![record], Ticket::ignored());
             let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
             let stores = [MemoryStore::new(geometry), MemoryStore::new(geometry)];
             Site::open(identity, stores, ledger, generations, self)

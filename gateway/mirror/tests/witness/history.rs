@@ -13,7 +13,8 @@ use twinspan_mirror::{Command, Consent, Failover, GroupStatus, Mode, OnSlow, Pol
 use witness::memory::Fate;
 
 use crate::lies::Lie;
-use crate::world::{BYTES, Site, World, spawn_local};
+use crate::parts::spawn_local;
+use crate::world::{BYTES, Site, World};
 
 const STEPS: u64 = 60;
 const BLOCKS: u64 = BYTES / 4096;

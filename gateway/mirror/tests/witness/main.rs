@@ -8,6 +8,8 @@ mod lies;
 #[path = "../two_gateways/link.rs"]
 mod link;
 mod modes;
+#[path = "../two_gateways/parts.rs"]
+mod parts;
 mod world;
 
 use std::time::Duration;

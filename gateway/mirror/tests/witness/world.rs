@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, LocalSet};
 use tokio::time::Instant;
 use twinspan_mirror::machine::{Note, Terms};
 use twinspan_mirror::{
-    Arbitration, Clock, Command, Dialer, Failover, Generations, Group, GroupStatus, HeartbeatTimes,
+    Arbitration, Command, Dialer, Failover, Generations, Group, GroupStatus, HeartbeatTimes,
     JournalLimits, Journals, LocalFuture, Parts, Phase, Policy, Refusal, found_primary,
     found_secondary,
 };
@@ -28,47 +28,12 @@ use witness::memory::{Faults, Later, MemoryWitness, Millis};
 
 use crate::lies::Lie;
 use crate::link::{Cutter, pair};
+use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
 const VOLUME: VolumeId = VolumeId::of(2);
 pub(crate) const BYTES: u64 = 16 << 20;
 pub(crate) const HOLD_MS: u64 = 5_000;
-
-#[derive(Default)]
-struct MemoryLedger(RefCell<BTreeMap<String, Bytes>>);
-
-impl Ledger for MemoryLedger {
-    fn get(&self, key: &str) -> Result<Option<Bytes>, IoError> {
-        Ok(self.0.borrow().get(key).cloned())
-    }
-
-    fn put(&self, records: Vec<(String, Option<Bytes>)>, ticket: Ticket) {
-        for (key, value) in records {
-            match value {
-                Some(value) => self.0.borrow_mut().insert(key, value),
-                None => self.0.borrow_mut().remove(&key),
-            };
-        }
-        ticket.done();
-    }
-}
-
-struct Counted(Cell<u128>);
-
-impl Generations for Counted {
-    fn next(&self) -> Generation {
-        self.0.set(self.0.get() + 1);
-        Generation::of(self.0.get())
-    }
-}
-
-struct VirtualClock(Instant);
-
-impl Clock for VirtualClock {
-    fn unix_ms(&self) -> u64 {
-        1_000_000 + millis(self.0)
-    }
-}
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap()
@@ -139,12 +104,6 @@ impl Dialer for NetDialer {
             Ok(Box::new(ours) as Box<dyn Link>)
         })
     }
-}
-
-/// A test may use what the product may not.
-#[expect(clippy::disallowed_methods, reason = "a test ends with its LocalSet")]
-pub(crate) fn spawn_local(task: impl Future<Output = ()> + 'static) -> tokio::task::JoinHandle<()> {
-    tokio::task::spawn_local(task)
 }
 
 /// The world.

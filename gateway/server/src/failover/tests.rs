@@ -1,6 +1,6 @@
 //! Plans say what stands in the way, and their tokens are bound to what they saw.
 
-use block::{Epoch, GatewayId, Generation, Seq};
+use block::{Epoch, GatewayId, Generation, GroupId, Seq};
 use mirror::{GroupCounters, Serving};
 
 use super::*;
@@ -47,7 +47,7 @@ fn planned(status: &GroupStatus, consent: Consent) -> (Plans, Clock, FailoverPla
 }
 
 fn is_blocked(plan: &FailoverPlan) -> bool {
-    plan.checks.iter().any(|check| check.state == CheckState::Blocked)
+    plans::is_blocked(&plan.checks)
 }
 
 #[tokio::test]
@@ -58,8 +58,8 @@ async fn a_dead_primary_is_not_needed_and_the_risk_is_honest() {
     assert_eq!((plan.at_risk_bytes, plan.at_risk_seconds), (None, Some(4.0)));
     assert_eq!((plan.epoch, plan.needs_none_of), (7, vec!["east".to_owned()]));
     let token = plan.token.unwrap();
-    assert_eq!(plans.redeem(&token, &status, &clock), Ok(Consent::InSync));
-    let again = plans.redeem(&token, &status, &clock).unwrap_err();
+    assert_eq!(redeem(&plans, &token, &status, &clock), Ok(Consent::InSync));
+    let again = redeem(&plans, &token, &status, &clock).unwrap_err();
     assert_eq!(again.0.code, Code::PlanToken.as_str());
 }
 
@@ -95,9 +95,9 @@ async fn a_plan_of_another_state_is_refused() {
     let token = plan.token.unwrap();
     let mut changed = status.clone();
     changed.upstream.as_mut().unwrap().link = LinkState::Connected;
-    let refused = plans.redeem(&token, &changed, &clock).unwrap_err();
+    let refused = redeem(&plans, &token, &changed, &clock).unwrap_err();
     assert_eq!(refused.0.code, Code::PlanToken.as_str());
-    assert_eq!(plans.redeem(&token, &status, &clock), Ok(Consent::InSync));
+    assert_eq!(redeem(&plans, &token, &status, &clock), Ok(Consent::InSync));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! What one gateway's control thread asks another's: about the two halves of a session, when one
-//! call of the REC dialect concerns both.
+//! call of the REC dialect concerns both, and about its part of a group before the group is moved.
 //!
 //! Invariant: the asker is proven by its certificate, and is answered only about halves whose other
 //! half it holds. Nobody waits longer than [`ANSWER_MAX`] for an answer.
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Gateway;
+use super::surveys::Survey;
 use crate::book::PeerEntry;
 use crate::numbers::Remote;
 use crate::refusal::Refused;
@@ -103,6 +104,11 @@ pub(crate) enum Question {
         /// The session.
         session: Uuid,
     },
+    /// How is your part of a group, and what did you write to it that I may lack?
+    Survey {
+        /// The group.
+        group: Uuid,
+    },
 }
 
 /// An answer.
@@ -121,6 +127,8 @@ pub(crate) enum Answer {
     },
     /// How the half is.
     Seen(Seen),
+    /// How the part is.
+    Surveyed(Survey),
     /// Done.
     Done,
     /// Not done.
@@ -153,6 +161,12 @@ impl Answer {
     /// When it is another.
     pub(crate) fn seen(self) -> Result<Seen, Refused> {
         if let Self::Seen(seen) = self { Ok(seen) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn survey(self) -> Result<Survey, Refused> {
+        if let Self::Surveyed(survey) = self { Ok(survey) } else { Err(unexpected()) }
     }
 }
 

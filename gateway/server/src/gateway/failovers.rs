@@ -26,7 +26,7 @@ fn compared(status: &GroupStatus, site: &str) -> Result<Option<String>, Refused>
     };
     match (&leg.cause, leg.state) {
         (Some(Cause::SplitBrain { theirs_bytes }), _) => {
-            Err(would_discard(status, leg, *theirs_bytes))
+            Err(would_discard(site, *theirs_bytes, discarding_reprotect(status)))
         }
         (Some(Cause::Refused(why)), _) => {
             Err(Refused::new(Code::MirrorRefused, format!("{site} refused: {why}")))
@@ -41,14 +41,16 @@ fn compared(status: &GroupStatus, site: &str) -> Result<Option<String>, Refused>
     }
 }
 
-fn would_discard(status: &GroupStatus, leg: &LegStatus, theirs_bytes: u64) -> Refused {
-    let detail = format!(
-        "{} has {} that this site lacks; they would be lost",
-        leg.site,
-        api::units::bytes_text(theirs_bytes)
-    );
-    Refused::new(Code::NeedsConsent, detail)
-        .next(format!("twinspan reprotect {} --discard", status.name))
+/// What only another site has would be overwritten, and nobody agreed to that; `next` is the call
+/// that does.
+pub(super) fn would_discard(site: &str, theirs_bytes: u64, next: String) -> Refused {
+    let bytes = api::units::bytes_text(theirs_bytes);
+    let detail = format!("{site} has {bytes} that this site lacks; they would be lost");
+    Refused::new(Code::NeedsConsent, detail).next(next)
+}
+
+fn discarding_reprotect(status: &GroupStatus) -> String {
+    format!("twinspan reprotect {} --discard", status.name)
 }
 
 impl Gateway {
@@ -82,7 +84,7 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let id = entry.group();
         let status = self.status_of(id).await?;
-        let consent = self.plans.redeem(token, &status, &self.clock)?;
+        let consent = failover::redeem(&self.plans, token, &status, &self.clock)?;
         let running = self.operations.begin("failover", &entry.name);
         let shown = running.snapshot();
         let gateway = Arc::clone(self);
@@ -108,9 +110,7 @@ impl Gateway {
         consent: mirror::Consent,
     ) -> Result<(), Refused> {
         running.step("raise the epoch and open the copy");
-        self.command(group, Command::Promote { consent }).await?;
-        let status = self.status_of(group).await?;
-        running.done(format!("primary at epoch {}", status.epoch));
+        let status = self.become_primary(running, group, consent).await?;
         running.step("export");
         if status.role != Role::Primary || status.serving != Serving::Yes {
             let detail = format!("the group is {:?}, serving {:?}", status.role, status.serving);
@@ -124,6 +124,19 @@ impl Gateway {
             exports.join(", ")
         });
         Ok(())
+    }
+
+    /// Promotes the copy here; its status then.
+    pub(super) async fn become_primary(
+        &self,
+        running: &mut Running,
+        group: GroupId,
+        consent: mirror::Consent,
+    ) -> Result<Arc<GroupStatus>, Refused> {
+        self.command(group, Command::Promote { consent }).await?;
+        let status = self.status_of(group).await?;
+        running.done(format!("primary at epoch {}", status.epoch));
+        Ok(status)
     }
 
     /// Brings the site that used to be the primary, or another that fell behind, up to date.
@@ -197,7 +210,11 @@ impl Gateway {
                 if let Some(Cause::SplitBrain { theirs_bytes }) = leg.cause
                     && !request.discard
                 {
-                    return Err(would_discard(status, leg, theirs_bytes));
+                    return Err(would_discard(
+                        &leg.site,
+                        theirs_bytes,
+                        discarding_reprotect(status),
+                    ));
                 }
                 let command = Command::Resume { leg: leg.leg, discard: request.discard };
                 Ok((leg.site.clone(), command))

@@ -39,18 +39,7 @@ impl Needs {
 }
 
 fn highest_epoch(status: &GroupStatus) -> Epoch {
-    match status.serving {
-        Serving::Fenced { by } => by.max(status.epoch),
-        Serving::Yes
-        | Serving::NotPrimary
-        | Serving::WaitingForMirror
-        | Serving::Halted
-        | Serving::NoWitness
-        | Serving::WaitingForWitness
-        | Serving::HandingOver
-        | Serving::Latched
-        | Serving::Detached => status.epoch,
-    }
+    status.serving.fenced_by().map_or(status.epoch, |by| by.max(status.epoch))
 }
 
 /// Whether the group's own word on this primary is no, whatever volumes it names.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use api::Code;
 use block::{GatewayId, Generation, GroupId, Identity, Quality, VolumeId};
-use mirror::{Command, Consent, GroupStatus, LegStatus, LinkState, Role, Serving, SessionState};
+use mirror::{Command, GroupStatus, LegStatus, LinkState, Role, Serving, SessionState};
 use store::VolumeRecord;
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use super::asks::{Answer, Question, Seen, Take};
 use super::{Gateway, Known};
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
+use crate::restore;
 use crate::status::Moment;
 
 /// A session, as this gateway holds it.
@@ -173,6 +174,10 @@ impl Gateway {
                 self.promote_half(&half, &carried).await?;
                 Ok(Answer::Done)
             }
+            Question::Survey { group } => {
+                let group = GroupId::from_uuid(group);
+                Ok(Answer::Surveyed(self.survey_for(group, peer).await?))
+            }
             Question::Release { session } => {
                 let half = self.half_with(session, peer).await?;
                 self.release_half(&half).await?;
@@ -199,20 +204,14 @@ impl Gateway {
         half: &Half,
         carried: &super::asks::Carried,
     ) -> Result<(), Refused> {
-        let consent = match half.status.quality {
-            Quality::InSync | Quality::Source => Consent::InSync,
-            // One that follows behind goes back to its newest cut.
-            Quality::Outdated | Quality::Consistent => Consent::Outdated,
-            Quality::Inconsistent if half.status.kept.is_some() => Consent::Outdated,
-            Quality::Inconsistent | Quality::Blank => {
-                let detail = format!(
-                    "the copy at {} is half copied and cannot be the source: let the session \
-                     become equivalent first",
-                    self.config.site.name
-                );
-                return Err(Refused::new(Code::NeedsConsent, detail));
-            }
-        };
+        let consent = restore::consent(&half.status).ok_or_else(|| {
+            let detail = format!(
+                "the copy at {} is half copied and cannot be the source: let the session become \
+                 equivalent first",
+                self.config.site.name
+            );
+            Refused::new(Code::NeedsConsent, detail)
+        })?;
         let group = half.entry.group();
         self.command(group, Command::Promote { consent }).await?;
         self.events.tell("group", &half.entry.name, "this site became the source: reversed");

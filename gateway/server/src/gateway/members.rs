@@ -56,6 +56,20 @@ fn gone(group: &GroupEntry) -> (String, Option<Bytes>) {
     (mirror::Group::record_key(group.group()), None)
 }
 
+/// Whether a volume shares its group with no other one.
+///
+/// # Errors
+/// [`Code::InGroup`].
+pub(super) fn require_own_group(group: &GroupEntry, volume: &VolumeEntry) -> Result<(), Refused> {
+    if group.volumes.len() <= 1 {
+        return Ok(());
+    }
+    let (count, of) = (group.volumes.len(), &group.name);
+    let detail = format!("{} is one of {count} volumes of group {of}", volume.name);
+    let next = format!("twinspan group remove {of} {}", volume.name);
+    Err(Refused::new(Code::InGroup, detail).next(next))
+}
+
 impl Gateway {
     /// Opens a group whose volumes somebody had open until a moment ago.
     ///
@@ -97,12 +111,7 @@ impl Gateway {
     /// [`Code::NotFound`], [`Code::InGroup`], [`Code::VolumeInUse`], [`Code::NotPrimary`].
     async fn find_movable(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let (group, volume) = self.find_volume(name)?;
-        if group.volumes.len() > 1 {
-            let (count, of) = (group.volumes.len(), &group.name);
-            let detail = format!("{} is one of {count} volumes of group {of}", volume.name);
-            let next = format!("twinspan group remove {of} {}", volume.name);
-            return Err(Refused::new(Code::InGroup, detail).next(next));
-        }
+        require_own_group(&group, &volume)?;
         let status = self.status_of(group.group()).await?;
         if status.role != Role::Primary {
             let detail = format!("{} is not served here: it cannot join a group", volume.name);

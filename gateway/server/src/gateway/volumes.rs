@@ -13,7 +13,7 @@ use mirror::{Command, Role, Serving};
 use store::{StoreError, VolumeRecord};
 use uuid::Uuid;
 
-use super::members::check_name;
+use super::members::{check_name, require_own_group};
 use super::{Gateway, Known};
 use crate::access;
 use crate::book::{GroupEntry, VolumeEntry};
@@ -326,12 +326,7 @@ impl Gateway {
     pub(crate) async fn delete_volume(&self, name: &str) -> Result<(), Refused> {
         let _alone = self.change_alone().await;
         let (group, volume) = self.find_volume(name)?;
-        if group.volumes.len() > 1 {
-            let (count, of) = (group.volumes.len(), &group.name);
-            let detail = format!("{} is one of {count} volumes of group {of}", volume.name);
-            let next = format!("twinspan group remove {of} {}", volume.name);
-            return Err(Refused::new(Code::InGroup, detail).next(next));
-        }
+        require_own_group(&group, &volume)?;
         let status = self.status_of(group.group()).await?;
         if !status.legs.is_empty() {
             let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();

@@ -190,6 +190,24 @@ impl ShardState {
         open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.hosts.get()).sum())
     }
 
+    /// Where the mirror at that gateway may differ from a group's volumes; `None` when the group has
+    /// no mirror there.
+    #[must_use]
+    pub(crate) fn lacking(
+        &self,
+        group: GroupId,
+        gateway: GatewayId,
+    ) -> Option<Vec<mirror::Differences>> {
+        self.group(group)?.group.differences(gateway)
+    }
+
+    /// Takes a planned swap of roles back, unless its mirror was asked already.
+    pub(crate) fn recall_handover(&self, group: GroupId) {
+        if let Some(open) = self.group(group) {
+            open.group.recall_handover();
+        }
+    }
+
     // === Groups ===
 
     /// Opens a group and its stores.

@@ -53,20 +53,13 @@ fn is_split(leg: &LegStatus) -> bool {
 }
 
 fn fenced(status: &GroupStatus, findings: &mut Vec<Finding>) {
-    let by = match &status.serving {
-        Serving::Fenced { by } if by.turn() == status.epoch.turn() => {
+    let own = status.epoch;
+    let by = match status.serving.fenced_by() {
+        Some(by) if by.turn() == own.turn() => {
             format!("epoch {by} was taken here and at another site, and the other one goes on")
         }
-        Serving::Fenced { by } => format!("epoch {} is fenced by {by}", status.epoch),
-        Serving::Yes
-        | Serving::NotPrimary
-        | Serving::WaitingForMirror
-        | Serving::Halted
-        | Serving::NoWitness
-        | Serving::WaitingForWitness
-        | Serving::HandingOver
-        | Serving::Latched
-        | Serving::Detached => format!("epoch {} is fenced", status.epoch),
+        Some(by) => format!("epoch {own} is fenced by {by}"),
+        None => format!("epoch {own} is fenced"),
     };
     let cause = format!("{by}: the group was promoted at another site; nobody is served here");
     findings.push((Health::AtRisk, explanation(Code::Fenced, cause)));

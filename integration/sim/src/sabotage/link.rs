@@ -69,6 +69,11 @@ impl Liar {
                 Some(Message::Flush { seq })
             }
             (message @ Message::Change { .. }, _) => self.change(message),
+            (cut @ Message::Cut { .. }, Sabotage::CutsEarly) => {
+                self.inner.push(cut);
+                self.release();
+                None
+            }
             (other, _) => {
                 self.release();
                 Some(other)
@@ -100,6 +105,10 @@ impl Liar {
                     self.inner.push(message);
                     before.into_iter().for_each(|message| self.inner.push(message));
                 }
+                None
+            }
+            (Sabotage::CutsEarly, false) => {
+                self.held_back.push(message);
                 None
             }
             (Sabotage::CutsApart, _) if volume == 0 && self.is_apart() => {
@@ -142,6 +151,10 @@ impl Liar {
                 self.unacked.retain(|seq| !seqs.contains(seq));
                 self.settle();
                 Message::Acks(seqs)
+            }
+            (Message::Opened(mut opened), Sabotage::KnowsDifferences) => {
+                opened.differences_known = true;
+                Message::Opened(opened)
             }
             (other, _) => other,
         }

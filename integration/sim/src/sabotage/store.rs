@@ -5,8 +5,8 @@
 use std::rc::Rc;
 
 use block::{
-    ActivityExtent, BlockSet, Extent, Geometry, IoError, Ledger, Recovery, Request, Run, Store,
-    Ticket, Usage, Volume,
+    ActivityExtent, BlockSet, Extent, Geometry, IoError, Ledger, Recovery, Request, Run, Snapshot,
+    SnapshotId, Store, Ticket, Usage, Volume,
 };
 use bytes::Bytes;
 
@@ -54,6 +54,30 @@ impl Store for Forgetful {
 
     fn usage(&self) -> Usage {
         self.0.usage()
+    }
+
+    fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.0.snapshot(id, ticket);
+    }
+
+    fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
+        self.0.remove_snapshot(id, ticket);
+    }
+
+    fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
+        self.0.roll_back(id, ticket);
+    }
+
+    fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.0.changed_since(id, from, limit)
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        self.0.snapshots()
+    }
+
+    fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
+        self.0.open_snapshot(id)
     }
 
     fn close(&self, ticket: Ticket) {

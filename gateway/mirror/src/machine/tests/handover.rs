@@ -124,3 +124,26 @@ fn a_restart_still_waits_and_the_word_still_frees_it() {
     assert!(!again.leg_record().in_sync, "the mirror is not counted on");
     assert!(again.leg_record().wanted, "and it is called again");
 }
+
+#[test]
+fn a_swap_that_is_recalled_before_the_mirror_is_asked_never_happened() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(Event::Command(Command::Reverse { leg: leg() }));
+    bench.change(1, at(1, 1));
+    assert_eq!(bench.answer(1), None, "hosts are held");
+    assert!(!bench.machine.status().handover.unwrap().drained);
+    bench.apply(Event::Recall).record();
+    assert_eq!(answered(&bench.out), Some(Err(Refusal::Interrupted)));
+    let status = bench.machine.status();
+    assert_eq!((status.role, status.serving), (Role::Primary, Serving::Yes));
+    assert_eq!((status.epoch.turn(), status.handover), (1, None));
+    assert!(status.legs[0].in_sync, "the mirror never noticed");
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Apply { .. })));
+}
+
+#[test]
+fn a_swap_whose_mirror_was_asked_is_not_recalled() {
+    let mut bench = Bench::unanswered();
+    bench.apply(Event::Recall).record();
+    assert_eq!(bench.machine.status().serving, Serving::HandingOver);
+}

@@ -286,3 +286,113 @@ fn rule_8_what_the_way_back_changes_is_recorded_before_anything_is_rolled_back()
     assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, 4096, "the old primary has them");
     assert_eq!(status.kept, None);
 }
+
+/// A mirror that went back to its kept point and is the primary now.
+fn went_back() -> Bench {
+    let mut bench = mirror_in_sync();
+    incoming(&mut bench, 1, true);
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 }).record();
+    bench.applied(1);
+    bench.apply(Event::UpstreamLost { orderly: false });
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
+    bench.apply(Event::Changed { result: Ok(vec![Vec::new()]) }).record();
+    bench.apply(Event::RolledBack { result: Ok(()) }).record();
+    assert_eq!(bench.machine.status().role, Role::Primary);
+    bench.take();
+    bench
+}
+
+/// The cause for which a mirror with the old primary's history is not brought up to date.
+fn cause_with(mut bench: Bench, gateway: u128) -> Option<Cause> {
+    let (gateway, site, sessions) =
+        (GatewayId::of(gateway), "west".to_owned(), vec![SessionId::of(7)]);
+    bench.apply(Event::Command(Command::AddLeg {
+        gateway,
+        site,
+        sessions,
+        policy: policy(Mode::Stack),
+    }));
+    bench.record();
+    let status = bench.machine.status();
+    let leg = status.legs.iter().find(|leg| leg.gateway == gateway).unwrap().leg;
+    let opened = Opened {
+        quality: Quality::Outdated,
+        generation: Some(Generation::of(1)),
+        ancestors: Vec::new(),
+        differences_known: true,
+    };
+    bench.apply(Event::LinkVersion { leg, version: block::CUTS_SINCE_VERSION });
+    let opening = Box::new(Opening { opened, differs: Vec::new() });
+    bench.apply(Event::Connected { leg, opening });
+    let status = bench.machine.status();
+    status.legs.iter().find(|found| found.leg == leg).unwrap().cause.clone()
+}
+
+/// The simulator lost 1206 acknowledged writes like this: a mirror of mode `stack` was promoted at
+/// its last transfer, an operator removed the session to the old primary and mirrored to it anew.
+/// With the session went the knowledge that the old primary had more, its history was one of ours,
+/// and it was overwritten without a word.
+#[test]
+fn rule_10_an_old_primary_whose_session_was_removed_is_overwritten_only_with_a_word() {
+    let mut bench = went_back();
+    bench.apply(Event::Command(Command::RemoveLeg { leg: leg() })).record().record();
+    assert!(bench.machine.status().legs.is_empty());
+    assert!(matches!(cause_with(bench, 8), Some(Cause::Refused(_) | Cause::SplitBrain { .. })));
+}
+
+/// A third site that followed the old primary may hold what was given up as well.
+#[test]
+fn rule_10_a_third_site_with_the_old_history_is_overwritten_only_with_a_word() {
+    assert!(matches!(cause_with(went_back(), 9), Some(Cause::SplitBrain { .. })));
+}
+
+/// The simulator lost 2155 acknowledged writes like this: the session to a mirror of mode `stack` was
+/// removed, the primary went on in the same history without keeping track, and the mirror was
+/// promoted at its last transfer. The old primary looked like one that was only behind.
+#[test]
+fn rule_10_a_primary_that_forgets_a_mirror_behind_it_goes_on_in_a_history_of_its_own() {
+    let mut bench = following();
+    let shared = bench.machine.status().generation;
+    bench.apply(Event::Command(Command::RemoveLeg { leg: leg() })).record().record();
+    assert!(bench.machine.status().legs.is_empty());
+    assert_ne!(bench.machine.status().generation, shared);
+}
+
+/// The same, when the old primary says that it does not know in what it differs.
+#[test]
+fn rule_10_an_old_primary_that_does_not_know_what_it_has_is_overwritten_only_with_a_word() {
+    let mut bench = went_back();
+    bench.apply(Event::Command(Command::Resume { leg: leg(), discard: false })).record();
+    let opened = Opened {
+        quality: Quality::Outdated,
+        generation: Some(Generation::of(1)),
+        ancestors: Vec::new(),
+        differences_known: false,
+    };
+    let opening = Box::new(Opening { opened, differs: Vec::new() });
+    bench.apply(Event::LinkVersion { leg: leg(), version: block::CUTS_SINCE_VERSION });
+    bench.apply(Event::Connected { leg: leg(), opening });
+    let cause = bench.machine.status().legs[0].cause.clone();
+    assert!(matches!(cause, Some(Cause::SplitBrain { .. })), "{cause:?}");
+}
+
+/// The simulator waited for minutes for a rested mirror that was said to be connecting: its journal
+/// had overflowed before, and the pause after that was still remembered.
+#[test]
+fn a_mirror_that_was_resumed_in_its_pause_and_rests_is_not_said_to_be_connecting() {
+    let mut bench = following();
+    bench.machine.set_journal(JournalLimits { memory_bytes: 8192, spill_bytes: 0 });
+    for write in 1..4 {
+        bench.change(write, at(write, 1)).applied(write);
+    }
+    let link = |bench: &Bench| bench.machine.status().legs[0].link;
+    assert_eq!(link(&bench), crate::status::LinkState::Connecting);
+    bench.apply(Event::Command(Command::Suspend { leg: leg() })).record();
+    assert_eq!(link(&bench), crate::status::LinkState::Off);
+    bench.take();
+    bench.apply(Event::Command(Command::Resume { leg: leg(), discard: false })).record();
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Dial { .. })));
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 9_000 });
+    assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Dial { .. })));
+}

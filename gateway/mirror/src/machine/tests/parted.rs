@@ -1,0 +1,114 @@
+//! Copies that went apart by event lists: who is fenced, and what a mirror knows of itself.
+
+use super::*;
+
+const NORTH: GatewayId = GatewayId::of(8);
+
+fn open(epoch: Epoch, generation: u128, ancestors: &[u128]) -> Box<Open> {
+    Box::new(Open {
+        group: GROUP,
+        name: "orders".to_owned(),
+        epoch,
+        generation: Generation::of(generation),
+        ancestors: ancestors.iter().map(|number| Generation::of(*number)).collect(),
+        volumes: vec![VolumeOffer {
+            volume: VOLUME,
+            session: SessionId::of(9),
+            name: "orders".to_owned(),
+            bytes: 64 << 20,
+        }],
+        discard: true,
+    })
+}
+
+/// Whether the mirror that was opened claims to know every block in which it differs.
+fn knows_its_differences(bench: &Bench) -> bool {
+    let found = bench.out.iter().find_map(|effect| match effect {
+        Effect::Accept { opened, .. } => Some(opened.differences_known),
+        _ => None,
+    });
+    found.expect("the group was opened")
+}
+
+fn refused(bench: &Bench) -> Option<&Goodbye> {
+    bench.out.iter().rev().find_map(|effect| match effect {
+        Effect::Refuse { goodbye } => Some(goodbye),
+        _ => None,
+    })
+}
+
+/// A mirror that joined what `from` serves.
+fn mirror_of(from: GatewayId, epoch: Epoch) -> Bench {
+    let mut bench = Bench::mirror();
+    let site = "west".to_owned();
+    bench.apply(Event::Opened { open: open(epoch, 2, &[1]), site, gateway: from }).record();
+    let (generation, ancestors) = (Generation::of(2), vec![Generation::of(1)]);
+    bench.apply(Event::Told { message: Message::Promote { generation, ancestors } }).record();
+    assert_eq!(bench.machine.status().quality, Quality::InSync);
+    bench.take();
+    bench
+}
+
+/// Found by the simulator: west and north were promoted by two operators, and this gateway followed
+/// west for a while. North, which the other operator chose, opened it with consent to discard. It
+/// had never been a primary, so it said that it had no differences of its own, and north sent those
+/// of north only: what west had written here stayed, under a status of equal copies.
+#[test]
+fn rule_9_what_another_primary_wrote_here_is_not_known() {
+    let epoch = Epoch::new(2);
+    let mut bench = mirror_of(WEST, epoch);
+    let diverged = open(epoch.next(7), 3, &[1]);
+    bench
+        .apply(Event::Opened { open: diverged, site: "north".to_owned(), gateway: NORTH })
+        .record();
+    assert!(!knows_its_differences(&bench));
+
+    // Also while it has joined nobody since: west may have written in its old history.
+    let mut bench = mirror_of(WEST, epoch);
+    let behind = open(epoch.next(7), 3, &[2, 1]);
+    bench.apply(Event::Opened { open: behind, site: "north".to_owned(), gateway: NORTH }).record();
+    assert!(!knows_its_differences(&bench));
+
+    // The primary that wrote it knows.
+    let mut bench = mirror_of(WEST, epoch);
+    let site = "west".to_owned();
+    bench.apply(Event::Opened { open: open(epoch, 2, &[1]), site, gateway: WEST }).record();
+    assert!(knows_its_differences(&bench));
+}
+
+/// Found by the simulator: two mirrors were promoted without having heard of each other, took the
+/// same number, and both went on acknowledging at it when they met.
+#[test]
+fn rule_6_of_two_that_take_the_same_turn_one_is_fenced() {
+    let bench = Bench::primary();
+    let own = bench.machine.status().epoch;
+    let (lower, higher) = (own.next(3), own.next(4));
+    assert_eq!(lower.turn(), higher.turn());
+    let mut bench = mirror_of(WEST, lower);
+    bench.apply(Event::Opened {
+        open: open(higher, 3, &[1]),
+        site: "north".to_owned(),
+        gateway: NORTH,
+    });
+    bench.record().take();
+    let site = "west".to_owned();
+    bench.apply(Event::Opened { open: open(lower, 2, &[1]), site, gateway: WEST });
+    assert_eq!(refused(&bench), Some(&Goodbye::Fenced { epoch: higher }));
+}
+
+/// Found by the simulator: a mirror told the old primary of the epoch that it was about to take,
+/// and died before it had. The old primary was fenced by an epoch that nobody had, fenced in its
+/// turn whoever came, and the group had no primary any more.
+#[test]
+fn rule_6_an_epoch_that_is_not_recorded_fences_nobody() {
+    let epoch = Epoch::new(2);
+    let mut bench = mirror_of(WEST, epoch);
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Inconsistent }));
+    assert_eq!(bench.machine.status().role, Role::Secondary, "its primary is connected");
+    bench.apply(Event::UpstreamLost { orderly: false });
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Inconsistent }));
+    bench.take();
+    let site = "west".to_owned();
+    bench.apply(Event::Opened { open: open(epoch, 2, &[1]), site, gateway: WEST });
+    assert_eq!(refused(&bench), Some(&Goodbye::Suspended));
+}

@@ -353,6 +353,9 @@ pub struct Group {
     /// Whether the store here is known to keep no snapshots, so that there never is such a point.
     #[serde(default)]
     pub keeps_no_points: bool,
+    /// Whether this copy was taken with content of its own, and nothing of it was changed since.
+    #[serde(default)]
+    pub is_foreign: bool,
     /// What this copy had on its own before it was told to follow; its snapshots are kept until
     /// somebody removes them.
     #[serde(default)]

@@ -42,6 +42,10 @@ pub struct SessionPolicy {
     /// How its copying stands to that of other sessions: `low`, `normal` or `high`.
     #[serde(default = "normal")]
     pub priority: String,
+    /// The session is in mode `sync` for a planned swap of roles only, and has this mode again once
+    /// they are swapped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_after_swap: Option<String>,
 }
 
 fn unlimited() -> String {

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
-pub use self::open::{OpenError, found_adopted, found_primary, found_secondary};
+pub use self::open::{OpenError, found_adopted, found_holding, found_primary, found_secondary};
 use self::slab::Slab;
 pub use self::spill::{Journals, Spill, SpillFile};
 pub use self::witness::Arbitration;

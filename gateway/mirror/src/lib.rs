@@ -34,7 +34,8 @@ pub use command::{Command, Consent, Refusal};
 pub use differences::{Differences, Ranges};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
-    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_primary, found_secondary,
+    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_holding, found_primary,
+    found_secondary,
 };
 pub use limits::GROUP_VOLUMES_MAX;
 pub use machine::{JournalLimits, Spell};

@@ -254,7 +254,9 @@ impl Machine {
             Event::Told { message } => self.on_told(message, out),
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
-            Event::Snapshotted { result, unix_ms } => self.on_snapshotted(result, unix_ms, out),
+            Event::Snapshotted { result, unix_ms, mapped_bytes } => {
+                self.on_snapshotted(result, (unix_ms, mapped_bytes), out);
+            }
             Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
             Event::Changed { result } => self.on_changed(result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),

@@ -70,6 +70,9 @@ pub struct Policy {
     pub bandwidth: Bandwidth,
     /// How its copying stands to that of others.
     pub priority: Priority,
+    /// It is in mode `sync` for a planned swap of roles only, and has this mode again once they are
+    /// swapped.
+    pub mode_after_swap: Option<Mode>,
 }
 
 /// A snapshot and a record at the mirror each: an RPO of about a second costs it one percent.
@@ -91,6 +94,27 @@ impl Default for Policy {
             transfer_every_s: 0,
             bandwidth: Bandwidth::default(),
             priority: Priority::default(),
+            mode_after_swap: None,
         }
+    }
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The policies of the session while it is in mode `sync` for a planned swap of roles.
+    #[must_use]
+    pub fn for_swap(&self) -> Self {
+        if self.mode == Mode::Sync {
+            return self.clone();
+        }
+        Self { mode: Mode::Sync, mode_after_swap: Some(self.mode), ..self.clone() }
+    }
+
+    /// Its policies once roles are swapped, or once they are to stay as they are.
+    #[must_use]
+    pub fn after_swap(&self) -> Self {
+        let mode = self.mode_after_swap.unwrap_or(self.mode);
+        Self { mode, mode_after_swap: None, ..self.clone() }
     }
 }

@@ -294,6 +294,7 @@ mod tests {
                         failover: Failover::Automatic,
                         bandwidth: bandwidth(),
                         priority: Priority::High,
+                        mode_after_swap: Some(Mode::Consistency),
                         ..Policy::default()
                     },
                     in_sync: true,
@@ -326,6 +327,7 @@ mod tests {
                 }],
                 unneeded: vec![(VolumeId::of(2), SnapshotId::of(12))],
                 rolling_back: true,
+                foreign: true,
             },
             arbitrated: Arbitrated::Claimed,
         }
@@ -366,7 +368,9 @@ mod tests {
         let leg = record.legs[1].as_mut().unwrap();
         leg.policy.bandwidth = Bandwidth::default();
         leg.policy.priority = Priority::Normal;
+        leg.policy.mode_after_swap = None;
         leg.holds_content = false;
+        record.points.foreign = false;
         record
     }
 

@@ -122,10 +122,12 @@ pub enum Cause {
     TooSlow,
     /// Its send journal was full: it was slower than the hosts for too long.
     JournalFull,
-    /// The mirror's gateway is of a release that knows no modes.
+    /// The mirror's gateway is of a release that does not know what this session needs.
     PeerTooOld {
         /// The protocol version that it speaks.
         version: u16,
+        /// The oldest that will do.
+        needs: u16,
     },
     /// Both sides have writes that the other lacks.
     SplitBrain {
@@ -395,6 +397,9 @@ pub struct GroupStatus {
     /// What this mirror had on its own before it was told to follow, until an operator removes the
     /// snapshots.
     pub discarded: Vec<DiscardedStatus>,
+    /// Whether this copy has content of its own that belongs to no history, and that nobody changed
+    /// since it was taken for a mirror's.
+    pub is_foreign: bool,
     /// Seconds of acknowledged writes that this copy may lack; `None` when it cannot be known.
     /// Only a mirror answers this.
     pub rpo_ms: Option<u64>,

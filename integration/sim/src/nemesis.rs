@@ -278,7 +278,7 @@ fn command(world: &Rc<World>) {
 fn switch(world: &Rc<World>, site: usize, leg: &LegStatus) {
     world.happened("an operator switches the mode");
     let mode = world.rng.pick(&[Mode::Sync, Mode::Consistency, Mode::Stack]);
-    let policy = Policy { mode, ..leg.policy };
+    let policy = Policy { mode, ..leg.policy.clone() };
     operator::ask(world, site, Command::SetPolicy { leg: leg.leg, policy });
 }
 

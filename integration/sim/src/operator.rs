@@ -76,7 +76,7 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
 
 /// The policies with which a site is mirrored to.
 pub(crate) fn policy(world: &World, to: usize) -> Policy {
-    Policy { mode: world.setup.modes[to], ..world.setup.policy }
+    Policy { mode: world.setup.modes[to], ..world.setup.policy.clone() }
 }
 
 /// The command that mirrors to a site.

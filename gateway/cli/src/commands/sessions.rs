@@ -254,6 +254,9 @@ fn one(session: &Session) -> String {
         session.leg.bandwidth_now,
         if session.leg.comparing { "; compared with what is held there" } else { "" }
     ));
+    if let Some(mode) = &policy.mode_after_swap {
+        out.push_str(&format!("mode    sync until roles are swapped, then {mode} again\n"));
+    }
     for window in &policy.bandwidth_windows {
         out.push_str(&format!("window {window}\n"));
     }

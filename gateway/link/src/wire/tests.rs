@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::{ACKS_PER_FRAME_MAX, RANGES_PER_FRAME_MAX};
 
-const VERSION: u16 = 2;
+const VERSION: u16 = block::PROTOCOL_VERSION;
 
 fn seq() -> impl Strategy<Value = Seq> {
     any::<u64>().prop_map(Seq::new)
@@ -153,6 +153,7 @@ fn small() -> impl Strategy<Value = Message> {
         any::<u16>().prop_map(|volume| Message::List { volume }),
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Ask(Bytes::from(text))),
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Told(Bytes::from(text))),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Policy(Bytes::from(text))),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grow { volume, bytes }),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grown { volume, bytes }),
         (any::<u64>(), state()).prop_map(|(stamp, state)| Message::Ping { stamp, state }),
@@ -552,4 +553,23 @@ fn version_1_has_no_cuts_and_tells_a_consistent_copy_as_an_old_one() {
         Message::Opened(opened(Quality::Outdated)),
     ];
     assert_eq!(messages_in(1, &bytes_in(1, &said)).as_deref(), Ok(&heard[..]));
+}
+
+/// The bytes of version 3, of what version 2 has not.
+#[test]
+fn decodes_the_bytes_of_version_3_and_version_2_has_no_policies() {
+    let bytes = from_hex(include_str!("version_3.hex"));
+    let expected =
+        [Message::Policy(Bytes::from_static(b"as it is")), Message::Policy(Bytes::new())];
+    assert_bytes(3, &expected, &bytes);
+    let mut outbox = Outbox::new();
+    assert!(encode(2, expected[0].clone(), &mut outbox).is_err());
+    assert!(outbox.is_empty());
+    // One that says so all the same, in a frame that is whole otherwise, is not understood.
+    let mut said = bytes_in(3, &expected[..1]);
+    said[4..6].copy_from_slice(&2_u16.to_le_bytes());
+    let checked = HEADER_BYTES - 4;
+    let crc = crc(&said[..checked]);
+    said[checked..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(messages_in(2, &said), Err(Corrupt("unknown kind of frame")));
 }

@@ -119,7 +119,9 @@ impl Core {
                 Tag::Snapshotted(number) => {
                     if let Some(round) = self.end_of_round(number, result.err()) {
                         let (result, unix_ms) = (round.result(), group.clock.unix_ms());
-                        self.events.push(Event::Snapshotted { result, unix_ms });
+                        let mapped = self.members.iter().map(|m| m.store.usage().mapped_bytes);
+                        let mapped_bytes = mapped.sum();
+                        self.events.push(Event::Snapshotted { result, unix_ms, mapped_bytes });
                     }
                 }
                 Tag::RolledBack(number) => {

@@ -57,7 +57,7 @@ pub fn found_primary(
     volumes: Vec<VolumeId>,
     generation: Generation,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, Some(generation), block::Quality::Source)
+    crate::machine::found(group, name, volumes, Some(generation), (block::Quality::Source, false))
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -67,7 +67,7 @@ pub fn found_secondary(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None, block::Quality::Blank)
+    crate::machine::found(group, name, volumes, None, (block::Quality::Blank, false))
 }
 
 /// The record of a group of which this gateway holds copies that were made for other groups, for
@@ -78,7 +78,19 @@ pub fn found_adopted(
     name: &str,
     volumes: Vec<VolumeId>,
 ) -> (String, Option<Bytes>) {
-    crate::machine::found(group, name, volumes, None, block::Quality::Inconsistent)
+    crate::machine::found(group, name, volumes, None, (block::Quality::Inconsistent, false))
+}
+
+/// The record of a group of which this gateway holds copies with content of their own, for the
+/// ledger: they are compared with what the primary has, and a snapshot of them is kept before
+/// anything in them is changed.
+#[must_use]
+pub fn found_holding(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> (String, Option<Bytes>) {
+    crate::machine::found(group, name, volumes, None, (block::Quality::Inconsistent, true))
 }
 
 impl Group {

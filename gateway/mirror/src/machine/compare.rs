@@ -22,8 +22,14 @@ impl Machine {
     /// Compares histories (rules 9 and 10).
     pub(super) fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
         let state = self.leg(leg).expect("the caller checked");
-        if state.policy.mode != Mode::Sync && state.version < block::CUTS_SINCE_VERSION {
-            return Err(Cause::PeerTooOld { version: state.version });
+        let needs = match state.policy.mode {
+            // An older one would change what it holds without keeping it (rule 10).
+            _ if state.holds_content => block::POLICY_SINCE_VERSION,
+            Mode::Consistency | Mode::Stack => block::CUTS_SINCE_VERSION,
+            Mode::Sync => 0,
+        };
+        if state.version < needs {
+            return Err(Cause::PeerTooOld { version: state.version, needs });
         }
         let ours = self.lineage.as_ref().expect("a primary has a history");
         let opened = &opening.opened;

@@ -173,6 +173,8 @@ pub enum Event {
         result: Result<(), IoError>,
         /// The time of day, to show.
         unix_ms: u64,
+        /// Bytes that are mapped in all of them, to show.
+        mapped_bytes: u64,
     },
     /// The local stores answered an [`Effect::RemoveSnapshots`].
     SnapshotsRemoved {

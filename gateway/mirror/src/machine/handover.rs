@@ -74,7 +74,7 @@ impl Machine {
             gateway: state.gateway,
             site: state.site.clone(),
             sessions: state.sessions.clone(),
-            policy: Some(state.policy.clone()),
+            policy: Some(state.policy.after_swap()),
         });
         out.push(Effect::DropHosts);
         self.role = Role::Secondary;

@@ -6,15 +6,13 @@
 //!
 //! Invariant: the word of the operator saves the sending and nothing else. Every block that is mapped
 //! on either side is compared, under its range lock, before the mirror counts; a link that ends in
-//! between begins it anew. What the mirror is worth is recorded there as it is for one that is copied.
+//! between begins it anew. The mirror keeps a snapshot of what it holds before it lets the first
+//! change in (rule 10). What the mirror is worth is recorded there as it is for one that is copied.
 
 use block::{BlockRange, BlockSet, LegId, Message};
 
 use super::leg::Leg;
 use super::{Effect, Machine};
-
-/// The protocol version that can ask what is mapped.
-pub(super) const VERSION_LIST: u16 = 2;
 
 /// The lists that a comparison begins with.
 #[derive(Clone, Debug, Default)]
@@ -50,18 +48,12 @@ impl Leg {
 impl Machine {
     /// The mirror was opened: what it holds is compared in place of being emptied.
     pub(super) fn begin_comparison(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let whole: Vec<_> = self.volumes.iter().map(|v| v.geometry.whole().blocks()).collect();
+        let volumes = self.volumes.len();
         let Some(state) = self.leg_mut(leg) else { return };
-        let asks = state.version >= VERSION_LIST;
-        state.listing = Some(Listing { awaited: vec![asks; whole.len()], here: false });
-        for (volume, whole) in whole.into_iter().enumerate() {
-            if asks {
-                let volume = u16::try_from(volume).expect("a group has few volumes");
-                out.push(Effect::Post { leg, message: Message::List { volume } });
-            } else {
-                // It cannot say what it holds: all of it may be something.
-                state.suspect(volume, whole);
-            }
+        state.listing = Some(Listing { awaited: vec![true; volumes], here: false });
+        for volume in 0..volumes {
+            let volume = u16::try_from(volume).expect("a group has few volumes");
+            out.push(Effect::Post { leg, message: Message::List { volume } });
         }
     }
 

@@ -6,6 +6,9 @@
 //!   Inconsistent or Consistent with a kept point ──Promote──▶ rolled back to it, then primary
 //! ```
 //!
+//! Invariant (rule 10): content that belongs to no history, as of a volume that was taken with what it
+//! holds, is not changed before a snapshot of it is kept, durably and recorded.
+//!
 //! Invariant (rule 8): a copy that was one point in time is not changed out of order before that
 //! point is kept, durably and recorded; the point is given up only when the record that needs it no
 //! more is durable. What a kept point cannot be taken of is left as it is, and the primary is told.
@@ -62,6 +65,11 @@ pub(super) struct Points {
     keeping: Option<Keeping>,
     /// A store here keeps no snapshots.
     unsupported: bool,
+    /// The copy has content of its own that belongs to no history and that no snapshot keeps.
+    foreign: bool,
+    /// Bytes that were overwritten since a snapshot of such content was taken; `None` when that is
+    /// over, or when this gateway started meanwhile.
+    overwritten: Option<u64>,
     /// What the record says: the copy is being rolled back to the kept point.
     rolling_back: bool,
     /// The stores are at it.
@@ -79,7 +87,7 @@ impl Points {
             snapshots.iter().map(|(volume, _)| volume).eq(volumes)
                 && snapshots.iter().all(|(volume, snapshot)| exists(*volume, *snapshot))
         };
-        let PointsRecord { kept, discarded, mut unneeded, rolling_back } = record;
+        let PointsRecord { kept, discarded, mut unneeded, rolling_back, foreign } = record;
         let (kept, lost) = match kept {
             Some(kept) if whole(&kept.snapshots) => (Some(kept), Vec::new()),
             Some(kept) => (None, kept.snapshots),
@@ -90,7 +98,7 @@ impl Points {
         let mut named = discarded;
         named.retain(|point| point.snapshots.iter().any(|(v, s)| exists(*v, *s)));
         let rolling_back = rolling_back && kept.is_some();
-        Self { kept, discarded: named, unneeded, rolling_back, ..Self::default() }
+        Self { kept, discarded: named, unneeded, rolling_back, foreign, ..Self::default() }
     }
 
     /// As they are recorded.
@@ -102,6 +110,7 @@ impl Points {
             discarded: self.discarded.clone(),
             unneeded,
             rolling_back: self.rolling_back,
+            foreign: self.foreign,
         }
     }
 
@@ -116,6 +125,28 @@ impl Points {
     /// Whether the stores here can keep points, as far as that is known.
     pub(super) fn are_unsupported(&self) -> bool {
         self.unsupported
+    }
+
+    /// Whether the copy has content of its own that belongs to no history and that nobody changed
+    /// since.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
+    /// A change is let in.
+    pub(super) fn note_overwritten(&mut self, bytes: u64) {
+        if let Some(overwritten) = &mut self.overwritten {
+            *overwritten = overwritten.saturating_add(bytes);
+        }
+    }
+
+    /// The copy is one point in time of the group's history: nothing of its own is overwritten from
+    /// here on. If it was counted, it is known now how much was.
+    pub(super) fn settle_foreign(&mut self) {
+        self.foreign = false;
+        if let (Some(bytes), Some(point)) = (self.overwritten.take(), self.discarded.last_mut()) {
+            point.bytes = point.bytes.min(bytes);
+        }
     }
 
     /// Whether the copy here is being snapshotted or rolled back.
@@ -196,7 +227,7 @@ impl Machine {
     pub(super) fn on_snapshotted(
         &mut self,
         result: Result<(), IoError>,
-        unix_ms: u64,
+        (unix_ms, mapped_bytes): (u64, u64),
         out: &mut Vec<Effect>,
     ) {
         let Some(Keeping { link, why, step: Step::Taking(snapshots) }) = self.points.keeping.take()
@@ -206,7 +237,7 @@ impl Machine {
         let ours = self.upstream.as_ref().is_some_and(|upstream| upstream.link == link);
         let taken: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
         match result {
-            Ok(()) if ours => self.point_taken((link, why), taken, unix_ms, out),
+            Ok(()) if ours => self.point_taken((link, why), taken, (unix_ms, mapped_bytes), out),
             // Nobody waits for it any more.
             Ok(()) => {
                 self.points.unneeded.extend(taken);
@@ -237,7 +268,7 @@ impl Machine {
         &mut self,
         (link, why): (u64, Why),
         snapshots: Snapshots,
-        unix_ms: u64,
+        (unix_ms, mapped_bytes): (u64, u64),
         out: &mut Vec<Effect>,
     ) {
         let kept = |quality, lineage| {
@@ -251,9 +282,15 @@ impl Machine {
                 self.quality = Quality::Consistent;
                 self.lineage = Some(lineage.clone());
                 fresh = self.forget_legs();
+                self.points.settle_foreign();
                 Some(*seq)
             }
             Why::Overwrite => {
+                if std::mem::take(&mut self.points.foreign) {
+                    let (snapshots, bytes) = (snapshots.clone(), mapped_bytes);
+                    self.points.discarded.push(Discarded { snapshots, bytes, unix_ms });
+                    self.points.overwritten = Some(0);
+                }
                 if let Some(bytes) = self.upstream.as_mut().and_then(|u| u.discards.take()) {
                     let snapshots = snapshots.clone();
                     self.points.discarded.push(Discarded { snapshots, bytes, unix_ms });
@@ -275,6 +312,10 @@ impl Machine {
     fn point_unsupported(&mut self, out: &mut Vec<Effect>) {
         let Some(Keeping { link, why, .. }) = self.points.keeping.take() else { return };
         match why {
+            Why::Overwrite if self.points.foreign => {
+                let why = self.first_difference();
+                self.drop_upstream(Some(Goodbye::Refused(why)), out);
+            }
             Why::Overwrite => {
                 if let Some(upstream) = &mut self.upstream {
                     upstream.discards = None;

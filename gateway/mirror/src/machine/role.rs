@@ -155,6 +155,7 @@ impl Machine {
             self.face_old_primary(upstream, base, handover);
         }
         self.points.give_up_kept();
+        self.points.settle_foreign();
         self.keep(After::TookOver { handover }, out);
     }
 
@@ -202,11 +203,15 @@ impl Machine {
     }
 
     /// The policies of a session with the primary that was followed, for the other direction: those
-    /// that it said last, or those of an earlier time in this direction.
+    /// that it said last, or those of an earlier time in this direction. A swap of roles that the
+    /// session was in mode `sync` for is over with it.
     pub(super) fn policy_towards(&self, old: &UpstreamRecord, leg: LegId) -> Policy {
         let earlier = self.leg(leg).filter(|leg| leg.gateway == old.gateway);
         let policy = old.policy.clone().or_else(|| earlier.map(|leg| leg.policy.clone()));
-        policy.unwrap_or_else(|| Policy { mode: self.upstream_mode, ..Policy::default() })
+        policy.map_or_else(
+            || Policy { mode: self.upstream_mode, ..Policy::default() },
+            |policy| policy.after_swap(),
+        )
     }
 
     pub(super) fn took_over(&mut self, handover: bool, out: &mut Vec<Effect>) {

@@ -307,7 +307,8 @@ impl Machine {
         // A copy that is one point in time stops being one with the first change that is not the
         // next in order: that point is kept, and what the copy is worth is recorded (rule 8).
         let next = matches!(quality, Quality::InSync | Quality::Consistent) && !change.resync;
-        let discards = upstream.discards.is_some() && quality != Quality::Blank;
+        let discards =
+            (upstream.discards.is_some() || self.points.is_foreign()) && quality != Quality::Blank;
         let keeps = !discards && (next || quality == Quality::Inconsistent);
         if upstream.recording || !keeps {
             upstream.waiting.push_back(Waiting::Change(write, change));
@@ -324,8 +325,28 @@ impl Machine {
         }
         let Incoming { seq, volume, extent, resync: _ } = change;
         upstream.seq = upstream.seq.max(seq);
+        self.points.note_overwritten(extent.len());
         let origin = Some((upstream.link, seq));
         self.admit(write, (volume, extent, 0), origin, out);
+    }
+
+    /// What the primary would overwrite first of content that no snapshot can keep, in words.
+    pub(super) fn first_difference(&self) -> String {
+        let waiting = self.upstream.iter().flat_map(|upstream| &upstream.waiting);
+        let change = waiting.filter_map(|waiting| match waiting {
+            Waiting::Change(_, change) => Some(*change),
+            Waiting::Message(_) => None,
+        });
+        let Some(Incoming { volume, extent, resync, .. }) = change.into_iter().next() else {
+            return "the store here keeps no snapshots".to_owned();
+        };
+        let what = if resync { "differs" } else { "would be overwritten by a host" };
+        format!(
+            "what volume {} holds here {what} from byte {} on, and the store here keeps no snapshot \
+             of it: nothing was overwritten",
+            self.volumes[volume].name,
+            extent.offset()
+        )
     }
 
     fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {
@@ -399,6 +420,7 @@ impl Machine {
                 // This copy is the primary's now: what it once had of its own is gone.
                 let fresh = self.forget_legs();
                 self.points.give_up_kept();
+                self.points.settle_foreign();
                 upstream_recording(&mut self.upstream);
                 self.keep_with(After::Promoted, fresh, out);
             }

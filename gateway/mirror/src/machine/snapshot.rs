@@ -247,6 +247,7 @@ impl Machine {
             }),
             keeps_no_points: self.points.are_unsupported(),
             discarded: self.discarded_status(),
+            is_foreign: self.points.is_foreign(),
             rpo_ms: None,
             split_brain: self.split_brain,
             witness: self.witness_status(),
@@ -475,7 +476,7 @@ pub(crate) fn found(
     name: &str,
     volumes: Vec<VolumeId>,
     generation: Option<Generation>,
-    quality: Quality,
+    (quality, foreign): (Quality, bool),
 ) -> (String, Option<Bytes>) {
     let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
     let primary = lineage.is_some();
@@ -491,7 +492,7 @@ pub(crate) fn found(
         upstream: None,
         host_boot: [0; 16],
         arbitrated: crate::record::Arbitrated::No,
-        points: crate::record::PointsRecord::default(),
+        points: crate::record::PointsRecord { foreign, ..Default::default() },
     };
     (group_key(group), Some(record.encode()))
 }

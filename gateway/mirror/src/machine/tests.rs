@@ -54,7 +54,7 @@ impl Bench {
 
     fn founded(generation: Option<Generation>) -> Self {
         let quality = if generation.is_some() { Quality::Source } else { Quality::Blank };
-        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation, quality);
+        let (_, record) = super::found(GROUP, "orders", vec![VOLUME], generation, (quality, false));
         let record = GroupRecord::decode(&record.unwrap()).unwrap();
         Self::restored(record, restored(true, &[]), |_, _| DirtyMap::default())
     }

@@ -12,7 +12,6 @@
 
 use block::{BlockRange, BlockSet, LegId, Message, Seq};
 
-use super::holding::VERSION_LIST;
 use super::leg::{Copy, Leg, Stage};
 use super::{Effect, Machine, Role};
 use crate::command::Refusal;
@@ -26,6 +25,8 @@ const COMPARISONS_MAX: usize = 2;
 /// Blocks in one comparison: 64 KiB, so that hosts wait for their range for less than a
 /// millisecond's worth of reading.
 const VERIFY_BLOCKS: u64 = 16;
+/// The protocol version that can ask what is mapped.
+const VERSION_LIST: u16 = 2;
 
 /// One verification of one mirror.
 #[derive(Debug)]

@@ -38,4 +38,7 @@ pub(crate) struct PointsRecord {
     pub(crate) unneeded: Snapshots,
     /// The copy is being rolled back to the kept point.
     pub(crate) rolling_back: bool,
+    /// The copy has content of its own that belongs to no history and that no snapshot keeps: nothing
+    /// was changed in it since it was taken.
+    pub(crate) foreign: bool,
 }

@@ -109,6 +109,7 @@ impl Writer {
         });
         self.snapshots(&points.unneeded);
         self.u8(u8::from(points.rolling_back));
+        self.u8(u8::from(points.foreign));
     }
 
     pub(super) fn leg(&mut self, leg: &LegRecord) {
@@ -148,13 +149,17 @@ impl Writer {
     }
 
     fn pace(&mut self, policy: &Policy) {
-        self.u8(match policy.mode {
+        self.mode(policy.mode);
+        self.u64(policy.cut_interval_ms);
+        self.u64(policy.transfer_every_s);
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.u8(match mode {
             Mode::Sync => 0,
             Mode::Consistency => 1,
             Mode::Stack => 2,
         });
-        self.u64(policy.cut_interval_ms);
-        self.u64(policy.transfer_every_s);
     }
 
     fn copying(&mut self, policy: &Policy) {
@@ -171,6 +176,7 @@ impl Writer {
             Priority::Normal => 1,
             Priority::High => 2,
         });
+        self.option(policy.mode_after_swap.as_ref(), |w, mode| w.mode(*mode));
     }
 }
 
@@ -259,6 +265,7 @@ impl Reader<'_> {
             })?,
             unneeded: self.snapshots()?,
             rolling_back: self.flag()?,
+            foreign: self.1 > 3 && self.flag()?,
         })
     }
 
@@ -321,16 +328,21 @@ impl Reader<'_> {
             failover: Failover::Manual,
             bandwidth: Bandwidth::default(),
             priority: Priority::Normal,
+            mode_after_swap: None,
         })
     }
 
+    fn mode(&mut self) -> Result<Mode, RecordError> {
+        match self.u8()? {
+            0 => Ok(Mode::Sync),
+            1 => Ok(Mode::Consistency),
+            2 => Ok(Mode::Stack),
+            _ => Err(RecordError::Damaged),
+        }
+    }
+
     fn pace(&mut self, policy: &mut Policy) -> Result<(), RecordError> {
-        policy.mode = match self.u8()? {
-            0 => Mode::Sync,
-            1 => Mode::Consistency,
-            2 => Mode::Stack,
-            _ => return Err(RecordError::Damaged),
-        };
+        policy.mode = self.mode()?;
         policy.cut_interval_ms = self.u64()?;
         policy.transfer_every_s = self.u64()?;
         Ok(())
@@ -349,6 +361,7 @@ impl Reader<'_> {
             2 => Priority::High,
             _ => return Err(RecordError::Damaged),
         };
+        policy.mode_after_swap = self.option(Self::mode)?;
         Ok(())
     }
 

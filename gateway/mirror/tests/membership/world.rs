@@ -19,7 +19,7 @@ use twinspan_mirror::{
     Phase, Policy, Refusal, found_primary, found_secondary, regroup_mirror,
 };
 
-use crate::link::{Cutter, pair};
+use crate::link::{Cutter, Line, pair};
 use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
 const GROUP: GroupId = GroupId::of(1);
@@ -60,7 +60,7 @@ impl Dialer for NetDialer {
             let Some(peer) = peer.filter(|_| !net.cut.get()) else {
                 return Err(LinkError::Io("unreachable".to_owned()));
             };
-            let (ours, mut theirs, cutter) = pair(me, peer.identity().clone());
+            let (ours, mut theirs, cutter) = pair(me, peer.identity().clone(), Line::default());
             net.cutters.borrow_mut().push(cutter);
             spawn_local(async move {
                 let mut first = Vec::new();

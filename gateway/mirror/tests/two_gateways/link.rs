@@ -1,15 +1,20 @@
-//! An in-memory link that can be cut.
+//! An in-memory link that can be cut, and as long as a test wants it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use block::{Identity, Link, LinkError, LinkTraffic, Message};
+use tokio::time::{Instant, Sleep};
 
 #[derive(Default)]
 struct Pipe {
-    messages: RefCell<VecDeque<Message>>,
+    /// With when they arrive.
+    messages: RefCell<VecDeque<(Instant, Message)>>,
     waker: RefCell<Option<Waker>>,
     closed: Cell<bool>,
 }
@@ -32,6 +37,24 @@ pub(crate) struct PipeLink {
     peer: Identity,
     out: Rc<Pipe>,
     back: Rc<Pipe>,
+    line: Line,
+    /// Until the next message arrives.
+    arrival: Option<Pin<Box<Sleep>>>,
+}
+
+/// How the links of a test are.
+#[derive(Clone, Copy)]
+pub(crate) struct Line {
+    /// The protocol version that both ends agreed on.
+    pub(crate) version: u16,
+    /// How long a message takes.
+    pub(crate) latency: Duration,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { version: block::PROTOCOL_VERSION, latency: Duration::ZERO }
+    }
 }
 
 /// What can cut both ends.
@@ -47,11 +70,12 @@ impl Cutter {
 }
 
 /// Both ends of a new link.
-pub(crate) fn pair(a: Identity, b: Identity) -> (PipeLink, PipeLink, Cutter) {
+pub(crate) fn pair(a: Identity, b: Identity, line: Line) -> (PipeLink, PipeLink, Cutter) {
     let (x, y) = (Rc::new(Pipe::default()), Rc::new(Pipe::default()));
     let cutter = Cutter(Rc::clone(&x), Rc::clone(&y));
-    let left = PipeLink { peer: b, out: Rc::clone(&x), back: Rc::clone(&y) };
-    (left, PipeLink { peer: a, out: y, back: x }, cutter)
+    let (out, back) = (Rc::clone(&x), Rc::clone(&y));
+    let left = PipeLink { peer: b, out, back, line, arrival: None };
+    (left, PipeLink { peer: a, out: y, back: x, line, arrival: None }, cutter)
 }
 
 impl Drop for PipeLink {
@@ -63,7 +87,7 @@ impl Drop for PipeLink {
 
 impl Link for PipeLink {
     fn version(&self) -> u16 {
-        2
+        self.line.version
     }
 
     fn peer(&self) -> &Identity {
@@ -72,7 +96,8 @@ impl Link for PipeLink {
 
     fn push(&mut self, message: Message) {
         if !self.out.closed.get() {
-            self.out.messages.borrow_mut().push_back(message);
+            let arrives = Instant::now() + self.line.latency;
+            self.out.messages.borrow_mut().push_back((arrives, message));
             self.out.wake();
         }
     }
@@ -91,9 +116,20 @@ impl Link for PipeLink {
         into: &mut Vec<Message>,
     ) -> Poll<Result<(), LinkError>> {
         let mut messages = self.back.messages.borrow_mut();
-        if !messages.is_empty() {
-            into.extend(messages.drain(..));
+        let now = Instant::now();
+        let before = into.len();
+        while messages.front().is_some_and(|(arrives, _)| *arrives <= now) {
+            into.extend(messages.pop_front().map(|(_, message)| message));
+        }
+        if into.len() > before {
             return Poll::Ready(Ok(()));
+        }
+        self.arrival =
+            messages.front().map(|(arrives, _)| Box::pin(tokio::time::sleep_until(*arrives)));
+        if let Some(arrival) = &mut self.arrival
+            && arrival.as_mut().poll(context).is_ready()
+        {
+            context.waker().wake_by_ref();
         }
         if self.back.closed.get() {
             return Poll::Ready(Err(LinkError::Closed));

@@ -10,6 +10,7 @@ mod link;
 mod modes;
 mod mortal;
 mod parts;
+mod policies;
 mod verify;
 mod world;
 

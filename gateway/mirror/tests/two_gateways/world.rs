@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use block::{
     Answer, BootId, Completions, Extent, GatewayId, Generation, Geometry, GroupId, Identity,
-    IoError, Ledger, Link, LinkError, Message, Op, Quality, Request, Segment, SessionId, Store,
-    Ticket, Volume, VolumeId,
+    IoError, Ledger, Link, LinkError, Message, Op, Quality, Request, Segment, SessionId,
+    SnapshotId, Store, Ticket, Volume, VolumeId,
 };
 use bytes::Bytes;
 use store::memory::MemoryStore;
@@ -17,10 +17,10 @@ use tokio::task::{AbortHandle, LocalSet};
 use tokio_util::sync::CancellationToken;
 use twinspan_mirror::{
     Command, Dialer, Generations, Group, GroupStatus, HeartbeatTimes, JournalLimits, Journals,
-    LocalFuture, Parts, Phase, Policy, Refusal, found_primary, found_secondary,
+    LocalFuture, Parts, Phase, Policy, Refusal, found_holding, found_primary, found_secondary,
 };
 
-use crate::link::{Cutter, pair};
+use crate::link::{Cutter, Line, pair};
 use crate::mortal::{Life, MortalLedger, MortalStore};
 use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
@@ -39,6 +39,7 @@ pub(crate) fn bytes(fill: u8, len: usize) -> Bytes {
 #[derive(Default)]
 struct Net {
     cut: Cell<bool>,
+    line: Cell<Line>,
     cutters: RefCell<Vec<Cutter>>,
     groups: RefCell<BTreeMap<GatewayId, Rc<Group>>>,
 }
@@ -57,7 +58,7 @@ impl Dialer for NetDialer {
             let Some(peer) = peer.filter(|_| !net.cut.get()) else {
                 return Err(LinkError::Io("unreachable".to_owned()));
             };
-            let (ours, mut theirs, cutter) = pair(me, peer.identity().clone());
+            let (ours, mut theirs, cutter) = pair(me, peer.identity().clone(), net.line.get());
             net.cutters.borrow_mut().push(cutter);
             spawn_local(async move {
                 let mut first = Vec::new();
@@ -80,7 +81,7 @@ pub(crate) struct World {
 
 /// One gateway with its copy.
 pub(crate) struct Site {
-    pub(crate) identity: Identity,
+    identity: Identity,
     stores: [Rc<MemoryStore>; 2],
     mortal: [Rc<MortalStore>; 2],
     pub(crate) life: Rc<Life>,
@@ -102,24 +103,44 @@ impl World {
             .block_on(&runtime, test(Self { net: Rc::default(), journal: Cell::default() }));
     }
 
-    pub(crate) fn two_sites(&self) -> (Site, Site) {
+    /// How links that are made from now on are.
+    pub(crate) fn line(&self, line: Line) {
+        self.net.line.set(line);
+    }
+
+    fn site(&self, number: u128, name: &str, record: (String, Option<Bytes>)) -> Site {
         let geometry = Geometry::new(Site::BYTES).unwrap();
-        let site = |number: u128, name: &str, record: (String, Option<Bytes>)| {
-            let identity = Identity {
-                gateway: GatewayId::of(number),
-                boot: BootId::of(number),
-                site: name.to_owned(),
-            };
-            let ledger = Rc::new(MemoryLedger::default());
-            ledger.put(vec![record], Ticket::ignored());
-            let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
-            let stores = [MemoryStore::new(geometry), MemoryStore::new(geometry)];
-            Site::open(identity, stores, ledger, generations, self)
+        let identity = Identity {
+            gateway: GatewayId::of(number),
+            boot: BootId::of(number),
+            site: name.to_owned(),
         };
+        let ledger = Rc::new(MemoryLedger::default());
+        ledger.put(vec![record], Ticket::ignored());
+        let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
+        let stores = [MemoryStore::new(geometry), MemoryStore::new(geometry)];
+        Site::open(identity, stores, ledger, generations, self)
+    }
+
+    pub(crate) fn two_sites(&self) -> (Site, Site) {
         let first = Generation::of(77);
         (
-            site(1, "east", found_primary(GROUP, "orders", VOLUMES.to_vec(), first)),
-            site(2, "west", found_secondary(GROUP, "orders", VOLUMES.to_vec())),
+            self.site(1, "east", found_primary(GROUP, "orders", VOLUMES.to_vec(), first)),
+            self.mirror(2, "west"),
+        )
+    }
+
+    /// A site with nothing of the group yet.
+    pub(crate) fn mirror(&self, number: u128, name: &str) -> Site {
+        self.site(number, name, found_secondary(GROUP, "orders", VOLUMES.to_vec()))
+    }
+
+    /// A primary, and a site that was told that it holds the same.
+    pub(crate) fn holding(&self) -> (Site, Site) {
+        let first = Generation::of(77);
+        (
+            self.site(1, "east", found_primary(GROUP, "orders", VOLUMES.to_vec(), first)),
+            self.site(2, "west", found_holding(GROUP, "orders", VOLUMES.to_vec())),
         )
     }
 
@@ -224,6 +245,18 @@ impl Site {
         .await
     }
 
+    /// Mirrors to a site that is said to hold the same.
+    pub(crate) async fn compare_with(&self, other: &Self) -> Result<(), Refusal> {
+        self.command(Command::AddLeg {
+            gateway: other.identity.gateway,
+            site: other.identity.site.clone(),
+            sessions: vec![SessionId::of(5), SessionId::of(6)],
+            policy: Policy::default(),
+            holds_content: true,
+        })
+        .await
+    }
+
     pub(crate) async fn mirror_to_gateway(&self, number: u128) -> Result<(), Refusal> {
         self.command(Command::AddLeg {
             gateway: GatewayId::of(number),
@@ -285,6 +318,18 @@ impl Site {
         self.stores.iter().map(|store| store.snapshots().len()).sum()
     }
 
+    /// What is kept of the first volume in a snapshot of this point.
+    pub(crate) async fn kept_content(&self, snapshot: SnapshotId) -> Bytes {
+        let volume = self.stores[0].open_snapshot(snapshot).unwrap();
+        let queue = Completions::new();
+        let op = Op::Read(extent(0, Self::BYTES));
+        volume.submit(&mut vec![Request { op, fua: false, ticket: queue.ticket(0) }]);
+        poll_fn(|context| queue.poll_ready(context)).await;
+        let mut answers = Vec::new();
+        queue.take(&mut answers);
+        joined(answers.remove(0).result.unwrap())
+    }
+
     pub(crate) fn start(&self, op: Op) -> impl Future<Output = Result<Answer, IoError>> + use<> {
         self.start_on(0, op)
     }
@@ -344,17 +389,7 @@ impl Site {
     }
 
     pub(crate) async fn read(&self, offset: u64, len: u64) -> Result<Bytes, IoError> {
-        let Answer::Read(segments) = self.start(Op::Read(extent(offset, len))).await? else {
-            return Err(IoError::Media);
-        };
-        let mut out = Vec::new();
-        for segment in segments {
-            match segment {
-                Segment::Data(data) => out.extend_from_slice(&data),
-                Segment::Zero(len) => out.resize(out.len() + len as usize, 0),
-            }
-        }
-        Ok(Bytes::from(out))
+        self.start(Op::Read(extent(offset, len))).await.map(joined)
     }
 
     pub(crate) fn content(&self, offset: u64, len: u64) -> Bytes {
@@ -366,4 +401,16 @@ impl Site {
         let op = Op::Write(extent(offset, len as u64), bytes(fill, len));
         self.stores[0].submit(&mut vec![Request { op, fua: false, ticket: Ticket::ignored() }]);
     }
+}
+
+fn joined(answer: Answer) -> Bytes {
+    let Answer::Read(segments) = answer else { panic!("a read is answered with content") };
+    let mut out = Vec::new();
+    for segment in segments {
+        match segment {
+            Segment::Data(data) => out.extend_from_slice(&data),
+            Segment::Zero(len) => out.resize(out.len() + len as usize, 0),
+        }
+    }
+    Bytes::from(out)
 }

@@ -27,7 +27,7 @@ use twinspan_mirror::{
 use witness::memory::{Faults, Later, MemoryWitness, Millis};
 
 use crate::lies::Lie;
-use crate::link::{Cutter, pair};
+use crate::link::{Cutter, Line, pair};
 use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
@@ -91,7 +91,8 @@ impl Dialer for NetDialer {
             let Some(peer) = peer.filter(|_| !net.is_cut(me.gateway, gateway)) else {
                 return Err(LinkError::Io("unreachable".to_owned()));
             };
-            let (ours, mut theirs, cutter) = pair(me.clone(), peer.identity().clone());
+            let (ours, mut theirs, cutter) =
+                pair(me.clone(), peer.identity().clone(), Line::default());
             net.cutters.borrow_mut().push((me.gateway, gateway, cutter));
             spawn_local(async move {
                 let mut first = Vec::new();

@@ -318,6 +318,7 @@ fn policy(at: &Place<'_>, raw: &RawMirror) -> Result<Policy, ConfigError> {
             &raw.priority,
             &[("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)],
         )?,
+        mode_after_swap: None,
     })
 }
 

@@ -30,6 +30,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         }),
         kept: None,
         keeps_no_points: false,
+        is_foreign: false,
         discarded: Vec::new(),
         rpo_ms,
         split_brain: false,

@@ -24,6 +24,9 @@ use crate::refusal::Refused;
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Questions came with this version of the protocol.
 const VERSION_MIN: u16 = 2;
+/// Since this version a volume can be taken with what it holds. An older gateway would look for one
+/// with another number, or take it for one to be emptied.
+const VERSION_MIN_TO_KEEP: u16 = block::POLICY_SINCE_VERSION;
 
 /// Asks that a volume become the destination of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -111,6 +114,16 @@ pub(crate) enum Question {
     },
 }
 
+impl Question {
+    /// The oldest version of the protocol whose gateways understand it.
+    fn version_min(&self) -> u16 {
+        match self {
+            Self::Take(take) if take.keep => VERSION_MIN_TO_KEEP,
+            _ => VERSION_MIN,
+        }
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "told", rename_all = "snake_case")]
@@ -186,13 +199,15 @@ impl Gateway {
         })?;
         let text = serde_json::to_vec(question)
             .map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        let version_min = question.version_min();
         let (links, addresses) = (self.links.clone(), entry.addresses.clone());
         let gateway = GatewayId::from_uuid(peer);
         // On a shard, because a dial may stay on its thread; it waits there for nobody else.
         let shard = self.shard_of(GroupId::of(0)).clone();
         let told = shard
             .run(move |_state| async move {
-                let exchange = exchange(&addresses, gateway, &links, Bytes::from(text));
+                let exchange =
+                    exchange(&addresses, gateway, &links, (Bytes::from(text), version_min));
                 let told = tokio::time::timeout(ANSWER_MAX, exchange).await;
                 told.unwrap_or(Err(NoAnswer::Link(LinkError::Timeout)))
             })
@@ -235,7 +250,7 @@ impl Gateway {
 
 enum NoAnswer {
     Link(LinkError),
-    TooOld(u16),
+    TooOld { theirs: u16, needs: u16 },
 }
 
 impl From<LinkError> for NoAnswer {
@@ -249,10 +264,10 @@ fn no_answer(peer: &PeerEntry, why: &NoAnswer) -> Refused {
         NoAnswer::Link(error) => {
             Refused::new(Code::PeerUnreachable, format!("{} cannot be asked: {error}", peer.site))
         }
-        NoAnswer::TooOld(version) => Refused::new(
+        NoAnswer::TooOld { theirs, needs } => Refused::new(
             Code::PeerTooOld,
             format!(
-                "{} speaks protocol version {version}; this needs {VERSION_MIN}: upgrade it",
+                "{} speaks protocol version {theirs}; this needs {needs}: upgrade it",
                 peer.site
             ),
         ),
@@ -263,11 +278,11 @@ async fn exchange(
     addresses: &[String],
     gateway: GatewayId,
     links: &link::LinkContext,
-    question: Bytes,
+    (question, version_min): (Bytes, u16),
 ) -> Result<Bytes, NoAnswer> {
     let detached = link::dial(addresses, gateway, links).await?;
-    if detached.version() < VERSION_MIN {
-        return Err(NoAnswer::TooOld(detached.version()));
+    if detached.version() < version_min {
+        return Err(NoAnswer::TooOld { theirs: detached.version(), needs: version_min });
     }
     let mut link: Box<dyn Link> = detached.attach()?;
     link.push(Message::Ask(question));

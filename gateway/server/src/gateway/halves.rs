@@ -308,10 +308,12 @@ impl Gateway {
             })
             .await?;
             if keep {
-                mirror::found_adopted(new, &group.name, vec![id])
+                mirror::found_holding(new, &group.name, vec![id])
             } else {
                 mirror::found_secondary(new, &group.name, vec![id])
             }
+        } else if take.keep {
+            mirror::found_holding(new, &group.name, vec![id])
         } else {
             mirror::found_adopted(new, &group.name, vec![id])
         };
@@ -377,8 +379,9 @@ impl Gateway {
         let is_point = match status.quality {
             Quality::Blank | Quality::Outdated | Quality::InSync | Quality::Source => true,
             // One that follows behind is a point in time only where its newest cut is, which only a
-            // promotion goes back to.
-            Quality::Inconsistent | Quality::Consistent => false,
+            // promotion goes back to. What was taken with its content, and not changed since, is what
+            // it was.
+            Quality::Inconsistent | Quality::Consistent => status.is_foreign,
         };
         if !is_point {
             // It stays closed; its session is listed no more, and it can be deleted or taken again.

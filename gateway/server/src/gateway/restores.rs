@@ -136,7 +136,8 @@ impl Outlook {
         let mode = leg.map(|leg| leg.policy.mode);
         let mode = mode.or_else(|| self.status.upstream.as_ref().map(|upstream| upstream.mode));
         if mode.is_some_and(|mode| mode != Mode::Sync) {
-            let text = format!("{bytes} at least; the session goes on in mode sync");
+            let text =
+                format!("{bytes} at least; the session is in mode sync until roles are swapped");
             return check(&name, CheckState::Warning, text);
         }
         if !self.here.is_whole {
@@ -236,7 +237,8 @@ impl Gateway {
     /// Forgets that a restore was begun; the group stays as it is.
     ///
     /// # Errors
-    /// [`Code::NotFound`] when none was; [`Code::Busy`] while it runs.
+    /// [`Code::NotFound`] when none was; [`Code::Busy`] while it runs, or the group's refusal to
+    /// give its session the mode back that it had.
     pub(crate) async fn give_restore_up(&self, group: &str) -> Result<(), Refused> {
         let entry = self.find_group(group)?;
         if self.begun_restore(entry.group()).is_none() {
@@ -246,6 +248,12 @@ impl Gateway {
         if let Some(other) = self.operations.running_on(&entry.name) {
             let detail = format!("operation {} ({}) is under way", other.id, other.kind);
             return Err(Refused::new(Code::Busy, detail));
+        }
+        let status = self.status_of(entry.group()).await?;
+        for leg in status.legs.iter().filter(|leg| leg.policy.mode_after_swap.is_some()) {
+            // Roles are not swapped after all: it has its own mode again.
+            let policy = leg.policy.after_swap();
+            self.command(status.group, Command::SetPolicy { leg: leg.leg, policy }).await?;
         }
         self.note_restore(entry.group(), None).await?;
         self.events.tell("group", &entry.name, "the restore that was begun is given up");
@@ -341,14 +349,14 @@ impl Gateway {
         }
     }
 
-    /// A mirror that follows behind never has everything: roles are swapped in mode sync only. It
-    /// is asked for again until it is granted, because a link that just came up may refuse it.
+    /// A mirror that follows behind never has everything: roles are swapped in mode sync only, and
+    /// then the session has its own mode again. It is asked for again until it is granted, because a
+    /// link that just came up may refuse it.
     async fn go_on_in_sync(&self, group: GroupId, leg: &LegStatus) {
         if leg.policy.mode == Mode::Sync {
             return;
         }
-        let policy = mirror::Policy { mode: Mode::Sync, ..leg.policy };
-        let command = Command::SetPolicy { leg: leg.leg, policy };
+        let command = Command::SetPolicy { leg: leg.leg, policy: leg.policy.for_swap() };
         if let Err(refused) = self.command(group, command).await {
             tracing::debug!(why = refused.0.detail, "mode sync was not granted yet");
         }

@@ -70,6 +70,7 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         upstream: None,
         kept: None,
         keeps_no_points: false,
+        is_foreign: false,
         discarded: Vec::new(),
         rpo_ms: None,
         split_brain: false,

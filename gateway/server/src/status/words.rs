@@ -66,8 +66,8 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
         Cause::MirrorFailed(error) => format!("its copy failed: {error}"),
         Cause::TooSlow => "it did not acknowledge in time".to_owned(),
         Cause::JournalFull => "its send journal was full".to_owned(),
-        Cause::PeerTooOld { version } => {
-            format!("it speaks protocol version {version}, which knows only mode sync")
+        Cause::PeerTooOld { version, needs } => {
+            format!("it speaks protocol version {version}, and this session needs {needs}")
         }
         Cause::SplitBrain { theirs_bytes } => {
             format!("it has {} of its own", api::units::bytes_text(*theirs_bytes))
@@ -149,6 +149,7 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
             Priority::High => "high",
         }
         .to_owned(),
+        mode_after_swap: policy.mode_after_swap.map(|after| mode(after).to_owned()),
     }
 }
 
@@ -175,6 +176,7 @@ pub(crate) fn patched(mut policy: Policy, patch: &api::PolicyPatch) -> Result<Po
             "stack" => Mode::Stack,
             _ => return Err(format!("mode is sync, consistency or stack, not {word:?}")),
         };
+        policy.mode_after_swap = None;
     }
     if let Some(word) = &patch.split {
         policy.split = match word.as_str() {

@@ -12,4 +12,5 @@ mod overlap;
 mod raw;
 mod real;
 mod rig;
+mod shared;
 mod snapshots;

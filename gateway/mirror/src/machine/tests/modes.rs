@@ -155,7 +155,7 @@ fn a_mirror_of_an_older_release_is_refused_other_modes_by_name() {
     bench.apply(Event::Connected { leg: leg(), opening });
     let status = bench.machine.status();
     assert_eq!(status.legs[0].state, SessionState::Error);
-    assert_eq!(status.legs[0].cause, Some(Cause::PeerTooOld { version: 1 }));
+    assert_eq!(status.legs[0].cause, Some(Cause::PeerTooOld { version: 1, needs: 2 }));
 }
 
 #[test]
@@ -175,9 +175,7 @@ fn a_waiting_primary_does_not_go_on_alone_because_its_mode_is_changed() {
     assert_eq!(bench.machine.status().serving, Serving::WaitingForMirror);
 }
 
-/// A mirror that follows its primary, in sync.
-fn mirror_in_sync() -> Bench {
-    let mut bench = Bench::mirror();
+fn open_by_east() -> Event {
     let open = Box::new(Open {
         group: GROUP,
         name: "orders".to_owned(),
@@ -192,8 +190,13 @@ fn mirror_in_sync() -> Bench {
         }],
         discard: false,
     });
-    bench.apply(Event::Opened { open, site: "east".to_owned(), gateway: GatewayId::of(8) });
-    bench.record();
+    Event::Opened { open, site: "east".to_owned(), gateway: GatewayId::of(8) }
+}
+
+/// A mirror that follows its primary, in sync.
+fn mirror_in_sync() -> Bench {
+    let mut bench = Bench::mirror();
+    bench.apply(open_by_east()).record();
     let message = Message::Promote { generation: Generation::of(1), ancestors: Vec::new() };
     bench.apply(Event::Told { message }).record();
     assert_eq!(bench.machine.status().quality, Quality::InSync);
@@ -221,13 +224,79 @@ fn rule_8_a_change_out_of_order_waits_for_the_snapshot_and_its_record() {
     incoming(&mut bench, 1, true);
     let asked = bench.out.iter().any(|effect| matches!(effect, Effect::Snapshot { .. }));
     assert!(asked && !is_applied(&bench, 1));
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 });
     assert!(!is_applied(&bench, 1), "it is not recorded yet");
     bench.record();
     assert!(is_applied(&bench, 1));
     let kept = bench.machine.status().kept.unwrap();
     assert_eq!((kept.quality, kept.unix_ms), (Quality::InSync, 7));
     assert_eq!(bench.machine.status().quality, Quality::Inconsistent);
+}
+
+/// A volume that was taken with what it holds, and whose primary has opened it.
+fn foreign() -> Bench {
+    let (_, record) =
+        super::super::found(GROUP, "orders", vec![VOLUME], None, (Quality::Inconsistent, true));
+    let record = GroupRecord::decode(&record.unwrap()).unwrap();
+    let mut bench = Bench::restored(record, restored(true, &[]), |_, _| DirtyMap::default());
+    bench.apply(open_by_east()).record().take();
+    bench
+}
+
+#[test]
+fn rule_10_what_a_copy_holds_of_its_own_is_kept_before_the_first_change_and_counted() {
+    let mut bench = foreign();
+    incoming(&mut bench, 1, true);
+    let asked = bench.out.iter().any(|effect| matches!(effect, Effect::Snapshot { .. }));
+    assert!(asked && !is_applied(&bench, 1));
+    assert!(bench.machine.status().is_foreign);
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 40_960 });
+    assert!(!is_applied(&bench, 1), "it is not recorded yet");
+    bench.record();
+    assert!(is_applied(&bench, 1));
+    let status = bench.machine.status();
+    assert!(!status.is_foreign);
+    assert_eq!(status.discarded[0].bytes, 40_960, "not more than all of it can be overwritten");
+    assert_eq!(status.kept, None, "it is no point of the group's history");
+    // It is kept once, and counted until the copy is one of the group's points in time.
+    bench.applied(1);
+    bench.take();
+    incoming(&mut bench, 2, false);
+    assert!(is_applied(&bench, 2));
+    bench.applied(2);
+    let message = Message::Promote { generation: Generation::of(1), ancestors: Vec::new() };
+    bench.apply(Event::Told { message }).record();
+    assert_eq!(bench.machine.status().discarded[0].bytes, 2 * 4096);
+    assert!(bench.out.iter().all(|e| !matches!(e, Effect::RemoveSnapshots { .. })));
+}
+
+#[test]
+fn rule_10_a_copy_that_was_equal_is_kept_nowhere() {
+    let mut bench = foreign();
+    let message = Message::Promote { generation: Generation::of(1), ancestors: Vec::new() };
+    bench.apply(Event::Told { message }).record();
+    let status = bench.machine.status();
+    assert!(!status.is_foreign && status.discarded.is_empty());
+    // It is a mirror as any other.
+    bench.take();
+    incoming(&mut bench, 1, false);
+    assert!(is_applied(&bench, 1));
+}
+
+#[test]
+fn rule_10_where_nothing_can_be_kept_nothing_is_overwritten_and_the_difference_is_named() {
+    let mut bench = foreign();
+    incoming(&mut bench, 5, true);
+    let result = Err(IoError::Unsupported);
+    bench.apply(Event::Snapshotted { result, unix_ms: 7, mapped_bytes: 0 }).record();
+    assert!(!is_applied(&bench, 5));
+    let why = bench.out.iter().find_map(|effect| match effect {
+        Effect::HangUpstream { goodbye: Some(Goodbye::Refused(why)) } => Some(why.clone()),
+        _ => None,
+    });
+    let why = why.expect("the primary is told");
+    assert!(why.contains("orders") && why.contains("from byte 20480 on"), "{why}");
+    assert!(bench.machine.status().is_foreign, "it is what it was");
 }
 
 #[test]
@@ -247,7 +316,7 @@ fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_waits_for_it(
     bench.applied(1);
     assert_eq!(snapshots(&bench), 1);
     assert!(!is_applied(&bench, 3));
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 });
     let told = |bench: &Bench| {
         bench.out.iter().any(|effect| {
             matches!(effect, Effect::Reply { message: Message::CutApplied { seq } } if seq.get() == 2)
@@ -263,7 +332,7 @@ fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_waits_for_it(
 fn rule_8_what_the_way_back_changes_is_recorded_before_anything_is_rolled_back() {
     let mut bench = mirror_in_sync();
     incoming(&mut bench, 1, true);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 }).record();
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 }).record();
     bench.applied(1);
     bench.apply(Event::UpstreamLost { orderly: false });
     let promote = |consent| Event::Command(Command::Promote { consent });
@@ -291,7 +360,7 @@ fn rule_8_what_the_way_back_changes_is_recorded_before_anything_is_rolled_back()
 fn went_back() -> Bench {
     let mut bench = mirror_in_sync();
     incoming(&mut bench, 1, true);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 }).record();
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 }).record();
     bench.applied(1);
     bench.apply(Event::UpstreamLost { orderly: false });
     bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
@@ -311,6 +380,7 @@ fn cause_with(mut bench: Bench, gateway: u128) -> Option<Cause> {
         site,
         sessions,
         policy: policy(Mode::Stack),
+        holds_content: false,
     }));
     bench.record();
     let status = bench.machine.status();

@@ -126,8 +126,8 @@ fn what_a_leg_has_in_flight_follows_its_priority() {
     }
 }
 
-/// A mirror that an operator says holds the content.
-fn holding(there: Vec<block::BlockRange>) -> Bench {
+/// An operator says that the mirror holds the content.
+fn asked_to_hold() -> Bench {
     let mut bench = Bench::primary();
     bench.apply(Event::Command(Command::AddLeg {
         gateway: WEST,
@@ -137,6 +137,11 @@ fn holding(there: Vec<block::BlockRange>) -> Bench {
         holds_content: true,
     }));
     bench.record().take();
+    bench
+}
+
+/// It was opened over a link of this version.
+fn open_holding(bench: &mut Bench, version: u16) {
     let opened = Opened {
         quality: Quality::Inconsistent,
         generation: None,
@@ -144,8 +149,14 @@ fn holding(there: Vec<block::BlockRange>) -> Bench {
         differences_known: true,
     };
     let opening = Box::new(Opening { opened, differs: Vec::new() });
-    bench.apply(Event::LinkVersion { leg: leg(), version: block::PROTOCOL_VERSION });
+    bench.apply(Event::LinkVersion { leg: leg(), version });
     bench.apply(Event::Connected { leg: leg(), opening });
+}
+
+/// A mirror that an operator says holds the content.
+fn holding(there: Vec<block::BlockRange>) -> Bench {
+    let mut bench = asked_to_hold();
+    open_holding(&mut bench, block::PROTOCOL_VERSION);
     let asks = |effect: &Effect| {
         matches!(effect, Effect::Post { message: Message::List { volume: 0 }, .. })
     };
@@ -196,18 +207,19 @@ fn a_comparison_that_was_cut_short_begins_anew_also_after_a_restart() {
     let record = GroupRecord::decode(&record.unwrap()).unwrap();
     let mut bench = Bench::restored(record, restored(true, &[]), |_, _| DirtyMap::default());
     bench.take();
-    let opened = Opened {
-        quality: Quality::Inconsistent,
-        generation: None,
-        ancestors: Vec::new(),
-        differences_known: true,
-    };
-    let opening = Box::new(Opening { opened, differs: Vec::new() });
-    bench.apply(Event::LinkVersion { leg: leg(), version: 1 });
-    bench.apply(Event::Connected { leg: leg(), opening });
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
-    // A mirror of a release that cannot say what it holds is compared from end to end.
+    open_holding(&mut bench, block::PROTOCOL_VERSION);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![vec![block::BlockRange::new(0, 8)]] });
+    bench.heard(Message::Mapped { volume: 0, blocks: Vec::new(), last: true });
     let asked = copies(&mut bench);
-    assert!(asked.iter().all(|(.., compare)| *compare));
-    assert_eq!(bench.machine.status().legs[0].sessions[0].resync_total_bytes, 64 << 20);
+    let extents: Vec<_> = asked.iter().map(|(_, extent, compare)| (*extent, *compare)).collect();
+    assert_eq!(extents, [(at(0, 8), true)], "what was found to be the same is compared again");
+}
+
+#[test]
+fn rule_10_a_mirror_that_would_keep_nothing_of_what_it_holds_is_not_compared() {
+    let mut bench = asked_to_hold();
+    open_holding(&mut bench, 2);
+    let leg = &bench.machine.status().legs[0];
+    assert_eq!(leg.cause, Some(Cause::PeerTooOld { version: 2, needs: 3 }));
+    assert_eq!(leg.state, SessionState::Error);
 }

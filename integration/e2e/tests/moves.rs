@@ -178,12 +178,26 @@ fn a_restore_brings_back_what_was_written_to_a_detached_copy() -> Result<()> {
     Ok(())
 }
 
+/// Policies of which none is as it is configured.
+fn unusual(mode: &str) -> Vec<&str> {
+    let pace = ["--cut-interval", "300ms", "--ack-deadline", "6s", "--on-slow", "degrade"];
+    let copying = ["--bandwidth", "400MiB/s", "--priority", "high"];
+    let window = ["--bandwidth-window", "sat 03:00-04:00 Europe/Berlin=300MiB/s"];
+    [&["session", "set", VOLUME, "--mode", mode][..], &pace, &copying, &window].concat()
+}
+
+fn policy(site: &Site) -> Result<Value> {
+    Ok(group(site)?["legs"][0]["policy"].clone())
+}
+
 #[test]
-fn a_restore_of_a_session_that_follows_behind_goes_home_in_mode_sync() -> Result<()> {
+fn a_restore_of_a_session_that_follows_behind_goes_home_in_its_mode() -> Result<()> {
     let pair = Pair::mirrored("32MiB")?;
     let (east, west) = (&pair.primary, &pair.mirror);
     write(east, 0, 1)?;
-    east.cli(&["session", "set", VOLUME, "--mode", "consistency"])?;
+    east.cli(&unusual("consistency"))?;
+    let policies = policy(east)?;
+    ensure!(policies["mode"] == "consistency" && policies["priority"] == "high", "{policies:#}");
     await_group(west, "a cut", SOON, |g| g["quality"] == "consistent")?;
     east.cli(&["session", "suspend", VOLUME])?;
     await_group(west, "the suspension", SOON, |g| g["upstream"]["link"] == "off")?;
@@ -192,10 +206,67 @@ fn a_restore_of_a_session_that_follows_behind_goes_home_in_mode_sync() -> Result
     expect(west, &["session", "restore", VOLUME], 7, "GW0408")?;
     let done = west.cli(&["session", "restore", VOLUME, "--discard"])?;
     println!("{done:#}");
-    let home = await_group(east, "service", SOON, serves)?;
-    ensure!(home["legs"][0]["policy"]["mode"] == "sync", "{home:#}");
-    east.wait_equivalent(SYNC_LIMIT)?;
+    await_group(east, "service", SOON, serves)?;
+    ensure!(policy(east)? == policies, "{:#}", policy(east)?);
+    await_group(east, "a cut", SYNC_LIMIT, |g| g["legs"][0]["phase"] == "following")?;
     holds(east, 0, 1)?;
+    // It has everything again when it is asked to.
+    east.cli(&["session", "set", VOLUME, "--mode", "sync"])?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    pair.is_identical()
+}
+
+#[test]
+fn the_policies_of_a_session_stay_its_own_when_it_is_migrated_and_failed_over() -> Result<()> {
+    let mut pair = Pair::mirrored("32MiB")?;
+    let east = &pair.primary;
+    east.cli(&unusual("sync"))?;
+    let policies = policy(east)?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    let plan = east.cli(&["migrate", "plan", VOLUME, "--to", "west"])?;
+    let token = text(&plan, "/token")?;
+    east.cli(&["migrate", "run", VOLUME, "--token", &token])?;
+    pair.swap();
+    await_group(&pair.primary, "service", SOON, serves)?;
+    ensure!(policy(&pair.primary)? == policies, "{:#}", policy(&pair.primary)?);
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    pair.primary.kill()?;
+    fail_over(&pair.mirror)?;
+    ensure!(policy(&pair.mirror)? == policies, "{:#}", policy(&pair.mirror)?);
+    pair.primary.start()?;
+    await_group(&pair.primary, "the fence", SOON, |g| g["role"] == "fenced")?;
+    pair.mirror.cli(&["reprotect", VOLUME, "--wait"])?;
+    ensure!(policy(&pair.mirror)? == policies, "{:#}", policy(&pair.mirror)?);
+    pair.swap();
+    pair.is_identical()
+}
+
+#[test]
+fn a_window_of_nothing_holds_the_first_copy_until_it_is_removed() -> Result<()> {
+    let pair = Pair::joined()?;
+    let east = &pair.primary;
+    east.cli(&["volume", "create", VOLUME, "--size", "32MiB"])?;
+    write(east, 0, 1)?;
+    let create = ["session", "create", VOLUME, "--to", "west"];
+    // Open at any time of any day, beside one that allows more: the lowest limit holds.
+    let windows = ["--bandwidth-window", "00:00-24:00=paused", "--bandwidth-window"];
+    let other = ["mon-sun 00:00-24:00 Asia/Tokyo=10MiB/s", "--bandwidth", "unlimited"];
+    east.cli(&[&create[..], &windows[..], &other[..]].concat())?;
+    let held = await_group(east, "a copy that is held back", SOON, |g| {
+        let leg = &g["legs"][0];
+        leg["phase"] == "copying" && leg["bandwidth_now"] == "paused" && leg["link"] == "connected"
+    })?;
+    ensure!(held["legs"][0]["policy"]["bandwidth_windows"][0] == "mon-sun 00:00-24:00 UTC=paused");
+    // Hosts go on, and what they write is not held back.
+    write(east, 64, 2)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let session = east.cli(&["session", "show", VOLUME])?;
+    ensure!(number(&session, "/resync_copied_bytes")? == 0, "{session:#}");
+    ensure!(session["leg"]["phase"] == "copying", "{session:#}");
+    let odd = ["session", "set", VOLUME, "--bandwidth-window", "08:00-09:00 Europe/Atlantis=0"];
+    expect(east, &odd, 64, "GW0203").or_else(|_usage| expect(east, &odd, 1, "GW0203"))?;
+    east.cli(&["session", "set", VOLUME, "--no-bandwidth-windows"])?;
+    east.wait_equivalent(SYNC_LIMIT)?;
     pair.is_identical()
 }
 

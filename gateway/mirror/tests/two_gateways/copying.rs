@@ -166,6 +166,7 @@ fn rule_10_a_host_that_writes_meanwhile_overwrites_nothing_that_is_not_kept() {
         east.set(|policy| policy.bandwidth.usual = Some(0)).await.unwrap();
         world.pass(2).await;
         east.write(9 << 20, 1, 4096).await.unwrap();
+        world.pass(1).await;
         let status = west.status();
         assert_eq!(west.content(9 << 20, 4096), bytes(1, 4096));
         assert_eq!(west.kept_content(status.discarded[0].snapshots[0].1).await, held);

@@ -114,7 +114,7 @@ fn a_second_identity_is_whole_or_not_there_when_power_is_cut_while_it_is_given()
             assert!(names[0] || names[1], "{context}: the content has a name");
             assert!(names[1] || !shared, "{context}: it was given a second one");
             assert!(!(names[0] && deleted), "{context}: the first one was removed");
-            assert_eq!(pool.used_bytes(), 2 * SLOT_BYTES, "{context}: it takes its room once");
+            assert_eq!(pool.used_bytes(), SLOT_BYTES, "{context}: it takes its room once");
             for (id, named) in [VOLUME, OTHER].into_iter().zip(names) {
                 if named {
                     check_content(&pool, id, &context);

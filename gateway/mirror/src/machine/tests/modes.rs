@@ -280,6 +280,7 @@ fn rule_10_a_copy_that_was_equal_is_kept_nowhere() {
     // It is a mirror as any other.
     bench.take();
     incoming(&mut bench, 1, false);
+    bench.record();
     assert!(is_applied(&bench, 1));
 }
 

@@ -412,9 +412,6 @@ mod tests {
     #[test]
     fn writes_and_reads_the_bytes_of_version_4() {
         let bytes = bytes_of(include_str!("record_4.hex"));
-        for line in sample().encode().chunks(32) {
-            println!("HEX{}", line.iter().map(|b| format!("{b:02x}")).collect::<String>());
-        }
         assert_eq!(GroupRecord::decode(&bytes), Ok(sample()));
         assert_eq!(sample().encode(), bytes);
     }

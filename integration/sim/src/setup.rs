@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use block::Mode;
-use mirror::{HeartbeatTimes, JournalLimits, OnSlow, Policy, Recovery, Split};
+use mirror::{
+    Bandwidth, HeartbeatTimes, JournalLimits, OnSlow, Policy, Priority, Recovery, Split, Window,
+};
 
 use crate::net::Path;
 use crate::rng::Rng;
@@ -84,6 +86,7 @@ impl Setup {
             ..Policy::default()
         };
         let policy = if modes == Modes::Sync { policy } else { follow(rng, modes, policy) };
+        let policy = copying(rng, policy);
         Self {
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,
@@ -112,6 +115,19 @@ fn follow(rng: &Rng, modes: Modes, policy: Policy) -> Policy {
         on_slow: if degrades { OnSlow::Degrade } else { policy.on_slow },
         cut_interval_ms: rng.pick(&[100, 400, 1_000]),
         transfer_every_s: rng.pick(&[0, 1, 1, 3]),
+        ..policy
+    }
+}
+
+/// What copies may take. The least lets everything be copied while operators wait for it.
+fn copying(rng: &Rng, policy: Policy) -> Policy {
+    let usual = rng.pick(&[None, None, None, Some(1 << 20), Some(4 << 20)]);
+    // It is always open, but that is known only when somebody looks at a clock.
+    let slow = Window::parse("00:00-24:00 Europe/Berlin", 2 << 20).expect("it is one");
+    let windows = if rng.chance(15) { vec![slow] } else { Vec::new() };
+    Policy {
+        bandwidth: Bandwidth { usual, windows: windows.into() },
+        priority: rng.pick(&[Priority::Low, Priority::Normal, Priority::High]),
         ..policy
     }
 }

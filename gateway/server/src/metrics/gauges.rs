@@ -67,6 +67,8 @@ const PAIR_TOTAL: Name =
 const PAIR_COPIED: Name =
     ("twinspan_pair_resync_copied_bytes_total", "Bytes copied by the running or last resync.");
 const PAIR_ETA: Name = ("twinspan_pair_resync_eta_seconds", "Time until the resync is done.");
+const PAIR_LIMIT: Name =
+    ("twinspan_pair_resync_limit_bytes_per_second", "What a resync may send now; 0: it is paused.");
 const VERIFY_PROGRESS: Name =
     ("twinspan_verify_progress_ratio", "How much of the mirror was compared, while it is.");
 const VERIFY_LAST: Name = (
@@ -236,6 +238,9 @@ fn pairs(families: &mut Families, group: &GroupStatus, leg: &LegStatus, here: &s
         families.counter(PAIR_COPIED, &[name, kind], number(session.resync_copied_bytes));
         if let Some(started) = leg.resync_started_ms {
             families.gauge(PAIR_STARTED, &[name], seconds(started));
+        }
+        if let Some(limit) = leg.bytes_per_second_max {
+            families.gauge(PAIR_LIMIT, &[name], number(limit));
         }
         if let Some(now) = leg.verifying.filter(|now| now.total > 0) {
             families.gauge(VERIFY_PROGRESS, &[name], number(now.done) / number(now.total));

@@ -99,7 +99,7 @@ pub(crate) enum Command {
     Volume(Volume),
     /// Mirror sessions
     #[command(subcommand)]
-    Session(Session),
+    Session(Box<Session>),
     /// Groups
     #[command(subcommand)]
     Group(Group),

@@ -99,6 +99,15 @@ pub(crate) fn groups(groups: &[Group]) -> String {
 pub(crate) fn group(group: &Group) -> String {
     let mut out = groups(std::slice::from_ref(group));
     out.push_str(&format!("      volumes ({}) {}\n", group.volumes.len(), group.volumes.join(" ")));
+    for kept in &group.discarded {
+        let snapshots: Vec<String> = kept.snapshots.iter().map(ToString::to_string).collect();
+        out.push_str(&format!(
+            "      kept   {} of {}: up to {} of that were overwritten here\n",
+            snapshots.join(" "),
+            kept.taken_at,
+            bytes_text(kept.bytes.unwrap_or_default())
+        ));
+    }
     out
 }
 

@@ -46,7 +46,7 @@ use self::slab::Slab;
 pub use self::spill::{Journals, Spill, SpillFile};
 pub use self::witness::Arbitration;
 use crate::command::{Command, Refusal};
-use crate::machine::{Effect, Event, Machine, Note};
+use crate::machine::{Effect, Event, Machine, Note, Pace};
 use crate::metrics::Metrics;
 use crate::priority::{Copiers, Place};
 use crate::status::Verified;
@@ -364,12 +364,12 @@ impl Core {
         for (leg, bandwidth, told) in self.machine.windowed() {
             let limit = bandwidth.limit_at(|zone| zone.wall_time(unix_ms));
             if limit != told {
-                self.events.push(Event::Limit { leg, bytes_per_second: limit });
+                self.events.push(Event::Pace(Pace::Limit { leg, bytes_per_second: limit }));
             }
         }
         let highest = self.place.say(self.machine.copying());
         if highest != self.machine.highest_copying() {
-            self.events.push(Event::Crowd { highest });
+            self.events.push(Event::Pace(Pace::Crowd { highest }));
         }
     }
 

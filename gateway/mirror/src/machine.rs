@@ -63,7 +63,9 @@ pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Event, Note, Opening};
 use self::flush::Flushes;
 use self::leg::{Leg, LegSet, Stage};
+pub use self::pace::Pace;
 use self::points::Points;
+pub use self::points::Taken;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
 pub(crate) use self::snapshot::{Lacks, found};
@@ -254,9 +256,7 @@ impl Machine {
             Event::Told { message } => self.on_told(message, out),
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
-            Event::Snapshotted { result, unix_ms, mapped_bytes } => {
-                self.on_snapshotted(result, (unix_ms, mapped_bytes), out);
-            }
+            Event::Snapshotted(result, taken) => self.on_snapshotted(result, taken, out),
             Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
             Event::Changed { result } => self.on_changed(result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
@@ -275,8 +275,7 @@ impl Machine {
             Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
             Event::WitnessLost => self.on_witness_lost(out),
             Event::Closing => self.on_closing(out),
-            Event::Limit { leg, bytes_per_second } => self.on_limit(leg, bytes_per_second),
-            Event::Crowd { highest } => self.highest_copying = highest,
+            Event::Pace(pace) => self.on_pace(pace),
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
         }
         self.settle(out);

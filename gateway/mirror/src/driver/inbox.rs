@@ -4,7 +4,7 @@ use block::{Answer, Completion, IoError, LegId, Segment, Segments, WriteId};
 use bytes::{Bytes, BytesMut};
 
 use super::{Core, Group};
-use crate::machine::Event;
+use crate::machine::{Event, Taken};
 
 /// What an answer belongs to, packed into the 64 bits of a ticket's tag: 8 bits of kind, 56 of name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,10 +118,10 @@ impl Core {
                 Tag::Grown(volume) => self.grown(volume, result.err()),
                 Tag::Snapshotted(number) => {
                     if let Some(round) = self.end_of_round(number, result.err()) {
-                        let (result, unix_ms) = (round.result(), group.clock.unix_ms());
+                        let unix_ms = group.clock.unix_ms();
                         let mapped = self.members.iter().map(|m| m.store.usage().mapped_bytes);
-                        let mapped_bytes = mapped.sum();
-                        self.events.push(Event::Snapshotted { result, unix_ms, mapped_bytes });
+                        let taken = Taken { unix_ms, mapped_bytes: mapped.sum() };
+                        self.events.push(Event::Snapshotted(round.result(), taken));
                     }
                 }
                 Tag::RolledBack(number) => {

@@ -6,9 +6,8 @@ use block::{
 };
 use bytes::Bytes;
 
-use super::Restored;
+use super::{Pace, Restored, Taken};
 use crate::command::{Command, Refusal};
-use crate::priority::Priority;
 use crate::status::{Cause, Verified};
 
 /// What a mirror answered when the group was opened there.
@@ -167,15 +166,9 @@ pub enum Event {
         /// Its size now, in bytes.
         result: Result<u64, IoError>,
     },
-    /// The local stores answered an [`Effect::Snapshot`].
-    Snapshotted {
-        /// Whether every volume has its snapshot.
-        result: Result<(), IoError>,
-        /// The time of day, to show.
-        unix_ms: u64,
-        /// Bytes that are mapped in all of them, to show.
-        mapped_bytes: u64,
-    },
+    /// The local stores answered an [`Effect::Snapshot`]: whether every volume has its snapshot, and
+    /// what there is to show of them.
+    Snapshotted(Result<(), IoError>, Taken),
     /// The local stores answered an [`Effect::RemoveSnapshots`].
     SnapshotsRemoved {
         /// Those that are gone, by index of the volume.
@@ -248,18 +241,8 @@ pub enum Event {
     WitnessLost,
     /// The gateway stops in good order: hosts are gone, nothing is in flight.
     Closing,
-    /// Another limit holds for a leg's copies: the time of day passed a border of its windows.
-    Limit {
-        /// Which leg.
-        leg: LegId,
-        /// Bytes a second; `None`: as many as go; 0: nothing.
-        bytes_per_second: Option<u64>,
-    },
-    /// Who copies at this gateway, over all groups, changed.
-    Crowd {
-        /// The highest priority among them.
-        highest: Option<Priority>,
-    },
+    /// What only clocks on walls and other groups know, changed.
+    Pace(Pace),
     /// Time passed.
     Tick {
         /// The gateway's clock, in milliseconds; never goes back.

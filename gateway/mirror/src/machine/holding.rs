@@ -9,10 +9,11 @@
 //! between begins it anew. The mirror keeps a snapshot of what it holds before it lets the first
 //! change in (rule 10). What the mirror is worth is recorded there as it is for one that is copied.
 
-use block::{BlockRange, BlockSet, LegId, Message};
+use block::{BlockRange, BlockSet, DirtyReport, LegId, Message, Open};
 
 use super::leg::Leg;
 use super::{Effect, Machine};
+use crate::lineage::{Lineage, Relation, relate};
 
 /// The lists that a comparison begins with.
 #[derive(Clone, Debug, Default)]
@@ -77,5 +78,31 @@ impl Machine {
         }
         self.begin_copying_when_listed(leg);
         true
+    }
+
+    // --- at the mirror ---
+
+    /// How many bytes at most the primary may overwrite that only this copy has, if there is
+    /// anything and an operator allowed it (rule 10).
+    pub(super) fn discards(&self, open: &Open, differs: &[DirtyReport]) -> Option<u64> {
+        let ours = self.lineage.as_ref().filter(|_| open.discard)?;
+        let theirs = Lineage::new(open.generation, open.ancestors.clone());
+        let behind = matches!(relate(&theirs, Some(ours)), Relation::Behind { .. });
+        let blocks = differs.iter().flat_map(|report| &report.blocks).map(|range| range.count());
+        let bytes = blocks.sum::<u64>() * block::BLOCK_BYTES;
+        (!behind || bytes > 0).then_some(bytes)
+    }
+
+    /// What the primary would overwrite first of content that no snapshot can keep, in words.
+    pub(super) fn first_difference(&self) -> String {
+        let first = self.upstream.as_ref().and_then(super::secondary::Upstream::first_waiting);
+        let Some(change) = first else { return "the store here keeps no snapshots".to_owned() };
+        let what = if change.resync { "differs" } else { "would be overwritten by a host" };
+        format!(
+            "what volume {} holds here {what} from byte {} on, and the store here keeps no snapshot \
+             of it: nothing was overwritten",
+            self.volumes[change.volume].name,
+            change.extent.offset()
+        )
     }
 }

@@ -12,7 +12,7 @@ use block::{BLOCK_BYTES, LegId};
 
 use super::copy::{COPIES_MAX, COPY_BLOCKS};
 use super::leg::{Leg, Stage};
-use super::{Effect, Machine};
+use super::{After, Effect, Machine};
 use crate::bandwidth::Bandwidth;
 use crate::policy::Policy;
 use crate::priority::{Crowd, Priority, Share};
@@ -29,6 +29,23 @@ pub(crate) struct Bucket {
     /// Bytes that may be sent now. A copy goes while there is anything, and may leave less than
     /// nothing: so even a limit below one copy a second is kept to, and never stands still.
     budget: i64,
+}
+
+/// What only clocks on walls and other groups know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Another limit holds for a leg's copies: the time of day passed a border of its windows.
+    Limit {
+        /// Which leg.
+        leg: LegId,
+        /// Bytes a second; `None`: as many as go; 0: nothing.
+        bytes_per_second: Option<u64>,
+    },
+    /// Who copies at this gateway, over all groups, changed.
+    Crowd {
+        /// The highest priority among them.
+        highest: Option<Priority>,
+    },
 }
 
 // === impl Bucket ===
@@ -122,8 +139,15 @@ impl Machine {
         windowed.map(|leg| (leg.id, &leg.policy.bandwidth, leg.bucket.limit))
     }
 
+    pub(super) fn on_pace(&mut self, pace: Pace) {
+        match pace {
+            Pace::Limit { leg, bytes_per_second } => self.on_limit(leg, bytes_per_second),
+            Pace::Crowd { highest } => self.highest_copying = highest,
+        }
+    }
+
     /// Another limit holds from now on.
-    pub(super) fn on_limit(&mut self, leg: LegId, bytes_per_second: Option<u64>) {
+    fn on_limit(&mut self, leg: LegId, bytes_per_second: Option<u64>) {
         if let Some(state) = self.leg_mut(leg) {
             state.bucket.limit = bytes_per_second;
             // What was saved up under a higher limit is not spent under a lower one.
@@ -155,6 +179,19 @@ impl Machine {
         if state.stage.is_live() && state.version >= block::POLICY_SINCE_VERSION {
             let message = block::Message::Policy(crate::record::policy_bytes(&state.policy));
             out.push(Effect::Post { leg, message });
+        }
+    }
+
+    /// The source says the session's policies. One that this release cannot read is as good as none:
+    /// the last one stays.
+    pub(super) fn told_policy(&mut self, bytes: &[u8], out: &mut Vec<Effect>) {
+        let policy = crate::record::policy_of(bytes);
+        if let Some(record) = &mut self.upstream_record
+            && policy.is_some()
+            && record.policy != policy
+        {
+            record.policy = policy;
+            self.keep(After::Nothing, out);
         }
     }
 }

@@ -41,6 +41,15 @@ enum Step {
     Recording,
 }
 
+/// What there is to show of snapshots that were taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// When.
+    pub unix_ms: u64,
+    /// Bytes that are mapped in all of them.
+    pub mapped_bytes: u64,
+}
+
 /// A point that is being kept. What comes behind it in the stream waits.
 #[derive(Debug)]
 struct Keeping {
@@ -227,7 +236,7 @@ impl Machine {
     pub(super) fn on_snapshotted(
         &mut self,
         result: Result<(), IoError>,
-        (unix_ms, mapped_bytes): (u64, u64),
+        taken: Taken,
         out: &mut Vec<Effect>,
     ) {
         let Some(Keeping { link, why, step: Step::Taking(snapshots) }) = self.points.keeping.take()
@@ -235,16 +244,16 @@ impl Machine {
             return;
         };
         let ours = self.upstream.as_ref().is_some_and(|upstream| upstream.link == link);
-        let taken: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
+        let named: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
         match result {
-            Ok(()) if ours => self.point_taken((link, why), taken, (unix_ms, mapped_bytes), out),
+            Ok(()) if ours => self.point_taken((link, why), named, taken, out),
             // Nobody waits for it any more.
             Ok(()) => {
-                self.points.unneeded.extend(taken);
+                self.points.unneeded.extend(named);
                 self.keep(After::Nothing, out);
             }
             Err(error) => {
-                self.points.unneeded.extend(taken);
+                self.points.unneeded.extend(named);
                 if error == IoError::Latched {
                     self.latch(error, out);
                 }
@@ -268,7 +277,7 @@ impl Machine {
         &mut self,
         (link, why): (u64, Why),
         snapshots: Snapshots,
-        (unix_ms, mapped_bytes): (u64, u64),
+        Taken { unix_ms, mapped_bytes }: Taken,
         out: &mut Vec<Effect>,
     ) {
         let kept = |quality, lineage| {

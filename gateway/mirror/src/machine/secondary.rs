@@ -56,6 +56,16 @@ pub(super) struct Upstream {
     pub(super) seq: Seq,
 }
 
+impl Upstream {
+    /// The first change that waits.
+    pub(super) fn first_waiting(&self) -> Option<Incoming> {
+        self.waiting.iter().find_map(|waiting| match waiting {
+            Waiting::Change(_, change) => Some(*change),
+            Waiting::Message(_) => None,
+        })
+    }
+}
+
 /// Local flush rounds of a mirror are numbered apart from those of hosts.
 const MIRROR_ROUND: u64 = 1 << 63;
 
@@ -270,17 +280,6 @@ impl Machine {
         (reports, tracked && last.is_none_or(|last| last == gateway))
     }
 
-    /// How many bytes at most the primary may overwrite that only this copy has, if there is
-    /// anything and an operator allowed it (rule 10).
-    fn discards(&self, open: &Open, differs: &[DirtyReport]) -> Option<u64> {
-        let ours = self.lineage.as_ref().filter(|_| open.discard)?;
-        let theirs = Lineage::new(open.generation, open.ancestors.clone());
-        let behind = matches!(relate(&theirs, Some(ours)), Relation::Behind { .. });
-        let blocks = differs.iter().flat_map(|report| &report.blocks).map(|range| range.count());
-        let bytes = blocks.sum::<u64>() * block::BLOCK_BYTES;
-        (!behind || bytes > 0).then_some(bytes)
-    }
-
     pub(super) fn followed(&mut self, link: u64) {
         if let Some(upstream) = self.upstream.as_mut().filter(|u| u.link == link) {
             upstream.recorded = true;
@@ -328,25 +327,6 @@ impl Machine {
         self.points.note_overwritten(extent.len());
         let origin = Some((upstream.link, seq));
         self.admit(write, (volume, extent, 0), origin, out);
-    }
-
-    /// What the primary would overwrite first of content that no snapshot can keep, in words.
-    pub(super) fn first_difference(&self) -> String {
-        let waiting = self.upstream.iter().flat_map(|upstream| &upstream.waiting);
-        let change = waiting.filter_map(|waiting| match waiting {
-            Waiting::Change(_, change) => Some(*change),
-            Waiting::Message(_) => None,
-        });
-        let Some(Incoming { volume, extent, resync, .. }) = change.into_iter().next() else {
-            return "the store here keeps no snapshots".to_owned();
-        };
-        let what = if resync { "differs" } else { "would be overwritten by a host" };
-        format!(
-            "what volume {} holds here {what} from byte {} on, and the store here keeps no snapshot \
-             of it: nothing was overwritten",
-            self.volumes[volume].name,
-            extent.offset()
-        )
     }
 
     fn keep_quality(&mut self, quality: Quality, out: &mut Vec<Effect>) {
@@ -446,17 +426,7 @@ impl Machine {
                 self.upstream_mode = state.mode;
                 self.lag_heard_ms = state.lag_ms;
             }
-            Message::Policy(bytes) => {
-                // One that this release cannot read is as good as none: the last one stays.
-                let policy = crate::record::policy_of(&bytes);
-                if let Some(record) = &mut self.upstream_record
-                    && policy.is_some()
-                    && record.policy != policy
-                {
-                    record.policy = policy;
-                    self.keep(After::Nothing, out);
-                }
-            }
+            Message::Policy(bytes) => self.told_policy(&bytes, out),
             Message::Goodbye(goodbye) => {
                 self.orderly_end = goodbye == Goodbye::Shutdown;
                 self.drop_upstream(None, out);

@@ -6,7 +6,7 @@ use block::{
     Open, Opened, Quality, Seq, SessionId, VolumeId, VolumeOffer, Vote, WriteId,
 };
 
-use super::{Effect, Event, Machine, Note, Opening, Restored};
+use super::{Effect, Event, Machine, Note, Opening, Pace, Restored, Taken};
 use crate::dirty::DirtyMap;
 use crate::record::GroupRecord;
 use crate::status::{Cause, Phase, Serving};

@@ -188,6 +188,9 @@ fn a_mirror_of_version_2_is_not_told_the_policies_and_follows_all_the_same() {
         let wanted = Policy { recovery: Recovery::Automatic, ..unusual(Mode::Sync) };
         east.set(|policy| *policy = wanted.clone()).await.unwrap();
         world.pass(2).await;
+        let west = world.restart(west);
+        world.pass(3).await;
+        east.until_equivalent().await;
         east.row(0).await.unwrap();
         reverse(&east, &west).await;
         assert_eq!(policy(&west), Policy::default());

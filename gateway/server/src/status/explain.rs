@@ -252,8 +252,13 @@ fn copying(leg: &LegStatus) -> String {
         copied = copied.saturating_add(session.resync_copied_bytes.min(session.resync_total_bytes));
         full |= session.full;
     }
-    let kind = if full { "full copy" } else { "delta" };
+    let kind = match full {
+        _ if leg.comparing => "comparison",
+        true => "full copy",
+        false => "delta",
+    };
     let rate = match leg.resync_rate {
+        _ if leg.bytes_per_second_max == Some(0) => ", paused by its bandwidth".to_owned(),
         Some(0) => ", stalled".to_owned(),
         Some(rate) => format!(", {}/s", bytes_text(rate)),
         None => String::new(),

@@ -224,7 +224,7 @@ fn rule_8_a_change_out_of_order_waits_for_the_snapshot_and_its_record() {
     incoming(&mut bench, 1, true);
     let asked = bench.out.iter().any(|effect| matches!(effect, Effect::Snapshot { .. }));
     assert!(asked && !is_applied(&bench, 1));
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 });
+    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 }));
     assert!(!is_applied(&bench, 1), "it is not recorded yet");
     bench.record();
     assert!(is_applied(&bench, 1));
@@ -250,7 +250,7 @@ fn rule_10_what_a_copy_holds_of_its_own_is_kept_before_the_first_change_and_coun
     let asked = bench.out.iter().any(|effect| matches!(effect, Effect::Snapshot { .. }));
     assert!(asked && !is_applied(&bench, 1));
     assert!(bench.machine.status().is_foreign);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 40_960 });
+    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 40_960 }));
     assert!(!is_applied(&bench, 1), "it is not recorded yet");
     bench.record();
     assert!(is_applied(&bench, 1));
@@ -289,7 +289,7 @@ fn rule_10_where_nothing_can_be_kept_nothing_is_overwritten_and_the_difference_i
     let mut bench = foreign();
     incoming(&mut bench, 5, true);
     let result = Err(IoError::Unsupported);
-    bench.apply(Event::Snapshotted { result, unix_ms: 7, mapped_bytes: 0 }).record();
+    bench.apply(Event::Snapshotted(result, Taken::default())).record();
     assert!(!is_applied(&bench, 5));
     let why = bench.out.iter().find_map(|effect| match effect {
         Effect::HangUpstream { goodbye: Some(Goodbye::Refused(why)) } => Some(why.clone()),
@@ -317,7 +317,7 @@ fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_waits_for_it(
     bench.applied(1);
     assert_eq!(snapshots(&bench), 1);
     assert!(!is_applied(&bench, 3));
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 });
+    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 }));
     let told = |bench: &Bench| {
         bench.out.iter().any(|effect| {
             matches!(effect, Effect::Reply { message: Message::CutApplied { seq } } if seq.get() == 2)
@@ -333,7 +333,7 @@ fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_waits_for_it(
 fn rule_8_what_the_way_back_changes_is_recorded_before_anything_is_rolled_back() {
     let mut bench = mirror_in_sync();
     incoming(&mut bench, 1, true);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 }).record();
+    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 })).record();
     bench.applied(1);
     bench.apply(Event::UpstreamLost { orderly: false });
     let promote = |consent| Event::Command(Command::Promote { consent });
@@ -361,7 +361,7 @@ fn rule_8_what_the_way_back_changes_is_recorded_before_anything_is_rolled_back()
 fn went_back() -> Bench {
     let mut bench = mirror_in_sync();
     incoming(&mut bench, 1, true);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7, mapped_bytes: 8192 }).record();
+    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 })).record();
     bench.applied(1);
     bench.apply(Event::UpstreamLost { orderly: false });
     bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));

@@ -77,7 +77,7 @@ fn a_window_of_nothing_pauses_the_copy_until_it_closes() {
     // What the clock shows was not told yet: nothing goes faster than was allowed.
     assert_eq!(pass(&mut bench, 100, 1_000), 0);
     assert_eq!(bench.machine.status().legs[0].phase, Phase::Copying);
-    bench.apply(Event::Limit { leg: leg(), bytes_per_second: None });
+    bench.apply(Event::Pace(Pace::Limit { leg: leg(), bytes_per_second: None }));
     assert_eq!(pass(&mut bench, 1_100, 1_200), 64 << 20);
     bench.take();
 }
@@ -112,7 +112,7 @@ fn what_a_leg_has_in_flight_follows_its_priority() {
     ] {
         let mut bench = Bench::primary();
         bench.add_leg(Policy { priority, ..Policy::default() }).connect(None);
-        bench.apply(Event::Crowd { highest: Some(Priority::High) });
+        bench.apply(Event::Pace(Pace::Crowd { highest: Some(Priority::High) }));
         bench.take();
         let whole = block::BlockRange::new(0, 16_384);
         bench.apply(Event::Listed { leg: leg(), mapped: vec![vec![whole]] });
@@ -120,7 +120,7 @@ fn what_a_leg_has_in_flight_follows_its_priority() {
         let bytes: u64 = under_way.iter().map(|(_, extent, _)| extent.len()).sum();
         assert_eq!((under_way.len(), bytes), (copies_max, bytes_max), "{priority:?}");
         // Alone again, it has everything.
-        bench.apply(Event::Crowd { highest: Some(priority) });
+        bench.apply(Event::Pace(Pace::Crowd { highest: Some(priority) }));
         let more = copies(&mut bench);
         assert_eq!(under_way.len() + more.len(), 8, "{priority:?}");
     }

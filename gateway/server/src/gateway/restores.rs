@@ -250,7 +250,9 @@ impl Gateway {
             return Err(Refused::new(Code::Busy, detail));
         }
         let status = self.status_of(entry.group()).await?;
-        for leg in status.legs.iter().filter(|leg| leg.policy.mode_after_swap.is_some()) {
+        let is_source = status.role == mirror::Role::Primary;
+        let waits = |leg: &&LegStatus| is_source && leg.policy.mode_after_swap.is_some();
+        for leg in status.legs.iter().filter(waits) {
             // Roles are not swapped after all: it has its own mode again.
             let policy = leg.policy.after_swap();
             self.command(status.group, Command::SetPolicy { leg: leg.leg, policy }).await?;

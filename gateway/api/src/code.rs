@@ -225,7 +225,8 @@ codes! {
         "twinspan session create VOLUME --to SITE";
     NotOpened "GW0616" 500 4
         "the group could not be opened",
-        "read the gateway's log; repair the disk, then restart the gateway";
+        "read the gateway's log; repair the disk, then restart the gateway; \
+         a copy that is lost is given up by: twinspan group delete GROUP --lost";
     CopyStale "GW0617" 409 4
         "the copy here is not up to date",
         "wait until it is copied; look at the primary's status";

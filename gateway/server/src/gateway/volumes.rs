@@ -103,7 +103,10 @@ impl Gateway {
     fn show_volume(&self, group: &GroupEntry, entry: &VolumeEntry, known: &Known) -> Volume {
         let shown = Self::show_group(group, known);
         let id = VolumeId::from_uuid(entry.id);
-        let (mut bytes, mut mapped, mut copy, mut exports) = (0, None, Copy::Unknown, Vec::new());
+        // The pool knows the size of what could not be opened.
+        let in_pool = self.pool.volume(id).map_or(0, |volume| volume.bytes);
+        let (mut bytes, mut mapped) = (in_pool, None);
+        let (mut copy, mut exports) = (Copy::Unknown, Vec::new());
         let mut actions = Vec::new();
         if let Known::Status(status, moment) = known {
             if let Some(volume) = status.volumes.iter().find(|volume| volume.volume == id) {

@@ -1,7 +1,7 @@
 //! `/api/v1/status` and `/api/v1/groups`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 
 use super::{Body, Failure, Shared};
@@ -63,15 +63,30 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(gateway.make_group(&wanted).await?)))
 }
 
+/// How a group is deleted.
+#[derive(serde::Deserialize)]
+pub(super) struct Deletion {
+    #[serde(default)]
+    lost: bool,
+}
+
 /// Take a group apart: each of its volumes goes on in a group of its own
 #[utoipa::path(delete, path = "/api/v1/groups/{group}", tag = "groups",
-    operation_id = "delete_group", params(("group" = String, Path)),
+    operation_id = "delete_group",
+    params(("group" = String, Path),
+           ("lost" = Option<bool>, Query,
+            description = "true: give up what this site still has of a group that cannot be opened")),
     responses((status = 204), (status = "default", body = api::Problem)))]
 pub(super) async fn delete(
     State(gateway): Shared,
     Path(group): Path<String>,
+    Query(Deletion { lost }): Query<Deletion>,
 ) -> Result<StatusCode, Failure> {
-    gateway.delete_group(&group).await?;
+    if lost {
+        gateway.give_up_group(&group).await?;
+    } else {
+        gateway.delete_group(&group).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

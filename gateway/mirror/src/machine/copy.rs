@@ -99,6 +99,12 @@ impl Machine {
         }
     }
 
+    /// Whether a copy is still to be sent once it has its range.
+    pub(super) fn waits_to_be_sent(&self, leg: LegId, copy: u8) -> bool {
+        let placed = self.leg(leg).and_then(|state| state.copies[usize::from(copy)]);
+        placed.is_some_and(|placed| !placed.sent)
+    }
+
     /// The copy has its range: read it here, send it there.
     pub(super) fn send_copy(&mut self, leg: LegId, copy: u8, out: &mut Vec<Effect>) {
         let seq = self.next_seq();
@@ -259,7 +265,10 @@ impl Machine {
             .collect();
         // Those that wait go first: a range that is given back must not wake one of them.
         for (copy, holder) in copies.iter().filter(|(copy, _)| !copy.sent) {
-            self.withdraw(copy.volume, *holder, out);
+            if !self.withdraw(copy.volume, *holder, out) {
+                // It was just let through, and not sent yet.
+                self.unlock(copy.volume, copy.extent.blocks(), *holder, out);
+            }
         }
         for (copy, holder) in copies.iter().filter(|(copy, _)| copy.sent && copy.locked) {
             self.unlock(copy.volume, copy.extent.blocks(), *holder, out);

@@ -385,7 +385,12 @@ impl Machine {
         for holder in granted.drain(..) {
             match holder {
                 Holder::Write(write) => self.launch_or_park(write, out),
-                Holder::Copy(leg, copy) => self.send_copy(leg, copy, out),
+                // A change that was let through before it may have filled the leg's journal: then
+                // the copy is dropped, and its range is given back.
+                Holder::Copy(leg, copy) if self.waits_to_be_sent(leg, copy) => {
+                    self.send_copy(leg, copy, out);
+                }
+                Holder::Copy(..) => {}
             }
         }
         self.granted = granted;

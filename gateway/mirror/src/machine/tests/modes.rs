@@ -487,3 +487,31 @@ fn rule_2_a_copy_that_is_under_way_when_a_transfer_is_done_keeps_no_range_from_h
     bench.change(2, at(1, 1)).record().applied(2);
     assert_eq!(bench.answer(2), Some(Ok(())));
 }
+
+/// Found by the simulator: one change in flight held two others up, a host's and a copy. It ended,
+/// the host's was let through and filled the send journal, the leg was lost with its copies, and then
+/// the copy was let through.
+#[test]
+fn rule_2_a_copy_whose_leg_is_lost_when_both_were_let_through_gives_its_range_back() {
+    let mut bench = Bench::primary();
+    bench.machine.set_journal(JournalLimits { memory_bytes: 100 << 10, spill_bytes: 0 });
+    bench.add_leg(policy(Mode::Consistency)).connect(None);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    bench.change(0, at(0, 1)).record().applied(0);
+    let seq = bench.sent(0).unwrap();
+    bench.ack(seq);
+    let seq = cut(&bench).expect("a first cut is due at once");
+    bench.heard(Message::CutApplied { seq }).record().take();
+    // Both wait for the first one, whose block is to be copied when it failed.
+    bench.change(1, at(6, 1)).change(2, at(0, 8)).change(3, at(7, 40));
+    bench.apply(Event::Applied { write: WriteId::new(1), result: Err(IoError::NoSpace) });
+    assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Copy { .. })));
+    assert!(is_applied(&bench, 2) && !is_applied(&bench, 3));
+    bench.applied(2);
+    let leg = &bench.machine.status().legs[0];
+    assert_eq!(leg.cause, Some(Cause::JournalFull));
+    // Nobody holds the block of the copy.
+    bench.record().take();
+    bench.change(4, at(6, 1)).record();
+    assert!(is_applied(&bench, 4));
+}

@@ -85,6 +85,10 @@ impl Raw {
             "" => None,
             text => Some(at.bytes("pool.capacity", text)?),
         };
+        let quota_bytes = match self.quota.bytes.as_str() {
+            "" => None,
+            text => Some(at.bytes("quota.bytes", text)?),
+        };
         let listen = at.address("link.listen", &self.link.listen)?;
         let advertise = match self.link.advertise.as_str() {
             "" if listen.ip().is_unspecified() => {
@@ -109,6 +113,10 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
+            quota: super::Quota {
+                volumes: Some(self.quota.volumes).filter(|volumes| *volumes > 0),
+                bytes: quota_bytes,
+            },
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(

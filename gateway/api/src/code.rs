@@ -100,6 +100,9 @@ codes! {
     PoolFull "GW0304" 507 1
         "the pool is full",
         "free space below the data directory or grow it";
+    QuotaReached "GW0305" 403 7
+        "the gateway's quota is reached",
+        "ask who runs the gateway to raise it in the section [quota], or delete volumes";
     PeerUnknown "GW0401" 404 7
         "site is not known here",
         "twinspan site token create there, then twinspan site join TOKEN here";

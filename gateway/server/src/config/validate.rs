@@ -12,10 +12,10 @@ use mirror::{
     Split,
 };
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawWitness};
+use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawQuota, RawWitness};
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
-    NbdConfig, NbdListener, Site, Tls, VerifyConfig, WitnessConfig,
+    NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig, WitnessConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
@@ -112,6 +112,7 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
+            quota: quota(&at, &self.quota)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(
@@ -136,6 +137,14 @@ impl Raw {
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
         })
     }
+}
+
+fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
+    let bytes = match raw.bytes.as_str() {
+        "" => None,
+        text => Some(at.bytes("quota.bytes", text)?),
+    };
+    Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
 }
 
 fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {

@@ -4,8 +4,10 @@
 //!   round:  plain TCP copy of N MiB ─ delta resync of N MiB ─ kill the primary, promote, first write
 //! ```
 //!
-//! Invariant: the plain copy moves as many bytes over the same loopback, from file to file, in
-//! pieces as large as the copier's, in the same round; so it says what the machine could do then.
+//! Invariant: the plain copy moves as many bytes over the same loopback, from file to file on the
+//! same disk, in pieces as large as the copier's, in the same round, and ends when they are on the
+//! disk, as a resync does; so it says what the machine could do then. Before either begins, all that
+//! was written before is on the disk.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,6 +23,7 @@ use serde_json::Value;
 use crate::Options;
 use crate::client::{Address, Client};
 use crate::load::{fill, write_once};
+use crate::rounds::write_out;
 
 const VOLUME: &str = "bench";
 /// Bytes that the copier moves at a time.
@@ -102,6 +105,7 @@ impl Pair {
     fn resync(&mut self, mib: u64) -> Result<f64> {
         self.primary.cli(&["session", "suspend", VOLUME])?;
         fill(&address(&self.primary), VOLUME)?;
+        write_out()?;
         let watch = Deadline::after(LIMIT);
         self.primary.cli(&["session", "resume", VOLUME, "--wait"])?;
         Ok(mib as f64 / watch.elapsed().as_secs_f64())
@@ -144,6 +148,7 @@ fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
             file.write_all(&piece)?;
         }
     }
+    write_out()?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("listen for the copy")?;
     let target = listener.local_addr()?;
     let watch = Deadline::after(LIMIT);
@@ -153,13 +158,15 @@ fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
         let (mut buffer, mut received) = (vec![0; PIECE_BYTES], 0);
         loop {
             match stream.read(&mut buffer)? {
-                0 => return Ok(received),
+                0 => break,
                 count => {
                     file.write_all(&buffer[..count])?;
                     received += count as u64;
                 }
             }
         }
+        file.sync_all().context("put the copy on the disk")?;
+        Ok(received)
     });
     let mut stream = TcpStream::connect(target).context("connect for the copy")?;
     let (mut file, mut buffer) = (File::open(&from)?, vec![0; PIECE_BYTES]);

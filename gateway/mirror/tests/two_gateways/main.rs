@@ -5,6 +5,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
 mod detached;
+mod hazards;
 mod link;
 mod modes;
 mod mortal;

@@ -57,6 +57,8 @@ struct Report {
 /// When a site cannot be started, or does not come to where it should be.
 pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     let mut pair = Pair::start(options, dir)?;
+    // The first one makes its files; a resync finds its blocks there, too.
+    plain_copy(dir, options.size_mib)?;
     let mut rounds = Vec::new();
     for repeat in 1..=options.repeats {
         eprintln!("recovery: round {repeat}");

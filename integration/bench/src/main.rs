@@ -13,6 +13,7 @@
 
 mod client;
 mod contestant;
+mod distance;
 mod histogram;
 mod load;
 mod peers;
@@ -52,6 +53,8 @@ enum Command {
     Store(Options),
     /// Two gateways: delta resync beside a plain TCP copy, and from a kill to the first write.
     Recovery(Options),
+    /// Two gateways at a distance: what each mode costs a host, and how far its mirror is behind.
+    Distance(Options),
     /// Puts load on any NBD server and prints what it measured as JSON.
     Load(LoadOptions),
 }
@@ -129,7 +132,8 @@ fn run() -> Result<()> {
         Command::Nbd(options) => rounds::run(Suite::Nbd, &options),
         Command::Mirror(options) => rounds::run(Suite::Mirror, &options),
         Command::Store(options) => rounds::run(Suite::Store, &options),
-        Command::Recovery(options) => rounds::recovery(&options),
+        Command::Recovery(options) => rounds::in_own_folder(&options, recovery::run),
+        Command::Distance(options) => rounds::in_own_folder(&options, distance::run),
         Command::Load(options) => load(options),
     }
 }

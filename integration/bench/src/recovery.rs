@@ -1,11 +1,13 @@
 //! What an operator waits for: a mirror that catches up, and a failover.
 //!
 //! ```text
-//!   round:  plain TCP copy of N MiB ─ delta resync of N MiB ─ kill the primary, promote, first write
+//!   round:  fill ─ plain TCP copy of N MiB ─ fill ─ delta resync of N MiB ─ kill, promote, first write
 //! ```
 //!
-//! Invariant: the plain copy moves as many bytes over the same loopback, from file to file, in
-//! pieces as large as the copier's, in the same round; so it says what the machine could do then.
+//! Invariant: the plain copy moves as many bytes over the same loopback, from file to file on the
+//! same disk, in pieces as large as the copier's, in the same round, and ends when they are on the
+//! disk, as a resync does; so it says what the machine could do then. Either begins when a fill of the
+//! volume has just been put on the disk: disks that are lent by the second are slower after that.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,6 +23,7 @@ use serde_json::Value;
 use crate::Options;
 use crate::client::{Address, Client};
 use crate::load::{fill, write_once};
+use crate::rounds::write_out;
 
 const VOLUME: &str = "bench";
 /// Bytes that the copier moves at a time.
@@ -54,10 +57,15 @@ struct Report {
 /// When a site cannot be started, or does not come to where it should be.
 pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     let mut pair = Pair::start(options, dir)?;
+    // The first one makes its files; a resync finds its blocks there, too.
+    plain_copy(dir, options.size_mib)?;
     let mut rounds = Vec::new();
     for repeat in 1..=options.repeats {
         eprintln!("recovery: round {repeat}");
+        pair.suspend()?;
+        pair.spoil()?;
         let plain_mib_per_second = plain_copy(dir, options.size_mib)?;
+        pair.spoil()?;
         let resync_mib_per_second = pair.resync(options.size_mib)?;
         let (promote_ms, first_write_ms) = pair.fail_over()?;
         rounds.push(Round {
@@ -98,10 +106,18 @@ impl Pair {
         Ok(Self { primary, mirror })
     }
 
-    /// Every block of the volume is written while the session is suspended, then it is resumed.
-    fn resync(&mut self, mib: u64) -> Result<f64> {
+    fn suspend(&self) -> Result<()> {
         self.primary.cli(&["session", "suspend", VOLUME])?;
+        Ok(())
+    }
+
+    /// Writes every block of the volume, which the mirror lacks from then on.
+    fn spoil(&self) -> Result<()> {
         fill(&address(&self.primary), VOLUME)?;
+        write_out()
+    }
+
+    fn resync(&self, mib: u64) -> Result<f64> {
         let watch = Deadline::after(LIMIT);
         self.primary.cli(&["session", "resume", VOLUME, "--wait"])?;
         Ok(mib as f64 / watch.elapsed().as_secs_f64())
@@ -153,13 +169,15 @@ fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
         let (mut buffer, mut received) = (vec![0; PIECE_BYTES], 0);
         loop {
             match stream.read(&mut buffer)? {
-                0 => return Ok(received),
+                0 => break,
                 count => {
                     file.write_all(&buffer[..count])?;
                     received += count as u64;
                 }
             }
         }
+        file.sync_all().context("put the copy on the disk")?;
+        Ok(received)
     });
     let mut stream = TcpStream::connect(target).context("connect for the copy")?;
     let (mut file, mut buffer) = (File::open(&from)?, vec![0; PIECE_BYTES]);

@@ -56,14 +56,17 @@ pub(crate) fn run(suite: Suite, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Runs the suite of what operators wait for and prints its report.
+/// Runs a suite that has no contestants in a folder of its own.
 ///
 /// # Errors
-/// When a site cannot be started, or does not come to where it should be.
-pub(crate) fn recovery(options: &Options) -> Result<()> {
+/// Those of the suite.
+pub(crate) fn in_own_folder(
+    options: &Options,
+    suite: impl FnOnce(&Options, &Path) -> Result<()>,
+) -> Result<()> {
     ensure!(options.repeats > 0, "repeats begin at 1");
     let work = Work::new(options)?;
-    crate::recovery::run(options, &work.disk)
+    suite(options, &work.disk)
 }
 
 /// Folders that are there for the run and gone after it.
@@ -95,6 +98,17 @@ impl Drop for Work {
             }
         }
     }
+}
+
+/// What a fill left in the page cache is written out now; half a minute later the kernel would do it
+/// by itself, in the middle of somebody's measurement.
+///
+/// # Errors
+/// When the disk fails.
+pub(crate) fn write_out() -> Result<()> {
+    let synced = std::process::Command::new("sync").status().context("run sync")?;
+    ensure!(synced.success(), "sync ended with {synced}");
+    Ok(())
 }
 
 fn contestants(suite: Suite) -> Vec<Contestant> {
@@ -131,10 +145,7 @@ fn measure(
         started.push((contestant, running));
     }
     ensure!(!started.is_empty(), "nobody takes part");
-    // What everyone's fill left in the page cache is written out now; half a minute later the kernel
-    // would do it by itself, in the middle of somebody's measurement.
-    let synced = std::process::Command::new("sync").status().context("run sync")?;
-    ensure!(synced.success(), "sync ended with {synced}");
+    write_out()?;
     for workload in suite.workloads() {
         for repeat in 1..=options.repeats {
             eprintln!("{}: {}, round {repeat}", transport.name(), workload.name);

@@ -78,6 +78,19 @@ impl Site {
         std::fs::write(self.config_file(), text).context("write the configuration")
     }
 
+    /// Simulates a distance to every other site, there and back, from the next start on. Both ends
+    /// of a link need the same one.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read or written.
+    pub fn set_distance(&self, distance: Duration) -> Result<()> {
+        let text = std::fs::read_to_string(self.config_file()).context("read the configuration")?;
+        let link = format!("[link]\ndistance = \"{}ms\"\n", distance.as_millis());
+        ensure!(text.contains("[link]\n"), "the configuration has no section for the link");
+        let text = text.replacen("[link]\n", &link, 1);
+        std::fs::write(self.config_file(), text).context("write the configuration")
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

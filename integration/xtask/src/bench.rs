@@ -10,9 +10,9 @@ use crate::run::{self, become_it, cargo, release};
 /// What to measure; passed on to the bench.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// `nbd` (one gateway), `mirror` (two), `store` (flush and FUA on the disk) or `recovery`
-    /// (resync and failover).
-    #[arg(value_parser = ["nbd", "mirror", "store", "recovery"])]
+    /// `nbd` (one gateway), `mirror` (two), `store` (flush and FUA on the disk), `recovery` (resync
+    /// and failover) or `distance` (modes at 5 ms).
+    #[arg(value_parser = ["nbd", "mirror", "store", "recovery", "distance"])]
     what: String,
     /// How long each measurement takes.
     #[arg(long, value_name = "S")]

@@ -1,0 +1,316 @@
+//! What a mirror at a distance costs a host, by mode, and how far it is behind meanwhile.
+//!
+//! ```text
+//!   round, for each depth:  load on "alone" ─ load on "consistency" ─ load on "sync"
+//!                                            ╰─ the mirror's lag is looked at all the while
+//! ```
+//!
+//! Invariant: the three volumes lie on the same two gateways and get the same load in each round,
+//! one after the other. The lag is what the primary itself says of the oldest write that the mirror
+//! may lack; of a mirror that stopped following the report says so, whatever its lag was until then.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use harness::Site;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::Options;
+use crate::client::Address;
+use crate::load::{Load, Measured, fill};
+use crate::rounds::write_out;
+use crate::workload::Pattern;
+
+/// There and back.
+const DISTANCE_MS: u64 = 5;
+/// A measurement is no shorter than this: several cuts.
+const SECONDS_MIN: f64 = 5.0;
+/// Requests in flight.
+const DEPTHS: [usize; 2] = [1, 32];
+/// Between two looks at the lag.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// For a busy machine; what takes longer is a fault.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The primary's word on how old the oldest write is that the mirror may lack.
+const LAG: &str = "twinspan_leg_cut_age_seconds";
+
+/// A volume, by what its mirror does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Alone,
+    Consistency,
+    Sync,
+}
+
+const KINDS: [Kind; 3] = [Kind::Alone, Kind::Consistency, Kind::Sync];
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Consistency => "consistency",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+/// One load on one volume.
+#[derive(Clone, Debug, Serialize)]
+struct Round {
+    depth: usize,
+    kind: Kind,
+    #[serde(flatten)]
+    measured: Measured,
+    /// Every look at the mirror's lag that found one, in seconds.
+    lags: Vec<f64>,
+    /// Whether the mirror still followed, or was still in sync, when the load ended.
+    kept_up: bool,
+}
+
+/// The middle of several rounds.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Row {
+    depth: usize,
+    kind: Kind,
+    ops_per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+    /// Median latency as a multiple of the same volume's without a mirror.
+    over_alone: f64,
+    /// Half of the looks found no more, and all of them no more, over all rounds.
+    lag_p50_seconds: Option<f64>,
+    lag_max_seconds: Option<f64>,
+    /// Whether the mirror kept up in all rounds.
+    kept_up: bool,
+}
+
+/// The report.
+#[derive(Debug, Serialize)]
+struct Report {
+    distance_ms: u64,
+    rows: Vec<Row>,
+    rounds: Vec<Round>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When a site cannot be started, a request fails, or the mirror stops following.
+pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
+    let (primary, mirror) = start(options, dir)?;
+    let mut rounds = Vec::new();
+    for depth in DEPTHS {
+        for repeat in 1..=options.repeats {
+            eprintln!("distance: depth {depth}, round {repeat}");
+            for kind in KINDS {
+                rounds.push(measure(&primary, kind, depth, options.seconds)?);
+            }
+        }
+    }
+    drop(mirror);
+    let report = Report::of(rounds);
+    let text = if options.output == "json" {
+        serde_json::to_string(&report).context("print the report")?
+    } else {
+        report.table()
+    };
+    println!("{text}");
+    Ok(())
+}
+
+fn start(options: &Options, dir: &Path) -> Result<(Site, Site)> {
+    let mut primary = Site::new(dir, "east")?;
+    let mut mirror = Site::new(dir, "west")?;
+    for site in [&mut primary, &mut mirror] {
+        site.set_distance(Duration::from_millis(DISTANCE_MS))?;
+        site.start()?;
+    }
+    primary.join(&mirror)?;
+    let size = format!("{}MiB", options.size_mib);
+    for kind in KINDS {
+        primary.cli(&["volume", "create", kind.name(), "--size", &size])?;
+        fill(&address(&primary), kind.name())?;
+        if kind != Kind::Alone {
+            let to = mirror.name();
+            primary.cli(&["session", "create", kind.name(), "--to", to, "--mode", kind.name()])?;
+        }
+    }
+    settle(&primary, Kind::Consistency)?;
+    settle(&primary, Kind::Sync)?;
+    Ok((primary, mirror))
+}
+
+fn address(site: &Site) -> Address {
+    Address::Unix(site.nbd_socket())
+}
+
+/// Waits until the mirror has all that it will get, and everything is on the disk.
+fn settle(primary: &Site, kind: Kind) -> Result<()> {
+    if kind != Kind::Alone {
+        primary.wait_for(&["session", "show", kind.name()], LIMIT, |session| {
+            let behind = session.pointer("/leg/rpo_seconds").and_then(Value::as_f64);
+            keeps_up(session, kind) && behind.is_none_or(|seconds| seconds <= 0.0)
+        })?;
+    }
+    write_out()
+}
+
+/// Whether the mirror of a session is where its mode wants it.
+fn keeps_up(session: &Value, kind: Kind) -> bool {
+    let wanted = if kind == Kind::Sync { "equivalent" } else { "following" };
+    session.pointer("/leg/phase").and_then(Value::as_str) == Some(wanted)
+}
+
+fn measure(primary: &Site, kind: Kind, depth: usize, seconds: f64) -> Result<Round> {
+    let load = Load {
+        address: address(primary),
+        export: kind.name().into(),
+        pattern: Pattern::RandWrite,
+        bytes: 4096,
+        depth,
+        connections: 1,
+        seconds: seconds.max(SECONDS_MIN),
+        structured: false,
+    };
+    let ended = AtomicBool::new(false);
+    let (measured, lags) = std::thread::scope(|scope| {
+        let looks = scope.spawn(|| watch_lag(primary, kind, &ended));
+        let measured = load.run();
+        ended.store(true, Ordering::Relaxed);
+        let lags = looks.join().unwrap_or_else(|_| bail!("the thread that looks died"));
+        Ok::<_, anyhow::Error>((measured?, lags?))
+    })?;
+    let kept_up = match kind {
+        Kind::Alone => true,
+        Kind::Consistency | Kind::Sync => {
+            keeps_up(&primary.cli(&["session", "show", kind.name()])?, kind)
+        }
+    };
+    settle(primary, kind)?;
+    Ok(Round { depth, kind, measured, lags, kept_up })
+}
+
+/// Looks at the lag until the load has ended. Looks at a volume without a lag cost the same.
+fn watch_lag(primary: &Site, kind: Kind, ended: &AtomicBool) -> Result<Vec<f64>> {
+    let mut lags = Vec::new();
+    while !ended.load(Ordering::Relaxed) {
+        let lag = lag_in(&primary.metrics()?);
+        lags.extend(lag.filter(|_| kind == Kind::Consistency));
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(lags)
+}
+
+/// The lag in the text of `/metrics`: there is one mirror that follows behind.
+fn lag_in(metrics: &str) -> Option<f64> {
+    let line = metrics.lines().find(|line| line.starts_with(LAG))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+// === impl Report ===
+
+impl Report {
+    fn of(rounds: Vec<Round>) -> Self {
+        let mut rows: Vec<Row> = Vec::new();
+        for depth in DEPTHS {
+            for kind in KINDS {
+                let same = |round: &&Round| round.depth == depth && round.kind == kind;
+                let same: Vec<&Round> = rounds.iter().filter(same).collect();
+                if same.is_empty() {
+                    continue;
+                }
+                let middle = |of: &dyn Fn(&Measured) -> f64| {
+                    middle(same.iter().map(|round| of(&round.measured)).collect())
+                };
+                let p50_us = middle(&|measured| measured.p50_us);
+                let alone = rows.iter().find(|row| row.depth == depth && row.kind == Kind::Alone);
+                let lags: Vec<f64> = same.iter().flat_map(|round| round.lags.clone()).collect();
+                rows.push(Row {
+                    depth,
+                    kind,
+                    ops_per_second: middle(&|measured| measured.ops_per_second),
+                    p50_us,
+                    p99_us: middle(&|measured| measured.p99_us),
+                    kept_up: same.iter().all(|round| round.kept_up),
+                    over_alone: alone.map_or(1.0, |alone| p50_us / alone.p50_us),
+                    lag_max_seconds: lags.iter().copied().reduce(f64::max),
+                    lag_p50_seconds: (!lags.is_empty()).then(|| self::middle(lags)),
+                });
+            }
+        }
+        Self { distance_ms: DISTANCE_MS, rows, rounds }
+    }
+
+    fn table(&self) -> String {
+        let mut text = format!(
+            "4k random writes, two gateways {} ms apart (there and back)\n\
+             x alone: median latency beside the same load on a volume without a mirror (goal for \
+             consistency: 1.3, with a lag below 2 s)\n\n\
+             {:<28} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10}\n",
+            self.distance_ms, "", "ops/s", "p50 us", "p99 us", "x alone", "lag p50 s", "lag max s",
+        );
+        for row in &self.rows {
+            let lag = |seconds: Option<f64>| {
+                seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}"))
+            };
+            text += &format!(
+                "{:<28} {:>9.0} {:>9.1} {:>9.1} {:>8.2} {:>10} {:>10}{}\n",
+                format!("depth {}, {}", row.depth, row.kind.name()),
+                row.ops_per_second,
+                row.p50_us,
+                row.p99_us,
+                row.over_alone,
+                lag(row.lag_p50_seconds),
+                lag(row.lag_max_seconds),
+                if row.kept_up { "" } else { "   fell behind" },
+            );
+        }
+        text
+    }
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() - 1) / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(kind: Kind, p50_us: f64, lags: &[f64]) -> Round {
+        let measured = Measured {
+            ops_per_second: 1e6 / p50_us,
+            mib_per_second: 1.0,
+            p50_us,
+            p99_us: 9.0,
+            p999_us: 9.9,
+            ops_in_all: 1,
+        };
+        Round { depth: 1, kind, measured, lags: lags.to_vec(), kept_up: true }
+    }
+
+    #[test]
+    fn compares_with_the_volume_that_has_no_mirror() {
+        let report = Report::of(vec![
+            round(Kind::Alone, 20.0, &[]),
+            round(Kind::Consistency, 24.0, &[0.5, 1.5, 0.7]),
+            round(Kind::Sync, 6000.0, &[]),
+        ]);
+        let row = report.rows.iter().find(|row| row.kind == Kind::Consistency).unwrap();
+        assert!((row.over_alone - 1.2).abs() < 0.01, "{row:?}");
+        assert_eq!((row.lag_p50_seconds, row.lag_max_seconds), (Some(0.7), Some(1.5)));
+        assert!(report.table().contains("1.20"), "{}", report.table());
+    }
+
+    #[test]
+    fn finds_the_lag() {
+        let text = format!("# HELP {LAG} x\ntwinspan_other 7\n{LAG}{{leg=\"west\"}} 0.25\n");
+        assert_eq!(lag_in(&text), Some(0.25));
+        assert_eq!(lag_in("twinspan_other 7\n"), None);
+    }
+}

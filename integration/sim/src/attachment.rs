@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Answer, Completion, Completions, Extent, IoError, Segment};
-use mirror::Group;
+use mirror::{Group, Serving};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -189,7 +189,10 @@ impl Attachment {
                 let text = format!("host {}: {:?} done after the fence", self.host, pending.asked);
                 world.fail("P5", text);
             }
-            Ok(answer) => self.done(world, pending, answer, now),
+            Ok(answer) => {
+                world.check_superseded(&self.process, self.epoch, pending);
+                self.done(world, pending, answer, now);
+            }
         }
     }
 
@@ -227,7 +230,8 @@ impl Attachment {
     /// P1: a change that was asked for after a mirror was lost is not acknowledged while hosts may
     /// not go on without that mirror.
     fn check_not_halted(&self, world: &World, pending: &Pending, lost_ms: Option<u64>) {
-        let halted = |group: &Group| group.status().serving == mirror::Serving::Halted;
+        let waits = |serving| matches!(serving, Serving::Halted | Serving::NoWitness);
+        let halted = |group: &Group| waits(group.status().serving);
         if pending.is_plain() || !self.process.group().is_some_and(|group| halted(&group)) {
             return;
         }

@@ -88,6 +88,7 @@ impl World {
         } else {
             self.stats.borrow_mut().promotions += 1;
         }
+        self.note_ruler(site, promotion);
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
         // What it kept is given up with its promotion.
@@ -165,7 +166,7 @@ impl World {
             let branch = branch.promoted(now, site, old, planned);
             if lacking > 0 {
                 lossless = false;
-                self.note_hole(site, lacking);
+                self.note_hole(site, lacking, promotion);
             }
             if !planned && old != site && !(complete && self.is_served_by(old, &chosen)) {
                 self.note_unconsented(site, old);
@@ -233,10 +234,14 @@ impl World {
     }
 
     /// The old primary acknowledged changes without the mirror that is promoted.
-    fn note_hole(&self, site: usize, lacking: usize) {
+    fn note_hole(&self, site: usize, lacking: usize, promotion: Option<Promotion>) {
         self.stats.borrow_mut().holes += 1;
         let name = self.sites[site].name;
-        self.log(format_args!("{lacking} changes were acknowledged without {name}"));
+        let text = format!("{lacking} changes were acknowledged without {name}");
+        self.log(&text);
+        if self.is_lawful(promotion) {
+            self.fail("P7", format!("{text}, and the witness let it be promoted"));
+        }
     }
 
     /// What the old primary has and the promoted mirror has not may be discarded only with a word.

@@ -12,17 +12,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use block::{
-    ActivityExtent, BLOCK_BYTES, Change, Extent, Identity, LegId, Link, LinkError, LinkTraffic,
-    Message, Seq,
-};
+use block::{ActivityExtent, BLOCK_BYTES, Change, Extent, LegId, Message, Seq};
 use tokio::time::Instant;
 
 use crate::model::Moment;
 use crate::points::CutName;
+use crate::tap::Tap;
 use crate::world::World;
 
 /// What was issued this short before a link was found to be dead may not have been sent on it.
@@ -59,7 +56,6 @@ struct Segment {
 
 /// A primary's link to one of its mirrors, whose copies are counted.
 pub(crate) struct Meter {
-    inner: Box<dyn Link>,
     world: Weak<World>,
     sites: [usize; 2],
     open: bool,
@@ -255,9 +251,8 @@ impl World {
 
 impl Meter {
     /// Watches the link of the primary at one site to the mirror at another.
-    pub(crate) fn over(world: &Rc<World>, from: usize, to: usize, inner: Box<dyn Link>) -> Self {
+    pub(crate) fn new(world: &Rc<World>, from: usize, to: usize) -> Self {
         Self {
-            inner,
             world: Rc::downgrade(world),
             sites: [from, to],
             open: false,
@@ -377,42 +372,12 @@ impl Drop for Meter {
     }
 }
 
-impl Link for Meter {
-    fn peer(&self) -> &Identity {
-        self.inner.peer()
+impl Tap for Meter {
+    fn says(&mut self, message: &Message) {
+        self.sent(message);
     }
 
-    fn push(&mut self, message: Message) {
-        self.sent(&message);
-        self.inner.push(message);
-    }
-
-    fn queued_bytes(&self) -> u64 {
-        self.inner.queued_bytes()
-    }
-
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.inner.poll_send(context)
-    }
-
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut Vec<Message>,
-    ) -> Poll<Result<(), LinkError>> {
-        let before = into.len();
-        let polled = self.inner.poll_receive(context, into);
-        for message in &into[before..] {
-            self.heard(message);
-        }
-        polled
-    }
-
-    fn traffic(&self) -> LinkTraffic {
-        self.inner.traffic()
-    }
-
-    fn version(&self) -> u16 {
-        self.inner.version()
+    fn hears(&mut self, message: &Message) {
+        self.heard(message);
     }
 }

@@ -15,6 +15,7 @@
 //! A process is its tasks: to kill it is to drop them all between two polls. Its disk stays.
 #![forbid(unsafe_code)]
 
+mod arbiter;
 mod attachment;
 mod chain;
 mod checks;
@@ -36,6 +37,7 @@ mod setup;
 mod site;
 mod slow;
 mod stats;
+mod tap;
 mod trace;
 mod world;
 

@@ -41,6 +41,7 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
             }
             let answer = group.command(command).await;
             if promotes && answer != Err(Refusal::Busy) {
+                kept.sites[site].unnamed.set(answer == Err(Refusal::NotNamed));
                 kept.sites[site].promoting.set(None);
                 if !matches!(answer, Ok(()) | Err(Refusal::Interrupted)) {
                     kept.sites[site].promotion.set(None);
@@ -66,7 +67,8 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
     }
     let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
     let kept = status.kept.map(|kept| kept.quality);
-    let promotion = Promotion { consent, quality: status.quality, kept, from };
+    let quality = status.quality;
+    let promotion = Promotion { consent, quality, kept, from, by_itself: false };
     if promotion.goes_back() == Some(Quality::Consistent) {
         state.at_point.set(true);
     }
@@ -156,7 +158,10 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
         // The better copy is the one that needs less consent.
         let best = (0..status.len()).min_by_key(|site| consent_for(&status[*site]));
         let best = best.expect("there are sites");
-        promote(world, best, consent_for(&status[best]));
+        let needed = consent_for(&status[best]);
+        // The witness knows of another, which is not to be had.
+        let overrules = world.sites[best].unnamed.take();
+        promote(world, best, if overrules { needed.max(Consent::Outdated) } else { needed });
         return;
     };
     if Some(status[site].epoch) < newest && primaries.len() > 1 {

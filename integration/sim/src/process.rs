@@ -16,6 +16,7 @@ use mirror::{Clock, Dialer, Generations, Group, LocalFuture, Parts};
 use crate::delta::Meter;
 use crate::sabotage::Sabotage;
 use crate::slow::{SlowLedger, SlowStore};
+use crate::tap::{Ear, Tapped};
 use crate::world::{GROUP, World};
 
 /// One start of a gateway.
@@ -85,7 +86,7 @@ impl Process {
             process.spawn(world, Box::pin(Rc::clone(store).serve()));
         }
         process.spawn(world, Box::pin(Rc::clone(&process.ledger).serve()));
-        match Group::open(process.parts(world)) {
+        match Group::open_arbitrated(process.parts(world), world.arbitration(site)) {
             Ok(group) => drop(process.group.set(group)),
             Err(error) => {
                 process.kill(world);
@@ -284,7 +285,9 @@ async fn dial(
             let Ok(mut link) = link::greet(theirs, &hello).await else { return };
             let Ok(Message::Open(open)) = link.receive_one().await else { return };
             let Some(world) = place.upgrade() else { return };
-            let link = world.trace_link(acceptor.site, Box::new(link));
+            let ear = Ear { world: Rc::downgrade(&world), site: acceptor.site };
+            let link = Box::new(Tapped::new(Box::new(link), ear));
+            let link = world.trace_link(acceptor.site, link);
             if let Some(group) = acceptor.group() {
                 group.accept(world.sabotage.opened(open, &group), link);
             }
@@ -292,7 +295,7 @@ async fn dial(
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
     let link = world.sabotage.dialed(Box::new(link), world.count());
-    let link = Box::new(Meter::over(world, me.site, to, link));
+    let link = Box::new(Tapped::new(link, Meter::new(world, me.site, to)));
     Ok(world.trace_link(me.site, link))
 }
 

@@ -7,10 +7,12 @@
 mod link;
 mod medium;
 mod store;
+mod witness;
 
 use std::rc::Rc;
 
-use block::{Extent, Ledger, Link, Op, Open, Request, Store, Ticket};
+use ::witness::memory::MemoryWitness;
+use block::{Extent, GatewayId, Ledger, Link, Op, Open, Request, Store, Ticket, Witness};
 use bytes::Bytes;
 use mirror::{Command, Group, Role, Serving};
 
@@ -67,6 +69,16 @@ pub enum Sabotage {
     RetriesSync,
     /// Rule 11: a failed sync counts as done.
     IgnoresFailedSync,
+    /// Rule 13: a primary goes on without a mirror that the witness was not asked about.
+    GoesOnUnasked,
+    /// Rule 13: a mirror does not look whether the witness names it.
+    PromotesUnnamed,
+    /// Rule 13: a read does not look at its lease.
+    ReadsForEver,
+    /// Rule 13: a mirror does not wait for the end of the primary's lease.
+    IgnoresLeases,
+    /// Rule 13: a claim without an answer counts as denied.
+    ForgetsClaims,
 }
 
 impl Sabotage {
@@ -133,6 +145,26 @@ impl Sabotage {
                 Command::Resume { leg, discard: true }
             }
             other => other,
+        }
+    }
+
+    /// What a gateway is given to ask the witness.
+    pub(crate) fn witness(
+        self,
+        me: GatewayId,
+        inner: Rc<dyn Witness>,
+        truth: &Rc<MemoryWitness>,
+    ) -> Rc<dyn Witness> {
+        match self {
+            Self::GoesOnUnasked
+            | Self::PromotesUnnamed
+            | Self::ReadsForEver
+            | Self::IgnoresLeases
+            | Self::ForgetsClaims => {
+                let truth = Rc::clone(truth);
+                Rc::new(witness::Liar { how: self, me, inner, truth })
+            }
+            _ => inner,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use block::Mode;
-use mirror::{HeartbeatTimes, JournalLimits, OnSlow, Policy, Recovery, Split};
+use mirror::{Failover, HeartbeatTimes, JournalLimits, OnSlow, Policy, Recovery, Split};
 
 use crate::net::Path;
 use crate::rng::Rng;
@@ -38,6 +38,14 @@ impl Modes {
     }
 }
 
+/// The third voice, and how patient gateways are with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voice {
+    pub(crate) lease_ms: u64,
+    pub(crate) hold_ms: u64,
+    pub(crate) failover_after_ms: u64,
+}
+
 /// What a seed decides before anything happens.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -68,6 +76,8 @@ pub(crate) struct Setup {
     pub(crate) attentive: bool,
     /// Whether operators act while faults go on.
     pub(crate) operators: bool,
+    /// The witness, if there is one.
+    pub(crate) voice: Option<Voice>,
 }
 
 impl Setup {
@@ -84,7 +94,12 @@ impl Setup {
             ..Policy::default()
         };
         let policy = if modes == Modes::Sync { policy } else { follow(rng, modes, policy) };
+        let voice = rng.chance(35).then(|| voice(rng));
+        let by_itself = voice.is_some() && rng.chance(65);
+        let failover = if by_itself { Failover::Automatic } else { Failover::Manual };
+        let policy = Policy { failover, ..policy };
         Self {
+            voice,
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,
             volumes,
@@ -122,6 +137,14 @@ fn mode(rng: &Rng, modes: Modes) -> Mode {
         Modes::Consistency => Mode::Consistency,
         Modes::Stack => Mode::Stack,
         Modes::Mixed => rng.pick(&[Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack]),
+    }
+}
+
+fn voice(rng: &Rng) -> Voice {
+    Voice {
+        lease_ms: rng.pick(&[2_000, 4_000, 6_000]),
+        hold_ms: rng.pick(&[1_500, 5_000]),
+        failover_after_ms: rng.pick(&[500, 1_000, 3_000]),
     }
 }
 

@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use block::{GatewayId, Generation, Quality, VolumeId};
 use mirror::{Consent, found_primary, found_secondary};
+use witness::memory::Faults;
 
+use crate::arbiter;
 use crate::disks::Disks;
 use crate::model::{Branch, Moment};
 use crate::points::Points;
@@ -20,7 +22,7 @@ use crate::world::{GROUP, GROWTH_BYTES};
 /// The content that a gateway serves.
 pub(crate) type Served = Rc<RefCell<Branch>>;
 
-/// An operator's promotion, as the copy was just before.
+/// A promotion without the old primary, as the copy was just before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promotion {
     pub(crate) consent: Consent,
@@ -29,6 +31,8 @@ pub(crate) struct Promotion {
     pub(crate) kept: Option<Quality>,
     /// Whom it followed.
     pub(crate) from: Option<usize>,
+    /// It was no operator, but the mirror itself.
+    pub(crate) by_itself: bool,
 }
 
 /// A gateway's place.
@@ -41,6 +45,12 @@ pub(crate) struct Site {
     pub(crate) host_boot: Cell<u128>,
     /// What its clock is ahead of the time that passes, in milliseconds.
     pub(crate) clock_ms: Cell<i64>,
+    /// For how long its machine slept although no time passed, in milliseconds.
+    pub(crate) slept_ms: Cell<u64>,
+    /// The network between it and the witness.
+    pub(crate) witness: Rc<Faults>,
+    /// The witness refused to have it promoted when an operator asked last.
+    pub(crate) unnamed: Cell<bool>,
     pub(crate) process: RefCell<Option<Rc<Process>>>,
     /// The content that this gateway serves or served, until it is overwritten from another.
     pub(crate) branch: RefCell<Option<Served>>,
@@ -100,6 +110,9 @@ impl Site {
             pace: Rc::new(Cell::new(pace)),
             host_boot: Cell::new(index as u128 + 1),
             clock_ms: Cell::new(0),
+            slept_ms: Cell::new(0),
+            witness: arbiter::faults(),
+            unnamed: Cell::new(false),
             process: RefCell::new(None),
             branch: RefCell::new(branch),
             handed: RefCell::default(),

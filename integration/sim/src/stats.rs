@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 25] = [
+pub const FAULTS: [&str; 34] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -27,6 +27,15 @@ pub const FAULTS: [&str; 25] = [
     "a clock jumps forward",
     "a clock jumps back",
     "a gateway is paused",
+    "a gateway is paused for a minute",
+    "a gateway cannot reach the witness",
+    "a question to the witness is lost",
+    "an answer of the witness is lost",
+    "a question to the witness arrives late",
+    "the witness is down",
+    "the witness is slow",
+    "a mirror promotes itself",
+    "a promotion that the witness permits",
     "a gateway is stopped in good order",
     "a machine is rebooted in good order",
     "an operator commands anything",

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::arbiter::Arbiter;
 use crate::attachment::Attachment;
 use crate::chain::Chain;
 use crate::delta::Delta;
@@ -26,7 +27,8 @@ use crate::sabotage::Sabotage;
 use crate::setup::{Modes, Setup};
 use crate::site::Site;
 use crate::stats::Stats;
-use crate::trace::{TracedLink, TracedStore};
+use crate::tap::Tapped;
+use crate::trace::{LinkLog, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
 /// How much a volume may grow.
@@ -54,6 +56,7 @@ pub(crate) struct World {
     /// What two sites may differ in, by the lower and the higher of them (P9).
     pub(crate) deltas: RefCell<BTreeMap<(usize, usize), Delta>>,
     pub(crate) heartbeat: HeartbeatTimes,
+    pub(crate) arbiter: Option<Arbiter>,
     pub(crate) sabotage: Sabotage,
     pub(crate) attachments: RefCell<Vec<Rc<Attachment>>>,
     pub(crate) chains: RefCell<Vec<Chain>>,
@@ -96,6 +99,7 @@ impl World {
             sites,
             volumes,
             heartbeat: setup.heartbeat,
+            arbiter: setup.voice.map(Arbiter::new),
             deltas: RefCell::default(),
             sabotage,
             attachments: RefCell::default(),
@@ -175,7 +179,8 @@ impl World {
         if !self.traced {
             return inner;
         }
-        Box::new(TracedLink { inner, world: Rc::downgrade(self), name: self.sites[site].name })
+        let log = LinkLog { world: Rc::downgrade(self), name: self.sites[site].name };
+        Box::new(Tapped::new(inner, log))
     }
 
     pub(crate) fn trace_store(
@@ -384,13 +389,13 @@ impl World {
                     process.latched_ms.set(Some(self.now_ms()));
                 }
             }
+            Note::TakesOver => self.note_takeover(site, process),
             Note::Demoted => self.yielding.set(Some(site)),
             Note::Detached(_)
             | Note::Verified { .. }
             | Note::Degraded { .. }
             | Note::Transferred { .. }
             | Note::FencedOff { .. }
-            | Note::TakesOver
             | Note::Witness { .. } => {}
         }
     }

@@ -45,6 +45,11 @@ breaks! {
     a_copy_that_is_discarded_without_a_word DiscardsUnasked
     a_failed_sync_that_is_done_again RetriesSync
     a_failed_sync_that_counts_as_done IgnoresFailedSync
+    a_primary_that_goes_on_without_the_witness GoesOnUnasked
+    a_promotion_of_a_mirror_that_the_witness_does_not_name PromotesUnnamed
+    a_read_without_a_lease ReadsForEver
+    a_promotion_while_the_lease_of_the_primary_runs IgnoresLeases
+    a_claim_without_an_answer_that_counts_as_denied ForgetsClaims
 }
 
 #[test]

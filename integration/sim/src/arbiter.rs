@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::Epoch;
 use mirror::machine::Terms;
 use mirror::{Arbitration, Consent};
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::model::Moment;
 use crate::process::Process;
 use crate::setup::Voice;
 use crate::site::Promotion;
-use crate::world::World;
+use crate::world::{GROUP, World};
 
 /// A promotion that the witness permitted.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +127,12 @@ impl World {
                 *consented = epoch.max(*consented);
             }
         });
+    }
+
+    /// The epoch that the witness knows, if there is one.
+    pub(crate) fn granted_epoch(&self) -> Option<Epoch> {
+        let standing = self.arbiter.as_ref()?.truth.standing(GROUP)?;
+        Some(standing.configuration.epoch)
     }
 
     /// P4: nobody answers what is asked of it after another was promoted with the word of the

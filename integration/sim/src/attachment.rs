@@ -190,7 +190,10 @@ impl Attachment {
                 world.fail("P5", text);
             }
             Ok(answer) => {
-                world.check_superseded(&self.process, self.epoch, pending);
+                // What a flush covers was acknowledged before, and whoever was promoted has it.
+                if !matches!(pending.asked, Asked::Flush) {
+                    world.check_superseded(&self.process, self.epoch, pending);
+                }
                 self.done(world, pending, answer, now);
             }
         }

@@ -305,6 +305,9 @@ impl World {
     /// P4: only who became primary at a higher epoch fences another.
     pub(crate) fn check_fence(&self, site: usize) {
         let Some(ours) = self.group(site).map(|group| group.status().epoch) else { return };
+        if self.granted_epoch().is_some_and(|granted| granted > ours) {
+            return;
+        }
         let others: Option<Vec<_>> = self
             .others(site)
             .map(|other| self.group(other).map(|group| group.status().epoch))

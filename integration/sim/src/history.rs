@@ -89,6 +89,10 @@ async fn history(world: &Rc<World>) {
     if world.sites.len() > 2 {
         world.happened("three gateways");
     }
+    if world.setup.days_apart {
+        world.happened("clocks are a day apart");
+        world.sites[1].clock_ms.set(-86_400_000);
+    }
     (0..world.sites.len()).for_each(|site| world.start(site));
     for mirror in world.others(0) {
         // One command at a time: the second one is asked when the first is recorded.

@@ -31,8 +31,8 @@ pub(crate) fn start(world: &Rc<World>) {
     for host in 0..world.setup.hosts {
         let kind = Kind::Mixed {
             volume: if host < volumes { host } else { rng.index(volumes) },
-            depth: rng.pick(&[1, 3, 8]),
-            think_ms: rng.pick(&[20, 60, 200]),
+            depth: if world.setup.hour { 1 } else { rng.pick(&[1, 3, 8]) },
+            think_ms: if world.setup.hour { 4_000 } else { rng.pick(&[20, 60, 200]) },
         };
         world.spawn(live(Rc::clone(world), host, kind));
     }
@@ -102,7 +102,7 @@ async fn attached(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind) {
         }
         let (depth, think_ms) = match kind {
             Kind::Mixed { depth, think_ms, .. } => (depth, think_ms),
-            Kind::Dependent(_) => (1, 20),
+            Kind::Dependent(_) => (1, if world.setup.hour { 2_000 } else { 20 }),
         };
         // Nobody takes what is sent to a gateway that is stopped by a signal.
         let idle = world.paused.get() || world.stopped.get() || attachment.process.is_paused();

@@ -17,6 +17,7 @@
 
 mod arbiter;
 mod attachment;
+mod babble;
 mod chain;
 mod checks;
 mod delta;
@@ -36,6 +37,7 @@ mod sabotage;
 mod setup;
 mod site;
 mod slow;
+mod spill;
 mod stats;
 mod tap;
 mod trace;

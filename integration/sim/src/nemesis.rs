@@ -3,6 +3,7 @@
 //! Invariant: every fault ends by itself after a while; [`heal`] ends all of them at once.
 
 mod network;
+mod odd;
 mod witness;
 
 use std::rc::Rc;
@@ -17,12 +18,20 @@ use crate::world::{GROWTH_BYTES, World};
 
 /// Lets things go wrong for as long as the setup says.
 pub(crate) async fn rage(world: &Rc<World>) {
+    if world.setup.hour {
+        odd::hour(world).await;
+        return;
+    }
     let rng = Rc::clone(&world.rng);
     let end = world.now_ms() + u64::try_from(world.setup.length.as_millis()).expect("short");
     while world.now_ms() < end && !world.has_failed() {
         tokio::time::sleep(rng.millis(1, world.setup.fault_gap_ms)).await;
         if world.arbiter.is_some() && rng.chance(25) {
             witness::strike(world);
+            continue;
+        }
+        if rng.chance(8) {
+            odd::strike(world);
             continue;
         }
         match rng.below(100) {
@@ -334,6 +343,7 @@ pub(crate) fn heal(world: &Rc<World>) {
     world.log("everything is repaired");
     network::heal(world);
     witness::heal(world);
+    odd::heal(world);
     for (index, site) in world.sites.iter().enumerate() {
         site.pace.set(site.usual_pace);
         site.disks.repair();

@@ -13,9 +13,11 @@ use std::task::{Poll, Waker};
 use block::{GatewayId, Generation, Hello, Identity, LegId, Link, LinkError, Message, Store};
 use mirror::{Clock, Dialer, Generations, Group, LocalFuture, Parts};
 
+use crate::babble::Babble;
 use crate::delta::Meter;
 use crate::sabotage::Sabotage;
 use crate::slow::{SlowLedger, SlowStore};
+use crate::spill::SimSpill;
 use crate::tap::{Ear, Tapped};
 use crate::world::{GROUP, World};
 
@@ -53,6 +55,9 @@ impl Process {
         let number = world.count();
         let boot = block::BootId::of(u128::from(number));
         let identity = Identity { gateway: state.gateway, boot, site: state.name.to_owned() };
+        if state.gone.iter().any(|gone| gone.get()) {
+            return Err("a volume of the group is gone".to_owned());
+        }
         let opened = state.disks.open().map_err(|error| format!("{error:#}"))?;
         let (pace, rng) = (|| Rc::clone(&state.pace), || Rc::clone(&world.rng));
         let stores = opened.stores.into_iter().enumerate().map(|(volume, inner)| {
@@ -62,7 +67,7 @@ impl Process {
             }
             let inner = world.sabotage.store(inner);
             let inner = world.trace_store(site, volume, inner);
-            SlowStore::new(inner, pace(), rng())
+            SlowStore::new(inner, Rc::clone(&state.gone[volume]), pace(), rng())
         });
         let lies = world.sabotage == Sabotage::RecordsLate;
         let ledger = world.sabotage.ledger(opened.ledger);
@@ -127,7 +132,10 @@ impl Process {
             }),
             host_boot: state.host_boot.get().to_le_bytes(),
             heartbeat: world.heartbeat,
-            journals: mirror::Journals::in_memory(world.setup.journal),
+            journals: mirror::Journals {
+                limits: world.setup.journal,
+                spill: Rc::new(SimSpill { world: Rc::downgrade(world), site: self.site }),
+            },
         }
     }
 
@@ -277,7 +285,7 @@ async fn dial(
     let peer = peer.ok_or_else(unreachable)?;
     let (ours, theirs) = world.net.connect(between);
     let hello = hello(&peer.identity);
-    let acceptor = Rc::clone(&peer);
+    let (acceptor, from) = (Rc::clone(&peer), me.site);
     let place = Rc::downgrade(world);
     peer.spawn(
         world,
@@ -286,6 +294,7 @@ async fn dial(
             let Ok(Message::Open(open)) = link.receive_one().await else { return };
             let Some(world) = place.upgrade() else { return };
             let ear = Ear { world: Rc::downgrade(&world), site: acceptor.site };
+            let link = Babble { inner: Box::new(link), world: Rc::downgrade(&world), from };
             let link = Box::new(Tapped::new(Box::new(link), ear));
             let link = world.trace_link(acceptor.site, link);
             if let Some(group) = acceptor.group() {
@@ -295,6 +304,7 @@ async fn dial(
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
     let link = world.sabotage.dialed(Box::new(link), world.count());
+    let link = Box::new(Babble { inner: link, world: Rc::downgrade(world), from: to });
     let link = Box::new(Tapped::new(link, Meter::new(world, me.site, to)));
     Ok(world.trace_link(me.site, link))
 }

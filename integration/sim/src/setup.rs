@@ -38,6 +38,9 @@ impl Modes {
     }
 }
 
+/// Such histories are long.
+const HOUR_EVERY: u64 = 180;
+
 /// The third voice, and how patient gateways are with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Voice {
@@ -76,12 +79,16 @@ pub(crate) struct Setup {
     pub(crate) attentive: bool,
     /// Whether operators act while faults go on.
     pub(crate) operators: bool,
+    /// Whether the link is cut every second for an hour, and nothing else happens.
+    pub(crate) hour: bool,
+    /// Whether the clocks of the sites are a day apart.
+    pub(crate) days_apart: bool,
     /// The witness, if there is one.
     pub(crate) voice: Option<Voice>,
 }
 
 impl Setup {
-    pub(crate) fn draw(rng: &Rng, modes: Modes) -> Self {
+    pub(crate) fn draw((seed, rng): (u64, &Rng), modes: Modes) -> Self {
         const KIB: u64 = 1024;
         let sizes = [256 * KIB, KIB * KIB, 8 * KIB * KIB, 9 * KIB * KIB];
         let volumes = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
@@ -99,6 +106,8 @@ impl Setup {
         let failover = if by_itself { Failover::Automatic } else { Failover::Manual };
         let policy = Policy { failover, ..policy };
         Self {
+            hour: seed % HOUR_EVERY == HOUR_EVERY - 1,
+            days_apart: rng.chance(20),
             voice,
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,
@@ -111,7 +120,7 @@ impl Setup {
             switches: modes == Modes::Mixed && rng.chance(70),
             journal: if modes == Modes::Sync { JournalLimits::default() } else { journal(rng) },
             heartbeat: heartbeat(rng),
-            length: rng.millis(2_500, 10_000),
+            length: rng.millis(2_500, if voice.is_some() { 18_000 } else { 10_000 }),
             fault_gap_ms: rng.pick(&[250, 800, 2_000]),
             disks_fail: rng.chance(55),
             attentive: rng.chance(75),
@@ -149,8 +158,8 @@ fn voice(rng: &Rng) -> Voice {
 }
 
 fn journal(rng: &Rng) -> JournalLimits {
-    let memory_bytes = rng.pick(&[256 << 10, 4 << 20, 64 << 20]);
-    JournalLimits { memory_bytes, spill_bytes: 0 }
+    let memory_bytes = rng.pick(&[64 << 10, 256 << 10, 4 << 20, 64 << 20]);
+    JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 16 << 20]) }
 }
 
 fn pace(rng: &Rng) -> Pace {

@@ -51,6 +51,12 @@ pub(crate) struct Site {
     pub(crate) witness: Rc<Faults>,
     /// The witness refused to have it promoted when an operator asked last.
     pub(crate) unnamed: Cell<bool>,
+    /// The next thing that it says makes no sense.
+    pub(crate) babbles: Cell<bool>,
+    /// There is no room where its send journals spill to.
+    pub(crate) journal_full: Cell<bool>,
+    /// By volume: somebody deleted it.
+    pub(crate) gone: Vec<Rc<Cell<bool>>>,
     pub(crate) process: RefCell<Option<Rc<Process>>>,
     /// The content that this gateway serves or served, until it is overwritten from another.
     pub(crate) branch: RefCell<Option<Served>>,
@@ -113,6 +119,9 @@ impl Site {
             slept_ms: Cell::new(0),
             witness: arbiter::faults(),
             unnamed: Cell::new(false),
+            babbles: Cell::new(false),
+            journal_full: Cell::new(false),
+            gone: volumes.iter().map(|_| Rc::default()).collect(),
             process: RefCell::new(None),
             branch: RefCell::new(branch),
             handed: RefCell::default(),

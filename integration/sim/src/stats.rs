@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 34] = [
+pub const FAULTS: [&str; 43] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -38,6 +38,15 @@ pub const FAULTS: [&str; 34] = [
     "a promotion that the witness permits",
     "a gateway is stopped in good order",
     "a machine is rebooted in good order",
+    "bytes on a link are garbled",
+    "a peer says what makes no sense",
+    "the pool of a destination is full",
+    "a send journal spills",
+    "the disk of a send journal is full",
+    "clocks are a day apart",
+    "a gateway whose volume was deleted refuses to open the group",
+    "a volume is deleted behind the back of its gateway",
+    "the link flaps every second for an hour",
     "an operator commands anything",
     "an operator switches the mode",
 ];

@@ -5,7 +5,7 @@
 use std::rc::Weak;
 use std::task::{Context, Poll};
 
-use block::{Identity, Link, LinkError, LinkTraffic, Message};
+use block::{Identity, IoError, Link, LinkError, LinkTraffic, Message};
 
 use crate::world::World;
 
@@ -75,9 +75,17 @@ pub(crate) struct Ear {
 }
 
 impl Tap for Ear {
+    fn says(&mut self, message: &Message) {
+        if let (Message::Failed { error: IoError::NoSpace, .. }, Some(world)) =
+            (message, self.world.upgrade())
+        {
+            world.happened("the pool of a destination is full");
+        }
+    }
+
     fn hears(&mut self, message: &Message) {
         // It is asked to take over: what it may have begun by itself before came to nothing.
-        if let (Message::Promote { .. }, Some(world)) = (message, self.world.upgrade()) {
+        if let (Message::Handover { .. }, Some(world)) = (message, self.world.upgrade()) {
             let place = &world.sites[self.site].promotion;
             place.set(place.get().filter(|promotion| !promotion.by_itself));
         }

@@ -88,7 +88,7 @@ pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
 impl World {
     pub(crate) fn new((seed, modes): (u64, Modes), sabotage: Sabotage, traced: bool) -> Rc<Self> {
         let rng = Rc::new(Rng::new(seed));
-        let setup = Setup::draw(&rng, modes);
+        let setup = Setup::draw((seed, &rng), modes);
         let volumes: Vec<_> =
             (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
         let sized: Vec<_> = volumes.iter().copied().zip(setup.volumes.iter().copied()).collect();
@@ -222,7 +222,8 @@ impl World {
         }
         let state = &self.sites[site];
         self.log(format_args!("{} starts", state.name));
-        let impaired = state.disks.is_impaired();
+        let deleted = state.gone.iter().any(|gone| gone.get());
+        let impaired = state.disks.is_impaired() || deleted;
         match Process::start(self, site) {
             Ok(process) => {
                 *state.process.borrow_mut() = Some(process);
@@ -231,7 +232,11 @@ impl World {
             }
             Err(error) if impaired => {
                 self.log(format_args!("{} cannot start: {error}", state.name));
-                self.happened("a disk without room refuses the start");
+                self.happened(if deleted {
+                    "a gateway whose volume was deleted refuses to open the group"
+                } else {
+                    "a disk without room refuses the start"
+                });
                 let kept = Rc::clone(self);
                 let pause = self.rng.millis(200, 1_000);
                 self.spawn(async move {

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use mirror::Role;
 use witness::memory::Fate;
 
 use super::{any_site, later};
@@ -14,8 +15,9 @@ use crate::world::World;
 pub(super) fn strike(world: &Rc<World>) {
     match world.rng.below(10) {
         0..5 => cut(world),
-        5..7 => outage(world),
-        _ => slow(world),
+        5..6 => outage(world),
+        6..7 => slow(world),
+        _ => outlast(world),
     }
 }
 
@@ -47,6 +49,46 @@ fn cut(world: &Rc<World>) {
     later(world, world.rng.millis(100, 12_000), move |world| {
         world.sites[site].witness.cut.set(false);
     });
+}
+
+/// The primary is away for so long that a mirror may promote itself: it is dead, it stands still, or
+/// nobody hears it.
+fn outlast(world: &Rc<World>) {
+    let primary =
+        |site: &usize| world.group(*site).is_some_and(|g| g.status().role == Role::Primary);
+    let Some(site) = (0..world.sites.len()).find(primary) else { return };
+    let (Some(voice), Some(process)) = (world.setup.voice, world.process(site)) else { return };
+    let patience = voice.lease_ms + voice.failover_after_ms;
+    let length = Duration::from_millis(patience + world.rng.between(500, 5_000));
+    world.log(format_args!("{} is away for {length:?}", world.sites[site].name));
+    match world.rng.below(3) {
+        0 => {
+            world.happened("a process is killed");
+            world.kill(site);
+            later(world, length, move |world| world.start(site));
+        }
+        1 => {
+            world.happened("a gateway is paused");
+            process.pause(true);
+            later(world, length, move |_world| process.pause(false));
+        }
+        _ => {
+            world.happened("a gateway cannot reach the witness");
+            world.sites[site].witness.fate.set(fate(world));
+            world.sites[site].witness.cut.set(true);
+            for other in world.others(site) {
+                world.net.stall(site, other, true);
+                world.net.stall(other, site, true);
+            }
+            later(world, length, move |world| {
+                world.sites[site].witness.cut.set(false);
+                for other in world.others(site) {
+                    world.net.stall(site, other, false);
+                    world.net.stall(other, site, false);
+                }
+            });
+        }
+    }
 }
 
 /// Nobody reaches it.

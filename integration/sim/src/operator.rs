@@ -20,6 +20,11 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     let Some(group) = world.group(site) else { return };
     let Some(process) = world.process(site) else { return };
     let name = world.sites[site].name;
+    let promotes = matches!(command, Command::Promote { .. });
+    if promotes && world.sites[site].promoting.get() == Some(process.number) {
+        // Nobody would know which of two words it was that took effect.
+        return;
+    }
     world.log(format_args!("{name} is asked: {command:?}"));
     if let Command::RemoveLeg { .. } = command {
         world.expect_full(site);
@@ -35,12 +40,11 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     process.spawn(
         world,
         Box::pin(async move {
-            let promotes = matches!(command, Command::Promote { .. });
             if let Command::Promote { consent } = command {
                 note_promotion(&kept, site, consent);
             }
             let answer = group.command(command).await;
-            if promotes && answer != Err(Refusal::Busy) {
+            if promotes {
                 kept.sites[site].unnamed.set(answer == Err(Refusal::NotNamed));
                 kept.sites[site].promoting.set(None);
                 if !matches!(answer, Ok(()) | Err(Refusal::Interrupted)) {

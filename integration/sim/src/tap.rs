@@ -14,6 +14,9 @@ pub(crate) trait Tap {
     /// This end says something.
     fn says(&mut self, _message: &Message) {}
 
+    /// This end is about to hear one or more messages at once.
+    fn begins(&mut self) {}
+
     /// This end hears something.
     fn hears(&mut self, _message: &Message) {}
 }
@@ -55,6 +58,9 @@ impl<T: Tap> Link for Tapped<T> {
     ) -> Poll<Result<(), LinkError>> {
         let before = into.len();
         let polled = self.inner.poll_receive(context, into);
+        if into.len() > before {
+            self.tap.begins();
+        }
         into[before..].iter().for_each(|message| self.tap.hears(message));
         polled
     }

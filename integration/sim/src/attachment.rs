@@ -65,6 +65,8 @@ pub(crate) struct Attachment {
     pub(crate) branch: Rc<RefCell<Branch>>,
     /// The epoch at which the gateway serves; a new one comes with a new attachment.
     epoch: u64,
+    /// The copy is open on its own: what it acknowledges is no primary's.
+    detached: bool,
     pub(crate) pending: RefCell<BTreeMap<u64, Pending>>,
     /// The gateway learned of a higher epoch: whatever is acknowledged after that is wrong.
     pub(crate) fenced: Cell<bool>,
@@ -84,9 +86,11 @@ impl Attachment {
         group: &Group,
         branch: Rc<RefCell<Branch>>,
     ) -> Rc<Self> {
-        let (token, epoch) = (group.hosts(), group.status().epoch.get());
+        let status = group.status();
+        let (token, epoch) = (group.hosts(), status.epoch.get());
         Rc::new(Self {
             epoch,
+            detached: status.serving == Serving::Detached,
             host,
             process,
             queue: Completions::new(),
@@ -191,7 +195,7 @@ impl Attachment {
             }
             Ok(answer) => {
                 // What a flush covers was acknowledged before, and whoever was promoted has it.
-                if !matches!(pending.asked, Asked::Flush) {
+                if !self.detached && !matches!(pending.asked, Asked::Flush) {
                     world.check_superseded(&self.process, self.epoch, pending);
                 }
                 self.done(world, pending, answer, now);
@@ -202,7 +206,11 @@ impl Attachment {
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
             Asked::Change { op, fua, step, .. } => {
-                let mut held = world.note_acknowledged(&self.process, self.epoch);
+                let mut held = if self.detached {
+                    world.note_own(self.process.site)
+                } else {
+                    world.note_acknowledged(&self.process, self.epoch)
+                };
                 if pending.is_plain() {
                     held = Sites::one(self.process.site);
                 }

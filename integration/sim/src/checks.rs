@@ -37,6 +37,9 @@ impl World {
         state.epoch.set(epoch);
         // One that is handing over may have been replaced already.
         let primary = status.role == Role::Primary && status.serving != Serving::HandingOver;
+        if status.serving == Serving::Detached && !state.detached.get() {
+            self.on_detached(site);
+        }
         if primary && state.branch.borrow().is_none() {
             self.on_promoted(site);
         } else if primary {
@@ -89,6 +92,7 @@ impl World {
             self.stats.borrow_mut().promotions += 1;
         }
         self.note_ruler(site, promotion);
+        state.detached.set(false);
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
         // What it kept is given up with its promotion.
@@ -152,7 +156,7 @@ impl World {
             };
             let overwritten = state.overwritten.get().filter(|_| goes_back);
             let kept = overwritten.map_or_else(|| kept.clone(), |moment| kept.up_to(moment));
-            let complete = fits(self, &kept, image).is_ok();
+            let complete = fits(self, site, &kept, image).is_ok();
             let lacking = if complete { 0 } else { chosen.borrow().lacking(site) };
             let now = self.count();
             let branch = if half {
@@ -195,7 +199,7 @@ impl World {
     /// The content of a copy that went back to the cut that it keeps (rule 8).
     fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
         self.stats.borrow_mut().cut_promotions += 1;
-        let fitting = |content: &Branch| fits(self, content, image);
+        let fitting = |content: &Branch| fits(self, site, content, image);
         let Some(content) = self.went_back(site, fitting) else {
             let name = self.sites[site].name;
             self.fail("P1", format!("{name} went back to a cut that it was never sent"));
@@ -226,9 +230,9 @@ impl World {
             } else {
                 branch.promoted(now, site, old, false)
             };
-            fits(self, &mirror, image).is_ok()
+            fits(self, site, &mirror, image).is_ok()
         };
-        let is_whole = |branch: &&Served| fits(self, &branch.borrow(), image).is_ok();
+        let is_whole = |branch: &&Served| fits(self, site, &branch.borrow(), image).is_ok();
         let newest = candidates.iter().rev().find(is_whole);
         newest.or_else(|| candidates.iter().find(is_of)).or(candidates.last()).cloned()
     }
@@ -281,6 +285,8 @@ impl World {
             );
             self.fail("P1", text);
         }
+        other.detached.set(false);
+        other.discardable.set(false);
         *other.branch.borrow_mut() = None;
         *other.offered.borrow_mut() = None;
         *other.handed.borrow_mut() = None;
@@ -297,7 +303,7 @@ impl World {
     pub(crate) fn check_content(&self, site: usize, image: &Image) {
         let state = &self.sites[site];
         let Some(branch) = state.branch.borrow().clone() else { return };
-        if let Err(text) = fits(self, &branch.borrow(), image) {
+        if let Err(text) = fits(self, site, &branch.borrow(), image) {
             self.fail("P1", format!("at {}: {text}", state.name));
         }
     }
@@ -319,7 +325,7 @@ impl World {
     }
 
     /// P6: a dependent change is never there without what it depends on.
-    fn check_chains(&self, site: usize, image: &Image) {
+    pub(crate) fn check_chains(&self, site: usize, image: &Image) {
         for (number, chain) in self.chains.borrow().iter().enumerate() {
             let seen = chain.places.iter().map(|(volume, sector)| image.peek(*volume, *sector));
             if let Some(text) = chain.missing(&seen.collect::<Vec<_>>()) {
@@ -335,7 +341,13 @@ impl World {
         for mirror in mirrors {
             self.stats.borrow_mut().comparisons += 1;
             let Some(copy) = self.image(*mirror) else { return };
-            for volume in 0..self.volumes.len() {
+            let [ours, theirs] = [site, *mirror].map(|site| self.members(site));
+            if ours != theirs {
+                let name = self.sites[*mirror].name;
+                self.fail("P2", format!("{name} has the volumes {theirs:?}, not {ours:?}"));
+                return;
+            }
+            for volume in ours {
                 if let Some(text) = difference(&image, &copy, volume) {
                     let names = [site, *mirror].map(|site| self.sites[site].name);
                     self.fail("P2", format!("{names:?}: {text}"));
@@ -372,9 +384,12 @@ fn is_half(quality: Quality) -> bool {
     matches!(quality, Quality::Inconsistent | Quality::Blank)
 }
 
-fn fits(world: &World, branch: &Branch, image: &Image) -> Result<(), String> {
+/// Whether the group's volumes at a site hold what a branch allows.
+fn fits(world: &World, site: usize, branch: &Branch, image: &Image) -> Result<(), String> {
     let now = world.count();
-    branch.touched().try_for_each(|(volume, sector)| {
+    let members = world.members(site);
+    let mut touched = branch.touched().filter(|(volume, _)| members.contains(volume));
+    touched.try_for_each(|(volume, sector)| {
         branch.allows(volume, sector, image.peek(volume, sector), now)
     })
 }

@@ -33,8 +33,8 @@ type Block = (usize, u64);
 pub(crate) struct Delta {
     blocks: BTreeSet<Block>,
     extents: BTreeSet<(usize, u64)>,
-    /// Links that are open between them.
-    open: usize,
+    /// Links that are open between them, by who dialled.
+    open: [usize; 3],
     /// What was issued lately, while one was.
     lately: VecDeque<(Instant, Vec<Block>)>,
     /// Bytes that were copied on the last link.
@@ -64,6 +64,8 @@ pub(crate) struct Meter {
     /// Acknowledged in what was heard last: the primary may have flushed for what came before it.
     acked_last: Vec<Seq>,
     newest: Seq,
+    /// The volumes that were offered, in their order there.
+    members: Vec<usize>,
     /// Its name among all links.
     name: Moment,
     /// Everything that was acknowledged up to here was on its way before the newest host's change
@@ -98,8 +100,8 @@ impl Delta {
         changed + changed / 10 + self.extents.len() as u64 * block::ACTIVITY_BYTES
     }
 
-    fn close(&mut self) {
-        self.open = self.open.saturating_sub(1);
+    fn close(&mut self, from: usize) {
+        self.open[from] = self.open[from].saturating_sub(1);
         let now = Instant::now();
         let lately = std::mem::take(&mut self.lately);
         let recent = lately.into_iter().filter(|(at, _)| *at + UNSENT >= now);
@@ -157,7 +159,7 @@ impl World {
                     delta.segments.push_back(Segment::default());
                 }
                 delta.segments.back_mut().expect("just put").blocks.extend(blocks.iter().copied());
-                if delta.open == 0 {
+                if delta.open[site] == 0 {
                     delta.blocks.extend(blocks);
                     return;
                 }
@@ -261,6 +263,7 @@ impl Meter {
             unacked: BTreeSet::new(),
             acked_last: Vec::new(),
             newest: Seq::ZERO,
+            members: Vec::new(),
             name: world.count(),
             sure: 0,
             undurable: VecDeque::new(),
@@ -270,6 +273,12 @@ impl Meter {
 
     fn sent(&mut self, message: &Message) {
         match message {
+            Message::Open(open) => {
+                if let Some(world) = self.world.upgrade() {
+                    let find = |id| world.volumes.iter().position(|volume| *volume == id);
+                    self.members = open.volumes.iter().filter_map(|o| find(o.volume)).collect();
+                }
+            }
             Message::Change { seq, volume, extent, change, resync, .. } => {
                 if let (true, Change::Write(data), Some(world)) =
                     (resync, change, self.world.upgrade())
@@ -319,6 +328,7 @@ impl Meter {
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
         self.newest = self.newest.max(seq);
         self.unacked.insert(seq);
+        let volume = self.members.get(volume).copied().unwrap_or(volume);
         self.undurable.push_back((seq, blocks_of(volume, extent)));
     }
 
@@ -331,7 +341,7 @@ impl Meter {
                     self.sure = world.count();
                     world.note_overwritten(to);
                     world.with_delta(from, to, |delta| {
-                        delta.open += 1;
+                        delta.open[from] += 1;
                         delta.moved = 0;
                     });
                 }
@@ -367,7 +377,7 @@ impl Drop for Meter {
         let under_way = world.under_way(from);
         let undurable = self.undurable.drain(..).flat_map(|(_, blocks)| blocks);
         world.with_delta(from, to, |delta| {
-            delta.close();
+            delta.close(from);
             delta.blocks.extend(undurable);
             let under_way = under_way.into_iter();
             delta.blocks.extend(under_way.flat_map(|(volume, extent)| blocks_of(volume, extent)));

@@ -96,7 +96,11 @@ async fn history(world: &Rc<World>) {
     (0..world.sites.len()).for_each(|site| world.start(site));
     for mirror in world.others(0) {
         // One command at a time: the second one is asked when the first is recorded.
-        operator::ask(world, 0, operator::add_leg(world, mirror, operator::policy(world, mirror)));
+        operator::ask(
+            world,
+            0,
+            operator::add_leg(world, [0, mirror], operator::policy(world, mirror)),
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.sabotage.begin(world);

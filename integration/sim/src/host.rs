@@ -37,9 +37,10 @@ pub(crate) fn start(world: &Rc<World>) {
         world.spawn(live(Rc::clone(world), host, kind));
     }
     // One goes around all volumes, the other lies where chance puts it.
-    let around: Vec<usize> = (0..volumes).chain([0]).collect();
-    let anywhere = vec![rng.index(volumes), rng.index(volumes)];
-    if volumes > 1 {
+    let founding = world.setup.founding;
+    let around: Vec<usize> = (0..founding).chain([0]).collect();
+    let anywhere = vec![rng.index(founding), rng.index(founding)];
+    if founding > 1 {
         world.happened("dependent writes across volumes");
     }
     for (chain, volumes) in [around, anywhere].into_iter().enumerate() {
@@ -119,6 +120,12 @@ async fn attached(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind) {
 
 fn submit(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind, depth: usize) {
     let Some(group) = attachment.process.group() else { return };
+    if let Kind::Mixed { volume, .. } = kind
+        && (group.volume(world.volumes[volume]).is_none()
+            || !world.is_member(attachment.process.site, volume))
+    {
+        return;
+    }
     let mut batch = Vec::new();
     let index = match kind {
         Kind::Dependent(chain) => {
@@ -170,7 +177,10 @@ fn dependent(world: &World, attachment: &Attachment, chain: usize) -> (usize, Re
 fn any(world: &World, attachment: &Attachment, volume: usize) -> Request {
     let rng = &world.rng;
     let founded = world.setup.volumes[volume];
-    let bytes = attachment.process.group().map_or(founded, |g| g.status().volumes[volume].bytes);
+    let id = world.volumes[volume];
+    let status = attachment.process.group().map(|group| group.status());
+    let found = status.and_then(|status| status.volumes.into_iter().find(|v| v.volume == id));
+    let bytes = found.map_or(founded, |volume| volume.bytes);
     let extent = if bytes > founded && rng.chance(15) {
         extent(founded + rng.below((bytes - founded) / 4096) * 4096, 4096)
     } else {

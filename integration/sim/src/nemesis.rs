@@ -12,6 +12,7 @@ use std::time::Duration;
 use block::Mode;
 use mirror::{Command, Consent, LegStatus, Policy, Role, Split};
 
+use crate::detached;
 use crate::operator;
 use crate::slow::Pace;
 use crate::world::{GROWTH_BYTES, World};
@@ -30,8 +31,16 @@ pub(crate) async fn rage(world: &Rc<World>) {
             witness::strike(world);
             continue;
         }
+        if world.setup.founding < world.volumes.len() && rng.chance(12) {
+            world.change_members();
+            continue;
+        }
         if rng.chance(8) {
             odd::strike(world);
+            continue;
+        }
+        if world.setup.operators && rng.chance(5) {
+            detached::strike(world);
             continue;
         }
         match rng.below(100) {
@@ -279,7 +288,7 @@ fn command(world: &Rc<World>) {
     let command = match rng.below(100) {
         0..10 => {
             let others: Vec<_> = world.others(site).collect();
-            operator::add_leg(world, rng.pick(&others), policy)
+            operator::add_leg(world, [site, rng.pick(&others)], policy)
         }
         10..25 => Command::Suspend { leg },
         25..42 => Command::Resume { leg, discard: rng.chance(15) },

@@ -34,7 +34,10 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
         && world.sabotage != Sabotage::DiscardsUnasked
     {
         world.stats.borrow_mut().discards += 1;
-        world.sites.iter().for_each(|site| site.unconsented.set([0; 3]));
+        world.sites.iter().for_each(|site| {
+            site.unconsented.set([0; 3]);
+            site.discardable.set(true);
+        });
     }
     let kept = Rc::clone(world);
     process.spawn(
@@ -86,12 +89,12 @@ pub(crate) fn policy(world: &World, to: usize) -> Policy {
 }
 
 /// The command that mirrors to a site.
-pub(crate) fn add_leg(world: &World, to: usize, policy: Policy) -> Command {
+pub(crate) fn add_leg(world: &World, [site, to]: [usize; 2], policy: Policy) -> Command {
     let other = &world.sites[to];
     Command::AddLeg {
         gateway: other.gateway,
         site: other.name.to_owned(),
-        sessions: world.sessions(to),
+        sessions: world.sessions(site, to),
         policy,
     }
 }
@@ -188,7 +191,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     } else if ours.serving == Serving::Yes
         && let Some(to) = world.others(site).find(|to| !has_leg(to))
     {
-        ask(world, site, add_leg(world, to, policy(world, to)));
+        ask(world, site, add_leg(world, [site, to], policy(world, to)));
     }
 }
 

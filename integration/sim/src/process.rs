@@ -15,6 +15,7 @@ use mirror::{Clock, Dialer, Generations, Group, LocalFuture, Parts};
 
 use crate::babble::Babble;
 use crate::delta::Meter;
+use crate::membership;
 use crate::sabotage::Sabotage;
 use crate::slow::{SlowLedger, SlowStore};
 use crate::spill::SimSpill;
@@ -40,6 +41,10 @@ pub(crate) struct Process {
     pub(crate) unprotected: Cell<(u64, Option<u64>)>,
     /// When it lost a mirror last.
     pub(crate) lost_ms: Cell<Option<u64>>,
+    /// Volumes that left the group: whoever opens them again opens them anew.
+    left: RefCell<Vec<usize>>,
+    /// It closed its group to follow a change of members.
+    follows: Cell<bool>,
     /// When it latched its copy.
     pub(crate) latched_ms: Cell<Option<u64>>,
     /// The sites of the legs, as they were dialled.
@@ -71,6 +76,7 @@ impl Process {
         });
         let lies = world.sabotage == Sabotage::RecordsLate;
         let ledger = world.sabotage.ledger(opened.ledger);
+        *state.members.borrow_mut() = membership::recorded(&*ledger, world.setup.founding);
         let process = Rc::new(Self {
             number,
             site,
@@ -85,6 +91,8 @@ impl Process {
             unprotected: Cell::new((0, None)),
             lost_ms: Cell::new(None),
             latched_ms: Cell::new(None),
+            left: RefCell::default(),
+            follows: Cell::new(false),
             legs: RefCell::default(),
         });
         for store in &process.stores {
@@ -104,17 +112,15 @@ impl Process {
 
     fn parts(self: &Rc<Self>, world: &Rc<World>) -> Parts {
         let state = &world.sites[self.site];
-        let names = world.volumes.iter().enumerate();
         let spawner = (Rc::downgrade(self), Rc::downgrade(world));
         let (noted, number, site) = (Rc::downgrade(world), self.number, self.site);
         Parts {
             identity: self.identity.clone(),
             group: GROUP,
-            volumes: names
-                .map(|(index, id)| {
-                    let store = Rc::clone(&self.stores[index]) as Rc<dyn Store>;
-                    (*id, format!("volume-{index}"), store)
-                })
+            volumes: world
+                .members(self.site)
+                .into_iter()
+                .map(|index| (world.volumes[index], format!("volume-{index}"), self.store(index)))
                 .collect(),
             ledger: Rc::clone(&self.ledger) as Rc<dyn block::Ledger>,
             dialer: Rc::new(NetDialer { me: Rc::downgrade(self), world: Rc::downgrade(world) }),
@@ -214,6 +220,24 @@ impl Process {
         Rc::clone(&self.stores[volume]) as Rc<dyn Store>
     }
 
+    pub(crate) fn ledger(&self) -> Rc<dyn block::Ledger> {
+        Rc::clone(&self.ledger) as Rc<dyn block::Ledger>
+    }
+
+    /// A volume left the group: its store is closed.
+    pub(crate) fn leaves(&self, volume: usize) {
+        self.left.borrow_mut().push(volume);
+    }
+
+    pub(crate) fn has_left(&self, volume: usize) -> bool {
+        self.left.borrow().contains(&volume)
+    }
+
+    /// Says whether it was not at that already.
+    pub(crate) fn begins_to_follow(&self) -> bool {
+        !self.follows.replace(true)
+    }
+
     /// The site of a leg's mirror.
     pub(crate) fn leg_site(&self, leg: LegId) -> Option<usize> {
         self.legs.borrow().get(&leg).copied()
@@ -297,6 +321,9 @@ async fn dial(
             let link = Babble { inner: Box::new(link), world: Rc::downgrade(&world), from };
             let link = Box::new(Tapped::new(Box::new(link), ear));
             let link = world.trace_link(acceptor.site, link);
+            if !world.takes(&acceptor, &open, from) {
+                return;
+            }
             if let Some(group) = acceptor.group() {
                 group.accept(world.sabotage.opened(open, &group), link);
             }

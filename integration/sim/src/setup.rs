@@ -58,6 +58,8 @@ pub(crate) struct Setup {
     pub(crate) pool: bool,
     /// Sizes of the volumes, in bytes.
     pub(crate) volumes: Vec<u64>,
+    /// So many of them belong to the group from its beginning on; the others join and leave.
+    pub(crate) founding: usize,
     pub(crate) hosts: usize,
     pub(crate) path: Path,
     pub(crate) pace: [Pace; 3],
@@ -91,7 +93,11 @@ impl Setup {
     pub(crate) fn draw((seed, rng): (u64, &Rng), modes: Modes) -> Self {
         const KIB: u64 = 1024;
         let sizes = [256 * KIB, KIB * KIB, 8 * KIB * KIB, 9 * KIB * KIB];
-        let volumes = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
+        let mut volumes: Vec<u64> = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
+        let founding = volumes.len();
+        if rng.chance(35) {
+            volumes.extend((0..rng.between(1, 2)).map(|_| rng.pick(&[256 * KIB, KIB * KIB])));
+        }
         let path = Path { latency: rng.millis(0, 6), speed: rng.pick(&[500, 5_000, 50_000]) };
         let policy = Policy {
             split: if rng.chance(80) { Split::Automatic } else { Split::Manual },
@@ -111,8 +117,9 @@ impl Setup {
             voice,
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,
+            hosts: rng.index(3) + 2 + volumes.len() - founding,
             volumes,
-            hosts: rng.index(3) + 2,
+            founding,
             path,
             pace: [pace(rng), pace(rng), pace(rng)],
             policy,

@@ -58,6 +58,12 @@ pub(crate) struct Site {
     /// By volume: somebody deleted it.
     pub(crate) gone: Vec<Rc<Cell<bool>>>,
     pub(crate) process: RefCell<Option<Rc<Process>>>,
+    /// Who belongs to the group, as its gateway knows it.
+    pub(crate) members: RefCell<Vec<usize>>,
+    /// Its copy is open to hosts on its own.
+    pub(crate) detached: Cell<bool>,
+    /// An operator allowed what its copy has on its own to be discarded.
+    pub(crate) discardable: Cell<bool>,
     /// The content that this gateway serves or served, until it is overwritten from another.
     pub(crate) branch: RefCell<Option<Served>>,
     /// The content that it handed over to another, until it joins that one.
@@ -99,7 +105,7 @@ impl Site {
         volumes: &[(VolumeId, u64)],
         sabotage: Sabotage,
     ) -> Self {
-        let names = volumes.iter().map(|(id, _)| *id).collect();
+        let names = volumes.iter().take(setup.founding).map(|(id, _)| *id).collect();
         let record = if index == 0 {
             found_primary(GROUP, "orders", names, Generation::of(u128::MAX))
         } else {
@@ -123,6 +129,9 @@ impl Site {
             journal_full: Cell::new(false),
             gone: volumes.iter().map(|_| Rc::default()).collect(),
             process: RefCell::new(None),
+            members: RefCell::new((0..setup.founding).collect()),
+            detached: Cell::new(false),
+            discardable: Cell::new(false),
             branch: RefCell::new(branch),
             handed: RefCell::default(),
             follows: RefCell::default(),

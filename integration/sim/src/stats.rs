@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 43] = [
+pub const FAULTS: [&str; 48] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -47,6 +47,11 @@ pub const FAULTS: [&str; 43] = [
     "a gateway whose volume was deleted refuses to open the group",
     "a volume is deleted behind the back of its gateway",
     "the link flaps every second for an hour",
+    "a volume joins the group",
+    "a volume leaves the group",
+    "a mirror follows a change of members",
+    "a copy is detached",
+    "a detached copy is written to",
     "an operator commands anything",
     "an operator switches the mode",
 ];

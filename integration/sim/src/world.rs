@@ -167,10 +167,10 @@ impl World {
         self.failure.borrow().is_some()
     }
 
-    /// The sessions to a site.
-    pub(crate) fn sessions(&self, to: usize) -> Vec<SessionId> {
+    /// The sessions from a site to another.
+    pub(crate) fn sessions(&self, site: usize, to: usize) -> Vec<SessionId> {
         let first = 50 + to as u128 * 10;
-        (0..self.volumes.len()).map(|n| SessionId::of(n as u128 + first)).collect()
+        (0..self.members(site).len()).map(|n| SessionId::of(n as u128 + first)).collect()
     }
 
     // --- looking ---
@@ -396,7 +396,8 @@ impl World {
             }
             Note::TakesOver => self.note_takeover(site, process),
             Note::Demoted => self.yielding.set(Some(site)),
-            Note::Detached(_)
+            Note::Detached(true) => self.on_detached(site),
+            Note::Detached(false)
             | Note::Verified { .. }
             | Note::Degraded { .. }
             | Note::Transferred { .. }

@@ -147,6 +147,10 @@ impl World {
         let offered: Option<Vec<usize>> = open.volumes.iter().map(|o| find(o.volume)).collect();
         let Some(offered) = offered else { return true };
         let Some(group) = process.group() else { return true };
+        if process.is_following() {
+            // The group is closed: nobody is there to take an offer.
+            return false;
+        }
         let known = self.members(site);
         if offered == known || will_refuse(&group.status(), open, from, self) {
             return true;

@@ -36,7 +36,7 @@ pub(crate) async fn rage(world: &Rc<World>) {
             continue;
         }
         if rng.chance(8) {
-            odd::strike(world);
+            odd::strike(world).await;
             continue;
         }
         if world.setup.operators && rng.chance(5) {

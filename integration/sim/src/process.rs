@@ -233,6 +233,11 @@ impl Process {
         self.left.borrow().contains(&volume)
     }
 
+    /// Whether it closed its group to follow a change of members.
+    pub(crate) fn is_following(&self) -> bool {
+        self.follows.get()
+    }
+
     /// Says whether it was not at that already.
     pub(crate) fn begins_to_follow(&self) -> bool {
         !self.follows.replace(true)
@@ -330,7 +335,7 @@ async fn dial(
         }),
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
-    let link = world.sabotage.dialed(Box::new(link), world.count());
+    let link = world.sabotage.dialed(Box::new(link), world);
     let link = Box::new(Babble { inner: link, world: Rc::downgrade(world), from: to });
     let link = Box::new(Tapped::new(link, Meter::new(world, me.site, to)));
     Ok(world.trace_link(me.site, link))

@@ -14,9 +14,10 @@ use std::rc::Rc;
 use ::witness::memory::MemoryWitness;
 use block::{Extent, GatewayId, Ledger, Link, Op, Open, Request, Store, Ticket, Witness};
 use bytes::Bytes;
-use mirror::{Command, Group, Role, Serving};
+use mirror::{Command, Group, Policy, Role, Serving};
 
 pub(crate) use self::medium::{Hiding, HidingDirectory};
+use self::store::Omits;
 use crate::process::Process;
 use crate::world::World;
 
@@ -61,6 +62,8 @@ pub enum Sabotage {
     GoesOnHalted,
     /// Rule 7: a host writes to the copy of a mirror while its session runs.
     AttachesDestination,
+    /// Rule 8: a copy does not go back to the point that it kept.
+    StaysAhead,
     /// Rule 9: what mirrors lack is forgotten with the process.
     ForgetsDirtyMaps,
     /// Rule 10: what only the mirror has is overwritten without a word.
@@ -69,6 +72,10 @@ pub enum Sabotage {
     RetriesSync,
     /// Rule 11: a failed sync counts as done.
     IgnoresFailedSync,
+    /// Rule 12: no mirror is ever too slow.
+    WaitsForEver,
+    /// Rule 9: a volume that joined counts as copied before it was.
+    CountsNewcomers,
     /// Rule 13: a primary goes on without a mirror that the witness was not asked about.
     GoesOnUnasked,
     /// Rule 13: a mirror does not look whether the witness names it.
@@ -92,15 +99,20 @@ impl Sabotage {
     }
 
     pub(crate) fn store(self, inner: Rc<dyn Store>) -> Rc<dyn Store> {
-        if self == Self::ForgetsActivity { Rc::new(store::Forgetful(inner)) } else { inner }
+        let omits = match self {
+            Self::ForgetsActivity => Omits::Activity,
+            Self::StaysAhead => Omits::WayBack,
+            _ => return inner,
+        };
+        Rc::new(store::Forgetful(inner, omits))
     }
 
     pub(crate) fn ledger(self, inner: Rc<dyn Ledger>) -> Rc<dyn Ledger> {
         if self == Self::ForgetsDirtyMaps { Rc::new(store::Mapless(inner)) } else { inner }
     }
 
-    /// The link of a primary; `number` grows from one to the next.
-    pub(crate) fn dialed(self, inner: Box<dyn Link>, number: u64) -> Box<dyn Link> {
+    /// The link of a primary.
+    pub(crate) fn dialed(self, inner: Box<dyn Link>, world: &World) -> Box<dyn Link> {
         match self {
             Self::AcknowledgesUnsent
             | Self::HostWithoutLock
@@ -109,9 +121,12 @@ impl Sabotage {
             | Self::DurableAtOnce
             | Self::FlushNotCarried
             | Self::CutsApart
+            | Self::CountsNewcomers
             | Self::CutsEarly
             | Self::KnowsDifferences
-            | Self::RaisesEpoch => Box::new(link::Liar::new(inner, self, number)),
+            | Self::RaisesEpoch => {
+                Box::new(link::Liar::new(inner, self, world.count(), world.setup.founding))
+            }
             _ => inner,
         }
     }
@@ -143,6 +158,10 @@ impl Sabotage {
         match command {
             Command::Resume { leg, .. } if self == Self::DiscardsUnasked => {
                 Command::Resume { leg, discard: true }
+            }
+            Command::AddLeg { gateway, site, sessions, policy } if self == Self::WaitsForEver => {
+                let policy = Policy { ack_deadline_ms: 3_600_000, ..policy };
+                Command::AddLeg { gateway, site, sessions, policy }
             }
             other => other,
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 48] = [
+pub const FAULTS: [&str; 49] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -52,6 +52,7 @@ pub const FAULTS: [&str; 48] = [
     "a mirror follows a change of members",
     "a copy is detached",
     "a detached copy is written to",
+    "the disks of a mirror stand still",
     "an operator commands anything",
     "an operator switches the mode",
 ];

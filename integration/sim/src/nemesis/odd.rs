@@ -5,14 +5,20 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use mirror::Role;
+use mirror::{OnSlow, Role, Serving};
 
 use super::{any_site, later};
+use crate::attachment::Asked;
+use crate::slow::Pace;
 use crate::world::World;
 
+/// Besides its mirror a change may wait for its own disk and for those before it.
+const OTHER_WAITS_MS: u64 = 12_000;
+
 /// One of these.
-pub(super) fn strike(world: &Rc<World>) {
-    match world.rng.below(10) {
+pub(super) async fn strike(world: &Rc<World>) {
+    match world.rng.below(12) {
+        10.. => hang(world).await,
         0..3 => garble(world),
         3..6 => babble(world),
         6..8 => fill_journal(world),
@@ -51,6 +57,58 @@ fn fill_journal(world: &Rc<World>) {
             later(world, world.rng.millis(500, 6_000), move |world| {
                 world.sites[index].journal_full.set(false);
             });
+        }
+    }
+}
+
+/// The disks of a mirror stand still for half a minute, while its gateway goes on talking. Hosts that
+/// need not wait for it do not (rule 12).
+async fn hang(world: &Rc<World>) {
+    const LENGTH: Duration = Duration::from_secs(30);
+    let rules = |site: &usize| {
+        let role = world.group(*site).map(|group| group.status().role);
+        role == Some(Role::Primary)
+    };
+    let Some(primary) = (0..world.sites.len()).find(rules) else { return };
+    let others: Vec<_> = world.others(primary).collect();
+    let mirror = world.rng.pick(&others);
+    world.happened("the disks of a mirror stand still");
+    world.log(format_args!("the disks of {} stand still", world.sites[mirror].name));
+    let wait = u64::try_from(LENGTH.as_millis()).expect("short");
+    let pace = Pace { io: (wait, wait), flush: (wait, wait), record: (0, 3) };
+    let usual = world.sites[mirror].usual_pace;
+    world.sites[mirror].pace.set(pace);
+    tokio::time::sleep(LENGTH).await;
+    world.check_waiting(primary);
+    world.sites[mirror].pace.set(usual);
+}
+
+impl World {
+    /// P8: no host waits for longer than its policy says, whatever a mirror does.
+    fn check_waiting(&self, site: usize) {
+        let policy = self.setup.policy;
+        let held_ms = self.setup.voice.map_or(0, |voice| voice.hold_ms);
+        let patience_ms = policy.ack_deadline_ms + held_ms + OTHER_WAITS_MS;
+        let Some(process) = self.process(site).filter(|process| !process.is_paused()) else {
+            return;
+        };
+        let serves = process.group().is_some_and(|g| g.status().serving == Serving::Yes);
+        if policy.on_slow == OnSlow::Block || !serves {
+            return;
+        }
+        let attachments = self.attachments.borrow();
+        for attachment in attachments.iter().filter(|a| a.process.number == process.number) {
+            for pending in attachment.pending.borrow().values() {
+                let waits_ms = pending.at.elapsed().as_millis();
+                if matches!(pending.asked, Asked::Change { .. })
+                    && waits_ms > u128::from(patience_ms)
+                {
+                    let (host, asked) = (attachment.host, &pending.asked);
+                    let text = format!("host {host} waits for {asked:?} since {waits_ms} ms");
+                    self.fail("P8", text);
+                    return;
+                }
+            }
         }
     }
 }

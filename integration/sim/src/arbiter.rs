@@ -96,9 +96,14 @@ impl World {
             let Some(group) = current.and_then(|current| current.group()) else { return };
             let status = group.status();
             let from = status.upstream.and_then(|upstream| kept.site_of(upstream.gateway));
-            let (consent, quality) = (Consent::InSync, status.quality);
+            let state = &kept.sites[site];
+            let truth = kept.arbiter.as_ref().and_then(|arbiter| arbiter.truth.standing(GROUP));
+            let granted = truth.is_some_and(|t| t.configuration.primary == state.gateway);
+            // It finishes what an operator began, and consented to.
+            let consent = if granted { state.consented.get() } else { Consent::InSync };
+            let quality = status.quality;
             let promotion = Promotion { consent, quality, kept: None, from, by_itself: true };
-            kept.sites[site].promotion.set(Some(promotion));
+            state.promotion.set(Some(promotion));
         });
     }
 

@@ -93,6 +93,7 @@ impl World {
         }
         self.note_ruler(site, promotion);
         state.detached.set(false);
+        state.consented.set(Consent::InSync);
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
         // What it kept is given up with its promotion.

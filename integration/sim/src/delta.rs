@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::model::Moment;
 use crate::points::CutName;
 use crate::tap::Tap;
-use crate::world::World;
+use crate::world::{GROWTH_BYTES, World};
 
 /// What was issued this short before a link was found to be dead may not have been sent on it.
 const UNSENT: Duration = Duration::from_secs(2);
@@ -187,6 +187,16 @@ impl World {
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 delta.extents.extend(active.iter().map(|extent| (volume, extent.index())));
+            });
+        }
+    }
+
+    /// A volume is new at a site: any block of it may differ.
+    pub(crate) fn note_new(&self, site: usize, volume: usize) {
+        let bytes = self.setup.volumes[volume] + GROWTH_BYTES;
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| {
+                delta.blocks.extend((0..bytes / BLOCK_BYTES).map(|block| (volume, block)));
             });
         }
     }

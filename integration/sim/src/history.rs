@@ -28,11 +28,13 @@ pub struct Outcome {
 /// - P1 (1, 3, 10) every acknowledged write survives whatever leaves one copy that had it; every
 ///   flushed one survives the loss of power; nothing is discarded without a word
 /// - P2, P3 (2, 3, 4) copies are equal whenever a leg is Equivalent and nothing is under way
-/// - P4 (6) two gateways never acknowledge at one epoch; epochs only rise
+/// - P4 (6, 13) two gateways never acknowledge at one epoch; epochs only rise; nobody answers what is
+///   asked of it after another was promoted with the word of a witness
 /// - P5 (6) nothing is acknowledged after the fence; hosts are dropped first
 /// - P6 (5) a dependent write is never there without the one it depends on
-/// - P7 (7) a promotion that needs no consent loses nothing
-/// - P8 every request is answered, every session comes back
+/// - P7 (7, 13) a promotion that needs no consent loses nothing; under a witness nobody acknowledged
+///   anything without the mirror that is promoted
+/// - P8 (12) every request is answered, also while a mirror stands still; every session comes back
 /// - P9 (3, 4, 9) what a mirror is sent to come back is no more than what it can have lacked; it is
 ///   not copied whole as long as its leg is there
 /// - P10 no assertion fails

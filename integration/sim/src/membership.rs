@@ -167,13 +167,15 @@ impl World {
                 world.log(format_args!("{name} has {known:?} and is told {offered:?}"));
                 let closed = group.close().await;
                 world.log(format_args!("{name} closed: {closed:?}"));
-                let recorded = follow(&world, &gateway, (&open, &known, &offered)).await;
+                follow(&world, &gateway, (&open, &known, &offered)).await;
                 let kept = Rc::clone(&world);
                 world.spawn(async move {
+                    for volume in offered.iter().filter(|volume| !known.contains(volume)) {
+                        // Also when it is not known whether that was recorded.
+                        kept.note_new(site, *volume);
+                        kept.sites[site].points.borrow_mut().clear();
+                    }
                     if kept.process(site).is_some_and(|now| now.number == gateway.number) {
-                        if recorded && offered.iter().any(|volume| !known.contains(volume)) {
-                            kept.sites[site].points.borrow_mut().clear();
-                        }
                         kept.kill(site);
                         kept.start(site);
                     }
@@ -189,9 +191,9 @@ async fn follow(
     world: &Rc<World>,
     process: &Rc<Process>,
     (open, known, offered): (&Open, &[usize], &[usize]),
-) -> bool {
+) {
     let ledger = process.ledger();
-    let Ok(Some(was)) = ledger.get(&Group::record_key(GROUP)) else { return false };
+    let Ok(Some(was)) = ledger.get(&Group::record_key(GROUP)) else { return };
     let leaver = |volume: &usize| Leaver {
         volume: world.volumes[*volume],
         group: GroupId::of(u128::from(world.count())),
@@ -199,11 +201,9 @@ async fn follow(
     };
     let leavers: Vec<Leaver> =
         known.iter().filter(|volume| !offered.contains(volume)).map(leaver).collect();
-    let Ok(mut records) = mirror::regroup_mirror(&was, open, &leavers) else { return false };
+    let Ok(mut records) = mirror::regroup_mirror(&was, open, &leavers) else { return };
     records.push(record(offered));
-    let (queue, mut answers) = (Completions::new(), Vec::new());
+    let queue = Completions::new();
     ledger.put(records, queue.ticket(0));
     std::future::poll_fn(|context| queue.poll_ready(context)).await;
-    queue.take(&mut answers);
-    answers.pop().is_some_and(|answer| answer.result.is_ok())
 }

@@ -80,6 +80,7 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
         state.at_point.set(true);
     }
     state.promotion.set(Some(promotion));
+    state.consented.set(state.consented.get().max(consent));
     state.promoting.set(Some(process.number));
 }
 

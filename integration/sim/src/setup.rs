@@ -165,8 +165,8 @@ fn voice(rng: &Rng) -> Voice {
 }
 
 fn journal(rng: &Rng) -> JournalLimits {
-    let memory_bytes = rng.pick(&[64 << 10, 256 << 10, 4 << 20, 64 << 20]);
-    JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 16 << 20]) }
+    let memory_bytes = rng.pick(&[32 << 10, 64 << 10, 256 << 10, 64 << 20]);
+    JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 16 << 20, 16 << 20]) }
 }
 
 fn pace(rng: &Rng) -> Pace {

@@ -88,6 +88,9 @@ pub(crate) struct Site {
     pub(crate) unaware: Cell<bool>,
     /// What an operator said when it was last promoted, and what its copy was then.
     pub(crate) promotion: Cell<Option<Promotion>>,
+    /// The most that an operator consented to when it was to be promoted: a witness may have granted it
+    /// although nobody heard so.
+    pub(crate) consented: Cell<Consent>,
     /// The process that was asked and did not answer yet.
     pub(crate) promoting: Cell<Option<u64>>,
     /// The highest epoch seen.
@@ -143,6 +146,7 @@ impl Site {
             intact: Cell::new(false),
             unaware: Cell::new(false),
             promotion: Cell::new(None),
+            consented: Cell::new(Consent::InSync),
             promoting: Cell::new(None),
             epoch: Cell::new(0),
             unconsented: Cell::new([0; 3]),

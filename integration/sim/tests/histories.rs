@@ -4,6 +4,8 @@
 //! `cargo run -p twinspan-sim` runs more of them, and shows one.
 #![expect(clippy::print_stdout, reason = "what happened in them is worth knowing")]
 
+use std::collections::BTreeSet;
+
 use twinspan_sim::{FAULTS, Modes, Outcome, Sabotage, Stats, run, trace};
 
 /// Parts that run at the same time.
@@ -79,6 +81,17 @@ fn everything_happens_within_400_histories() {
     let sum = check(10_000..10_400);
     assert_eq!(sum.missing(), Vec::<&str>::new(), "these never happen: {sum:#?}");
     assert!(sum.faults.keys().all(|fault| FAULTS.contains(fault)), "{:?}", sum.faults);
+}
+
+/// The table of what goes wrong names each fault, and no other.
+#[test]
+fn the_table_of_faults_is_the_list_of_faults() {
+    let page = include_str!("../../../gateway/docs/HACKING.md");
+    let (_, table) = page.split_once("| what happens | drawn in").expect("the table is there");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let named = rows.filter_map(|row| row.split('|').nth(1)).map(str::trim);
+    let (named, listed) = (named.collect::<BTreeSet<_>>(), BTreeSet::from(FAULTS));
+    assert_eq!(named, listed);
 }
 
 #[test]

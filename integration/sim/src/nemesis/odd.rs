@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mirror::{OnSlow, Role, Serving};
 
-use super::{any_site, later};
+use super::{any_site, later, network};
 use crate::attachment::Asked;
 use crate::slow::Pace;
 use crate::world::World;
@@ -48,13 +48,17 @@ fn babble(world: &Rc<World>) {
     later(world, world.rng.millis(500, 3_000), move |world| world.sites[site].babbles.set(false));
 }
 
-/// There is no room where the send journals of the primary spill to.
+/// There is no room where the send journals of the primary spill to, while its mirrors are so slow
+/// that they would.
 fn fill_journal(world: &Rc<World>) {
     for (index, site) in world.sites.iter().enumerate() {
         if world.group(index).is_some_and(|group| group.status().role == Role::Primary) {
             world.log(format_args!("the disk of the send journals of {} is full", site.name));
             site.journal_full.set(true);
-            later(world, world.rng.millis(500, 6_000), move |world| {
+            for other in world.others(index) {
+                network::crawl_to(world, [index, other]);
+            }
+            later(world, world.rng.millis(2_000, 9_000), move |world| {
                 world.sites[index].journal_full.set(false);
             });
         }

@@ -24,6 +24,8 @@ use crate::world::{GROWTH_BYTES, World};
 
 /// What was issued this short before a link was found to be dead may not have been sent on it.
 const UNSENT: Duration = Duration::from_secs(2);
+/// The same where a mirror stood still, and what was issued meanwhile had to wait.
+const UNSENT_LONG: Duration = Duration::from_secs(60);
 
 /// A block of a volume.
 type Block = (usize, u64);
@@ -100,11 +102,11 @@ impl Delta {
         changed + changed / 10 + self.extents.len() as u64 * block::ACTIVITY_BYTES
     }
 
-    fn close(&mut self, from: usize) {
+    fn close(&mut self, from: usize, unsent: Duration) {
         self.open[from] = self.open[from].saturating_sub(1);
         let now = Instant::now();
         let lately = std::mem::take(&mut self.lately);
-        let recent = lately.into_iter().filter(|(at, _)| *at + UNSENT >= now);
+        let recent = lately.into_iter().filter(|(at, _)| *at + unsent >= now);
         self.blocks.extend(recent.flat_map(|(_, blocks)| blocks));
     }
 }
@@ -146,12 +148,18 @@ impl World {
         }
     }
 
+    /// What was issued this short before a link was found to be dead may not have been sent on it.
+    fn unsent(&self) -> Duration {
+        if self.stood_still.get() { UNSENT_LONG } else { UNSENT }
+    }
+
     fn with_delta<T>(&self, a: usize, b: usize, act: impl FnOnce(&mut Delta) -> T) -> T {
         act(self.deltas.borrow_mut().entry(key(a, b)).or_default())
     }
 
     /// A host asks for a change at a site.
     pub(crate) fn note_issued(&self, site: usize, volume: usize, extent: Extent) {
+        let unsent = self.unsent();
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 let blocks = blocks_of(volume, extent);
@@ -164,7 +172,7 @@ impl World {
                     return;
                 }
                 let now = Instant::now();
-                while delta.lately.front().is_some_and(|(at, _)| *at + UNSENT < now) {
+                while delta.lately.front().is_some_and(|(at, _)| *at + unsent < now) {
                     delta.lately.pop_front();
                 }
                 delta.lately.push_back((now, blocks));
@@ -384,10 +392,10 @@ impl Drop for Meter {
     fn drop(&mut self) {
         let Some(world) = self.world.upgrade().filter(|_| self.open) else { return };
         let [from, to] = self.sites;
-        let under_way = world.under_way(from);
+        let (under_way, unsent) = (world.under_way(from), world.unsent());
         let undurable = self.undurable.drain(..).flat_map(|(_, blocks)| blocks);
         world.with_delta(from, to, |delta| {
-            delta.close(from);
+            delta.close(from, unsent);
             delta.blocks.extend(undurable);
             let under_way = under_way.into_iter();
             delta.blocks.extend(under_way.flat_map(|(volume, extent)| blocks_of(volume, extent)));

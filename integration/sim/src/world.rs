@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) chains: RefCell<Vec<Chain>>,
     pub(crate) acked_epochs: RefCell<BTreeMap<u64, usize>>,
     pub(crate) stats: RefCell<Stats>,
+    /// A mirror took nothing for a long while.
+    pub(crate) stood_still: Cell<bool>,
     /// Hosts issue nothing for the time being.
     pub(crate) paused: Cell<bool>,
     /// Hosts issue nothing any more.
@@ -106,6 +108,7 @@ impl World {
             chains: RefCell::default(),
             acked_epochs: RefCell::default(),
             stats: RefCell::default(),
+            stood_still: Cell::new(false),
             paused: Cell::new(false),
             stopped: Cell::new(false),
             log: RefCell::default(),

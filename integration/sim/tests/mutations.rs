@@ -63,3 +63,11 @@ fn a_copy_that_does_not_go_back_to_its_kept_point() {
 fn a_cut_that_is_sent_ahead_of_what_it_covers() {
     found(Modes::Consistency, Sabotage::CutsEarly);
 }
+
+#[test]
+fn each_rule_has_a_break() {
+    let breaks = include_str!("../src/sabotage.rs");
+    for rule in 1..=13 {
+        assert!(breaks.contains(&format!("/// Rule {rule}: ")), "nothing breaks rule {rule}");
+    }
+}

@@ -84,10 +84,7 @@ pub(super) fn slow(world: &Rc<World>) {
 
 /// One leg has a hundredth of its speed while others have all of it.
 pub(super) fn crawl(world: &Rc<World>) {
-    crawl_to(world, two(world));
-}
-
-pub(super) fn crawl_to(world: &Rc<World>, between: [usize; 2]) {
+    let between = two(world);
     let usual = world.setup.path;
     let path = Path { latency: usual.latency, speed: (usual.speed / 100).max(1) };
     world.happened("a leg at one hundredth of its speed");

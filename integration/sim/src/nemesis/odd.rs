@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mirror::{OnSlow, Role, Serving};
 
-use super::{any_site, later, network};
+use super::{any_site, later};
 use crate::attachment::Asked;
 use crate::slow::Pace;
 use crate::world::World;
@@ -18,10 +18,10 @@ const OTHER_WAITS_MS: u64 = 12_000;
 /// One of these.
 pub(super) async fn strike(world: &Rc<World>) {
     match world.rng.below(12) {
-        10.. => hang(world).await,
+        10.. => hang(world, false).await,
         0..3 => garble(world),
         3..6 => babble(world),
-        6..8 => fill_journal(world),
+        6..8 => hang(world, true).await,
         _ => lose_volume(world),
     }
 }
@@ -48,26 +48,10 @@ fn babble(world: &Rc<World>) {
     later(world, world.rng.millis(500, 3_000), move |world| world.sites[site].babbles.set(false));
 }
 
-/// There is no room where the send journals of the primary spill to, while its mirrors are so slow
-/// that they would.
-fn fill_journal(world: &Rc<World>) {
-    for (index, site) in world.sites.iter().enumerate() {
-        if world.group(index).is_some_and(|group| group.status().role == Role::Primary) {
-            world.log(format_args!("the disk of the send journals of {} is full", site.name));
-            site.journal_full.set(true);
-            for other in world.others(index) {
-                network::crawl_to(world, [index, other]);
-            }
-            later(world, world.rng.millis(2_000, 9_000), move |world| {
-                world.sites[index].journal_full.set(false);
-            });
-        }
-    }
-}
-
 /// The disks of a mirror stand still for half a minute, while its gateway goes on talking. Hosts that
-/// need not wait for it do not (rule 12).
-async fn hang(world: &Rc<World>) {
+/// need not wait for it do not (rule 12). What cannot be sent goes to a send journal, whose disk may
+/// be `full`.
+async fn hang(world: &Rc<World>, full: bool) {
     const LENGTH: Duration = Duration::from_secs(30);
     let rules = |site: &usize| {
         let role = world.group(*site).map(|group| group.status().role);
@@ -82,8 +66,11 @@ async fn hang(world: &Rc<World>) {
     let pace = Pace { io: (wait, wait), flush: (wait, wait), record: (0, 3) };
     let usual = world.sites[mirror].usual_pace;
     world.sites[mirror].pace.set(pace);
+    world.stood_still.set(true);
+    world.sites[primary].journal_full.set(full);
     tokio::time::sleep(LENGTH).await;
     world.check_waiting(primary);
+    world.sites[primary].journal_full.set(false);
     world.sites[mirror].pace.set(usual);
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: under a witness, what an operator did not consent to is lawful: from the moment at
 //! which a gateway is promoted so, nobody of a lower epoch answers what is asked of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub(crate) struct Arbiter {
     voice: Voice,
     lawful: RefCell<Vec<Lawful>>,
     /// The highest epoch that an operator consented to.
-    consented: RefCell<u64>,
+    consented: Cell<u64>,
 }
 
 // === impl Arbiter ===
@@ -44,7 +44,7 @@ impl Arbiter {
         let started = Instant::now();
         let now_ms: Millis = Rc::new(move || millis(started));
         let truth = MemoryWitness::new(now_ms);
-        Self { truth, voice, lawful: RefCell::default(), consented: RefCell::default() }
+        Self { truth, voice, lawful: RefCell::default(), consented: Cell::new(0) }
     }
 }
 
@@ -128,8 +128,7 @@ impl World {
                 kept.happened("a promotion that the witness permits");
                 arbiter.lawful.borrow_mut().push(Lawful { at, epoch, site });
             } else {
-                let mut consented = arbiter.consented.borrow_mut();
-                *consented = epoch.max(*consented);
+                arbiter.consented.set(epoch.max(arbiter.consented.get()));
             }
         });
     }
@@ -144,7 +143,7 @@ impl World {
     /// witness. An operator's consent to something else takes that promise back.
     pub(crate) fn check_superseded(&self, process: &Process, epoch: u64, pending: &Pending) {
         let Some(arbiter) = &self.arbiter else { return };
-        if epoch < *arbiter.consented.borrow() {
+        if epoch < arbiter.consented.get() {
             return;
         }
         let above = |lawful: &&Lawful| {

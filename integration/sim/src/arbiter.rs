@@ -102,7 +102,7 @@ impl World {
             // It finishes what an operator began, and consented to.
             let consent = if granted { state.consented.get() } else { Consent::InSync };
             let quality = status.quality;
-            let promotion = Promotion { consent, quality, kept: None, from, by_itself: true };
+            let promotion = Promotion { consent, quality, kept: None, from, unheard: true };
             state.promotion.set(Some(promotion));
         });
     }

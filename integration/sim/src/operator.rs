@@ -50,8 +50,14 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
             if promotes {
                 kept.sites[site].unnamed.set(answer == Err(Refusal::NotNamed));
                 kept.sites[site].promoting.set(None);
-                if !matches!(answer, Ok(()) | Err(Refusal::Interrupted)) {
-                    kept.sites[site].promotion.set(None);
+                let place = &kept.sites[site].promotion;
+                match answer {
+                    Ok(()) | Err(Refusal::Interrupted) => {}
+                    // Its record may be durable all the same.
+                    Err(Refusal::Io(_)) => {
+                        place.set(place.get().map(|p| Promotion { unheard: true, ..p }));
+                    }
+                    Err(_) => place.set(None),
                 }
             }
             kept.log(format_args!("{name} answers: {answer:?}"));
@@ -75,7 +81,7 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
     let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
     let kept = status.kept.map(|kept| kept.quality);
     let quality = status.quality;
-    let promotion = Promotion { consent, quality, kept, from, by_itself: false };
+    let promotion = Promotion { consent, quality, kept, from, unheard: false };
     if promotion.goes_back() == Some(Quality::Consistent) {
         state.at_point.set(true);
     }

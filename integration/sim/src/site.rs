@@ -31,8 +31,8 @@ pub(crate) struct Promotion {
     pub(crate) kept: Option<Quality>,
     /// Whom it followed.
     pub(crate) from: Option<usize>,
-    /// It was no operator, but the mirror itself.
-    pub(crate) by_itself: bool,
+    /// Nobody hears whether it comes about: the mirror began it by itself, or could not record it.
+    pub(crate) unheard: bool,
 }
 
 /// A gateway's place.

@@ -90,10 +90,10 @@ impl Tap for Ear {
     }
 
     fn hears(&mut self, message: &Message) {
-        // It is asked to take over: what it may have begun by itself before came to nothing.
+        // It is asked to take over: what may have been begun before came to nothing.
         if let (Message::Handover { .. }, Some(world)) = (message, self.world.upgrade()) {
             let place = &world.sites[self.site].promotion;
-            place.set(place.get().filter(|promotion| !promotion.by_itself));
+            place.set(place.get().filter(|promotion| !promotion.unheard));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: what is compared is what the gateways' disks hold, not what the gateways say.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use block::Quality;
@@ -15,7 +16,7 @@ use crate::model::Branch;
 use crate::operator;
 use crate::platter::SECTOR_BYTES;
 use crate::site::{Promotion, Served};
-use crate::world::World;
+use crate::world::{World, words};
 
 /// What a promoted copy turned out to be.
 struct Turned {
@@ -49,7 +50,9 @@ impl World {
 
     /// What a site's copies hold. That they cannot be read is a finding.
     pub(crate) fn image(&self, site: usize) -> Option<Image> {
-        match self.sites[site].disks.look() {
+        let looked = catch_unwind(AssertUnwindSafe(|| self.sites[site].disks.look()));
+        let looked = looked.unwrap_or_else(|panic| Err(format!("panic: {}", words(&*panic))));
+        match looked {
             Ok(image) => Some(image),
             Err(text) => {
                 self.fail("P1", format!("at {}: {text}", self.sites[site].name));

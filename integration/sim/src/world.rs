@@ -6,6 +6,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use block::{GatewayId, GroupId, IoError, LegId, Link, Mode, Quality, SessionId, Store, VolumeId};
@@ -227,7 +228,18 @@ impl World {
         self.log(format_args!("{} starts", state.name));
         let deleted = state.gone.iter().any(|gone| gone.get());
         let impaired = state.disks.is_impaired() || deleted;
-        match Process::start(self, site) {
+        let started = catch_unwind(AssertUnwindSafe(|| Process::start(self, site)));
+        let started = match started {
+            Ok(started) => started,
+            Err(panic) => {
+                self.fail(
+                    "P10",
+                    format!("panic of {} as it starts: {}", state.name, words(&*panic)),
+                );
+                return;
+            }
+        };
+        match started {
             Ok(process) => {
                 *state.process.borrow_mut() = Some(process);
                 state.promoting.set(None);

@@ -84,6 +84,20 @@ impl RangeLocks {
         self.waiting = still;
     }
 
+    /// Whether a host's change waits for this range, which is held, or behind somebody who does.
+    pub(crate) fn is_awaited(&self, range: BlockRange) -> bool {
+        let mut stuck = vec![range];
+        for (wanted, holder) in &self.waiting {
+            if stuck.iter().any(|range| overlap(*range, *wanted)) {
+                if matches!(holder, Holder::Write(_)) {
+                    return true;
+                }
+                stuck.push(*wanted);
+            }
+        }
+        false
+    }
+
     /// Whether nobody holds or waits.
     pub(crate) fn is_idle(&self) -> bool {
         self.held.is_empty() && self.waiting.is_empty()

@@ -4,9 +4,10 @@
 //! primary no longer names is never lost: it goes on as an old copy in a group of its own. A copy
 //! that lacks a volume is not one point in time of the group.
 
-use block::{GroupId, Open, Quality, SessionId, VolumeId};
+use block::{BLOCK_BYTES, BlockRange, GroupId, Open, Quality, SessionId, VolumeId, VolumeOffer};
 use bytes::Bytes;
 
+use crate::dirty::DirtyMap;
 use crate::record::{
     Arbitrated, GroupRecord, LegRecord, RecordError, RoleRecord, UpstreamRecord, dirty_key,
     fresh_key, group_key,
@@ -50,6 +51,10 @@ pub fn regroup_mirror(
     }
     if let Some(UpstreamRecord { sessions: known, .. }) = &mut record.upstream {
         *known = sessions(&before, known, open);
+    }
+    let is_new = |offer: &&VolumeOffer| !before.contains(&offer.volume);
+    for offer in open.volumes.iter().filter(is_new) {
+        records.extend(unknown(&record, offer));
     }
     record.points = record.points.of(&record.volumes);
     if record.volumes.iter().any(|volume| !before.contains(volume)) {
@@ -105,6 +110,22 @@ fn own_group(group: &GroupRecord, open: &Open, leaver: &Leaver) -> (String, Opti
         arbitrated: Arbitrated::No,
     };
     (group_key(leaver.group), Some(record.encode()))
+}
+
+/// Of a volume that is new here nobody knows in which blocks it differs. The primary says so itself
+/// when it had it join; one to which it always belonged has to be told (rule 9).
+fn unknown<'a>(
+    record: &'a GroupRecord,
+    offer: &'a VolumeOffer,
+) -> impl Iterator<Item = (String, Option<Bytes>)> + 'a {
+    let mut whole = DirtyMap::default();
+    whole.insert(BlockRange::new(0, offer.bytes.div_ceil(BLOCK_BYTES)));
+    let map = whole.encode();
+    record
+        .legs
+        .iter()
+        .flatten()
+        .map(move |leg| (dirty_key(record.group, leg.gateway, offer.volume), Some(map.clone())))
 }
 
 /// A session by volume, in the new order: the known one, or the one that is offered.
@@ -211,6 +232,22 @@ mod tests {
         assert_eq!((group.volumes, group.quality), (volumes(&[3, 1, 2, 4]), Quality::Inconsistent));
         let sessions = &group.legs[0].as_ref().unwrap().sessions;
         assert_eq!(*sessions, [13, 11, 12, 24].map(SessionId::of));
+    }
+
+    /// Found by the simulator: a volume had left at the old primary while its mirror, which was
+    /// promoted, did not hear of it. When the old one followed, the volume joined it again, and only
+    /// what the new primary had written since was copied to it.
+    #[test]
+    fn a_volume_that_is_new_here_is_told_as_different_from_end_to_end() {
+        let record = mirror(RoleRecord::Secondary).encode();
+        let records = regroup_mirror(&record, &open(4, &[1, 2, 3, 4]), &[]).unwrap();
+        let map = |volume| {
+            let key = dirty_key(G, GatewayId::of(7), VolumeId::of(volume));
+            records.iter().find(|(found, _)| *found == key).and_then(|(_, map)| map.clone())
+        };
+        let whole = DirtyMap::decode(&map(4).unwrap()).unwrap();
+        assert_eq!(whole.runs(), [BlockRange::new(0, 1)]);
+        assert_eq!(map(1), None, "what was known of the others stays");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Answer, Completion, Completions, Extent, IoError, Segment};
-use mirror::Group;
+use mirror::{Group, Serving};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,8 @@ pub(crate) struct Attachment {
     pub(crate) branch: Rc<RefCell<Branch>>,
     /// The epoch at which the gateway serves; a new one comes with a new attachment.
     epoch: u64,
+    /// The copy is open on its own: what it acknowledges is no primary's.
+    detached: bool,
     pub(crate) pending: RefCell<BTreeMap<u64, Pending>>,
     /// The gateway learned of a higher epoch: whatever is acknowledged after that is wrong.
     pub(crate) fenced: Cell<bool>,
@@ -84,9 +86,11 @@ impl Attachment {
         group: &Group,
         branch: Rc<RefCell<Branch>>,
     ) -> Rc<Self> {
-        let (token, epoch) = (group.hosts(), group.status().epoch.get());
+        let status = group.status();
+        let (token, epoch) = (group.hosts(), status.epoch.get());
         Rc::new(Self {
             epoch,
+            detached: status.serving == Serving::Detached,
             host,
             process,
             queue: Completions::new(),
@@ -189,14 +193,24 @@ impl Attachment {
                 let text = format!("host {}: {:?} done after the fence", self.host, pending.asked);
                 world.fail("P5", text);
             }
-            Ok(answer) => self.done(world, pending, answer, now),
+            Ok(answer) => {
+                // What a flush covers was acknowledged before, and whoever was promoted has it.
+                if !self.detached && !matches!(pending.asked, Asked::Flush) {
+                    world.check_superseded(&self.process, self.epoch, pending);
+                }
+                self.done(world, pending, answer, now);
+            }
         }
     }
 
     fn done(&self, world: &Rc<World>, pending: &Pending, answer: Answer, now: Moment) {
         match &pending.asked {
             Asked::Change { op, fua, step, .. } => {
-                let mut held = world.note_acknowledged(&self.process, self.epoch);
+                let mut held = if self.detached {
+                    world.note_own(self.process.site)
+                } else {
+                    world.note_acknowledged(&self.process, self.epoch)
+                };
                 if pending.is_plain() {
                     held = Sites::one(self.process.site);
                 }
@@ -227,7 +241,8 @@ impl Attachment {
     /// P1: a change that was asked for after a mirror was lost is not acknowledged while hosts may
     /// not go on without that mirror.
     fn check_not_halted(&self, world: &World, pending: &Pending, lost_ms: Option<u64>) {
-        let halted = |group: &Group| group.status().serving == mirror::Serving::Halted;
+        let waits = |serving| matches!(serving, Serving::Halted | Serving::NoWitness);
+        let halted = |group: &Group| waits(group.status().serving);
         if pending.is_plain() || !self.process.group().is_some_and(|group| halted(&group)) {
             return;
         }

@@ -3,6 +3,7 @@
 //! Invariant: what is compared is what the gateways' disks hold, not what the gateways say.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use block::Quality;
@@ -15,7 +16,7 @@ use crate::model::Branch;
 use crate::operator;
 use crate::platter::SECTOR_BYTES;
 use crate::site::{Promotion, Served};
-use crate::world::World;
+use crate::world::{World, words};
 
 /// What a promoted copy turned out to be.
 struct Turned {
@@ -37,6 +38,9 @@ impl World {
         state.epoch.set(epoch);
         // One that is handing over may have been replaced already.
         let primary = status.role == Role::Primary && status.serving != Serving::HandingOver;
+        if status.serving == Serving::Detached && !state.detached.get() {
+            self.on_detached(site);
+        }
         if primary && state.branch.borrow().is_none() {
             self.on_promoted(site);
         } else if primary {
@@ -46,7 +50,9 @@ impl World {
 
     /// What a site's copies hold. That they cannot be read is a finding.
     pub(crate) fn image(&self, site: usize) -> Option<Image> {
-        match self.sites[site].disks.look() {
+        let looked = catch_unwind(AssertUnwindSafe(|| self.sites[site].disks.look()));
+        let looked = looked.unwrap_or_else(|panic| Err(format!("panic: {}", words(&*panic))));
+        match looked {
             Ok(image) => Some(image),
             Err(text) => {
                 self.fail("P1", format!("at {}: {text}", self.sites[site].name));
@@ -88,6 +94,9 @@ impl World {
         } else {
             self.stats.borrow_mut().promotions += 1;
         }
+        self.note_ruler(site, promotion);
+        state.detached.set(false);
+        state.consented.set(Consent::InSync);
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
         // What it kept is given up with its promotion.
@@ -151,7 +160,7 @@ impl World {
             };
             let overwritten = state.overwritten.get().filter(|_| goes_back);
             let kept = overwritten.map_or_else(|| kept.clone(), |moment| kept.up_to(moment));
-            let complete = fits(self, &kept, image).is_ok();
+            let complete = fits(self, site, &kept, image).is_ok();
             let lacking = if complete { 0 } else { chosen.borrow().lacking(site) };
             let now = self.count();
             let branch = if half {
@@ -165,7 +174,7 @@ impl World {
             let branch = branch.promoted(now, site, old, planned);
             if lacking > 0 {
                 lossless = false;
-                self.note_hole(site, lacking);
+                self.note_hole(site, lacking, promotion);
             }
             if !planned && old != site && !(complete && self.is_served_by(old, &chosen)) {
                 self.note_unconsented(site, old);
@@ -194,7 +203,7 @@ impl World {
     /// The content of a copy that went back to the cut that it keeps (rule 8).
     fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
         self.stats.borrow_mut().cut_promotions += 1;
-        let fitting = |content: &Branch| fits(self, content, image);
+        let fitting = |content: &Branch| fits(self, site, content, image);
         let Some(content) = self.went_back(site, fitting) else {
             let name = self.sites[site].name;
             self.fail("P1", format!("{name} went back to a cut that it was never sent"));
@@ -225,18 +234,22 @@ impl World {
             } else {
                 branch.promoted(now, site, old, false)
             };
-            fits(self, &mirror, image).is_ok()
+            fits(self, site, &mirror, image).is_ok()
         };
-        let is_whole = |branch: &&Served| fits(self, &branch.borrow(), image).is_ok();
+        let is_whole = |branch: &&Served| fits(self, site, &branch.borrow(), image).is_ok();
         let newest = candidates.iter().rev().find(is_whole);
         newest.or_else(|| candidates.iter().find(is_of)).or(candidates.last()).cloned()
     }
 
     /// The old primary acknowledged changes without the mirror that is promoted.
-    fn note_hole(&self, site: usize, lacking: usize) {
+    fn note_hole(&self, site: usize, lacking: usize, promotion: Option<Promotion>) {
         self.stats.borrow_mut().holes += 1;
         let name = self.sites[site].name;
-        self.log(format_args!("{lacking} changes were acknowledged without {name}"));
+        let text = format!("{lacking} changes were acknowledged without {name}");
+        self.log(&text);
+        if self.is_lawful(promotion) {
+            self.fail("P7", format!("{text}, and the witness let it be promoted"));
+        }
     }
 
     /// What the old primary has and the promoted mirror has not may be discarded only with a word.
@@ -276,6 +289,8 @@ impl World {
             );
             self.fail("P1", text);
         }
+        other.detached.set(false);
+        other.discardable.set(false);
         *other.branch.borrow_mut() = None;
         *other.offered.borrow_mut() = None;
         *other.handed.borrow_mut() = None;
@@ -292,7 +307,7 @@ impl World {
     pub(crate) fn check_content(&self, site: usize, image: &Image) {
         let state = &self.sites[site];
         let Some(branch) = state.branch.borrow().clone() else { return };
-        if let Err(text) = fits(self, &branch.borrow(), image) {
+        if let Err(text) = fits(self, site, &branch.borrow(), image) {
             self.fail("P1", format!("at {}: {text}", state.name));
         }
     }
@@ -300,6 +315,9 @@ impl World {
     /// P4: only who became primary at a higher epoch fences another.
     pub(crate) fn check_fence(&self, site: usize) {
         let Some(ours) = self.group(site).map(|group| group.status().epoch) else { return };
+        if self.granted_epoch().is_some_and(|granted| granted > ours) {
+            return;
+        }
         let others: Option<Vec<_>> = self
             .others(site)
             .map(|other| self.group(other).map(|group| group.status().epoch))
@@ -311,7 +329,7 @@ impl World {
     }
 
     /// P6: a dependent change is never there without what it depends on.
-    fn check_chains(&self, site: usize, image: &Image) {
+    pub(crate) fn check_chains(&self, site: usize, image: &Image) {
         for (number, chain) in self.chains.borrow().iter().enumerate() {
             let seen = chain.places.iter().map(|(volume, sector)| image.peek(*volume, *sector));
             if let Some(text) = chain.missing(&seen.collect::<Vec<_>>()) {
@@ -327,7 +345,13 @@ impl World {
         for mirror in mirrors {
             self.stats.borrow_mut().comparisons += 1;
             let Some(copy) = self.image(*mirror) else { return };
-            for volume in 0..self.volumes.len() {
+            let [ours, theirs] = [site, *mirror].map(|site| self.members(site));
+            if ours != theirs {
+                let name = self.sites[*mirror].name;
+                self.fail("P2", format!("{name} has the volumes {theirs:?}, not {ours:?}"));
+                return;
+            }
+            for volume in ours {
                 if let Some(text) = difference(&image, &copy, volume) {
                     let names = [site, *mirror].map(|site| self.sites[site].name);
                     self.fail("P2", format!("{names:?}: {text}"));
@@ -364,9 +388,12 @@ fn is_half(quality: Quality) -> bool {
     matches!(quality, Quality::Inconsistent | Quality::Blank)
 }
 
-fn fits(world: &World, branch: &Branch, image: &Image) -> Result<(), String> {
+/// Whether the group's volumes at a site hold what a branch allows.
+fn fits(world: &World, site: usize, branch: &Branch, image: &Image) -> Result<(), String> {
     let now = world.count();
-    branch.touched().try_for_each(|(volume, sector)| {
+    let members = world.members(site);
+    let mut touched = branch.touched().filter(|(volume, _)| members.contains(volume));
+    touched.try_for_each(|(volume, sector)| {
         branch.allows(volume, sector, image.peek(volume, sector), now)
     })
 }

@@ -12,21 +12,20 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use block::{
-    ActivityExtent, BLOCK_BYTES, Change, Extent, Identity, LegId, Link, LinkError, LinkTraffic,
-    Message, Seq,
-};
+use block::{ActivityExtent, BLOCK_BYTES, Change, Extent, LegId, Message, Seq};
 use tokio::time::Instant;
 
 use crate::model::Moment;
 use crate::points::CutName;
-use crate::world::World;
+use crate::tap::Tap;
+use crate::world::{GROWTH_BYTES, World};
 
 /// What was issued this short before a link was found to be dead may not have been sent on it.
 const UNSENT: Duration = Duration::from_secs(2);
+/// The same where a mirror stood still, and what was issued meanwhile had to wait.
+const UNSENT_LONG: Duration = Duration::from_secs(60);
 
 /// A block of a volume.
 type Block = (usize, u64);
@@ -36,8 +35,8 @@ type Block = (usize, u64);
 pub(crate) struct Delta {
     blocks: BTreeSet<Block>,
     extents: BTreeSet<(usize, u64)>,
-    /// Links that are open between them.
-    open: usize,
+    /// Links that are open between them, by who dialled.
+    open: [usize; 3],
     /// What was issued lately, while one was.
     lately: VecDeque<(Instant, Vec<Block>)>,
     /// Bytes that were copied on the last link.
@@ -59,7 +58,6 @@ struct Segment {
 
 /// A primary's link to one of its mirrors, whose copies are counted.
 pub(crate) struct Meter {
-    inner: Box<dyn Link>,
     world: Weak<World>,
     sites: [usize; 2],
     open: bool,
@@ -68,6 +66,8 @@ pub(crate) struct Meter {
     /// Acknowledged in what was heard last: the primary may have flushed for what came before it.
     acked_last: Vec<Seq>,
     newest: Seq,
+    /// The volumes that were offered, in their order there.
+    members: Vec<usize>,
     /// Its name among all links.
     name: Moment,
     /// Everything that was acknowledged up to here was on its way before the newest host's change
@@ -102,11 +102,11 @@ impl Delta {
         changed + changed / 10 + self.extents.len() as u64 * block::ACTIVITY_BYTES
     }
 
-    fn close(&mut self) {
-        self.open = self.open.saturating_sub(1);
+    fn close(&mut self, from: usize, unsent: Duration) {
+        self.open[from] = self.open[from].saturating_sub(1);
         let now = Instant::now();
         let lately = std::mem::take(&mut self.lately);
-        let recent = lately.into_iter().filter(|(at, _)| *at + UNSENT >= now);
+        let recent = lately.into_iter().filter(|(at, _)| *at + unsent >= now);
         self.blocks.extend(recent.flat_map(|(_, blocks)| blocks));
     }
 }
@@ -148,12 +148,18 @@ impl World {
         }
     }
 
+    /// What was issued this short before a link was found to be dead may not have been sent on it.
+    fn unsent(&self) -> Duration {
+        if self.stood_still.get() { UNSENT_LONG } else { UNSENT }
+    }
+
     fn with_delta<T>(&self, a: usize, b: usize, act: impl FnOnce(&mut Delta) -> T) -> T {
         act(self.deltas.borrow_mut().entry(key(a, b)).or_default())
     }
 
     /// A host asks for a change at a site.
     pub(crate) fn note_issued(&self, site: usize, volume: usize, extent: Extent) {
+        let unsent = self.unsent();
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 let blocks = blocks_of(volume, extent);
@@ -161,12 +167,12 @@ impl World {
                     delta.segments.push_back(Segment::default());
                 }
                 delta.segments.back_mut().expect("just put").blocks.extend(blocks.iter().copied());
-                if delta.open == 0 {
+                if delta.open[site] == 0 {
                     delta.blocks.extend(blocks);
                     return;
                 }
                 let now = Instant::now();
-                while delta.lately.front().is_some_and(|(at, _)| *at + UNSENT < now) {
+                while delta.lately.front().is_some_and(|(at, _)| *at + unsent < now) {
                     delta.lately.pop_front();
                 }
                 delta.lately.push_back((now, blocks));
@@ -189,6 +195,16 @@ impl World {
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 delta.extents.extend(active.iter().map(|extent| (volume, extent.index())));
+            });
+        }
+    }
+
+    /// A volume is new at a site: any block of it may differ.
+    pub(crate) fn note_new(&self, site: usize, volume: usize) {
+        let bytes = self.setup.volumes[volume] + GROWTH_BYTES;
+        for other in self.others(site) {
+            self.with_delta(site, other, |delta| {
+                delta.blocks.extend((0..bytes / BLOCK_BYTES).map(|block| (volume, block)));
             });
         }
     }
@@ -257,15 +273,15 @@ impl World {
 
 impl Meter {
     /// Watches the link of the primary at one site to the mirror at another.
-    pub(crate) fn over(world: &Rc<World>, from: usize, to: usize, inner: Box<dyn Link>) -> Self {
+    pub(crate) fn new(world: &Rc<World>, from: usize, to: usize) -> Self {
         Self {
-            inner,
             world: Rc::downgrade(world),
             sites: [from, to],
             open: false,
             unacked: BTreeSet::new(),
             acked_last: Vec::new(),
             newest: Seq::ZERO,
+            members: Vec::new(),
             name: world.count(),
             sure: 0,
             undurable: VecDeque::new(),
@@ -275,6 +291,12 @@ impl Meter {
 
     fn sent(&mut self, message: &Message) {
         match message {
+            Message::Open(open) => {
+                if let Some(world) = self.world.upgrade() {
+                    let find = |id| world.volumes.iter().position(|volume| *volume == id);
+                    self.members = open.volumes.iter().filter_map(|o| find(o.volume)).collect();
+                }
+            }
             Message::Change { seq, volume, extent, change, resync, .. } => {
                 if let (true, Change::Write(data), Some(world)) =
                     (resync, change, self.world.upgrade())
@@ -324,6 +346,7 @@ impl Meter {
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
         self.newest = self.newest.max(seq);
         self.unacked.insert(seq);
+        let volume = self.members.get(volume).copied().unwrap_or(volume);
         self.undurable.push_back((seq, blocks_of(volume, extent)));
     }
 
@@ -336,7 +359,7 @@ impl Meter {
                     self.sure = world.count();
                     world.note_overwritten(to);
                     world.with_delta(from, to, |delta| {
-                        delta.open += 1;
+                        delta.open[from] += 1;
                         delta.moved = 0;
                     });
                 }
@@ -369,10 +392,10 @@ impl Drop for Meter {
     fn drop(&mut self) {
         let Some(world) = self.world.upgrade().filter(|_| self.open) else { return };
         let [from, to] = self.sites;
-        let under_way = world.under_way(from);
+        let (under_way, unsent) = (world.under_way(from), world.unsent());
         let undurable = self.undurable.drain(..).flat_map(|(_, blocks)| blocks);
         world.with_delta(from, to, |delta| {
-            delta.close();
+            delta.close(from, unsent);
             delta.blocks.extend(undurable);
             let under_way = under_way.into_iter();
             delta.blocks.extend(under_way.flat_map(|(volume, extent)| blocks_of(volume, extent)));
@@ -380,47 +403,18 @@ impl Drop for Meter {
     }
 }
 
-impl Link for Meter {
-    fn peer(&self) -> &Identity {
-        self.inner.peer()
+impl Tap for Meter {
+    fn says(&mut self, message: &Message) {
+        self.sent(message);
     }
 
-    fn push(&mut self, message: Message) {
-        self.sent(&message);
-        self.inner.push(message);
-    }
-
-    fn queued_bytes(&self) -> u64 {
-        self.inner.queued_bytes()
-    }
-
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.inner.poll_send(context)
-    }
-
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut Vec<Message>,
-    ) -> Poll<Result<(), LinkError>> {
-        let before = into.len();
-        let polled = self.inner.poll_receive(context, into);
-        if into.len() > before {
-            for seq in self.acked_last.drain(..) {
-                self.unacked.remove(&seq);
-            }
+    fn begins(&mut self) {
+        for seq in self.acked_last.drain(..) {
+            self.unacked.remove(&seq);
         }
-        for message in &into[before..] {
-            self.heard(message);
-        }
-        polled
     }
 
-    fn traffic(&self) -> LinkTraffic {
-        self.inner.traffic()
-    }
-
-    fn version(&self) -> u16 {
-        self.inner.version()
+    fn hears(&mut self, message: &Message) {
+        self.heard(message);
     }
 }

@@ -28,11 +28,13 @@ pub struct Outcome {
 /// - P1 (1, 3, 10) every acknowledged write survives whatever leaves one copy that had it; every
 ///   flushed one survives the loss of power; nothing is discarded without a word
 /// - P2, P3 (2, 3, 4) copies are equal whenever a leg is Equivalent and nothing is under way
-/// - P4 (6) two gateways never acknowledge at one epoch; epochs only rise
+/// - P4 (6, 13) two gateways never acknowledge at one epoch; epochs only rise; nobody answers what is
+///   asked of it after another was promoted with the word of a witness
 /// - P5 (6) nothing is acknowledged after the fence; hosts are dropped first
 /// - P6 (5) a dependent write is never there without the one it depends on
-/// - P7 (7) a promotion that needs no consent loses nothing
-/// - P8 every request is answered, every session comes back
+/// - P7 (7, 13) a promotion that needs no consent loses nothing; under a witness nobody acknowledged
+///   anything without the mirror that is promoted
+/// - P8 (12) every request is answered, also while a mirror stands still; every session comes back
 /// - P9 (3, 4, 9) what a mirror is sent to come back is no more than what it can have lacked; it is
 ///   not copied whole as long as its leg is there
 /// - P10 no assertion fails
@@ -89,10 +91,18 @@ async fn history(world: &Rc<World>) {
     if world.sites.len() > 2 {
         world.happened("three gateways");
     }
+    if world.setup.days_apart {
+        world.happened("clocks are a day apart");
+        world.sites[1].clock_ms.set(-86_400_000);
+    }
     (0..world.sites.len()).for_each(|site| world.start(site));
     for mirror in world.others(0) {
         // One command at a time: the second one is asked when the first is recorded.
-        operator::ask(world, 0, operator::add_leg(world, mirror, operator::policy(world, mirror)));
+        operator::ask(
+            world,
+            0,
+            operator::add_leg(world, [0, mirror], operator::policy(world, mirror)),
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.sabotage.begin(world);

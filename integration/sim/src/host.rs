@@ -31,15 +31,16 @@ pub(crate) fn start(world: &Rc<World>) {
     for host in 0..world.setup.hosts {
         let kind = Kind::Mixed {
             volume: if host < volumes { host } else { rng.index(volumes) },
-            depth: rng.pick(&[1, 3, 8]),
-            think_ms: rng.pick(&[20, 60, 200]),
+            depth: if world.setup.hour { 1 } else { rng.pick(&[1, 3, 8]) },
+            think_ms: if world.setup.hour { 4_000 } else { rng.pick(&[20, 60, 200]) },
         };
         world.spawn(live(Rc::clone(world), host, kind));
     }
     // One goes around all volumes, the other lies where chance puts it.
-    let around: Vec<usize> = (0..volumes).chain([0]).collect();
-    let anywhere = vec![rng.index(volumes), rng.index(volumes)];
-    if volumes > 1 {
+    let founding = world.setup.founding;
+    let around: Vec<usize> = (0..founding).chain([0]).collect();
+    let anywhere = vec![rng.index(founding), rng.index(founding)];
+    if founding > 1 {
         world.happened("dependent writes across volumes");
     }
     for (chain, volumes) in [around, anywhere].into_iter().enumerate() {
@@ -102,7 +103,7 @@ async fn attached(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind) {
         }
         let (depth, think_ms) = match kind {
             Kind::Mixed { depth, think_ms, .. } => (depth, think_ms),
-            Kind::Dependent(_) => (1, 20),
+            Kind::Dependent(_) => (1, if world.setup.hour { 2_000 } else { 20 }),
         };
         // Nobody takes what is sent to a gateway that is stopped by a signal.
         let idle = world.paused.get() || world.stopped.get() || attachment.process.is_paused();
@@ -119,6 +120,12 @@ async fn attached(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind) {
 
 fn submit(world: &Rc<World>, attachment: &Rc<Attachment>, kind: Kind, depth: usize) {
     let Some(group) = attachment.process.group() else { return };
+    if let Kind::Mixed { volume, .. } = kind
+        && (group.volume(world.volumes[volume]).is_none()
+            || !world.is_member(attachment.process.site, volume))
+    {
+        return;
+    }
     let mut batch = Vec::new();
     let index = match kind {
         Kind::Dependent(chain) => {
@@ -170,7 +177,10 @@ fn dependent(world: &World, attachment: &Attachment, chain: usize) -> (usize, Re
 fn any(world: &World, attachment: &Attachment, volume: usize) -> Request {
     let rng = &world.rng;
     let founded = world.setup.volumes[volume];
-    let bytes = attachment.process.group().map_or(founded, |g| g.status().volumes[volume].bytes);
+    let id = world.volumes[volume];
+    let status = attachment.process.group().map(|group| group.status());
+    let found = status.and_then(|status| status.volumes.into_iter().find(|v| v.volume == id));
+    let bytes = found.map_or(founded, |volume| volume.bytes);
     let extent = if bytes > founded && rng.chance(15) {
         extent(founded + rng.below((bytes - founded) / 4096) * 4096, 4096)
     } else {

@@ -15,14 +15,18 @@
 //! A process is its tasks: to kill it is to drop them all between two polls. Its disk stays.
 #![forbid(unsafe_code)]
 
+mod arbiter;
 mod attachment;
+mod babble;
 mod chain;
 mod checks;
 mod delta;
+mod detached;
 mod disks;
 mod history;
 mod host;
 mod kept;
+mod membership;
 mod model;
 mod nemesis;
 mod net;
@@ -35,7 +39,9 @@ mod sabotage;
 mod setup;
 mod site;
 mod slow;
+mod spill;
 mod stats;
+mod tap;
 mod trace;
 mod world;
 

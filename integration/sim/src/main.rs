@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command for people says what it found")]
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,22 @@ each after `sync`, `consistency`, `stack` or `mixed`: the modes of the legs, els
 /// Lines of a failed history that are shown at once.
 const TAIL_LINES: usize = 25;
 
+thread_local! {
+    /// The history that this thread is in.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A panic ends a release build there and then: the seed must be known.
+fn name_seed_in_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        println!("seed {} PANICKED: {panic}", SEED.get());
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    name_seed_in_panics();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let modes = match words.first() {
@@ -68,6 +84,7 @@ fn seeds(modes: Modes, first: u64, count: u64) -> bool {
                 return;
             }
             let seed = first + index;
+            SEED.set(seed);
             let outcome = run_in(modes, seed, Sabotage::None);
             sum.lock().expect("no worker panics").add(&outcome.stats);
             if let Some(failure) = &outcome.failure {

@@ -261,6 +261,21 @@ impl Branch {
         }
     }
 
+    /// A volume begins anew from what is there: nobody wrote to it before.
+    pub(crate) fn rebase_volume(&mut self, volume: usize, content: impl Fn(u64) -> u64) {
+        self.let_go(volume);
+        for (index, sector) in (0..).zip(&mut self.volumes[volume]) {
+            sector.ops.clear();
+            sector.base = content(index);
+        }
+    }
+
+    /// Nothing is promised of a volume any more.
+    pub(crate) fn let_go(&mut self, volume: usize) {
+        let theirs = self.ops.iter_mut().filter(|op| op.volume == volume);
+        theirs.for_each(|op| op.acked = false);
+    }
+
     /// Whether a read that began at `since` and saw `value` saw something that is allowed.
     pub(crate) fn allows(
         &self,

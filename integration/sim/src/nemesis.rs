@@ -3,6 +3,8 @@
 //! Invariant: every fault ends by itself after a while; [`heal`] ends all of them at once.
 
 mod network;
+mod odd;
+mod witness;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,16 +12,37 @@ use std::time::Duration;
 use block::Mode;
 use mirror::{Command, Consent, LegStatus, Policy, Role, Split};
 
+use crate::detached;
 use crate::operator;
 use crate::slow::Pace;
 use crate::world::{GROWTH_BYTES, World};
 
 /// Lets things go wrong for as long as the setup says.
 pub(crate) async fn rage(world: &Rc<World>) {
+    if world.setup.hour {
+        odd::hour(world).await;
+        return;
+    }
     let rng = Rc::clone(&world.rng);
     let end = world.now_ms() + u64::try_from(world.setup.length.as_millis()).expect("short");
     while world.now_ms() < end && !world.has_failed() {
         tokio::time::sleep(rng.millis(1, world.setup.fault_gap_ms)).await;
+        if world.arbiter.is_some() && rng.chance(25) {
+            witness::strike(world);
+            continue;
+        }
+        if world.setup.founding < world.volumes.len() && rng.chance(12) {
+            world.change_members();
+            continue;
+        }
+        if rng.chance(8) {
+            odd::strike(world).await;
+            continue;
+        }
+        if world.setup.operators && rng.chance(5) {
+            detached::strike(world);
+            continue;
+        }
         match rng.below(100) {
             0..11 => network::cut(world),
             11..17 => network::stall(world),
@@ -33,7 +56,8 @@ pub(crate) async fn rage(world: &Rc<World>) {
             56..65 => disk_fault(world),
             65..84 => command(world),
             84..86 => jump(world),
-            86..89 => pause(world),
+            86..88 => pause(world),
+            88..89 => freeze(world).await,
             89..92 => stop(world),
             _ => quiesce(world).await,
         }
@@ -164,6 +188,10 @@ fn jump(world: &Rc<World>) {
     let forward = world.rng.chance(50);
     world.happened(if forward { "a clock jumps forward" } else { "a clock jumps back" });
     site.clock_ms.set(site.clock_ms.get() + if forward { by } else { -by });
+    if forward {
+        // The machine may have slept: leases end by a clock that goes on meanwhile.
+        site.slept_ms.set(site.slept_ms.get() + by.unsigned_abs() % 60_000);
+    }
 }
 
 /// A gateway stands still for up to a minute and goes on as if nothing had been.
@@ -181,6 +209,20 @@ fn pause(world: &Rc<World>) {
         }
         process.pause(false);
     });
+}
+
+/// A gateway stands still for a whole minute, and whoever else there is goes on.
+async fn freeze(world: &Rc<World>) {
+    let site = any_site(world);
+    let Some(process) = world.process(site).filter(|process| !process.is_paused()) else { return };
+    world.log(format_args!("{} is paused for a minute", world.sites[site].name));
+    process.pause(true);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    if process.is_alive() {
+        world.happened("a gateway is paused for a minute");
+        world.log(format_args!("{} goes on", world.sites[site].name));
+    }
+    process.pause(false);
 }
 
 fn stop(world: &Rc<World>) {
@@ -246,7 +288,7 @@ fn command(world: &Rc<World>) {
     let command = match rng.below(100) {
         0..10 => {
             let others: Vec<_> = world.others(site).collect();
-            operator::add_leg(world, rng.pick(&others), policy)
+            operator::add_leg(world, [site, rng.pick(&others)], policy)
         }
         10..25 => Command::Suspend { leg },
         25..42 => Command::Resume { leg, discard: rng.chance(15) },
@@ -309,6 +351,8 @@ async fn quiesce(world: &Rc<World>) {
 pub(crate) fn heal(world: &Rc<World>) {
     world.log("everything is repaired");
     network::heal(world);
+    witness::heal(world);
+    odd::heal(world);
     for (index, site) in world.sites.iter().enumerate() {
         site.pace.set(site.usual_pace);
         site.disks.repair();

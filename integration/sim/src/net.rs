@@ -45,6 +45,8 @@ struct Way {
     stalled: Cell<bool>,
     /// No connection can be made.
     refusing: Cell<bool>,
+    /// What is sent next arrives as something else.
+    garbled: Cell<bool>,
 }
 
 /// One connection: what each end sent to the other, by the sender's place in `ends`.
@@ -90,8 +92,12 @@ impl Net {
     /// A network between so many sites that works.
     #[must_use]
     pub(crate) fn new(sites: usize, path: Path) -> Rc<Self> {
-        let way =
-            || Way { path: Cell::new(path), stalled: Cell::new(false), refusing: Cell::new(false) };
+        let way = || Way {
+            path: Cell::new(path),
+            stalled: Cell::new(false),
+            refusing: Cell::new(false),
+            garbled: Cell::new(false),
+        };
         let ways = (0..sites).map(|_| (0..sites).map(|_| way()).collect()).collect();
         Rc::new(Self { ways, conns: RefCell::default() })
     }
@@ -131,6 +137,11 @@ impl Net {
     /// Refuses new connections between two sites, or allows them.
     pub(crate) fn refuse(&self, between: [usize; 2], refusing: bool) {
         self.both(between).for_each(|way| way.refusing.set(refusing));
+    }
+
+    /// Garbles what is sent next, or nothing any more; says what was to be done before.
+    pub(crate) fn garble(&self, from: usize, to: usize, garbled: bool) -> bool {
+        self.ways[from][to].garbled.replace(garbled)
     }
 
     /// Whether a connection can be made.
@@ -260,7 +271,11 @@ impl AsyncWrite for Stream {
         let taken = Duration::from_micros(len as u64 * 1000 / path.speed.max(1));
         let arrival = (now + path.latency).max(pipe.last.unwrap_or(now)) + taken;
         pipe.last = Some(arrival);
-        pipe.chunks.push_back((arrival, Bytes::copy_from_slice(&data[..len])));
+        let mut sent = data[..len].to_vec();
+        if self.conn.way(self.end).garbled.replace(false) {
+            sent[len / 2] ^= 0x55;
+        }
+        pipe.chunks.push_back((arrival, Bytes::from(sent)));
         pipe.held += len;
         pipe.reader.take().into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(len))

@@ -20,6 +20,11 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     let Some(group) = world.group(site) else { return };
     let Some(process) = world.process(site) else { return };
     let name = world.sites[site].name;
+    let promotes = matches!(command, Command::Promote { .. });
+    if promotes && world.sites[site].promoting.get() == Some(process.number) {
+        // Nobody would know which of two words it was that took effect.
+        return;
+    }
     world.log(format_args!("{name} is asked: {command:?}"));
     if let Command::RemoveLeg { .. } = command {
         world.expect_full(site);
@@ -29,21 +34,30 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
         && world.sabotage != Sabotage::DiscardsUnasked
     {
         world.stats.borrow_mut().discards += 1;
-        world.sites.iter().for_each(|site| site.unconsented.set([0; 3]));
+        world.sites.iter().for_each(|site| {
+            site.unconsented.set([0; 3]);
+            site.discardable.set(true);
+        });
     }
     let kept = Rc::clone(world);
     process.spawn(
         world,
         Box::pin(async move {
-            let promotes = matches!(command, Command::Promote { .. });
             if let Command::Promote { consent } = command {
                 note_promotion(&kept, site, consent);
             }
             let answer = group.command(command).await;
-            if promotes && answer != Err(Refusal::Busy) {
+            if promotes {
+                kept.sites[site].unnamed.set(answer == Err(Refusal::NotNamed));
                 kept.sites[site].promoting.set(None);
-                if !matches!(answer, Ok(()) | Err(Refusal::Interrupted)) {
-                    kept.sites[site].promotion.set(None);
+                let place = &kept.sites[site].promotion;
+                match answer {
+                    Ok(()) | Err(Refusal::Interrupted) => {}
+                    // Its record may be durable all the same.
+                    Err(Refusal::Io(_)) => {
+                        place.set(place.get().map(|p| Promotion { unheard: true, ..p }));
+                    }
+                    Err(_) => place.set(None),
                 }
             }
             kept.log(format_args!("{name} answers: {answer:?}"));
@@ -66,11 +80,13 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
     }
     let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
     let kept = status.kept.map(|kept| kept.quality);
-    let promotion = Promotion { consent, quality: status.quality, kept, from };
+    let quality = status.quality;
+    let promotion = Promotion { consent, quality, kept, from, unheard: false };
     if promotion.goes_back() == Some(Quality::Consistent) {
         state.at_point.set(true);
     }
     state.promotion.set(Some(promotion));
+    state.consented.set(state.consented.get().max(consent));
     state.promoting.set(Some(process.number));
 }
 
@@ -80,12 +96,12 @@ pub(crate) fn policy(world: &World, to: usize) -> Policy {
 }
 
 /// The command that mirrors to a site.
-pub(crate) fn add_leg(world: &World, to: usize, policy: Policy) -> Command {
+pub(crate) fn add_leg(world: &World, [site, to]: [usize; 2], policy: Policy) -> Command {
     let other = &world.sites[to];
     Command::AddLeg {
         gateway: other.gateway,
         site: other.name.to_owned(),
-        sessions: world.sessions(to),
+        sessions: world.sessions(site, to),
         policy,
         holds_content: false,
     }
@@ -157,7 +173,10 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
         // The better copy is the one that needs less consent.
         let best = (0..status.len()).min_by_key(|site| consent_for(&status[*site]));
         let best = best.expect("there are sites");
-        promote(world, best, consent_for(&status[best]));
+        let needed = consent_for(&status[best]);
+        // The witness knows of another, which is not to be had.
+        let overrules = world.sites[best].unnamed.take();
+        promote(world, best, if overrules { needed.max(Consent::Outdated) } else { needed });
         return;
     };
     if Some(status[site].epoch) < newest && primaries.len() > 1 {
@@ -180,7 +199,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     } else if ours.serving == Serving::Yes
         && let Some(to) = world.others(site).find(|to| !has_leg(to))
     {
-        ask(world, site, add_leg(world, to, policy(world, to)));
+        ask(world, site, add_leg(world, [site, to], policy(world, to)));
     }
 }
 

@@ -13,9 +13,13 @@ use std::task::{Poll, Waker};
 use block::{GatewayId, Generation, Hello, Identity, LegId, Link, LinkError, Message, Store};
 use mirror::{Clock, Dialer, Generations, Group, LocalFuture, Parts};
 
+use crate::babble::Babble;
 use crate::delta::Meter;
+use crate::membership;
 use crate::sabotage::Sabotage;
 use crate::slow::{SlowLedger, SlowStore};
+use crate::spill::SimSpill;
+use crate::tap::{Ear, Tapped};
 use crate::world::{GROUP, World};
 
 /// One start of a gateway.
@@ -37,6 +41,10 @@ pub(crate) struct Process {
     pub(crate) unprotected: Cell<(u64, Option<u64>)>,
     /// When it lost a mirror last.
     pub(crate) lost_ms: Cell<Option<u64>>,
+    /// Volumes that left the group: whoever opens them again opens them anew.
+    left: RefCell<Vec<usize>>,
+    /// It closed its group to follow a change of members.
+    follows: Cell<bool>,
     /// When it latched its copy.
     pub(crate) latched_ms: Cell<Option<u64>>,
     /// The sites of the legs, as they were dialled.
@@ -52,6 +60,9 @@ impl Process {
         let number = world.count();
         let boot = block::BootId::of(u128::from(number));
         let identity = Identity { gateway: state.gateway, boot, site: state.name.to_owned() };
+        if state.gone.iter().any(|gone| gone.get()) {
+            return Err("a volume of the group is gone".to_owned());
+        }
         let opened = state.disks.open().map_err(|error| format!("{error:#}"))?;
         let (pace, rng) = (|| Rc::clone(&state.pace), || Rc::clone(&world.rng));
         let stores = opened.stores.into_iter().enumerate().map(|(volume, inner)| {
@@ -61,10 +72,11 @@ impl Process {
             }
             let inner = world.sabotage.store(inner);
             let inner = world.trace_store(site, volume, inner);
-            SlowStore::new(inner, pace(), rng())
+            SlowStore::new(inner, Rc::clone(&state.gone[volume]), pace(), rng())
         });
         let lies = world.sabotage == Sabotage::RecordsLate;
         let ledger = world.sabotage.ledger(opened.ledger);
+        *state.members.borrow_mut() = membership::recorded(&*ledger, world.setup.founding);
         let process = Rc::new(Self {
             number,
             site,
@@ -79,13 +91,15 @@ impl Process {
             unprotected: Cell::new((0, None)),
             lost_ms: Cell::new(None),
             latched_ms: Cell::new(None),
+            left: RefCell::default(),
+            follows: Cell::new(false),
             legs: RefCell::default(),
         });
         for store in &process.stores {
             process.spawn(world, Box::pin(Rc::clone(store).serve()));
         }
         process.spawn(world, Box::pin(Rc::clone(&process.ledger).serve()));
-        match Group::open(process.parts(world)) {
+        match Group::open_arbitrated(process.parts(world), world.arbitration(site)) {
             Ok(group) => drop(process.group.set(group)),
             Err(error) => {
                 process.kill(world);
@@ -98,7 +112,6 @@ impl Process {
 
     fn parts(self: &Rc<Self>, world: &Rc<World>) -> Parts {
         let state = &world.sites[self.site];
-        let names = world.volumes.iter().enumerate();
         let spawner = (Rc::downgrade(self), Rc::downgrade(world));
         let (noted, number, site) = (Rc::downgrade(world), self.number, self.site);
         Parts {
@@ -106,11 +119,10 @@ impl Process {
             copiers: mirror::Copiers::default(),
             identity: self.identity.clone(),
             group: GROUP,
-            volumes: names
-                .map(|(index, id)| {
-                    let store = Rc::clone(&self.stores[index]) as Rc<dyn Store>;
-                    (*id, format!("volume-{index}"), store)
-                })
+            volumes: world
+                .members(self.site)
+                .into_iter()
+                .map(|index| (world.volumes[index], format!("volume-{index}"), self.store(index)))
                 .collect(),
             ledger: Rc::clone(&self.ledger) as Rc<dyn block::Ledger>,
             dialer: Rc::new(NetDialer { me: Rc::downgrade(self), world: Rc::downgrade(world) }),
@@ -128,7 +140,10 @@ impl Process {
             }),
             host_boot: state.host_boot.get().to_le_bytes(),
             heartbeat: world.heartbeat,
-            journals: mirror::Journals::in_memory(world.setup.journal),
+            journals: mirror::Journals {
+                limits: world.setup.journal,
+                spill: Rc::new(SimSpill { world: Rc::downgrade(world), site: self.site }),
+            },
         }
     }
 
@@ -207,6 +222,29 @@ impl Process {
         Rc::clone(&self.stores[volume]) as Rc<dyn Store>
     }
 
+    pub(crate) fn ledger(&self) -> Rc<dyn block::Ledger> {
+        Rc::clone(&self.ledger) as Rc<dyn block::Ledger>
+    }
+
+    /// A volume left the group: its store is closed.
+    pub(crate) fn leaves(&self, volume: usize) {
+        self.left.borrow_mut().push(volume);
+    }
+
+    pub(crate) fn has_left(&self, volume: usize) -> bool {
+        self.left.borrow().contains(&volume)
+    }
+
+    /// Whether it closed its group to follow a change of members.
+    pub(crate) fn is_following(&self) -> bool {
+        self.follows.get()
+    }
+
+    /// Says whether it was not at that already.
+    pub(crate) fn begins_to_follow(&self) -> bool {
+        !self.follows.replace(true)
+    }
+
     /// The site of a leg's mirror.
     pub(crate) fn leg_site(&self, leg: LegId) -> Option<usize> {
         self.legs.borrow().get(&leg).copied()
@@ -278,7 +316,7 @@ async fn dial(
     let peer = peer.ok_or_else(unreachable)?;
     let (ours, theirs) = world.net.connect(between);
     let hello = hello(&peer.identity);
-    let acceptor = Rc::clone(&peer);
+    let (acceptor, from) = (Rc::clone(&peer), me.site);
     let place = Rc::downgrade(world);
     peer.spawn(
         world,
@@ -286,15 +324,22 @@ async fn dial(
             let Ok(mut link) = link::greet(theirs, &hello).await else { return };
             let Ok(Message::Open(open)) = link.receive_one().await else { return };
             let Some(world) = place.upgrade() else { return };
-            let link = world.trace_link(acceptor.site, Box::new(link));
+            let ear = Ear { world: Rc::downgrade(&world), site: acceptor.site };
+            let link = Babble { inner: Box::new(link), world: Rc::downgrade(&world), from };
+            let link = Box::new(Tapped::new(Box::new(link), ear));
+            let link = world.trace_link(acceptor.site, link);
+            if !world.takes(&acceptor, &open, from) {
+                return;
+            }
             if let Some(group) = acceptor.group() {
                 group.accept(world.sabotage.opened(open, &group), link);
             }
         }),
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
-    let link = world.sabotage.dialed(Box::new(link), world.count());
-    let link = Box::new(Meter::over(world, me.site, to, link));
+    let link = world.sabotage.dialed(Box::new(link), world);
+    let link = Box::new(Babble { inner: link, world: Rc::downgrade(world), from: to });
+    let link = Box::new(Tapped::new(link, Meter::new(world, me.site, to)));
     Ok(world.trace_link(me.site, link))
 }
 

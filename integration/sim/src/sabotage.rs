@@ -7,14 +7,17 @@
 mod link;
 mod medium;
 mod store;
+mod witness;
 
 use std::rc::Rc;
 
-use block::{Extent, Ledger, Link, Op, Open, Request, Store, Ticket};
+use ::witness::memory::MemoryWitness;
+use block::{Extent, GatewayId, Ledger, Link, Op, Open, Request, Store, Ticket, Witness};
 use bytes::Bytes;
-use mirror::{Command, Group, Role, Serving};
+use mirror::{Command, Group, Policy, Role, Serving};
 
 pub(crate) use self::medium::{Hiding, HidingDirectory};
+use self::store::Omits;
 use crate::process::Process;
 use crate::world::World;
 
@@ -59,6 +62,8 @@ pub enum Sabotage {
     GoesOnHalted,
     /// Rule 7: a host writes to the copy of a mirror while its session runs.
     AttachesDestination,
+    /// Rule 8: a copy does not go back to the point that it kept.
+    StaysAhead,
     /// Rule 9: what mirrors lack is forgotten with the process.
     ForgetsDirtyMaps,
     /// Rule 10: what only the mirror has is overwritten without a word.
@@ -67,6 +72,20 @@ pub enum Sabotage {
     RetriesSync,
     /// Rule 11: a failed sync counts as done.
     IgnoresFailedSync,
+    /// Rule 12: no mirror is ever too slow.
+    WaitsForEver,
+    /// Rule 9: a volume that joined counts as copied before it was.
+    CountsNewcomers,
+    /// Rule 13: a primary goes on without a mirror that the witness was not asked about.
+    GoesOnUnasked,
+    /// Rule 13: a mirror does not look whether the witness names it.
+    PromotesUnnamed,
+    /// Rule 13: a read does not look at its lease.
+    ReadsForEver,
+    /// Rule 13: a mirror does not wait for the end of the primary's lease.
+    IgnoresLeases,
+    /// Rule 13: a claim without an answer counts as denied.
+    ForgetsClaims,
 }
 
 impl Sabotage {
@@ -80,15 +99,20 @@ impl Sabotage {
     }
 
     pub(crate) fn store(self, inner: Rc<dyn Store>) -> Rc<dyn Store> {
-        if self == Self::ForgetsActivity { Rc::new(store::Forgetful(inner)) } else { inner }
+        let omits = match self {
+            Self::ForgetsActivity => Omits::Activity,
+            Self::StaysAhead => Omits::WayBack,
+            _ => return inner,
+        };
+        Rc::new(store::Forgetful(inner, omits))
     }
 
     pub(crate) fn ledger(self, inner: Rc<dyn Ledger>) -> Rc<dyn Ledger> {
         if self == Self::ForgetsDirtyMaps { Rc::new(store::Mapless(inner)) } else { inner }
     }
 
-    /// The link of a primary; `number` grows from one to the next.
-    pub(crate) fn dialed(self, inner: Box<dyn Link>, number: u64) -> Box<dyn Link> {
+    /// The link of a primary.
+    pub(crate) fn dialed(self, inner: Box<dyn Link>, world: &World) -> Box<dyn Link> {
         match self {
             Self::AcknowledgesUnsent
             | Self::HostWithoutLock
@@ -97,9 +121,12 @@ impl Sabotage {
             | Self::DurableAtOnce
             | Self::FlushNotCarried
             | Self::CutsApart
+            | Self::CountsNewcomers
             | Self::CutsEarly
             | Self::KnowsDifferences
-            | Self::RaisesEpoch => Box::new(link::Liar::new(inner, self, number)),
+            | Self::RaisesEpoch => {
+                Box::new(link::Liar::new(inner, self, world.count(), world.setup.founding))
+            }
             _ => inner,
         }
     }
@@ -132,7 +159,31 @@ impl Sabotage {
             Command::Resume { leg, .. } if self == Self::DiscardsUnasked => {
                 Command::Resume { leg, discard: true }
             }
+            Command::AddLeg { gateway, site, sessions, policy } if self == Self::WaitsForEver => {
+                let policy = Policy { ack_deadline_ms: 3_600_000, ..policy };
+                Command::AddLeg { gateway, site, sessions, policy }
+            }
             other => other,
+        }
+    }
+
+    /// What a gateway is given to ask the witness.
+    pub(crate) fn witness(
+        self,
+        me: GatewayId,
+        inner: Rc<dyn Witness>,
+        truth: &Rc<MemoryWitness>,
+    ) -> Rc<dyn Witness> {
+        match self {
+            Self::GoesOnUnasked
+            | Self::PromotesUnnamed
+            | Self::ReadsForEver
+            | Self::IgnoresLeases
+            | Self::ForgetsClaims => {
+                let truth = Rc::clone(truth);
+                Rc::new(witness::Liar { how: self, me, inner, truth })
+            }
+            _ => inner,
         }
     }
 

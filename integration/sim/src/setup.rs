@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use block::Mode;
 use mirror::{
-    Bandwidth, HeartbeatTimes, JournalLimits, OnSlow, Policy, Priority, Recovery, Split, Window,
+    Bandwidth, Failover, HeartbeatTimes, JournalLimits, OnSlow, Policy, Priority, Recovery, Split,
+    Window,
 };
 
 use crate::net::Path;
@@ -40,6 +41,17 @@ impl Modes {
     }
 }
 
+/// Such histories are long.
+const HOUR_EVERY: u64 = 180;
+
+/// The third voice, and how patient gateways are with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voice {
+    pub(crate) lease_ms: u64,
+    pub(crate) hold_ms: u64,
+    pub(crate) failover_after_ms: u64,
+}
+
 /// What a seed decides before anything happens.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -49,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) pool: bool,
     /// Sizes of the volumes, in bytes.
     pub(crate) volumes: Vec<u64>,
+    /// So many of them belong to the group from its beginning on; the others join and leave.
+    pub(crate) founding: usize,
     pub(crate) hosts: usize,
     pub(crate) path: Path,
     pub(crate) pace: [Pace; 3],
@@ -70,13 +84,23 @@ pub(crate) struct Setup {
     pub(crate) attentive: bool,
     /// Whether operators act while faults go on.
     pub(crate) operators: bool,
+    /// Whether the link is cut every second for an hour, and nothing else happens.
+    pub(crate) hour: bool,
+    /// Whether the clocks of the sites are a day apart.
+    pub(crate) days_apart: bool,
+    /// The witness, if there is one.
+    pub(crate) voice: Option<Voice>,
 }
 
 impl Setup {
-    pub(crate) fn draw(rng: &Rng, modes: Modes) -> Self {
+    pub(crate) fn draw((seed, rng): (u64, &Rng), modes: Modes) -> Self {
         const KIB: u64 = 1024;
         let sizes = [256 * KIB, KIB * KIB, 8 * KIB * KIB, 9 * KIB * KIB];
-        let volumes = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
+        let mut volumes: Vec<u64> = (0..rng.between(1, 3)).map(|_| rng.pick(&sizes)).collect();
+        let founding = volumes.len();
+        if rng.chance(35) {
+            volumes.extend((0..rng.between(1, 2)).map(|_| rng.pick(&[256 * KIB, KIB * KIB])));
+        }
         let path = Path { latency: rng.millis(0, 6), speed: rng.pick(&[500, 5_000, 50_000]) };
         let policy = Policy {
             split: if rng.chance(80) { Split::Automatic } else { Split::Manual },
@@ -87,11 +111,19 @@ impl Setup {
         };
         let policy = if modes == Modes::Sync { policy } else { follow(rng, modes, policy) };
         let policy = copying(rng, policy);
+        let voice = rng.chance(35).then(|| voice(rng));
+        let by_itself = voice.is_some() && rng.chance(65);
+        let failover = if by_itself { Failover::Automatic } else { Failover::Manual };
+        let policy = Policy { failover, ..policy };
         Self {
+            hour: seed % HOUR_EVERY == HOUR_EVERY - 1,
+            days_apart: rng.chance(20),
+            voice,
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,
+            hosts: rng.index(3) + 2 + volumes.len() - founding,
             volumes,
-            hosts: rng.index(3) + 2,
+            founding,
             path,
             pace: [pace(rng), pace(rng), pace(rng)],
             policy,
@@ -99,7 +131,7 @@ impl Setup {
             switches: modes == Modes::Mixed && rng.chance(70),
             journal: if modes == Modes::Sync { JournalLimits::default() } else { journal(rng) },
             heartbeat: heartbeat(rng),
-            length: rng.millis(2_500, 10_000),
+            length: rng.millis(2_500, if voice.is_some() { 18_000 } else { 10_000 }),
             fault_gap_ms: rng.pick(&[250, 800, 2_000]),
             disks_fail: rng.chance(55),
             attentive: rng.chance(75),
@@ -141,9 +173,17 @@ fn mode(rng: &Rng, modes: Modes) -> Mode {
     }
 }
 
+fn voice(rng: &Rng) -> Voice {
+    Voice {
+        lease_ms: rng.pick(&[2_000, 4_000, 6_000]),
+        hold_ms: rng.pick(&[1_500, 5_000]),
+        failover_after_ms: rng.pick(&[500, 1_000, 3_000]),
+    }
+}
+
 fn journal(rng: &Rng) -> JournalLimits {
-    let memory_bytes = rng.pick(&[256 << 10, 4 << 20, 64 << 20]);
-    JournalLimits { memory_bytes, spill_bytes: 0 }
+    let memory_bytes = rng.pick(&[32 << 10, 64 << 10, 256 << 10, 64 << 20]);
+    JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 16 << 20, 16 << 20]) }
 }
 
 fn pace(rng: &Rng) -> Pace {

@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use block::{GatewayId, Generation, Quality, VolumeId};
 use mirror::{Consent, found_primary, found_secondary};
+use witness::memory::Faults;
 
+use crate::arbiter;
 use crate::disks::Disks;
 use crate::model::{Branch, Moment};
 use crate::points::Points;
@@ -20,7 +22,7 @@ use crate::world::{GROUP, GROWTH_BYTES};
 /// The content that a gateway serves.
 pub(crate) type Served = Rc<RefCell<Branch>>;
 
-/// An operator's promotion, as the copy was just before.
+/// A promotion without the old primary, as the copy was just before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promotion {
     pub(crate) consent: Consent,
@@ -29,6 +31,8 @@ pub(crate) struct Promotion {
     pub(crate) kept: Option<Quality>,
     /// Whom it followed.
     pub(crate) from: Option<usize>,
+    /// Nobody hears whether it comes about: the mirror began it by itself, or could not record it.
+    pub(crate) unheard: bool,
 }
 
 /// A gateway's place.
@@ -41,7 +45,25 @@ pub(crate) struct Site {
     pub(crate) host_boot: Cell<u128>,
     /// What its clock is ahead of the time that passes, in milliseconds.
     pub(crate) clock_ms: Cell<i64>,
+    /// For how long its machine slept although no time passed, in milliseconds.
+    pub(crate) slept_ms: Cell<u64>,
+    /// The network between it and the witness.
+    pub(crate) witness: Rc<Faults>,
+    /// The witness refused to have it promoted when an operator asked last.
+    pub(crate) unnamed: Cell<bool>,
+    /// The next thing that it says makes no sense.
+    pub(crate) babbles: Cell<bool>,
+    /// There is no room where its send journals spill to.
+    pub(crate) journal_full: Cell<bool>,
+    /// By volume: somebody deleted it.
+    pub(crate) gone: Vec<Rc<Cell<bool>>>,
     pub(crate) process: RefCell<Option<Rc<Process>>>,
+    /// Who belongs to the group, as its gateway knows it.
+    pub(crate) members: RefCell<Vec<usize>>,
+    /// Its copy is open to hosts on its own.
+    pub(crate) detached: Cell<bool>,
+    /// An operator allowed what its copy has on its own to be discarded.
+    pub(crate) discardable: Cell<bool>,
     /// The content that this gateway serves or served, until it is overwritten from another.
     pub(crate) branch: RefCell<Option<Served>>,
     /// The content that it handed over to another, until it joins that one.
@@ -66,6 +88,9 @@ pub(crate) struct Site {
     pub(crate) unaware: Cell<bool>,
     /// What an operator said when it was last promoted, and what its copy was then.
     pub(crate) promotion: Cell<Option<Promotion>>,
+    /// The most that an operator consented to when it was to be promoted: a witness may have granted it
+    /// although nobody heard so.
+    pub(crate) consented: Cell<Consent>,
     /// The process that was asked and did not answer yet.
     pub(crate) promoting: Cell<Option<u64>>,
     /// The highest epoch seen.
@@ -83,7 +108,7 @@ impl Site {
         volumes: &[(VolumeId, u64)],
         sabotage: Sabotage,
     ) -> Self {
-        let names = volumes.iter().map(|(id, _)| *id).collect();
+        let names = volumes.iter().take(setup.founding).map(|(id, _)| *id).collect();
         let record = if index == 0 {
             found_primary(GROUP, "orders", names, Generation::of(u128::MAX))
         } else {
@@ -100,7 +125,16 @@ impl Site {
             pace: Rc::new(Cell::new(pace)),
             host_boot: Cell::new(index as u128 + 1),
             clock_ms: Cell::new(0),
+            slept_ms: Cell::new(0),
+            witness: arbiter::faults(),
+            unnamed: Cell::new(false),
+            babbles: Cell::new(false),
+            journal_full: Cell::new(false),
+            gone: volumes.iter().map(|_| Rc::default()).collect(),
             process: RefCell::new(None),
+            members: RefCell::new((0..setup.founding).collect()),
+            detached: Cell::new(false),
+            discardable: Cell::new(false),
             branch: RefCell::new(branch),
             handed: RefCell::default(),
             follows: RefCell::default(),
@@ -112,6 +146,7 @@ impl Site {
             intact: Cell::new(false),
             unaware: Cell::new(false),
             promotion: Cell::new(None),
+            consented: Cell::new(Consent::InSync),
             promoting: Cell::new(None),
             epoch: Cell::new(0),
             unconsented: Cell::new([0; 3]),

@@ -45,6 +45,17 @@ enum Job {
 }
 
 impl Job {
+    fn into_ticket(self) -> Ticket {
+        match self {
+            Self::Io(request) => request.ticket,
+            Self::Activity(_, ticket)
+            | Self::Grow(_, ticket)
+            | Self::Snapshot(_, ticket)
+            | Self::RollBack(_, ticket)
+            | Self::RemoveSnapshot(_, ticket) => ticket,
+        }
+    }
+
     fn is_before(&self, later: &Self) -> bool {
         let is_point = |job: &Self| matches!(job, Self::Snapshot(..) | Self::RollBack(..));
         if is_point(self) || is_point(later) {
@@ -65,6 +76,8 @@ impl Job {
 /// A store with time.
 pub(crate) struct SlowStore {
     inner: Rc<dyn Store>,
+    /// Somebody deleted it.
+    gone: Rc<Cell<bool>>,
     pace: Rc<Cell<Pace>>,
     rng: Rc<Rng>,
     queue: RefCell<BTreeMap<(Instant, u64), Job>>,
@@ -75,9 +88,15 @@ pub(crate) struct SlowStore {
 impl SlowStore {
     /// Puts time in front of `inner`. [`Self::serve`] must run.
     #[must_use]
-    pub(crate) fn new(inner: Rc<dyn Store>, pace: Rc<Cell<Pace>>, rng: Rc<Rng>) -> Rc<Self> {
+    pub(crate) fn new(
+        inner: Rc<dyn Store>,
+        gone: Rc<Cell<bool>>,
+        pace: Rc<Cell<Pace>>,
+        rng: Rc<Rng>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             inner,
+            gone,
             pace,
             rng,
             queue: RefCell::default(),
@@ -113,7 +132,7 @@ impl SlowStore {
     pub(crate) fn abandon(&self) {
         let jobs = std::mem::take(&mut *self.queue.borrow_mut());
         for job in jobs.into_values() {
-            let done_anyway = self.rng.chance(50);
+            let done_anyway = self.rng.chance(50) && !self.gone.get();
             match job {
                 Job::Io(mut request) if done_anyway && request.op.is_change() => {
                     request.ticket = Ticket::ignored();
@@ -142,6 +161,10 @@ impl SlowStore {
     }
 
     fn perform(&self, job: Job) {
+        if self.gone.get() {
+            job.into_ticket().fail(IoError::Media);
+            return;
+        }
         match job {
             Job::Io(request) => self.inner.submit(&mut vec![request]),
             Job::Activity(set, ticket) => self.inner.record_activity(&set, ticket),
@@ -150,6 +173,10 @@ impl SlowStore {
             Job::RollBack(id, ticket) => self.inner.roll_back(id, ticket),
             Job::RemoveSnapshot(id, ticket) => self.inner.remove_snapshot(id, ticket),
         }
+    }
+
+    fn there(&self) -> Result<(), IoError> {
+        if self.gone.get() { Err(IoError::Media) } else { Ok(()) }
     }
 
     fn put(&self, job: Job, (low, high): (u64, u64)) {
@@ -205,10 +232,12 @@ impl Store for SlowStore {
     }
 
     fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.there()?;
         self.inner.mapped(from, limit)
     }
 
     fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
+        self.there()?;
         self.inner.checksums(extent)
     }
 
@@ -233,6 +262,7 @@ impl Store for SlowStore {
     }
 
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        self.there()?;
         self.inner.changed_since(id, from, limit)
     }
 
@@ -245,6 +275,10 @@ impl Store for SlowStore {
     }
 
     fn close(&self, ticket: Ticket) {
+        if self.gone.get() {
+            ticket.fail(IoError::Media);
+            return;
+        }
         self.inner.close(ticket);
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 25] = [
+pub const FAULTS: [&str; 49] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -27,8 +27,32 @@ pub const FAULTS: [&str; 25] = [
     "a clock jumps forward",
     "a clock jumps back",
     "a gateway is paused",
+    "a gateway is paused for a minute",
+    "a gateway cannot reach the witness",
+    "a question to the witness is lost",
+    "an answer of the witness is lost",
+    "a question to the witness arrives late",
+    "the witness is down",
+    "the witness is slow",
+    "a mirror promotes itself",
+    "a promotion that the witness permits",
     "a gateway is stopped in good order",
     "a machine is rebooted in good order",
+    "bytes on a link are garbled",
+    "a peer says what makes no sense",
+    "the pool of a destination is full",
+    "a send journal spills",
+    "the disk of a send journal is full",
+    "clocks are a day apart",
+    "a gateway whose volume was deleted refuses to open the group",
+    "a volume is deleted behind the back of its gateway",
+    "the link flaps every second for an hour",
+    "a volume joins the group",
+    "a volume leaves the group",
+    "a mirror follows a change of members",
+    "a copy is detached",
+    "a detached copy is written to",
+    "the disks of a mirror stand still",
     "an operator commands anything",
     "an operator switches the mode",
 ];

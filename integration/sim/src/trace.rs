@@ -3,23 +3,22 @@
 //! Invariant: looking changes nothing: a traced history is the same history.
 
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 
 use block::{
-    ActivityExtent, BlockSet, Extent, Geometry, Identity, IoError, Link, LinkError, LinkTraffic,
-    Message, Op, Recovery, Request, Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume,
+    ActivityExtent, BlockSet, Extent, Geometry, IoError, Message, Op, Recovery, Request, Run,
+    Snapshot, SnapshotId, Store, Ticket, Usage, Volume,
 };
 
+use crate::tap::Tap;
 use crate::world::World;
 
-/// A link that logs what it carries.
-pub(crate) struct TracedLink {
-    pub(crate) inner: Box<dyn Link>,
+/// Logs what a link carries.
+pub(crate) struct LinkLog {
     pub(crate) world: Weak<World>,
     pub(crate) name: &'static str,
 }
 
-impl TracedLink {
+impl LinkLog {
     fn log(&self, what: &str, message: &Message) {
         let text = match message {
             Message::Ping { .. } | Message::Pong { .. } => return,
@@ -43,41 +42,13 @@ fn word(data: &[u8]) -> u64 {
     data.first_chunk::<8>().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
-impl Link for TracedLink {
-    fn peer(&self) -> &Identity {
-        self.inner.peer()
+impl Tap for LinkLog {
+    fn says(&mut self, message: &Message) {
+        self.log("says", message);
     }
 
-    fn push(&mut self, message: Message) {
-        self.log("says", &message);
-        self.inner.push(message);
-    }
-
-    fn queued_bytes(&self) -> u64 {
-        self.inner.queued_bytes()
-    }
-
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.inner.poll_send(context)
-    }
-
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut Vec<Message>,
-    ) -> Poll<Result<(), LinkError>> {
-        let before = into.len();
-        let polled = self.inner.poll_receive(context, into);
-        into[before..].iter().for_each(|message| self.log("hears", message));
-        polled
-    }
-
-    fn version(&self) -> u16 {
-        self.inner.version()
-    }
-
-    fn traffic(&self) -> LinkTraffic {
-        self.inner.traffic()
+    fn hears(&mut self, message: &Message) {
+        self.log("hears", message);
     }
 }
 

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use block::{GatewayId, GroupId, IoError, LegId, Link, Mode, Quality, SessionId, Store, VolumeId};
@@ -15,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::arbiter::Arbiter;
 use crate::attachment::Attachment;
 use crate::chain::Chain;
 use crate::delta::Delta;
@@ -26,7 +28,8 @@ use crate::sabotage::Sabotage;
 use crate::setup::{Modes, Setup};
 use crate::site::Site;
 use crate::stats::Stats;
-use crate::trace::{TracedLink, TracedStore};
+use crate::tap::Tapped;
+use crate::trace::{LinkLog, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
 /// How much a volume may grow.
@@ -54,11 +57,14 @@ pub(crate) struct World {
     /// What two sites may differ in, by the lower and the higher of them (P9).
     pub(crate) deltas: RefCell<BTreeMap<(usize, usize), Delta>>,
     pub(crate) heartbeat: HeartbeatTimes,
+    pub(crate) arbiter: Option<Arbiter>,
     pub(crate) sabotage: Sabotage,
     pub(crate) attachments: RefCell<Vec<Rc<Attachment>>>,
     pub(crate) chains: RefCell<Vec<Chain>>,
     pub(crate) acked_epochs: RefCell<BTreeMap<u64, usize>>,
     pub(crate) stats: RefCell<Stats>,
+    /// A mirror took nothing for a long while.
+    pub(crate) stood_still: Cell<bool>,
     /// Hosts issue nothing for the time being.
     pub(crate) paused: Cell<bool>,
     /// Hosts issue nothing any more.
@@ -85,7 +91,7 @@ pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
 impl World {
     pub(crate) fn new((seed, modes): (u64, Modes), sabotage: Sabotage, traced: bool) -> Rc<Self> {
         let rng = Rc::new(Rng::new(seed));
-        let setup = Setup::draw(&rng, modes);
+        let setup = Setup::draw((seed, &rng), modes);
         let volumes: Vec<_> =
             (0..setup.volumes.len()).map(|n| VolumeId::of(n as u128 + 2)).collect();
         let sized: Vec<_> = volumes.iter().copied().zip(setup.volumes.iter().copied()).collect();
@@ -96,12 +102,14 @@ impl World {
             sites,
             volumes,
             heartbeat: setup.heartbeat,
+            arbiter: setup.voice.map(Arbiter::new),
             deltas: RefCell::default(),
             sabotage,
             attachments: RefCell::default(),
             chains: RefCell::default(),
             acked_epochs: RefCell::default(),
             stats: RefCell::default(),
+            stood_still: Cell::new(false),
             paused: Cell::new(false),
             stopped: Cell::new(false),
             log: RefCell::default(),
@@ -163,10 +171,10 @@ impl World {
         self.failure.borrow().is_some()
     }
 
-    /// The sessions to a site.
-    pub(crate) fn sessions(&self, to: usize) -> Vec<SessionId> {
+    /// The sessions from a site to another.
+    pub(crate) fn sessions(&self, site: usize, to: usize) -> Vec<SessionId> {
         let first = 50 + to as u128 * 10;
-        (0..self.volumes.len()).map(|n| SessionId::of(n as u128 + first)).collect()
+        (0..self.members(site).len()).map(|n| SessionId::of(n as u128 + first)).collect()
     }
 
     // --- looking ---
@@ -175,7 +183,8 @@ impl World {
         if !self.traced {
             return inner;
         }
-        Box::new(TracedLink { inner, world: Rc::downgrade(self), name: self.sites[site].name })
+        let log = LinkLog { world: Rc::downgrade(self), name: self.sites[site].name };
+        Box::new(Tapped::new(inner, log))
     }
 
     pub(crate) fn trace_store(
@@ -217,8 +226,20 @@ impl World {
         }
         let state = &self.sites[site];
         self.log(format_args!("{} starts", state.name));
-        let impaired = state.disks.is_impaired();
-        match Process::start(self, site) {
+        let deleted = state.gone.iter().any(|gone| gone.get());
+        let impaired = state.disks.is_impaired() || deleted;
+        let started = catch_unwind(AssertUnwindSafe(|| Process::start(self, site)));
+        let started = match started {
+            Ok(started) => started,
+            Err(panic) => {
+                self.fail(
+                    "P10",
+                    format!("panic of {} as it starts: {}", state.name, words(&*panic)),
+                );
+                return;
+            }
+        };
+        match started {
             Ok(process) => {
                 *state.process.borrow_mut() = Some(process);
                 state.promoting.set(None);
@@ -226,7 +247,11 @@ impl World {
             }
             Err(error) if impaired => {
                 self.log(format_args!("{} cannot start: {error}", state.name));
-                self.happened("a disk without room refuses the start");
+                self.happened(if deleted {
+                    "a gateway whose volume was deleted refuses to open the group"
+                } else {
+                    "a disk without room refuses the start"
+                });
                 let kept = Rc::clone(self);
                 let pause = self.rng.millis(200, 1_000);
                 self.spawn(async move {
@@ -384,13 +409,14 @@ impl World {
                     process.latched_ms.set(Some(self.now_ms()));
                 }
             }
+            Note::TakesOver => self.note_takeover(site, process),
             Note::Demoted => self.yielding.set(Some(site)),
-            Note::Detached(_)
+            Note::Detached(true) => self.on_detached(site),
+            Note::Detached(false)
             | Note::Verified { .. }
             | Note::Degraded { .. }
             | Note::Transferred { .. }
             | Note::FencedOff { .. }
-            | Note::TakesOver
             | Note::Witness { .. } => {}
         }
     }

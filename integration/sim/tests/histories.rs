@@ -4,16 +4,19 @@
 //! `cargo run -p twinspan-sim` runs more of them, and shows one.
 #![expect(clippy::print_stdout, reason = "what happened in them is worth knowing")]
 
+use std::collections::BTreeSet;
+
 use twinspan_sim::{FAULTS, Modes, Outcome, Sabotage, Stats, run, trace};
 
 /// Parts that run at the same time.
 const PARTS: u64 = 8;
 /// Seeds that once failed; each found another bug. They are no longer the same histories when the
 /// simulator draws differently, but cost nothing.
-const ONCE_BAD: [u64; 46] = [
+const ONCE_BAD: [u64; 55] = [
     1, 3, 24, 34, 37, 40, 57, 74, 75, 83, 108, 126, 135, 150, 196, 260, 289, 555, 713, 914, 958,
     1102, 1274, 1652, 1836, 2172, 3302, 4435, 5079, 5247, 7905, 332, 375, 404, 413, 450, 536, 800,
-    1104, 1121, 1194, 1280, 1656, 1739, 1941, 10193,
+    1104, 1121, 1194, 1280, 1656, 1739, 1941, 10193, 146, 210, 279, 353, 387, 626, 1030, 1133,
+    1184,
 ];
 
 fn tail(log: &str, lines: usize) -> String {
@@ -79,6 +82,17 @@ fn everything_happens_within_400_histories() {
     let sum = check(10_000..10_400);
     assert_eq!(sum.missing(), Vec::<&str>::new(), "these never happen: {sum:#?}");
     assert!(sum.faults.keys().all(|fault| FAULTS.contains(fault)), "{:?}", sum.faults);
+}
+
+/// The table of what goes wrong names each fault, and no other.
+#[test]
+fn the_table_of_faults_is_the_list_of_faults() {
+    let page = include_str!("../../../gateway/docs/HACKING.md");
+    let (_, table) = page.split_once("| what happens | drawn in").expect("the table is there");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let named = rows.filter_map(|row| row.split('|').nth(1)).map(str::trim);
+    let (named, listed) = (named.collect::<BTreeSet<_>>(), BTreeSet::from(FAULTS));
+    assert_eq!(named, listed);
 }
 
 #[test]

@@ -43,11 +43,31 @@ breaks! {
     a_mirror_that_a_host_writes_to AttachesDestination
     dirty_maps_that_are_forgotten ForgetsDirtyMaps
     a_copy_that_is_discarded_without_a_word DiscardsUnasked
+    a_volume_that_counts_as_copied_before_it_was CountsNewcomers
+    a_mirror_that_is_never_too_slow WaitsForEver
     a_failed_sync_that_is_done_again RetriesSync
     a_failed_sync_that_counts_as_done IgnoresFailedSync
+    a_primary_that_goes_on_without_the_witness GoesOnUnasked
+    a_promotion_of_a_mirror_that_the_witness_does_not_name PromotesUnnamed
+    a_read_without_a_lease ReadsForEver
+    a_promotion_while_the_lease_of_the_primary_runs IgnoresLeases
+    a_claim_without_an_answer_that_counts_as_denied ForgetsClaims
+}
+
+#[test]
+fn a_copy_that_does_not_go_back_to_its_kept_point() {
+    found(Modes::Consistency, Sabotage::StaysAhead);
 }
 
 #[test]
 fn a_cut_that_is_sent_ahead_of_what_it_covers() {
     found(Modes::Consistency, Sabotage::CutsEarly);
+}
+
+#[test]
+fn each_rule_has_a_break() {
+    let breaks = include_str!("../src/sabotage.rs");
+    for rule in 1..=13 {
+        assert!(breaks.contains(&format!("/// Rule {rule}: ")), "nothing breaks rule {rule}");
+    }
 }

@@ -47,7 +47,7 @@ pub const CRATES: [Crate; 16] = [
     krate("integration/tidy", &[], &[]),
     krate("integration/harness", &[], &[]),
     krate("integration/e2e", &[], &["harness", "api", "block"]),
-    krate("integration/sim", &["block", "link", "mirror", "store", "testkit"], &[]),
+    krate("integration/sim", &["block", "link", "mirror", "store", "testkit", "witness"], &[]),
     krate("integration/bench", &["harness"], &[]),
     krate("integration/xtask", &[], &[]),
 ];

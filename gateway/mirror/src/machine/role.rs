@@ -166,32 +166,23 @@ impl Machine {
         base: Option<block::Generation>,
         handover: bool,
     ) {
+        self.recorded_detached = false;
         let known = LegId::all().find(|id| self.leg(*id).is_some_and(|l| l.gateway == old.gateway));
         if let Some(id) = known {
             let policy = self.policy_towards(&old, id);
             let leg = self.leg_mut(id).expect("it was just found");
             leg.bucket = super::pace::Bucket::of(&policy.bandwidth);
             leg.policy = policy;
-        }
-        if let Some(leg) = known.and_then(|id| self.leg_mut(id)).filter(|leg| leg.lossy.is_some()) {
-            // What went back with the kept point is known of it already.
-            leg.wanted = false;
+            // It is forgotten as soon as this copy is the old primary's. Until then it knows what was
+            // written here, went back with the kept point, or cannot be known (rule 9).
+            leg.wanted = handover;
             leg.suspended = false;
-            leg.awaiting_reprotect = true;
+            leg.awaiting_reprotect = !handover;
             leg.state = SessionState::Halted;
             leg.cause = Some(Cause::AwaitingReprotect);
             return;
         }
-        let free = LegId::all().find(|id| self.leg(*id).is_none());
-        let Some(id) = known.or(free) else { return };
-        let was_detached = std::mem::take(&mut self.recorded_detached);
-        if let Some(state) = self.leg_mut(id).filter(|leg| was_detached && leg.base.is_some()) {
-            // What was written here while the copy was detached stays known (rule 9).
-            state.awaiting_reprotect = true;
-            state.state = SessionState::Halted;
-            state.cause = Some(Cause::AwaitingReprotect);
-            return;
-        }
+        let Some(id) = LegId::all().find(|id| self.leg(*id).is_none()) else { return };
         let policy = self.policy_towards(&old, id);
         let mut leg = Leg::new(id, old, policy, self.volumes.len());
         leg.base = base;

@@ -498,6 +498,43 @@ fn rule_12_a_mirror_that_is_too_slow_does_not_hang_its_hosts() {
     assert_eq!(status.legs[0].cause, Some(Cause::TooSlow));
 }
 
+/// Found by the simulator: a mirror that was being brought up to date stood still, and a write to
+/// blocks that were on their way there, as a copy or as an earlier write, waited for as long as it
+/// did, whatever the deadline.
+#[test]
+fn rule_12_a_mirror_that_is_copied_to_does_not_hang_its_hosts() {
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, ..Policy::default() });
+    bench.lose().record();
+    bench.change(1, at(4, 1)).record().applied(1);
+    bench.apply(Event::Tick { now_ms: 5_000 });
+    bench.connect(Some(1)).record();
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Copy { .. })));
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 7_000 });
+    assert_ne!(bench.machine.status().legs[0].state, SessionState::Error, "nobody waits");
+    bench.change(2, at(4, 1));
+    assert_eq!(bench.answer(2), None, "the range is the copier's");
+    bench.apply(Event::Tick { now_ms: 7_100 }).record().applied(2);
+    assert_eq!(bench.answer(2), Some(Ok(())));
+    assert_eq!(bench.machine.status().legs[0].cause, Some(Cause::TooSlow));
+}
+
+#[test]
+fn rule_12_a_write_that_only_a_mirror_to_be_lacks_does_not_hang_the_next_one() {
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, ..Policy::default() });
+    bench.lose().record();
+    bench.change(1, at(4, 1)).record().applied(1);
+    bench.connect(Some(1)).record().take();
+    bench.change(2, at(9, 1)).applied(2);
+    assert_eq!(bench.answer(2), Some(Ok(())), "nobody waits for that mirror");
+    assert!(bench.sent(2).is_some());
+    bench.change(3, at(9, 1));
+    assert_eq!(bench.answer(3), None, "but what goes there goes in order");
+    bench.apply(Event::Tick { now_ms: 1_100 }).record().applied(3);
+    assert_eq!(bench.answer(3), Some(Ok(())));
+    assert_eq!(bench.machine.status().legs[0].cause, Some(Cause::TooSlow));
+}
+
 #[test]
 fn split_manual_fails_what_the_lost_mirror_lacks() {
     let mut bench = Bench::in_sync(Policy { split: Split::Manual, ..Policy::default() });

@@ -6,6 +6,7 @@ use block::LegId;
 
 use super::leg::Stage;
 use super::{Effect, Machine};
+use crate::locks::Holder;
 use crate::policy::OnSlow;
 use crate::status::{Cause, SessionState};
 
@@ -45,20 +46,50 @@ impl Machine {
         oldest.is_some_and(|at| self.now_ms.saturating_sub(at) > state.policy.ack_deadline_ms)
     }
 
+    /// Whether hosts have waited for too long for blocks that are on their way to a mirror that
+    /// nobody's acknowledgement waits for: until it has them, nothing newer may go there (rule 2).
+    fn holds_hosts_up(&self, leg: LegId) -> bool {
+        let Some(state) = self.leg(leg) else { return false };
+        let deadline_ms = state.policy.ack_deadline_ms;
+        let late = |inflight: &&super::leg::InFlight| {
+            self.now_ms.saturating_sub(inflight.at_ms) > deadline_ms
+        };
+        let held = |holder| match holder {
+            Holder::Write(write) => {
+                let write = self.writes.get(write);
+                Some((write.volume, write.range()))
+            }
+            Holder::Copy(_, copy) => {
+                let copy = state.copies[usize::from(copy)].filter(|copy| copy.locked);
+                copy.map(|copy| (copy.volume, copy.extent.blocks()))
+            }
+        };
+        // They stand in the order in which they were sent.
+        let mut late = state.inflight.iter().take_while(late).filter(|inflight| !inflight.acked);
+        late.any(|inflight| {
+            let held = inflight.holder.and_then(held);
+            held.is_some_and(|(volume, range)| self.volumes[volume].locks.is_awaited(range))
+        })
+    }
+
     /// A mirror that hosts wait for must acknowledge in time (rule 12).
     fn check_deadline(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        if !self.counting.has(leg) || self.leaving.has(leg) {
+        if self.leaving.has(leg) {
             return;
         }
         let state = self.leg(leg).expect("a live leg exists");
-        if state.stepping_down || !self.is_late(leg) {
+        let counts = self.counting.has(leg);
+        let late = if counts { self.is_late(leg) } else { self.holds_hosts_up(leg) };
+        if state.stepping_down || !late {
             return;
         }
         let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;
         match state.policy.on_slow {
             OnSlow::Block => {}
             OnSlow::Degrade
-                if knows_cuts && !matches!(state.stage, Stage::Voting | Stage::Joining) =>
+                if counts
+                    && knows_cuts
+                    && !matches!(state.stage, Stage::Voting | Stage::Joining) =>
             {
                 self.degrade(leg, out);
             }

@@ -20,6 +20,8 @@ pub(super) struct Liar {
     /// Changes that are overtaken.
     held_back: Vec<Message>,
     number: u64,
+    /// Volumes from this one on joined later.
+    founding: usize,
     /// Changes of hosts that were sent.
     sent: u64,
     /// Changes that were not acknowledged.
@@ -29,13 +31,14 @@ pub(super) struct Liar {
 }
 
 impl Liar {
-    pub(super) fn new(inner: Box<dyn Link>, how: Sabotage, number: u64) -> Self {
+    pub(super) fn new(inner: Box<dyn Link>, how: Sabotage, number: u64, founding: usize) -> Self {
         Self {
             inner,
             how,
             made_up: Vec::new(),
             held_back: Vec::new(),
             number,
+            founding,
             sent: 0,
             unacked: BTreeSet::new(),
             flushes: VecDeque::new(),
@@ -89,6 +92,10 @@ impl Liar {
             (Sabotage::AcknowledgesUnsent, false) => {
                 self.made_up.push(Message::Acks(vec![seq]));
                 Some(message)
+            }
+            (Sabotage::CountsNewcomers, true) if usize::from(volume) >= self.founding => {
+                self.made_up.push(Message::Acks(vec![seq]));
+                None
             }
             (Sabotage::CopierWithoutLock, true) => {
                 self.made_up.push(Message::Acks(vec![seq]));

@@ -1,4 +1,4 @@
-//! Stores and ledgers that forget.
+//! Stores and ledgers that forget, and stores that do not go back.
 //!
 //! Invariant: what is not forgotten is passed on as it is.
 
@@ -10,8 +10,17 @@ use block::{
 };
 use bytes::Bytes;
 
-/// A store that does not know what was in flight.
-pub(super) struct Forgetful(pub(super) Rc<dyn Store>);
+/// What a store does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Omits {
+    /// It does not know what was in flight.
+    Activity,
+    /// It does not go back to a snapshot.
+    WayBack,
+}
+
+/// A store that leaves something out.
+pub(super) struct Forgetful(pub(super) Rc<dyn Store>, pub(super) Omits);
 
 impl Volume for Forgetful {
     fn geometry(&self) -> Geometry {
@@ -37,7 +46,11 @@ impl Store for Forgetful {
     }
 
     fn recovery(&self) -> Recovery {
-        Recovery { active: Vec::new(), ..self.0.recovery() }
+        let recovery = self.0.recovery();
+        match self.1 {
+            Omits::Activity => Recovery { active: Vec::new(), ..recovery },
+            Omits::WayBack => recovery,
+        }
     }
 
     fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
@@ -65,7 +78,10 @@ impl Store for Forgetful {
     }
 
     fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
-        self.0.roll_back(id, ticket);
+        match self.1 {
+            Omits::Activity => self.0.roll_back(id, ticket),
+            Omits::WayBack => ticket.done(),
+        }
     }
 
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {

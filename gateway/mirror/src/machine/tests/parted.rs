@@ -112,3 +112,38 @@ fn rule_6_an_epoch_that_is_not_recorded_fences_nobody() {
     bench.apply(Event::Opened { open: open(epoch, 2, &[1]), site, gateway: WEST });
     assert_eq!(refused(&bench), Some(&Goodbye::Suspended));
 }
+
+/// Found by the simulator: both sides were promoted in turn without having heard of each other. The
+/// first one knew what it had written alone, was opened by the second, which was told a split brain,
+/// and was promoted again. It took the second for the primary that it had followed, and forgot all
+/// that: the delta that came later left those blocks as they were.
+#[test]
+fn rule_9_what_was_written_here_alone_outlives_a_promotion_over_a_primary_that_was_not_followed() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.lose().record();
+    bench.change(1, at(4, 1)).record().applied(1);
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    let lacks = bench.machine.status().legs[0].sessions[0].out_of_sync_bytes;
+    assert!(lacks >= 4096);
+    let higher = bench.machine.status().epoch.next(7);
+    let diverged = Box::new(Open { discard: false, ..*open(higher, 3, &[1]) });
+    let site = "west".to_owned();
+    bench.apply(Event::Opened { open: diverged, site, gateway: WEST }).record();
+    bench.apply(Event::UpstreamLost { orderly: true }).record().take();
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Inconsistent }));
+    let rounds: Vec<u64> = bench.out.iter().filter_map(flush_round).collect();
+    for round in rounds {
+        bench.apply(Event::Flushed { round, result: Ok(()) });
+    }
+    bench.record();
+    let status = bench.machine.status();
+    assert_eq!(status.role, Role::Primary);
+    assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, lacks);
+}
+
+fn flush_round(effect: &Effect) -> Option<u64> {
+    match effect {
+        Effect::FlushLocal { round, .. } => Some(*round),
+        _ => None,
+    }
+}

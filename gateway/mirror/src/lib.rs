@@ -25,6 +25,7 @@ mod mode;
 mod policy;
 mod record;
 mod regroup;
+mod relay;
 mod status;
 
 pub use command::{Command, Consent, Refusal};

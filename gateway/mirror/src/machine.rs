@@ -34,6 +34,7 @@ mod legs;
 mod members;
 mod modes;
 mod points;
+mod relay;
 mod role;
 mod secondary;
 mod snapshot;
@@ -57,7 +58,7 @@ use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
-pub use self::event::{Effect, Event, Note, Opening};
+pub use self::event::{Effect, Event, Note, Opening, PointListing};
 use self::flush::Flushes;
 use self::leg::{Leg, LegSet, Stage};
 use self::points::Points;
@@ -110,6 +111,8 @@ enum After {
     Detached,
     /// Who belongs to the group is recorded.
     MembersKept,
+    /// What the gateway that this mirror relays to may lack is recorded.
+    RelayKept { leg: LegId, number: u64 },
 }
 
 /// The part this gateway plays now.
@@ -153,6 +156,8 @@ pub struct Machine {
     recorded_detached: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
+    /// Of these, the ones that were made while this gateway was a mirror.
+    relays: LegSet,
     upstream: Option<Upstream>,
     /// What the primary that was followed last said of its mode, and of what this copy may lack.
     upstream_mode: Mode,
@@ -252,6 +257,7 @@ impl Machine {
             Event::Snapshotted { result, unix_ms } => self.on_snapshotted(result, unix_ms, out),
             Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
             Event::Changed { result } => self.on_changed(result, out),
+            Event::PointListed { leg, result } => self.on_point_listed(leg, *result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
             Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
@@ -341,6 +347,9 @@ impl Machine {
         }
         self.advance_point(out);
         self.advance_role(out);
+        if !self.relays.is_empty() {
+            self.advance_relays(out);
+        }
         self.arbitrate(out);
         self.answer_open(out);
         if !self.held.is_empty() {
@@ -375,6 +384,7 @@ impl Machine {
             self.quality != Quality::Consistent || self.points.kept().is_some(),
             "a copy that follows behind keeps its newest cut (rule 8)"
         );
+        self.check_relays();
         match self.role {
             Role::Primary | Role::Yielding(_) => {
                 assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
@@ -426,6 +436,7 @@ impl Machine {
                 | After::MembersKept
                 | After::RollbackIntended
                 | After::TookOver { .. }
+                | After::RelayKept { .. }
         ) {
             self.push_dirty_records(&mut records);
         }
@@ -456,7 +467,7 @@ impl Machine {
             After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
             After::Arbitrated => self.enrolled(),
-            After::DirtyKept => self.dirty_kept(out),
+            After::DirtyKept => self.dirty_kept(number, out),
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),
             After::PointKept { link, cut } => self.point_kept(link, cut, out),
@@ -469,6 +480,7 @@ impl Machine {
             After::Fenced => {}
             After::Detached => self.detached(out),
             After::MembersKept => self.members_kept(out),
+            After::RelayKept { leg, number } => self.relay_kept(leg, number),
         }
         self.remove_unneeded(out);
     }

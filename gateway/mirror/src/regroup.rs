@@ -177,6 +177,7 @@ mod tests {
                 })
                 .collect(),
             discard: false,
+            relayed: false,
         }
     }
 

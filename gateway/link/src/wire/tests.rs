@@ -69,10 +69,20 @@ fn open() -> impl Strategy<Value = Message> {
             bytes,
         },
     );
-    (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), any::<bool>()).prop_map(
-        |(group, name, epoch, (generation, ancestors), volumes, discard)| {
+    let flags = (any::<bool>(), any::<bool>());
+    (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), flags).prop_map(
+        |(group, name, epoch, (generation, ancestors), volumes, (discard, relayed))| {
             let group = GroupId::of(group);
-            Message::Open(Open { group, name, epoch, generation, ancestors, volumes, discard })
+            Message::Open(Open {
+                group,
+                name,
+                epoch,
+                generation,
+                ancestors,
+                volumes,
+                discard,
+                relayed,
+            })
         },
     )
 }

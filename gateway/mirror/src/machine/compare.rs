@@ -19,13 +19,17 @@ pub(super) enum Need {
 }
 
 impl Machine {
-    /// Compares histories (rules 9 and 10).
-    pub(super) fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
+    /// Compares the history of what is here with the mirror's (rules 9 and 10).
+    pub(super) fn compare(
+        &self,
+        leg: LegId,
+        ours: &Lineage,
+        opening: &Opening,
+    ) -> Result<Need, Cause> {
         let state = self.leg(leg).expect("the caller checked");
         if state.policy.mode != Mode::Sync && state.version < block::CUTS_SINCE_VERSION {
             return Err(Cause::PeerTooOld { version: state.version });
         }
-        let ours = self.lineage.as_ref().expect("a primary has a history");
         let opened = &opening.opened;
         let theirs =
             opened.generation.map(|current| Lineage::new(current, opened.ancestors.clone()));

@@ -19,6 +19,17 @@ pub struct Opening {
     pub differs: Vec<DirtyReport>,
 }
 
+/// What may differ in a point that is sent on.
+#[derive(Clone, Debug, Default)]
+pub struct PointListing {
+    /// By volume: its size at the point.
+    pub bytes: Vec<u64>,
+    /// By volume: every block that is mapped in the point; nothing if it was not asked for.
+    pub mapped: Vec<BlockSet>,
+    /// By volume: the blocks in which the copy differs from the point.
+    pub changed: Vec<BlockSet>,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
@@ -182,6 +193,13 @@ pub enum Event {
     Changed {
         /// The blocks.
         result: Result<Vec<BlockSet>, IoError>,
+    },
+    /// The answer to [`Effect::ListPoint`].
+    PointListed {
+        /// Which leg.
+        leg: LegId,
+        /// What was listed.
+        result: Box<Result<PointListing, IoError>>,
     },
     /// The local stores answered an [`Effect::RollBack`].
     RolledBack {
@@ -485,6 +503,16 @@ pub enum Effect {
     ListChanged {
         /// By index of the volume.
         snapshots: Vec<SnapshotId>,
+    },
+    /// Open these snapshots for a leg, whose copies are read from them from here on, and list what
+    /// may differ in them, then say [`Event::PointListed`]. They may be removed meanwhile.
+    ListPoint {
+        /// For whom.
+        leg: LegId,
+        /// By index of the volume.
+        snapshots: Vec<SnapshotId>,
+        /// Whether to list what is mapped, too.
+        mapped: bool,
     },
     /// Make each volume what it was at its snapshot, then say [`Event::RolledBack`].
     RollBack {

@@ -27,7 +27,13 @@ pub(super) enum Why {
     Overwrite,
     /// The primary says that here is a whole cut.
     Cut { seq: Seq, lineage: Lineage },
+    /// It is sent on. Nothing is kept for the copy here.
+    Relay,
 }
+
+/// Local flush rounds before a point is sent on are numbered apart from those of hosts, and those of
+/// the primary, which begin at twice this.
+const RELAY_ROUND: u64 = 1 << 62;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -61,6 +67,13 @@ pub(super) struct Points {
     unneeded: Snapshots,
     removing: bool,
     keeping: Option<Keeping>,
+    /// When the kept point was taken, if that was since this gateway started.
+    kept_ms: Option<u64>,
+    /// Before a point is taken to be sent on, what was applied is made durable by this round while
+    /// the stream goes on, so that it need not wait for that.
+    relay_round: Option<u64>,
+    relay_rounds: u64,
+    relay_durable: bool,
     /// A store here keeps no snapshots.
     unsupported: bool,
     /// What the record says: the copy is being rolled back to the kept point.
@@ -110,6 +123,10 @@ impl Points {
         self.kept.as_ref()
     }
 
+    pub(super) fn kept_ms(&self) -> Option<u64> {
+        self.kept_ms
+    }
+
     pub(super) fn discarded(&self) -> &[Discarded] {
         &self.discarded
     }
@@ -129,7 +146,7 @@ impl Points {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_busy() && !self.removing
+        !self.is_busy() && !self.removing && self.relay_round.is_none()
     }
 
     /// The kept point is needed no more.
@@ -170,6 +187,69 @@ impl Machine {
         self.advance_point(out);
     }
 
+    /// Takes a point to be sent on, of a copy that is whole: durable first, then the stream waits.
+    pub(super) fn keep_point_for_relays(&mut self, out: &mut Vec<Effect>) {
+        let recording = self.upstream.as_ref().is_some_and(|upstream| upstream.recording);
+        if self.points.is_busy() || self.points.relay_round.is_some() || recording {
+            return;
+        }
+        if !std::mem::take(&mut self.points.relay_durable) {
+            self.points.relay_rounds += 1;
+            let round = RELAY_ROUND + self.points.relay_rounds;
+            self.points.relay_round = Some(round);
+            let volumes = (0..self.volumes.len()).collect();
+            out.push(Effect::FlushLocal { round, volumes });
+            return;
+        }
+        if self.points.planned.is_empty() {
+            // What names the snapshots is recorded before they are taken.
+            self.keep(After::Nothing, out);
+        }
+        let link = self.upstream.as_mut().map_or(0, |upstream| {
+            upstream.recording = true;
+            upstream.link
+        });
+        self.points.keeping = Some(Keeping { link, why: Why::Relay, step: Step::Settling });
+        self.advance_point(out);
+    }
+
+    /// What was applied before is durable; says whether it was that round.
+    pub(super) fn relay_flushed(
+        &mut self,
+        round: u64,
+        result: Result<(), IoError>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if self.points.relay_round != Some(round) {
+            return false;
+        }
+        self.points.relay_round = None;
+        self.points.relay_durable = result.is_ok();
+        if let Err(error) = result {
+            self.latch(error, out);
+        }
+        true
+    }
+
+    /// The snapshots of a point that is sent on are taken, or not; the stream goes on. They are open
+    /// from here on, so that their names are of no use any more.
+    fn relay_snapshotted(
+        &mut self,
+        snapshots: Vec<SnapshotId>,
+        result: Result<(), IoError>,
+        out: &mut Vec<Effect>,
+    ) {
+        if result == Err(IoError::Latched) {
+            self.latch(IoError::Latched, out);
+        }
+        self.points.unsupported |= result == Err(IoError::Unsupported);
+        let taken = self.volumes.iter().map(|v| v.id).zip(snapshots.iter().copied());
+        self.points.unneeded.extend(taken);
+        self.relay_point_taken(result.map(|()| snapshots), out);
+        self.keep(After::Nothing, out);
+        self.quality_kept(out);
+    }
+
     /// Takes the snapshots of a point when nothing of what came before is under way any more.
     pub(super) fn advance_point(&mut self, out: &mut Vec<Effect>) {
         let settling = matches!(&self.points.keeping, Some(k) if k.step == Step::Settling);
@@ -204,6 +284,10 @@ impl Machine {
         else {
             return;
         };
+        if why == Why::Relay {
+            self.relay_snapshotted(snapshots, result, out);
+            return;
+        }
         let ours = self.upstream.as_ref().is_some_and(|upstream| upstream.link == link);
         let taken: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
         match result {
@@ -245,6 +329,7 @@ impl Machine {
             Some(Kept { snapshots: snapshots.clone(), quality, lineage, unix_ms })
         };
         let mut fresh = Vec::new();
+        self.points.kept_ms = Some(self.now_ms);
         let cut = match &why {
             Why::Cut { seq, lineage } => {
                 self.points.give_up_kept();
@@ -266,6 +351,8 @@ impl Machine {
                 self.quality = Quality::Inconsistent;
                 None
             }
+            // It has an end of its own.
+            Why::Relay => None,
         };
         self.points.keeping = Some(Keeping { link, why, step: Step::Recording });
         self.keep_with(After::PointKept { link, cut }, fresh, out);
@@ -288,6 +375,7 @@ impl Machine {
                 let why = "the store here keeps no snapshots, which this mode needs".to_owned();
                 self.drop_upstream(Some(Goodbye::Refused(why)), out);
             }
+            Why::Relay => self.quality_kept(out),
         }
     }
 
@@ -382,7 +470,10 @@ impl Machine {
             for (dirty, ranges) in leg.dirty.iter_mut().zip(&changed) {
                 ranges.iter().for_each(|range| dirty.insert(*range));
             }
-            leg.lossy = Some(leg.lossy.unwrap_or(0) + bytes * block::BLOCK_BYTES);
+            // One that is relayed to keeps an earlier point: it holds nothing of what is given up.
+            if leg.relay.is_none() {
+                leg.lossy = Some(leg.lossy.unwrap_or(0) + bytes * block::BLOCK_BYTES);
+            }
         }
         self.points.rolling_back = true;
         self.role = Role::Promoting(Promoting::Intending);

@@ -92,10 +92,11 @@ impl Machine {
         self.fence(open.epoch, out);
         let sessions: Vec<_> = open.volumes.iter().map(|offer| offer.session).collect();
         let record = UpstreamRecord { gateway, site, sessions };
-        if was_primary && self.legs.iter().all(Option::is_none) {
+        if was_primary && self.own_legs().next().is_none() {
             // Nobody kept track of what was written here while nobody mirrored it: only a full copy
             // helps, also after a restart (rule 9).
-            let id = LegId::all().next().expect("a group has room for a leg");
+            let id = LegId::all().find(|id| self.leg(*id).is_none());
+            let id = id.expect("relays leave room for a leg");
             let leg = Leg::new(id, record.clone(), Policy::default(), self.volumes.len());
             self.legs[id.index()] = Some(Box::new(leg));
         }
@@ -149,6 +150,7 @@ impl Machine {
         if matches!(self.quality, Quality::InSync | Quality::Outdated) {
             self.quality = Quality::Inconsistent;
         }
+        self.distrust_relays(out);
         self.keep(After::Nothing, out);
     }
 
@@ -211,6 +213,16 @@ impl Machine {
         {
             return Some(Goodbye::Refused("another primary has opened this group".to_owned()));
         }
+        if open.relayed {
+            // A mirror of the group may be the source of a copy that is its own already, and of no
+            // other: so no two of them can ever follow each other.
+            let source = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+            let takes = matches!(self.role, Role::Secondary | Role::Detached);
+            if !takes || source.is_some_and(|source| source != gateway) {
+                let why = "the copy here has another source, and only a primary replaces it";
+                return Some(Goodbye::Refused(why.to_owned()));
+            }
+        }
         let ours = self.volumes.iter().map(|volume| volume.id);
         if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
             return Some(Goodbye::Refused("the group has other volumes here".to_owned()));
@@ -246,7 +258,7 @@ impl Machine {
         let relation = relate(&theirs, Some(ours));
         let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {
             let is_theirs = last == Some(gateway) && matches!(relation, Relation::Behind { .. });
-            return (Vec::new(), is_theirs && self.legs.iter().all(Option::is_none));
+            return (Vec::new(), is_theirs && self.own_legs().next().is_none());
         };
         let reports = leg
             .dirty
@@ -264,7 +276,9 @@ impl Machine {
             .base
             .zip(since)
             .is_some_and(|(base, since)| since == base || ours.is_within(since, base));
-        (reports, tracked && last.is_none_or(|last| last == gateway))
+        // Whoever wrote here since, what a gateway that is relayed to lacks of it is noted.
+        let all = leg.relay.is_some() || last.is_none_or(|last| last == gateway);
+        (reports, tracked && all)
     }
 
     /// How many bytes at most the primary may overwrite that only this copy has, if there is

@@ -191,6 +191,7 @@ fn mirror_in_sync() -> Bench {
             bytes: 64 << 20,
         }],
         discard: false,
+        relayed: false,
     });
     bench.apply(Event::Opened { open, site: "east".to_owned(), gateway: GatewayId::of(8) });
     bench.record();

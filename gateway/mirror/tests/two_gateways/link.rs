@@ -63,7 +63,7 @@ impl Drop for PipeLink {
 
 impl Link for PipeLink {
     fn version(&self) -> u16 {
-        2
+        block::PROTOCOL_VERSION
     }
 
     fn peer(&self) -> &Identity {

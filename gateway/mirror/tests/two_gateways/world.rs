@@ -102,25 +102,29 @@ impl World {
             .block_on(&runtime, test(Self { net: Rc::default(), journal: Cell::default() }));
     }
 
-    pub(crate) fn two_sites(&self) -> (Site, Site) {
+    fn site(&self, number: u128, name: &str, record: (String, Option<Bytes>)) -> Site {
         let geometry = Geometry::new(Site::BYTES).unwrap();
-        let site = |number: u128, name: &str, record: (String, Option<Bytes>)| {
-            let identity = Identity {
-                gateway: GatewayId::of(number),
-                boot: BootId::of(number),
-                site: name.to_owned(),
-            };
-            let ledger = Rc::new(MemoryLedger::default());
-            ledger.put(vec![record], Ticket::ignored());
-            let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
-            let stores = [MemoryStore::new(geometry), MemoryStore::new(geometry)];
-            Site::open(identity, stores, ledger, generations, self)
+        let identity = Identity {
+            gateway: GatewayId::of(number),
+            boot: BootId::of(number),
+            site: name.to_owned(),
         };
+        let ledger = Rc::new(MemoryLedger::default());
+        ledger.put(vec![record], Ticket::ignored());
+        let generations = Rc::new(Counted(Cell::new(number * 1_000_000)));
+        let stores = [MemoryStore::new(geometry), MemoryStore::new(geometry)];
+        Site::open(identity, stores, ledger, generations, self)
+    }
+
+    pub(crate) fn two_sites(&self) -> (Site, Site) {
         let first = Generation::of(77);
-        (
-            site(1, "east", found_primary(GROUP, "orders", VOLUMES.to_vec(), first)),
-            site(2, "west", found_secondary(GROUP, "orders", VOLUMES.to_vec())),
-        )
+        let east = self.site(1, "east", found_primary(GROUP, "orders", VOLUMES.to_vec(), first));
+        (east, self.mirror_site(2, "west"))
+    }
+
+    /// A site with room for a mirror.
+    pub(crate) fn mirror_site(&self, number: u128, name: &str) -> Site {
+        self.site(number, name, found_secondary(GROUP, "orders", VOLUMES.to_vec()))
     }
 
     pub(crate) async fn mirrored(&self) -> (Site, Site) {
@@ -164,9 +168,15 @@ impl World {
         site
     }
 
+    /// The death of one gateway: nobody reaches it before it is restarted.
+    pub(crate) fn kill(&self, site: &Site) {
+        site.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.net.groups.borrow_mut().remove(&site.identity.gateway);
+    }
+
     pub(crate) fn restart_uncut(&self, site: Site) -> Site {
-        let Site { identity, stores, ledger, generations, group, tasks, .. } = site;
-        tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.kill(&site);
+        let Site { identity, stores, ledger, generations, group, .. } = site;
         drop(group);
         stores.iter().for_each(|store| store.reopen());
         Site::open(identity, stores, ledger, generations, self)
@@ -228,6 +238,16 @@ impl Site {
             site: format!("site-{number}"),
             sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
             policy: Policy::default(),
+        })
+        .await
+    }
+
+    pub(crate) async fn relay_to_gateway(&self, number: u128) -> Result<(), Refusal> {
+        self.command(Command::AddLeg {
+            gateway: GatewayId::of(number),
+            site: format!("site-{number}"),
+            sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
+            policy: Policy { mode: block::Mode::Stack, ..Policy::default() },
         })
         .await
     }

@@ -188,6 +188,7 @@ impl Machine {
             }
         };
         let (number, now_ms) = (self.next_record, self.now_ms);
+        let ends: Vec<u64> = self.volumes.iter().map(|volume| volume.geometry.blocks()).collect();
         let state = self.leg_mut(leg).expect("checked above");
         let Some(relay) = &mut state.relay else { return };
         for (volume, changed) in listing.changed.iter().enumerate() {
@@ -200,7 +201,7 @@ impl Machine {
                 None => state.dirty[volume].clone(),
             };
             // What lies behind the point's end came after it.
-            todo.remove(BlockRange::new(bytes / block::BLOCK_BYTES, u64::MAX));
+            todo.remove(BlockRange::new(bytes / block::BLOCK_BYTES, ends[volume]));
             relay.todo[volume] = todo;
         }
         relay.wipe = if relay.full == Some(true) {

@@ -74,6 +74,11 @@ impl Machine {
     /// Whether this gateway went back to a kept point of that history for another mirror than this
     /// one: whoever followed it may hold what was given up, and how much that is nobody knows.
     fn has_given_up(&self, leg: LegId, common: Generation) -> bool {
+        let relayed = |leg: &super::Leg| leg.relay.is_some() && leg.base == Some(common);
+        if self.leg(leg).is_some_and(relayed) {
+            // It was sent a point from here, which is no newer than the one gone back to.
+            return false;
+        }
         let others = self.legs.iter().flatten().filter(|other| other.id != leg);
         let mut bases = others.filter(|other| other.lossy.is_some()).map(|other| other.base);
         bases.any(|base| base == Some(common))

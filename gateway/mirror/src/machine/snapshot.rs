@@ -325,7 +325,7 @@ impl Machine {
             failed: leg.failed,
             policy: leg.policy,
             degraded: leg.degraded,
-            relay: self.is_relay(leg.id),
+            relay: leg.relay.is_some() && !matches!(self.role, Role::Primary | Role::Yielding(_)),
             lag_ms: self.lag_ms(leg.id),
             cut_ms: leg.cuts.applied_ms(),
             journal_bytes: 0,

@@ -33,6 +33,7 @@ mod leg;
 mod legs;
 mod members;
 mod modes;
+mod note;
 mod points;
 mod relay;
 mod role;
@@ -58,9 +59,10 @@ use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
-pub use self::event::{Effect, Event, Note, Opening, PointListing};
+pub use self::event::{Effect, Event, Opening, PointListing};
 use self::flush::Flushes;
 use self::leg::{Leg, LegSet, Stage};
+pub use self::note::Note;
 use self::points::Points;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
@@ -156,7 +158,7 @@ pub struct Machine {
     recorded_detached: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
-    /// Of these, the ones that were made while this gateway was a mirror.
+    /// Of these, those that were made while this gateway was a mirror.
     relays: LegSet,
     upstream: Option<Upstream>,
     /// What the primary that was followed last said of its mode, and of what this copy may lack.
@@ -240,11 +242,7 @@ impl Machine {
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
             Event::CopyQueued { leg, copy, seq } => self.on_copy_queued(leg, copy, seq, out),
             Event::JournalFailed { leg } => self.on_journal_failed(leg, out),
-            Event::LinkVersion { leg, version } => {
-                if let Some(state) = self.leg_mut(leg) {
-                    state.version = version;
-                }
-            }
+            Event::LinkVersion { leg, version } => self.on_link_version(leg, version),
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
             Event::Incoming { write, seq, volume, extent, resync } => {
@@ -347,9 +345,7 @@ impl Machine {
         }
         self.advance_point(out);
         self.advance_role(out);
-        if !self.relays.is_empty() {
-            self.advance_relays(out);
-        }
+        self.advance_relays(out);
         self.arbitrate(out);
         self.answer_open(out);
         if !self.held.is_empty() {
@@ -461,7 +457,7 @@ impl Machine {
             return;
         }
         match after {
-            After::Nothing => {}
+            After::Nothing | After::Fenced => {}
             After::Command => self.finish_command(Ok(()), out),
             After::LegLeft(leg) => self.leg_left(leg, out),
             After::Begun => self.beginning = false,
@@ -477,7 +473,6 @@ impl Machine {
             After::Yielded => self.yielded(out),
             After::Unyielded => self.unyielded(out),
             After::Demoted => self.finish_command(Ok(()), out),
-            After::Fenced => {}
             After::Detached => self.detached(out),
             After::MembersKept => self.members_kept(out),
             After::RelayKept { leg, number } => self.relay_kept(leg, number),

@@ -255,7 +255,8 @@ fn read_relays(
 ) -> Result<HashMap<GatewayId, Vec<VolumeId>>, OpenError> {
     let mut relays = HashMap::new();
     for gateway in gateways {
-        let mark = parts.ledger.get(&relay_key(parts.group, *gateway)).map_err(OpenError::Ledger)?;
+        let mark =
+            parts.ledger.get(&relay_key(parts.group, *gateway)).map_err(OpenError::Ledger)?;
         relays.extend(mark.map(|mark| (*gateway, crate::relay::decode(&mark))));
     }
     Ok(relays)

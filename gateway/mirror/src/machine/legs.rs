@@ -119,6 +119,12 @@ impl Machine {
         self.take_back_handover(leg, out);
     }
 
+    pub(super) fn on_link_version(&mut self, leg: LegId, version: u16) {
+        if let Some(state) = self.leg_mut(leg) {
+            state.version = version;
+        }
+    }
+
     pub(super) fn on_listed(&mut self, leg: LegId, mapped: &[BlockSet]) {
         let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };

@@ -11,9 +11,10 @@
 //! primary waits for nothing of it. From the point on that the other gateway keeps, `dirty` has
 //! every block that was changed here, whatever part this gateway played meanwhile.
 
+mod link;
 pub(super) mod transfer;
 
-use block::{Epoch, Goodbye, LegId, Message, Mode, Quality, Seq, VolumeId};
+use block::{Goodbye, LegId, Message, Mode, Quality, Seq, VolumeId};
 
 use self::transfer::{Slot, Step};
 use super::copy::COPIES_MAX;
@@ -26,7 +27,7 @@ use crate::lineage::Lineage;
 use crate::policy::Policy;
 use crate::record::{UpstreamRecord, dirty_key};
 use crate::relay::{encode, relay_key};
-use crate::status::{Cause, SessionState};
+use crate::status::{Cause, LinkState, SessionState};
 
 /// Relays of one mirror: one place among the legs is left for the primary, which becomes a mirror
 /// of this gateway when it takes over.
@@ -340,114 +341,6 @@ impl Machine {
         records
     }
 
-    // --- the link ---
-
-    pub(super) fn relay_connected(
-        &mut self,
-        leg: LegId,
-        opening: Opening,
-        out: &mut Vec<Effect>,
-    ) {
-        let may = self.may_relay(leg);
-        let dialed = self.relay_mut(leg).filter(|relay| may && relay.step == Step::Dialing);
-        let Some(relay) = dialed else {
-            out.push(Effect::Hang { leg, redial: false });
-            return;
-        };
-        relay.step = Step::Waiting;
-        relay.opening = Some(Box::new(opening));
-        let state = self.leg_mut(leg).expect("checked above");
-        state.state = SessionState::Active;
-        state.cause = None;
-        // Whatever it was once: nothing that a host writes waits for it.
-        out.push(Effect::Post { leg, message: Message::Outdate });
-    }
-
-    pub(super) fn relay_disconnected(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
-        let Some(relay) = self.relay_mut(leg) else { return };
-        let (resting, connected) = (relay.is_resting(), relay.is_connected());
-        if resting || self.closing {
-            return;
-        }
-        if matches!(cause, Cause::Refused(_)) {
-            self.stop_relay(leg, cause, out);
-            return;
-        }
-        let relay = self.relay_mut(leg).expect("checked above");
-        if connected {
-            relay.rest();
-            relay.due = true;
-            relay.step = Step::Dialing;
-            out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
-            out.push(Effect::Hang { leg, redial: true });
-        }
-        let state = self.leg_mut(leg).expect("checked above");
-        state.state = SessionState::Halted;
-        state.cause = Some(cause);
-    }
-
-    pub(super) fn relay_heard(&mut self, leg: LegId, message: Message, out: &mut Vec<Effect>) {
-        match message {
-            Message::Acks(seqs) => seqs.into_iter().for_each(|seq| self.relay_acked(leg, seq)),
-            Message::CutApplied { seq } => self.transferred(leg, seq, out),
-            Message::Failed { error, .. } => {
-                self.stop_relay(leg, Cause::MirrorFailed(error), out);
-            }
-            Message::Pong { state: theirs, .. } => {
-                if let Some(state) = self.leg_mut(leg) {
-                    state.theirs = Some(theirs);
-                }
-            }
-            Message::Goodbye(Goodbye::Fenced { epoch }) => self.relay_fenced(leg, epoch, out),
-            Message::Goodbye(Goodbye::SplitBrain { theirs_bytes }) => {
-                self.stop_relay(leg, Cause::SplitBrain { theirs_bytes }, out);
-            }
-            Message::Goodbye(Goodbye::Refused(why) | Goodbye::Protocol(why)) => {
-                self.stop_relay(leg, Cause::Refused(why), out);
-            }
-            Message::Goodbye(Goodbye::Shutdown | Goodbye::Suspended) => {
-                let cause = Cause::LinkLost("the mirror was stopped".to_owned());
-                self.relay_disconnected(leg, cause, out);
-            }
-            other => {
-                let what = format!("unexpected {:?}", std::mem::discriminant(&other));
-                self.stop_relay(leg, Cause::Refused(what), out);
-            }
-        }
-    }
-
-    /// The group was promoted where this gateway relays to. Its epoch counts here as every other
-    /// one does, and whoever follows a lower one hears it (rule 6). What the two copies differ in
-    /// stays known (rule 9).
-    fn relay_fenced(&mut self, leg: LegId, epoch: Epoch, out: &mut Vec<Effect>) {
-        if !self.is_relay(leg) {
-            return;
-        }
-        self.end_transfer(leg, out);
-        if epoch <= self.epoch {
-            return;
-        }
-        let state = self.leg_mut(leg).expect("a relay is a leg");
-        state.awaiting_reprotect = true;
-        state.state = SessionState::Halted;
-        state.cause = Some(Cause::AwaitingReprotect);
-        self.epoch = epoch;
-        out.push(Effect::Note(Note::Fenced));
-        self.keep(After::Nothing, out);
-        self.drop_upstream(Some(Goodbye::Fenced { epoch }), out);
-    }
-
-    /// A fault that an operator has to look at.
-    fn stop_relay(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
-        self.end_transfer(leg, out);
-        let Some(state) = self.leg_mut(leg) else { return };
-        state.discard = false;
-        state.state = SessionState::Error;
-        out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
-        state.cause = Some(cause);
-        self.keep(After::Nothing, out);
-    }
-
     /// Something here stood in the way: it is tried again in a while.
     fn put_off(&mut self, leg: LegId, why: &str, error: block::IoError, out: &mut Vec<Effect>) {
         self.end_transfer(leg, out);
@@ -546,6 +439,20 @@ impl Machine {
 }
 
 impl Leg {
+    /// Whether a point of a mirror's copy is on its way there.
+    pub(super) fn is_relaying(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.is_sending())
+    }
+
+    /// The connection of a relay; off for every other leg.
+    pub(super) fn relay_link(&self) -> LinkState {
+        match &self.relay {
+            Some(relay) if relay.is_connected() => LinkState::Connected,
+            Some(relay) if !relay.is_resting() => LinkState::Connecting,
+            Some(_) | None => LinkState::Off,
+        }
+    }
+
     /// A mirror of a gateway that was the primary for a time is a relay again.
     fn relay_again(&mut self) {
         if std::mem::take(&mut self.awaiting_reprotect) {

@@ -95,8 +95,8 @@ impl Machine {
         if was_primary && self.own_legs().next().is_none() {
             // Nobody kept track of what was written here while nobody mirrored it: only a full copy
             // helps, also after a restart (rule 9).
-            let id = LegId::all().find(|id| self.leg(*id).is_none());
-            let id = id.expect("relays leave room for a leg");
+            let free = LegId::all().find(|id| self.leg(*id).is_none());
+            let id = free.expect("relays leave room for a leg");
             let leg = Leg::new(id, record.clone(), Policy::default(), self.volumes.len());
             self.legs[id.index()] = Some(Box::new(leg));
         }
@@ -213,15 +213,8 @@ impl Machine {
         {
             return Some(Goodbye::Refused("another primary has opened this group".to_owned()));
         }
-        if open.relayed {
-            // A mirror of the group may be the source of a copy that is its own already, and of no
-            // other: so no two of them can ever follow each other.
-            let source = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
-            let takes = matches!(self.role, Role::Secondary | Role::Detached);
-            if !takes || source.is_some_and(|source| source != gateway) {
-                let why = "the copy here has another source, and only a primary replaces it";
-                return Some(Goodbye::Refused(why.to_owned()));
-            }
+        if let Some(goodbye) = self.refuse_relay(open, gateway) {
+            return Some(goodbye);
         }
         let ours = self.volumes.iter().map(|volume| volume.id);
         if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
@@ -276,9 +269,9 @@ impl Machine {
             .base
             .zip(since)
             .is_some_and(|(base, since)| since == base || ours.is_within(since, base));
-        // Whoever wrote here since, what a gateway that is relayed to lacks of it is noted.
-        let all = leg.relay.is_some() || last.is_none_or(|last| last == gateway);
-        (reports, tracked && all)
+        // What a gateway that is relayed to lacks is noted, whoever wrote it here.
+        let noted = leg.relay.is_some() || last.is_none_or(|last| last == gateway);
+        (reports, tracked && noted)
     }
 
     /// How many bytes at most the primary may overwrite that only this copy has, if there is

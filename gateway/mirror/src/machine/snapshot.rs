@@ -200,7 +200,7 @@ impl Machine {
         let behind = if state.journaled { state.inflight_bytes } else { 0 };
         block::MirrorState {
             in_sync: state.in_set && state.stage.is_live(),
-            copying: (state.stage.is_live() && !has_all) || is_sending(state),
+            copying: (state.stage.is_live() && !has_all) || state.is_relaying(),
             out_of_sync_bytes: state.out_of_sync_bytes() + behind,
             seq: self.seq,
             mode: if state.degraded { Mode::Consistency } else { state.policy.mode },
@@ -305,18 +305,13 @@ impl Machine {
                 Stage::InSync if leg.is_clean() => Phase::Equivalent,
                 // Before its first cut is applied, it would go back to a point of an older history.
                 Stage::Following if leg.cuts.is_confirmed() => Phase::Following,
-                stage if stage.is_live() || is_sending(leg) => Phase::Copying,
+                stage if stage.is_live() || leg.is_relaying() => Phase::Copying,
                 _ if leg.base.is_none() => Phase::NoPair,
                 _ => Phase::Tracking,
             },
             in_sync: leg.stage == Stage::InSync,
             link: match leg.stage {
-                _ if leg.relay.as_ref().is_some_and(|relay| relay.is_connected()) => {
-                    LinkState::Connected
-                }
-                _ if leg.relay.as_ref().is_some_and(|relay| !relay.is_resting()) => {
-                    LinkState::Connecting
-                }
+                _ if leg.relay_link() != LinkState::Off => leg.relay_link(),
                 Stage::Off if leg.retry.is_none() || !leg.wanted => LinkState::Off,
                 Stage::Off | Stage::Dialing | Stage::Leaving => LinkState::Connecting,
                 _ => LinkState::Connected,
@@ -373,11 +368,6 @@ impl Machine {
             lag_ms: self.lag_heard_ms.map(u64::from),
         })
     }
-}
-
-/// Whether a point of a mirror's copy is on its way there.
-fn is_sending(leg: &Leg) -> bool {
-    leg.relay.as_ref().is_some_and(|relay| relay.is_sending())
 }
 
 fn rate(marks: &VecDeque<(u64, u64)>) -> Option<u64> {

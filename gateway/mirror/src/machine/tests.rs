@@ -578,3 +578,4 @@ mod handover;
 mod members;
 mod modes;
 mod parted;
+mod relay;

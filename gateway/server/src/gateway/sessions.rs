@@ -2,9 +2,7 @@
 
 use api::{Code, PolicyPatch, Session, SessionCreate, SessionList};
 use block::{GatewayId, GroupId, LegId, SessionId};
-use mirror::{
-    Command, GroupStatus, LegStatus, Mode, Policy, Role, SessionState, SessionStatus,
-};
+use mirror::{Command, GroupStatus, LegStatus, Mode, Policy, Role, SessionState, SessionStatus};
 use uuid::Uuid;
 
 use super::{Gateway, Known};

@@ -204,11 +204,8 @@ impl Machine {
             todo.remove(BlockRange::new(bytes / block::BLOCK_BYTES, ends[volume]));
             relay.todo[volume] = todo;
         }
-        relay.wipe = if relay.full == Some(true) {
-            (0..listing.bytes.len()).collect()
-        } else {
-            Vec::new()
-        };
+        relay.wipe =
+            if relay.full == Some(true) { (0..listing.bytes.len()).collect() } else { Vec::new() };
         relay.step = Step::Recording { number };
         let full = relay.full.is_some();
         let total_bytes = relay.todo.iter().map(DirtyMap::bytes).collect();
@@ -239,9 +236,10 @@ impl Machine {
                 }
                 return;
             }
-            let next = relay.todo.iter().enumerate().find_map(|(volume, todo)| {
-                todo.next_run(0, COPY_BLOCKS).map(|run| (volume, run))
-            });
+            let next =
+                relay.todo.iter().enumerate().find_map(|(volume, todo)| {
+                    todo.next_run(0, COPY_BLOCKS).map(|run| (volume, run))
+                });
             let Some((volume, run)) = next else {
                 if busy == 0 {
                     self.cut_point(leg, out);

@@ -22,6 +22,7 @@ pub(crate) fn well(gateway: u128, site: &str) -> LegStatus {
         failed: None,
         policy: Policy::default(),
         degraded: false,
+        relay: false,
         lag_ms: Some(0),
         cut_ms: None,
         journal_bytes: 0,

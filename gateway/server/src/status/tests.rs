@@ -21,6 +21,7 @@ fn healthy_leg() -> LegStatus {
         failed: None,
         policy: Policy::default(),
         degraded: false,
+        relay: false,
         lag_ms: Some(0),
         cut_ms: None,
         journal_bytes: 0,

@@ -42,6 +42,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod unfit;
 mod verify;
 mod vote;
 mod witness;

@@ -14,7 +14,7 @@
 mod link;
 pub(super) mod transfer;
 
-use block::{Goodbye, LegId, Message, Mode, Quality, Seq, VolumeId};
+use block::{GatewayId, Goodbye, LegId, Message, Mode, Quality, Seq, VolumeId};
 
 use self::transfer::{Slot, Step};
 use super::copy::COPIES_MAX;
@@ -94,6 +94,11 @@ impl Relay {
 }
 
 impl Machine {
+    /// Whose copy this one is, or was when it last followed.
+    pub(super) fn source(&self) -> Option<GatewayId> {
+        self.upstream_record.as_ref().map(|upstream| upstream.gateway)
+    }
+
     /// Whether the leg's source is this gateway as a mirror.
     pub(super) fn is_relay(&self, leg: LegId) -> bool {
         self.role == Role::Secondary && self.relays.has(leg)
@@ -106,7 +111,7 @@ impl Machine {
     /// Whether anything may be sent there now.
     fn may_relay(&self, leg: LegId) -> bool {
         let Some(state) = self.leg(leg) else { return false };
-        let source = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+        let source = self.source();
         let stopped = matches!(state.state, SessionState::Suspended | SessionState::Error);
         self.is_relay(leg)
             && !self.latched
@@ -124,10 +129,7 @@ impl Machine {
 
     /// Finds the relays again. `known` says which volumes the session to a gateway knows, if it is
     /// one. A volume that joined since may be another one there.
-    pub(crate) fn restore_relays(
-        &mut self,
-        known: impl Fn(block::GatewayId) -> Option<Vec<VolumeId>>,
-    ) {
+    pub(crate) fn restore_relays(&mut self, known: impl Fn(GatewayId) -> Option<Vec<VolumeId>>) {
         let volumes: Vec<VolumeId> = self.volumes.iter().map(|volume| volume.id).collect();
         for leg in self.legs.iter_mut().flatten() {
             let Some(knows) = known(leg.gateway) else { continue };
@@ -180,7 +182,7 @@ impl Machine {
     /// This copy follows a primary again, as one point in time of its history: what it knew as a
     /// primary is forgotten but for those that it relays to.
     pub(super) fn keep_relays(&mut self) -> Records {
-        let source = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+        let source = self.source();
         let mut records = Records::new();
         for leg in LegId::all() {
             let fresh = self.end_fresh(leg);

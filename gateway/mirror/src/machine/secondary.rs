@@ -131,38 +131,8 @@ impl Machine {
         self.keep(After::Followed(link), out);
     }
 
-    /// A primary's volumes do not fit what is here. Its epoch counts all the same.
-    pub(super) fn on_unfit(&mut self, epoch: block::Epoch, why: String, out: &mut Vec<Effect>) {
-        let goodbye = self.refuse_epoch(epoch).unwrap_or_else(|| {
-            self.fence(epoch, out);
-            Goodbye::Refused(why)
-        });
-        out.push(Effect::Refuse { goodbye });
-    }
-
-    /// A part of this copy is about to go, by an operator's consent: nobody is served from it, and it
-    /// is not one point in time any more. That is recorded first.
-    pub(super) fn on_overwritten(&mut self, epoch: block::Epoch, out: &mut Vec<Effect>) {
-        if self.refuse_epoch(epoch).is_some() {
-            return;
-        }
-        self.fence(epoch, out);
-        if matches!(self.quality, Quality::InSync | Quality::Outdated) {
-            self.quality = Quality::Inconsistent;
-        }
-        self.distrust_relays(out);
-        self.keep(After::Nothing, out);
-    }
-
-    /// Whether a part of this copy may go: nobody is served from it, and it says what it is worth.
-    pub(crate) fn may_cut(&self) -> bool {
-        let is_worthless = matches!(self.quality, Quality::Inconsistent | Quality::Blank);
-        let is_mirror = matches!(self.role, Role::Secondary | Role::Fenced { .. });
-        is_worthless && is_mirror && !self.latched && self.is_idle()
-    }
-
     /// Why a primary of this epoch is sent away, whatever it brings.
-    fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
+    pub(super) fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         // An epoch that is not recorded is nobody's yet: a primary that it fenced could stand alone
         // if this gateway died now. It calls again, and hears it then.
         if let Role::Promoting(_) = self.role {
@@ -246,7 +216,7 @@ impl Machine {
     /// wrote here, the one that opens the group now knows nothing (rule 9).
     fn differences(&self, open: &Open, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
         let Some(ours) = &self.lineage else { return (Vec::new(), true) };
-        let last = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+        let last = self.source();
         let theirs = Lineage::new(open.generation, open.ancestors.clone());
         let relation = relate(&theirs, Some(ours));
         let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {

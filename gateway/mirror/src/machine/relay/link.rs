@@ -17,7 +17,7 @@ impl Machine {
         open: &Open,
         gateway: GatewayId,
     ) -> Option<Goodbye> {
-        let source = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+        let source = self.source();
         let takes = matches!(self.role, Role::Secondary | Role::Detached);
         let refused = open.relayed && (!takes || source.is_some_and(|source| source != gateway));
         let why = "the copy here has another source, and only a primary replaces it";

@@ -14,7 +14,7 @@
 mod link;
 pub(super) mod transfer;
 
-use block::{GatewayId, Goodbye, LegId, Message, Mode, Quality, Seq, VolumeId};
+use block::{GatewayId, Goodbye, LegId, Message, Mode, Quality, VolumeId};
 
 use self::transfer::{Slot, Step};
 use super::copy::COPIES_MAX;
@@ -31,7 +31,7 @@ use crate::status::{Cause, LinkState, SessionState};
 
 /// Relays of one mirror: one place among the legs is left for the primary, which becomes a mirror
 /// of this gateway when it takes over.
-const RELAYS_MAX: u32 = LegId::COUNT as u32 - 1;
+const RELAYS_MAX: usize = LegId::COUNT - 1;
 /// After a transfer that failed, before the next one is tried.
 const RETRY_MS: u64 = 5_000;
 /// From one transfer to the next of a session that became a relay and said nothing of it.
@@ -242,9 +242,7 @@ impl Machine {
         }
         let taken = self.legs.iter().flatten().count();
         let free = LegId::all().find(|id| self.leg(*id).is_none());
-        let id = free
-            .filter(|_| self.relays.len() < RELAYS_MAX && taken < LegId::COUNT - 1)
-            .ok_or(Refusal::TooManyRelays)?;
+        let id = free.filter(|_| taken < RELAYS_MAX).ok_or(Refusal::TooManyRelays)?;
         let volumes = self.volumes.len();
         let mut leg = Leg::new(id, peer, policy, volumes);
         leg.state = SessionState::Active;
@@ -473,9 +471,4 @@ impl Leg {
             self.state = SessionState::Suspended;
         }
     }
-}
-
-/// Whether the seq belongs to a slot.
-fn is_slot(slot: &Option<Slot>, seq: Seq) -> bool {
-    slot.as_ref().is_some_and(|slot| slot.seq == seq)
 }

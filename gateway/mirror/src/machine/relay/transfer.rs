@@ -4,9 +4,8 @@
 //! sent of it and what was changed here since; so a transfer that ends in the middle has lost
 //! nothing, whoever goes on.
 
-use block::{BlockRange, BlockSet, Extent, IoError, LegId, Message, Seq, SnapshotId};
+use block::{BlockRange, Extent, IoError, LegId, Message, Seq, SnapshotId};
 
-use super::is_slot;
 use crate::dirty::DirtyMap;
 use crate::lineage::Lineage;
 use crate::machine::compare::Need;
@@ -103,10 +102,9 @@ impl Machine {
         result: Result<Vec<SnapshotId>, IoError>,
         out: &mut Vec<Effect>,
     ) {
-        let waiting = |relay: &super::Relay| relay.step == Step::Waiting;
         let legs: Vec<LegId> = self.relays.iter().collect();
         for leg in legs {
-            if !self.relay_mut(leg).is_some_and(|relay| waiting(relay)) {
+            if !self.relay_mut(leg).is_some_and(|relay| relay.step == Step::Waiting) {
                 continue;
             }
             match &result {
@@ -272,7 +270,11 @@ impl Machine {
     pub(super) fn relay_acked(&mut self, leg: LegId, seq: Seq) {
         let Some(state) = self.leg_mut(leg) else { return };
         let Some(relay) = &mut state.relay else { return };
-        let Some(slot) = relay.slots.iter_mut().find(|slot| is_slot(slot, seq)) else { return };
+        let Some(slot) =
+            relay.slots.iter_mut().find(|slot| slot.is_some_and(|slot| slot.seq == seq))
+        else {
+            return;
+        };
         if let Some(Slot { volume, bytes, wipes, .. }) = slot.take() {
             if wipes {
                 relay.wipe.retain(|wiped| *wiped != volume);
@@ -335,11 +337,11 @@ impl Machine {
     }
 }
 
-fn insert_all(map: &mut DirtyMap, ranges: &BlockSet) {
+fn insert_all(map: &mut DirtyMap, ranges: &[BlockRange]) {
     ranges.iter().for_each(|range| map.insert(*range));
 }
 
-fn map_of(ranges: &BlockSet) -> DirtyMap {
+fn map_of(ranges: &[BlockRange]) -> DirtyMap {
     let mut map = DirtyMap::default();
     insert_all(&mut map, ranges);
     map

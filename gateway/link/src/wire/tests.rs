@@ -360,7 +360,7 @@ fn a_later_release_may_say_more_in_its_hello() {
 #[test]
 fn a_frame_of_another_version_is_refused() {
     let mut outbox = Outbox::new();
-    encode(3, Message::Outdate, &mut outbox).unwrap();
+    encode(VERSION + 1, Message::Outdate, &mut outbox).unwrap();
     assert_eq!(messages_of(&outbox.to_vec()), Err(Corrupt("frame of another protocol version")));
 }
 

@@ -168,6 +168,7 @@ fn rule_1_the_primary_is_acknowledged_whatever_becomes_of_the_relay() {
 fn rule_6_an_epoch_that_is_heard_from_below_counts_for_the_primary() {
     let mut bench = sending();
     let epoch = Epoch::new(9);
+    bench.take();
     bench.heard(Message::Goodbye(Goodbye::Fenced { epoch }));
     assert!(has(&bench, |effect| matches!(
         effect,

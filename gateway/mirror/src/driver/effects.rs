@@ -84,8 +84,7 @@ impl Core {
             Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
             Effect::ListPoint { leg, snapshots, mapped } => {
-                let result = Box::new(self.list_point(leg, &snapshots, mapped));
-                self.events.push(Event::PointListed { leg, result });
+                self.list_point(leg, &snapshots, mapped);
             }
             Effect::RollBack { snapshots } => self.roll_back(&snapshots),
             Effect::DropHosts => group.drop_hosts(),

@@ -88,7 +88,12 @@ impl Core {
 
     /// Opens a point for a leg: its copies are read from it until its link ends, whatever becomes of
     /// the snapshots' names. Lists what may differ in it.
-    pub(super) fn list_point(
+    pub(super) fn list_point(&mut self, leg: LegId, snapshots: &[SnapshotId], mapped: bool) {
+        let result = Box::new(self.open_point(leg, snapshots, mapped));
+        self.events.push(Event::PointListed { leg, result });
+    }
+
+    fn open_point(
         &mut self,
         leg: LegId,
         snapshots: &[SnapshotId],

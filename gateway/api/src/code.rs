@@ -175,6 +175,12 @@ codes! {
     Stopped "GW0431" 409 7
         "the session is stopped",
         "twinspan session resume SESSION";
+    RelayMode "GW0432" 409 7
+        "a mirror's own sessions run in mode stack",
+        "leave the mode out, and say how often with --transfer-every";
+    Loop "GW0433" 409 7
+        "the copy here comes from that site",
+        "name another site: twinspan site list";
     NotNamed "GW0440" 409 7
         "the witness does not name this copy",
         "it lacks writes that the primary acknowledged; look at the plan, then repeat it with --accept";

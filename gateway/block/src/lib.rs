@@ -29,7 +29,8 @@ pub use id::{
 pub use link::{Link, LinkError, LinkTraffic};
 pub use message::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Goodbye, Hello, Identity, Message, MirrorState, Mode,
-    Open, Opened, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality, VolumeOffer, Vote,
+    Open, Opened, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality, RELAYS_SINCE_VERSION,
+    VolumeOffer, Vote,
 };
 pub use range::{
     ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,

@@ -86,16 +86,22 @@ pub struct Open {
     pub volumes: Vec<VolumeOffer>,
     /// An operator allowed what this mirror has on its own to be discarded (rule 10).
     pub discard: bool,
+    /// The sender is a mirror of the group itself and sends on the points at which its copy was
+    /// whole; the epoch is that of the primary that it follows. From version 3 on.
+    pub relayed: bool,
 }
 
 /// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
 /// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
-/// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`].
+/// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`], and knows no gateway
+/// but a primary that opens a group.
 pub const PROTOCOL_VERSION: u16 = 3;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
 pub const POLICY_SINCE_VERSION: u16 = 3;
+/// The oldest version in which a mirror can open a group at another gateway ([`Open::relayed`]).
+pub const RELAYS_SINCE_VERSION: u16 = 3;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -96,6 +96,8 @@ mod flag {
     pub(super) const STACK: u8 = 128;
     /// Of other kinds than the two before.
     pub(super) const LAST: u8 = 64;
+    /// The sender of an `Open` is a mirror itself, since version 3.
+    pub(super) const RELAYED: u8 = 16;
 }
 
 /// A header as it lies on the wire.

@@ -166,6 +166,18 @@ pub enum Refusal {
     /// The mirror that was asked to take over may have done so.
     #[error("the mirror was asked to take over and may have; going on here needs an explicit word")]
     HandoverUnanswered,
+    /// A mirror sends whole points on, and nothing else.
+    #[error("a session whose source is a mirror runs in mode stack")]
+    RelayMode,
+    /// That gateway is where this copy comes from.
+    #[error("the copy here comes from that gateway: it cannot be sent back there")]
+    Loop,
+    /// One place is left for the primary.
+    #[error("a mirror has room for {} sessions of its own", LegId::COUNT - 1)]
+    TooManyRelays,
+    /// The copy here is brought up to date for the first time.
+    #[error("the copy here is not whole yet: suspend this session when it is, or delete it")]
+    NotWhole,
     /// A group has so many volumes at most.
     #[error("the group already has {} volumes", crate::GROUP_VOLUMES_MAX)]
     TooManyVolumes,

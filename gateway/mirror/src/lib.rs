@@ -27,6 +27,7 @@ mod policy;
 mod priority;
 mod record;
 mod regroup;
+mod relay;
 mod status;
 
 pub use bandwidth::{Bandwidth, Days, WINDOWS_MAX, WallTime, Window, WindowError, Zone};

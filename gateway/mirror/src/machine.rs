@@ -34,14 +34,17 @@ mod leg;
 mod legs;
 mod members;
 mod modes;
+mod note;
 mod pace;
 mod points;
+mod relay;
 mod role;
 mod secondary;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod time;
+mod unfit;
 mod verify;
 mod vote;
 mod witness;
@@ -60,9 +63,10 @@ use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
-pub use self::event::{Effect, Event, Note, Opening};
+pub use self::event::{Effect, Event, Opening, PointListing};
 use self::flush::Flushes;
 use self::leg::{Leg, LegSet, Stage};
+pub use self::note::Note;
 pub use self::pace::Pace;
 use self::points::Points;
 pub use self::points::Taken;
@@ -115,6 +119,8 @@ enum After {
     Detached,
     /// Who belongs to the group is recorded.
     MembersKept,
+    /// What the gateway that this mirror relays to may lack is recorded.
+    RelayKept { leg: LegId, number: u64 },
 }
 
 /// The part this gateway plays now.
@@ -158,6 +164,8 @@ pub struct Machine {
     recorded_detached: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
+    /// Of these, those that were made while this gateway was a mirror.
+    relays: LegSet,
     upstream: Option<Upstream>,
     /// What the primary that was followed last said of its mode, and of what this copy may lack.
     upstream_mode: Mode,
@@ -242,11 +250,7 @@ impl Machine {
             Event::Heard { leg, message } => self.on_heard(leg, message, out),
             Event::CopyQueued { leg, copy, seq } => self.on_copy_queued(leg, copy, seq, out),
             Event::JournalFailed { leg } => self.on_journal_failed(leg, out),
-            Event::LinkVersion { leg, version } => {
-                if let Some(state) = self.leg_mut(leg) {
-                    state.version = version;
-                }
-            }
+            Event::LinkVersion { leg, version } => self.on_link_version(leg, version),
             Event::CopyFailed { leg, copy, error } => self.on_copy_failed(leg, copy, error, out),
             Event::Opened { open, site, gateway } => self.on_open(&open, site, gateway, out),
             Event::Incoming { write, seq, volume, extent, resync } => {
@@ -259,6 +263,7 @@ impl Machine {
             Event::Snapshotted(result, taken) => self.on_snapshotted(result, taken, out),
             Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
             Event::Changed { result } => self.on_changed(result, out),
+            Event::PointListed { leg, result } => self.on_point_listed(leg, *result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
             Event::Unfit { epoch, why } => self.on_unfit(epoch, why, out),
             Event::Overwritten { epoch } => self.on_overwritten(epoch, out),
@@ -349,6 +354,7 @@ impl Machine {
         }
         self.advance_point(out);
         self.advance_role(out);
+        self.advance_relays(out);
         self.arbitrate(out);
         self.answer_open(out);
         if !self.held.is_empty() {
@@ -387,6 +393,7 @@ impl Machine {
             self.quality != Quality::Consistent || self.points.kept().is_some(),
             "a copy that follows behind keeps its newest cut (rule 8)"
         );
+        self.check_relays();
         match self.role {
             Role::Primary | Role::Yielding(_) => {
                 assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
@@ -438,6 +445,7 @@ impl Machine {
                 | After::MembersKept
                 | After::RollbackIntended
                 | After::TookOver { .. }
+                | After::RelayKept { .. }
         ) {
             self.push_dirty_records(&mut records);
         }
@@ -462,13 +470,13 @@ impl Machine {
             return;
         }
         match after {
-            After::Nothing => {}
+            After::Nothing | After::Fenced => {}
             After::Command => self.finish_command(Ok(()), out),
             After::LegLeft(leg) => self.leg_left(leg, out),
             After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
             After::Arbitrated => self.enrolled(),
-            After::DirtyKept => self.dirty_kept(out),
+            After::DirtyKept => self.dirty_kept(number, out),
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),
             After::PointKept { link, cut } => self.point_kept(link, cut, out),
@@ -478,9 +486,9 @@ impl Machine {
             After::Yielded => self.yielded(out),
             After::Unyielded => self.unyielded(out),
             After::Demoted => self.finish_command(Ok(()), out),
-            After::Fenced => {}
             After::Detached => self.detached(out),
             After::MembersKept => self.members_kept(out),
+            After::RelayKept { leg, number } => self.relay_kept(leg, number),
         }
         self.remove_unneeded(out);
     }

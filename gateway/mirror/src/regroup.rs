@@ -199,6 +199,7 @@ mod tests {
                 })
                 .collect(),
             discard: false,
+            relayed: false,
         }
     }
 

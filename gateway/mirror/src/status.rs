@@ -233,8 +233,10 @@ pub struct LegStatus {
     pub comparing: bool,
     /// Whether it follows behind because it was too slow, as in mode `consistency`.
     pub degraded: bool,
+    /// Whether its source is this gateway as a mirror.
+    pub relay: bool,
     /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, as far
-    /// as it is known here.
+    /// as it is known here; of a relay, the oldest that the copy here has and the one there lacks.
     pub lag_ms: Option<u64>,
     /// When the newest cut that the mirror keeps was cut.
     pub cut_ms: Option<u64>,

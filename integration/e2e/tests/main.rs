@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod cascade;
 mod chain;
 mod clients;
 mod copies;

@@ -175,7 +175,11 @@ pub(super) fn write_open(w: &mut Writer<'_>, open: &Open) -> Result<(), Unsendab
     Ok(())
 }
 
-pub(super) fn read_open(body: &[u8], epoch: Epoch, discard: bool) -> Result<Open, Corrupt> {
+pub(super) fn read_open(
+    body: &[u8],
+    epoch: Epoch,
+    (discard, relayed): (bool, bool),
+) -> Result<Open, Corrupt> {
     let mut r = Reader::new(body);
     let group = GroupId::from_uuid(r.uuid()?);
     let name = r.text(NAME_BYTES_MAX)?;
@@ -189,7 +193,7 @@ pub(super) fn read_open(body: &[u8], epoch: Epoch, discard: bool) -> Result<Open
         })
     })?;
     r.end()?;
-    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard })
+    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed })
 }
 
 pub(super) fn write_opened(

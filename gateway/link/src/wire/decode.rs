@@ -6,7 +6,7 @@
 
 use block::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, Seq, Vote,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, Seq, Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -127,7 +127,11 @@ impl Decoder {
             kind::HELLO | kind::REFUSED | kind::JOIN | kind::JOINED => {
                 (0, HANDSHAKE_PAYLOAD_BYTES_MAX)
             }
-            kind::OPEN => (flag::DISCARD, PAYLOAD_BYTES_MAX),
+            kind::OPEN => {
+                let relays = self.version >= Some(RELAYS_SINCE_VERSION);
+                let relayed = if relays { flag::RELAYED } else { 0 };
+                (flag::DISCARD | relayed, PAYLOAD_BYTES_MAX)
+            }
             kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
                 (0, PAYLOAD_BYTES_MAX)
             }
@@ -230,7 +234,9 @@ fn with_body(head: Head, payload: &[u8]) -> Result<Message, Corrupt> {
     Ok(match head.kind {
         kind::OPEN => {
             let discard = head.flags & flag::DISCARD != 0;
-            Message::Open(body::read_open(payload, Epoch::new(head.epoch), discard)?)
+            let relayed = head.flags & flag::RELAYED != 0;
+            let open = body::read_open(payload, Epoch::new(head.epoch), (discard, relayed))?;
+            Message::Open(open)
         }
         kind::OPENED => Message::Opened(body::read_opened(payload)?),
         kind::DIFFERS => {

@@ -6,7 +6,7 @@
 
 use block::{
     BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, Seq, Vote,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, Seq, Vote,
 };
 use bytes::Bytes;
 use zerocopy::IntoBytes;
@@ -61,8 +61,11 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             encoder.change(head, extent, change, out)
         }
         Message::Acks(acks) => encoder.acks(&acks, out),
+        Message::Open(open) if open.relayed && version < RELAYS_SINCE_VERSION => {
+            Err(Unsendable("a mirror that relays in a version of the protocol that has none"))
+        }
         Message::Open(open) => {
-            let flags = pick(open.discard, flag::DISCARD);
+            let flags = pick(open.discard, flag::DISCARD) | pick(open.relayed, flag::RELAYED);
             let head = Head { kind: kind::OPEN, flags, epoch: open.epoch.get(), ..Head::default() };
             encoder.with_body(head, out, |w| body::write_open(w, &open))
         }

@@ -69,10 +69,20 @@ fn open() -> impl Strategy<Value = Message> {
             bytes,
         },
     );
-    (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), any::<bool>()).prop_map(
-        |(group, name, epoch, (generation, ancestors), volumes, discard)| {
+    let flags = (any::<bool>(), any::<bool>());
+    (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), flags).prop_map(
+        |(group, name, epoch, (generation, ancestors), volumes, (discard, relayed))| {
             let group = GroupId::of(group);
-            Message::Open(Open { group, name, epoch, generation, ancestors, volumes, discard })
+            Message::Open(Open {
+                group,
+                name,
+                epoch,
+                generation,
+                ancestors,
+                volumes,
+                discard,
+                relayed,
+            })
         },
     )
 }
@@ -530,6 +540,30 @@ fn decodes_the_bytes_of_version_2() {
         let old = bytes_in(1, std::slice::from_ref(message));
         assert_eq!(messages_in(1, &old), Err(Corrupt("unknown kind of frame")));
     }
+}
+
+/// Only a primary opens a group in the versions before 3.
+#[test]
+fn version_2_knows_no_gateway_but_a_primary_that_opens_a_group() {
+    let open = |relayed| {
+        Message::Open(Open {
+            group: GroupId::of(1),
+            name: "orders".to_owned(),
+            epoch: Epoch::new(2),
+            generation: Generation::of(3),
+            ancestors: Vec::new(),
+            volumes: Vec::new(),
+            discard: false,
+            relayed,
+        })
+    };
+    let mut outbox = Outbox::new();
+    assert!(encode(2, open(true), &mut outbox).is_err());
+    assert!(outbox.is_empty());
+    assert!(encode(2, open(false), &mut outbox).is_ok());
+    let bytes = bytes_in(3, &[open(true)]);
+    assert_eq!(messages_in(3, &bytes), Ok(vec![open(true)]));
+    assert!(messages_in(2, &bytes).is_err());
 }
 
 #[test]

@@ -75,6 +75,7 @@ pub(crate) fn open() -> Open {
         ancestors: vec![Generation::of(8)],
         volumes: Vec::new(),
         discard: false,
+        relayed: false,
     }
 }
 

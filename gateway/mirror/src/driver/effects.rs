@@ -83,6 +83,9 @@ impl Core {
             Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
             Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
+            Effect::ListPoint { leg, snapshots, mapped } => {
+                self.list_point(leg, &snapshots, mapped);
+            }
             Effect::RollBack { snapshots } => self.roll_back(&snapshots),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {
@@ -147,8 +150,14 @@ impl Core {
         let attempt = self.attempts;
         let Some(port) = &mut self.legs[leg.index()] else { return };
         port.copies.insert(attempt, super::leg::CopyUnderWay { seq, volume, extent });
+        let source = port.source.get(volume).map(Rc::clone);
         let ticket = self.ticket(Tag::Copied { leg, copy, attempt });
-        self.batches[volume].push(Request { op: Op::Read(extent), fua: false, ticket });
+        let request = Request { op: Op::Read(extent), fua: false, ticket };
+        match source {
+            // A point of the copy here that does not change any more.
+            Some(point) => point.submit(&mut vec![request]),
+            None => self.batches[volume].push(request),
+        }
     }
 
     /// Asks a mirror which blocks differ. The range lock keeps everybody else away from them.

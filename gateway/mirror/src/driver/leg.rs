@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use block::{Extent, LegId, Link, LinkError, Message, Seq};
+use block::{Extent, LegId, Link, LinkError, Message, RELAYS_SINCE_VERSION, Seq, Volume};
 use tokio::time::Instant;
 
 use super::Group;
@@ -29,6 +29,8 @@ pub(super) struct LegPort {
     /// Its bytes.
     window_bytes: u64,
     pub(super) journal: Journal,
+    /// By volume: what copies are read from, if it is not the copy here as it is now.
+    pub(super) source: Vec<Rc<dyn Volume>>,
     pub(super) flushes: VecDeque<(Seq, Instant)>,
     pub(super) rtt_us: Option<u64>,
     pub(super) last_heard_ms: Option<u64>,
@@ -162,6 +164,7 @@ pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
         sent: VecDeque::new(),
         window_bytes: 0,
         journal: Journal::new(&group.journals),
+        source: Vec::new(),
         flushes: VecDeque::new(),
         rtt_us: None,
         last_heard_ms: before,
@@ -225,6 +228,14 @@ async fn open(
     let mut link = group.dialer.dial(gateway).await?;
     let open = group.core.borrow().machine.open_message(leg);
     let Some(open) = open else { return Err(LinkError::Closed) };
+    if open.relayed && link.version() < RELAYS_SINCE_VERSION {
+        return Err(LinkError::Version {
+            ours_min: RELAYS_SINCE_VERSION,
+            ours_max: block::PROTOCOL_VERSION,
+            theirs_min: link.version(),
+            theirs_max: link.version(),
+        });
+    }
     link.push(Message::Open(*open));
     let mut differs = Vec::new();
     let mut messages = Vec::new();

@@ -21,6 +21,7 @@ use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
 use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, fresh_key, group_key};
+use crate::relay::relay_key;
 use crate::status::Verified;
 
 /// Why a group cannot be opened.
@@ -132,10 +133,14 @@ impl Group {
         let restored: Vec<Restored> =
             parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
         let name = record.name.clone();
+        let gateways: Vec<GatewayId> =
+            record.legs.iter().flatten().map(|leg| leg.gateway).collect();
         let mut machine =
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
+        let relays = read_relays(&parts, &gateways)?;
+        machine.restore_relays(|gateway| relays.get(&gateway).cloned());
         machine.set_journal(parts.journals.limits);
         let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
         let members = members(&parts);
@@ -254,6 +259,20 @@ pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Resto
         active: recovery.active,
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
     }
+}
+
+/// To which gateways this one relays when it is a mirror, and which volumes each session knows.
+fn read_relays(
+    parts: &Parts,
+    gateways: &[GatewayId],
+) -> Result<HashMap<GatewayId, Vec<VolumeId>>, OpenError> {
+    let mut relays = HashMap::new();
+    for gateway in gateways {
+        let mark =
+            parts.ledger.get(&relay_key(parts.group, *gateway)).map_err(OpenError::Ledger)?;
+        relays.extend(mark.map(|mark| (*gateway, crate::relay::decode(&mark))));
+    }
+    Ok(relays)
 }
 
 /// The last verification of each mirror. One that cannot be read is as good as none.

@@ -2,11 +2,16 @@
 //!
 //! Invariant: one round of each kind at a time, as the machine asks for them.
 
-use block::{BlockSet, IoError, SnapshotId};
+use std::rc::Rc;
+
+use block::{BlockSet, Extent, IoError, LegId, RunKind, SnapshotId, Volume};
 
 use super::Core;
 use super::inbox::Tag;
-use crate::machine::Event;
+use crate::machine::{Event, PointListing};
+
+/// Ranges of a map that are asked for at a time.
+const STEP: usize = 4096;
 
 /// Snapshots that are being removed, and how many are not answered yet.
 #[derive(Debug, Default)]
@@ -61,27 +66,73 @@ impl Core {
 
     /// Lists what differs. The map is read, not the data.
     pub(super) fn list_changed(&mut self, snapshots: &[SnapshotId]) {
-        /// Ranges asked for at a time.
-        const STEP: usize = 4096;
+        let result = self.changed_since(snapshots);
+        self.events.push(Event::Changed { result });
+    }
+
+    fn changed_since(&self, snapshots: &[SnapshotId]) -> Result<Vec<BlockSet>, IoError> {
         let mut changed = Vec::with_capacity(snapshots.len());
         for (member, snapshot) in self.members.iter().zip(snapshots) {
             let mut ranges = BlockSet::new();
             let mut from = 0;
             loop {
-                match member.store.changed_since(*snapshot, from, STEP) {
-                    Err(error) => {
-                        self.events.push(Event::Changed { result: Err(error) });
-                        return;
-                    }
-                    Ok(step) => {
-                        let Some(last) = step.last() else { break };
-                        from = last.end();
-                        ranges.extend(step);
-                    }
-                }
+                let step = member.store.changed_since(*snapshot, from, STEP)?;
+                let Some(last) = step.last() else { break };
+                from = last.end();
+                ranges.extend(step);
             }
             changed.push(ranges);
         }
-        self.events.push(Event::Changed { result: Ok(changed) });
+        Ok(changed)
     }
+
+    /// Opens a point for a leg: its copies are read from it until its link ends, whatever becomes of
+    /// the snapshots' names. Lists what may differ in it.
+    pub(super) fn list_point(&mut self, leg: LegId, snapshots: &[SnapshotId], mapped: bool) {
+        let result = Box::new(self.open_point(leg, snapshots, mapped));
+        self.events.push(Event::PointListed { leg, result });
+    }
+
+    fn open_point(
+        &mut self,
+        leg: LegId,
+        snapshots: &[SnapshotId],
+        mapped: bool,
+    ) -> Result<PointListing, IoError> {
+        let opened = self.members.iter().zip(snapshots);
+        let opened = opened.map(|(member, snapshot)| member.store.open_snapshot(*snapshot));
+        let source = opened.collect::<Result<Vec<_>, _>>()?;
+        let listed = |volume: &Rc<dyn Volume>| {
+            if mapped { mapped_in(&**volume) } else { Ok(BlockSet::new()) }
+        };
+        let listing = PointListing {
+            bytes: source.iter().map(|volume| volume.geometry().bytes()).collect(),
+            mapped: source.iter().map(listed).collect::<Result<_, _>>()?,
+            changed: self.changed_since(snapshots)?,
+        };
+        if let Some(port) = &mut self.legs[leg.index()] {
+            port.source = source;
+        }
+        Ok(listing)
+    }
+}
+
+/// Every block in which something lies.
+fn mapped_in(volume: &dyn Volume) -> Result<BlockSet, IoError> {
+    let mut ranges = BlockSet::new();
+    let end = volume.geometry().bytes();
+    let mut from = 0;
+    while let Ok(rest) = Extent::new(from, end.saturating_sub(from)) {
+        let runs = volume.layout(rest, STEP)?;
+        if runs.is_empty() {
+            return Err(IoError::Media);
+        }
+        for run in runs {
+            if let (RunKind::Data, Ok(extent)) = (run.kind, Extent::new(from, run.len)) {
+                ranges.push(extent.blocks());
+            }
+            from += run.len;
+        }
+    }
+    Ok(ranges)
 }

@@ -37,8 +37,11 @@ impl Machine {
         }
     }
 
-    pub(super) fn dirty_kept(&mut self, out: &mut Vec<Effect>) {
-        if self.activity_round.as_ref().is_some_and(|round| round.keeping_dirty) {
+    /// Dirty maps are durable as they were when this record was asked for. Those of an earlier one
+    /// lack what was changed between it and the round.
+    pub(super) fn dirty_kept(&mut self, record: u64, out: &mut Vec<Effect>) {
+        let waits = |round: &ActivityRound| round.keeping_dirty && record > round.number;
+        if self.activity_round.as_ref().is_some_and(waits) {
             self.record_activity(out);
         }
     }

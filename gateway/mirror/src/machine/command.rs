@@ -78,6 +78,9 @@ impl Machine {
         holds_content: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        if self.role == Role::Secondary && !holds_content {
+            return self.add_relay(peer, policy, out);
+        }
         self.require_primary()?;
         if self.legs.iter().flatten().any(|leg| leg.gateway == peer.gateway) {
             return Err(Refusal::AlreadyMirrored);
@@ -99,6 +102,9 @@ impl Machine {
 
     /// Suspends a leg, or removes it.
     fn stop(&mut self, leg: LegId, pending: Pending, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        if self.is_relay(leg) {
+            return self.stop_relaying(leg, matches!(pending, Pending::Remove(_)), out);
+        }
         match self.role {
             Role::Primary => {}
             // A fenced gateway may forget what it knows of its mirrors, but not run them.
@@ -153,7 +159,8 @@ impl Machine {
             Some(Pending::Remove(waiting)) if waiting == leg => {
                 let gateway = self.leg(leg).map(|leg| leg.gateway);
                 let shares = self.shares_history(leg);
-                let fresh = self.end_fresh(leg);
+                let mut fresh = self.end_fresh(leg);
+                fresh.extend(self.end_relay(leg));
                 self.disown(leg);
                 self.legs[leg.index()] = None;
                 self.command = Some(Pending::Plain);
@@ -189,6 +196,9 @@ impl Machine {
     }
 
     fn resume(&mut self, leg: LegId, discard: bool, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        if self.is_relay(leg) {
+            return self.resume_relay(leg, discard, out);
+        }
         self.require_primary()?;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
         if state.stage != Stage::Off {
@@ -213,6 +223,9 @@ impl Machine {
         policy: crate::Policy,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        if self.is_relay(leg) {
+            return self.set_relay_policy(leg, policy, out);
+        }
         self.require_primary()?;
         self.may_change_mode(leg, policy.mode)?;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
@@ -303,6 +316,7 @@ impl Machine {
         {
             self.volumes[volume].geometry = geometry;
             self.volumes[volume].activity.grow(geometry);
+            self.begin_relays_again(out);
         }
         match self.role {
             Role::Secondary => {

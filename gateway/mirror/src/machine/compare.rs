@@ -19,8 +19,13 @@ pub(super) enum Need {
 }
 
 impl Machine {
-    /// Compares histories (rules 9 and 10).
-    pub(super) fn compare(&self, leg: LegId, opening: &Opening) -> Result<Need, Cause> {
+    /// Compares the history of what is here with the mirror's (rules 9 and 10).
+    pub(super) fn compare(
+        &self,
+        leg: LegId,
+        ours: &Lineage,
+        opening: &Opening,
+    ) -> Result<Need, Cause> {
         let state = self.leg(leg).expect("the caller checked");
         let needs = match state.policy.mode {
             // An older one would change what it holds without keeping it (rule 10).
@@ -31,7 +36,6 @@ impl Machine {
         if state.version < needs {
             return Err(Cause::PeerTooOld { version: state.version, needs });
         }
-        let ours = self.lineage.as_ref().expect("a primary has a history");
         let opened = &opening.opened;
         let theirs =
             opened.generation.map(|current| Lineage::new(current, opened.ancestors.clone()));
@@ -76,6 +80,11 @@ impl Machine {
     /// Whether this gateway went back to a kept point of that history for another mirror than this
     /// one: whoever followed it may hold what was given up, and how much that is nobody knows.
     fn has_given_up(&self, leg: LegId, common: Generation) -> bool {
+        let relayed = |leg: &super::Leg| leg.relay.is_some() && leg.base == Some(common);
+        if self.leg(leg).is_some_and(relayed) {
+            // It was sent a point from here, which is no newer than the one gone back to.
+            return false;
+        }
         let others = self.legs.iter().flatten().filter(|other| other.id != leg);
         let mut bases = others.filter(|other| other.lossy.is_some()).map(|other| other.base);
         bases.any(|base| base == Some(common))

@@ -15,7 +15,7 @@ use crate::status::{Cause, SessionState};
 /// holding more than 2 MiB away from hosts.
 pub(crate) const COPIES_MAX: usize = 8;
 /// Blocks in one copy: 256 KiB.
-pub(super) const COPY_BLOCKS: u64 = 64;
+pub(crate) const COPY_BLOCKS: u64 = 64;
 
 impl Machine {
     /// Starts as many copies as there is room for.
@@ -244,6 +244,10 @@ impl Machine {
         error: IoError,
         out: &mut Vec<Effect>,
     ) {
+        if self.is_relay(leg) {
+            self.relay_copy_failed(leg, error, out);
+            return;
+        }
         let placed = self.leg(leg).and_then(|state| state.copies[usize::from(copy)]);
         if let Some(placed) = placed.filter(|placed| placed.verify) {
             self.unverifiable((leg, copy), placed, out);

@@ -129,6 +129,26 @@ impl Cuts {
         Some(if nothing_since { 0 } else { now_ms.saturating_sub(applied.at_ms).max(1) })
     }
 
+    /// A transfer is due whatever the interval says.
+    pub(crate) fn due_at_once(&mut self) {
+        self.last_ms = 0;
+    }
+
+    /// When the last transfer ended, or the newest cut was cut.
+    pub(crate) fn last_ms(&self) -> u64 {
+        self.last_ms
+    }
+
+    /// The mirror keeps a point of this history, which was whole at that time.
+    pub(crate) fn keep(
+        &mut self,
+        (seq, at_ms, now_ms): (Seq, Option<u64>, u64),
+        generation: Generation,
+    ) {
+        self.applied = at_ms.map(|at_ms| Cut { seq, at_ms, generation });
+        self.last_ms = now_ms;
+    }
+
     /// The mirror has everything: what it kept on the way there is gone.
     pub(crate) fn forget(&mut self) {
         self.applied = None;

@@ -78,9 +78,9 @@ impl Machine {
 
     /// Bytes that were written here and its primary lacks.
     pub(super) fn own_bytes(&self) -> u64 {
-        let legs = self.legs.iter().flatten();
+        let legs = self.own_legs().collect::<Vec<_>>();
         let most = |volume: usize| {
-            let maps = legs.clone().filter_map(|leg| leg.dirty.get(volume));
+            let maps = legs.iter().filter_map(|leg| leg.dirty.get(volume));
             maps.map(DirtyMap::bytes).max().unwrap_or(0)
         };
         (0..self.volumes.len()).map(most).sum()

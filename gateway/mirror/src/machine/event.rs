@@ -6,7 +6,7 @@ use block::{
 };
 use bytes::Bytes;
 
-use super::{Pace, Restored, Taken};
+use super::{Note, Pace, Restored, Taken};
 use crate::command::{Command, Refusal};
 use crate::status::{Cause, Verified};
 
@@ -17,6 +17,17 @@ pub struct Opening {
     pub opened: Opened,
     /// The blocks in which it may differ from the common history.
     pub differs: Vec<DirtyReport>,
+}
+
+/// What may differ in a point that is sent on.
+#[derive(Clone, Debug, Default)]
+pub struct PointListing {
+    /// By volume: its size at the point.
+    pub bytes: Vec<u64>,
+    /// By volume: every block that is mapped in the point; nothing if it was not asked for.
+    pub mapped: Vec<BlockSet>,
+    /// By volume: the blocks in which the copy differs from the point.
+    pub changed: Vec<BlockSet>,
 }
 
 /// Something that happened.
@@ -179,6 +190,13 @@ pub enum Event {
         /// The blocks.
         result: Result<Vec<BlockSet>, IoError>,
     },
+    /// The answer to [`Effect::ListPoint`].
+    PointListed {
+        /// Which leg.
+        leg: LegId,
+        /// What was listed.
+        result: Box<Result<PointListing, IoError>>,
+    },
     /// The local stores answered an [`Effect::RollBack`].
     RolledBack {
         /// Whether every volume is at its snapshot.
@@ -247,84 +265,6 @@ pub enum Event {
     Tick {
         /// The gateway's clock, in milliseconds; never goes back.
         now_ms: u64,
-    },
-}
-
-/// Something worth telling people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A mirror holds everything again.
-    MirrorInSync {
-        /// Which leg.
-        leg: LegId,
-    },
-    /// A mirror was lost or stopped.
-    MirrorLost {
-        /// Which leg.
-        leg: LegId,
-        /// Why.
-        cause: Cause,
-    },
-    /// A mirror that follows behind keeps its first whole cut.
-    MirrorFollows {
-        /// Which leg.
-        leg: LegId,
-    },
-    /// A mirror of mode `sync` is too slow: its session goes on as in mode `consistency`.
-    Degraded {
-        /// Which leg.
-        leg: LegId,
-    },
-    /// A transfer of mode `stack` is done.
-    Transferred {
-        /// Which leg.
-        leg: LegId,
-    },
-    /// This gateway became the primary.
-    Promoted,
-    /// This gateway became a mirror.
-    Demoted,
-    /// This mirror's copy is open to hosts on its own; or no longer, and hosts were dropped.
-    Detached(bool),
-    /// A higher epoch exists; hosts were dropped.
-    Fenced,
-    /// A gateway with a lower epoch was refused.
-    FencedOff {
-        /// Who.
-        gateway: GatewayId,
-    },
-    /// Both sides have writes that the other lacks.
-    SplitBrain {
-        /// Which leg.
-        leg: LegId,
-    },
-    /// The primary is lost and so is its lease: this mirror takes over.
-    TakesOver,
-    /// The witness went out of reach, or is back.
-    Witness {
-        /// Whether it answers.
-        reachable: bool,
-    },
-    /// A verification found blocks of a mirror that are not what they should be.
-    Mismatch {
-        /// Which leg.
-        leg: LegId,
-        /// Index of the volume.
-        volume: usize,
-        /// How many.
-        blocks: u64,
-    },
-    /// A verification came to its end.
-    Verified {
-        /// Which leg.
-        leg: LegId,
-        /// What it found.
-        found: Verified,
-    },
-    /// The local copy or ledger failed.
-    Latched {
-        /// How.
-        error: IoError,
     },
 }
 
@@ -483,6 +423,16 @@ pub enum Effect {
     ListChanged {
         /// By index of the volume.
         snapshots: Vec<SnapshotId>,
+    },
+    /// Open these snapshots for a leg, whose copies are read from them from here on, and list what
+    /// may differ in them, then say [`Event::PointListed`]. They may be removed meanwhile.
+    ListPoint {
+        /// For whom.
+        leg: LegId,
+        /// By index of the volume.
+        snapshots: Vec<SnapshotId>,
+        /// Whether to list what is mapped, too.
+        mapped: bool,
     },
     /// Make each volume what it was at its snapshot, then say [`Event::RolledBack`].
     RollBack {

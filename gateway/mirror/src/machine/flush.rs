@@ -126,7 +126,7 @@ impl Machine {
         result: Result<(), IoError>,
         out: &mut Vec<Effect>,
     ) {
-        if self.incoming_flushed(number, result, out) {
+        if self.incoming_flushed(number, result, out) || self.relay_flushed(number, result, out) {
             return;
         }
         let round = self.flushes.round.as_mut().expect("a round is under way");

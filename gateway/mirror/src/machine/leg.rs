@@ -8,6 +8,7 @@ use block::{
 
 use super::cuts::{Cuts, Spells};
 use super::pace::Bucket;
+use super::relay::Relay;
 use super::verify::Verification;
 use crate::dirty::DirtyMap;
 use crate::locks::Holder;
@@ -154,6 +155,31 @@ pub(crate) struct Progress {
     pub(crate) marks: VecDeque<(u64, u64)>,
 }
 
+impl Progress {
+    /// A copy of so many bytes, by volume, begins.
+    pub(crate) fn begin(total_bytes: Vec<u64>, full: bool, now_ms: u64) -> Self {
+        let volumes = total_bytes.len();
+        Self {
+            total_bytes,
+            copied_bytes: vec![0; volumes],
+            full: vec![full; volumes],
+            started_ms: Some(now_ms),
+            marks: VecDeque::from([(now_ms, 0)]),
+        }
+    }
+
+    /// Notes how far it is, once a second.
+    pub(crate) fn mark(&mut self, now_ms: u64) {
+        let copied = self.copied_bytes.iter().sum();
+        if self.marks.back().is_none_or(|(at, _)| now_ms >= at + 1_000) {
+            self.marks.push_back((now_ms, copied));
+            if self.marks.len() > 6 {
+                self.marks.pop_front();
+            }
+        }
+    }
+}
+
 /// What the primary knows of one mirror.
 #[derive(Debug)]
 pub(crate) struct Leg {
@@ -229,6 +255,8 @@ pub(crate) struct Leg {
     pub(crate) listing: Option<super::holding::Listing>,
     /// What its copier may send.
     pub(crate) bucket: Bucket,
+    /// It was made while this gateway was a mirror, and is a relay whenever it is one again.
+    pub(crate) relay: Option<Box<Relay>>,
 }
 
 impl Leg {
@@ -284,6 +312,7 @@ impl Leg {
             mismatched: vec![0; volumes],
             listing: None,
             bucket,
+            relay: None,
         }
     }
 

@@ -16,7 +16,8 @@ impl Machine {
     /// What is said to a mirror to open the group there.
     pub(crate) fn open_message(&self, leg: LegId) -> Option<Box<Open>> {
         let state = self.leg(leg)?;
-        let lineage = self.lineage.as_ref()?;
+        let relayed = self.is_relay(leg);
+        let lineage = if relayed { self.whole_history()? } else { self.lineage.as_ref()? };
         let volumes = self.volumes.iter().zip(&state.sessions);
         Some(Box::new(Open {
             group: self.group,
@@ -33,6 +34,7 @@ impl Machine {
                 })
                 .collect(),
             discard: state.discard,
+            relayed,
         }))
     }
 
@@ -43,13 +45,18 @@ impl Machine {
 
     /// A mirror accepted the group: compares the histories, and begins to bring it up to date.
     pub(super) fn on_connected(&mut self, leg: LegId, opening: Opening, out: &mut Vec<Effect>) {
+        if self.is_relay(leg) {
+            self.relay_connected(leg, opening, out);
+            return;
+        }
         let expected = matches!(self.role, Role::Primary | Role::Yielding(_))
             && self.leg(leg).is_some_and(|state| state.stage == Stage::Dialing);
         if !expected {
             out.push(Effect::Hang { leg, redial: false });
             return;
         }
-        let need = match self.compare(leg, &opening) {
+        let ours = self.lineage.clone().expect("a primary has a history");
+        let need = match self.compare(leg, &ours, &opening) {
             Ok(need) => need,
             Err(cause) => {
                 if matches!(cause, Cause::SplitBrain { .. }) {
@@ -117,6 +124,12 @@ impl Machine {
         self.take_back_handover(leg, out);
     }
 
+    pub(super) fn on_link_version(&mut self, leg: LegId, version: u16) {
+        if let Some(state) = self.leg_mut(leg) {
+            state.version = version;
+        }
+    }
+
     pub(super) fn on_listed(&mut self, leg: LegId, mapped: &[BlockSet]) {
         let Some(state) = self.leg_mut(leg) else { return };
         if state.stage != Stage::Listing {
@@ -155,6 +168,10 @@ impl Machine {
     }
 
     pub(super) fn on_disconnected(&mut self, leg: LegId, cause: Cause, out: &mut Vec<Effect>) {
+        if self.is_relay(leg) {
+            self.relay_disconnected(leg, cause, out);
+            return;
+        }
         let Some(state) = self.leg(leg).filter(|_| !self.closing) else { return };
         if state.stage.is_live() {
             self.lose_leg(leg, cause, SessionState::Halted, out);
@@ -170,6 +187,10 @@ impl Machine {
     }
 
     pub(super) fn on_heard(&mut self, leg: LegId, message: Message, out: &mut Vec<Effect>) {
+        if self.is_relay(leg) {
+            self.relay_heard(leg, message, out);
+            return;
+        }
         match message {
             Message::Acks(seqs) => seqs.into_iter().for_each(|seq| self.on_acked(leg, seq, out)),
             Message::Failed { error, seq } => {

@@ -216,11 +216,10 @@ impl Machine {
         records
     }
 
-    /// This copy is another primary's: what its own mirrors lacked is of no use any more.
+    /// This copy is another primary's: what its own mirrors lacked is of no use any more, but to
+    /// those that it relays to.
     pub(super) fn forget_legs(&mut self) -> Records {
-        let records = LegId::all().flat_map(|leg| self.end_fresh(leg)).collect();
-        self.legs = [const { None }; LegId::COUNT];
-        records
+        self.keep_relays()
     }
 
     /// Who belongs is recorded: hosts go on, mirrors are opened with the new list.

@@ -147,6 +147,9 @@ impl Machine {
 
     /// Brings a mirror of mode `stack` to one later point.
     pub(super) fn transfer(&mut self, leg: LegId, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        if self.is_relay(leg) {
+            return self.transfer_to_relay(leg, out);
+        }
         if !matches!(self.role, Role::Primary) {
             return Err(Refusal::NotPrimary);
         }

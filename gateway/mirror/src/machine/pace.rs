@@ -80,7 +80,8 @@ impl Leg {
     /// Whether its limit applies: the mirror is being filled or brought up to date. One that is in
     /// sync and has a bad block is repaired at once, and so is one that may be promoted.
     fn is_limited(&self) -> bool {
-        !self.in_set && matches!(self.stage, Stage::Copying | Stage::Following)
+        let copies = matches!(self.stage, Stage::Copying | Stage::Following);
+        self.is_relaying() || !self.in_set && copies
     }
 
     /// Whether its copier must wait for time to pass.

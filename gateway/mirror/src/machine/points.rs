@@ -13,6 +13,8 @@
 //! point is kept, durably and recorded; the point is given up only when the record that needs it no
 //! more is durable. What a kept point cannot be taken of is left as it is, and the primary is told.
 
+mod relay;
+
 use block::{BlockSet, Goodbye, IoError, LegId, Message, Quality, Seq, SnapshotId, VolumeId};
 
 use super::leg::Leg;
@@ -29,6 +31,8 @@ pub(super) enum Why {
     Overwrite,
     /// The primary says that here is a whole cut.
     Cut { seq: Seq, lineage: Lineage },
+    /// It is sent on. Nothing is kept for the copy here.
+    Relay,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +76,13 @@ pub(super) struct Points {
     unneeded: Snapshots,
     removing: bool,
     keeping: Option<Keeping>,
+    /// When the kept point was taken, if that was since this gateway started.
+    kept_ms: Option<u64>,
+    /// Before a point is taken to be sent on, what was applied is made durable by this round while
+    /// the stream goes on, so that it need not wait for that.
+    relay_round: Option<u64>,
+    relay_rounds: u64,
+    relay_durable: bool,
     /// A store here keeps no snapshots.
     unsupported: bool,
     /// The copy has content of its own that belongs to no history and that no snapshot keeps.
@@ -127,6 +138,10 @@ impl Points {
         self.kept.as_ref()
     }
 
+    pub(super) fn kept_ms(&self) -> Option<u64> {
+        self.kept_ms
+    }
+
     pub(super) fn discarded(&self) -> &[Discarded] {
         &self.discarded
     }
@@ -168,7 +183,7 @@ impl Points {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_busy() && !self.removing
+        !self.is_busy() && !self.removing && self.relay_round.is_none()
     }
 
     /// The kept point is needed no more.
@@ -243,6 +258,10 @@ impl Machine {
         else {
             return;
         };
+        if why == Why::Relay {
+            self.relay_snapshotted(snapshots, result, out);
+            return;
+        }
         let ours = self.upstream.as_ref().is_some_and(|upstream| upstream.link == link);
         let named: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
         match result {
@@ -284,6 +303,7 @@ impl Machine {
             Some(Kept { snapshots: snapshots.clone(), quality, lineage, unix_ms })
         };
         let mut fresh = Vec::new();
+        self.points.kept_ms = Some(self.now_ms);
         let cut = match &why {
             Why::Cut { seq, lineage } => {
                 self.points.give_up_kept();
@@ -311,6 +331,8 @@ impl Machine {
                 self.quality = Quality::Inconsistent;
                 None
             }
+            // It has an end of its own.
+            Why::Relay => None,
         };
         self.points.keeping = Some(Keeping { link, why, step: Step::Recording });
         self.keep_with(After::PointKept { link, cut }, fresh, out);
@@ -337,6 +359,7 @@ impl Machine {
                 let why = "the store here keeps no snapshots, which this mode needs".to_owned();
                 self.drop_upstream(Some(Goodbye::Refused(why)), out);
             }
+            Why::Relay => self.quality_kept(out),
         }
     }
 
@@ -431,7 +454,10 @@ impl Machine {
             for (dirty, ranges) in leg.dirty.iter_mut().zip(&changed) {
                 ranges.iter().for_each(|range| dirty.insert(*range));
             }
-            leg.lossy = Some(leg.lossy.unwrap_or(0) + bytes * block::BLOCK_BYTES);
+            // One that is relayed to keeps an earlier point: it holds nothing of what is given up.
+            if leg.relay.is_none() {
+                leg.lossy = Some(leg.lossy.unwrap_or(0) + bytes * block::BLOCK_BYTES);
+            }
         }
         self.points.rolling_back = true;
         self.role = Role::Promoting(Promoting::Intending);

@@ -147,6 +147,7 @@ impl Machine {
     pub(super) fn record_takeover(&mut self, epoch: Epoch, handover: bool, out: &mut Vec<Effect>) {
         assert!(epoch > self.epoch, "an epoch only rises (rule 6)");
         let base = self.lineage.as_ref().map(|lineage| lineage.current);
+        self.relays_become_mirrors(out);
         self.epoch = epoch;
         self.recorded_role = RoleRecord::Primary;
         self.quality = Quality::Source;

@@ -105,10 +105,11 @@ impl Machine {
         let last = self.upstream_record.as_ref().filter(|last| last.gateway == gateway);
         let policy = last.and_then(|last| last.policy.clone());
         let record = UpstreamRecord { gateway, site, sessions, policy };
-        if was_primary && self.legs.iter().all(Option::is_none) {
+        if was_primary && self.own_legs().next().is_none() {
             // Nobody kept track of what was written here while nobody mirrored it: only a full copy
             // helps, also after a restart (rule 9).
-            let id = LegId::all().next().expect("a group has room for a leg");
+            let free = LegId::all().find(|id| self.leg(*id).is_none());
+            let id = free.expect("relays leave room for a leg");
             let leg = Leg::new(id, record.clone(), Policy::default(), self.volumes.len());
             self.legs[id.index()] = Some(Box::new(leg));
         }
@@ -143,37 +144,8 @@ impl Machine {
         self.keep(After::Followed(link), out);
     }
 
-    /// A primary's volumes do not fit what is here. Its epoch counts all the same.
-    pub(super) fn on_unfit(&mut self, epoch: block::Epoch, why: String, out: &mut Vec<Effect>) {
-        let goodbye = self.refuse_epoch(epoch).unwrap_or_else(|| {
-            self.fence(epoch, out);
-            Goodbye::Refused(why)
-        });
-        out.push(Effect::Refuse { goodbye });
-    }
-
-    /// A part of this copy is about to go, by an operator's consent: nobody is served from it, and it
-    /// is not one point in time any more. That is recorded first.
-    pub(super) fn on_overwritten(&mut self, epoch: block::Epoch, out: &mut Vec<Effect>) {
-        if self.refuse_epoch(epoch).is_some() {
-            return;
-        }
-        self.fence(epoch, out);
-        if matches!(self.quality, Quality::InSync | Quality::Outdated) {
-            self.quality = Quality::Inconsistent;
-        }
-        self.keep(After::Nothing, out);
-    }
-
-    /// Whether a part of this copy may go: nobody is served from it, and it says what it is worth.
-    pub(crate) fn may_cut(&self) -> bool {
-        let is_worthless = matches!(self.quality, Quality::Inconsistent | Quality::Blank);
-        let is_mirror = matches!(self.role, Role::Secondary | Role::Fenced { .. });
-        is_worthless && is_mirror && !self.latched && self.is_idle()
-    }
-
     /// Why a primary of this epoch is sent away, whatever it brings.
-    fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
+    pub(super) fn refuse_epoch(&self, epoch: block::Epoch) -> Option<Goodbye> {
         // An epoch that is not recorded is nobody's yet: a primary that it fenced could stand alone
         // if this gateway died now. It calls again, and hears it then.
         if let Role::Promoting(_) = self.role {
@@ -224,6 +196,9 @@ impl Machine {
         {
             return Some(Goodbye::Refused("another primary has opened this group".to_owned()));
         }
+        if let Some(goodbye) = self.refuse_relay(open, gateway) {
+            return Some(goodbye);
+        }
         let ours = self.volumes.iter().map(|volume| volume.id);
         if !open.volumes.iter().map(|offer| offer.volume).eq(ours) {
             return Some(Goodbye::Refused("the group has other volumes here".to_owned()));
@@ -254,12 +229,12 @@ impl Machine {
     /// wrote here, the one that opens the group now knows nothing (rule 9).
     fn differences(&self, open: &Open, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
         let Some(ours) = &self.lineage else { return (Vec::new(), true) };
-        let last = self.upstream_record.as_ref().map(|upstream| upstream.gateway);
+        let last = self.source();
         let theirs = Lineage::new(open.generation, open.ancestors.clone());
         let relation = relate(&theirs, Some(ours));
         let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {
             let is_theirs = last == Some(gateway) && matches!(relation, Relation::Behind { .. });
-            return (Vec::new(), is_theirs && self.legs.iter().all(Option::is_none));
+            return (Vec::new(), is_theirs && self.own_legs().next().is_none());
         };
         let reports = leg
             .dirty
@@ -277,7 +252,9 @@ impl Machine {
             .base
             .zip(since)
             .is_some_and(|(base, since)| since == base || ours.is_within(since, base));
-        (reports, tracked && last.is_none_or(|last| last == gateway))
+        // What a gateway that is relayed to lacks is noted, whoever wrote it here.
+        let noted = leg.relay.is_some() || last.is_none_or(|last| last == gateway);
+        (reports, tracked && noted)
     }
 
     pub(super) fn followed(&mut self, link: u64) {

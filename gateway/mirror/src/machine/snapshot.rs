@@ -96,6 +96,7 @@ impl Machine {
             recorded_detached: record.role == RoleRecord::Detached,
             upstream_record: record.upstream,
             legs,
+            relays: LegSet::default(),
             upstream: None,
             upstream_mode: Mode::default(),
             lag_heard_ms: None,
@@ -201,7 +202,7 @@ impl Machine {
         let behind = if state.journaled { state.inflight_bytes } else { 0 };
         block::MirrorState {
             in_sync: state.in_set && state.stage.is_live(),
-            copying: state.stage.is_live() && !has_all,
+            copying: (state.stage.is_live() && !has_all) || state.is_relaying(),
             out_of_sync_bytes: state.out_of_sync_bytes() + behind,
             seq: self.seq,
             mode: if state.degraded { Mode::Consistency } else { state.policy.mode },
@@ -307,12 +308,13 @@ impl Machine {
                 Stage::InSync if leg.is_clean() => Phase::Equivalent,
                 // Before its first cut is applied, it would go back to a point of an older history.
                 Stage::Following if leg.cuts.is_confirmed() => Phase::Following,
-                stage if stage.is_live() => Phase::Copying,
+                stage if stage.is_live() || leg.is_relaying() => Phase::Copying,
                 _ if leg.base.is_none() => Phase::NoPair,
                 _ => Phase::Tracking,
             },
             in_sync: leg.stage == Stage::InSync,
             link: match leg.stage {
+                _ if leg.relay_link() != LinkState::Off => leg.relay_link(),
                 Stage::Off if leg.retry.is_none() || !leg.wanted => LinkState::Off,
                 Stage::Off | Stage::Dialing | Stage::Leaving => LinkState::Connecting,
                 _ => LinkState::Connected,
@@ -323,6 +325,7 @@ impl Machine {
             bytes_per_second_max: leg.bucket.limit,
             comparing: leg.holds_content,
             degraded: leg.degraded,
+            relay: leg.relay.is_some() && !matches!(self.role, Role::Primary | Role::Yielding(_)),
             lag_ms: self.lag_ms(leg.id),
             cut_ms: leg.cuts.applied_ms(),
             journal_bytes: 0,

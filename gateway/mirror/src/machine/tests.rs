@@ -401,6 +401,7 @@ fn rule_6_a_lower_epoch_is_refused_by_name() {
                 bytes: 64 << 20,
             }],
             discard: false,
+            relayed: false,
         })
     };
     let site = || "east".to_owned();
@@ -631,3 +632,4 @@ mod members;
 mod modes;
 mod pace;
 mod parted;
+mod relay;

@@ -25,16 +25,11 @@ impl Machine {
             self.pace_verification(leg, passed);
             self.pace_copies(leg, passed);
             let state = self.leg_mut(leg).expect("a live leg exists");
-            let copied = state.progress.copied_bytes.iter().sum();
-            if state.progress.marks.back().is_none_or(|(at, _)| now_ms >= at + 1_000) {
-                state.progress.marks.push_back((now_ms, copied));
-                if state.progress.marks.len() > 6 {
-                    state.progress.marks.pop_front();
-                }
-            }
+            state.progress.mark(now_ms);
             self.check_deadline(leg, out);
         }
         self.modes_tick(out);
+        self.relays_tick(passed);
     }
 
     /// Whether hosts have waited for the mirror for longer than they should.

@@ -220,6 +220,7 @@ impl Machine {
         let (volume, extent, payload) = (change.volume, change.extent, change.payload);
         out.push(Effect::Apply { write });
         if change.incoming.is_some() {
+            self.note_for_relays(volume, extent.blocks());
             return;
         }
         let seq = self.next_seq();

@@ -193,9 +193,15 @@ impl World {
         self.restart(site)
     }
 
+    /// The death of one gateway: nobody reaches it before it is restarted.
+    pub(crate) fn kill(&self, site: &Site) {
+        site.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.net.groups.borrow_mut().remove(&site.identity.gateway);
+    }
+
     pub(crate) fn restart_uncut(&self, site: Site) -> Site {
-        let Site { identity, stores, ledger, generations, group, tasks, .. } = site;
-        tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.kill(&site);
+        let Site { identity, stores, ledger, generations, group, .. } = site;
         drop(group);
         stores.iter().for_each(|store| store.reopen());
         Site::open(identity, stores, ledger, generations, self)
@@ -272,6 +278,16 @@ impl Site {
             site: format!("site-{number}"),
             sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
             policy: Policy::default(),
+        })
+        .await
+    }
+
+    pub(crate) async fn relay_to_gateway(&self, number: u128) -> Result<(), Refusal> {
+        self.command(Command::AddLeg {
+            gateway: GatewayId::of(number),
+            site: format!("site-{number}"),
+            sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
+            policy: Policy { mode: block::Mode::Stack, ..Policy::default() },
         })
         .await
     }

@@ -51,8 +51,11 @@ fn will_refuse(status: &GroupStatus, open: &Open, from: GatewayId) -> bool {
         })
     };
     let detached = status.serving == Serving::Detached && !open.discard;
+    let sourced = status.upstream.as_ref().is_some_and(|upstream| upstream.gateway != from);
+    let relayed = open.relayed && (status.role != Role::Secondary || sourced);
     open.epoch < known
         || detached
+        || relayed
         || (open.epoch == known && (status.role == Role::Primary || other(status)))
 }
 

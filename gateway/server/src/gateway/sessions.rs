@@ -2,7 +2,7 @@
 
 use api::{Code, PolicyPatch, Session, SessionCreate, SessionList};
 use block::{GatewayId, GroupId, LegId, SessionId};
-use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SessionStatus};
+use mirror::{Command, GroupStatus, LegStatus, Mode, Policy, Role, SessionState, SessionStatus};
 use uuid::Uuid;
 
 use super::asks::{Question, Take};
@@ -14,6 +14,9 @@ use crate::status::{self, Moment};
 
 /// Between two looks for a mirror whose verification is due.
 const VERIFY_LOOK: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// From one transfer to the next of a session whose source is a mirror, if nobody says otherwise.
+const RELAY_EVERY_S: u64 = 60;
 
 /// Where a session runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,8 +214,12 @@ impl Gateway {
     ) -> Result<Session, Refused> {
         let (group, volume) = self.find_source(&wanted.volume)?;
         let peer = self.peer_called(&wanted.to)?;
-        let policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)
+        let status = self.status_of(group.group()).await?;
+        let mut policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)
             .map_err(|why| Refused::new(Code::Invalid, why))?;
+        if status.role == Role::Secondary {
+            relay_policy(&mut policy, &wanted.policy);
+        }
         let sessions = group.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7()));
         let command = Command::AddLeg {
             gateway: GatewayId::from_uuid(peer.gateway),
@@ -368,6 +375,16 @@ impl Gateway {
         let now = now.ok_or_else(|| Refused::from(mirror::Refusal::Unknown))?;
         let policy = words_patched(now, patch).map_err(|why| Refused::new(Code::Invalid, why))?;
         self.session_command(name, "policy changed", |leg| Command::SetPolicy { leg, policy }).await
+    }
+}
+
+/// A session whose source is a mirror sends whole points on, from time to time.
+fn relay_policy(policy: &mut Policy, wanted: &PolicyPatch) {
+    if wanted.mode.is_none() {
+        policy.mode = Mode::Stack;
+    }
+    if wanted.transfer_every_s.is_none() && policy.transfer_every_s == 0 {
+        policy.transfer_every_s = RELAY_EVERY_S;
     }
 }
 

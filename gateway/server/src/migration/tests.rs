@@ -24,6 +24,7 @@ pub(crate) fn well(gateway: u128, site: &str) -> LegStatus {
         bytes_per_second_max: None,
         comparing: false,
         degraded: false,
+        relay: false,
         lag_ms: Some(0),
         cut_ms: None,
         journal_bytes: 0,

@@ -22,7 +22,10 @@ pub(crate) fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
     }
     match status.role {
         Role::Primary => primary(status, moment, &mut findings),
-        Role::Secondary => secondary(status, moment, &mut findings),
+        Role::Secondary => {
+            secondary(status, moment, &mut findings);
+            relays(status, moment, &mut findings);
+        }
         Role::Fenced => fenced(status, &mut findings),
     }
     witness(status, &mut findings);
@@ -266,6 +269,15 @@ fn copying(leg: &LegStatus) -> String {
     format!("{} to {}: {} of {}{rate}", kind, leg.site, bytes_text(copied), bytes_text(total))
 }
 
+/// Where this mirror sends its own copy on and that is not as it should be. Nothing that the primary
+/// promises hangs on it.
+fn relays(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
+    for leg in status.legs.iter().filter(|leg| leg.relay && !leg_is_well(leg)) {
+        let (_, explanation) = leg_finding(status, leg, moment);
+        findings.push((Health::Degraded, explanation));
+    }
+}
+
 fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
     let Some(upstream) = &status.upstream else {
         let worth = words::quality_text(status.quality);
@@ -274,7 +286,8 @@ fn secondary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) 
         return;
     };
     if status.serving == Serving::Detached {
-        let written: u64 = status.legs.iter().map(leg_out_of_sync).max().unwrap_or(0);
+        let own = status.legs.iter().filter(|leg| !leg.relay);
+        let written: u64 = own.map(leg_out_of_sync).max().unwrap_or(0);
         let cause = format!(
             "the copy here is open to hosts on its own while {} goes on as the primary; {} were \
              written here and will be discarded when the session is resumed",

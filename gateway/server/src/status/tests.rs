@@ -23,6 +23,7 @@ fn healthy_leg() -> LegStatus {
         bytes_per_second_max: None,
         comparing: false,
         degraded: false,
+        relay: false,
         lag_ms: Some(0),
         cut_ms: None,
         journal_bytes: 0,

@@ -234,6 +234,7 @@ fn a_primary_that_is_fenced_while_a_volume_leaves_keeps_it() {
         ancestors: Vec::new(),
         volumes: Vec::new(),
         discard: false,
+        relayed: false,
     };
     let site = "west".to_owned();
     bench.apply(Event::Opened { open: Box::new(open), site, gateway: WEST });

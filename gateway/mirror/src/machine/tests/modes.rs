@@ -189,6 +189,7 @@ fn open_by_east() -> Event {
             bytes: 64 << 20,
         }],
         discard: false,
+        relayed: false,
     });
     Event::Opened { open, site: "east".to_owned(), gateway: GatewayId::of(8) }
 }

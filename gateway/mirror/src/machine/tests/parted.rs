@@ -18,6 +18,7 @@ fn open(epoch: Epoch, generation: u128, ancestors: &[u128]) -> Box<Open> {
             bytes: 64 << 20,
         }],
         discard: true,
+        relayed: false,
     })
 }
 

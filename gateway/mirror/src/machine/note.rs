@@ -1,0 +1,85 @@
+//! What people are told of.
+//!
+//! Invariant: nothing hangs on a note; whoever is told of none misses nothing that is done.
+
+use block::{GatewayId, IoError, LegId};
+
+use crate::status::{Cause, Verified};
+
+/// Something worth telling people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A mirror holds everything again.
+    MirrorInSync {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A mirror was lost or stopped.
+    MirrorLost {
+        /// Which leg.
+        leg: LegId,
+        /// Why.
+        cause: Cause,
+    },
+    /// A mirror that follows behind keeps its first whole cut.
+    MirrorFollows {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A mirror of mode `sync` is too slow: its session goes on as in mode `consistency`.
+    Degraded {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// A transfer of mode `stack` is done.
+    Transferred {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// This gateway became the primary.
+    Promoted,
+    /// This gateway became a mirror.
+    Demoted,
+    /// This mirror's copy is open to hosts on its own; or no longer, and hosts were dropped.
+    Detached(bool),
+    /// A higher epoch exists; hosts were dropped.
+    Fenced,
+    /// A gateway with a lower epoch was refused.
+    FencedOff {
+        /// Who.
+        gateway: GatewayId,
+    },
+    /// Both sides have writes that the other lacks.
+    SplitBrain {
+        /// Which leg.
+        leg: LegId,
+    },
+    /// The primary is lost and so is its lease: this mirror takes over.
+    TakesOver,
+    /// The witness went out of reach, or is back.
+    Witness {
+        /// Whether it answers.
+        reachable: bool,
+    },
+    /// A verification found blocks of a mirror that are not what they should be.
+    Mismatch {
+        /// Which leg.
+        leg: LegId,
+        /// Index of the volume.
+        volume: usize,
+        /// How many.
+        blocks: u64,
+    },
+    /// A verification came to its end.
+    Verified {
+        /// Which leg.
+        leg: LegId,
+        /// What it found.
+        found: Verified,
+    },
+    /// The local copy or ledger failed.
+    Latched {
+        /// How.
+        error: IoError,
+    },
+}

@@ -1,0 +1,243 @@
+//! A mirror as a source by event lists: what is sent from where, and what nobody waits for.
+
+use super::*;
+use crate::Mode;
+use crate::machine::PointListing;
+use block::BlockRange;
+
+const EAST: GatewayId = GatewayId::of(1);
+
+fn policy() -> Policy {
+    Policy { mode: Mode::Stack, transfer_every_s: 1, ..Policy::default() }
+}
+
+/// A mirror that is in sync with its primary.
+fn in_sync_mirror() -> Bench {
+    let mut bench = Bench::mirror();
+    bench.apply(Event::Opened { open: opening(1, false), site: "east".to_owned(), gateway: EAST });
+    bench.record();
+    let (generation, ancestors) = (Generation::of(1), Vec::new());
+    bench.apply(Event::Told { message: Message::Promote { generation, ancestors } }).record();
+    assert_eq!(bench.machine.status().quality, Quality::InSync);
+    bench.take();
+    bench
+}
+
+fn opening(epoch: u64, relayed: bool) -> Box<Open> {
+    Box::new(Open {
+        group: GROUP,
+        name: "orders".to_owned(),
+        epoch: Epoch::new(epoch),
+        generation: Generation::of(1),
+        ancestors: Vec::new(),
+        volumes: vec![VolumeOffer {
+            volume: VOLUME,
+            session: SessionId::of(8),
+            name: "orders".to_owned(),
+            bytes: 64 << 20,
+        }],
+        discard: false,
+        relayed,
+    })
+}
+
+fn incoming(bench: &mut Bench, write: u64, extent: Extent) {
+    bench.apply(Event::Incoming {
+        write: WriteId::new(write),
+        seq: Seq::new(write),
+        volume: 0,
+        extent,
+        resync: false,
+    });
+}
+
+/// The flush before the point is answered, and the snapshots that are taken of it.
+fn point(bench: &mut Bench) {
+    let round = bench.out.iter().find_map(|effect| match effect {
+        Effect::FlushLocal { round, .. } => Some(*round),
+        _ => None,
+    });
+    bench.apply(Event::Flushed { round: round.expect("it is durable first"), result: Ok(()) });
+}
+
+fn has(bench: &Bench, what: impl Fn(&Effect) -> bool) -> bool {
+    bench.out.iter().any(what)
+}
+
+fn cut(bench: &Bench) -> Option<Seq> {
+    bench.out.iter().rev().find_map(|effect| match effect {
+        Effect::Post { message: Message::Cut { seq, .. }, .. } => Some(*seq),
+        _ => None,
+    })
+}
+
+fn copies(bench: &Bench) -> Vec<(Seq, Extent)> {
+    let copy = |effect: &Effect| match effect {
+        Effect::Copy { seq, extent, .. } => Some((*seq, *extent)),
+        _ => None,
+    };
+    bench.out.iter().filter_map(copy).collect()
+}
+
+fn list(bench: &mut Bench, mapped: Vec<BlockRange>, changed: Vec<BlockRange>) {
+    let listing =
+        PointListing { bytes: vec![64 << 20], mapped: vec![mapped], changed: vec![changed] };
+    bench.apply(Event::PointListed { leg: leg(), result: Box::new(Ok(listing)) });
+}
+
+/// A relay whose first point is being sent, of one block.
+fn sending() -> Bench {
+    let mut bench = in_sync_mirror();
+    bench.add_leg(policy());
+    assert!(has(&bench, |effect| matches!(effect, Effect::Dial { .. })));
+    bench.connect(None);
+    point(&mut bench);
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { mapped: true, .. })));
+    list(&mut bench, vec![BlockRange::new(0, 1)], Vec::new());
+    bench.record();
+    bench
+}
+
+#[test]
+fn rec_27_the_stream_waits_for_the_snapshot_alone_and_goes_on_when_it_failed() {
+    for result in [Ok(()), Err(IoError::NoSpace)] {
+        let mut bench = in_sync_mirror();
+        bench.add_leg(policy()).connect(None);
+        incoming(&mut bench, 1, at(1, 1));
+        bench.record();
+        assert!(has(&bench, |effect| matches!(effect, Effect::Apply { .. })), "it flushes first");
+        bench.applied(1);
+        point(&mut bench);
+        assert!(has(&bench, |effect| matches!(effect, Effect::Snapshot { .. })));
+        bench.take();
+        incoming(&mut bench, 2, at(2, 1));
+        assert!(!has(&bench, |effect| matches!(effect, Effect::Apply { .. })));
+        bench.apply(Event::Snapshotted { result, unix_ms: 7 });
+        assert!(has(&bench, |effect| matches!(effect, Effect::Apply { .. })));
+        assert_eq!(bench.machine.status().quality, Quality::InSync, "it is what it was");
+        assert!(!has(&bench, |effect| matches!(effect, Effect::HangUpstream { .. })));
+    }
+}
+
+#[test]
+fn rec_27_nothing_is_sent_before_what_may_differ_is_recorded() {
+    let mut bench = in_sync_mirror();
+    bench.add_leg(policy()).connect(None);
+    point(&mut bench);
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    list(&mut bench, vec![BlockRange::new(0, 1)], Vec::new());
+    assert!(copies(&bench).is_empty());
+    bench.record();
+    assert_eq!(copies(&bench).len(), 1);
+}
+
+#[test]
+fn rec_27_a_cut_comes_behind_every_copy_and_leaves_what_was_changed_since_the_point() {
+    let mut bench = sending();
+    incoming(&mut bench, 1, at(5, 1));
+    bench.record().applied(1);
+    let (seq, extent) = copies(&bench)[0];
+    assert_eq!(extent, at(0, 1));
+    assert_eq!(cut(&bench), None);
+    bench.ack(seq);
+    let seq = cut(&bench).expect("everything of the point is there");
+    bench.heard(Message::CutApplied { seq }).record();
+    let leg = bench.machine.status().legs[0].clone();
+    assert_eq!(leg.sessions[0].out_of_sync_bytes, 4096, "block 5 came after the point");
+    assert_eq!(leg.phase, Phase::Tracking);
+    assert!(has(&bench, |effect| matches!(effect, Effect::Hang { redial: false, .. })));
+}
+
+#[test]
+fn rule_1_the_primary_is_acknowledged_whatever_becomes_of_the_relay() {
+    let mut bench = sending();
+    incoming(&mut bench, 1, at(5, 1));
+    bench.record().applied(1);
+    assert!(has(&bench, |effect| matches!(effect, Effect::Acknowledge { .. })));
+    bench.heard(Message::Failed { seq: Seq::new(1), error: IoError::NoSpace });
+    assert_eq!(bench.machine.status().legs[0].state, SessionState::Error);
+    bench.take();
+    incoming(&mut bench, 2, at(6, 1));
+    bench.record().applied(2);
+    assert!(has(&bench, |effect| matches!(effect, Effect::Acknowledge { .. })));
+    assert!(!has(&bench, |effect| matches!(effect, Effect::HangUpstream { .. })));
+}
+
+#[test]
+fn rule_6_an_epoch_that_is_heard_from_below_counts_for_the_primary() {
+    let mut bench = sending();
+    let epoch = Epoch::new(9);
+    bench.take();
+    bench.heard(Message::Goodbye(Goodbye::Fenced { epoch }));
+    assert!(has(&bench, |effect| matches!(
+        effect,
+        Effect::HangUpstream { goodbye: Some(Goodbye::Fenced { epoch: told }) } if *told == epoch
+    )));
+    bench.record();
+    assert_eq!(bench.machine.status().epoch, epoch);
+    assert!(!has(&bench, |effect| matches!(effect, Effect::Dial { .. })), "an operator decides");
+    bench.take();
+    bench.apply(Event::Opened { open: opening(1, false), site: "east".to_owned(), gateway: EAST });
+    assert!(has(&bench, |effect| matches!(
+        effect,
+        Effect::Refuse { goodbye: Goodbye::Fenced { .. } }
+    )));
+}
+
+#[test]
+fn rule_9_a_promotion_in_the_middle_of_a_transfer_lacks_what_was_sent_and_what_was_not() {
+    let mut bench = sending();
+    incoming(&mut bench, 1, at(5, 1));
+    bench.record().applied(1);
+    let (seq, _) = copies(&bench)[0];
+    bench.ack(seq);
+    let seq = cut(&bench).unwrap();
+    bench.heard(Message::CutApplied { seq }).record();
+    // A second transfer, of block 5; block 6 comes later.
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 2_000 }).connect(Some(1));
+    point(&mut bench);
+    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 8 });
+    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { mapped: false, .. })));
+    list(&mut bench, Vec::new(), Vec::new());
+    bench.record();
+    assert_eq!(copies(&bench)[0].1, at(5, 1));
+    incoming(&mut bench, 2, at(6, 1));
+    bench.record().applied(2);
+    bench.apply(Event::UpstreamLost { orderly: false });
+    bench.apply(Event::Command(Command::Promote { consent: Consent::InSync }));
+    assert!(has(&bench, |effect| matches!(effect, Effect::Hang { .. })));
+    let lacks = bench.machine.lacking(WEST).unwrap();
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 2 * 4096, "{lacks:?}");
+}
+
+#[test]
+fn rec_27_a_relay_is_the_source_of_no_copy_but_its_own() {
+    let north = GatewayId::of(9);
+    let mut bench = in_sync_mirror();
+    bench.apply(Event::UpstreamLost { orderly: false });
+    bench.apply(Event::Opened { open: opening(1, true), site: "north".to_owned(), gateway: north });
+    assert!(has(&bench, |effect| matches!(
+        effect,
+        Effect::Refuse { goodbye: Goodbye::Refused(_) }
+    )));
+    assert_eq!(bench.machine.status().quality, Quality::InSync);
+    // A primary is always let in.
+    bench.take();
+    bench.apply(Event::Opened {
+        open: opening(1, false),
+        site: "north".to_owned(),
+        gateway: north,
+    });
+    bench.record();
+    assert!(has(&bench, |effect| matches!(effect, Effect::Accept { .. })));
+    // Nobody relays to a primary.
+    let mut bench = Bench::primary();
+    bench.apply(Event::Opened { open: opening(5, true), site: "north".to_owned(), gateway: north });
+    assert!(has(&bench, |effect| matches!(
+        effect,
+        Effect::Refuse { goodbye: Goodbye::Refused(_) }
+    )));
+    assert!(matches!(bench.machine.status().serving, Serving::Fenced { .. }), "its epoch counts");
+}

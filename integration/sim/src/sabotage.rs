@@ -159,9 +159,11 @@ impl Sabotage {
             Command::Resume { leg, .. } if self == Self::DiscardsUnasked => {
                 Command::Resume { leg, discard: true }
             }
-            Command::AddLeg { gateway, site, sessions, policy } if self == Self::WaitsForEver => {
+            Command::AddLeg { gateway, site, sessions, policy, holds_content }
+                if self == Self::WaitsForEver =>
+            {
                 let policy = Policy { ack_deadline_ms: 3_600_000, ..policy };
-                Command::AddLeg { gateway, site, sessions, policy }
+                Command::AddLeg { gateway, site, sessions, policy, holds_content }
             }
             other => other,
         }

@@ -77,7 +77,7 @@ async fn hang(world: &Rc<World>, full: bool) {
 impl World {
     /// P8: no host waits for longer than its policy says, whatever a mirror does.
     fn check_waiting(&self, site: usize) {
-        let policy = self.setup.policy;
+        let policy = self.setup.policy.clone();
         let held_ms = self.setup.voice.map_or(0, |voice| voice.hold_ms);
         let patience_ms = policy.ack_deadline_ms + held_ms + OTHER_WAITS_MS;
         let Some(process) = self.process(site).filter(|process| !process.is_paused()) else {

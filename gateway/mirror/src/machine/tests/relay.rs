@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::Mode;
-use crate::machine::PointListing;
+use crate::machine::{PointListing, Taken};
 use block::BlockRange;
 
 const EAST: GatewayId = GatewayId::of(1);
+const TAKEN: Taken = Taken { unix_ms: 7, mapped_bytes: 0 };
 
 fn policy() -> Policy {
     Policy { mode: Mode::Stack, transfer_every_s: 1, ..Policy::default() }
@@ -92,7 +93,7 @@ fn sending() -> Bench {
     assert!(has(&bench, |effect| matches!(effect, Effect::Dial { .. })));
     bench.connect(None);
     point(&mut bench);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
     assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { mapped: true, .. })));
     list(&mut bench, vec![BlockRange::new(0, 1)], Vec::new());
     bench.record();
@@ -113,7 +114,7 @@ fn rec_27_the_stream_waits_for_the_snapshot_alone_and_goes_on_when_it_failed() {
         bench.take();
         incoming(&mut bench, 2, at(2, 1));
         assert!(!has(&bench, |effect| matches!(effect, Effect::Apply { .. })));
-        bench.apply(Event::Snapshotted { result, unix_ms: 7 });
+        bench.apply(Event::Snapshotted(result, TAKEN));
         assert!(has(&bench, |effect| matches!(effect, Effect::Apply { .. })));
         assert_eq!(bench.machine.status().quality, Quality::InSync, "it is what it was");
         assert!(!has(&bench, |effect| matches!(effect, Effect::HangUpstream { .. })));
@@ -125,7 +126,7 @@ fn rec_27_nothing_is_sent_before_what_may_differ_is_recorded() {
     let mut bench = in_sync_mirror();
     bench.add_leg(policy()).connect(None);
     point(&mut bench);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 7 });
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
     list(&mut bench, vec![BlockRange::new(0, 1)], Vec::new());
     assert!(copies(&bench).is_empty());
     bench.record();
@@ -198,7 +199,7 @@ fn rule_9_a_promotion_in_the_middle_of_a_transfer_lacks_what_was_sent_and_what_w
     bench.take();
     bench.apply(Event::Tick { now_ms: 2_000 }).connect(Some(1));
     point(&mut bench);
-    bench.apply(Event::Snapshotted { result: Ok(()), unix_ms: 8 });
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
     assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { mapped: false, .. })));
     list(&mut bench, Vec::new(), Vec::new());
     bench.record();
@@ -240,4 +241,24 @@ fn rec_27_a_relay_is_the_source_of_no_copy_but_its_own() {
         Effect::Refuse { goodbye: Goodbye::Refused(_) }
     )));
     assert!(matches!(bench.machine.status().serving, Serving::Fenced { .. }), "its epoch counts");
+}
+
+#[test]
+fn rec_27_a_relay_keeps_to_its_limit() {
+    let mut bench = in_sync_mirror();
+    let bandwidth = crate::Bandwidth { usual: Some(128 << 10), ..crate::Bandwidth::default() };
+    bench.add_leg(Policy { bandwidth, ..policy() }).connect(None);
+    point(&mut bench);
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
+    list(&mut bench, vec![BlockRange::new(0, 256)], Vec::new());
+    bench.record();
+    assert!(copies(&bench).is_empty(), "nothing was saved up before it began");
+    // 256 KiB are sent ahead, and paid for in the two seconds after.
+    bench.apply(Event::Tick { now_ms: 1_000 });
+    assert_eq!(copies(&bench).len(), 1);
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 2_000 });
+    assert!(copies(&bench).is_empty());
+    bench.apply(Event::Tick { now_ms: 3_000 });
+    assert_eq!(copies(&bench).len(), 1);
 }

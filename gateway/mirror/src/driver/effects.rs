@@ -83,9 +83,7 @@ impl Core {
             Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
             Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
-            Effect::ListPoint { leg, snapshots, mapped } => {
-                self.list_point(leg, &snapshots, mapped);
-            }
+            Effect::ListPoint { leg, snapshots, whole } => self.list_point(leg, &snapshots, whole),
             Effect::RollBack { snapshots } => self.roll_back(&snapshots),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => {

@@ -432,7 +432,7 @@ pub enum Effect {
         /// By index of the volume.
         snapshots: Vec<SnapshotId>,
         /// Whether to list what is mapped, too.
-        mapped: bool,
+        whole: bool,
     },
     /// Make each volume what it was at its snapshot, then say [`Event::RolledBack`].
     RollBack {

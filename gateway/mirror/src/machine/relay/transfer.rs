@@ -163,8 +163,8 @@ impl Machine {
         for (volume, range) in flying {
             relay.since[volume].insert(range);
         }
-        let mapped = relay.full.is_some();
-        out.push(Effect::ListPoint { leg, snapshots, mapped });
+        let whole = relay.full.is_some();
+        out.push(Effect::ListPoint { leg, snapshots, whole });
     }
 
     /// The point is open, and this is in it. What it may make different there is recorded first.

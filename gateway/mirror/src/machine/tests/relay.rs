@@ -94,7 +94,7 @@ fn sending() -> Bench {
     bench.connect(None);
     point(&mut bench);
     bench.apply(Event::Snapshotted(Ok(()), TAKEN));
-    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { mapped: true, .. })));
+    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { whole: true, .. })));
     list(&mut bench, vec![BlockRange::new(0, 1)], Vec::new());
     bench.record();
     bench
@@ -200,7 +200,7 @@ fn rule_9_a_promotion_in_the_middle_of_a_transfer_lacks_what_was_sent_and_what_w
     bench.apply(Event::Tick { now_ms: 2_000 }).connect(Some(1));
     point(&mut bench);
     bench.apply(Event::Snapshotted(Ok(()), TAKEN));
-    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { mapped: false, .. })));
+    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { whole: false, .. })));
     list(&mut bench, Vec::new(), Vec::new());
     bench.record();
     assert_eq!(copies(&bench)[0].1, at(5, 1));

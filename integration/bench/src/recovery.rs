@@ -1,13 +1,13 @@
 //! What an operator waits for: a mirror that catches up, and a failover.
 //!
 //! ```text
-//!   round:  fill ─ plain TCP copy of N MiB ─ fill ─ delta resync of N MiB ─ kill, promote, first write
+//!   round:  fill ─ plain TCP copy ─ fill ─ delta resync ─ kill the primary, promote, first write
 //! ```
 //!
 //! Invariant: the plain copy moves as many bytes over the same loopback, from file to file on the
 //! same disk, in pieces as large as the copier's, in the same round, and ends when they are on the
-//! disk, as a resync does; so it says what the machine could do then. Either begins when a fill of the
-//! volume has just been put on the disk: disks that are lent by the second are slower after that.
+//! disk, as a resync does; so it says what the machine could do then. Either begins when a fill of
+//! the volume has just been put on the disk: disks that are lent by the second are slower after it.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -6,7 +6,9 @@ use block::{
 };
 use bytes::Bytes;
 
-use super::{Pace, Restored, Taken};
+use super::Restored;
+pub use super::pace::Pace;
+pub use super::points::Taken;
 use crate::command::{Command, Refusal};
 use crate::status::{Cause, Verified};
 

@@ -57,19 +57,16 @@ use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, Vol
 use crate::activity::Activity;
 use crate::lineage::Lineage;
 use crate::locks::{Holder, RangeLocks};
-use crate::priority::Priority;
 use crate::record::{Arbitrated, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
-pub use self::event::{Effect, Event, Opening, PointListing};
+pub use self::event::{Effect, Event, Opening, Pace, PointListing, Taken};
 use self::flush::Flushes;
 use self::leg::{Leg, LegSet, Stage};
 pub use self::note::Note;
-pub use self::pace::Pace;
 use self::points::Points;
-pub use self::points::Taken;
 use self::secondary::Upstream;
 pub use self::snapshot::Restored;
 pub(crate) use self::snapshot::{Lacks, found};
@@ -217,7 +214,7 @@ pub struct Machine {
     /// A volume is leaving the group: hosts are held.
     dismissal: Option<members::Dismissal>,
     /// The highest priority that copies at this gateway, as far as this group was told.
-    highest_copying: Option<Priority>,
+    highest_copying: Option<crate::Priority>,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }

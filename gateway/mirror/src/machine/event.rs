@@ -6,7 +6,9 @@ use block::{
 };
 use bytes::Bytes;
 
-use super::{Note, Pace, Restored, Taken};
+pub use super::pace::Pace;
+pub use super::points::Taken;
+use super::{Note, Restored};
 use crate::command::{Command, Refusal};
 use crate::status::{Cause, Verified};
 

@@ -100,6 +100,9 @@ codes! {
     PoolFull "GW0304" 507 1
         "the pool is full",
         "free space below the data directory or grow it";
+    QuotaReached "GW0305" 403 7
+        "the gateway's quota is reached",
+        "ask who runs the gateway to raise it in the section [quota], or delete volumes";
     PeerUnknown "GW0401" 404 7
         "site is not known here",
         "twinspan site token create there, then twinspan site join TOKEN here";
@@ -231,7 +234,8 @@ codes! {
         "twinspan session create VOLUME --to SITE";
     NotOpened "GW0616" 500 4
         "the group could not be opened",
-        "read the gateway's log; repair the disk, then restart the gateway";
+        "read the gateway's log; repair the disk, then restart the gateway; \
+         a copy that is lost is given up by: twinspan group delete GROUP --lost";
     CopyStale "GW0617" 409 4
         "the copy here is not up to date",
         "wait until it is copied; look at the primary's status";

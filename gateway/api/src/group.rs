@@ -416,4 +416,7 @@ pub struct GroupList {
     pub as_of: String,
     /// They, worst first.
     pub items: Vec<Group>,
+    /// The marker of the next page, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }

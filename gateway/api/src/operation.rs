@@ -63,4 +63,7 @@ pub struct OperationList {
     pub as_of: String,
     /// They.
     pub items: Vec<Operation>,
+    /// The marker of the next page, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }

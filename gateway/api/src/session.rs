@@ -144,6 +144,9 @@ pub struct SessionList {
     pub as_of: String,
     /// Those whose source is here.
     pub items: Vec<Session>,
+    /// The marker of the next page, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
     /// Groups that this gateway holds a mirror of: the sessions' other ends.
     pub mirrored_here: Vec<Group>,
     /// Groups whose thread did not answer: their sessions are unknown.

@@ -69,6 +69,9 @@ pub struct VolumeList {
     pub as_of: String,
     /// They, by name.
     pub items: Vec<Volume>,
+    /// The marker of the next page, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Makes a volume.

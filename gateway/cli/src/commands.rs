@@ -85,8 +85,9 @@ pub(crate) fn group(command: &args::Group, global: &Global) -> Outcome {
             let group: Group = client.post(&path, &serde_json::json!({}))?;
             show(global.output, &group, screen::group);
         }
-        args::Group::Delete { group } => {
-            client.delete(&format!("/api/v1/groups/{}", segment(group)))?;
+        args::Group::Delete { group, lost } => {
+            let how = if *lost { "?lost=true" } else { "" };
+            client.delete(&format!("/api/v1/groups/{}{how}", segment(group)))?;
         }
     }
     Ok(0)

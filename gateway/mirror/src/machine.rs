@@ -369,6 +369,10 @@ impl Machine {
             );
             assert_eq!(leg.stage.is_live(), self.live.has(bit), "one truth about what is live");
             assert!(
+                leg.stage.is_live() || !leg.has_copies(),
+                "what is copied to nobody keeps no range from hosts (rule 2)"
+            );
+            assert!(
                 !leg.journaled || !(leg.in_set || self.counting.has(bit)),
                 "what nothing waits for holds nobody's acknowledged writes (rule 1)"
             );

@@ -63,6 +63,15 @@ impl ConfigError {
     }
 }
 
+/// What may be made at a gateway; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Volumes, mirrors of other sites' volumes among them.
+    pub volumes: Option<u64>,
+    /// Bytes of their sizes together.
+    pub bytes: Option<u64>,
+}
+
 /// Everything, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -74,6 +83,8 @@ pub struct Config {
     pub shards: usize,
     /// Bytes that the pool may take; `None`: what the file system has.
     pub pool_capacity: Option<u64>,
+    /// What may be made here.
+    pub quota: Quota,
     /// The REST API.
     pub api: ApiConfig,
     /// Where Prometheus scrapes; `None`: nowhere.

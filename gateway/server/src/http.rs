@@ -16,6 +16,7 @@ mod failovers;
 mod groups;
 mod moves;
 mod operations;
+mod paging;
 mod problem;
 pub(crate) mod rec;
 mod sessions;

@@ -13,6 +13,7 @@ mod superblock;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -246,17 +247,20 @@ impl Pool {
         if let Some(charged) = state.closed.remove(&id) {
             self.budget.refund(charged);
         }
-        self.volumes_dir
-            .remove_dir(&id.to_string())
-            .and_then(|()| self.volumes_dir.sync())
-            .map_err(StoreError::io("remove volume"))
+        match self.volumes_dir.remove_dir(&id.to_string()) {
+            // Somebody was here before.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+        .and_then(|()| self.volumes_dir.sync())
+        .map_err(StoreError::io("remove volume"))
     }
 
     /// Opens a volume on this thread and recovers it if it was not closed.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Busy`] when it is open already,
-    /// [`StoreError::Damaged`] and the like, or what the medium says.
+    /// [`StoreError::NotFound`], also when its folder was removed behind the pool's back,
+    /// [`StoreError::Busy`] when it is open already, [`StoreError::Damaged`] and the like, or what the medium says.
     pub fn open_volume(self: &Arc<Self>, id: VolumeId) -> Result<Rc<PoolVolume>, StoreError> {
         let mut state = self.state();
         if !state.volumes.contains_key(&id) {
@@ -271,10 +275,13 @@ impl Pool {
         self.budget.refund(charged);
         // From here on dropping it closes the volume.
         let host = Box::new(Opened { pool: Arc::clone(self), id });
-        let dir = self
-            .volumes_dir
-            .open_dir(&id.to_string())
-            .map_err(StoreError::io("open volume directory"))?;
+        let dir = self.volumes_dir.open_dir(&id.to_string()).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                StoreError::NotFound { what: format!("the folder {VOLUMES_DIR}/{id} of the pool") }
+            } else {
+                StoreError::io("open volume directory")(error)
+            }
+        })?;
         let volume = PoolVolume::open(Context {
             id,
             dir,

@@ -91,3 +91,39 @@ fn a_verification_reads_both_copies_and_leaves_a_certificate() -> Result<()> {
     ensure!(refused.code == 7 && refused.text.contains("GW0407"), "{}", refused.text);
     Ok(())
 }
+
+/// The files of a copy are removed while its gateway is down: what was never expected, and happens.
+#[test]
+fn a_copy_whose_files_are_gone_is_named_and_made_anew() -> Result<()> {
+    let mut pair = Pair::mirrored("32MiB")?;
+    write(&pair.primary, 0, 1)?;
+    // Another volume of that site, which has nothing to do with it.
+    pair.mirror.cli(&["volume", "create", "other", "--size", "8MiB"])?;
+    let id = pair.mirror.cli(&["volume", "show", VOLUME])?["id"].clone();
+    pair.mirror.kill()?;
+    let folder = format!("pool/volumes/{}", id.as_str().context("a volume has an id")?);
+    std::fs::remove_dir_all(pair.mirror.data_dir().join(folder))?;
+    pair.mirror.start()?;
+
+    let (east, west) = (&pair.primary, &pair.mirror);
+    let lost = west.ask(&["group", "show", VOLUME])?;
+    ensure!(lost.text.contains("GW0616") && lost.text.contains("--lost"), "{}", lost.text);
+    let volume = west.cli(&["volume", "show", VOLUME])?;
+    ensure!(volume["bytes"] == 32 << 20 && volume["mapped_bytes"].is_null(), "{volume:#}");
+    qemu_io(&pair.mirror, "read 0 4k").err().context("a lost copy was attached")?;
+    let other = west.cli(&["volume", "show", "other"])?;
+    ensure!(other["copy"] == "serving", "{other:#}");
+    // The primary goes on without it and says so.
+    write(east, 64, 2)?;
+    await_group(east, "the loss", SOON, |group| group["health"] == "at_risk")?;
+
+    let refused = west.ask(&["group", "delete", "other", "--lost"])?;
+    ensure!(refused.code == 7 && refused.text.contains("GW0302"), "{}", refused.text);
+    let given_up = west.ask(&["group", "delete", VOLUME, "--lost"])?;
+    ensure!(given_up.code == 0, "{}", given_up.text);
+    // Nothing of it is left there, so the primary makes it anew by itself.
+    east.wait_equivalent(SOON)?;
+    let session = east.cli(&["session", "show", VOLUME])?;
+    ensure!(session["resync_kind"] == "full", "{session:#}");
+    pair.is_identical()
+}

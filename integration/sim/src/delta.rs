@@ -65,6 +65,8 @@ pub(crate) struct Meter {
     open: bool,
     /// Sent and not acknowledged.
     unacked: BTreeSet<Seq>,
+    /// Acknowledged in what was heard last: the primary may have flushed for what came before it.
+    acked_last: Vec<Seq>,
     newest: Seq,
     /// Its name among all links.
     name: Moment,
@@ -262,6 +264,7 @@ impl Meter {
             sites: [from, to],
             open: false,
             unacked: BTreeSet::new(),
+            acked_last: Vec::new(),
             newest: Seq::ZERO,
             name: world.count(),
             sure: 0,
@@ -338,7 +341,7 @@ impl Meter {
                     });
                 }
             }
-            Message::Acks(seqs) => self.unacked.retain(|seq| !seqs.contains(seq)),
+            Message::Acks(seqs) => self.acked_last.extend(seqs),
             Message::CutApplied { seq } => {
                 self.undurable.retain(|(sent, _)| sent > seq);
                 if let Some(world) = self.world.upgrade() {
@@ -346,7 +349,7 @@ impl Meter {
                     world.on_cut_kept(from, to, (self.name, *seq));
                 }
             }
-            Message::Compared { seq, .. } => self.unacked.retain(|unacked| unacked != seq),
+            Message::Compared { seq, .. } => self.acked_last.push(*seq),
             // The mirror's last words may come after the group gave it up, and are not heard there.
             Message::Durable { .. } if self.is_given_up() => {}
             Message::Durable { seq } => {
@@ -402,6 +405,11 @@ impl Link for Meter {
     ) -> Poll<Result<(), LinkError>> {
         let before = into.len();
         let polled = self.inner.poll_receive(context, into);
+        if into.len() > before {
+            for seq in self.acked_last.drain(..) {
+                self.unacked.remove(&seq);
+            }
+        }
         for message in &into[before..] {
             self.heard(message);
         }

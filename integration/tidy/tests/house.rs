@@ -34,6 +34,7 @@ rules! {
     links_between_documents_lead_somewhere: documents::links,
     dashboards_ask_for_what_exists: dashboards::metrics,
     recorded_series_exist: dashboards::recorded_series,
-    behaviours_are_held_by_tests: coverage::rows,
+    behaviours_are_held_by_tests: coverage::behaviours,
+    hazards_are_held_by_tests: coverage::hazards,
     alerts_are_whole: dashboards::alerts,
 }

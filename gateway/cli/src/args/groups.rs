@@ -53,6 +53,10 @@ pub(crate) enum Group {
     Delete {
         /// The group; neither mirrored nor attached.
         group: String,
+        /// The group cannot be opened and its copy here is lost: delete what this site still has
+        /// of it, all its volumes.
+        #[arg(long)]
+        lost: bool,
     },
 }
 

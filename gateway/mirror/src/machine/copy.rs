@@ -212,7 +212,9 @@ impl Machine {
         *total = total.saturating_sub(same).max(copied);
         // The cursor stays: going back would find again what other copies are busy with. It comes
         // around when they are done.
-        self.unlock(volume, blocks, Holder::Copy(leg, copy), out);
+        if done.locked {
+            self.unlock(volume, blocks, Holder::Copy(leg, copy), out);
+        }
     }
 
     /// The blocks cannot be read here: the mirror cannot be brought up to date.

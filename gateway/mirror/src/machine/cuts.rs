@@ -331,6 +331,8 @@ impl Machine {
         let goodbye = Message::Goodbye(block::Goodbye::Suspended);
         out.push(Effect::Post { leg, message: goodbye });
         out.push(Effect::Hang { leg, redial: false });
+        // Those that are under way are for the next transfer: their blocks are still dirty.
+        self.drop_copies(leg, out);
         out.push(Effect::Note(Note::Transferred { leg }));
         self.keep(After::DirtyKept, out);
     }

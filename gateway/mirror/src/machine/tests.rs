@@ -353,6 +353,21 @@ fn rule_4_what_was_acknowledged_and_not_flushed_is_dirty_after_a_loss() {
 }
 
 #[test]
+fn rule_4_a_flush_waits_until_every_mirror_in_sync_is_durable() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(Event::Flush { write: WriteId::new(1), volume: 0 });
+    let seq = bench.flush_seq().expect("the mirror is asked");
+    let round = bench.out.iter().find_map(|effect| match effect {
+        Effect::FlushLocal { round, .. } => Some(*round),
+        _ => None,
+    });
+    bench.apply(Event::Flushed { round: round.unwrap(), result: Ok(()) });
+    assert_eq!(bench.answer(1), None, "it is durable here only");
+    bench.heard(Message::Durable { seq });
+    assert_eq!(bench.answer(1), Some(Ok(())));
+}
+
+#[test]
 fn rule_6_a_higher_epoch_drops_hosts_before_anything_else() {
     let mut bench = Bench::in_sync(Policy::default());
     bench.change(1, at(1, 1));

@@ -6,6 +6,7 @@
 
 mod cascade;
 mod detached;
+mod hazards;
 mod link;
 mod modes;
 mod mortal;

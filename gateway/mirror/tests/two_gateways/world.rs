@@ -73,9 +73,12 @@ impl Dialer for NetDialer {
 }
 
 /// The world.
+#[derive(Default)]
 pub(crate) struct World {
     net: Rc<Net>,
     pub(crate) journal: Cell<JournalLimits>,
+    /// How often the power went, at any site: a start after that is one of another kernel.
+    power_losses: Cell<u8>,
 }
 
 /// One gateway with its copy.
@@ -98,8 +101,7 @@ impl World {
             .start_paused(true)
             .build()
             .unwrap();
-        LocalSet::new()
-            .block_on(&runtime, test(Self { net: Rc::default(), journal: Cell::default() }));
+        LocalSet::new().block_on(&runtime, test(Self::default()));
     }
 
     fn site(&self, number: u128, name: &str, record: (String, Option<Bytes>)) -> Site {
@@ -174,6 +176,12 @@ impl World {
         self.net.groups.borrow_mut().remove(&site.identity.gateway);
     }
 
+    /// The same after its machine was without power.
+    pub(crate) fn restart_after_power_loss(&self, site: Site) -> Site {
+        self.power_losses.set(self.power_losses.get() + 1);
+        self.restart(site)
+    }
+
     pub(crate) fn restart_uncut(&self, site: Site) -> Site {
         self.kill(&site);
         let Site { identity, stores, ledger, generations, group, .. } = site;
@@ -213,7 +221,7 @@ impl Site {
                 tracked.borrow_mut().push(spawn_local(task).abort_handle());
             }),
             notes: Rc::new(|_| {}),
-            host_boot: [1; 16],
+            host_boot: [1 + world.power_losses.get(); 16],
             heartbeat: HeartbeatTimes::default(),
             journals: Journals::in_memory(world.journal.get()),
         })

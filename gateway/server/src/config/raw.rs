@@ -17,6 +17,8 @@ pub struct Raw {
     pub site: RawSite,
     /// The pool.
     pub pool: RawPool,
+    /// What may be made here.
+    pub quota: RawQuota,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -40,6 +42,7 @@ impl Default for Raw {
             shards: 0,
             site: RawSite::default(),
             pool: RawPool::default(),
+            quota: RawQuota::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),
@@ -75,6 +78,16 @@ impl Default for RawSite {
 pub struct RawPool {
     /// Most bytes that it takes; empty: what the file system has.
     pub capacity: String,
+}
+
+/// `[quota]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawQuota {
+    /// Most volumes, mirrors of other sites' volumes among them; 0: as many as there is room for.
+    pub volumes: u64,
+    /// Most bytes of all volumes' sizes together; empty: no limit.
+    pub bytes: String,
 }
 
 /// `[api]`

@@ -61,6 +61,7 @@ fn a_bad_value_is_refused_by_key() {
         ("[mirror]\nack_deadline = \"8\"\n", "mirror.ack_deadline"),
         ("[mirror]\nsilence = \"600ms\"\n", "mirror.silence"),
         ("[pool]\ncapacity = \"1.5TiB\"\n", "pool.capacity"),
+        ("[quota]\nbytes = \"lots\"\n", "quota.bytes"),
         ("[site]\nname = \"a b\"\n", "site.name"),
         ("[link]\nlisten = \"0.0.0.0:7702\"\n", "link.advertise"),
         ("[[nbd.listeners]]\nname = \"x\"\ntls = \"required\"\n", "nbd.listeners.tls"),

@@ -9,10 +9,10 @@ use std::time::Duration;
 use api::units::{parse_bytes, parse_millis};
 use mirror::{Failover, HeartbeatTimes, JournalLimits, Mode, OnSlow, Policy, Recovery, Split};
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawWitness};
+use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawQuota, RawWitness};
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
-    NbdConfig, NbdListener, Site, Tls, VerifyConfig, WitnessConfig,
+    NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig, WitnessConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
@@ -109,6 +109,7 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
+            quota: quota(&at, &self.quota)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(
@@ -133,6 +134,14 @@ impl Raw {
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
         })
     }
+}
+
+fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
+    let bytes = match raw.bytes.as_str() {
+        "" => None,
+        text => Some(at.bytes("quota.bytes", text)?),
+    };
+    Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
 }
 
 fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {

@@ -5,6 +5,7 @@
 //! by a change of groups here.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 
 use api::{Code, Group, GroupCreate};
 use block::{Generation, GroupId, VolumeId};
@@ -211,6 +212,38 @@ impl Gateway {
         }
         self.regroup(std::slice::from_ref(&group), &after).await?;
         self.events.tell("group", &group.name, "taken apart");
+        Ok(())
+    }
+
+    /// Deletes what is left here of a group that cannot be opened, as when its files are gone.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::VolumeInUse`] while it is open, [`Code::ShardSilent`], or the
+    /// pool's: the group is forgotten then, and its volumes are cleared away when others of their
+    /// names are made.
+    pub(crate) async fn give_up_group(&self, name: &str) -> Result<(), Refused> {
+        let _alone = self.change_alone().await;
+        let entry = self.find_group(name)?;
+        let group = entry.group();
+        let shard = self.shard_of(group).clone();
+        if shard.call(move |state| state.status(group).is_some()).await? {
+            let detail = format!("group {} is open: nothing of it is lost", entry.name);
+            let next = format!("twinspan group delete {}", entry.name);
+            return Err(Refused::new(Code::VolumeInUse, detail).next(next));
+        }
+        self.book
+            .change(vec![gone(&entry)], |pages| {
+                pages.groups.retain(|other| other.id != entry.id);
+                Ok::<(), Refused>(())
+            })
+            .await?;
+        self.board.remove(group);
+        self.not_opened.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        self.events.tell("group", &entry.name, "given up here: its copy was lost");
+        let volumes = entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id));
+        for volume in volumes.filter(|volume| self.pool.volume(*volume).is_some()) {
+            self.remove_from_pool(volume).await?;
+        }
         Ok(())
     }
 

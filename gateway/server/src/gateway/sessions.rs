@@ -33,6 +33,7 @@ impl Gateway {
         let mut list = SessionList {
             as_of: self.clock.rfc3339(),
             items: Vec::new(),
+            next: None,
             mirrored_here: Vec::new(),
             unknown: Vec::new(),
         };

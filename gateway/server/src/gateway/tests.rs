@@ -23,6 +23,10 @@ pub(crate) struct Rig {
 impl Rig {
     /// Opens the gateway in this directory, making it if it is new.
     pub(crate) async fn open(dir: &Path) -> Self {
+        Self::open_with(dir, |_| {}).await
+    }
+
+    async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let path = dir.join("pool");
         if !path.exists() {
@@ -43,6 +47,7 @@ impl Rig {
                 .unwrap();
         let mut config = crate::config::load(None).unwrap();
         config.api.shard_deadline = Duration::from_millis(200);
+        configure(&mut config);
         let threads: Vec<ShardThread> = (0..2)
             .map(|index| {
                 let parts = ShardParts {
@@ -171,6 +176,37 @@ async fn a_thread_that_hangs_is_unknown_and_hangs_nobody_else() {
     drop(release);
     let after = rig.gateway.show_status().await;
     assert_eq!(after.verdict, Verdict::Unprotected);
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn evs_28_a_quota_is_kept_by_whatever_makes_or_grows_a_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open_with(dir.path(), |config| {
+        config.quota = crate::config::Quota { volumes: Some(2), bytes: Some(3 << 20) };
+    })
+    .await;
+    let make = |name: &str, bytes: u64| {
+        rig.gateway.create_volume(VolumeCreate {
+            name: name.to_owned(),
+            bytes,
+            group: None,
+            settings: VolumeSettings::default(),
+        })
+    };
+    make("a", 1 << 20).await.unwrap();
+    let Refused(refused) = make("b", (2 << 20) + 4096).await.unwrap_err();
+    assert_eq!(refused.code, Code::QuotaReached.as_str());
+    assert!(refused.detail.contains("quota.bytes is 3145728: 1048576 are used"), "{refused:?}");
+    make("b", 1 << 20).await.unwrap();
+    let Refused(refused) = make("c", 4096).await.unwrap_err();
+    assert!(refused.detail.contains("quota.volumes is 2: 2 are used"), "{refused:?}");
+    let Refused(refused) = rig.gateway.grow_volume("b", (2 << 20) + 4096).await.unwrap_err();
+    assert_eq!(refused.code, Code::QuotaReached.as_str());
+    rig.gateway.grow_volume("b", 2 << 20).await.unwrap();
+    assert_eq!(rig.gateway.quota_used(), (2, 3 << 20));
+    rig.gateway.delete_volume("a").await.unwrap();
+    make("c", 1 << 20).await.unwrap();
     rig.close().await;
 }
 

@@ -87,7 +87,7 @@ impl Gateway {
             })
             .collect();
         items.sort_by(|a, b| a.name.cmp(&b.name));
-        VolumeList { as_of: self.clock.rfc3339(), items }
+        VolumeList { as_of: self.clock.rfc3339(), items, next: None }
     }
 
     /// One volume.
@@ -103,7 +103,10 @@ impl Gateway {
     fn show_volume(&self, group: &GroupEntry, entry: &VolumeEntry, known: &Known) -> Volume {
         let shown = Self::show_group(group, known);
         let id = VolumeId::from_uuid(entry.id);
-        let (mut bytes, mut mapped, mut copy, mut exports) = (0, None, Copy::Unknown, Vec::new());
+        // The pool knows the size of what could not be opened.
+        let in_pool = self.pool.volume(id).map_or(0, |volume| volume.bytes);
+        let (mut bytes, mut mapped) = (in_pool, None);
+        let (mut copy, mut exports) = (Copy::Unknown, Vec::new());
         let mut actions = Vec::new();
         if let Known::Status(status, moment) = known {
             if let Some(volume) = status.volumes.iter().find(|volume| volume.volume == id) {
@@ -223,8 +226,9 @@ impl Gateway {
     /// Makes volumes in the pool, durably. Nobody knows them yet.
     ///
     /// # Errors
-    /// The pool's, with the name of the volume.
+    /// [`Code::QuotaReached`], or the pool's, with the name of the volume.
     pub(crate) async fn make_volumes(&self, new: Vec<NewVolume>) -> Result<(), Refused> {
+        self.require_quota(new.len() as u64, new.iter().map(|volume| volume.bytes).sum())?;
         let created = self.clock.unix_s();
         let known: HashSet<VolumeId> =
             self.book.read().volumes().map(|(_, v)| VolumeId::from_uuid(v.id)).collect();
@@ -380,11 +384,13 @@ impl Gateway {
     /// Makes a volume longer: mirrors first.
     ///
     /// # Errors
-    /// [`Code::BadSize`], or the group's refusal.
+    /// [`Code::BadSize`], [`Code::QuotaReached`], or the group's refusal.
     pub(crate) async fn grow_volume(&self, name: &str, bytes: u64) -> Result<Volume, Refused> {
         check_size(bytes)?;
         let (group, volume) = self.find_volume(name)?;
         let id = VolumeId::from_uuid(volume.id);
+        let before = self.pool.volume(id).map_or(0, |volume| volume.bytes);
+        self.require_quota(0, bytes.saturating_sub(before))?;
         self.command(group.group(), Command::Grow { volume: id, bytes }).await?;
         self.events.tell("volume", &volume.name, format!("grown to {bytes} bytes"));
         self.volume(name).await

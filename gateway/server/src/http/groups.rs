@@ -1,11 +1,15 @@
 //! `/api/v1/status` and `/api/v1/groups`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 
+use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
 use crate::gateway::Gateway;
+
+/// What groups are filtered and sorted by.
+const FIELDS: &[&str] = &["id", "name", "health", "role", "epoch", "serving", "quality"];
 
 /// The status screen
 #[utoipa::path(get, path = "/api/v1/status", tag = "status", operation_id = "status",
@@ -14,12 +18,19 @@ pub(super) async fn status(State(gateway): Shared) -> Json<api::Status> {
     Json(gateway.show_status().await)
 }
 
-/// All groups, worst first
+/// All groups, worst first, in pages if asked for
+///
+/// Filters: `id`, `name`, `health`, `role`, `epoch`, `serving`, `quality`.
 #[utoipa::path(get, path = "/api/v1/groups", tag = "groups", operation_id = "list_groups",
+    params(Parameters),
     responses((status = 200, body = api::GroupList), (status = "default", body = api::Problem)))]
-pub(super) async fn list(State(gateway): Shared) -> Json<api::GroupList> {
-    let items = gateway.show_groups().await;
-    Json(api::GroupList { as_of: gateway.clock.rfc3339(), items })
+pub(super) async fn list(
+    State(gateway): Shared,
+    Query(asked): Asked,
+) -> Result<Json<api::GroupList>, Failure> {
+    let page = Page::read(asked, FIELDS)?;
+    let (items, next) = page.take(gateway.show_groups().await)?;
+    Ok(Json(api::GroupList { as_of: gateway.clock.rfc3339(), items, next }))
 }
 
 /// One group, by name or id
@@ -63,15 +74,30 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(gateway.make_group(&wanted).await?)))
 }
 
+/// How a group is deleted.
+#[derive(serde::Deserialize)]
+pub(super) struct Deletion {
+    #[serde(default)]
+    lost: bool,
+}
+
 /// Take a group apart: each of its volumes goes on in a group of its own
 #[utoipa::path(delete, path = "/api/v1/groups/{group}", tag = "groups",
-    operation_id = "delete_group", params(("group" = String, Path)),
+    operation_id = "delete_group",
+    params(("group" = String, Path),
+           ("lost" = Option<bool>, Query,
+            description = "true: give up what this site still has of a group that cannot be opened")),
     responses((status = 204), (status = "default", body = api::Problem)))]
 pub(super) async fn delete(
     State(gateway): Shared,
     Path(group): Path<String>,
+    Query(Deletion { lost }): Query<Deletion>,
 ) -> Result<StatusCode, Failure> {
-    gateway.delete_group(&group).await?;
+    if lost {
+        gateway.give_up_group(&group).await?;
+    } else {
+        gateway.delete_group(&group).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -2,18 +2,28 @@
 
 use api::Code;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use uuid::Uuid;
 
+use super::paging::{Asked, Page, Parameters};
 use super::{Failure, Shared};
 
-/// All operations that are remembered, newest first
+/// What operations are filtered and sorted by.
+const FIELDS: &[&str] = &["id", "kind", "subject", "state"];
+
+/// All operations that are remembered, newest first, in pages if asked for
+///
+/// Filters: `id`, `kind`, `subject`, `state`.
 #[utoipa::path(get, path = "/api/v1/operations", tag = "operations",
-    operation_id = "list_operations",
+    operation_id = "list_operations", params(Parameters),
     responses((status = 200, body = api::OperationList), (status = "default", body = api::Problem)))]
-pub(super) async fn list(State(gateway): Shared) -> Json<api::OperationList> {
-    let items = gateway.operations.list();
-    Json(api::OperationList { as_of: gateway.clock.rfc3339(), items })
+pub(super) async fn list(
+    State(gateway): Shared,
+    Query(asked): Asked,
+) -> Result<Json<api::OperationList>, Failure> {
+    let page = Page::read(asked, FIELDS)?;
+    let (items, next) = page.take(gateway.operations.list())?;
+    Ok(Json(api::OperationList { as_of: gateway.clock.rfc3339(), items, next }))
 }
 
 /// One operation

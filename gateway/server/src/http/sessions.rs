@@ -1,12 +1,29 @@
 //! The calls of `/api/v1/sessions`: mirror sessions, ruled at their source.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use mirror::Command;
 
+use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
+
+/// What sessions are filtered and sorted by.
+const FIELDS: &[&str] = &[
+    "id",
+    "volume",
+    "volume_id",
+    "group",
+    "from",
+    "to",
+    "out_of_sync_bytes",
+    "resync_kind",
+    "leg.site",
+    "leg.phase",
+    "leg.state",
+    "leg.policy.mode",
+];
 
 /// A session that is still ruled from here, or nothing.
 fn shown(session: Option<api::Session>) -> Response {
@@ -16,11 +33,21 @@ fn shown(session: Option<api::Session>) -> Response {
     }
 }
 
-/// All sessions whose source is here, and what is mirrored here
+/// All sessions whose source is here, in pages if asked for, and what is mirrored here
+///
+/// Filters: `id`, `volume`, `volume_id`, `group`, `from`, `to`, `out_of_sync_bytes`, `resync_kind`,
+/// `leg.site`, `leg.phase`, `leg.state`, `leg.policy.mode`.
 #[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", operation_id = "list_sessions",
+    params(Parameters),
     responses((status = 200, body = api::SessionList), (status = "default", body = api::Problem)))]
-pub(super) async fn list(State(gateway): Shared) -> Json<api::SessionList> {
-    Json(gateway.show_sessions().await)
+pub(super) async fn list(
+    State(gateway): Shared,
+    Query(asked): Asked,
+) -> Result<Json<api::SessionList>, Failure> {
+    let page = Page::read(asked, FIELDS)?;
+    let mut list = gateway.show_sessions().await;
+    (list.items, list.next) = page.take(list.items)?;
+    Ok(Json(list))
 }
 
 /// Mirror a group to another site

@@ -7,13 +7,26 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 
+use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
 
-/// All volumes
+/// What volumes are filtered and sorted by.
+const FIELDS: &[&str] = &["id", "name", "bytes", "mapped_bytes", "group", "copy", "role", "health"];
+
+/// All volumes, in pages if asked for
+///
+/// Filters: `id`, `name`, `bytes`, `mapped_bytes`, `group`, `copy`, `role`, `health`.
 #[utoipa::path(get, path = "/api/v1/volumes", tag = "volumes", operation_id = "list_volumes",
+    params(Parameters),
     responses((status = 200, body = api::VolumeList), (status = "default", body = api::Problem)))]
-pub(super) async fn list(State(gateway): Shared) -> Json<api::VolumeList> {
-    Json(gateway.show_volumes().await)
+pub(super) async fn list(
+    State(gateway): Shared,
+    Query(asked): Asked,
+) -> Result<Json<api::VolumeList>, Failure> {
+    let page = Page::read(asked, FIELDS)?;
+    let mut list = gateway.show_volumes().await;
+    (list.items, list.next) = page.take(list.items)?;
+    Ok(Json(list))
 }
 
 /// Make a volume, in a group of its own

@@ -80,6 +80,9 @@ const VERIFY_MISMATCHED: Name = (
 const PAIR_STARTED: Name =
     ("twinspan_pair_resync_start_timestamp_seconds", "When the running or last resync began.");
 
+const QUOTA_LIMIT: Name = ("twinspan_quota_limit", "What the configuration allows to be made.");
+const QUOTA_USED: Name = ("twinspan_quota_used", "What is used of it, limited or not.");
+
 /// What the build was made from, if whoever made it said so.
 const REVISION: &str = match option_env!("TWINSPAN_REVISION") {
     Some(revision) => revision,
@@ -94,6 +97,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     families.gauge(BUILD_INFO, &[version, ("revision", REVISION), ("site", site)], 1.0);
     families.gauge(CONFIG_INFO, &[("blake3", &gateway.config.digest)], 1.0);
+    quota(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
         match known {
@@ -116,6 +120,20 @@ pub(super) async fn render(gateway: &Gateway) -> String {
         leg(&mut families, site, legs);
     }
     families.render()
+}
+
+fn quota(families: &mut Families, gateway: &Gateway) {
+    let limits = gateway.config.quota;
+    let (volumes, bytes) = gateway.quota_used();
+    for (resource, limit, used) in
+        [("volumes", limits.volumes, volumes), ("bytes", limits.bytes, bytes)]
+    {
+        let labels = [("resource", resource)];
+        if let Some(limit) = limit {
+            families.gauge(QUOTA_LIMIT, &labels, number(limit));
+        }
+        families.gauge(QUOTA_USED, &labels, number(used));
+    }
 }
 
 fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {

@@ -92,10 +92,14 @@ fn change(
     transaction.commit().map_err(StoreError::database("commit the catalogue"))
 }
 
-/// Slots that the data files of a volume take on the medium.
+/// Slots that the data files of a volume take on the medium: none when its folder is gone, which
+/// is an error of that volume when it is opened and of no other.
 pub(super) fn slots_of(volumes: &dyn Directory, id: VolumeId) -> Result<u64, StoreError> {
     let measure = || -> io::Result<u64> {
-        let dir = volumes.open_dir(&id.to_string())?;
+        let dir = match volumes.open_dir(&id.to_string()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            opened => opened?,
+        };
         let mut bytes = 0;
         for name in dir.list()?.iter().filter(|n| n.starts_with("data.")) {
             bytes += dir.open(name)?.allocated()?;

@@ -217,6 +217,41 @@ fn overlapping_requests_wait_for_a_cold_read() {
 }
 
 #[test]
+fn a_volume_whose_files_are_gone_is_refused_by_name_and_the_others_open() {
+    let disk = disk_with(1 << 20);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let other = VolumeId::of(8);
+    let record = store::VolumeRecord { id: other, name: "other".to_owned(), ..record(1 << 20) };
+    pool.create_volume(record).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
+    close(volume.as_ref()).unwrap();
+    drop((volume, pool));
+    let folder = |disk: &Arc<SimDisk>| {
+        let volumes = disk.root().open_dir("volumes").unwrap();
+        volumes.open_dir(&VOLUME.to_string()).unwrap()
+    };
+    // Each of its files is needed: none is made anew, as if nothing had ever been written.
+    for name in folder(&disk).list().unwrap() {
+        let disk = disk.fork();
+        folder(&disk).remove(&name).unwrap();
+        match try_open(&disk) {
+            Err(StoreError::Damaged { .. } | StoreError::Io { .. }) => {}
+            Ok(volume) => assert!(read(volume.as_ref(), 0, 4096).is_err(), "without {name}"),
+            Err(error) => panic!("without {name}: {error}"),
+        }
+    }
+    disk.root().open_dir("volumes").unwrap().remove_dir(&VOLUME.to_string()).unwrap();
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let refused = pool.open_volume(VOLUME).map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::NotFound { .. }), "{refused}");
+    assert!(refused.to_string().contains(&VOLUME.to_string()), "{refused}");
+    assert!(pool.open_volume(other).is_ok());
+    pool.delete_volume(VOLUME).unwrap();
+    assert!(pool.volume(VOLUME).is_none());
+}
+
+#[test]
 fn growing_shows_zeroes_and_is_remembered() {
     let disk = disk_with(1 << 20);
     let volume = open(&disk);

@@ -397,3 +397,23 @@ fn a_mirror_that_was_resumed_in_its_pause_and_rests_is_not_said_to_be_connecting
     bench.apply(Event::Tick { now_ms: 9_000 });
     assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Dial { .. })));
 }
+
+/// The simulator waited for minutes for a transfer that never ended: a copy was under way when the
+/// one before it was done, and kept its place (and could have kept its range from hosts).
+#[test]
+fn rule_2_a_copy_that_is_under_way_when_a_transfer_is_done_keeps_no_range_from_hosts() {
+    let mut bench = Bench::primary();
+    let stack = Policy { transfer_every_s: 1, ..policy(Mode::Stack) };
+    bench.add_leg(stack).connect(None);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    bench.change(1, at(1, 1)).record();
+    let seq = cut(&bench).expect("a first cut is due at once");
+    // What the mirror may have and this copy has not is copied from here.
+    bench.apply(Event::Applied { write: WriteId::new(1), result: Err(IoError::NoSpace) });
+    assert!(bench.out.iter().any(|effect| matches!(effect, Effect::Copy { .. })));
+    bench.heard(Message::CutApplied { seq }).record();
+    let done = |effect: &Effect| matches!(effect, Effect::Note(Note::Transferred { .. }));
+    assert!(bench.out.iter().any(done), "{:?}", bench.out);
+    bench.change(2, at(1, 1)).record().applied(2);
+    assert_eq!(bench.answer(2), Some(Ok(())));
+}

@@ -170,16 +170,16 @@ impl World {
         site
     }
 
-    /// The death of one gateway: nobody reaches it before it is restarted.
-    pub(crate) fn kill(&self, site: &Site) {
-        site.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
-        self.net.groups.borrow_mut().remove(&site.identity.gateway);
-    }
-
     /// The same after its machine was without power.
     pub(crate) fn restart_after_power_loss(&self, site: Site) -> Site {
         self.power_losses.set(self.power_losses.get() + 1);
         self.restart(site)
+    }
+
+    /// The death of one gateway: nobody reaches it before it is restarted.
+    pub(crate) fn kill(&self, site: &Site) {
+        site.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.net.groups.borrow_mut().remove(&site.identity.gateway);
     }
 
     pub(crate) fn restart_uncut(&self, site: Site) -> Site {

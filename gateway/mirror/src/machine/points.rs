@@ -13,6 +13,7 @@
 //! point is kept, durably and recorded; the point is given up only when the record that needs it no
 //! more is durable. What a kept point cannot be taken of is left as it is, and the primary is told.
 
+mod back;
 mod relay;
 
 use block::{BlockSet, Goodbye, IoError, LegId, Message, Quality, Seq, SnapshotId, VolumeId};
@@ -400,113 +401,5 @@ impl Machine {
         self.points.removing = false;
         let gone: Snapshots = removed.iter().map(|(at, s)| (self.volumes[*at].id, *s)).collect();
         self.points.unneeded.retain(|snapshot| !gone.contains(snapshot));
-    }
-
-    // --- the way back ---
-
-    /// Whether a promotion goes back to the kept point.
-    pub(super) fn goes_back(&self) -> bool {
-        self.points.kept.is_some()
-            && matches!(self.quality, Quality::Consistent | Quality::Inconsistent)
-    }
-
-    fn kept_snapshots(&self) -> Vec<SnapshotId> {
-        let kept = self.points.kept.as_ref().expect("the caller checked");
-        kept.snapshots.iter().map(|(_, snapshot)| *snapshot).collect()
-    }
-
-    /// Everything that was received is applied: which blocks will the way back change?
-    pub(super) fn list_changed(&mut self, out: &mut Vec<Effect>) {
-        out.push(Effect::ListChanged { snapshots: self.kept_snapshots() });
-    }
-
-    /// Those blocks are in no dirty map of the old primary, which may have forgotten that it wrote
-    /// them: they are remembered here (rule 9), with the intention, before anything is rolled back.
-    pub(super) fn on_changed(
-        &mut self,
-        result: Result<Vec<BlockSet>, IoError>,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.role != Role::Promoting(Promoting::Listing) {
-            return;
-        }
-        let changed = match result {
-            Ok(changed) => changed,
-            Err(error) => {
-                self.role = Role::Secondary;
-                self.finish_command(Err(Refusal::Io(error)), out);
-                return;
-            }
-        };
-        let lineage = self.points.kept.as_ref().and_then(|kept| kept.lineage.as_ref());
-        let base = lineage.map(|lineage| lineage.current);
-        if let Some(old) = self.upstream_record.clone()
-            && !self.legs.iter().flatten().any(|leg| leg.gateway == old.gateway)
-            && let Some(id) = LegId::all().find(|id| self.leg(*id).is_none())
-        {
-            let policy = self.policy_towards(&old, id);
-            let mut leg = Leg::new(id, old, policy, self.volumes.len());
-            leg.base = base;
-            self.legs[id.index()] = Some(Box::new(leg));
-        }
-        let bytes: u64 = changed.iter().flatten().map(|range| range.count()).sum();
-        for leg in self.legs.iter_mut().flatten() {
-            for (dirty, ranges) in leg.dirty.iter_mut().zip(&changed) {
-                ranges.iter().for_each(|range| dirty.insert(*range));
-            }
-            // One that is relayed to keeps an earlier point: it holds nothing of what is given up.
-            if leg.relay.is_none() {
-                leg.lossy = Some(leg.lossy.unwrap_or(0) + bytes * block::BLOCK_BYTES);
-            }
-        }
-        self.points.rolling_back = true;
-        self.role = Role::Promoting(Promoting::Intending);
-        self.keep(After::RollbackIntended, out);
-    }
-
-    /// The intention is durable. Also taken up here after a crash in the middle.
-    pub(super) fn roll_back(&mut self, out: &mut Vec<Effect>) {
-        if self.role == Role::Promoting(Promoting::Intending) {
-            self.role = Role::Promoting(Promoting::RollingBack);
-        }
-        self.points.rollback = true;
-        out.push(Effect::RollBack { snapshots: self.kept_snapshots() });
-    }
-
-    /// Takes up a rollback that a crash cut short. The copy is the kept point then, and no more: the
-    /// operator asks again.
-    pub(super) fn resume_rollback(&mut self, out: &mut Vec<Effect>) {
-        if self.points.rolling_back {
-            self.roll_back(out);
-        }
-    }
-
-    pub(super) fn on_rolled_back(&mut self, result: Result<(), IoError>, out: &mut Vec<Effect>) {
-        self.points.rollback = false;
-        let promoting = self.role == Role::Promoting(Promoting::RollingBack);
-        self.points.rolling_back = false;
-        if let Err(error) = result {
-            // Some volumes are at the point and others are not; the point is still kept.
-            self.quality = Quality::Inconsistent;
-            self.keep(After::Nothing, out);
-            if error == IoError::Latched {
-                self.latch(error, out);
-            }
-            if promoting {
-                self.role = Role::Secondary;
-                self.finish_command(Err(Refusal::Io(error)), out);
-            }
-            return;
-        }
-        if let Some(kept) = &self.points.kept {
-            self.lineage.clone_from(&kept.lineage);
-        }
-        self.quality = Quality::Outdated;
-        self.points.give_up_kept();
-        if promoting {
-            self.take_over_after_rollback(out);
-        } else {
-            self.keep(After::Nothing, out);
-        }
     }
 }

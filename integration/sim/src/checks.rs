@@ -74,7 +74,13 @@ impl World {
         let Some(branch) = state.branch.borrow().clone() else { return };
         if state.rolled_back.replace(false) {
             self.log(format_args!("{}: what was not flushed may be gone", state.name));
-            let kept = branch.borrow().without_unflushed(site);
+            let mut kept = branch.borrow().without_unflushed(site);
+            if state.detached.get()
+                && let Some(image) = self.image(site)
+            {
+                // Nor was what it began with flushed for sure.
+                kept.rebase(|volume, sector| image.peek(volume, sector));
+            }
             *state.branch.borrow_mut() = Some(Rc::new(RefCell::new(kept)));
             self.forget_chains();
         }

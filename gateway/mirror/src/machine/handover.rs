@@ -85,6 +85,9 @@ impl Machine {
         for leg in LegId::all() {
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
+        // Whom this primary had not heard yet is the new one's affair: waited for here when this copy
+        // is promoted again, it would be for ever.
+        self.awaiting = super::LegSet::default();
         // Nothing was written here since the mirrors had everything: they lack nothing of ours.
         let fresh = self.forget_legs();
         self.keep_with(After::Demoted, fresh, out);

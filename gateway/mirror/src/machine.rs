@@ -65,7 +65,7 @@ pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Event, Opening, Pace, PointListing, Taken};
 use self::flush::Flushes;
-use self::leg::{Leg, LegSet, Stage};
+use self::leg::{Leg, LegSet};
 pub use self::note::Note;
 use self::points::Points;
 use self::secondary::Upstream;

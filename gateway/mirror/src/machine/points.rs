@@ -16,12 +16,9 @@
 mod back;
 mod relay;
 
-use block::{BlockSet, Goodbye, IoError, LegId, Message, Quality, Seq, SnapshotId, VolumeId};
+use block::{Goodbye, IoError, Message, Quality, Seq, SnapshotId, VolumeId};
 
-use super::leg::Leg;
-use super::role::Promoting;
 use super::{After, Effect, Machine, Role};
-use crate::command::Refusal;
 use crate::lineage::Lineage;
 use crate::record::{Discarded, Kept, PointsRecord, Snapshots};
 

@@ -288,6 +288,7 @@ impl Site {
             site: format!("site-{number}"),
             sessions: vec![SessionId::of(number), SessionId::of(number + 100)],
             policy: Policy { mode: block::Mode::Stack, ..Policy::default() },
+            holds_content: false,
         })
         .await
     }

@@ -21,6 +21,7 @@ use block::{Goodbye, IoError, Message, Quality, Seq, SnapshotId, VolumeId};
 use super::{After, Effect, Machine, Role};
 use crate::lineage::Lineage;
 use crate::record::{Discarded, Kept, PointsRecord, Snapshots};
+use crate::status::DiscardedStatus;
 
 /// Why a point is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +201,15 @@ impl Points {
 }
 
 impl Machine {
+    pub(super) fn discarded_status(&self) -> Vec<DiscardedStatus> {
+        let status = |point: &Discarded| DiscardedStatus {
+            snapshots: point.snapshots.clone(),
+            bytes: point.bytes,
+            unix_ms: point.unix_ms,
+        };
+        self.points.discarded().iter().map(status).collect()
+    }
+
     /// Names the next snapshots, if there are to be any.
     pub(super) fn plan_points(&mut self) {
         let mirrors = matches!(self.role, Role::Secondary | Role::Promoting(_));

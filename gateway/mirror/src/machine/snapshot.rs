@@ -18,8 +18,8 @@ use crate::activity::ACTIVITY_EXTENTS;
 use crate::dirty::DirtyMap;
 use crate::record::{GroupRecord, LegRecord, RoleRecord, UpstreamRecord, dirty_key, group_key};
 use crate::status::{
-    Cause, DiscardedStatus, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus,
-    Serving, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
+    Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus, Serving,
+    SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
 
 /// A volume as it was found when the group was opened.
@@ -263,15 +263,6 @@ impl Machine {
         let leg = self.legs.iter().flatten().find(|leg| leg.gateway == gateway)?;
         let maps = self.volumes.iter().zip(&leg.dirty);
         Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), leg.base)).collect())
-    }
-
-    fn discarded_status(&self) -> Vec<DiscardedStatus> {
-        let status = |point: &crate::record::Discarded| DiscardedStatus {
-            snapshots: point.snapshots.clone(),
-            bytes: point.bytes,
-            unix_ms: point.unix_ms,
-        };
-        self.points.discarded().iter().map(status).collect()
     }
 
     /// Whether the primary said goodbye before its link ended.

@@ -160,7 +160,7 @@ fn rec_27_a_promotion_at_the_far_end_fences_both_and_rewinds_them_by_consent() {
             let here = north.row_here(25);
             assert!(here > 0 && north.status().epoch > east.status().epoch);
             // Nobody heard of it yet. The next transfer does, and tells the primary.
-            let _ = east.row(25).await;
+            drop(east.row(25).await);
             east.until(|status| status.role == Role::Fenced).await;
             assert!(east.row(26).await.is_err());
             assert_eq!(west.status().epoch, north.status().epoch);
@@ -194,7 +194,7 @@ fn rec_27_the_mirror_in_the_middle_dies_at_every_step() {
                 west.life.die_after(steps);
                 let writes = async { rows(&world, &east, 0..60).await };
                 let deadline = std::time::Duration::from_secs(5);
-                let _ = tokio::time::timeout(deadline, writes).await;
+                drop(tokio::time::timeout(deadline, writes).await);
                 let west = world.restart(west);
                 east.until(|status| {
                     status.legs[0].phase == Phase::Equivalent

@@ -208,7 +208,7 @@ impl Machine {
     }
 
     /// The local copy or ledger failed: nothing is acknowledged from it any more (rule 11).
-    pub(super) fn latch(&mut self, error: block::IoError, out: &mut Vec<Effect>) {
+    pub(super) fn latch(&mut self, error: IoError, out: &mut Vec<Effect>) {
         if !self.latched {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
@@ -217,7 +217,7 @@ impl Machine {
             self.keep(After::Nothing, out);
         }
         self.drop_dismissal();
-        self.fail_everything(block::IoError::Latched, out);
+        self.fail_everything(IoError::Latched, out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);
         }

@@ -449,20 +449,4 @@ impl Machine {
         }
         self.remove_unneeded(out);
     }
-
-    /// The local copy or ledger failed: nothing is acknowledged from it any more (rule 11).
-    fn latch(&mut self, error: block::IoError, out: &mut Vec<Effect>) {
-        if !self.latched {
-            self.latched = true;
-            out.push(Effect::Note(Note::Latched { error }));
-            // What the next start finds here is no better than after a loss of power (rule 4).
-            self.host_boot = [0; 16];
-            self.keep(After::Nothing, out);
-        }
-        self.drop_dismissal();
-        self.fail_everything(block::IoError::Latched, out);
-        if self.command.is_some() {
-            self.finish_command(Err(crate::Refusal::Io(error)), out);
-        }
-    }
 }

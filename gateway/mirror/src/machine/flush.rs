@@ -9,7 +9,7 @@ use block::{IoError, LegId, Message, Seq, WriteId};
 
 use super::leg::{LegFlush, LegSet, Stage};
 use super::write::{Gate, Held, refuse};
-use super::{Effect, Machine};
+use super::{After, Effect, Machine, Note};
 
 /// A mirror that its hosts never flush is flushed this often, so that a lost link costs little.
 const LEG_FLUSH_MS: u64 = 1_000;
@@ -204,6 +204,22 @@ impl Machine {
             || state.undurable.len() >= UNDURABLE_MAX;
         if overdue && !state.undurable.is_empty() && state.flushes.is_empty() {
             self.flush_leg(leg, None, out);
+        }
+    }
+
+    /// The local copy or ledger failed: nothing is acknowledged from it any more (rule 11).
+    pub(super) fn latch(&mut self, error: IoError, out: &mut Vec<Effect>) {
+        if !self.latched {
+            self.latched = true;
+            out.push(Effect::Note(Note::Latched { error }));
+            // What the next start finds here is no better than after a loss of power (rule 4).
+            self.host_boot = [0; 16];
+            self.keep(After::Nothing, out);
+        }
+        self.drop_dismissal();
+        self.fail_everything(IoError::Latched, out);
+        if self.command.is_some() {
+            self.finish_command(Err(crate::Refusal::Io(error)), out);
         }
     }
 }

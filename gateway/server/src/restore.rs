@@ -174,8 +174,13 @@ pub(crate) fn stand(status: &GroupStatus, aim: &Aim) -> Result<Stand, Refused> {
     match status.role {
         Role::Fenced => Err(fenced(status)),
         Role::Secondary => {
-            let follows = status.upstream.as_ref().is_some_and(|up| up.gateway == aim.gateway);
-            if follows && status.quality == Quality::InSync && status.serving != Serving::Detached {
+            let upstream = status.upstream.as_ref().filter(|up| up.gateway == aim.gateway);
+            let follows = upstream.is_some_and(|upstream| {
+                // One that follows behind is no worse for being so, while it does.
+                let behind = status.quality == Quality::Consistent;
+                status.quality == Quality::InSync || behind && upstream.link == LinkState::Connected
+            });
+            if follows && status.serving != Serving::Detached {
                 return Ok(Stand::Over);
             }
             let useless = || {

@@ -43,12 +43,16 @@ pub(crate) fn ask(world: &Rc<World>, site: usize, command: Command) {
     process.spawn(
         world,
         Box::pin(async move {
-            if let Command::Promote { consent } = command {
-                note_promotion(&kept, site, consent);
-            }
+            let noted = match command {
+                Command::Promote { consent } => note_promotion(&kept, site, consent),
+                _ => false,
+            };
             let answer = group.command(command).await;
             if promotes {
                 kept.sites[site].unnamed.set(answer == Err(Refusal::NotNamed));
+            }
+            // One that is refused because another is under way says nothing of that one.
+            if noted {
                 kept.sites[site].promoting.set(None);
                 let place = &kept.sites[site].promotion;
                 match answer {
@@ -70,13 +74,13 @@ pub(crate) fn promote(world: &Rc<World>, site: usize, consent: Consent) {
     ask(world, site, Command::Promote { consent });
 }
 
-/// A copy is about to be promoted: what it is just before.
-fn note_promotion(world: &World, site: usize, consent: Consent) {
-    let Some(process) = world.process(site) else { return };
-    let Some(group) = process.group() else { return };
+/// A copy is about to be promoted: what it is just before. Says whether it is not already.
+fn note_promotion(world: &World, site: usize, consent: Consent) -> bool {
+    let Some(process) = world.process(site) else { return false };
+    let Some(group) = process.group() else { return false };
     let (status, state) = (group.status(), &world.sites[site]);
     if status.role == Role::Primary || state.promoting.get() == Some(process.number) {
-        return;
+        return false;
     }
     let from = status.upstream.and_then(|upstream| world.site_of(upstream.gateway));
     let kept = status.kept.map(|kept| kept.quality);
@@ -88,6 +92,7 @@ fn note_promotion(world: &World, site: usize, consent: Consent) {
     state.promotion.set(Some(promotion));
     state.consented.set(state.consented.get().max(consent));
     state.promoting.set(Some(process.number));
+    true
 }
 
 /// The policies with which a site is mirrored to.

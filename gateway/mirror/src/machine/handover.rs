@@ -83,6 +83,11 @@ impl Machine {
         self.quality = Quality::InSync;
         self.fail_everything(block::IoError::Fenced, out);
         for leg in LegId::all() {
+            // The other mirrors lack what the new primary is asked from here on: promoted as if they
+            // were in sync, they would lose it (rule 1).
+            if self.live.has(leg) && leg != yielding.leg {
+                out.push(Effect::Post { leg, message: Message::Outdate });
+            }
             self.cut_off(leg, Cause::AwaitingReprotect, out);
         }
         // Whom this primary had not heard yet is the new one's affair: waited for here when this copy

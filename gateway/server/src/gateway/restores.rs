@@ -278,6 +278,18 @@ impl Gateway {
             .await
     }
 
+    async fn end_restore(
+        &self,
+        running: &mut Running,
+        group: GroupId,
+        aim: &Aim,
+    ) -> Result<(), Refused> {
+        running.step("note that it is over");
+        self.note_restore(group, None).await?;
+        running.done(format!("{} serves the group", aim.site));
+        Ok(())
+    }
+
     async fn bring_back(
         &self,
         running: &mut Running,
@@ -307,13 +319,10 @@ impl Gateway {
                     let leg = status.legs.iter().find(|found| found.leg == leg);
                     let leg = leg.ok_or_else(|| Refused::from(mirror::Refusal::Unknown))?;
                     self.hand_over(running, group, (leg, DRAIN_MAX)).await?;
+                    // Behind it again in its own mode, the copy here looks as it did before.
+                    return self.end_restore(running, group, aim).await;
                 }
-                Stand::Over => {
-                    running.step("note that it is over");
-                    self.note_restore(group, None).await?;
-                    running.done(format!("{} serves the group", aim.site));
-                    return Ok(());
-                }
+                Stand::Over => return self.end_restore(running, group, aim).await,
             }
         }
         let detail = format!("{} was lost again and again", aim.site);

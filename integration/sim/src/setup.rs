@@ -183,7 +183,8 @@ fn voice(rng: &Rng) -> Voice {
 
 fn journal(rng: &Rng) -> JournalLimits {
     let memory_bytes = rng.pick(&[32 << 10, 64 << 10, 256 << 10, 64 << 20]);
-    JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 16 << 20, 16 << 20]) }
+    // More than a link takes in one go, or nothing would ever be left for the disk.
+    JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 64 << 20, 64 << 20]) }
 }
 
 fn pace(rng: &Rng) -> Pace {

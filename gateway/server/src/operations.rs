@@ -21,6 +21,15 @@ pub(crate) struct Operations {
     all: Mutex<VecDeque<Operation>>,
 }
 
+fn runs_on(operation: &Operation, subject: &str) -> bool {
+    operation.subject == subject && operation.state == OperationState::Running
+}
+
+/// What is said to a call that may not go beside this one.
+pub(crate) fn under_way(operation: &Operation) -> String {
+    format!("operation {} ({}) is under way", operation.id, operation.kind)
+}
+
 impl Operations {
     /// None yet.
     #[must_use]
@@ -62,15 +71,12 @@ impl Operations {
         subject: &str,
     ) -> Result<Running, Box<Problem>> {
         let running = self.begin(kind, subject);
-        let other = |of: &Operation| {
-            of.id != running.id && of.subject == subject && of.state == OperationState::Running
-        };
+        let other = |of: &Operation| of.id != running.id && runs_on(of, subject);
         // Looked for after it was begun, so that of two that begin at once one sees the other.
         match self.list().into_iter().find(other) {
             None => Ok(running),
             Some(other) => {
-                let detail = format!("operation {} ({}) is under way", other.id, other.kind);
-                let problem = Problem::new(Code::Busy, detail)
+                let problem = Problem::new(Code::Busy, under_way(&other))
                     .with_next(format!("twinspan operation show {}", other.id));
                 running.end(Err(problem.clone()));
                 Err(Box::new(problem))
@@ -81,8 +87,7 @@ impl Operations {
     /// The one that runs on this subject, if one does.
     #[must_use]
     pub(crate) fn running_on(&self, subject: &str) -> Option<Operation> {
-        let is_it = |of: &Operation| of.subject == subject && of.state == OperationState::Running;
-        self.list().into_iter().find(is_it)
+        self.list().into_iter().find(|of| runs_on(of, subject))
     }
 
     /// One of them.

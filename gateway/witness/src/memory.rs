@@ -3,6 +3,8 @@
 //! Invariant: every question is answered at one moment, in the order in which questions arrive; a
 //! question that gets no answer may have been answered all the same, or be answered later.
 
+mod lies;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,6 +14,8 @@ use block::{
     Claim, GatewayId, GroupId, Keep, Revision, Sighting, Standing, Verdict, Witness, WitnessError,
     WitnessFuture,
 };
+
+pub use self::lies::Lie;
 
 /// How long is waited for an answer that does not come.
 pub const PATIENCE: Duration = Duration::from_secs(1);

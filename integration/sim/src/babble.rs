@@ -4,13 +4,12 @@
 //! side. It is never a false word on something that was asked for.
 
 use std::rc::Weak;
-use std::task::{Context, Poll};
 
-use block::{BlockRange, Change, Epoch, Extent, Identity, IoError, Link, LinkError, LinkTraffic};
-use block::{Message, Seq, Vote};
+use block::{BlockRange, Change, Epoch, Extent, IoError, Message, Seq, Vote};
 use bytes::Bytes;
 
 use crate::rng::Rng;
+use crate::tap::Tap;
 use crate::world::World;
 
 /// Nobody counts that far.
@@ -18,9 +17,8 @@ const NEVER: Seq = Seq::new(u64::MAX / 2);
 /// No group has that many volumes.
 const NOWHERE: u16 = 9_999;
 
-/// A link on whose other end is such a peer.
+/// Hears such a peer at the other end.
 pub(crate) struct Babble {
-    pub(crate) inner: Box<dyn Link>,
     pub(crate) world: Weak<World>,
     /// Who babbles.
     pub(crate) from: usize,
@@ -48,45 +46,15 @@ fn nonsense(rng: &Rng) -> Message {
     }
 }
 
-impl Link for Babble {
-    fn peer(&self) -> &Identity {
-        self.inner.peer()
-    }
-
-    fn push(&mut self, message: Message) {
-        self.inner.push(message);
-    }
-
-    fn queued_bytes(&self) -> u64 {
-        self.inner.queued_bytes()
-    }
-
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.inner.poll_send(context)
-    }
-
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut Vec<Message>,
-    ) -> Poll<Result<(), LinkError>> {
-        let polled = self.inner.poll_receive(context, into);
-        if let (Poll::Ready(Ok(())), Some(world)) = (&polled, self.world.upgrade())
-            && world.sites[self.from].babbles.replace(false)
-        {
-            world.happened("a peer says what makes no sense");
-            let message = nonsense(&world.rng);
-            world.log(format_args!("{} babbles: {message:?}", world.sites[self.from].name));
-            into.push(message);
+impl Tap for Babble {
+    fn adds(&mut self) -> Option<Message> {
+        let world = self.world.upgrade()?;
+        if !world.sites[self.from].babbles.replace(false) {
+            return None;
         }
-        polled
-    }
-
-    fn version(&self) -> u16 {
-        self.inner.version()
-    }
-
-    fn traffic(&self) -> LinkTraffic {
-        self.inner.traffic()
+        world.happened("a peer says what makes no sense");
+        let message = nonsense(&world.rng);
+        world.log(format_args!("{} babbles: {message:?}", world.sites[self.from].name));
+        Some(message)
     }
 }

@@ -325,7 +325,8 @@ async fn dial(
             let Ok(Message::Open(open)) = link.receive_one().await else { return };
             let Some(world) = place.upgrade() else { return };
             let ear = Ear { world: Rc::downgrade(&world), site: acceptor.site };
-            let link = Babble { inner: Box::new(link), world: Rc::downgrade(&world), from };
+            let babble = Babble { world: Rc::downgrade(&world), from };
+            let link = Tapped::new(Box::new(link), babble);
             let link = Box::new(Tapped::new(Box::new(link), ear));
             let link = world.trace_link(acceptor.site, link);
             if !world.takes(&acceptor, &open, from) {
@@ -338,7 +339,8 @@ async fn dial(
     );
     let link = link::greet(ours, &self::hello(&me.identity)).await?;
     let link = world.sabotage.dialed(Box::new(link), world);
-    let link = Box::new(Babble { inner: link, world: Rc::downgrade(world), from: to });
+    let babble = Babble { world: Rc::downgrade(world), from: to };
+    let link = Box::new(Tapped::new(link, babble));
     let link = Box::new(Tapped::new(link, Meter::new(world, me.site, to)));
     Ok(world.trace_link(me.site, link))
 }

@@ -7,14 +7,13 @@
 mod link;
 mod medium;
 mod store;
-mod witness;
 
 use std::rc::Rc;
 
-use ::witness::memory::MemoryWitness;
 use block::{Extent, GatewayId, Ledger, Link, Op, Open, Request, Store, Ticket, Witness};
 use bytes::Bytes;
 use mirror::{Command, Group, Policy, Role, Serving};
+use witness::memory::{Lie, MemoryWitness};
 
 pub(crate) use self::medium::{Hiding, HidingDirectory};
 use self::store::Omits;
@@ -176,17 +175,15 @@ impl Sabotage {
         inner: Rc<dyn Witness>,
         truth: &Rc<MemoryWitness>,
     ) -> Rc<dyn Witness> {
-        match self {
-            Self::GoesOnUnasked
-            | Self::PromotesUnnamed
-            | Self::ReadsForEver
-            | Self::IgnoresLeases
-            | Self::ForgetsClaims => {
-                let truth = Rc::clone(truth);
-                Rc::new(witness::Liar { how: self, me, inner, truth })
-            }
-            _ => inner,
-        }
+        let lie = match self {
+            Self::GoesOnUnasked => Lie::LeavesUnasked,
+            Self::PromotesUnnamed => Lie::PromotesUnnamed,
+            Self::ReadsForEver => Lie::ReadsForEver,
+            Self::IgnoresLeases => Lie::IgnoresLeases,
+            Self::ForgetsClaims => Lie::ForgetsClaims,
+            _ => Lie::None,
+        };
+        lie.told_to(me, inner, truth)
     }
 
     /// A history begins.

@@ -1,6 +1,6 @@
-//! A link that somebody listens to.
+//! A link that somebody listens to, or interrupts.
 //!
-//! Invariant: listening changes nothing.
+//! Invariant: what is said goes on as it is, and what is heard too; an interruption comes behind it.
 
 use std::rc::Weak;
 use std::task::{Context, Poll};
@@ -19,6 +19,11 @@ pub(crate) trait Tap {
 
     /// This end hears something.
     fn hears(&mut self, _message: &Message) {}
+
+    /// What this end hears besides, behind what came.
+    fn adds(&mut self) -> Option<Message> {
+        None
+    }
 }
 
 /// A link that somebody listens to.
@@ -62,6 +67,9 @@ impl<T: Tap> Link for Tapped<T> {
             self.tap.begins();
         }
         into[before..].iter().for_each(|message| self.tap.hears(message));
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            into.extend(self.tap.adds());
+        }
         polled
     }
 

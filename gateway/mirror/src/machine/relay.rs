@@ -75,7 +75,7 @@ impl Relay {
 
     /// Nothing is under way any more.
     fn rest(&mut self) {
-        let (volumes, due) = (self.since.len(), self.due);
+        let (volumes, due) = (self.todo.len(), self.due);
         *self = Self { due, ..Self::new(volumes) };
     }
 

@@ -12,9 +12,9 @@ use twinspan_mirror::machine::Note;
 use twinspan_mirror::{Command, Consent, Failover, GroupStatus, Mode, OnSlow, Policy, Role};
 use witness::memory::Fate;
 
-use crate::lies::Lie;
 use crate::parts::spawn_local;
 use crate::world::{BYTES, Site, World};
+use witness::memory::Lie;
 
 const STEPS: u64 = 60;
 const BLOCKS: u64 = BYTES / 4096;

@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod history;
-mod lies;
 #[path = "../two_gateways/link.rs"]
 mod link;
 mod modes;
@@ -15,9 +14,9 @@ mod world;
 use std::time::Duration;
 
 use block::IoError;
-use lies::Lie;
 use twinspan_mirror::{Command, Consent, Refusal, Role, Serving};
 use witness::memory::Fate;
+use witness::memory::Lie;
 use world::{GROUP, HOLD_MS, World};
 
 /// Histories that are tried; each takes a few milliseconds.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use block::{IoError, Quality};
 use twinspan_mirror::{Command, Consent, Mode, OnSlow, Policy, Refusal, Role, Serving, Split};
 
-use crate::lies::Lie;
 use crate::world::{GROUP, HOLD_MS, Site, World};
+use witness::memory::Lie;
 
 /// Who is named by the witness besides the primary.
 fn named(world: &World) -> usize {

@@ -26,9 +26,9 @@ use twinspan_mirror::{
 };
 use witness::memory::{Faults, Later, MemoryWitness, Millis};
 
-use crate::lies::Lie;
 use crate::link::{Cutter, Line, pair};
 use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
+use witness::memory::Lie;
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
 const VOLUME: VolumeId = VolumeId::of(2);

@@ -1,9 +1,10 @@
 //! Plans say what stands in the way, and their tokens are bound to what they saw.
 
-use block::{Epoch, GatewayId, Generation, GroupId, Seq};
+use block::{Epoch, GatewayId, Generation, GroupId};
 use mirror::{GroupCounters, Serving};
 
 use super::*;
+use crate::migration::tests::upstream;
 
 fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus {
     GroupStatus {
@@ -16,18 +17,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         quality,
         volumes: Vec::new(),
         legs: Vec::new(),
-        upstream: Some(UpstreamStatus {
-            sessions: Vec::new(),
-            gateway: GatewayId::of(2),
-            site: "east".to_owned(),
-            link,
-            last_heard_ms: Some(1),
-            orderly: false,
-            theirs: None,
-            seq: Seq::ZERO,
-            mode: mirror::Mode::Sync,
-            lag_ms: None,
-        }),
+        upstream: Some(upstream(link)),
         kept: None,
         keeps_no_points: false,
         is_foreign: false,

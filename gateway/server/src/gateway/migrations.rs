@@ -14,7 +14,7 @@ use mirror::{Command, GroupStatus, LegStatus, LinkState, Role, Serving};
 use super::Gateway;
 use super::surveys::Survey;
 use crate::migration::{self, Outlook};
-use crate::operations::Running;
+use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
 
 /// For how long hosts are held at most while what is in flight ends, if nobody says otherwise: what
@@ -104,8 +104,7 @@ impl Gateway {
         let status = self.status_of(id).await?;
         if let Some(other) = self.operations.running_on(&entry.name) {
             // Said before the token is used up.
-            let detail = format!("operation {} ({}) is under way", other.id, other.kind);
-            return Err(Refused::new(Code::Busy, detail));
+            return Err(Refused::new(Code::Busy, under_way(&other)));
         }
         let leg = migration::redeem(&self.plans, &request.token, &status, &self.clock)?;
         let running = self.operations.begin_alone("migrate", &entry.name).map_err(Refused)?;

@@ -20,7 +20,7 @@ use super::surveys::Survey;
 use crate::book::{GroupEntry, RestoreEntry};
 use crate::clock::text;
 use crate::migration::has_everything;
-use crate::operations::Running;
+use crate::operations::{Running, under_way};
 use crate::plans::check;
 use crate::refusal::Refused;
 use crate::restore::{self, Aim, Stand};
@@ -246,8 +246,7 @@ impl Gateway {
             return Err(Refused::new(Code::NotFound, detail));
         }
         if let Some(other) = self.operations.running_on(&entry.name) {
-            let detail = format!("operation {} ({}) is under way", other.id, other.kind);
-            return Err(Refused::new(Code::Busy, detail));
+            return Err(Refused::new(Code::Busy, under_way(&other)));
         }
         let status = self.status_of(entry.group()).await?;
         let is_source = status.role == mirror::Role::Primary;

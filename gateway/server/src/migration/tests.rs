@@ -1,7 +1,7 @@
 //! A migration is planned only where nothing is at risk, and its token is bound to what was seen.
 
 use api::Code;
-use block::{Generation, GroupId, Quality, SessionId, VolumeId};
+use block::{Generation, GroupId, Quality, Seq, SessionId, VolumeId};
 use mirror::{
     GroupCounters, Phase, Policy, SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
 };
@@ -50,6 +50,22 @@ pub(crate) fn well(gateway: u128, site: &str) -> LegStatus {
         inflight_writes: 0,
         inflight_bytes: 0,
         send_queue_bytes: 0,
+    }
+}
+
+/// What a mirror knows of its primary, which was heard a millisecond after the start.
+pub(crate) fn upstream(link: LinkState) -> UpstreamStatus {
+    UpstreamStatus {
+        sessions: Vec::new(),
+        gateway: GatewayId::of(2),
+        site: "east".to_owned(),
+        link,
+        last_heard_ms: Some(1),
+        orderly: false,
+        theirs: None,
+        seq: Seq::ZERO,
+        mode: Mode::Sync,
+        lag_ms: None,
     }
 }
 

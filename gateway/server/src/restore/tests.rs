@@ -1,26 +1,15 @@
 //! Where a restore stands is read from the group, and what was not meant is refused by name.
 
-use block::{Epoch, Seq};
-use mirror::{Mode, Phase, UpstreamStatus};
+use block::Epoch;
+use mirror::Phase;
 
 use super::*;
-use crate::migration::tests::{primary, well};
+use crate::migration::tests::{primary, upstream, well};
 
 fn copy(quality: Quality, link: LinkState) -> GroupStatus {
     let mut status = primary(Vec::new());
     (status.role, status.serving, status.quality) = (Role::Secondary, Serving::NotPrimary, quality);
-    status.upstream = Some(UpstreamStatus {
-        sessions: Vec::new(),
-        gateway: GatewayId::of(2),
-        site: "east".to_owned(),
-        link,
-        last_heard_ms: Some(1),
-        orderly: false,
-        theirs: None,
-        seq: Seq::ZERO,
-        mode: Mode::Sync,
-        lag_ms: None,
-    });
+    status.upstream = Some(upstream(link));
     status
 }
 

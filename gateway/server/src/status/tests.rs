@@ -1,55 +1,25 @@
 //! What an operator is told of what a group says.
 
 use api::Health;
-use block::{Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, VolumeId};
-use mirror::{Cause, GroupCounters, Policy, SessionStatus, UpstreamStatus, VolumeStatus};
+use block::{Epoch, GatewayId, Generation, GroupId, Quality, Seq, SessionId, VolumeId};
+use mirror::{Cause, GroupCounters, SessionStatus, UpstreamStatus, VolumeStatus};
 
 use super::*;
+use crate::migration::tests::well;
 
 const NOW: Moment = Moment { now_ms: 100_000, age_ms: 0, fresh: true };
 
 fn healthy_leg() -> LegStatus {
-    LegStatus {
-        leg: LegId::new(0).unwrap(),
-        gateway: GatewayId::of(2),
-        site: "west".to_owned(),
-        state: SessionState::Active,
-        phase: Phase::Equivalent,
-        in_sync: true,
-        link: LinkState::Connected,
-        cause: None,
-        failed: None,
-        policy: Policy::default(),
-        bytes_per_second_max: None,
-        comparing: false,
-        degraded: false,
-        relay: false,
-        lag_ms: Some(0),
-        cut_ms: None,
-        journal_bytes: 0,
-        spilled_bytes: 0,
-        journal_bytes_max: 1 << 30,
-        spells: Vec::new(),
-        sessions: vec![SessionStatus {
-            session: SessionId::of(5),
-            volume: VolumeId::of(3),
-            out_of_sync_bytes: 0,
-            resync_total_bytes: 0,
-            resync_copied_bytes: 0,
-            full: true,
-            mismatched_bytes: 0,
-        }],
-        resync_started_ms: None,
-        resync_rate: None,
-        verifying: None,
-        verified: None,
-        rtt_us: Some(1100),
-        last_heard_ms: Some(99_800),
-        theirs: None,
-        inflight_writes: 0,
-        inflight_bytes: 0,
-        send_queue_bytes: 0,
-    }
+    let mut leg = well(2, "west");
+    leg.journal_bytes_max = 1 << 30;
+    (leg.rtt_us, leg.last_heard_ms) = (Some(1100), Some(99_800));
+    leg.sessions = vec![SessionStatus {
+        session: SessionId::of(5),
+        volume: VolumeId::of(3),
+        full: true,
+        ..leg.sessions.remove(0)
+    }];
+    leg
 }
 
 fn primary(legs: Vec<LegStatus>) -> GroupStatus {

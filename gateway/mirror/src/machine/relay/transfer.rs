@@ -320,7 +320,6 @@ impl Machine {
         };
         let Some((lineage, at_ms)) = relay.point.take() else { return };
         state.dirty = std::mem::take(&mut relay.since);
-        relay.since = vec![DirtyMap::default(); state.dirty.len()];
         relay.due = false;
         relay.rest();
         state.suspects.iter_mut().for_each(DirtyMap::clear);

@@ -1,4 +1,5 @@
-//! Witnesses that lie to the gateway that asks, each as a check that was left out would.
+//! Lies of a witness to the gateway that asks, each what it would see that left one check out: the
+//! deliberate breaks of tests and simulations.
 //!
 //! Invariant: [`Lie::None`] changes nothing.
 
@@ -8,13 +9,13 @@ use block::{
     Claim, GatewayId, GroupId, Keep, Member, Revision, Sighting, Verdict, Witness, WitnessError,
     WitnessFuture,
 };
-use witness::memory::MemoryWitness;
 
-use crate::world::GROUP;
+use super::MemoryWitness;
 
 /// What is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Lie {
+pub enum Lie {
+    /// It tells the truth.
     #[default]
     None,
     /// A primary does not wait until a lost mirror is out of the set.
@@ -37,7 +38,9 @@ struct Liar {
 }
 
 impl Lie {
-    pub(crate) fn told_to(
+    /// The witness as one gateway is told of it; `truth` is what it asks over `inner`.
+    #[must_use]
+    pub fn told_to(
         self,
         me: GatewayId,
         inner: Rc<dyn Witness>,
@@ -84,8 +87,8 @@ impl Witness for Liar {
     }
 
     fn swap(&self, group: GroupId, mut claim: Claim) -> WitnessFuture<Verdict> {
-        let (lie, me, truth) = (self.lie, self.me, Rc::clone(&self.truth));
-        let stands = truth.standing(GROUP);
+        let (lie, me) = (self.lie, self.me);
+        let stands = self.truth.standing(group);
         if lie == Lie::LeavesUnasked
             && let Some(standing) = &stands
             && standing.configuration.primary == me

@@ -14,6 +14,10 @@ use crate::{ActivityExtent, BlockSet, Extent, IoError, SnapshotId, Ticket, Volum
 pub struct Recovery {
     /// Whether it had been closed cleanly.
     pub clean: bool,
+    /// Whether a start before this one began to make durable what the last process had left and did
+    /// not come to its end: a sync may have failed then, and with it went whatever had not been
+    /// durable, as in a loss of power. It stays so until activity is recorded or it is closed.
+    pub doubtful: bool,
     /// The extents that may have had changes in flight when it was not: copies may differ there.
     pub active: Vec<ActivityExtent>,
 }

@@ -85,8 +85,6 @@ enum After {
     Command,
     /// This leg is out of the in-sync set: what waited for it may be acknowledged.
     LegLeft(LegId),
-    /// The history that begins with the next change is recorded.
-    Begun,
     /// This leg is in the in-sync set.
     LegJoined(LegId),
     /// The group is arbitrated by a witness.
@@ -188,6 +186,9 @@ pub struct Machine {
     /// What the stores found active when they were opened is in no recorded dirty map yet, so the
     /// next activity record, which replaces theirs, must wait for one (rule 3).
     unkept: bool,
+    /// What follows from a store's doubt is not recorded yet, so the next activity record, with which
+    /// the store forgets it, must wait for that (rule 11).
+    doubtful: bool,
     seq: Seq,
     spares: Vec<Generation>,
     /// Under which this machine takes its turns: drawn with the first generation, 0 before.
@@ -199,8 +200,9 @@ pub struct Machine {
     retire_idle: bool,
     /// A mirror that shares our history is lost: the next change begins a new one.
     begins_with_next: bool,
-    /// That history is being recorded; changes wait.
-    beginning: bool,
+    /// The record that makes the current history durable; new changes wait for it. No mirror hears of
+    /// that history before: one that had would be ahead of a primary that died in between (rule 9).
+    untold: Option<u64>,
     /// The gateway stops in good order: nothing new is admitted, a link that ends means nothing.
     closing: bool,
     /// The primary said goodbye before it went: nothing was acknowledged after that.
@@ -330,7 +332,7 @@ impl Machine {
     #[must_use]
     pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
         self.is_serving()
-            && !self.beginning
+            && self.untold.is_none()
             && self.dismissal.is_none()
             && self.live.is_empty()
             && self.counting.is_empty()
@@ -426,11 +428,11 @@ impl Machine {
             self.latch(error, out);
             return;
         }
+        self.tell_history(number, out);
         match after {
             After::Nothing | After::Fenced => {}
             After::Command => self.finish_command(Ok(()), out),
             After::LegLeft(leg) => self.leg_left(leg, out),
-            After::Begun => self.beginning = false,
             After::LegJoined(leg) => self.leg_joined(leg, out),
             After::Arbitrated => self.enrolled(),
             After::DirtyKept => self.dirty_kept(number, out),

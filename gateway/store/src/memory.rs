@@ -60,7 +60,7 @@ impl MemoryStore {
             chunks: RefCell::default(),
             snapshots: RefCell::default(),
             activity: RefCell::default(),
-            recovery: RefCell::new(Recovery { clean: true, active: Vec::new() }),
+            recovery: RefCell::new(Recovery { clean: true, doubtful: false, active: Vec::new() }),
             clean: Cell::new(true),
         })
     }
@@ -82,7 +82,7 @@ impl MemoryStore {
         let clean = self.clean.get();
         let active = if clean { Vec::new() } else { self.activity.borrow().clone() };
         // One that was not closed stays so, also if nothing happens before it dies again.
-        *self.recovery.borrow_mut() = Recovery { clean, active };
+        *self.recovery.borrow_mut() = Recovery { clean, doubtful: false, active };
     }
 
     /// The content of a range, whole.

@@ -110,14 +110,15 @@ impl RawStore {
         let (activity, recovery) = match options.side_dir.open(options.side_name) {
             Ok(file) => {
                 let (activity, image) = ActivityFile::open(file)?;
-                (activity, Recovery { clean: image.clean, active: image.active })
+                // Nothing is synced here, so nothing can have failed to be.
+                (activity, Recovery { clean: image.clean, doubtful: false, active: image.active })
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let making = || StoreError::io("make side file");
                 let file = options.side_dir.create(options.side_name).map_err(making())?;
                 let activity = ActivityFile::create(file)?;
                 options.side_dir.sync().map_err(making())?;
-                (activity, Recovery { clean: true, active: Vec::new() })
+                (activity, Recovery { clean: true, doubtful: false, active: Vec::new() })
             }
             Err(e) => return Err(StoreError::io("open side file")(e)),
         };

@@ -117,7 +117,7 @@ impl Platter {
             unsynced: RefCell::default(),
             active: RefCell::default(),
             clean: Cell::new(true),
-            recovery: RefCell::new(Recovery { clean: true, active: Vec::new() }),
+            recovery: RefCell::new(Recovery { clean: true, doubtful: false, active: Vec::new() }),
             latched: Cell::new(false),
             full: Cell::new(false),
             sync_fails: Cell::new(false),
@@ -128,7 +128,7 @@ impl Platter {
     pub(crate) fn reopen(&self) {
         let clean = self.clean.get();
         let active = if clean { Vec::new() } else { self.active.borrow().clone() };
-        *self.recovery.borrow_mut() = Recovery { clean, active };
+        *self.recovery.borrow_mut() = Recovery { clean, doubtful: false, active };
         self.latched.set(false);
     }
 

@@ -247,6 +247,13 @@ impl World {
             }
             Err(error) if impaired => {
                 self.log(format_args!("{} cannot start: {error}", state.name));
+                if state.disks.sync_failed() {
+                    // What it should have made durable may be gone, as in a loss of power.
+                    self.log(format_args!("{}: a sync failed as it started", state.name));
+                    let serves = state.branch.borrow().is_some();
+                    state.rolled_back.set(state.rolled_back.get() || serves);
+                    state.disks.kill();
+                }
                 self.happened(if deleted {
                     "a gateway whose volume was deleted refuses to open the group"
                 } else {

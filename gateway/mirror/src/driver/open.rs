@@ -256,6 +256,7 @@ pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Resto
         name: name.to_owned(),
         geometry: store.geometry(),
         clean: recovery.clean,
+        doubtful: recovery.doubtful,
         active: recovery.active,
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
     }

@@ -27,6 +27,7 @@ impl Machine {
         keeping_dirty |= std::mem::take(&mut self.unkept);
         // An unmirrored group has no dirty map that could be forgotten with an extent.
         keeping_dirty &= self.legs.iter().any(Option::is_some);
+        keeping_dirty |= std::mem::take(&mut self.doubtful);
         let number = self.next_record;
         self.next_record += 1;
         self.activity_round = Some(ActivityRound { number, sets, keeping_dirty });

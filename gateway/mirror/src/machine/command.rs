@@ -166,7 +166,7 @@ impl Machine {
                 self.command = Some(Pending::Plain);
                 if self.begins_with_next || shares {
                     // With the leg goes the knowledge that its mirror shares this history.
-                    self.begin_alone(out);
+                    self.begin_alone();
                 }
                 let mut records = vec![self.group_record()];
                 if let Some(gateway) = gateway {

@@ -397,12 +397,17 @@ impl Machine {
     pub(super) fn leave_set(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         // A change that waits for its range or its extents passed the gate already.
         if self.writes.any_pending(leg) || self.writes.any_waiting() {
-            self.begin_alone(out);
+            self.begin_alone();
         } else {
             self.begins_with_next = true;
         }
         let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("the caller has it");
+        if state.stage == Stage::Dialing {
+            // Connected before that is recorded, it would be struck off what it does receive.
+            state.stage = Stage::Leaving;
+            out.push(Effect::Hang { leg, redial: false });
+        }
         state.in_set = false;
         if state.policy.mode == block::Mode::Sync {
             state.spells.begin(now_ms, state.degraded);
@@ -410,16 +415,12 @@ impl Machine {
         self.keep(After::LegLeft(leg), out);
     }
 
-    /// Begins a history that a lost mirror does not share, and tells those that are in sync. One
-    /// that is voting is asked again when it has voted.
-    pub(super) fn begin_alone(&mut self, out: &mut Vec<Effect>) {
+    /// Begins a history that a lost mirror does not share. The caller has it recorded; then those
+    /// that are in sync are told.
+    pub(super) fn begin_alone(&mut self) {
         self.begins_with_next = false;
         self.begin_generation();
-        let lineage = self.lineage.clone().expect("a primary has a history");
-        for leg in self.live.iter().filter(|leg| self.has_voted(*leg)) {
-            let (generation, ancestors) = (lineage.current, lineage.ancestors.clone());
-            out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
-        }
+        self.untold = Some(self.next_record);
     }
 
     pub(super) fn leg_left(&mut self, leg: LegId, out: &mut Vec<Effect>) {
@@ -427,7 +428,10 @@ impl Machine {
         self.counting.remove(leg);
         self.awaiting.remove(leg);
         let moving = self.is_regrouping();
-        if self.leg(leg).is_some_and(|leg| leg.stepping_down) {
+        let (live, steps) =
+            self.leg(leg).map_or((false, false), |leg| (leg.stage.is_live(), leg.stepping_down));
+        assert!(!live || steps, "a mirror is called again when it is recorded that it left");
+        if steps {
             self.stepped_down(leg);
         } else if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving

@@ -145,7 +145,7 @@ impl Machine {
             && !self.latched
             && !self.closing
             && self.leaving.is_empty()
-            && !self.beginning
+            && self.untold.is_none()
             && self.is_idle();
         quiet.then_some(dismissal.volume)
     }

@@ -33,6 +33,8 @@ pub struct Restored {
     pub geometry: Geometry,
     /// Whether its store was closed cleanly.
     pub clean: bool,
+    /// Whether a start before this one may have lost what had not been durable.
+    pub doubtful: bool,
     /// The extents that had changes in flight if it was not.
     pub active: Vec<ActivityExtent>,
     /// The snapshots that it keeps.
@@ -62,7 +64,9 @@ impl Machine {
         mut lacks: impl FnMut(GatewayId, VolumeId) -> L,
     ) -> Self {
         let clean = volumes.iter().all(|volume| volume.clean);
-        let power_lost = !clean && record.host_boot != host_boot;
+        let doubtful = volumes.iter().any(|volume| volume.doubtful);
+        // A failed sync loses what a loss of power does (rule 4).
+        let power_lost = !clean && (doubtful || record.host_boot != host_boot);
         let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
         let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
@@ -113,6 +117,7 @@ impl Machine {
             next_record: 1,
             activity_round: None,
             unkept: !clean,
+            doubtful,
             seq: Seq::ZERO,
             spares: Vec::new(),
             tag: 0,
@@ -121,7 +126,7 @@ impl Machine {
             latched: false,
             retire_idle: false,
             begins_with_next,
-            beginning: false,
+            untold: None,
             closing: false,
             orderly_end: false,
             split_brain: false,

@@ -38,6 +38,7 @@ fn restored(clean: bool, active: &[u64]) -> Restored {
         name: "orders".to_owned(),
         geometry: Geometry::new(64 << 20).unwrap(),
         clean,
+        doubtful: false,
         active: active.iter().map(|index| block::ActivityExtent::new(*index)).collect(),
         snapshots: Vec::new(),
     }
@@ -240,10 +241,10 @@ fn rule_1_records_a_lost_mirror_before_it_acknowledges_without_it() {
     bench.change(1, at(1, 1)).applied(1).lose();
     assert_eq!(bench.answer(1), None);
     // Nor is a change that came after the loss.
-    bench.change(2, at(2, 1)).applied(2);
+    bench.change(2, at(2, 1));
     assert_eq!((bench.answer(2), bench.sent(2)), (None, None));
     assert!(!bench.leg_record().in_sync);
-    bench.record();
+    bench.record().applied(2);
     assert_eq!((bench.answer(1), bench.answer(2)), (Some(Ok(())), Some(Ok(()))));
     let status = bench.machine.status();
     assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, 3 * 4096);
@@ -484,6 +485,100 @@ fn rule_11_a_failed_sync_latches_the_copy() {
     // The next start finds another kernel in the record, as after a loss of power.
     let (_, bytes) = bench.machine.group_record();
     assert_ne!(GroupRecord::decode(&bytes.unwrap()).unwrap().host_boot, BOOT);
+}
+
+/// A sync that failed as the gateway started took what a killed process had left, and the next
+/// start counted the copy as whole because the machine had not been started anew.
+#[test]
+fn rule_11_a_copy_in_doubt_is_not_in_sync_and_says_so_before_the_doubt_is_forgotten() {
+    let quality = (Quality::InSync, false);
+    let (_, record) = super::found(GROUP, "orders", vec![VOLUME], None, quality);
+    let mut record = GroupRecord::decode(&record.unwrap()).unwrap();
+    record.host_boot = BOOT;
+    let killed = restored(false, &[0]);
+    let machine =
+        Machine::restore(record.clone(), BOOT, &[killed.clone()], |_, _| DirtyMap::default());
+    assert_eq!(machine.status().quality, Quality::InSync);
+    let doubtful = Restored { doubtful: true, ..killed };
+    let none = |_, _| DirtyMap::default();
+    let machine = Machine::restore(record, BOOT, &[doubtful.clone()], none);
+    assert_eq!(machine.status().quality, Quality::Inconsistent);
+    let mut bench = Bench { machine, out: Vec::new(), generations: 100 };
+    bench.supply();
+    bench.machine.start(&mut bench.out);
+    let (_, bytes) = bench.machine.group_record();
+    let recorded = GroupRecord::decode(&bytes.unwrap()).unwrap();
+    assert_eq!(recorded.quality, Quality::Inconsistent, "and it is recorded");
+
+    // With the first activity the store forgets its doubt. Also where nobody mirrors the copy.
+    let quality = (Quality::Source, false);
+    let first = Some(Generation::of(1));
+    let (_, record) = super::found(GROUP, "orders", vec![VOLUME], first, quality);
+    let record = GroupRecord::decode(&record.unwrap()).unwrap();
+    let machine = Machine::restore(record, BOOT, &[doubtful], none);
+    let mut bench = Bench { machine, out: Vec::new(), generations: 100 };
+    let activates =
+        |bench: &Bench| bench.out.iter().any(|effect| matches!(effect, Effect::Activate { .. }));
+    let records = |bench: &mut Bench| {
+        let numbers = bench.take().into_iter().filter_map(|effect| match effect {
+            Effect::Record { number, .. } => Some(number),
+            _ => None,
+        });
+        numbers.collect::<Vec<_>>()
+    };
+    bench.supply();
+    bench.change(1, at(2048, 1));
+    assert!(!activates(&bench), "{:?}", bench.out);
+    for number in records(&mut bench) {
+        bench.apply(Event::Recorded { number, result: Ok(()) });
+    }
+    assert!(activates(&bench), "{:?}", bench.out);
+}
+
+/// Found by the simulator: a primary told its mirrors of a history that its ledger had failed to
+/// take. When it came back it did not know that history, and took both mirrors for split brains.
+#[test]
+fn rule_09_mirrors_hear_of_a_history_when_it_is_recorded() {
+    let mut bench = Bench::in_sync(Policy::default());
+    let second = LegId::new(1).unwrap();
+    bench.apply(Event::Command(Command::AddLeg {
+        gateway: GatewayId::of(77),
+        site: "north".to_owned(),
+        sessions: vec![SessionId::of(10)],
+        policy: Policy::default(),
+        holds_content: false,
+    }));
+    bench.record();
+    let opened = Opened {
+        quality: Quality::Blank,
+        generation: None,
+        ancestors: Vec::new(),
+        differences_known: true,
+    };
+    bench.apply(Event::LinkVersion { leg: second, version: block::PROTOCOL_VERSION });
+    let opening = Box::new(Opening { opened, differs: Vec::new() });
+    bench.apply(Event::Connected { leg: second, opening });
+    bench.apply(Event::Listed { leg: second, mapped: vec![Vec::new()] });
+    let seq = bench.flush_seq().unwrap();
+    bench.apply(Event::Heard { leg: second, message: Message::Durable { seq } });
+    bench.apply(Event::Heard { leg: second, message: Message::Voted(Vote::InSync) }).record();
+    bench.take();
+
+    bench.change(1, at(1, 1)).applied(1);
+    bench.apply(Event::Disconnected { leg: second, cause: Cause::LinkLost("cut".to_owned()) });
+    // A change that comes meanwhile waits, so that no mirror has it before it knows its history.
+    bench.change(2, at(2, 1));
+    let tells = |bench: &Bench| {
+        let is_promote = |effect: &Effect| {
+            matches!(effect, Effect::Post { message: Message::Promote { .. }, .. })
+        };
+        bench.out.iter().position(is_promote)
+    };
+    assert_eq!((tells(&bench), bench.sent(2)), (None, None), "{:?}", bench.out);
+    bench.record();
+    let sends = |effect: &Effect| matches!(effect, Effect::Send { write, .. } if write.get() == 2);
+    let sent = bench.out.iter().position(sends).expect("it goes on");
+    assert!(tells(&bench).expect("it is told") < sent, "{:?}", bench.out);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! How a mirror that has everything comes to count: it records so, then the primary does.
 //!
 //! Invariant (rule 9): a vote counts for the history that the mirror was asked to record, because
-//! that is the one it will name when it is opened again.
+//! that is the one it will name when it is opened again; and no mirror is told of a history that is
+//! not recorded here, because then it would name one that its primary does not know.
 
 use block::{LegId, Message, Seq};
 
 use super::leg::Stage;
 use super::{After, Effect, Machine, Note};
+use crate::lineage::Lineage;
 
 impl Machine {
     /// Whether the mirror has recorded that it has everything.
@@ -26,11 +28,37 @@ impl Machine {
     }
 
     fn ask_vote(&mut self, leg: LegId, out: &mut Vec<Effect>) {
-        let lineage = self.lineage.clone().expect("a primary has a history");
-        let (generation, ancestors) = (lineage.current, lineage.ancestors);
+        let current = self.lineage.as_ref().map(|lineage| lineage.current);
+        let told = self.untold.is_none();
         if let Some(state) = self.leg_mut(leg) {
-            state.asked = Some(generation);
+            // Else it is asked when the history is recorded.
+            state.asked = current.filter(|_| told);
         }
+        if told {
+            self.name_history(leg, out);
+        }
+    }
+
+    /// A record is durable: if it was the first one with the current history, mirrors hear of it
+    /// before anything that waited for the record goes on.
+    pub(super) fn tell_history(&mut self, record: u64, out: &mut Vec<Effect>) {
+        if self.untold.is_none_or(|awaited| record < awaited) {
+            return;
+        }
+        self.untold = None;
+        for leg in self.live.iter() {
+            let asks = self.leg(leg).is_some_and(|l| l.stage == Stage::Voting && l.asked.is_none());
+            if asks {
+                self.ask_vote(leg, out);
+            } else if self.has_voted(leg) {
+                self.name_history(leg, out);
+            }
+        }
+    }
+
+    fn name_history(&self, leg: LegId, out: &mut Vec<Effect>) {
+        let Lineage { current: generation, ancestors } =
+            self.lineage.clone().expect("a primary has a history");
         out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
     }
 

@@ -136,10 +136,10 @@ impl Machine {
             _ if self.latched => Gate::Refuse(IoError::Latched),
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
-            Role::Primary if self.beginning || self.dismissal.is_some() => Gate::Hold,
+            Role::Primary if self.untold.is_some() || self.dismissal.is_some() => Gate::Hold,
             Role::Primary if self.waits_for_witness() => Gate::Hold,
             Role::Primary if change && self.is_halted() => Gate::Refuse(self.halt_error()),
-            Role::Detached if self.beginning => Gate::Hold,
+            Role::Detached if self.untold.is_some() => Gate::Hold,
             Role::Primary | Role::Detached => Gate::Open,
             Role::Yielding(_) => Gate::Hold,
             Role::Secondary | Role::Promoting(_) => Gate::Refuse(IoError::ReadOnly),
@@ -165,9 +165,8 @@ impl Machine {
         }
         if self.begins_with_next {
             // The first change that a lost mirror lacks: its history is recorded before it.
-            self.begin_alone(out);
-            self.beginning = true;
-            self.keep(super::After::Begun, out);
+            self.begin_alone();
+            self.keep(super::After::Nothing, out);
             self.held.push_back(Held::Change { write, change });
             return;
         }

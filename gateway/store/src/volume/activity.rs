@@ -17,6 +17,9 @@ const FORMAT: Format = Format { what: "activity record", magic: *b"TSACTIV\0", v
 /// The log may hold records of snapshots. A release that does not know them would take them for
 /// the log's torn end, so it must not come as far as that.
 const SNAPSHOTS: u64 = 1;
+/// A start began to make durable what a crash left. A release that does not know that would believe
+/// what is there.
+const SETTLING: u64 = 2;
 
 /// The most extents that fit an image: 256 GiB of them.
 pub(crate) const EXTENTS_MAX: usize = 65_536;
@@ -25,6 +28,15 @@ const IMAGE_BYTES: u64 = 1 << 20;
 
 const _: () = assert!(EXTENTS_MAX as u64 * 8 + 64 < IMAGE_BYTES);
 
+/// A start that is not known to have come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settling {
+    /// It is at its end when the checkpoint's log begins behind this record.
+    From(u64),
+    /// It was not, when the next one began; until the owner has recorded what follows from that.
+    Failed,
+}
+
 /// What an image says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -32,6 +44,7 @@ pub(crate) struct Image {
     pub(crate) clean: bool,
     /// The volume has, or had, snapshots.
     pub(crate) snapshots: bool,
+    pub(crate) settling: Option<Settling>,
     pub(crate) active: Vec<ActivityExtent>,
 }
 
@@ -42,6 +55,7 @@ pub(crate) struct ActivityFile {
     file: Arc<dyn File>,
     generation: u64,
     snapshots: bool,
+    settling: Option<Settling>,
     /// What the owner of the volume recorded.
     given: Vec<ActivityExtent>,
     /// What the store had to record by itself.
@@ -60,11 +74,16 @@ impl Image {
         for extent in &self.active {
             body.extend_from_slice(&extent.index().to_le_bytes());
         }
-        FORMAT.seal_with(if self.snapshots { SNAPSHOTS } else { 0 }, &body)
+        let mut features = if self.snapshots { SNAPSHOTS } else { 0 };
+        if let Some(settling) = self.settling {
+            features |= SETTLING;
+            body.extend_from_slice(&settling.encode().to_le_bytes());
+        }
+        FORMAT.seal_with(features, &body)
     }
 
     pub(crate) fn decode(data: &[u8]) -> Result<Self, StoreError> {
-        let (features, mut reader) = FORMAT.open_with(SNAPSHOTS, data)?;
+        let (features, mut reader) = FORMAT.open_with(SNAPSHOTS | SETTLING, data)?;
         let snapshots = features & SNAPSHOTS != 0;
         let generation = reader.u64()?;
         let clean = reader.u32()? != 0;
@@ -72,7 +91,24 @@ impl Image {
         for _ in 0..reader.u32()? {
             active.push(ActivityExtent::new(reader.u64()?));
         }
-        Ok(Self { generation, clean, snapshots, active })
+        let settling = if features & SETTLING == 0 { None } else { Some(reader.u64()?) };
+        let settling = settling.map(Settling::decode);
+        Ok(Self { generation, clean, snapshots, settling, active })
+    }
+}
+
+// === impl Settling ===
+
+impl Settling {
+    fn encode(self) -> u64 {
+        match self {
+            Self::From(base) => base,
+            Self::Failed => u64::MAX,
+        }
+    }
+
+    fn decode(value: u64) -> Self {
+        if value == u64::MAX { Self::Failed } else { Self::From(value) }
     }
 }
 
@@ -82,7 +118,8 @@ impl ActivityFile {
     /// Writes the first image of a new volume.
     pub(crate) fn create(file: Arc<dyn File>) -> Result<Self, StoreError> {
         let (given, own) = (Vec::new(), BTreeSet::new());
-        let mut activity = Self { file, generation: 0, snapshots: false, given, own };
+        let (snapshots, settling) = (false, None);
+        let mut activity = Self { file, generation: 0, snapshots, settling, given, own };
         activity.write(true)?;
         Ok(activity)
     }
@@ -115,13 +152,14 @@ impl ActivityFile {
         let image = best.ok_or(error.unwrap_or(none))?;
         // What a crash left active stays recorded until a checkpoint has settled it.
         let own = image.active.iter().copied().collect();
-        let Image { generation, snapshots, .. } = image;
-        Ok((Self { file, generation, snapshots, given: Vec::new(), own }, image))
+        let Image { generation, snapshots, settling, .. } = image;
+        Ok((Self { file, generation, snapshots, settling, given: Vec::new(), own }, image))
     }
 
     /// Records the owner's set.
     pub(crate) fn give(&mut self, given: Vec<ActivityExtent>) -> Result<(), StoreError> {
         self.given = given;
+        self.settling = None;
         self.write(false)
     }
 
@@ -156,10 +194,25 @@ impl ActivityFile {
         &self.given
     }
 
+    /// Says, before anything that a crash left is synced, that this is under way. An image without
+    /// it follows with the next activity, or with a clean close.
+    pub(crate) fn begin_settling(&mut self, settling: Settling) -> Result<(), StoreError> {
+        self.settling = Some(settling);
+        self.write(false)
+    }
+
+    /// It came to its end: the next image need not say it.
+    pub(crate) fn end_settling(&mut self) {
+        if self.settling != Some(Settling::Failed) {
+            self.settling = None;
+        }
+    }
+
     /// Marks the volume as cleanly closed.
     pub(crate) fn mark_clean(&mut self) -> Result<(), StoreError> {
         self.given.clear();
         self.own.clear();
+        self.settling = None;
         self.write(true)
     }
 
@@ -172,7 +225,8 @@ impl ActivityFile {
         }
         let generation = self.generation + 1;
         let active = active.into_iter().collect();
-        let image = Image { generation, clean, snapshots: self.snapshots, active };
+        let (snapshots, settling) = (self.snapshots, self.settling);
+        let image = Image { generation, clean, snapshots, settling, active };
         let data = image.encode();
         let place = generation % 2 * IMAGE_BYTES;
         self.file
@@ -193,7 +247,7 @@ mod tests {
     #[test]
     fn reads_the_bytes_of_version_1() {
         let active = vec![ActivityExtent::new(2), ActivityExtent::new(77)];
-        let image = Image { generation: 3, clean: false, snapshots: false, active };
+        let image = Image { generation: 3, active, ..Image::default() };
         assert_eq!(crate::hex(&image.encode()), BYTES);
         assert_eq!(Image::decode(&crate::unhex(BYTES)).unwrap(), image);
     }
@@ -203,11 +257,26 @@ mod tests {
     #[test]
     fn reads_the_bytes_of_a_volume_with_snapshots() {
         let active = vec![ActivityExtent::new(2)];
-        let image = Image { generation: 4, clean: false, snapshots: true, active };
+        let image = Image { generation: 4, snapshots: true, active, ..Image::default() };
         assert_eq!(crate::hex(&image.encode()), BYTES_SNAPSHOTS);
         assert_eq!(Image::decode(&crate::unhex(BYTES_SNAPSHOTS)).unwrap(), image);
         // A release that does not know them opens it so.
         let opened = FORMAT.open(&image.encode()).map(drop);
         assert!(matches!(opened, Err(StoreError::Features { features: 1, .. })));
+    }
+
+    const BYTES_SETTLING: &str = "5453414354495600010000002000000002000000000000000500000000000000000000000100000002000000000000004d00000000000000228772fe";
+
+    #[test]
+    fn reads_the_bytes_of_a_start_that_did_not_come_to_its_end() {
+        let active = vec![ActivityExtent::new(2)];
+        let settling = Some(Settling::From(77));
+        let image = Image { generation: 5, settling, active, ..Image::default() };
+        assert_eq!(crate::hex(&image.encode()), BYTES_SETTLING);
+        assert_eq!(Image::decode(&crate::unhex(BYTES_SETTLING)).unwrap(), image);
+        let failed = Image { settling: Some(Settling::Failed), ..image };
+        assert_eq!(Image::decode(&failed.encode()).unwrap(), failed);
+        let opened = FORMAT.open_with(SNAPSHOTS, &failed.encode()).map(drop);
+        assert!(matches!(opened, Err(StoreError::Features { features: 2, .. })));
     }
 }

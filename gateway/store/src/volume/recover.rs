@@ -24,7 +24,7 @@ use crate::medium::{Directory, read_padded};
 use crate::metrics::Metrics;
 
 use super::account::Accounts;
-use super::activity::{ActivityFile, Image};
+use super::activity::{ActivityFile, Image, Settling};
 use super::chores::Chores;
 use super::data::{DataFiles, Place};
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
@@ -78,16 +78,24 @@ impl PoolVolume {
     pub(crate) fn open(context: Context) -> Result<Rc<Self>, StoreError> {
         let file =
             context.dir.open(ACTIVITY_FILE).map_err(StoreError::io("open activity record"))?;
-        let (activity, image) = ActivityFile::open(file)?;
+        let (mut activity, image) = ActivityFile::open(file)?;
         let mut opening = Opening::new(&context)?;
         opening.data.forget_clean = !image.clean;
         let records = opening.replay()?;
         let clean = image.clean && records == 0;
+        let doubtful = opening.is_doubtful(&image);
         let log = if clean {
             opening.resume()?
         } else {
             opening.distrust(&image)?;
-            opening.checkpoint()?
+            let settling =
+                if doubtful { Settling::Failed } else { Settling::From(opening.state.base) };
+            // Before the first sync: one that fails takes with it what it should have kept, and the
+            // next start finds nothing amiss.
+            activity.begin_settling(settling)?;
+            let log = opening.checkpoint()?;
+            activity.end_settling();
+            log
         };
         let slots = Slots::new(
             Arc::clone(&context.budget),
@@ -95,7 +103,7 @@ impl PoolVolume {
             opening.state.free.clone(),
             &opening.state.unpunched,
         );
-        let recovery = Recovery { clean, active: image.active };
+        let recovery = Recovery { clean, doubtful, active: image.active };
         let own = activity.own().len();
         let recorded = recovery.active.iter().map(|e| (e.index(), ())).collect();
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -366,6 +374,15 @@ impl Opening {
     fn give_up(&mut self, slot: u64) {
         self.state.free.insert(slot);
         self.state.unpunched.insert(slot);
+    }
+
+    /// Whether the start before this one may have lost what it should have made durable.
+    fn is_doubtful(&self, image: &Image) -> bool {
+        match image.settling {
+            None => false,
+            Some(Settling::From(base)) => self.state.base <= base,
+            Some(Settling::Failed) => true,
+        }
     }
 
     /// Whatever was written where changes were in flight, its checksums may be older.

@@ -134,6 +134,55 @@ fn what_a_failed_sync_left_in_memory_is_not_taken_for_durable() {
     }
 }
 
+/// Found by the simulator: a process was killed, the next one met a failed sync as it started, and
+/// the one after that found a disk without a fault and content from before; it took that for what
+/// the killed one had left, although no power had been lost.
+#[test]
+fn a_start_after_one_whose_sync_failed_says_that_content_may_be_gone() {
+    let (mut failed, mut lost) = (0, 0);
+    for number in 0.. {
+        let disk = disk_with(1 << 20);
+        let volume = open(&disk);
+        write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
+        flush(volume.as_ref()).unwrap();
+        // In place, and in a place of its own.
+        write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
+        write(volume.as_ref(), 65_536, vec![2; 4096]).unwrap();
+        drop(volume);
+        disk.kill();
+        disk.fail_sync(disk.syncs() + number);
+        let started = try_open(&disk);
+        if disk.will_fail() {
+            // A start does not sync as often as this.
+            assert!(!started.unwrap().recovery().doubtful);
+            break;
+        }
+        failed += 1;
+        assert!(started.is_err(), "a failed sync is no start");
+        disk.kill();
+        for _ in 0..2 {
+            let volume = open(&disk);
+            let seen = [0, 65_536].map(|offset| read(volume.as_ref(), offset, 4096).unwrap());
+            if seen.iter().any(|seen| seen[0] != 2) {
+                lost += 1;
+                assert!(volume.recovery().doubtful, "sync {number}: lost without a word");
+            }
+            // It dies before anybody has recorded what follows from that.
+            drop(volume);
+            disk.kill();
+        }
+        let volume = open(&disk);
+        let (queue, mut answers) = (Completions::new(), Vec::new());
+        volume.record_activity(&[], queue.ticket(0));
+        queue.take(&mut answers);
+        assert!(answers.pop().unwrap().result.is_ok());
+        drop(volume);
+        disk.kill();
+        assert!(!open(&disk).recovery().doubtful, "recorded activity ends the doubt");
+    }
+    assert!(failed > 3 && lost > 0, "{failed} {lost}");
+}
+
 #[test]
 fn opens_nothing_twice() {
     let disk = disk_with(1 << 20);

@@ -61,7 +61,7 @@ fn remembers_activity_and_a_clean_close() {
     flush(store.as_ref()).unwrap();
     disk.power_cut(5);
     let store = open(&disk);
-    assert_eq!(store.recovery(), Recovery { clean: false, active });
+    assert_eq!(store.recovery(), Recovery { clean: false, doubtful: false, active });
     assert_eq!(read(store.as_ref(), 4 << 20, 512).unwrap(), vec![1; 512]);
     close(store.as_ref()).unwrap();
     let store = open(&disk);

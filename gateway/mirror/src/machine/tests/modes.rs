@@ -85,7 +85,7 @@ fn rule_1_a_leg_steps_down_durably_before_anything_is_acknowledged_without_it() 
     assert!(cut(&bench).is_some(), "the mirror is told at once");
     assert!(!bench.leg_record().in_sync);
     // Neither what flew before nor what comes now is answered before that is recorded.
-    bench.change(2, at(2, 1)).applied(2);
+    bench.change(2, at(2, 1));
     assert_eq!((bench.answer(1), bench.answer(2)), (None, None));
     bench.record();
     assert_eq!(bench.answer(1), Some(Ok(())));

@@ -251,6 +251,29 @@ fn rule_1_records_a_lost_mirror_before_it_acknowledges_without_it() {
     assert_eq!(status.legs[0].state, SessionState::Halted);
 }
 
+/// Found by the simulator: the witness took a mirror out of the set that was being called. It was
+/// connected before that was recorded, was struck off what it was about to receive, and stood as one
+/// that nobody waits for.
+#[test]
+fn rule_1_a_mirror_that_leaves_is_called_again_when_that_is_recorded() {
+    let mut bench = Bench::in_sync(Policy { split: Split::Manual, ..Policy::default() });
+    bench.lose().record();
+    bench.take();
+    let goes_on = Command::SetPolicy { leg: leg(), policy: Policy::default() };
+    bench.apply(Event::Command(goes_on));
+    let hangs = |bench: &Bench, again: bool| {
+        let is = |e: &Effect| matches!(e, Effect::Hang { redial, .. } if *redial == again);
+        bench.out.iter().any(is)
+    };
+    assert!(hangs(&bench, false) && !hangs(&bench, true), "{:?}", bench.out);
+    // It was on its way already.
+    bench.connect(Some(1));
+    let status = bench.machine.status();
+    assert_eq!(status.legs[0].link, crate::LinkState::Connecting);
+    bench.record();
+    assert!(hangs(&bench, true), "{:?}", bench.out);
+}
+
 #[test]
 fn rule_2_overlapping_changes_go_one_after_the_other() {
     let mut bench = Bench::in_sync(Policy::default());

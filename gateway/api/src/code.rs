@@ -266,6 +266,9 @@ codes! {
     NoWitness "GW0644" 409 4
         "writes are refused: the witness cannot be asked",
         "bring the witness or the mirror back";
+    WitnessSilent "GW0645" 409 3
+        "the witness was asked and did not answer: what was asked may still take effect",
+        "decide nothing before twinspan status says which gateway is the primary";
 }
 
 #[cfg(test)]

@@ -202,6 +202,13 @@ pub enum Refusal {
     /// The witness cannot be asked, and without its word this takes no effect.
     #[error("the witness cannot be reached")]
     NoWitness,
+    /// The witness was asked to name this gateway the primary, and its answer did not come: what was
+    /// asked may still be granted, and then it takes effect.
+    #[error(
+        "the witness was asked and did not answer: this gateway may still become the primary when it \
+         is reached again"
+    )]
+    WitnessSilent,
     /// The witness does not name this gateway in the in-sync set.
     #[error("the witness does not name this gateway among those that hold every write")]
     NotNamed,

@@ -126,6 +126,7 @@ impl From<Refusal> for Refused {
             Refusal::Fenced { .. } => Code::Fenced,
             Refusal::Interrupted => Code::Interrupted,
             Refusal::NoWitness => Code::WitnessUnreachable,
+            Refusal::WitnessSilent => Code::WitnessSilent,
             Refusal::NotNamed => Code::NotNamed,
             Refusal::LeaseRuns { .. } => Code::LeaseRuns,
         };

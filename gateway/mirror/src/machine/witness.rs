@@ -127,11 +127,15 @@ impl Arbiter {
         self.awake = true;
     }
 
+    /// What the witness may have granted, or may still grant.
+    fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.asked.iter().map(|asked| &asked.claim).chain(&self.maybe)
+    }
+
     /// Whether the witness names a mirror, as far as is known.
     fn may_name(&self, gateway: GatewayId) -> bool {
-        let claims = self.asked.iter().map(|asked| &asked.claim).chain(&self.maybe);
-        let mut sets =
-            claims.map(|claim| &claim.next).chain(self.standing().map(|s| &s.configuration));
+        let claims = self.claims().map(|claim| &claim.next);
+        let mut sets = claims.chain(self.standing().map(|s| &s.configuration));
         sets.any(|set| set.member(gateway).is_some())
     }
 }

@@ -240,6 +240,32 @@ fn a_planned_swap_moves_the_key_and_a_lost_answer_does_not_lose_it() {
 }
 
 #[test]
+fn a_promotion_whose_claim_is_not_answered_says_that_it_may_still_take_effect() {
+    World::run(Lie::None, |world| async move {
+        let (east, west) = world.mirrored().await;
+        east.write(1).await.unwrap();
+        world.pass(3_000).await;
+        east.pause();
+        world.pass(30_000).await;
+        west.faults.travel.set(Duration::from_millis(300));
+        let promote = Command::Promote { consent: Consent::Outdated };
+        let cut = async {
+            // It was looked at; the claim is on its way.
+            world.pass(700).await;
+            west.faults.cut.set(true);
+            west.faults.fate.set(Fate::Late(Duration::from_secs(60)));
+        };
+        let (refused, ()) = tokio::join!(west.command(promote), cut);
+        assert_eq!(refused, Err(Refusal::WitnessSilent));
+        assert!(!west.serves(), "until it is granted");
+        world.pass(60_000).await;
+        west.faults.cut.set(false);
+        world.pass(5_000).await;
+        assert!(west.serves(), "{:#?}", west.status());
+    });
+}
+
+#[test]
 fn a_witness_that_forgot_the_group_permits_nothing() {
     World::run(Lie::None, |world| async move {
         let (east, west) = world.mirrored().await;

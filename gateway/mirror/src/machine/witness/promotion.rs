@@ -190,7 +190,9 @@ impl Machine {
             let overdue = |p: &Promotion| now_ms.saturating_sub(p.since_ms) >= hold_ms;
             // A swap that may have been granted is not given up: the old primary waits for us.
             if promotion.is_some_and(|p| overdue(&p) && !p.handover) {
-                self.give_promotion_up(Refusal::NoWitness, out);
+                let refusal =
+                    if self.may_be_named() { Refusal::WitnessSilent } else { Refusal::NoWitness };
+                self.give_promotion_up(refusal, out);
             }
         } else if self.takes_over() {
             out.push(Effect::Note(Note::TakesOver));
@@ -198,6 +200,12 @@ impl Machine {
             let begun = self.begin_promotion(Consent::InSync, out);
             debug_assert!(begun.is_ok(), "{begun:?}");
         }
+    }
+
+    /// Whether a claim is out that makes this gateway the primary, and its answer is not in.
+    fn may_be_named(&self) -> bool {
+        let arbiter = self.arbiter.as_ref().expect("only an arbitrated group comes here");
+        arbiter.claims().any(|claim| claim.next.primary == arbiter.terms.gateway)
     }
 
     /// Whether this mirror promotes itself now.

@@ -208,6 +208,11 @@ impl ActivityFile {
         }
     }
 
+    /// Records what there is to record once more.
+    pub(crate) fn record(&mut self) -> Result<(), StoreError> {
+        self.write(false)
+    }
+
     /// Marks the volume as cleanly closed.
     pub(crate) fn mark_clean(&mut self) -> Result<(), StoreError> {
         self.given.clear();

@@ -93,9 +93,14 @@ impl PoolVolume {
             // Before the first sync: one that fails takes with it what it should have kept, and the
             // next start finds nothing amiss.
             activity.begin_settling(settling)?;
-            let log = opening.checkpoint()?;
+            opening.sync_data()?;
             activity.end_settling();
-            log
+            let log = opening.checkpoint();
+            if log.is_err() {
+                // What was left is durable all the same: this start cost nothing.
+                drop(activity.record());
+            }
+            log?
         };
         let slots = Slots::new(
             Arc::clone(&context.budget),
@@ -413,13 +418,15 @@ impl Opening {
         Ok(Log::resume(file, self.state.log, self.state.base))
     }
 
-    /// Makes what was recovered the new beginning.
-    fn checkpoint(&mut self) -> Result<Log, StoreError> {
+    /// Makes durable what a killed process had written.
+    fn sync_data(&mut self) -> Result<(), StoreError> {
         let files =
             self.data.open_all(self.state.next_slot).map_err(StoreError::io("open data files"))?;
-        for file in files {
-            file.sync().map_err(StoreError::io("sync data"))?;
-        }
+        files.iter().try_for_each(|file| file.sync()).map_err(StoreError::io("sync data"))
+    }
+
+    /// Makes what was recovered the new beginning.
+    fn checkpoint(&mut self) -> Result<Log, StoreError> {
         let log = Log::create(self.dir.as_ref(), self.newest + 1, self.reached)
             .map_err(StoreError::io("begin a new log"))?;
         log.file().sync().map_err(StoreError::io("sync the new log"))?;

@@ -184,6 +184,22 @@ fn a_start_after_one_whose_sync_failed_says_that_content_may_be_gone() {
 }
 
 #[test]
+fn a_start_that_a_full_disk_refuses_costs_nothing() {
+    let disk = disk_with(1 << 20);
+    let volume = open(&disk);
+    write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
+    drop(volume);
+    disk.kill();
+    disk.set_capacity(Some(disk.allocated()));
+    assert!(try_open(&disk).is_err());
+    disk.kill();
+    disk.set_capacity(None);
+    let volume = open(&disk);
+    assert!(!volume.recovery().clean && !volume.recovery().doubtful);
+    assert_eq!(read(volume.as_ref(), 0, 4096).unwrap(), vec![1; 4096]);
+}
+
+#[test]
 fn opens_nothing_twice() {
     let disk = disk_with(1 << 20);
     let pool = open_pool(&disk, PoolOptions::default()).unwrap();

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Folders at the top that are made by running things and belong to nobody.
-const MADE: [&str; 3] = ["target", "demo", ".git"];
+const MADE: [&str; 3] = ["target", "twinspan-demo", ".git"];
 
 /// Every text file of the repository, by path.
 #[derive(Debug, Default)]

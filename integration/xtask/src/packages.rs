@@ -31,8 +31,9 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 8] = [
+const CLIENTS: [Need; 9] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
+    need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
     need("qemu-io", "qemu-utils", "the client that writes patterns"),
     need("nbdkit", "nbdkit", "a foreign server to import from"),

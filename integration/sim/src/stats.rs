@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 49] = [
+pub const FAULTS: [&str; 50] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -24,6 +24,7 @@ pub const FAULTS: [&str; 49] = [
     "a sync fails",
     "a disk vanishes in the middle of its work",
     "a disk without room refuses the start",
+    "a sync fails as a gateway starts",
     "a clock jumps forward",
     "a clock jumps back",
     "a gateway is paused",

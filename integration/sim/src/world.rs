@@ -247,7 +247,8 @@ impl World {
             }
             Err(error) if impaired => {
                 self.log(format_args!("{} cannot start: {error}", state.name));
-                if state.disks.sync_failed() {
+                let sync_failed = state.disks.sync_failed();
+                if sync_failed {
                     // What it should have made durable may be gone, as in a loss of power.
                     self.log(format_args!("{}: a sync failed as it started", state.name));
                     let serves = state.branch.borrow().is_some();
@@ -256,6 +257,8 @@ impl World {
                 }
                 self.happened(if deleted {
                     "a gateway whose volume was deleted refuses to open the group"
+                } else if sync_failed {
+                    "a sync fails as a gateway starts"
                 } else {
                     "a disk without room refuses the start"
                 });

@@ -64,19 +64,15 @@ impl Machine {
         mut lacks: impl FnMut(GatewayId, VolumeId) -> L,
     ) -> Self {
         let clean = volumes.iter().all(|volume| volume.clean);
-        let doubtful = volumes.iter().any(|volume| volume.doubtful);
-        // A failed sync loses what a loss of power does (rule 4).
-        let power_lost = !clean && (doubtful || record.host_boot != host_boot);
         let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
         let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
         });
-        let quality = restore_quality(record.quality, power_lost, &points);
-        let role = restore_role(&record);
-        // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
-        // A mirror may share ours although nothing is known of what it lacks (no base).
-        let begins_with_next = matches!(role, Role::Primary | Role::Detached)
-            && record.legs.iter().flatten().any(|leg| !leg.in_sync);
+        let doubtful = volumes.iter().any(|volume| volume.doubtful);
+        // A failed sync loses what a loss of power does (rule 4).
+        let lost = !clean && (doubtful || record.host_boot != host_boot);
+        let quality = restore_quality(record.quality, lost, &points);
+        let (role, begins_with_next) = (restore_role(&record), restore_beginning(&record));
         let mut legs = [const { None }; LegId::COUNT];
         let mut awaiting = LegSet::default();
         for (id, leg) in LegId::all().zip(record.legs) {
@@ -395,6 +391,14 @@ fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Qual
         Quality::Consistent if points.kept().is_none() => Quality::Inconsistent,
         quality => quality,
     }
+}
+
+/// Whether the next change begins a history: which ones mirrors share that are not in sync is not
+/// recorded, and one more is harmless. A mirror may share ours although nothing is known of what it
+/// lacks (no base).
+fn restore_beginning(record: &GroupRecord) -> bool {
+    let parted = record.legs.iter().flatten().any(|leg| !leg.in_sync);
+    parted && matches!(restore_role(record), Role::Primary | Role::Detached)
 }
 
 /// The part that was recorded. A handover that was under way is taken up where it stood.

@@ -70,8 +70,9 @@ impl Machine {
     fn go_on_without_unheard(&mut self, out: &mut Vec<Effect>) {
         for leg in self.awaiting.iter() {
             let Some(state) = self.leg(leg) else { continue };
-            let may = state.policy.split == Split::Automatic && !state.stage.is_live();
-            if may && !self.is_ousting(leg) {
+            // One that is out of the set is awaited until that is recorded.
+            let counts = state.in_set && !state.stage.is_live();
+            if counts && state.policy.split == Split::Automatic && !self.is_ousting(leg) {
                 self.leave(leg, out);
             }
         }

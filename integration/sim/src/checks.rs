@@ -177,7 +177,10 @@ impl World {
             } else {
                 chosen.borrow().clone()
             };
-            let branch = branch.promoted(now, site, old, planned);
+            let mut branch = branch.promoted(now, site, old, planned);
+            for volume in state.dated.take() {
+                branch.rebase_volume(volume, |sector| image.peek(volume, sector));
+            }
             if lacking > 0 {
                 lossless = false;
                 self.note_hole(site, lacking, promotion);
@@ -305,6 +308,7 @@ impl World {
         other.overwritten.set(None);
         other.rolled_back.set(false);
         other.intact.set(false);
+        other.dated.borrow_mut().clear();
         other.unaware.set(false);
         state.intact.set(false);
     }

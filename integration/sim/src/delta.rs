@@ -230,6 +230,9 @@ impl World {
             delta.extents.clear();
             if equal {
                 delta.segments.clear();
+            } else {
+                // What was changed since the cut that it keeps was sent on a link that may be gone.
+                delta.blocks.extend(delta.segments.iter().flat_map(|segment| &segment.blocks));
             }
             (std::mem::take(&mut delta.moved), max, delta.joined.take())
         });

@@ -93,6 +93,10 @@ impl World {
                     return;
                 }
                 branch.borrow_mut().rebase_volume(volume, |sector| image.peek(volume, sector));
+                for other in world.others(site).filter(|other| world.is_member(*other, volume)) {
+                    // It was away when the volume left, and has it as it was then.
+                    world.sites[other].dated.borrow_mut().insert(volume);
+                }
                 world.expect_full(site);
                 let mut members = world.members(site);
                 members.push(volume);

@@ -3,6 +3,7 @@
 //! Invariant: what stands here is what the checks know of a site; no process sees it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use block::{GatewayId, Generation, Quality, VolumeId};
@@ -83,6 +84,9 @@ pub(crate) struct Site {
     pub(crate) rolled_back: Cell<bool>,
     /// It was in sync when its power was lost, and nothing was changed since.
     pub(crate) intact: Cell<bool>,
+    /// Volumes that left the group and joined it again since it was in sync: it may hold them as they
+    /// were when they left.
+    pub(crate) dated: RefCell<BTreeSet<usize>>,
     /// A sync of its disk had failed when its process was killed, and there was no time to record
     /// that: it does not know that its copy may lack what was not flushed.
     pub(crate) unaware: Cell<bool>,
@@ -144,6 +148,7 @@ impl Site {
             at_point: Cell::new(false),
             rolled_back: Cell::new(false),
             intact: Cell::new(false),
+            dated: RefCell::default(),
             unaware: Cell::new(false),
             promotion: Cell::new(None),
             consented: Cell::new(Consent::InSync),

@@ -372,9 +372,10 @@ impl Machine {
         self.begin_due_transfers(out);
     }
 
-    /// Calls the mirrors again whose pause after an overflow is over.
+    /// Calls the mirrors again whose pause after an overflow is over. While the list of volumes changes
+    /// nobody is called: they would open the one that was.
     fn call_again(&mut self, out: &mut Vec<Effect>) {
-        if self.role != super::Role::Primary || self.closing {
+        if self.role != super::Role::Primary || self.closing || self.is_regrouping() {
             return;
         }
         for leg in LegId::all() {
@@ -392,7 +393,7 @@ impl Machine {
 
     /// Begins the transfers of mode `stack` that are due, where there is anything to transfer.
     fn begin_due_transfers(&mut self, out: &mut Vec<Effect>) {
-        if self.role != super::Role::Primary || self.closing {
+        if self.role != super::Role::Primary || self.closing || self.is_regrouping() {
             return;
         }
         for leg in LegId::all() {

@@ -35,8 +35,8 @@ pub use command::{Command, Consent, Refusal};
 pub use differences::{Differences, Ranges};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
-    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_holding, found_primary,
-    found_secondary,
+    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_holding, found_part,
+    found_primary, found_secondary,
 };
 pub use limits::GROUP_VOLUMES_MAX;
 pub use machine::{JournalLimits, Spell};
@@ -46,7 +46,7 @@ pub use priority::{Copiers, Priority};
 pub use record::RecordError;
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
-    Cause, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus, LinkState,
-    Phase, PointStatus, Role, Serving, SessionState, SessionStatus, UpstreamStatus, Verified,
-    Verifying, VolumeStatus, WitnessStatus,
+    Cause, CompanionStatus, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus,
+    LinkState, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
+    UpstreamStatus, Verified, Verifying, VolumeStatus, WitnessStatus,
 };

@@ -80,6 +80,7 @@ impl Core {
             }
             Effect::Arbitrate { number, claim } => self.ask_witness(Some((number, claim))),
             Effect::Look => self.ask_witness(None),
+            Effect::TellCompanions { state } => self.tell_companions(state, group),
             Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
             Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
@@ -278,6 +279,18 @@ impl Core {
             }
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
+            }
+            Note::StretchJoined { number } => {
+                tracing::info!(group = group_name, number, "all parts count on their mirrors");
+            }
+            Note::StretchEnded { by } => {
+                tracing::warn!(group = group_name, ?by, "parts stop at one cut");
+            }
+            Note::Excluded { gateway, excluded } => {
+                tracing::warn!(group = group_name, %gateway, excluded, "companion");
+            }
+            Note::ExcludedBy { gateway } => {
+                tracing::error!(group = group_name, %gateway, "excluded by a companion; hosts dropped");
             }
             Note::TakesOver => {
                 tracing::warn!(group = group_name, "primary and its lease are lost; taking over");

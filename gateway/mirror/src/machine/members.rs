@@ -52,6 +52,7 @@ impl Machine {
         if !self.leaving.is_empty() || self.closing {
             return Err(Refusal::Busy);
         }
+        self.require_alone("keeps the volumes that it was founded with")?;
         // Every mirror leaves the in-sync set for a moment.
         if !self.witness_answers() {
             return Err(Refusal::NoWitness);
@@ -198,6 +199,7 @@ impl Machine {
             host_boot: self.host_boot,
             points: crate::record::PointsRecord::default(),
             arbitrated: crate::record::Arbitrated::No,
+            parts: None,
         };
         (group_key(group), Some(record.encode()))
     }

@@ -134,6 +134,8 @@ impl Machine {
             command: None,
             arbiter: None,
             arbitrated: record.arbitrated,
+            company: record.parts.map(|parts| Box::new(super::companions::Company::restore(parts))),
+            me: None,
             dismissal: None,
             highest_copying: None,
             granted: Vec::new(),
@@ -177,6 +179,7 @@ impl Machine {
             upstream: self.upstream_record.clone(),
             host_boot: self.host_boot,
             arbitrated: self.arbitrated,
+            parts: self.company.as_ref().map(|company| company.record()),
             points: self.points.record(self.volumes.iter().map(|volume| volume.id)),
         };
         (group_key(self.group), Some(record.encode()))
@@ -257,6 +260,7 @@ impl Machine {
             rpo_ms: None,
             split_brain: self.split_brain,
             witness: self.witness_status(),
+            parts: self.parts_status(),
             handover: self.handover(),
             counters: self.counters,
         }
@@ -281,8 +285,10 @@ impl Machine {
             _ if self.latched => Serving::Latched,
             Role::Primary if self.waits_for_witness() => Serving::WaitingForWitness,
             Role::Primary if !self.awaiting.is_empty() => Serving::WaitingForMirror,
+            Role::Primary if self.waits_for_companions() => self.companion_serving(),
             Role::Primary if self.is_halted() => match self.halt_error() {
                 block::IoError::NoWitness => Serving::NoWitness,
+                block::IoError::NoCompanion => Serving::NoCompanion,
                 _ => Serving::Halted,
             },
             Role::Primary => Serving::Yes,
@@ -477,6 +483,17 @@ pub(crate) fn found(
     generation: Option<Generation>,
     (quality, foreign): (Quality, bool),
 ) -> (String, Option<Bytes>) {
+    found_part(group, name, volumes, (generation, None), (quality, foreign))
+}
+
+/// The same, with companions.
+pub(crate) fn found_part(
+    group: block::GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+    (generation, parts): (Option<Generation>, Option<crate::record::PartsRecord>),
+    (quality, foreign): (Quality, bool),
+) -> (String, Option<Bytes>) {
     let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
     let primary = lineage.is_some();
     let record = GroupRecord {
@@ -491,6 +508,7 @@ pub(crate) fn found(
         upstream: None,
         host_boot: [0; 16],
         arbitrated: crate::record::Arbitrated::No,
+        parts,
         points: crate::record::PointsRecord { foreign, ..Default::default() },
     };
     (group_key(group), Some(record.encode()))

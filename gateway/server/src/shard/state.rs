@@ -241,6 +241,7 @@ impl ShardState {
             host_boot: self.host_boot,
             heartbeat: self.parts.heartbeat,
             copiers: self.parts.copiers.clone(),
+            companions: None,
             journals: mirror::Journals {
                 limits: self.parts.journal,
                 spill: Rc::new(crate::spill::PoolSpill::new(self.parts.journal_dir.clone())),

@@ -28,9 +28,9 @@ pub use diff::{
 pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
-    Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
-    LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,
-    Verifying, WitnessView,
+    Certificate, Companion, CompanionRequest, Explanation, Group, GroupCreate, GroupJoin,
+    GroupList, Health, KeptPoint, Leg, LinkState, Parts, Phase, Policy, Quality, Role, Serving,
+    SessionState, Spell, TheirView, Upstream, Verifying, WitnessView,
 };
 pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,

@@ -79,6 +79,11 @@ pub enum Command {
         /// that is the same for all.
         apart: bool,
     },
+    /// Another part of the group begins at a gateway of this site. The group is not mirrored yet.
+    Accompany {
+        /// Who has it.
+        gateway: GatewayId,
+    },
     /// A companion is stopped, and nothing waits for it any more. It refuses to serve when it hears
     /// of that.
     Exclude {

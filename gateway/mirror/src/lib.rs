@@ -14,6 +14,7 @@ mod activity;
 mod bandwidth;
 mod certificate;
 mod command;
+mod cut;
 mod differences;
 mod dirty;
 mod driver;
@@ -32,6 +33,7 @@ mod status;
 
 pub use bandwidth::{Bandwidth, Days, WINDOWS_MAX, WallTime, Window, WindowError, Zone};
 pub use command::{Command, Consent, Refusal};
+pub use cut::{Cut, CutStep};
 pub use differences::{Differences, Ranges};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,

@@ -17,6 +17,7 @@ mod groups;
 mod moves;
 mod operations;
 mod paging;
+mod parts;
 mod problem;
 pub(crate) mod rec;
 mod sessions;
@@ -118,6 +119,8 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(groups::add))
         .routes(routes!(groups::remove))
         .routes(routes!(groups::detach))
+        .routes(routes!(parts::exclude))
+        .routes(routes!(parts::include))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))

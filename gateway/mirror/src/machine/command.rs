@@ -48,6 +48,7 @@ impl Machine {
             Command::TakeOver { consent, cut, apart } => {
                 self.take_over_at((cut, apart), consent, out)
             }
+            Command::Accompany { gateway } => self.accompany(gateway, out),
             Command::Exclude { gateway } => self.exclude(gateway, out),
             Command::Include { gateway } => self.include(gateway, out),
             Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
@@ -89,6 +90,7 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.may_span(&policy)?;
+        self.require_own_mirror(peer.gateway)?;
         if holds_content || self.role == Role::Secondary || self.own_legs().next().is_some() {
             self.require_alone("has one mirror for each part, copied from its primary")?;
         }

@@ -385,6 +385,42 @@ impl Machine {
         if self.company.is_some() { Err(Refusal::Spanning { what }) } else { Ok(()) }
     }
 
+    /// The mirrors of two parts are two gateways.
+    pub(super) fn require_own_mirror(&self, gateway: GatewayId) -> Result<(), Refusal> {
+        let theirs = |c: &Companion| {
+            let mirror = c.said.as_ref().and_then(|said| said.facts.mirror);
+            c.gateway == gateway || mirror == Some(gateway)
+        };
+        if self.company.as_ref().is_some_and(|company| company.all.iter().any(theirs)) {
+            return Err(Refusal::Spanning { what: "has a mirror of its own for each part" });
+        }
+        Ok(())
+    }
+
+    /// Another part of the group begins.
+    pub(super) fn accompany(
+        &mut self,
+        gateway: GatewayId,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        self.require_primary()?;
+        if self.companions().contains(&gateway) {
+            self.finish_command(Ok(()), out);
+            return Ok(());
+        }
+        if self.legs.iter().any(Option::is_some) || self.arbiter.is_some() {
+            let what = "gets its parts before it is mirrored, and has no witness";
+            return Err(Refusal::Spanning { what });
+        }
+        let new = Company::new(vec![gateway]);
+        match &mut self.company {
+            Some(company) => company.all.extend(new.all),
+            None => self.company = Some(Box::new(new)),
+        }
+        self.keep(After::Command, out);
+        Ok(())
+    }
+
     /// An operator says that a companion is stopped and stays out.
     pub(super) fn exclude(
         &mut self,

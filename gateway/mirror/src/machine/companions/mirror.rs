@@ -105,6 +105,15 @@ impl Machine {
             }
             company.target = Some(Target { cut, apart });
         }
+        if self.role == Role::Primary && apart && consent == Consent::Inconsistent {
+            // It took over already, and elsewhere than the others: an operator says that this is the
+            // same for all from here on.
+            if let Some(company) = &mut self.company {
+                company.from = cut;
+            }
+            self.keep(After::Command, out);
+            return Ok(());
+        }
         let begun = self.begin_promotion(consent, out);
         if begun.is_err() {
             self.drop_target();

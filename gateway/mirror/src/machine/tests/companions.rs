@@ -231,6 +231,30 @@ fn a_part_that_crashed_leaves_its_stretch_when_it_finds_its_mirror() {
 }
 
 #[test]
+fn a_group_gets_its_parts_before_it_is_mirrored() {
+    let mut bench = Bench::primary();
+    bench.apply(Event::Command(Command::Accompany { gateway: EAST_2 })).record();
+    assert_eq!(bench.machine.companions(), [EAST_2]);
+    assert_eq!(bench.machine.status().serving, Serving::WaitingForCompanion);
+    bench.apply(said(at_number(1))).take();
+    let leg_to = |gateway| Command::AddLeg {
+        gateway,
+        site: "west".to_owned(),
+        sessions: vec![SessionId::of(9)],
+        policy: Policy::default(),
+        holds_content: false,
+    };
+    bench.apply(Event::Command(leg_to(WEST_2)));
+    let refused = |out: &[Effect]| {
+        out.iter().any(|e| matches!(e, Effect::Answered(Err(Refusal::Spanning { .. }))))
+    };
+    assert!(refused(&bench.record().take()), "the other part is mirrored there");
+    bench.add_leg(Policy::default()).take();
+    bench.apply(Event::Command(Command::Accompany { gateway: GatewayId::of(23) }));
+    assert!(refused(&bench.take()));
+}
+
+#[test]
 fn other_things_are_refused_by_name() {
     let mut bench = Bench::part();
     bench.apply(said(at_number(1))).take();

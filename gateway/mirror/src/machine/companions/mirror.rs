@@ -3,12 +3,27 @@
 //! Invariant (rule 8 over gateways): a mirror that keeps a point of the newest stretch that was whole
 //! gives it up only for one of a later stretch that was whole.
 
-use block::Goodbye;
+use block::{GatewayId, Goodbye};
 
 use super::{Company, Target};
 use crate::command::{Consent, Refusal};
 use crate::machine::{After, Effect, Machine, Role};
 use crate::record::SpanWord;
+
+impl Company {
+    /// The primary says whose mirrors count. One that is not named any more is excluded there; it is
+    /// remembered, because it belongs to the group for all that.
+    fn told_companions(&mut self, companions: Vec<GatewayId>) {
+        for companion in &mut self.all {
+            let excluded = !companions.contains(&companion.gateway);
+            self.news |= companion.excluded != excluded;
+            companion.excluded = excluded;
+        }
+        let new = |gateway: &GatewayId| !self.all.iter().any(|c| c.gateway == *gateway);
+        let new = companions.into_iter().filter(new).collect();
+        self.all.extend(Self::new(new).all);
+    }
+}
 
 impl Machine {
     /// The primary says where its part is.
@@ -27,11 +42,7 @@ impl Machine {
         company.told = word.number;
         company.whole = word.whole;
         if let Some(companions) = word.companions {
-            let told = Company::new(companions).all;
-            let known = |new: &super::Companion| {
-                company.all.iter().find(|old| old.gateway == new.gateway && !old.excluded).cloned()
-            };
-            company.all = told.into_iter().map(|new| known(&new).unwrap_or(new)).collect();
+            company.told_companions(companions);
         }
         // The copy is of the whole stretch: the point of an earlier one is not needed any more.
         if company.copy == word.whole && company.kept < word.whole {

@@ -398,6 +398,22 @@ fn a_mirror_takes_over_at_the_cut_that_all_have_and_serves_when_all_do() {
     assert!(bench.machine.is_serving());
 }
 
+/// It was forgotten with the exclusion once, and with the next swap of roles by both sites: then the
+/// parts did not know of each other any more.
+#[test]
+fn a_mirror_remembers_a_companion_that_its_primary_excluded() {
+    let mut bench = Bench::mirror_in_stretch();
+    let word = |companions| {
+        let word = SpanWord { number: 2, whole: 1, companions: Some(companions) };
+        Message::Span(word.encode())
+    };
+    bench.told(word(Vec::new())).record();
+    assert_eq!(bench.machine.companions(), [WEST_2]);
+    assert_eq!(bench.machine.part_state().unwrap().excludes, [WEST_2]);
+    bench.told(word(vec![WEST_2])).record();
+    assert_eq!(bench.machine.part_state().unwrap().excludes, []);
+}
+
 #[test]
 fn a_part_asks_its_mirror_to_take_over_when_all_are_drained() {
     let mut bench = Bench::in_stretch();

@@ -12,6 +12,7 @@ mod failover;
 mod group;
 mod moving;
 mod operation;
+mod parts;
 mod problem;
 mod rec;
 mod session;
@@ -28,14 +29,15 @@ pub use diff::{
 pub use event::Event;
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
-    Certificate, Companion, CompanionRequest, Explanation, Group, GroupCreate, GroupJoin,
-    GroupList, Health, KeptPoint, Leg, LinkState, Parts, Phase, Policy, Quality, Role, Serving,
-    SessionState, Spell, TheirView, Upstream, Verifying, WitnessView,
+    Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
+    LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,
+    Verifying, WitnessView,
 };
 pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
+pub use parts::{Companion, CompanionRequest, Parts};
 pub use problem::Problem;
 pub use rec::{
     RecAccepted, RecChoice, RecCopySession, RecCopySessionList, RecCreate, RecError,

@@ -11,6 +11,7 @@
 //!
 //! Invariant: what is said to companions is recorded, or is a wish that may be out of date.
 
+mod command;
 mod mirror;
 mod stretch;
 
@@ -22,9 +23,8 @@ use super::leg::{LegSet, Stage};
 use super::role::{YieldStep, Yielding};
 use super::{After, Effect, Machine, Note, Role};
 use crate::command::Refusal;
-use crate::policy::{Failover, OnSlow, Split};
 use crate::record::{PartsRecord, RoleRecord, SpanWord};
-use crate::status::{CompanionStatus, PartsStatus, Serving, SessionState};
+use crate::status::{Serving, SessionState};
 
 /// How long hosts wait for companions before they are refused, in milliseconds.
 pub(crate) const HOLD_MS: u64 = 5_000;
@@ -358,139 +358,6 @@ impl Machine {
         for leg in parting.iter().filter(|_| late) {
             self.held_too_long(leg, Refusal::NoCompanion, out);
         }
-    }
-
-    // --- what operators say ---
-
-    /// Whether a leg with this policy may be had by a part.
-    pub(super) fn may_span(&self, policy: &crate::Policy) -> Result<(), Refusal> {
-        if self.company.is_none() {
-            return Ok(());
-        }
-        let what = if policy.mode != block::Mode::Sync {
-            "runs in mode sync"
-        } else if policy.split != Split::Automatic {
-            "has split automatic"
-        } else if policy.on_slow == OnSlow::Degrade {
-            "has no on_slow degrade"
-        } else if policy.failover == Failover::Automatic {
-            "has failover manual"
-        } else {
-            return Ok(());
-        };
-        Err(Refusal::Spanning { what })
-    }
-
-    pub(super) fn require_alone(&self, what: &'static str) -> Result<(), Refusal> {
-        if self.company.is_some() { Err(Refusal::Spanning { what }) } else { Ok(()) }
-    }
-
-    /// The mirrors of two parts are two gateways.
-    pub(super) fn require_own_mirror(&self, gateway: GatewayId) -> Result<(), Refusal> {
-        let theirs = |c: &Companion| {
-            let mirror = c.said.as_ref().and_then(|said| said.facts.mirror);
-            c.gateway == gateway || mirror == Some(gateway)
-        };
-        if self.company.as_ref().is_some_and(|company| company.all.iter().any(theirs)) {
-            return Err(Refusal::Spanning { what: "has a mirror of its own for each part" });
-        }
-        Ok(())
-    }
-
-    /// Another part of the group begins.
-    pub(super) fn accompany(
-        &mut self,
-        gateway: GatewayId,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        self.require_primary()?;
-        if self.companions().contains(&gateway) {
-            self.finish_command(Ok(()), out);
-            return Ok(());
-        }
-        if self.legs.iter().any(Option::is_some) || self.arbiter.is_some() {
-            let what = "gets its parts before it is mirrored, and has no witness";
-            return Err(Refusal::Spanning { what });
-        }
-        let new = Company::new(vec![gateway]);
-        match &mut self.company {
-            Some(company) => company.all.extend(new.all),
-            None => self.company = Some(Box::new(new)),
-        }
-        self.keep(After::Command, out);
-        Ok(())
-    }
-
-    /// An operator says that a companion is stopped and stays out.
-    pub(super) fn exclude(
-        &mut self,
-        gateway: GatewayId,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        self.mark(gateway, true, out)
-    }
-
-    /// An operator takes a companion back in that is there again.
-    pub(super) fn include(
-        &mut self,
-        gateway: GatewayId,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        let company = self.company.as_ref().ok_or(Refusal::Unknown)?;
-        let companion = company.all.iter().find(|c| c.gateway == gateway);
-        let companion = companion.ok_or(Refusal::Unknown)?;
-        let there = companion.reachable == Some(true) && companion.heard;
-        if companion.excluded && !there {
-            return Err(Refusal::NotConnected);
-        }
-        self.mark(gateway, false, out)
-    }
-
-    fn mark(
-        &mut self,
-        gateway: GatewayId,
-        excluded: bool,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        let company = self.company.as_mut().ok_or(Refusal::Unknown)?;
-        let companion = company.all.iter_mut().find(|c| c.gateway == gateway);
-        let companion = companion.ok_or(Refusal::Unknown)?;
-        if companion.excluded != excluded {
-            companion.excluded = excluded;
-            let next = company.number + 1;
-            out.push(Effect::Note(Note::Excluded { gateway, excluded }));
-            self.end_stretch(next, Some(gateway), out);
-        }
-        self.keep(After::Command, out);
-        Ok(())
-    }
-
-    // --- what people see ---
-
-    pub(super) fn parts_status(&self) -> Option<PartsStatus> {
-        let company = self.company.as_ref()?;
-        let awaited = if self.role == Role::Primary { company.awaited() } else { None };
-        let stops = |c: &&Companion| {
-            !company.parting.is_empty()
-                && !c.said.as_ref().is_some_and(|said| said.facts.number > company.left)
-        };
-        Some(PartsStatus {
-            state: self.part_state()?,
-            waits_for: awaited.map(|c| c.gateway),
-            stops: company.counted().filter(stops).map(|c| c.gateway).collect(),
-            excluded_by: company.excluded_by,
-            companions: company
-                .all
-                .iter()
-                .map(|c| CompanionStatus {
-                    gateway: c.gateway,
-                    excluded: c.excluded,
-                    heard: c.heard,
-                    reachable: c.reachable,
-                    said: c.said.clone(),
-                })
-                .collect(),
-        })
     }
 
     // --- the turn's end ---

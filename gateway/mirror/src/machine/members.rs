@@ -52,7 +52,9 @@ impl Machine {
         if !self.leaving.is_empty() || self.closing {
             return Err(Refusal::Busy);
         }
-        self.require_alone("keeps the volumes that it was founded with")?;
+        if self.own_legs().next().is_some() {
+            self.require_alone("gets its volumes before it is mirrored")?;
+        }
         // Every mirror leaves the in-sync set for a moment.
         if !self.witness_answers() {
             return Err(Refusal::NoWitness);

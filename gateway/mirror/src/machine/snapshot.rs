@@ -5,10 +5,7 @@
 
 use std::collections::VecDeque;
 
-use block::{
-    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Mode, Quality, Seq, SnapshotId,
-    VolumeId,
-};
+use block::{ActivityExtent, GatewayId, Geometry, LegId, Mode, Quality, Seq, SnapshotId, VolumeId};
 use bytes::Bytes;
 
 use super::leg::{Leg, LegSet, Stage};
@@ -473,43 +470,4 @@ fn volume_status(volume: &VolumeState) -> VolumeStatus {
         bytes: volume.geometry.bytes(),
         mapped_bytes: 0,
     }
-}
-
-/// The record of a group that begins here: as its primary, or as a mirror.
-pub(crate) fn found(
-    group: block::GroupId,
-    name: &str,
-    volumes: Vec<VolumeId>,
-    generation: Option<Generation>,
-    (quality, foreign): (Quality, bool),
-) -> (String, Option<Bytes>) {
-    found_part(group, name, volumes, (generation, None), (quality, foreign))
-}
-
-/// The same, with companions.
-pub(crate) fn found_part(
-    group: block::GroupId,
-    name: &str,
-    volumes: Vec<VolumeId>,
-    (generation, parts): (Option<Generation>, Option<crate::record::PartsRecord>),
-    (quality, foreign): (Quality, bool),
-) -> (String, Option<Bytes>) {
-    let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
-    let primary = lineage.is_some();
-    let record = GroupRecord {
-        group,
-        name: name.to_owned(),
-        volumes,
-        role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
-        epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
-        lineage,
-        quality,
-        legs: Vec::new(),
-        upstream: None,
-        host_boot: [0; 16],
-        arbitrated: crate::record::Arbitrated::No,
-        parts,
-        points: crate::record::PointsRecord { foreign, ..Default::default() },
-    };
-    (group_key(group), Some(record.encode()))
 }

@@ -82,7 +82,9 @@ impl Gateway {
                 (mirror::Cut { number: 0, apart: true }, vec![silent])
             }
         };
-        let parts = (consent, Some(parts));
+        let (cut, mut lines) = parts;
+        lines.extend(Self::excluded_checks(&status));
+        let parts = (consent, Some((cut, lines)));
         Ok(failover::plan_with_parts(&status, site, parts, (&self.plans, &self.clock)))
     }
 

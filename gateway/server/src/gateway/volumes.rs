@@ -36,19 +36,6 @@ pub(crate) struct NewVolume {
     pub(crate) settings: VolumeSettings,
 }
 
-impl NewVolume {
-    /// The copy of a primary's volume.
-    #[must_use]
-    pub(crate) fn offered(offer: &block::VolumeOffer) -> Self {
-        Self {
-            volume: offer.volume,
-            name: offer.name.clone(),
-            bytes: offer.bytes,
-            settings: VolumeSettings::default(),
-        }
-    }
-}
-
 /// A group that is to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct NewGroup {
@@ -168,27 +155,12 @@ impl Gateway {
         access::check(&wanted.settings).map_err(|why| Refused::new(Code::Invalid, why))?;
         let _alone = self.change_alone().await;
         let pages = self.book.read();
-        if let (Some(peer), Some((group, _))) = (wanted.part_of, pages.volume(&wanted.name)) {
-            let known = (group.name == group_name).then(|| group.clone());
-            if let Some(group) = known {
-                // An earlier call came so far.
-                self.accompany_all(&group, peer).await?;
-                return self.volume(&wanted.name).await;
-            }
+        if let Some(peer) = wanted.part_of {
+            return self.create_part((peer, &group_name), wanted).await;
         }
         if pages.volume(&wanted.name).is_some() {
             let detail = format!("a volume {:?} exists here", wanted.name);
             return Err(Refused::new(Code::Exists, detail));
-        }
-        if let Some(peer) = wanted.part_of {
-            let new = NewVolume {
-                volume: VolumeId::from_uuid(Uuid::now_v7()),
-                name: wanted.name.clone(),
-                bytes: wanted.bytes,
-                settings: wanted.settings,
-            };
-            self.found_part((peer, &group_name), new).await?;
-            return self.volume(&wanted.name).await;
         }
         if let Some(group) = pages.group(&group_name).cloned() {
             if wanted.group.is_none() {

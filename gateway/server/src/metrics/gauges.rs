@@ -181,7 +181,7 @@ fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
 }
 
 /// Only of a group over several gateways.
-fn companions(families: &mut Families, status: &GroupStatus, name: (&str, &str)) {
+fn companions(families: &mut Families, status: &GroupStatus, name: (&'static str, &str)) {
     let Some(parts) = &status.parts else { return };
     families.gauge(GROUP_STRETCH, &[name], flag(parts.state.facts.has_joined));
     let state = |companion: &mirror::CompanionStatus| match companion.reachable {

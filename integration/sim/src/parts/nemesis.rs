@@ -108,7 +108,7 @@ async fn lose_site(scene: &Rc<Scene>, site: usize) {
         tokio::time::sleep(rng.millis(0, 1_000)).await;
         operator::promote(scene, 1 - site, consent).await;
     }
-    for gateway in gateways {
+    for gateway in 0..GATEWAYS {
         start_later(scene, gateway, rng.between(50, 6_000));
     }
 }

@@ -95,6 +95,10 @@ pub(super) async fn promote(scene: &Rc<Scene>, site: usize, consent: Consent) ->
                 scene.chains.borrow_mut().iter_mut().for_each(crate::chain::Chain::forget);
             }
         }
+        if consent < Consent::Inconsistent && part_of(gateway) > 0 && scene.rng.chance(20) {
+            // It dies just when the other one is promoted.
+            scene.kill(gateway);
+        }
         let take_over = Command::TakeOver { consent, cut: cut.number, apart: cut.apart };
         if command(scene, gateway, take_over).await.is_err() {
             scene.happened("a promotion stops between two parts");

@@ -91,10 +91,8 @@ impl PartState {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(&[VERSION])?;
         let (numbers, rest) = rest.split_first_chunk::<40>()?;
-        let number = |at: usize| {
-            let bytes = numbers[at * 8..at * 8 + 8].try_into().expect("eight bytes");
-            u64::from_le_bytes(bytes)
-        };
+        let (numbers, _none) = numbers.as_chunks::<8>();
+        let number = |at: usize| numbers.get(at).copied().map_or(0, u64::from_le_bytes);
         let (flags, rest) = rest.split_first()?;
         let (mirror, rest) = rest.split_first_chunk::<16>()?;
         let (ids, rest) = rest.as_chunks::<16>();

@@ -78,6 +78,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_volumes())
         .merge(of_sessions())
         .merge(of_groups())
+        .merge(of_parts())
         .merge(rec::calls())
 }
 
@@ -112,6 +113,10 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::verify))
 }
 
+fn of_parts() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new().routes(routes!(parts::exclude)).routes(routes!(parts::include))
+}
+
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .routes(routes!(groups::list, groups::create))
@@ -119,8 +124,6 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(groups::add))
         .routes(routes!(groups::remove))
         .routes(routes!(groups::detach))
-        .routes(routes!(parts::exclude))
-        .routes(routes!(parts::include))
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::reprotect))

@@ -15,7 +15,7 @@ use block::{Companions, GatewayId, PartState};
 use tokio::sync::Notify;
 
 use super::{Core, Group};
-use crate::machine::Event;
+use crate::machine::{Event, Note};
 
 /// What is told, and who is told.
 pub(super) struct CompanionPort {
@@ -57,6 +57,23 @@ impl Core {
                 )));
             }
         }
+    }
+}
+
+/// What happens between parts, in the log.
+pub(super) fn log(group: &str, note: &Note) {
+    match note {
+        Note::StretchJoined { number } => {
+            tracing::info!(group, number, "all parts count on their mirrors");
+        }
+        Note::StretchEnded { by } => tracing::warn!(group, ?by, "parts stop at one cut"),
+        Note::Excluded { gateway, excluded } => {
+            tracing::warn!(group, %gateway, excluded, "companion");
+        }
+        Note::ExcludedBy { gateway } => {
+            tracing::error!(group, %gateway, "excluded by a companion; hosts dropped");
+        }
+        _ => {}
     }
 }
 

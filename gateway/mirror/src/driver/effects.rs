@@ -280,18 +280,10 @@ impl Core {
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
             }
-            Note::StretchJoined { number } => {
-                tracing::info!(group = group_name, number, "all parts count on their mirrors");
-            }
-            Note::StretchEnded { by } => {
-                tracing::warn!(group = group_name, ?by, "parts stop at one cut");
-            }
-            Note::Excluded { gateway, excluded } => {
-                tracing::warn!(group = group_name, %gateway, excluded, "companion");
-            }
-            Note::ExcludedBy { gateway } => {
-                tracing::error!(group = group_name, %gateway, "excluded by a companion; hosts dropped");
-            }
+            Note::StretchJoined { .. }
+            | Note::StretchEnded { .. }
+            | Note::Excluded { .. }
+            | Note::ExcludedBy { .. } => super::companions::log(group_name, &note),
             Note::TakesOver => {
                 tracing::warn!(group = group_name, "primary and its lease are lost; taking over");
             }

@@ -149,13 +149,9 @@ impl Group {
         if !record.volumes.iter().eq(parts.volumes.iter().map(|(id, ..)| id)) {
             return Err(OpenError::Volumes);
         }
-        if record.parts.is_some() && witness.is_some() {
-            return Err(OpenError::Arbitrated);
-        }
         let maps = read_maps(&parts, &record)?;
         let certificates = read_certificates(&parts, &record)?;
-        let restored: Vec<Restored> =
-            parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
+        let restored = restored_all(&parts);
         let name = record.name.clone();
         let gateways: Vec<GatewayId> =
             record.legs.iter().flatten().map(|leg| leg.gateway).collect();
@@ -244,6 +240,7 @@ fn witness_of(
     record: &mut GroupRecord,
 ) -> Result<Option<(Rc<WitnessPort>, Terms)>, OpenError> {
     match arbitration {
+        Arbitration::Witness { .. } if record.parts.is_some() => Err(OpenError::Arbitrated),
         Arbitration::Witness { witness, terms } => {
             Ok(Some((WitnessPort::new(witness, terms), terms)))
         }
@@ -274,6 +271,10 @@ fn start(
     let mut effects = Vec::new();
     machine.start(&mut effects);
     effects
+}
+
+fn restored_all(parts: &Parts) -> Vec<Restored> {
+    parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect()
 }
 
 /// A volume as its store was found.

@@ -125,6 +125,10 @@ impl Company {
         }
     }
 
+    pub(super) fn boxed(record: PartsRecord) -> Box<Self> {
+        Box::new(Self::restore(record))
+    }
+
     pub(super) fn record(&self) -> PartsRecord {
         PartsRecord {
             companions: self.all.iter().map(|c| (c.gateway, c.excluded)).collect(),

@@ -65,26 +65,15 @@ impl Machine {
         // A failed sync loses what a loss of power does (rule 4).
         let power_lost = !clean && (doubtful || record.host_boot != host_boot);
         let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
-        let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
+        let exists = |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
-        });
+        };
+        let points = Points::restore(record.points.clone(), &ids, exists);
         let quality = restore_quality(record.quality, power_lost, &points);
         let role = restore_role(&record);
-        // Which histories mirrors share that are not in sync is not recorded: one more is harmless.
-        // A mirror may share ours although nothing is known of what it lacks (no base).
-        let begins_with_next = matches!(role, Role::Primary | Role::Detached)
-            && record.legs.iter().flatten().any(|leg| !leg.in_sync);
-        let mut legs = [const { None }; LegId::COUNT];
-        let mut awaiting = LegSet::default();
-        for (id, leg) in LegId::all().zip(record.legs) {
-            let Some(leg) = leg else { continue };
-            if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
-                awaiting.insert(id);
-            }
-            let kept = |volume| lacks(leg.gateway, volume).into();
-            let leg = restore_leg(id, leg.clone(), volumes, kept);
-            legs[id.index()] = Some(Box::new(leg));
-        }
+        let begins_with_next = restore_begins_with_next(&record, role);
+        let mut kept = |gateway, volume| lacks(gateway, volume).into();
+        let (legs, awaiting) = restore_legs(record.legs, role, volumes, &mut kept);
         Self {
             group: record.group,
             name: record.name,
@@ -131,7 +120,7 @@ impl Machine {
             command: None,
             arbiter: None,
             arbitrated: record.arbitrated,
-            company: record.parts.map(|parts| Box::new(super::companions::Company::restore(parts))),
+            company: record.parts.map(super::companions::Company::boxed),
             me: None,
             dismissal: None,
             highest_copying: None,
@@ -400,6 +389,13 @@ fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Qual
     }
 }
 
+/// Which histories mirrors share that are not in sync is not recorded: one more is harmless. A mirror
+/// may share ours although nothing is known of what it lacks (no base).
+fn restore_begins_with_next(record: &GroupRecord, role: Role) -> bool {
+    matches!(role, Role::Primary | Role::Detached)
+        && record.legs.iter().flatten().any(|leg| !leg.in_sync)
+}
+
 /// The part that was recorded. A handover that was under way is taken up where it stood.
 fn restore_role(record: &GroupRecord) -> Role {
     match record.role {
@@ -415,6 +411,29 @@ fn restore_role(record: &GroupRecord) -> Role {
         RoleRecord::Detached => Role::Detached,
         RoleRecord::Fenced { by } => Role::Fenced { by },
     }
+}
+
+type Legs = [Option<Box<Leg>>; LegId::COUNT];
+
+/// The mirrors as they were recorded, and which of them have to be heard before anybody is served.
+fn restore_legs(
+    records: Vec<Option<LegRecord>>,
+    role: Role,
+    volumes: &[Restored],
+    lacks: &mut dyn FnMut(GatewayId, VolumeId) -> Lacks,
+) -> (Legs, LegSet) {
+    let mut legs = [const { None }; LegId::COUNT];
+    let mut awaiting = LegSet::default();
+    for (id, leg) in LegId::all().zip(records) {
+        let Some(leg) = leg else { continue };
+        if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
+            awaiting.insert(id);
+        }
+        let gateway = leg.gateway;
+        let leg = restore_leg(id, leg, volumes, |volume| lacks(gateway, volume));
+        legs[id.index()] = Some(Box::new(leg));
+    }
+    (legs, awaiting)
 }
 
 /// A mirror as it was recorded; what a crash left in flight may differ there too (rule 3).

@@ -185,14 +185,11 @@ fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding
             Code::Suspended,
             format!("the session to {site} is suspended; {} differ", bytes_text(missing)),
         ),
-        Some(cause @ Cause::StretchEnded { .. }) => {
-            (Health::Degraded, Code::PartsApart, format!("{site}: {}", words::cause_text(cause)))
+        Some(cause @ (Cause::StretchEnded { .. } | Cause::Regrouped)) => {
+            let regrouped = *cause == Cause::Regrouped;
+            let code = if regrouped { Code::Copying } else { Code::PartsApart };
+            (Health::Degraded, code, format!("{site}: {}", words::cause_text(cause)))
         }
-        Some(Cause::Regrouped) => (
-            Health::Degraded,
-            Code::Copying,
-            format!("the group is changed; {site} is opened again at once"),
-        ),
         Some(Cause::AwaitingReprotect) => (
             Health::AtRisk,
             Code::AwaitingReprotect,

@@ -216,8 +216,8 @@ async fn step(scene: &Rc<Scene>) {
         return;
     };
     // One that was excluded is there again.
-    for gateway in 0..GATEWAYS {
-        let Some(parts) = &all[gateway].parts else { continue };
+    for (gateway, status) in all.iter().enumerate() {
+        let Some(parts) = &status.parts else { continue };
         let out = parts.companions.iter().find(|c| c.excluded && c.reachable == Some(true));
         if let Some(out) = out {
             let include = Command::Include { gateway: out.gateway };

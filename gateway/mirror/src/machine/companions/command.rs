@@ -123,7 +123,7 @@ impl Machine {
         let awaited = if self.role == Role::Primary { company.awaited() } else { None };
         let stops = |c: &&Companion| {
             !company.parting.is_empty()
-                && !c.said.as_ref().is_some_and(|said| said.facts.number > company.left)
+                && c.said.as_ref().is_none_or(|said| said.facts.number <= company.left)
         };
         Some(PartsStatus {
             state: self.part_state()?,

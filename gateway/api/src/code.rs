@@ -166,6 +166,12 @@ codes! {
     LastVolume "GW0423" 409 7
         "it is the only volume of the group",
         "delete the volume, and its group goes with it: twinspan volume delete VOLUME";
+    Spanning "GW0424" 409 7
+        "a group over several gateways does not do this",
+        "read the reason: it says what such a group does instead";
+    NoSuchCut "GW0425" 409 7
+        "the copy here has no point of that cut",
+        "make a new plan: twinspan failover plan GROUP";
     RolledBack "GW0450" 409 1
         "the planned swap was rolled back",
         "read the reason; hosts go on where they were. Make a new plan: twinspan migrate plan GROUP --to SITE";
@@ -269,6 +275,21 @@ codes! {
     WitnessSilent "GW0645" 409 3
         "the witness was asked and did not answer: what was asked may still take effect",
         "decide nothing before twinspan status says which gateway is the primary";
+    WaitingForCompanion "GW0650" 409 4
+        "waiting for a companion before serving",
+        "start the gateway that is named; if it is lost for good: twinspan group exclude GROUP --gateway ID";
+    NoCompanion "GW0651" 409 4
+        "writes are refused: a companion has not stopped at the same cut",
+        "start the gateway that is named; if it is stopped for good: twinspan group exclude GROUP --gateway ID";
+    Excluded "GW0652" 409 4
+        "excluded from its group by an operator",
+        "twinspan group include GROUP --gateway ID at the companion that is named";
+    CompanionOut "GW0653" 409 4
+        "a companion is excluded",
+        "start it when it is whole again, then: twinspan group include GROUP --gateway ID";
+    PartsApart "GW0654" 409 3
+        "the parts of the group do not count on their mirrors yet",
+        "wait, or look at the gateway that is named: the slowest part decides for all";
 }
 
 #[cfg(test)]

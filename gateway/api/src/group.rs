@@ -65,6 +65,12 @@ pub enum Serving {
     NoWitness,
     /// Started; the witness has not confirmed yet that nobody was promoted meanwhile.
     WaitingForWitness,
+    /// A companion was not heard since this gateway started, or serves nobody itself.
+    WaitingForCompanion,
+    /// A mirror is missing and a companion has not stopped at the same cut: writes are refused.
+    NoCompanion,
+    /// An operator excluded this gateway from the group.
+    Excluded,
     /// In the middle of a planned swap of roles.
     HandingOver,
     /// The local copy failed a sync.
@@ -347,6 +353,9 @@ pub struct Group {
     /// What the witness says, if the group is under one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessView>,
+    /// The other parts of the group at this site, if it lies at several gateways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<crate::Parts>,
     /// The point that a promotion of the copy here goes back to when it is none itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptPoint>,

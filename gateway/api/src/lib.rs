@@ -12,6 +12,7 @@ mod failover;
 mod group;
 mod moving;
 mod operation;
+mod parts;
 mod problem;
 mod rec;
 mod session;
@@ -36,6 +37,7 @@ pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
+pub use parts::{Companion, CompanionRequest, Parts};
 pub use problem::Problem;
 pub use rec::{
     RecAccepted, RecChoice, RecCopySession, RecCopySessionList, RecCreate, RecError,

@@ -86,6 +86,10 @@ pub struct VolumeCreate {
     /// name if absent.
     #[serde(default)]
     pub group: Option<String>,
+    /// Another gateway of this site that has the group: here a part of it begins, with this volume.
+    /// The group is not mirrored yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<Uuid>,
     /// Who may attach it.
     #[serde(default)]
     pub settings: VolumeSettings,

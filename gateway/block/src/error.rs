@@ -24,6 +24,9 @@ pub enum IoError {
     /// The witness did not permit to go on alone, because it cannot be reached.
     #[error("refused: a mirror is missing and the witness cannot be asked whether to go on alone")]
     NoWitness,
+    /// A companion did not say that it stopped at the same cut, because it cannot be reached.
+    #[error("refused: a mirror is missing and a companion has not stopped at the same cut")]
+    NoCompanion,
     /// The gateway is draining.
     #[error("gateway is shutting down")]
     ShuttingDown,

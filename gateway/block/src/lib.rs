@@ -1,5 +1,5 @@
 //! The vocabulary that every other crate speaks: ids, units, requests, errors, and the traits
-//! [`Volume`], [`Store`], [`Ledger`] and [`Witness`].
+//! [`Volume`], [`Store`], [`Ledger`], [`Witness`] and [`Companions`].
 //!
 //! Invariant: nothing here does I/O, knows a clock, or depends on another crate of ours.
 //!
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod companion;
 pub mod crc;
 mod error;
 mod id;
@@ -21,6 +22,7 @@ mod store;
 mod volume;
 mod witness;
 
+pub use companion::{CompanionFuture, Companions, PartFacts, PartState};
 pub use error::IoError;
 pub use id::{
     BootId, Epoch, GatewayId, Generation, GroupId, LegId, PoolId, Seq, SessionId, SnapshotId,
@@ -30,7 +32,7 @@ pub use link::{Link, LinkError, LinkTraffic};
 pub use message::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Goodbye, Hello, Identity, Message, MirrorState, Mode,
     Open, Opened, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality, RELAYS_SINCE_VERSION,
-    VolumeOffer, Vote,
+    SPAN_SINCE_VERSION, VolumeOffer, Vote,
 };
 pub use range::{
     ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,

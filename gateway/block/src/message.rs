@@ -20,6 +20,7 @@
 //!   Cut ─────────────────────────────────▶  from version 2 on: what came before is one point
 //!        ◀───────────────────── CutApplied  that point is kept there, durably
 //!   Policy ──────────────────────────────▶  from version 3 on: how the sessions are to behave
+//!   Span ────────────────────────────────▶  from version 4 on: the other parts of the group
 //! ```
 //!
 //! Invariant: every message after `Opened` belongs to the epoch that was opened. A gateway that
@@ -94,14 +95,16 @@ pub struct Open {
 /// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
 /// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
 /// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`], and knows no gateway
-/// but a primary that opens a group.
-pub const PROTOCOL_VERSION: u16 = 3;
+/// but a primary that opens a group. Version 3 has no [`Message::Span`].
+pub const PROTOCOL_VERSION: u16 = 4;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
 pub const POLICY_SINCE_VERSION: u16 = 3;
 /// The oldest version in which a mirror can open a group at another gateway ([`Open::relayed`]).
 pub const RELAYS_SINCE_VERSION: u16 = 3;
+/// The oldest version in which [`Message::Span`] can be said.
+pub const SPAN_SINCE_VERSION: u16 = 4;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -363,6 +366,9 @@ pub enum Message {
     /// To a mirror (from version 3 on): the policies of the sessions, for the time when it is the
     /// primary. What they are is for the two groups to know.
     Policy(Bytes),
+    /// To a mirror (from version 4 on): which stretch a vote is for, which one was whole, and who
+    /// holds the other parts at its site. What it says is for the two groups to know.
+    Span(Bytes),
     /// A question that opens no group: the first message of its link, and the only one. What it
     /// says is for the two servers to know. From version 2 on.
     Ask(Bytes),

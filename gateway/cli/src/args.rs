@@ -171,6 +171,9 @@ pub(crate) enum Volume {
         /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,
+        /// Another gateway of this site that has the group, by its id: a part of it begins here.
+        #[arg(long, value_name = "ID", requires = "group")]
+        part_of: Option<uuid::Uuid>,
         /// Hosts may only read.
         #[arg(long)]
         read_only: bool,

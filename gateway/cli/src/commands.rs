@@ -85,6 +85,18 @@ pub(crate) fn group(command: &args::Group, global: &Global) -> Outcome {
             let group: Group = client.post(&path, &serde_json::json!({}))?;
             show(global.output, &group, screen::group);
         }
+        args::Group::Exclude { group, gateway, stopped } => {
+            let path = format!("/api/v1/groups/{}/exclude", segment(group));
+            let request = api::CompanionRequest { gateway: *gateway, stopped: *stopped };
+            let group: Group = client.post(&path, &request)?;
+            show(global.output, &group, screen::group);
+        }
+        args::Group::Include { group, gateway } => {
+            let path = format!("/api/v1/groups/{}/include", segment(group));
+            let request = api::CompanionRequest { gateway: *gateway, stopped: false };
+            let group: Group = client.post(&path, &request)?;
+            show(global.output, &group, screen::group);
+        }
         args::Group::Delete { group, lost } => {
             let how = if *lost { "?lost=true" } else { "" };
             client.delete(&format!("/api/v1/groups/{}{how}", segment(group)))?;

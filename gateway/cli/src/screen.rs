@@ -84,6 +84,9 @@ pub(crate) fn groups(groups: &[Group]) -> String {
         if let Some(volumes) = members(group) {
             out.push_str(&format!("      {volumes}\n"));
         }
+        if let Some(parts) = parts(group) {
+            out.push_str(&format!("      {parts}\n"));
+        }
         for view in views(group) {
             out.push_str(&format!("      {view}\n"));
         }
@@ -109,6 +112,27 @@ pub(crate) fn group(group: &Group) -> String {
         ));
     }
     out
+}
+
+/// Where the part here is, and how the gateways with the other parts are, in one line.
+fn parts(group: &Group) -> Option<String> {
+    let parts = group.parts.as_ref()?;
+    let here = match group.role {
+        Some(Role::Primary) if parts.in_stretch => format!("in stretch {}", parts.stretch),
+        Some(Role::Primary) => format!("on its way to stretch {}", parts.stretch),
+        _ => format!("copy of stretch {}, kept point of stretch {}", parts.copy, parts.kept),
+    };
+    let companion = |companion: &api::Companion| {
+        let state = match companion.reachable {
+            _ if companion.excluded => "excluded",
+            Some(true) => "reachable",
+            Some(false) => "UNREACHABLE",
+            None => "UNKNOWN",
+        };
+        format!("{} {state}", companion.gateway)
+    };
+    let companions: Vec<String> = parts.companions.iter().map(companion).collect();
+    Some(format!("part   {here}; with {}", companions.join(", ")))
 }
 
 /// The volumes of a group that has more than the one of its name, in one line.

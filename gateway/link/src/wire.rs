@@ -75,6 +75,8 @@ mod kind {
     pub(super) const CUT_APPLIED: u8 = 55;
     /// From version 3 on.
     pub(super) const POLICY: u8 = 56;
+    /// From version 4 on.
+    pub(super) const SPAN: u8 = 57;
     pub(super) const PING: u8 = 64;
     pub(super) const PONG: u8 = 65;
     pub(super) const GOODBYE: u8 = 80;

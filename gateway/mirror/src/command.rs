@@ -69,6 +69,32 @@ pub enum Command {
         /// What the operator accepts.
         consent: Consent,
     },
+    /// Become the primary of one part of the group, at a cut that the mirrors of all parts have.
+    TakeOver {
+        /// What the operator accepts.
+        consent: Consent,
+        /// The stretch that the copy here, or its kept point, is a point of.
+        cut: u64,
+        /// The mirrors have no cut in common: each takes over as it is, and `cut` is a new number
+        /// that is the same for all.
+        apart: bool,
+    },
+    /// Another part of the group begins at a gateway of this site. The group is not mirrored yet.
+    Accompany {
+        /// Who has it.
+        gateway: GatewayId,
+    },
+    /// A companion is stopped, and nothing waits for it any more. It refuses to serve when it hears
+    /// of that.
+    Exclude {
+        /// Who.
+        gateway: GatewayId,
+    },
+    /// A companion that was excluded is there again, and belongs to the group's order again.
+    Include {
+        /// Who.
+        gateway: GatewayId,
+    },
     /// Open this mirror's copy to hosts, read-write and on its own, while its session is suspended
     /// (REC-06). What is written here is tracked, and discarded when the session is resumed.
     Detach,
@@ -217,6 +243,21 @@ pub enum Refusal {
     LeaseRuns {
         /// How long a lease is.
         lease_ms: u64,
+    },
+    /// A companion did not say that it stopped.
+    #[error("a companion has not stopped at the same cut; start it, or exclude it")]
+    NoCompanion,
+    /// The mirrors of a group over several gateways take over together.
+    #[error("a group over several gateways {what}")]
+    Spanning {
+        /// What it does, or does not.
+        what: &'static str,
+    },
+    /// The copy here is no point of that stretch and keeps none.
+    #[error("the copy here has no point of stretch {cut}; make the plan anew")]
+    NoSuchCut {
+        /// The stretch.
+        cut: u64,
     },
     /// The link ended before the answer came; the state says what became of it.
     #[error("the mirror went away before it answered")]

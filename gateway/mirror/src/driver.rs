@@ -10,6 +10,7 @@
 //! applies it, and submits what follows as one batch per store; nothing awaits inside a turn.
 
 mod clock;
+mod companions;
 mod effects;
 mod host;
 mod inbox;
@@ -41,7 +42,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clock::{Clock, HeartbeatTimes};
 use self::inbox::Tag;
-pub use self::open::{OpenError, found_adopted, found_holding, found_primary, found_secondary};
+pub use self::open::{
+    OpenError, found_adopted, found_holding, found_part, found_primary, found_secondary,
+};
 use self::slab::Slab;
 pub use self::spill::{Journals, Spill, SpillFile};
 pub use self::witness::Arbitration;
@@ -95,6 +98,8 @@ pub struct Parts {
     pub heartbeat: HeartbeatTimes,
     /// Where changes wait for mirrors that follow behind.
     pub journals: Journals,
+    /// How the companions of a group over several gateways are reached.
+    pub companions: Option<Rc<dyn block::Companions>>,
     /// Who copies in the other groups of this gateway.
     pub copiers: Copiers,
 }
@@ -144,6 +149,7 @@ struct Core {
     candidate: Option<upstream::Candidate>,
     waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
     witness: Option<Rc<witness::WitnessPort>>,
+    companions: Option<Rc<companions::CompanionPort>>,
     metrics: Metrics,
     /// What this group said of its copying.
     place: Place,

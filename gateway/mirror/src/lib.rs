@@ -14,6 +14,7 @@ mod activity;
 mod bandwidth;
 mod certificate;
 mod command;
+mod cut;
 mod differences;
 mod dirty;
 mod driver;
@@ -32,11 +33,12 @@ mod status;
 
 pub use bandwidth::{Bandwidth, Days, WINDOWS_MAX, WallTime, Window, WindowError, Zone};
 pub use command::{Command, Consent, Refusal};
+pub use cut::{Cut, CutStep};
 pub use differences::{Differences, Ranges};
 pub use driver::{
     Arbitration, Clock, Dialer, Generations, Group, HeartbeatTimes, Journals, LocalFuture,
-    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_holding, found_primary,
-    found_secondary,
+    OpenError, Parts, Spawn, Spill, SpillFile, found_adopted, found_holding, found_part,
+    found_primary, found_secondary,
 };
 pub use limits::GROUP_VOLUMES_MAX;
 pub use machine::{JournalLimits, Spell};
@@ -46,7 +48,7 @@ pub use priority::{Copiers, Priority};
 pub use record::RecordError;
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
-    Cause, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus, LinkState,
-    Phase, PointStatus, Role, Serving, SessionState, SessionStatus, UpstreamStatus, Verified,
-    Verifying, VolumeStatus, WitnessStatus,
+    Cause, CompanionStatus, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus,
+    LinkState, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
+    UpstreamStatus, Verified, Verifying, VolumeStatus, WitnessStatus,
 };

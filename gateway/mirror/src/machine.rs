@@ -23,12 +23,14 @@
 mod activate;
 mod check;
 mod command;
+mod companions;
 mod compare;
 mod copy;
 mod cuts;
 mod detach;
 mod event;
 mod flush;
+mod found;
 mod handover;
 mod holding;
 mod leg;
@@ -65,12 +67,13 @@ pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Event, Opening, Pace, PointListing, Taken};
 use self::flush::Flushes;
+pub(crate) use self::found::{found, found_part};
 use self::leg::{Leg, LegSet};
 pub use self::note::Note;
 use self::points::Points;
 use self::secondary::Upstream;
+pub(crate) use self::snapshot::Lacks;
 pub use self::snapshot::Restored;
-pub(crate) use self::snapshot::{Lacks, found};
 use self::witness::Arbiter;
 pub(crate) use self::witness::ReadLicence;
 pub use self::witness::Terms;
@@ -214,6 +217,10 @@ pub struct Machine {
     arbiter: Option<Box<Arbiter>>,
     /// What the record says of a witness.
     arbitrated: Arbitrated,
+    /// The other parts of the group at this site, if it has some.
+    company: Option<Box<companions::Company>>,
+    /// This gateway, as companions know it.
+    me: Option<block::GatewayId>,
     /// A volume is leaving the group: hosts are held.
     dismissal: Option<members::Dismissal>,
     /// The highest priority that copies at this gateway, as far as this group was told.
@@ -276,6 +283,10 @@ impl Machine {
             Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
             Event::Recall => self.recall_handover(out),
+            Event::CompanionSaid { gateway, state, answers } => {
+                self.on_companion_said(gateway, *state, answers, out);
+            }
+            Event::CompanionLost { gateway } => self.on_companion_lost(gateway),
             Event::Arbitrated { number, outcome } => self.on_arbitrated(number, outcome, out),
             Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
             Event::WitnessLost => self.on_witness_lost(out),
@@ -319,6 +330,7 @@ impl Machine {
             && self.awaiting.is_empty()
             && !self.latched
             && !self.waits_for_witness()
+            && (self.company.is_none() || !self.waits_for_companions())
     }
 
     /// Whether a read may be answered from the copy here.
@@ -356,6 +368,7 @@ impl Machine {
         self.advance_role(out);
         self.advance_relays(out);
         self.arbitrate(out);
+        self.advance_companions(out);
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);
@@ -395,6 +408,7 @@ impl Machine {
     /// The same, together with other records.
     fn keep_with(&mut self, after: After, more: members::Records, out: &mut Vec<Effect>) {
         self.plan_points();
+        self.recording_part(self.next_record);
         let mut records = vec![self.group_record()];
         if matches!(
             after,
@@ -428,6 +442,7 @@ impl Machine {
             self.latch(error, out);
             return;
         }
+        self.recorded_part(number);
         self.tell_history(number, out);
         match after {
             After::Nothing | After::Fenced => {}

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
+mod parts;
 mod points;
 mod wire;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use crate::lineage::Lineage;
 use crate::policy::Policy;
 
+pub(crate) use self::parts::{PartsRecord, SpanWord};
 pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
 use self::wire::{Reader, Writer, arbitrated_of, quality_code, quality_of};
 pub(crate) use self::wire::{policy_bytes, policy_of};
@@ -23,6 +25,8 @@ const MAGIC: [u8; 4] = *b"TwG1";
 /// Version 1 had one mode and no kept points, version 2 no witness, version 3 no bandwidth, no
 /// priority, no mirrors that hold their content already, and forgot the policies of the other side.
 const VERSION: u16 = 4;
+/// A group with companions has this version: who they are stands behind the rest.
+const VERSION_OF_PARTS: u16 = 5;
 
 /// CRC32C of bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -37,7 +41,7 @@ pub enum RecordError {
     #[error("group record is damaged")]
     Damaged,
     /// It was written by a newer release.
-    #[error("group record has version {0}, this release reads up to {VERSION}")]
+    #[error("group record has version {0}, this release reads up to {VERSION_OF_PARTS}")]
     Newer(u16),
 }
 
@@ -122,6 +126,8 @@ pub(crate) struct GroupRecord {
     pub(crate) points: PointsRecord,
     /// Whether the group is under a witness.
     pub(crate) arbitrated: Arbitrated,
+    /// The other parts of the group at this site, if it has some.
+    pub(crate) parts: Option<PartsRecord>,
 }
 
 impl PointsRecord {
@@ -170,7 +176,8 @@ pub(crate) fn fresh_key(group: GroupId, gateway: GatewayId, volume: VolumeId) ->
 impl GroupRecord {
     pub(crate) fn encode(&self) -> Bytes {
         let mut w = Writer(MAGIC.to_vec());
-        w.0.extend(VERSION.to_le_bytes());
+        let version = if self.parts.is_some() { VERSION_OF_PARTS } else { VERSION };
+        w.0.extend(version.to_le_bytes());
         w.uuid(self.group.uuid());
         w.text(&self.name);
         w.list(&self.volumes, |w, volume| w.uuid(volume.uuid()));
@@ -205,6 +212,9 @@ impl GroupRecord {
             Arbitrated::Intended => 1,
             Arbitrated::Claimed => 2,
         });
+        if let Some(parts) = &self.parts {
+            w.parts(parts);
+        }
         let crc = crc32c(&w.0);
         w.0.extend(crc.to_le_bytes());
         Bytes::from(w.0)
@@ -218,7 +228,7 @@ impl GroupRecord {
         let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
         let version = u16::from_le_bytes(r.take()?);
         r.1 = version;
-        if version > VERSION {
+        if version > VERSION_OF_PARTS {
             return Err(RecordError::Newer(version));
         }
         let record = Self {
@@ -251,6 +261,7 @@ impl GroupRecord {
             host_boot: r.take()?,
             points: if version == 1 { PointsRecord::default() } else { r.points()? },
             arbitrated: if r.1 < 3 { Arbitrated::No } else { arbitrated_of(r.u8()?)? },
+            parts: if r.1 < VERSION_OF_PARTS { None } else { r.parts().map(Some)? },
         };
         if r.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
     }
@@ -330,6 +341,7 @@ mod tests {
                 foreign: true,
             },
             arbitrated: Arbitrated::Claimed,
+            parts: None,
         }
     }
 
@@ -348,11 +360,11 @@ mod tests {
     #[test]
     fn refuses_a_newer_version_by_name() {
         let mut bytes = sample().encode().to_vec();
-        bytes[4] = 5;
+        bytes[4] = 6;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(5)));
+        assert_eq!(GroupRecord::decode(&bytes), Err(RecordError::Newer(6)));
     }
 
     fn bytes_of(hex: &str) -> Vec<u8> {
@@ -414,6 +426,25 @@ mod tests {
         let bytes = bytes_of(include_str!("record_4.hex"));
         assert_eq!(GroupRecord::decode(&bytes), Ok(sample()));
         assert_eq!(sample().encode(), bytes);
+    }
+
+    /// The bytes of a group with companions.
+    #[test]
+    fn writes_and_reads_the_bytes_of_version_5() {
+        let parts = PartsRecord {
+            companions: vec![(GatewayId::of(21), false), (GatewayId::of(22), true)],
+            number: 9,
+            whole: 8,
+            from: 7,
+            copy: 6,
+            kept: 5,
+            told: 4,
+            joined: true,
+        };
+        let record = GroupRecord { parts: Some(parts), ..sample() };
+        let bytes = bytes_of(include_str!("record_5.hex"));
+        assert_eq!(GroupRecord::decode(&bytes), Ok(record.clone()));
+        assert_eq!(record.encode(), bytes);
     }
 
     /// Of what a newer release says of a policy, the part that this one knows is taken.

@@ -108,6 +108,7 @@ fn own_group(group: &GroupRecord, open: &Open, leaver: &Leaver) -> (String, Opti
         host_boot: group.host_boot,
         points: group.points.of(&[leaver.volume]),
         arbitrated: Arbitrated::No,
+        parts: None,
     };
     (group_key(leaver.group), Some(record.encode()))
 }
@@ -179,6 +180,7 @@ mod tests {
             host_boot: [0; 16],
             points: PointsRecord::default(),
             arbitrated: Arbitrated::Claimed,
+            parts: None,
         }
     }
 

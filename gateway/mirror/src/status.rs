@@ -4,7 +4,8 @@
 //! own clock ([`crate::Clock`]); ages are computed by whoever shows them.
 
 use block::{
-    Epoch, GatewayId, Generation, GroupId, LegId, Quality, Seq, SessionId, SnapshotId, VolumeId,
+    Epoch, GatewayId, Generation, GroupId, LegId, PartState, Quality, Seq, SessionId, SnapshotId,
+    VolumeId,
 };
 
 use crate::machine::Spell;
@@ -43,6 +44,14 @@ pub enum Serving {
     NoWitness,
     /// Started, and the witness has not yet confirmed that nobody was promoted meanwhile.
     WaitingForWitness,
+    /// A companion was not heard since this gateway started, or serves nobody itself: nobody is
+    /// served before all parts are.
+    WaitingForCompanion,
+    /// A mirror is missing, and a companion has not said that it stopped at the same cut: writes are
+    /// refused.
+    NoCompanion,
+    /// An operator excluded this gateway from the group.
+    Excluded,
     /// In the middle of a planned swap of roles; requests are held.
     HandingOver,
     /// The local copy failed a sync and must be reopened.
@@ -63,6 +72,9 @@ impl Serving {
             | Self::Halted
             | Self::NoWitness
             | Self::WaitingForWitness
+            | Self::WaitingForCompanion
+            | Self::NoCompanion
+            | Self::Excluded
             | Self::HandingOver
             | Self::Latched
             | Self::Detached => None,
@@ -140,6 +152,12 @@ pub enum Cause {
     Operator,
     /// The group is changed; it is opened again by itself.
     Regrouped,
+    /// The mirror of another part is lost: the sessions of all stop at one cut. It is opened again by
+    /// itself.
+    StretchEnded {
+        /// The companion that was past the stretch first; nobody if it was this part.
+        by: Option<GatewayId>,
+    },
     /// The mirror took over, or must be told to follow: `reprotect`.
     AwaitingReprotect,
 }
@@ -369,6 +387,36 @@ pub struct WitnessStatus {
     pub asking: bool,
 }
 
+/// A companion as this part knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompanionStatus {
+    /// Who.
+    pub gateway: GatewayId,
+    /// An operator excluded it here.
+    pub excluded: bool,
+    /// It answered since this gateway started.
+    pub heard: bool,
+    /// Whether it answered when it was last asked; `None` before that.
+    pub reachable: Option<bool>,
+    /// What it said last.
+    pub said: Option<PartState>,
+}
+
+/// A part of a group that lies at several gateways of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartsStatus {
+    /// Where this part is, as companions know it.
+    pub state: PartState,
+    /// The companion without which this part serves nobody, if there is one.
+    pub waits_for: Option<GatewayId>,
+    /// The companions that have not said that they stopped at the cut at which this part stopped.
+    pub stops: Vec<GatewayId>,
+    /// The companion at which an operator excluded this gateway.
+    pub excluded_by: Option<GatewayId>,
+    /// All of them.
+    pub companions: Vec<CompanionStatus>,
+}
+
 /// A group as one gateway sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -409,6 +457,8 @@ pub struct GroupStatus {
     pub split_brain: bool,
     /// What the witness says, if there is one.
     pub witness: Option<WitnessStatus>,
+    /// The other parts of the group at this site, if it has some.
+    pub parts: Option<PartsStatus>,
     /// The planned swap of roles that is under way, if one is.
     pub handover: Option<HandoverStatus>,
     /// Counters.

@@ -29,6 +29,7 @@ pub(crate) fn errno(command: Command, error: IoError) -> Errno {
         IoError::Invalid => Errno::Inval,
         IoError::Halted
         | IoError::NoWitness
+        | IoError::NoCompanion
         | IoError::Checksum
         | IoError::Media
         | IoError::Latched
@@ -62,6 +63,9 @@ pub(crate) fn message(error: IoError) -> &'static str {
         IoError::Halted => "a mirror is missing and the session's split policy is manual",
         IoError::NoWitness => {
             "a mirror is missing and the witness cannot be asked whether to go on alone"
+        }
+        IoError::NoCompanion => {
+            "a mirror is missing and a companion has not stopped at the same cut"
         }
         IoError::ShuttingDown => "gateway is shutting down",
         IoError::Unsupported => "operation is not supported by this volume",

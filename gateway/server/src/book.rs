@@ -194,10 +194,13 @@ impl Pages {
         self.groups.iter().flat_map(|group| group.volumes.iter().map(move |v| (group, v)))
     }
 
-    /// The peer of this site or gateway.
+    /// The peer of this site, if it has one gateway that is known, or this gateway.
     #[must_use]
     pub(crate) fn peer(&self, name: &str) -> Option<&PeerEntry> {
-        self.peers.iter().find(|peer| peer.site == name || is_id(name, peer.gateway))
+        let by_id = self.peers.iter().find(|peer| is_id(name, peer.gateway));
+        let mut of_site = self.peers.iter().filter(|peer| peer.site == name);
+        // Of several gateways of a site one has to be named.
+        by_id.or_else(|| of_site.next().filter(|_| of_site.next().is_none()))
     }
 
     fn encode(&self) -> Bytes {

@@ -42,12 +42,15 @@ fn serves(status: &GroupStatus) -> bool {
         Serving::Yes
         | Serving::Halted
         | Serving::NoWitness
+        | Serving::NoCompanion
         | Serving::HandingOver
         | Serving::Detached => true,
         Serving::NotPrimary
         | Serving::Fenced { .. }
         | Serving::WaitingForMirror
         | Serving::WaitingForWitness
+        | Serving::WaitingForCompanion
+        | Serving::Excluded
         | Serving::Latched => false,
     }
 }

@@ -9,7 +9,9 @@ mod witness;
 use api::units::micros_text;
 use api::{Check, CheckState, Code, FailoverPlan};
 use block::Quality;
-use mirror::{Consent, GroupStatus, HandoverStatus, LegStatus, LinkState, Role, UpstreamStatus};
+use mirror::{
+    Consent, Cut, GroupStatus, HandoverStatus, LegStatus, LinkState, Role, UpstreamStatus,
+};
 
 use crate::clock::{Clock, text};
 use crate::plans::{self, Plans, check, is_blocked};
@@ -32,7 +34,7 @@ pub(crate) fn consent(word: Option<&str>) -> Result<Consent, Refused> {
     }
 }
 
-const fn consent_word(consent: Consent) -> &'static str {
+pub(crate) const fn consent_word(consent: Consent) -> &'static str {
     match consent {
         Consent::InSync => "in_sync",
         Consent::Outdated => "outdated",
@@ -73,6 +75,8 @@ fn is_connected(upstream: Option<&UpstreamStatus>) -> bool {
 pub(crate) struct Deed {
     basis: Basis,
     consent: Consent,
+    /// The cut at which all parts of the group take over, if it has several.
+    cut: Option<Cut>,
 }
 
 /// Uses the token of a failover up; says what was accepted with it.
@@ -85,8 +89,23 @@ pub(crate) fn redeem(
     status: &GroupStatus,
     clock: &Clock,
 ) -> Result<Consent, Refused> {
+    redeem_with_parts(plans, token, status, clock).map(|(consent, _)| consent)
+}
+
+/// The same, with the cut at which all parts take over.
+///
+/// # Errors
+/// As [`Plans::redeem`].
+pub(crate) fn redeem_with_parts(
+    plans: &Plans,
+    token: &str,
+    status: &GroupStatus,
+    clock: &Clock,
+) -> Result<(Consent, Option<Cut>), Refused> {
     plans.redeem(token, (status.group, clock), |deed| match deed {
-        plans::Deed::Failover(made) if made.basis == Basis::of(status) => Ok(made.consent),
+        plans::Deed::Failover(made) if made.basis == Basis::of(status) => {
+            Ok((made.consent, made.cut))
+        }
         plans::Deed::Failover(_) => Err("the state has changed since the plan was made"),
         plans::Deed::Migration(_) => Err("the plan is one of a migration"),
     })
@@ -100,18 +119,29 @@ pub(crate) fn plan(
     consent: Consent,
     (plans, clock): (&Plans, &Clock),
 ) -> FailoverPlan {
+    plan_with_parts(status, (site, nbd), (consent, None), (plans, clock))
+}
+
+/// The same for a group over several gateways: what its parts do, and at which cut.
+#[must_use]
+pub(crate) fn plan_with_parts(
+    status: &GroupStatus,
+    (site, nbd): (&str, &[String]),
+    (consent, parts): (Consent, Option<(Cut, Vec<Check>)>),
+    (plans, clock): (&Plans, &Clock),
+) -> FailoverPlan {
     let now_ms = clock.steady_ms();
     let leave = match unanswered(status) {
         Some(asked) => check_asked(asked, status.witness.is_some(), consent, now_ms),
         None => check_primary(status, consent, now_ms),
     };
-    let mut checks = vec![
-        check_role(status),
-        leave,
-        check_copy(status, consent),
-        check_protection(status),
-        check_export(status, nbd),
-    ];
+    let cut = parts.as_ref().map(|(cut, _)| *cut);
+    let mut checks = match parts {
+        // Each part says what it does, and a part that is done is nothing to be refused for.
+        Some((_, parts)) => parts,
+        None => vec![check_role(status), leave, check_copy(status, consent)],
+    };
+    checks.extend([check_protection(status), check_export(status, nbd)]);
     checks.splice(1..1, witness::check_witness(status, consent));
     let (at_risk_bytes, at_risk_seconds) = at_risk(status);
     let from = match unanswered(status) {
@@ -134,7 +164,7 @@ pub(crate) fn plan(
         expires_at: None,
     };
     if !is_blocked(&plan.checks) {
-        let deed = Deed { basis: Basis::of(status), consent };
+        let deed = Deed { basis: Basis::of(status), consent, cut };
         let ticket = plans.remember(status.group, plans::Deed::Failover(deed), clock);
         plan.token = Some(ticket.token);
         plan.expires_at = Some(ticket.expires_at);

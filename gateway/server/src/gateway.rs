@@ -12,6 +12,7 @@ pub(crate) mod halves;
 pub(crate) mod incoming;
 pub(crate) mod members;
 pub(crate) mod migrations;
+pub(crate) mod parts;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod sessions;

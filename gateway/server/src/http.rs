@@ -17,6 +17,7 @@ mod groups;
 mod moves;
 mod operations;
 mod paging;
+mod parts;
 mod problem;
 pub(crate) mod rec;
 mod sessions;
@@ -77,6 +78,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_volumes())
         .merge(of_sessions())
         .merge(of_groups())
+        .merge(of_parts())
         .merge(rec::calls())
 }
 
@@ -109,6 +111,10 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::transfer))
         .routes(routes!(sessions::reverse))
         .routes(routes!(sessions::verify))
+}
+
+fn of_parts() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new().routes(routes!(parts::exclude)).routes(routes!(parts::include))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

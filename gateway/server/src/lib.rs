@@ -15,6 +15,7 @@ mod assemble;
 mod board;
 mod book;
 mod clock;
+mod companions;
 pub mod config;
 mod events;
 mod exports;

@@ -282,6 +282,19 @@ impl Outlook<'_> {
 /// Makes a plan.
 #[must_use]
 pub(crate) fn plan(outlook: &Outlook<'_>, plans: &Plans, clock: &Clock) -> MigrationPlan {
+    plan_with_parts(outlook, None, plans, clock)
+}
+
+/// The same for a group over several gateways: why its parts cannot swap roles together, if they
+/// cannot.
+#[must_use]
+pub(crate) fn plan_with_parts(
+    outlook: &Outlook<'_>,
+    apart: Option<String>,
+    plans: &Plans,
+    clock: &Clock,
+) -> MigrationPlan {
+    let apart = apart.map(|why| check("swap all parts", CheckState::Blocked, why));
     let (status, leg) = (outlook.status, outlook.leg);
     let mut plan = MigrationPlan {
         as_of: clock.rfc3339(),
@@ -290,7 +303,7 @@ pub(crate) fn plan(outlook: &Outlook<'_>, plans: &Plans, clock: &Clock) -> Migra
         from: outlook.site.to_owned(),
         to: leg.site.clone(),
         epoch: status.epoch.turn().saturating_add(1),
-        checks: outlook.checks(),
+        checks: outlook.checks().into_iter().chain(apart).collect(),
         at_risk_bytes: 0,
         hosts: outlook.hosts,
         backlog_bytes: outlook.backlog(),

@@ -53,6 +53,7 @@ pub(crate) const fn io_code(error: IoError) -> Code {
         IoError::Latched => Code::Latched,
         IoError::Halted => Code::Halted,
         IoError::NoWitness => Code::NoWitness,
+        IoError::NoCompanion => Code::NoCompanion,
         IoError::ShuttingDown => Code::Starting,
         IoError::OutOfRange | IoError::Invalid | IoError::Unsupported | IoError::ReadOnly => {
             Code::Invalid
@@ -129,6 +130,9 @@ impl From<Refusal> for Refused {
             Refusal::WitnessSilent => Code::WitnessSilent,
             Refusal::NotNamed => Code::NotNamed,
             Refusal::LeaseRuns { .. } => Code::LeaseRuns,
+            Refusal::NoCompanion => Code::NoCompanion,
+            Refusal::Spanning { .. } => Code::Spanning,
+            Refusal::NoSuchCut { .. } => Code::NoSuchCut,
         };
         Self::new(code, refusal.to_string())
     }

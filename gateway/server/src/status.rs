@@ -5,6 +5,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod explain;
+mod parts;
 mod words;
 
 use api::{Code, Explanation, Group, Health, KeptPoint, Leg, Spell, TheirView, Upstream, Verdict};
@@ -12,8 +13,8 @@ use mirror::{Cause, GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Servin
 
 pub(crate) use explain::explain;
 pub(crate) use words::{
-    cause_text, link_state, patched as words_patched, phase, policy, quality, role, serving,
-    session_state, windows,
+    cause_text, link_state, patched as words_patched, phase, policy, quality, quality_text, role,
+    serving, session_state, windows,
 };
 
 /// The moment of an answer, and how old what it tells is.
@@ -61,6 +62,7 @@ pub(crate) fn group(status: &GroupStatus, moment: Moment) -> Group {
         volumes: status.volumes.iter().map(|volume| volume.name.clone()).collect(),
         legs: status.legs.iter().map(|leg_status| leg(leg_status, moment)).collect(),
         upstream: upstream(status, moment),
+        parts: status.parts.as_ref().map(parts::parts),
         witness: status.witness.filter(|witness| witness.arbitrated).map(witness),
         kept: status.kept.as_ref().map(|kept| KeptPoint {
             snapshots: kept.snapshots.iter().map(|(_, snapshot)| snapshot.uuid()).collect(),
@@ -96,6 +98,7 @@ pub(crate) fn unknown_group(id: uuid::Uuid, name: &str, volumes: Vec<String>, wh
         volumes,
         legs: Vec::new(),
         upstream: None,
+        parts: None,
         witness: None,
         kept: None,
         keeps_no_points: false,
@@ -298,7 +301,7 @@ fn blockers(status: &GroupStatus, moment: Moment) -> Vec<String> {
         }
         Role::Secondary => {
             if !matches!(status.quality, block::Quality::InSync | block::Quality::Consistent) {
-                let worth = words::quality_text(status.quality);
+                let worth = quality_text(status.quality);
                 blockers.push(format!("the copy here is {worth}"));
             }
         }

@@ -116,10 +116,17 @@ impl Chain {
         names: &[String],
         after: &[u64],
     ) -> Result<Self> {
+        let places: Vec<_> = names.iter().map(|name| (socket, name.as_str())).collect();
+        Self::start_at(plan, &places, after)
+    }
+
+    /// The same over volumes of several gateways: by volume, the socket and the name.
+    pub(crate) fn start_at(plan: Plan, places: &[(&Path, &str)], after: &[u64]) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut chain = Self { stop, acknowledged: Vec::new(), writers: Vec::new() };
         for (writer, after) in (0..plan.writers).zip(after) {
-            let attached = names.iter().map(|name| attach(socket, name).map(|(client, _)| client));
+            let attached =
+                places.iter().map(|(socket, name)| attach(socket, name).map(|(client, _)| client));
             let mut clients = attached.collect::<Result<Vec<_>>>()?;
             let acknowledged = Arc::new(AtomicU64::new(*after));
             let (counter, stop) = (Arc::clone(&acknowledged), Arc::clone(&chain.stop));

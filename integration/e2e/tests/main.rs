@@ -19,6 +19,7 @@ mod modes;
 mod moves;
 mod operator;
 mod pair;
+mod parts;
 mod random;
 mod rec;
 mod records;

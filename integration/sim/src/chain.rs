@@ -51,6 +51,25 @@ impl Chain {
         self.floor = self.steps.len();
     }
 
+    /// Where the next step goes.
+    pub(crate) fn next_place(&self) -> (usize, u64) {
+        let place = match self.steps.last() {
+            Some(last) if last.acked => (last.place + 1) % self.places.len(),
+            Some(last) => last.place,
+            None => 0,
+        };
+        self.places[place]
+    }
+
+    /// Whether a step that was acknowledged is not there, or a newer one at its place; `seen` is what
+    /// each place holds.
+    pub(crate) fn lacks_acknowledged(&self, seen: &[u64]) -> bool {
+        let of = |value: &u64| self.steps.iter().rposition(|step| step.value == *value);
+        let newest: Vec<Option<usize>> = seen.iter().map(of).collect();
+        let steps = self.steps.iter().enumerate().skip(self.floor).filter(|(_, step)| step.acked);
+        steps.into_iter().any(|(number, step)| newest[step.place].is_none_or(|seen| seen < number))
+    }
+
     /// Whether a later step is there without one that was acknowledged before it began; `seen` is
     /// what each place holds.
     pub(crate) fn missing(&self, seen: &[u64]) -> Option<String> {

@@ -10,7 +10,7 @@ use crate::sabotage::Sabotage;
 use crate::setup::Modes;
 use crate::stats::Stats;
 use crate::world::{Failure, World};
-use crate::{host, nemesis, operator};
+use crate::{host, nemesis, operator, parts};
 
 /// What became of a history.
 #[derive(Clone, Debug)]
@@ -46,13 +46,19 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
 /// The same, with legs of these modes.
 #[must_use]
 pub fn run_in(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
-    perform((seed, modes.of(seed)), sabotage, false)
+    match modes.of(seed) {
+        Modes::Parts => parts::perform(seed, sabotage),
+        modes => perform((seed, modes), sabotage, false),
+    }
 }
 
 /// The same, with every message and every request in the log.
 #[must_use]
 pub fn trace(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
-    perform((seed, modes.of(seed)), sabotage, true)
+    match modes.of(seed) {
+        Modes::Parts => parts::perform(seed, sabotage),
+        modes => perform((seed, modes), sabotage, true),
+    }
 }
 
 fn perform(seed: (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {

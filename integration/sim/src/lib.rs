@@ -31,6 +31,7 @@ mod model;
 mod nemesis;
 mod net;
 mod operator;
+mod parts;
 mod platter;
 mod points;
 mod process;

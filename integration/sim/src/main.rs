@@ -15,7 +15,7 @@ const USAGE: &str = "\
 twinspan-sim seeds COUNT [FIRST]   run the histories FIRST (0) to FIRST + COUNT
 twinspan-sim replay SEED           run one again and show its log
 twinspan-sim trace SEED            the same, with every message and every request
-each after `sync`, `consistency`, `stack` or `mixed`: the modes of the legs, else any";
+each after `sync`, `consistency`, `stack` or `mixed`, the modes of the legs, or `parts`: else any";
 
 /// Lines of a failed history that are shown at once.
 const TAIL_LINES: usize = 25;
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Some(&"consistency") => Some(Modes::Consistency),
         Some(&"stack") => Some(Modes::Stack),
         Some(&"mixed") => Some(Modes::Mixed),
+        Some(&"parts") => Some(Modes::Parts),
         _ => None,
     };
     if modes.is_some() {

@@ -140,6 +140,7 @@ impl Process {
             }),
             host_boot: state.host_boot.get().to_le_bytes(),
             heartbeat: world.heartbeat,
+            companions: None,
             journals: mirror::Journals {
                 limits: world.setup.journal,
                 spill: Rc::new(SimSpill { world: Rc::downgrade(world), site: self.site }),

@@ -47,6 +47,8 @@ pub enum Sabotage {
     UncleanIsPromotable,
     /// Rule 5: one session of a group stops and the others go on.
     CutsApart,
+    /// Rule 5: a part does not wait until its companions stopped.
+    CompanionsUnasked,
     /// Rule 5: a cut is sent ahead of changes that it covers.
     CutsEarly,
     /// Rule 6: a primary that was replaced says that its epoch is the highest.

@@ -26,11 +26,16 @@ pub enum Modes {
     Stack,
     /// Each has any, slow ones are degraded, and operators switch between them.
     Mixed,
+    /// Every one is `sync`, and the group lies at two gateways of each site.
+    Parts,
 }
 
 impl Modes {
     /// Those of one history.
     pub(crate) fn of(self, seed: u64) -> Self {
+        if self == Self::Any && seed % PARTS_EVERY == 10 {
+            return Self::Parts;
+        }
         match (self, seed % 2, seed / 2 % 3) {
             (Self::Any, 0, _) => Self::Sync,
             (Self::Any, _, 0) => Self::Consistency,
@@ -41,6 +46,8 @@ impl Modes {
     }
 }
 
+/// So many histories have one of a group over several gateways.
+const PARTS_EVERY: u64 = 12;
 /// Such histories are long.
 const HOUR_EVERY: u64 = 180;
 
@@ -166,7 +173,7 @@ fn copying(rng: &Rng, policy: Policy) -> Policy {
 
 fn mode(rng: &Rng, modes: Modes) -> Mode {
     match modes {
-        Modes::Any | Modes::Sync => Mode::Sync,
+        Modes::Any | Modes::Sync | Modes::Parts => Mode::Sync,
         Modes::Consistency => Mode::Consistency,
         Modes::Stack => Mode::Stack,
         Modes::Mixed => rng.pick(&[Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack]),
@@ -187,7 +194,7 @@ fn journal(rng: &Rng) -> JournalLimits {
     JournalLimits { memory_bytes, spill_bytes: rng.pick(&[0, 1 << 20, 64 << 20, 64 << 20]) }
 }
 
-fn pace(rng: &Rng) -> Pace {
+pub(crate) fn pace(rng: &Rng) -> Pace {
     match rng.below(4) {
         0 => Pace::INLINE,
         1 => Pace { io: (0, 2), flush: (1, 6), record: (0, 3) },
@@ -196,7 +203,7 @@ fn pace(rng: &Rng) -> Pace {
     }
 }
 
-fn heartbeat(rng: &Rng) -> HeartbeatTimes {
+pub(crate) fn heartbeat(rng: &Rng) -> HeartbeatTimes {
     if rng.chance(50) {
         return HeartbeatTimes::default();
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 50] = [
+pub const FAULTS: [&str; 64] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -56,6 +56,20 @@ pub const FAULTS: [&str; 50] = [
     "the disks of a mirror stand still",
     "an operator commands anything",
     "an operator switches the mode",
+    "a group over two gateways a site",
+    "the link of one part is cut",
+    "companions cannot reach each other",
+    "a gateway with a part is killed",
+    "a gateway with a part is paused",
+    "a site with several gateways is lost",
+    "a promotion stops between two parts",
+    "both parts are served at the other site",
+    "both parts swap roles",
+    "a swap of roles is given up",
+    "a swap of roles is recalled",
+    "parts stop at one cut",
+    "a companion is excluded",
+    "an excluded gateway refuses to serve",
 ];
 
 /// What happened, counted.

@@ -419,6 +419,10 @@ impl World {
                     process.latched_ms.set(Some(self.now_ms()));
                 }
             }
+            Note::StretchJoined { .. }
+            | Note::StretchEnded { .. }
+            | Note::Excluded { .. }
+            | Note::ExcludedBy { .. } => {}
             Note::TakesOver => self.note_takeover(site, process),
             Note::Demoted => self.yielding.set(Some(site)),
             Note::Detached(true) => self.on_detached(site),

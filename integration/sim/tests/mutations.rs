@@ -66,6 +66,11 @@ fn a_cut_that_is_sent_ahead_of_what_it_covers() {
 }
 
 #[test]
+fn companions_that_are_not_asked() {
+    found(Modes::Parts, Sabotage::CompanionsUnasked);
+}
+
+#[test]
 fn each_rule_has_a_break() {
     let breaks = include_str!("../src/sabotage.rs");
     for rule in 1..=13 {

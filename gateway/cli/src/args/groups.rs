@@ -42,6 +42,26 @@ pub(crate) enum Group {
         /// The group.
         group: String,
     },
+    /// Say that another gateway of this site, which holds a part of the group, is stopped: nothing
+    /// waits for it any more
+    Exclude {
+        /// The group.
+        group: String,
+        /// The gateway, by its id.
+        #[arg(long, value_name = "ID")]
+        gateway: uuid::Uuid,
+        /// Your word that it is stopped, and stays so until it is taken back in.
+        #[arg(long)]
+        stopped: bool,
+    },
+    /// Take a gateway back in that was excluded and is there again
+    Include {
+        /// The group.
+        group: String,
+        /// The gateway, by its id.
+        #[arg(long, value_name = "ID")]
+        gateway: uuid::Uuid,
+    },
     /// Let a volume leave a group, to a group of its own; the others go on
     Remove {
         /// The group.

@@ -24,11 +24,12 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
     }
     let client = client(global)?;
     match command {
-        args::Volume::Create { name, size, group, read_only, allow } => {
+        args::Volume::Create { name, size, group, part_of, read_only, allow } => {
             let wanted = VolumeCreate {
                 name: name.clone(),
                 bytes: *size,
                 group: group.clone(),
+                part_of: *part_of,
                 settings: VolumeSettings { read_only: *read_only, allow: allow.clone() },
             };
             let volume: Volume = client.post("/api/v1/volumes", &wanted)?;

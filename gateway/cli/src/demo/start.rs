@@ -109,6 +109,7 @@ fn set_up(east: &Client, (west, west_name): (&Client, &str), size: u64) -> Resul
     let volumes: VolumeList = east.get("/api/v1/volumes")?;
     if volumes.items.is_empty() {
         let volume = VolumeCreate {
+            part_of: None,
             name: VOLUME.to_owned(),
             bytes: size,
             group: None,

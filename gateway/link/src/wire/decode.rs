@@ -6,7 +6,7 @@
 
 use block::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, Seq, Vote,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq, Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -141,8 +141,11 @@ impl Decoder {
             kind::POLICY if self.version < Some(POLICY_SINCE_VERSION) => {
                 return Err(Corrupt("unknown kind of frame"));
             }
+            kind::SPAN if self.version < Some(SPAN_SINCE_VERSION) => {
+                return Err(Corrupt("unknown kind of frame"));
+            }
             kind::LIST => (0, 0),
-            kind::ASK | kind::TOLD | kind::POLICY => (0, QUESTION_BYTES_MAX),
+            kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN => (0, QUESTION_BYTES_MAX),
             kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
@@ -220,6 +223,7 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
             _ => return Err(Corrupt("unknown vote")),
         }),
         kind::POLICY => Message::Policy(payload),
+        kind::SPAN => Message::Span(payload),
         kind::ASK => Message::Ask(payload),
         kind::TOLD => Message::Told(payload),
         kind::LIST => Message::List { volume: head.volume },

@@ -21,6 +21,7 @@ pub(super) const fn code(error: IoError) -> u64 {
         IoError::Latched => 11,
         IoError::Dropped => 12,
         IoError::NoWitness => 13,
+        IoError::NoCompanion => 14,
     }
 }
 
@@ -40,6 +41,7 @@ pub(super) const fn error(code: u64) -> Option<IoError> {
         11 => IoError::Latched,
         12 => IoError::Dropped,
         13 => IoError::NoWitness,
+        14 => IoError::NoCompanion,
         _ => return None,
     })
 }

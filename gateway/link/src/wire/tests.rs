@@ -150,7 +150,7 @@ fn compare() -> impl Strategy<Value = Message> {
 }
 
 fn small() -> impl Strategy<Value = Message> {
-    let error = (1_u64..=12).prop_map(|code| status::error(code).unwrap());
+    let error = (1_u64..=14).prop_map(|code| status::error(code).unwrap());
     prop_oneof![
         seq().prop_map(|seq| Message::Flush { seq }),
         seq().prop_map(|seq| Message::Durable { seq }),
@@ -164,6 +164,7 @@ fn small() -> impl Strategy<Value = Message> {
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Ask(Bytes::from(text))),
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Told(Bytes::from(text))),
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Policy(Bytes::from(text))),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Span(Bytes::from(text))),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grow { volume, bytes }),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grown { volume, bytes }),
         (any::<u64>(), state()).prop_map(|(stamp, state)| Message::Ping { stamp, state }),
@@ -606,4 +607,15 @@ fn decodes_the_bytes_of_version_3_and_version_2_has_no_policies() {
     let crc = crc(&said[..checked]);
     said[checked..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(messages_in(2, &said), Err(Corrupt("unknown kind of frame")));
+}
+
+/// The bytes of version 4, of what version 3 has not.
+#[test]
+fn decodes_the_bytes_of_version_4_and_version_3_has_no_other_parts() {
+    let bytes = from_hex(include_str!("version_4.hex"));
+    let expected = [Message::Span(Bytes::from_static(b"as it is")), Message::Span(Bytes::new())];
+    assert_bytes(4, &expected, &bytes);
+    let mut outbox = Outbox::new();
+    assert!(encode(3, expected[0].clone(), &mut outbox).is_err());
+    assert!(outbox.is_empty());
 }

@@ -80,6 +80,7 @@ impl Core {
             }
             Effect::Arbitrate { number, claim } => self.ask_witness(Some((number, claim))),
             Effect::Look => self.ask_witness(None),
+            Effect::TellCompanions { state } => self.tell_companions(state, group),
             Effect::Snapshot { snapshots } => self.snapshot(&snapshots),
             Effect::RemoveSnapshots { snapshots } => self.remove_snapshots(snapshots),
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
@@ -279,6 +280,10 @@ impl Core {
             Note::SplitBrain { leg } => {
                 tracing::error!(group = group_name, %leg, "split brain: both sides have own writes");
             }
+            Note::StretchJoined { .. }
+            | Note::StretchEnded { .. }
+            | Note::Excluded { .. }
+            | Note::ExcludedBy { .. } => super::companions::log(group_name, &note),
             Note::TakesOver => {
                 tracing::warn!(group = group_name, "primary and its lease are lost; taking over");
             }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::companions::CompanionPort;
 use super::members::Member;
 use super::slab::Slab;
 use super::witness::{Arbitration, WitnessPort};
@@ -20,7 +21,9 @@ use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
-use crate::record::{Arbitrated, GroupRecord, RecordError, dirty_key, fresh_key, group_key};
+use crate::record::{
+    Arbitrated, GroupRecord, PartsRecord, RecordError, dirty_key, fresh_key, group_key,
+};
 use crate::relay::relay_key;
 use crate::status::Verified;
 
@@ -30,6 +33,9 @@ pub enum OpenError {
     /// The ledger has no record of it.
     #[error("there is no record of the group")]
     Unknown,
+    /// It lies at several gateways of a site, and is under a witness.
+    #[error("the group lies at several gateways of a site and cannot be under a witness")]
+    Arbitrated,
     /// Its record cannot be used.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -59,6 +65,21 @@ pub fn found_primary(
     generation: Generation,
 ) -> (String, Option<Bytes>) {
     crate::machine::found(group, name, volumes, Some(generation), (block::Quality::Source, false))
+}
+
+/// The record of one part of a group that begins here, as its primary, for the ledger; the other
+/// parts lie at these gateways of this site.
+#[must_use]
+pub fn found_part(
+    group: GroupId,
+    name: &str,
+    volumes: Vec<VolumeId>,
+    (generation, companions): (Generation, &[GatewayId]),
+) -> (String, Option<Bytes>) {
+    let companions = companions.iter().map(|gateway| (*gateway, false)).collect();
+    let parts = PartsRecord { companions, ..PartsRecord::default() };
+    let founding = (Some(generation), Some(parts));
+    crate::machine::found_part(group, name, volumes, founding, (block::Quality::Source, false))
 }
 
 /// The record of a group of which this gateway holds a blank copy, for the ledger.
@@ -130,8 +151,7 @@ impl Group {
         }
         let maps = read_maps(&parts, &record)?;
         let certificates = read_certificates(&parts, &record)?;
-        let restored: Vec<Restored> =
-            parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect();
+        let restored = restored_all(&parts);
         let name = record.name.clone();
         let gateways: Vec<GatewayId> =
             record.legs.iter().flatten().map(|leg| leg.gateway).collect();
@@ -142,6 +162,7 @@ impl Group {
         let relays = read_relays(&parts, &gateways)?;
         machine.restore_relays(|gateway| relays.get(&gateway).cloned());
         machine.set_journal(parts.journals.limits);
+        machine.introduce(parts.identity.gateway);
         let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
         let members = members(&parts);
         let stopping = CancellationToken::new();
@@ -167,6 +188,7 @@ impl Group {
             candidate: None,
             waiter: None,
             witness: witness.map(|(port, _)| port),
+            companions: parts.companions.map(CompanionPort::new),
             metrics: Metrics::new(&name),
             place: crate::priority::Place::new(parts.copiers),
             dials: Vec::new(),
@@ -194,18 +216,20 @@ impl Group {
 
     /// Starts the tasks that end when the group stops.
     fn run(self: &Rc<Self>) {
-        let until_stopped = |future: super::LocalFuture<()>| {
-            let stopping = self.stopping.clone();
-            (self.spawn)(Box::pin(async move {
-                stopping.run_until_cancelled(future).await;
-            }));
-        };
-        until_stopped(Box::pin(Rc::clone(self).pump()));
-        until_stopped(Box::pin(Rc::clone(self).tick()));
+        self.spawn_until_stopped(Box::pin(Rc::clone(self).pump()));
+        self.spawn_until_stopped(Box::pin(Rc::clone(self).tick()));
         let witness = self.core.borrow().witness.clone();
         if let Some(port) = witness {
-            until_stopped(Box::pin(super::witness::run(Rc::clone(self), port)));
+            self.spawn_until_stopped(Box::pin(super::witness::run(Rc::clone(self), port)));
         }
+    }
+
+    /// Starts a task that ends when the group stops.
+    pub(super) fn spawn_until_stopped(&self, future: super::LocalFuture<()>) {
+        let stopping = self.stopping.clone();
+        (self.spawn)(Box::pin(async move {
+            stopping.run_until_cancelled(future).await;
+        }));
     }
 }
 
@@ -216,6 +240,7 @@ fn witness_of(
     record: &mut GroupRecord,
 ) -> Result<Option<(Rc<WitnessPort>, Terms)>, OpenError> {
     match arbitration {
+        Arbitration::Witness { .. } if record.parts.is_some() => Err(OpenError::Arbitrated),
         Arbitration::Witness { witness, terms } => {
             Ok(Some((WitnessPort::new(witness, terms), terms)))
         }
@@ -246,6 +271,10 @@ fn start(
     let mut effects = Vec::new();
     machine.start(&mut effects);
     effects
+}
+
+fn restored_all(parts: &Parts) -> Vec<Restored> {
+    parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect()
 }
 
 /// A volume as its store was found.

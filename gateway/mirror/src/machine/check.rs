@@ -37,6 +37,7 @@ impl Machine {
             "a copy that follows behind keeps its newest cut (rule 8)"
         );
         self.check_relays();
+        self.check_companions();
         match self.role {
             Role::Primary | Role::Yielding(_) => {
                 assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");

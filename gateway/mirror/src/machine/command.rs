@@ -44,12 +44,20 @@ impl Machine {
             Command::SetPolicy { leg, policy } => self.set_policy(leg, policy, out),
             Command::Transfer { leg } => self.transfer(leg, out),
             Command::Reverse { leg } => self.begin_handover(leg, out),
-            Command::Promote { consent } => self.begin_promotion(consent, out),
+            Command::Promote { consent } => self.promote_alone(consent, out),
+            Command::TakeOver { consent, cut, apart } => {
+                self.take_over_at((cut, apart), consent, out)
+            }
+            Command::Accompany { gateway } => self.accompany(gateway, out),
+            Command::Exclude { gateway } => self.exclude(gateway, out),
+            Command::Include { gateway } => self.include(gateway, out),
             Command::Grow { volume, bytes } => self.begin_growth(volume, bytes, out),
             Command::Verify { leg, bytes_per_second } => {
                 self.begin_verification(leg, bytes_per_second, out)
             }
-            Command::Detach => self.begin_detachment(out),
+            Command::Detach => self
+                .require_alone("has no detached copies")
+                .and_then(|()| self.begin_detachment(out)),
         };
         if let Err(refusal) = begun {
             self.finish_command(Err(refusal), out);
@@ -58,6 +66,9 @@ impl Machine {
 
     pub(super) fn finish_command(&mut self, result: Result<(), Refusal>, out: &mut Vec<Effect>) {
         if self.command.take().is_some() {
+            if result.is_err() {
+                self.drop_target();
+            }
             out.push(Effect::Answered(result));
         }
     }
@@ -78,6 +89,11 @@ impl Machine {
         holds_content: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        self.may_span(&policy)?;
+        self.require_own_mirror(peer.gateway)?;
+        if holds_content || self.role == Role::Secondary || self.own_legs().next().is_some() {
+            self.require_alone("has one mirror for each part, copied from its primary")?;
+        }
         if self.role == Role::Secondary && !holds_content {
             return self.add_relay(peer, policy, out);
         }
@@ -227,6 +243,7 @@ impl Machine {
             return self.set_relay_policy(leg, policy, out);
         }
         self.require_primary()?;
+        self.may_span(&policy)?;
         self.may_change_mode(leg, policy.mode)?;
         let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
         let before = std::mem::replace(&mut state.policy, policy);

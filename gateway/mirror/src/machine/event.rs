@@ -259,6 +259,20 @@ pub enum Event {
     },
     /// The witness could not be asked.
     WitnessLost,
+    /// A companion said how its part of the group is.
+    CompanionSaid {
+        /// Who.
+        gateway: GatewayId,
+        /// How.
+        state: Box<block::PartState>,
+        /// Whether it was asked since this gateway started; else it told unasked.
+        answers: bool,
+    },
+    /// A companion did not answer.
+    CompanionLost {
+        /// Who.
+        gateway: GatewayId,
+    },
     /// The gateway stops in good order: hosts are gone, nothing is in flight.
     Closing,
     /// What only clocks on walls and other groups know, changed.
@@ -410,6 +424,11 @@ pub enum Effect {
     },
     /// Ask the witness now what stands, then say [`Event::WitnessSeen`] or [`Event::WitnessLost`].
     Look,
+    /// Tell every companion how this part is, now and again until they answer.
+    TellCompanions {
+        /// How.
+        state: block::PartState,
+    },
     /// Keep every volume's content of this moment, then say [`Event::Snapshotted`]. Nothing is under
     /// way to them.
     Snapshot {

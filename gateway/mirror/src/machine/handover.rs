@@ -81,6 +81,7 @@ impl Machine {
         self.recorded_role = RoleRecord::Secondary;
         self.epoch = epoch;
         self.quality = Quality::InSync;
+        self.handed_over_in_company();
         self.fail_everything(block::IoError::Fenced, out);
         for leg in LegId::all() {
             // The other mirrors lack what the new primary is asked from here on: promoted as if they

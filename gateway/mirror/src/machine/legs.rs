@@ -76,6 +76,9 @@ impl Machine {
             out.push(Effect::Hang { leg, redial: false });
             return;
         }
+        if self.holds_link(leg, out) {
+            return;
+        }
         let ours = self.lineage.clone().expect("a primary has a history");
         let need = match self.compare(leg, &ours, &opening) {
             Ok(need) => need,
@@ -127,6 +130,7 @@ impl Machine {
             self.step_down(leg, out);
         }
         self.tell_policy(leg, out);
+        self.opened_in_company(leg, out);
         self.take_back_handover(leg, out);
     }
 
@@ -231,6 +235,7 @@ impl Machine {
             | Message::Cut { .. }
             | Message::Grow { .. }
             | Message::Policy(_)
+            | Message::Span(_)
             | Message::Ask(_)
             | Message::Told(_)
             | Message::Ping { .. }) => {
@@ -334,6 +339,7 @@ impl Machine {
         let ousting = self.is_ousting(leg);
         self.forget_joining(leg);
         let now_ms = self.now_ms;
+        let may_have_voted = self.may_have_voted();
         let Some(state) = self.leg_mut(leg) else { return };
         if !state.stage.is_live() {
             return;
@@ -356,7 +362,9 @@ impl Machine {
             || (to == SessionState::Halted && state.policy.recovery == Recovery::Automatic);
         state.wanted = (again && (state.wanted || unanswered)) || (regrouped && state.wanted);
         // One that was asked to vote may have recorded that it is in sync, with our history.
-        let voted = matches!(state.stage, Stage::Voting | Stage::Joining) && !state.in_set;
+        let voted = matches!(state.stage, Stage::Voting | Stage::Joining)
+            && !state.in_set
+            && may_have_voted;
         let goes_on =
             state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
         let leaves = voted || stepping_down || (state.in_set && goes_on);

@@ -52,6 +52,9 @@ impl Machine {
         if !self.leaving.is_empty() || self.closing {
             return Err(Refusal::Busy);
         }
+        if self.own_legs().next().is_some() {
+            self.require_alone("gets its volumes before it is mirrored")?;
+        }
         // Every mirror leaves the in-sync set for a moment.
         if !self.witness_answers() {
             return Err(Refusal::NoWitness);
@@ -198,6 +201,7 @@ impl Machine {
             host_boot: self.host_boot,
             points: crate::record::PointsRecord::default(),
             arbitrated: crate::record::Arbitrated::No,
+            parts: None,
         };
         (group_key(group), Some(record.encode()))
     }

@@ -54,6 +54,28 @@ pub enum Note {
         /// Which leg.
         leg: LegId,
     },
+    /// Every part counts on its mirror.
+    StretchJoined {
+        /// The stretch.
+        number: u64,
+    },
+    /// No part counts on its mirror any more.
+    StretchEnded {
+        /// The companion that was past it first; nobody if it was this part.
+        by: Option<GatewayId>,
+    },
+    /// An operator excluded a companion, or took it back in.
+    Excluded {
+        /// Who.
+        gateway: GatewayId,
+        /// Whether it is out.
+        excluded: bool,
+    },
+    /// This gateway was excluded by a companion; hosts were dropped.
+    ExcludedBy {
+        /// Who says so.
+        gateway: GatewayId,
+    },
     /// The primary is lost and so is its lease: this mirror takes over.
     TakesOver,
     /// The witness went out of reach, or is back.

@@ -332,9 +332,11 @@ impl Machine {
                     let snapshots = snapshots.clone();
                     self.points.discarded.push(Discarded { snapshots, bytes, unix_ms });
                 }
-                if matches!(self.quality, Quality::InSync | Quality::Outdated) {
+                let is_point = matches!(self.quality, Quality::InSync | Quality::Outdated);
+                if is_point && !self.keeps_cut() {
                     self.points.give_up_kept();
                     self.points.kept = kept(self.quality, self.lineage.clone());
+                    self.kept_in_company();
                 }
                 self.quality = Quality::Inconsistent;
                 None

@@ -77,6 +77,7 @@ impl Machine {
         }
         self.awaiting = super::LegSet::default();
         self.drop_dismissal();
+        self.fenced_in_company();
         self.finish_command(Err(Refusal::Fenced { by }), out);
         self.keep(After::Fenced, out);
     }
@@ -124,7 +125,8 @@ impl Machine {
         if self.is_following() && consent < Consent::Outdated {
             return Err(Refusal::PrimaryAlive);
         }
-        if consent < Consent::needed(self.quality, self.points.kept().is_some()) {
+        let usual = Consent::needed(self.quality, self.points.kept().is_some());
+        if consent < self.consent_for_target().unwrap_or(usual) {
             return Err(Refusal::QualityTooLow { quality: self.quality });
         }
         if self.points.is_rolling_back() {
@@ -155,6 +157,7 @@ impl Machine {
         if let Some(upstream) = self.upstream_record.take() {
             self.face_old_primary(upstream, base, handover);
         }
+        self.took_over_in_company(handover);
         self.points.give_up_kept();
         self.points.settle_foreign();
         self.keep(After::TookOver { handover }, out);
@@ -274,7 +277,9 @@ impl Machine {
                     self.step_yield(YieldStep::Flushing(round));
                     self.begin_flush_round(out);
                 }
-                YieldStep::Flushing(round) if self.flushes.is_done(round) => {
+                YieldStep::Flushing(round)
+                    if self.flushes.is_done(round) && self.companions_are_drained() =>
+                {
                     self.step_yield(YieldStep::Recording);
                     let to = self.leg(leg).expect("an in-sync leg exists").gateway;
                     self.recorded_role = RoleRecord::Yielding { to, epoch };

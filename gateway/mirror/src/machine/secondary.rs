@@ -291,10 +291,12 @@ impl Machine {
             if upstream.recording {
                 return;
             }
-            if discards || matches!(quality, Quality::InSync | Quality::Outdated) {
+            let is_point = matches!(quality, Quality::InSync | Quality::Outdated);
+            if discards || (is_point && !self.keeps_cut()) {
                 self.keep_point(Why::Overwrite, out);
             } else {
-                // Blank is no point in time, and a consistent copy has one already.
+                // Blank is no point in time, and a consistent copy has one already, as has one whose
+                // companions go back to an earlier cut.
                 self.keep_quality(Quality::Inconsistent, out);
             }
             return;
@@ -376,7 +378,9 @@ impl Machine {
                 self.lineage = Some(Lineage::new(generation, ancestors));
                 // This copy is the primary's now: what it once had of its own is gone.
                 let fresh = self.forget_legs();
-                self.points.give_up_kept();
+                if !self.voted_at_mirror() {
+                    self.points.give_up_kept();
+                }
                 self.points.settle_foreign();
                 upstream_recording(&mut self.upstream);
                 self.keep_with(After::Promoted, fresh, out);
@@ -404,6 +408,7 @@ impl Machine {
                 self.lag_heard_ms = state.lag_ms;
             }
             Message::Policy(bytes) => self.told_policy(&bytes, out),
+            Message::Span(bytes) => self.told_span(&bytes, out),
             Message::Goodbye(goodbye) => {
                 self.orderly_end = goodbye == Goodbye::Shutdown;
                 self.drop_upstream(None, out);

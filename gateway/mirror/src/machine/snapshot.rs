@@ -5,10 +5,7 @@
 
 use std::collections::VecDeque;
 
-use block::{
-    ActivityExtent, Epoch, GatewayId, Generation, Geometry, LegId, Mode, Quality, Seq, SnapshotId,
-    VolumeId,
-};
+use block::{ActivityExtent, GatewayId, Geometry, LegId, Mode, Quality, Seq, SnapshotId, VolumeId};
 use bytes::Bytes;
 
 use super::leg::{Leg, LegSet, Stage};
@@ -65,25 +62,18 @@ impl Machine {
     ) -> Self {
         let clean = volumes.iter().all(|volume| volume.clean);
         let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.volume).collect();
-        let points = Points::restore(record.points.clone(), &ids, |volume, snapshot| {
+        let exists = |volume, snapshot| {
             volumes.iter().any(|v| v.volume == volume && v.snapshots.contains(&snapshot))
-        });
+        };
+        let points = Points::restore(record.points.clone(), &ids, exists);
         let doubtful = volumes.iter().any(|volume| volume.doubtful);
         // A failed sync loses what a loss of power does (rule 4).
         let lost = !clean && (doubtful || record.host_boot != host_boot);
         let quality = restore_quality(record.quality, lost, &points);
-        let (role, begins_with_next) = (restore_role(&record), restore_beginning(&record));
-        let mut legs = [const { None }; LegId::COUNT];
-        let mut awaiting = LegSet::default();
-        for (id, leg) in LegId::all().zip(record.legs) {
-            let Some(leg) = leg else { continue };
-            if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
-                awaiting.insert(id);
-            }
-            let kept = |volume| lacks(leg.gateway, volume).into();
-            let leg = restore_leg(id, leg.clone(), volumes, kept);
-            legs[id.index()] = Some(Box::new(leg));
-        }
+        let role = restore_role(&record);
+        let begins_with_next = restore_begins_with_next(&record, role);
+        let mut kept = |gateway, volume| lacks(gateway, volume).into();
+        let (legs, awaiting) = restore_legs(record.legs, role, volumes, &mut kept);
         Self {
             group: record.group,
             name: record.name,
@@ -130,6 +120,8 @@ impl Machine {
             command: None,
             arbiter: None,
             arbitrated: record.arbitrated,
+            company: record.parts.map(super::companions::Company::boxed),
+            me: None,
             dismissal: None,
             highest_copying: None,
             granted: Vec::new(),
@@ -173,6 +165,7 @@ impl Machine {
             upstream: self.upstream_record.clone(),
             host_boot: self.host_boot,
             arbitrated: self.arbitrated,
+            parts: self.company.as_ref().map(|company| company.record()),
             points: self.points.record(self.volumes.iter().map(|volume| volume.id)),
         };
         (group_key(self.group), Some(record.encode()))
@@ -253,6 +246,7 @@ impl Machine {
             rpo_ms: None,
             split_brain: self.split_brain,
             witness: self.witness_status(),
+            parts: self.parts_status(),
             handover: self.handover(),
             counters: self.counters,
         }
@@ -277,8 +271,10 @@ impl Machine {
             _ if self.latched => Serving::Latched,
             Role::Primary if self.waits_for_witness() => Serving::WaitingForWitness,
             Role::Primary if !self.awaiting.is_empty() => Serving::WaitingForMirror,
+            Role::Primary if self.waits_for_companions() => self.companion_serving(),
             Role::Primary if self.is_halted() => match self.halt_error() {
                 block::IoError::NoWitness => Serving::NoWitness,
+                block::IoError::NoCompanion => Serving::NoCompanion,
                 _ => Serving::Halted,
             },
             Role::Primary => Serving::Yes,
@@ -393,12 +389,11 @@ fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Qual
     }
 }
 
-/// Whether the next change begins a history: which ones mirrors share that are not in sync is not
-/// recorded, and one more is harmless. A mirror may share ours although nothing is known of what it
-/// lacks (no base).
-fn restore_beginning(record: &GroupRecord) -> bool {
-    let parted = record.legs.iter().flatten().any(|leg| !leg.in_sync);
-    parted && matches!(restore_role(record), Role::Primary | Role::Detached)
+/// Which histories mirrors share that are not in sync is not recorded: one more is harmless. A mirror
+/// may share ours although nothing is known of what it lacks (no base).
+fn restore_begins_with_next(record: &GroupRecord, role: Role) -> bool {
+    matches!(role, Role::Primary | Role::Detached)
+        && record.legs.iter().flatten().any(|leg| !leg.in_sync)
 }
 
 /// The part that was recorded. A handover that was under way is taken up where it stood.
@@ -416,6 +411,29 @@ fn restore_role(record: &GroupRecord) -> Role {
         RoleRecord::Detached => Role::Detached,
         RoleRecord::Fenced { by } => Role::Fenced { by },
     }
+}
+
+type Legs = [Option<Box<Leg>>; LegId::COUNT];
+
+/// The mirrors as they were recorded, and which of them have to be heard before anybody is served.
+fn restore_legs(
+    records: Vec<Option<LegRecord>>,
+    role: Role,
+    volumes: &[Restored],
+    lacks: &mut dyn FnMut(GatewayId, VolumeId) -> Lacks,
+) -> (Legs, LegSet) {
+    let mut legs = [const { None }; LegId::COUNT];
+    let mut awaiting = LegSet::default();
+    for (id, leg) in LegId::all().zip(records) {
+        let Some(leg) = leg else { continue };
+        if leg.in_sync && matches!(role, Role::Primary | Role::Yielding(_)) {
+            awaiting.insert(id);
+        }
+        let gateway = leg.gateway;
+        let leg = restore_leg(id, leg, volumes, |volume| lacks(gateway, volume));
+        legs[id.index()] = Some(Box::new(leg));
+    }
+    (legs, awaiting)
 }
 
 /// A mirror as it was recorded; what a crash left in flight may differ there too (rule 3).
@@ -471,31 +489,4 @@ fn volume_status(volume: &VolumeState) -> VolumeStatus {
         bytes: volume.geometry.bytes(),
         mapped_bytes: 0,
     }
-}
-
-/// The record of a group that begins here: as its primary, or as a mirror.
-pub(crate) fn found(
-    group: block::GroupId,
-    name: &str,
-    volumes: Vec<VolumeId>,
-    generation: Option<Generation>,
-    (quality, foreign): (Quality, bool),
-) -> (String, Option<Bytes>) {
-    let lineage = generation.map(|current| crate::lineage::Lineage::new(current, Vec::new()));
-    let primary = lineage.is_some();
-    let record = GroupRecord {
-        group,
-        name: name.to_owned(),
-        volumes,
-        role: if primary { RoleRecord::Primary } else { RoleRecord::Secondary },
-        epoch: if primary { Epoch::new(1) } else { Epoch::ZERO },
-        lineage,
-        quality,
-        legs: Vec::new(),
-        upstream: None,
-        host_boot: [0; 16],
-        arbitrated: crate::record::Arbitrated::No,
-        points: crate::record::PointsRecord { foreign, ..Default::default() },
-    };
-    (group_key(group), Some(record.encode()))
 }

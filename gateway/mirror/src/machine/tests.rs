@@ -746,6 +746,7 @@ fn a_block_that_cannot_be_read_here_is_counted_and_the_mirrors_is_left_alone() {
     bench.change(5, at(0, 1));
     assert!(bench.sent(5).is_some());
 }
+mod companions;
 mod handover;
 mod members;
 mod modes;

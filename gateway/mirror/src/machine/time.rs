@@ -20,6 +20,7 @@ impl Machine {
             self.counters.blocked_ms += passed;
         }
         self.witness_tick(out);
+        self.companions_tick(out);
         for leg in self.live.iter() {
             self.flush_idle_leg(leg, out);
             self.pace_verification(leg, passed);

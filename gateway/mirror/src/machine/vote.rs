@@ -27,14 +27,15 @@ impl Machine {
         }
     }
 
-    fn ask_vote(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+    pub(super) fn ask_vote(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let current = self.lineage.as_ref().map(|lineage| lineage.current);
-        let told = self.untold.is_none();
+        let told = self.untold.is_none() && self.may_ask_vote();
         if let Some(state) = self.leg_mut(leg) {
             // Else it is asked when the history is recorded.
             state.asked = current.filter(|_| told);
         }
         if told {
+            self.vote_is_asked(leg, out);
             self.name_history(leg, out);
         }
     }
@@ -101,6 +102,7 @@ impl Machine {
             state.spells.end(now_ms);
             state.cuts.forget();
             out.push(Effect::Note(Note::MirrorInSync { leg }));
+            self.joined_in_company(leg, out);
         }
     }
 }

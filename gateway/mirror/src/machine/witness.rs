@@ -166,13 +166,14 @@ impl Machine {
 
     pub(super) fn is_ousting(&self, leg: LegId) -> bool {
         self.arbiter.as_ref().is_some_and(|arbiter| arbiter.ousting.has(leg))
+            || self.is_parting(leg)
     }
 
     /// With what a change is refused while a mirror is missing.
     pub(super) fn halt_error(&self) -> IoError {
         let held = |leg: &super::Leg| leg.halted && self.is_ousting(leg.id);
         if self.legs.iter().flatten().any(|leg| held(leg)) {
-            IoError::NoWitness
+            if self.company.is_some() { IoError::NoCompanion } else { IoError::NoWitness }
         } else {
             IoError::Halted
         }
@@ -182,6 +183,10 @@ impl Machine {
 
     /// Takes the leg out of the in-sync set: at the witness first, if there is one.
     pub(super) fn leave(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        if self.company.is_some() {
+            self.leave_company(leg, out);
+            return;
+        }
         if !self.asks_witness(leg) {
             self.leave_set(leg, out);
             return;
@@ -203,7 +208,7 @@ impl Machine {
     pub(super) fn returned(&mut self, leg: LegId) {
         let Some(state) = self.leg(leg) else { return };
         let in_set = state.in_set;
-        if !self.is_ousting(leg) {
+        if !self.is_ousting(leg) || self.company.is_some() {
             return;
         }
         if in_set {
@@ -217,6 +222,9 @@ impl Machine {
     pub(super) fn join(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         // One that never left is named still.
         let left = self.leg(leg).is_some_and(|state| !state.in_set);
+        if self.voted_in_company() {
+            return;
+        }
         if left && self.arbiter.is_some() {
             let arbiter = self.arbiter_mut();
             arbiter.joining.insert(leg);

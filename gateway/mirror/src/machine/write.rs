@@ -138,6 +138,9 @@ impl Machine {
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
             Role::Primary if self.untold.is_some() || self.dismissal.is_some() => Gate::Hold,
             Role::Primary if self.waits_for_witness() => Gate::Hold,
+            Role::Primary if self.company.is_some() && self.waits_for_companions() => {
+                self.companion_refusal().map_or(Gate::Hold, Gate::Refuse)
+            }
             Role::Primary if change && self.is_halted() => Gate::Refuse(self.halt_error()),
             Role::Detached if self.untold.is_some() => Gate::Hold,
             Role::Primary | Role::Detached => Gate::Open,

@@ -221,6 +221,7 @@ impl Site {
             volumes,
             ledger: Rc::clone(&ledger) as Rc<dyn Ledger>,
             copiers: twinspan_mirror::Copiers::default(),
+            companions: None,
             journals: twinspan_mirror::Journals::in_memory(
                 twinspan_mirror::JournalLimits::default(),
             ),

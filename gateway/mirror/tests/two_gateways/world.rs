@@ -240,6 +240,7 @@ impl Site {
             notes: Rc::new(|_| {}),
             host_boot: [1 + world.power_losses.get(); 16],
             heartbeat: HeartbeatTimes::default(),
+            companions: None,
             journals: Journals::in_memory(world.journal.get()),
             copiers: twinspan_mirror::Copiers::default(),
         })

@@ -205,6 +205,7 @@ impl World {
             notes: Rc::new(move |note| told.borrow_mut().push(note)),
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
+            companions: None,
             journals: Journals::in_memory(JournalLimits::default()),
             copiers: twinspan_mirror::Copiers::default(),
         };
@@ -325,6 +326,7 @@ impl Site {
             notes: Rc::new(|_| {}),
             host_boot: [1; 16],
             heartbeat: HeartbeatTimes::default(),
+            companions: None,
             journals: Journals::in_memory(JournalLimits::default()),
             copiers: twinspan_mirror::Copiers::default(),
         };

@@ -8,6 +8,7 @@ use crate::migration::tests::upstream;
 
 fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus {
     GroupStatus {
+        parts: None,
         group: GroupId::of(1),
         name: "shop".to_owned(),
         role: Role::Secondary,

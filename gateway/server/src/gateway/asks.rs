@@ -5,6 +5,7 @@
 //! half it holds. Nobody waits longer than [`ANSWER_MAX`] for an answer.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Gateway;
+use super::parts::{Deed, Look};
 use super::surveys::Survey;
 use crate::book::PeerEntry;
 use crate::numbers::Remote;
@@ -107,6 +109,35 @@ pub(crate) enum Question {
         /// The session.
         session: Uuid,
     },
+    /// Which group of yours is called so? A part of it is to begin at the asker.
+    PartOf {
+        /// Its name.
+        name: String,
+    },
+    /// A part of the group begins at the asker.
+    Accompany {
+        /// The group.
+        group: Uuid,
+    },
+    /// This is how my part of the group is; how is yours?
+    Companion {
+        /// The group.
+        group: Uuid,
+        /// The state, as hexadecimal digits.
+        state: String,
+    },
+    /// How is your part, for a plan over all parts?
+    PartLook {
+        /// The group.
+        group: Uuid,
+    },
+    /// Do what all parts do.
+    Do {
+        /// The group.
+        group: Uuid,
+        /// What.
+        deed: Deed,
+    },
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
         /// The group.
@@ -116,9 +147,14 @@ pub(crate) enum Question {
 
 impl Question {
     /// The oldest version of the protocol whose gateways understand it.
-    fn version_min(&self) -> u16 {
+    pub(crate) fn version_min(&self) -> u16 {
         match self {
             Self::Take(take) if take.keep => VERSION_MIN_TO_KEEP,
+            Self::PartOf { .. }
+            | Self::Accompany { .. }
+            | Self::Companion { .. }
+            | Self::PartLook { .. }
+            | Self::Do { .. } => block::SPAN_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }
@@ -142,6 +178,20 @@ pub(crate) enum Answer {
     Seen(Seen),
     /// How the part is.
     Surveyed(Survey),
+    /// The group is this one.
+    PartOf {
+        /// Its identity.
+        group: Uuid,
+        /// Who holds its other parts.
+        companions: Vec<Uuid>,
+    },
+    /// How the companion's part is.
+    Companion {
+        /// The state, as hexadecimal digits.
+        state: String,
+    },
+    /// How the part is, for a plan over all.
+    Looked(Look),
     /// Done.
     Done,
     /// Not done.
@@ -174,6 +224,28 @@ impl Answer {
     /// When it is another.
     pub(crate) fn seen(self) -> Result<Seen, Refused> {
         if let Self::Seen(seen) = self { Ok(seen) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn part_of(self) -> Result<(Uuid, Vec<Uuid>), Refused> {
+        if let Self::PartOf { group, companions } = self {
+            Ok((group, companions))
+        } else {
+            Err(unexpected())
+        }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn looked(self) -> Result<Look, Refused> {
+        if let Self::Looked(look) = self { Ok(look) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn done(self) -> Result<(), Refused> {
+        if self == Self::Done { Ok(()) } else { Err(unexpected()) }
     }
 
     /// # Errors
@@ -227,7 +299,12 @@ impl Gateway {
     }
 
     /// Answers another gateway.
-    pub(crate) async fn take_question(&self, peer: Identity, question: Bytes, link: Detached) {
+    pub(crate) async fn take_question(
+        self: &Arc<Self>,
+        peer: Identity,
+        question: Bytes,
+        link: Detached,
+    ) {
         let answer = match serde_json::from_slice(&question) {
             Ok(question) if self.is_ready() => self.answer(&peer, question).await,
             Ok(_) => Err(Refused::new(Code::Starting, "the gateway is starting or stopping")),
@@ -248,7 +325,7 @@ impl Gateway {
     }
 }
 
-enum NoAnswer {
+pub(crate) enum NoAnswer {
     Link(LinkError),
     TooOld { theirs: u16, needs: u16 },
 }
@@ -274,7 +351,23 @@ fn no_answer(peer: &PeerEntry, why: &NoAnswer) -> Refused {
     }
 }
 
-async fn exchange(
+impl NoAnswer {
+    /// In words.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Link(error) => error.to_string(),
+            Self::TooOld { theirs, needs } => {
+                format!("it speaks protocol version {theirs}; this needs {needs}: upgrade it")
+            }
+        }
+    }
+}
+
+/// Asks once, over a link of its own.
+///
+/// # Errors
+/// Why there is no answer.
+pub(crate) async fn exchange(
     addresses: &[String],
     gateway: GatewayId,
     links: &link::LinkContext,

@@ -11,8 +11,10 @@ use mirror::{Cause, Command, GroupStatus, LegStatus, LinkState, Role, Serving, S
 use uuid::Uuid;
 
 use super::Gateway;
+use super::parts::Deed;
 use crate::failover;
 use crate::operations::Running;
+use crate::plans::check;
 use crate::refusal::Refused;
 
 /// How long a reprotect waits to learn how the two copies relate.
@@ -69,7 +71,21 @@ impl Gateway {
         let exports: Vec<String> =
             entry.volumes.iter().flat_map(|volume| self.exports_of(&volume.name)).collect();
         let site = (self.config.site.name.as_str(), exports.as_slice());
-        Ok(failover::plan(&status, site, consent, (&self.plans, &self.clock)))
+        if status.parts.is_none() || status.handover.is_some() {
+            return Ok(failover::plan(&status, site, consent, (&self.plans, &self.clock)));
+        }
+        let parts = match self.look_at_parts(&status).await {
+            Ok(parts) => self.part_checks(&parts, consent),
+            Err(refused) => {
+                let what = format!("{}; {}", refused.0.detail, refused.0.next.unwrap_or_default());
+                let silent = check("ask every part", api::CheckState::Blocked, what);
+                (mirror::Cut { number: 0, apart: true }, vec![silent])
+            }
+        };
+        let (cut, mut lines) = parts;
+        lines.extend(Self::excluded_checks(&status));
+        let parts = (consent, Some((cut, lines)));
+        Ok(failover::plan_with_parts(&status, site, parts, (&self.plans, &self.clock)))
     }
 
     /// Runs a plan.
@@ -84,13 +100,21 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let id = entry.group();
         let status = self.status_of(id).await?;
-        let consent = failover::redeem(&self.plans, token, &status, &self.clock)?;
+        let (plans, clock) = (&self.plans, &self.clock);
+        let (consent, cut) = if status.parts.is_none() {
+            (failover::redeem(plans, token, &status, clock)?, None)
+        } else {
+            failover::redeem_with_parts(plans, token, &status, clock)?
+        };
         let running = self.operations.begin("failover", &entry.name);
         let shown = running.snapshot();
         let gateway = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut running = running;
-            let result = gateway.promote(&mut running, id, consent).await;
+            let result = match cut {
+                None => gateway.promote(&mut running, id, consent).await,
+                Some(cut) => gateway.promote_parts(&mut running, id, (consent, cut)).await,
+            };
             match &result {
                 Ok(()) => gateway.events.tell("group", &entry.name, "failed over to this site"),
                 Err(refused) => {
@@ -160,7 +184,16 @@ impl Gateway {
         let gateway = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut running = running;
-            let result = gateway.follow_again(&mut running, id, (&site, command)).await;
+            let discard = matches!(command, Command::Resume { discard: true, .. });
+            let resumes = matches!(command, Command::Resume { .. });
+            let mut result = gateway.follow_again(&mut running, id, (&site, command)).await;
+            if result.is_ok() && resumes && status.parts.is_some() {
+                running.step("the same for every other part");
+                result = gateway.tell_all(&status, &Deed::Resume { discard }).await;
+                if result.is_ok() {
+                    running.done("told");
+                }
+            }
             if result.is_ok() {
                 gateway.events.tell("group", &entry.name, format!("reprotected towards {site}"));
             }

@@ -140,7 +140,7 @@ impl Gateway {
     /// # Errors
     /// Why it is not done.
     pub(super) async fn answer(
-        &self,
+        self: &Arc<Self>,
         peer: &Identity,
         question: Question,
     ) -> Result<Answer, Refused> {
@@ -174,6 +174,13 @@ impl Gateway {
                 self.promote_half(&half, &carried).await?;
                 Ok(Answer::Done)
             }
+            Question::PartOf { name } => self.part_of(peer, &name).await,
+            Question::Accompany { group } => self.accompany(peer, group).await,
+            Question::Companion { group, state } => {
+                self.hear_companion(peer, (group, &state)).await
+            }
+            Question::PartLook { group } => self.look_for(peer, group).await,
+            Question::Do { group, deed } => self.do_for(peer, (group, deed)).await,
             Question::Survey { group } => {
                 let group = GroupId::from_uuid(group);
                 Ok(Answer::Surveyed(self.survey_for(group, peer).await?))

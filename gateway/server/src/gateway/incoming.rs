@@ -30,6 +30,19 @@ pub(crate) enum NotNow {
     Never(String),
 }
 
+impl NewVolume {
+    /// The copy of a primary's volume.
+    #[must_use]
+    pub(crate) fn offered(offer: &block::VolumeOffer) -> Self {
+        Self {
+            volume: offer.volume,
+            name: offer.name.clone(),
+            bytes: offer.bytes,
+            settings: api::VolumeSettings::default(),
+        }
+    }
+}
+
 impl Gateway {
     /// Takes links in until the gateway stops.
     pub(crate) async fn accept_links(self: Arc<Self>, listener: TcpListener) {

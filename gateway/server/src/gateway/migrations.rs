@@ -53,7 +53,11 @@ impl Gateway {
         let hosts = self.hosts_of(status.group).await?;
         let there = self.survey_to_move(&status, leg).await;
         let outlook = self.outlook((&status, leg), hosts, busy.as_deref(), &there);
-        Ok(migration::plan(&outlook, &self.plans, &self.clock))
+        if status.parts.is_none() {
+            return Ok(migration::plan(&outlook, &self.plans, &self.clock));
+        }
+        let apart = self.parts_not_together(&status).await;
+        Ok(migration::plan_with_parts(&outlook, apart, &self.plans, &self.clock))
     }
 
     async fn hosts_of(&self, group: GroupId) -> Result<u64, Refused> {
@@ -136,7 +140,10 @@ impl Gateway {
         let now = status.legs.iter().find(|now| now.leg == leg.leg).unwrap_or(leg);
         let there = self.survey_to_move(&status, now).await;
         let outlook = self.outlook((&status, now), 0, None, &there);
-        let checks = outlook.checks();
+        let mut checks = outlook.checks();
+        if let Some(why) = self.parts_not_together(&status).await {
+            checks.push(crate::plans::check("swap all parts", CheckState::Blocked, why));
+        }
         if let Some(blocked) = checks.iter().find(|check| check.state == CheckState::Blocked) {
             let why = format!("nothing was begun: {}: {}", blocked.name, blocked.detail);
             return Err(Refused::new(Code::RolledBack, why));
@@ -157,6 +164,8 @@ impl Gateway {
         (leg, drain): (&LegStatus, Duration),
     ) -> Result<(), Refused> {
         running.step("quiesce hosts and drain");
+        let before = self.status_of(group).await?;
+        self.begin_swap_of_parts(&before, drain).await?;
         let swapped = self.command(group, Command::Reverse { leg: leg.leg });
         let drained = self.watch_drain(group, drain, running);
         let (swapped, recalled) = {
@@ -169,9 +178,15 @@ impl Gateway {
         };
         let status = self.status_of(group).await?;
         if let Err(refused) = swapped {
+            self.recall_parts(&before).await;
             return Err(not_swapped(&status, leg, (refused, recalled.then_some(drain))));
         }
         running.done(format!("{} is the primary", leg.site));
+        if before.parts.is_some() {
+            running.step("every other part");
+            self.await_swap_of_parts(&before).await?;
+            running.done("handed over");
+        }
         running.step(&format!("follow {}", leg.site));
         running.done(self.await_following(group, &leg.site).await?);
         Ok(())

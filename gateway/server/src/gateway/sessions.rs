@@ -6,6 +6,7 @@ use mirror::{Command, GroupStatus, LegStatus, Mode, Policy, Role, SessionState, 
 use uuid::Uuid;
 
 use super::asks::{Question, Take};
+use super::parts::Deed;
 use super::{Gateway, Known};
 use crate::book::{GroupEntry, PeerEntry, VolumeEntry};
 use crate::refusal::Refused;
@@ -199,6 +200,12 @@ impl Gateway {
 
     fn peer_called(&self, site: &str) -> Result<PeerEntry, Refused> {
         self.book.read().peer(site).cloned().ok_or_else(|| {
+            let of_site = self.book.read().peers.iter().filter(|peer| peer.site == site).count();
+            if of_site > 1 {
+                let detail = format!("{site} has {of_site} gateways: name one of them by its id");
+                let next = "twinspan site list shows the ids".to_owned();
+                return Refused::new(Code::Invalid, detail).next(next);
+            }
             let detail = format!("{} is not joined with a site {site:?}", self.config.site.name);
             Refused::new(Code::PeerUnknown, detail)
         })
@@ -247,7 +254,24 @@ impl Gateway {
         let (session, place) = self.find_session(name).await?;
         let command = command(place.leg);
         let removes = matches!(command, Command::RemoveLeg { .. });
+        let deed = match &command {
+            Command::Suspend { .. } => Some(Deed::Suspend),
+            Command::Resume { discard, .. } => Some(Deed::Resume { discard: *discard }),
+            Command::Reverse { .. } => {
+                let status = self.status_of(place.group).await?;
+                if status.parts.is_some() {
+                    let detail = "the parts of a group over several gateways swap roles together";
+                    let next = format!("twinspan migrate plan {} --to {}", status.name, session.to);
+                    return Err(Refused::new(Code::Spanning, detail).next(next));
+                }
+                None
+            }
+            _ => None,
+        };
         self.command(place.group, command).await?;
+        if let Some(deed) = deed {
+            self.rule_all_parts(place.group, &deed).await?;
+        }
         let text = format!("{word}, to {}", session.to);
         self.events.tell("session", &session.group, text);
         if removes {

@@ -79,15 +79,11 @@ impl Gateway {
             };
             Refused::new(code, error.to_string())
         })?;
-        if peer.site == self.config.site.name {
-            return Err(Refused::new(
-                Code::Exists,
-                format!("both sites are called {:?}: site.name must differ", peer.site),
-            ));
-        }
         record_peer(&self.book, &peer, |_pages| ()).await?;
         self.links.trusted().add(peer.clone());
-        self.events.tell("site", &peer.site, "joined");
+        let companion = peer.site == self.config.site.name;
+        let how = if companion { "joined, another gateway of this site" } else { "joined" };
+        self.events.tell("site", &peer.site, how);
         Ok(self.show_sites().await)
     }
 }
@@ -133,9 +129,6 @@ impl Desk {
     async fn admit(&self, proof: &JoinProof, joiner: &link::Peer) -> Result<(), JoinRefused> {
         let unavailable = |text: &str| JoinRefused::Unavailable(text.to_owned());
         let book = self.book.get().ok_or_else(|| unavailable("the gateway is starting"))?;
-        if joiner.site == self.site {
-            return Err(unavailable("both sites have the same name"));
-        }
         let now = self.clock.unix_s();
         let entry = PeerEntry::of(joiner);
         let outcome = book
@@ -157,7 +150,10 @@ impl Desk {
             .await;
         match outcome {
             Ok(()) => {
-                self.events.tell("site", &joiner.site, "joined with a token of this site");
+                let companion = joiner.site == self.site;
+                let how = if companion { ", another gateway of this site" } else { "" };
+                let text = format!("joined with a token of this site{how}");
+                self.events.tell("site", &joiner.site, text);
                 Ok(())
             }
             Err(Admission::Refused(refused)) => Err(refused),

@@ -36,19 +36,6 @@ pub(crate) struct NewVolume {
     pub(crate) settings: VolumeSettings,
 }
 
-impl NewVolume {
-    /// The copy of a primary's volume.
-    #[must_use]
-    pub(crate) fn offered(offer: &block::VolumeOffer) -> Self {
-        Self {
-            volume: offer.volume,
-            name: offer.name.clone(),
-            bytes: offer.bytes,
-            settings: VolumeSettings::default(),
-        }
-    }
-}
-
 /// A group that is to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct NewGroup {
@@ -168,6 +155,9 @@ impl Gateway {
         access::check(&wanted.settings).map_err(|why| Refused::new(Code::Invalid, why))?;
         let _alone = self.change_alone().await;
         let pages = self.book.read();
+        if let Some(peer) = wanted.part_of {
+            return self.create_part((peer, &group_name), wanted).await;
+        }
         if pages.volume(&wanted.name).is_some() {
             let detail = format!("a volume {:?} exists here", wanted.name);
             return Err(Refused::new(Code::Exists, detail));

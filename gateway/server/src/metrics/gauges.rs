@@ -34,6 +34,12 @@ const GROUP_UNPROTECTED_BYTES: Name = (
 );
 const GROUP_BLOCKED: Name =
     ("twinspan_group_blocked_seconds_total", "Time for which host writes were held for RPO 0.");
+const GROUP_STRETCH: Name = (
+    "twinspan_group_in_stretch",
+    "Whether the part here counts on its mirror, as all parts of the group do.",
+);
+const GROUP_COMPANIONS: Name =
+    ("twinspan_group_companions", "Companions of the part here, by how they are.");
 const GROUP_SPLIT: Name = ("twinspan_group_split_brain", "Whether two histories exist.");
 const GROUP_FENCED: Name =
     ("twinspan_group_fenced_writes_total", "Changes of a lower epoch that were refused.");
@@ -166,10 +172,29 @@ fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
     families.counter(GROUP_BLOCKED, &[name], seconds(counters.blocked_ms));
     families.counter(GROUP_FENCED, &[name], number(counters.fenced_writes));
     families.gauge(GROUP_SPLIT, &[name], flag(status.split_brain));
+    companions(families, status, name);
     let shown = status::group(status, moment);
     families.gauge(GROUP_READY, &[name], flag(shown.failover_blockers.is_empty()));
     for reason in &shown.failover_blockers {
         families.gauge(GROUP_BLOCKER, &[name, ("reason", reason)], 1.0);
+    }
+}
+
+/// Only of a group over several gateways.
+fn companions(families: &mut Families, status: &GroupStatus, name: (&'static str, &str)) {
+    let Some(parts) = &status.parts else { return };
+    families.gauge(GROUP_STRETCH, &[name], flag(parts.state.facts.has_joined));
+    let state = |companion: &mirror::CompanionStatus| match companion.reachable {
+        _ if companion.excluded => Some("excluded"),
+        Some(true) => Some("reachable"),
+        Some(false) => Some("unreachable"),
+        // It was not asked yet.
+        None => None,
+    };
+    for word in ["reachable", "unreachable", "excluded"] {
+        let count = parts.companions.iter().filter(|companion| state(companion) == Some(word));
+        let count = u64::try_from(count.count()).unwrap_or(u64::MAX);
+        families.gauge(GROUP_COMPANIONS, &[name, ("state", word)], number(count));
     }
 }
 

@@ -72,6 +72,7 @@ pub(crate) fn upstream(link: LinkState) -> UpstreamStatus {
 /// A primary with this leg.
 pub(crate) fn primary(legs: Vec<LegStatus>) -> GroupStatus {
     GroupStatus {
+        parts: None,
         group: GroupId::of(1),
         name: "shop".to_owned(),
         role: Role::Primary,

@@ -201,6 +201,17 @@ impl ShardState {
         self.group(group)?.group.differences(gateway)
     }
 
+    /// A companion tells how its part of a group is; how the part here is, if it is open.
+    #[must_use]
+    pub(crate) fn hear_companion(
+        &self,
+        group: GroupId,
+        companion: GatewayId,
+        state: block::PartState,
+    ) -> Option<block::PartState> {
+        self.group(group)?.group.hear_companion(companion, state)
+    }
+
     /// Takes a planned swap of roles back, unless its mirror was asked already.
     pub(crate) fn recall_handover(&self, group: GroupId) {
         if let Some(open) = self.group(group) {
@@ -241,6 +252,9 @@ impl ShardState {
             host_boot: self.host_boot,
             heartbeat: self.parts.heartbeat,
             copiers: self.parts.copiers.clone(),
+            companions: Some(Rc::new(crate::companions::Asking {
+                links: self.parts.links.clone(),
+            })),
             journals: mirror::Journals {
                 limits: self.parts.journal,
                 spill: Rc::new(crate::spill::PoolSpill::new(self.parts.journal_dir.clone())),
@@ -410,6 +424,24 @@ fn note_text(note: &Note) -> String {
         Note::Fenced => "fenced: a higher epoch exists: hosts were dropped".to_owned(),
         Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
         Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
+        Note::StretchJoined { number } => {
+            format!("stretch {number}: every part counts on its mirror")
+        }
+        Note::StretchEnded { by: None } => {
+            "the mirror is lost: the sessions of all parts stop at one cut".to_owned()
+        }
+        Note::StretchEnded { by: Some(gateway) } => {
+            format!("companion {gateway} stopped: the sessions of all parts stop at one cut")
+        }
+        Note::Excluded { gateway, excluded: true } => {
+            format!("companion {gateway} was excluded by an operator")
+        }
+        Note::Excluded { gateway, excluded: false } => {
+            format!("companion {gateway} was taken back in by an operator")
+        }
+        Note::ExcludedBy { gateway } => {
+            format!("this gateway was excluded at companion {gateway}: hosts were dropped")
+        }
         Note::TakesOver => "the primary and its lease are lost: this site takes over".to_owned(),
         Note::Witness { reachable: true } => "the witness answers again".to_owned(),
         Note::Witness { reachable: false } => "the witness does not answer".to_owned(),

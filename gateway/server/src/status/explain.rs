@@ -10,7 +10,7 @@ use mirror::{
 
 use super::{Moment, explanation, leg_is_well, leg_out_of_sync, words};
 
-type Finding = (Health, Explanation);
+pub(super) type Finding = (Health, Explanation);
 
 /// Everything that is not as it should be, each with how bad it is.
 #[must_use]
@@ -29,6 +29,7 @@ pub(crate) fn explain(status: &GroupStatus, moment: Moment) -> Vec<Finding> {
         Role::Fenced => fenced(status, &mut findings),
     }
     witness(status, &mut findings);
+    super::parts::findings(status, &mut findings);
     for finding in &mut findings {
         finding.1.next = finding.1.next.replace("GROUP", &status.name);
         if let Some(volume) = status.volumes.first() {
@@ -95,6 +96,8 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
                 "started; nobody is served before the witness says that nobody was promoted";
             findings.push((Health::AtRisk, explanation(Code::WaitingForWitness, cause)));
         }
+        // What a companion has to do with it is told with the parts.
+        Serving::WaitingForCompanion | Serving::NoCompanion | Serving::Excluded => {}
         Serving::HandingOver => {
             findings.push(handing_over(status));
         }
@@ -182,11 +185,11 @@ fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding
             Code::Suspended,
             format!("the session to {site} is suspended; {} differ", bytes_text(missing)),
         ),
-        Some(Cause::Regrouped) => (
-            Health::Degraded,
-            Code::Copying,
-            format!("the group is changed; {site} is opened again at once"),
-        ),
+        Some(cause @ (Cause::StretchEnded { .. } | Cause::Regrouped)) => {
+            let regrouped = *cause == Cause::Regrouped;
+            let code = if regrouped { Code::Copying } else { Code::PartsApart };
+            (Health::Degraded, code, format!("{site}: {}", words::cause_text(cause)))
+        }
         Some(Cause::AwaitingReprotect) => (
             Health::AtRisk,
             Code::AwaitingReprotect,

@@ -24,6 +24,7 @@ fn healthy_leg() -> LegStatus {
 
 fn primary(legs: Vec<LegStatus>) -> GroupStatus {
     GroupStatus {
+        parts: None,
         group: GroupId::of(1),
         name: "shop".to_owned(),
         role: Role::Primary,

@@ -27,6 +27,9 @@ pub(crate) const fn serving(serving: &Serving) -> api::Serving {
         Serving::Halted => api::Serving::Halted,
         Serving::NoWitness => api::Serving::NoWitness,
         Serving::WaitingForWitness => api::Serving::WaitingForWitness,
+        Serving::WaitingForCompanion => api::Serving::WaitingForCompanion,
+        Serving::NoCompanion => api::Serving::NoCompanion,
+        Serving::Excluded => api::Serving::Excluded,
         Serving::HandingOver => api::Serving::HandingOver,
         Serving::Latched => api::Serving::Latched,
         Serving::Detached => api::Serving::Detached,
@@ -47,7 +50,7 @@ pub(crate) const fn quality(quality: block::Quality) -> api::Quality {
 }
 
 /// The same for a sentence.
-pub(super) const fn quality_text(quality: block::Quality) -> &'static str {
+pub(crate) const fn quality_text(quality: block::Quality) -> &'static str {
     match quality {
         block::Quality::Blank => "blank",
         block::Quality::Inconsistent => "half copied, not one point in time",
@@ -74,6 +77,12 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
         }
         Cause::Refused(why) => format!("it refused: {why}"),
         Cause::Operator => "an operator suspended the session".to_owned(),
+        Cause::StretchEnded { by: Some(gateway) } => {
+            format!("companion {gateway} stopped: the parts stop at one cut and follow again")
+        }
+        Cause::StretchEnded { by: None } => {
+            "the parts stop at one cut and follow again together".to_owned()
+        }
         Cause::Regrouped => "the group is changed; it is opened again at once".to_owned(),
         Cause::AwaitingReprotect => "it waits for a reprotect".to_owned(),
     }

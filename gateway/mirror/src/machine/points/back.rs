@@ -13,6 +13,9 @@ use crate::machine::{After, Effect, Machine, Role};
 impl Machine {
     /// Whether a promotion goes back to the kept point.
     pub(in crate::machine) fn goes_back(&self) -> bool {
+        if let Some(behind) = self.target_is_behind() {
+            return behind;
+        }
         self.points.kept.is_some()
             && matches!(self.quality, Quality::Consistent | Quality::Inconsistent)
     }
@@ -114,6 +117,7 @@ impl Machine {
         }
         self.quality = Quality::Outdated;
         self.points.give_up_kept();
+        self.went_back_in_company();
         if promoting {
             self.take_over_after_rollback(out);
         } else {

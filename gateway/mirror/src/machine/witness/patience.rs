@@ -19,7 +19,7 @@ impl Machine {
         for leg in ousting.iter() {
             let since = self.arbiter_mut().ousting_since[leg.index()];
             if now_ms.saturating_sub(since) >= hold_ms {
-                self.held_too_long(leg, out);
+                self.held_too_long(leg, Refusal::NoWitness, out);
             }
         }
         let rules = matches!(self.role, Role::Primary | Role::Yielding(_));
@@ -32,8 +32,13 @@ impl Machine {
         self.promotion_tick(out);
     }
 
-    /// The witness did not answer in time: what waits fails, and the mirror is dialled again.
-    fn held_too_long(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+    /// The witness, or a companion, did not answer in time: what waits fails, and the mirror is dialled again.
+    pub(in super::super) fn held_too_long(
+        &mut self,
+        leg: LegId,
+        refusal: Refusal,
+        out: &mut Vec<Effect>,
+    ) {
         if self.leg(leg).is_some_and(|state| state.stepping_down) {
             if !self.is_late(leg) {
                 // It acknowledges: nobody is held by it.
@@ -62,7 +67,7 @@ impl Machine {
             Some(Pending::Plain | Pending::Grow { .. }) | None => self.give_dismissal_up(out),
         };
         if waits {
-            self.finish_command(Err(Refusal::NoWitness), out);
+            self.finish_command(Err(refusal), out);
         }
     }
 

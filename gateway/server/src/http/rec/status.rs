@@ -80,6 +80,9 @@ fn of_copy(half: &Half) -> Status {
         | Serving::Halted
         | Serving::NoWitness
         | Serving::WaitingForWitness
+        | Serving::WaitingForCompanion
+        | Serving::NoCompanion
+        | Serving::Excluded
         | Serving::HandingOver => {
             if half.is_connected() {
                 Status::Active
@@ -139,7 +142,10 @@ pub(super) const fn cause_code(cause: &Cause) -> Option<Code> {
         Cause::PeerTooOld { .. } => Some(Code::PeerTooOld),
         Cause::SplitBrain { .. } => Some(Code::SplitBrain),
         Cause::Refused(_) => Some(Code::MirrorRefused),
-        Cause::Operator | Cause::Regrouped | Cause::AwaitingReprotect => None,
+        Cause::Operator
+        | Cause::Regrouped
+        | Cause::StretchEnded { .. }
+        | Cause::AwaitingReprotect => None,
     }
 }
 

@@ -1,0 +1,337 @@
+//! A gateway with a part of the group, its processes, and how it reaches others.
+//!
+//! Invariant: a process is its tasks; what it told a companion before it died was recorded.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+
+use block::{
+    CompanionFuture, Companions, GatewayId, Generation, GroupId, Hello, Identity, Link, LinkError,
+    Message, PartState, Store,
+};
+use mirror::{
+    Clock, Dialer, Generations, Group, JournalLimits, Journals, LocalFuture, Parts, found_part,
+    found_secondary,
+};
+
+use super::{GATEWAYS, GROUP, Scene, VOLUME_BYTES, companion, part_of, site_of};
+use crate::disks::Disks;
+use crate::sabotage::Sabotage;
+use crate::slow::{Pace, SlowLedger, SlowStore};
+
+pub(super) const fn id_of(gateway: usize) -> GatewayId {
+    GatewayId::of(gateway as u128 + 1)
+}
+
+pub(super) fn of_id(gateway: GatewayId) -> Option<usize> {
+    (0..GATEWAYS).find(|index| id_of(*index) == gateway)
+}
+
+/// A gateway's place, which outlives its processes.
+pub(super) struct Place {
+    pub(super) name: &'static str,
+    pub(super) disks: Disks,
+    pace: Rc<Cell<Pace>>,
+    pub(super) life: RefCell<Option<Rc<Life>>>,
+}
+
+impl Place {
+    pub(super) fn new(gateway: usize, volumes: usize, pace: Pace) -> Self {
+        let part = part_of(gateway);
+        let id = |index| Scene::volume_id(volumes, part * volumes + index);
+        let sized: Vec<_> = (0..volumes).map(|index| (id(index), VOLUME_BYTES)).collect();
+        let ids = sized.iter().map(|(id, _)| *id).collect();
+        let record = if site_of(gateway) == 0 {
+            let generation = Generation::of(u128::MAX - part as u128);
+            found_part(GROUP, "orders", ids, (generation, &[id_of(companion(gateway))]))
+        } else {
+            found_secondary(GROUP, "orders", ids)
+        };
+        Self {
+            name: ["east-0", "east-1", "west-0", "west-1"][gateway],
+            disks: Disks::new(true, None, &sized, record),
+            pace: Rc::new(Cell::new(pace)),
+            life: RefCell::default(),
+        }
+    }
+}
+
+type Slot = Rc<RefCell<Option<LocalFuture<()>>>>;
+
+/// One start of a gateway.
+pub(super) struct Life {
+    gateway: usize,
+    identity: Identity,
+    group: OnceCell<Rc<Group>>,
+    stores: Vec<Rc<SlowStore>>,
+    ledger: Rc<SlowLedger>,
+    tasks: RefCell<Vec<Slot>>,
+    alive: Cell<bool>,
+    paused: Cell<bool>,
+    sleeping: RefCell<Vec<Waker>>,
+}
+
+impl Life {
+    pub(super) fn start(scene: &Rc<Scene>, gateway: usize) -> Result<Rc<Self>, String> {
+        let place = &scene.places[gateway];
+        let number = scene.count();
+        let opened = place.disks.open().map_err(|error| format!("{error:#}"))?;
+        let (pace, rng) = (|| Rc::clone(&place.pace), || Rc::clone(&scene.rng));
+        let store = |inner| SlowStore::new(inner, Rc::default(), pace(), rng());
+        let site = ["east", "west"][site_of(gateway)].to_owned();
+        let boot = block::BootId::of(u128::from(number));
+        let life = Rc::new(Self {
+            gateway,
+            identity: Identity { gateway: id_of(gateway), boot, site },
+            group: OnceCell::new(),
+            stores: opened.stores.into_iter().map(store).collect(),
+            ledger: SlowLedger::new(opened.ledger, pace(), rng(), false),
+            tasks: RefCell::default(),
+            alive: Cell::new(true),
+            paused: Cell::new(false),
+            sleeping: RefCell::default(),
+        });
+        for store in &life.stores {
+            life.spawn(scene, Box::pin(Rc::clone(store).serve()));
+        }
+        life.spawn(scene, Box::pin(Rc::clone(&life.ledger).serve()));
+        match Group::open(life.parts(scene)) {
+            Ok(group) => drop(life.group.set(group)),
+            Err(error) => {
+                life.kill();
+                place.disks.kill();
+                return Err(error.to_string());
+            }
+        }
+        Ok(life)
+    }
+
+    fn parts(self: &Rc<Self>, scene: &Rc<Scene>) -> Parts {
+        let spawner = (Rc::downgrade(self), Rc::downgrade(scene));
+        let (noted, gateway) = (Rc::downgrade(scene), self.gateway);
+        let way = || Way { me: Rc::downgrade(self), scene: Rc::downgrade(scene) };
+        let part = part_of(gateway);
+        Parts {
+            copiers: mirror::Copiers::default(),
+            companions: Some(Rc::new(way())),
+            identity: self.identity.clone(),
+            group: GROUP,
+            volumes: (self.stores.iter().enumerate())
+                .map(|(index, store)| {
+                    let volume = scene.volume(part, index);
+                    let store = Rc::clone(store) as Rc<dyn Store>;
+                    (Scene::volume_id(scene.volumes, volume), format!("volume-{volume}"), store)
+                })
+                .collect(),
+            ledger: Rc::clone(&self.ledger) as Rc<dyn block::Ledger>,
+            dialer: Rc::new(way()),
+            clock: Rc::new(way()),
+            generations: Rc::new(way()),
+            spawn: Rc::new(move |task| {
+                if let (Some(life), Some(scene)) = (spawner.0.upgrade(), spawner.1.upgrade()) {
+                    life.spawn(&scene, task);
+                }
+            }),
+            notes: Rc::new(move |note| {
+                if let Some(scene) = noted.upgrade() {
+                    scene.on_note(gateway, &note);
+                }
+            }),
+            host_boot: [u8::try_from(gateway).expect("few gateways"); 16],
+            heartbeat: scene.heartbeat,
+            journals: Journals::in_memory(JournalLimits::default()),
+        }
+    }
+
+    pub(super) fn group(&self) -> Option<Rc<Group>> {
+        self.group.get().filter(|_| self.alive.get()).cloned()
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive.get()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.set(paused);
+        if !paused {
+            self.sleeping.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        self.alive.set(false);
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        let futures: Vec<_> = tasks.iter().filter_map(|slot| slot.borrow_mut().take()).collect();
+        drop(futures);
+        self.stores.iter().for_each(|store| store.abandon());
+        self.ledger.abandon(false);
+    }
+
+    /// Starts a task that dies with the process.
+    pub(super) fn spawn(self: &Rc<Self>, scene: &Rc<Scene>, task: LocalFuture<()>) {
+        if !self.alive.get() {
+            return;
+        }
+        let slot: Slot = Rc::new(RefCell::new(Some(task)));
+        {
+            let mut tasks = self.tasks.borrow_mut();
+            tasks.retain(|task| Rc::strong_count(task) > 1 || task.borrow().is_some());
+            tasks.push(Rc::clone(&slot));
+        }
+        let (watch, owner) = (Rc::downgrade(scene), Rc::downgrade(self));
+        scene.spawn(poll_fn(move |context| {
+            let Some(mut task) = slot.borrow_mut().take() else { return Poll::Ready(()) };
+            let Some(scene) = watch.upgrade() else { return Poll::Ready(()) };
+            if let Some(life) = owner.upgrade().filter(|life| life.paused.get()) {
+                life.sleeping.borrow_mut().push(context.waker().clone());
+                *slot.borrow_mut() = Some(task);
+                return Poll::Pending;
+            }
+            scene.note_poll();
+            match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+                Ok(Poll::Pending) => {
+                    *slot.borrow_mut() = Some(task);
+                    Poll::Pending
+                }
+                Ok(Poll::Ready(())) => Poll::Ready(()),
+                Err(panic) => {
+                    scene.fail("P10", format!("panic: {}", crate::world::words(&*panic)));
+                    Poll::Ready(())
+                }
+            }
+        }));
+    }
+}
+
+/// What a process is given to reach what is around it.
+struct Way {
+    me: Weak<Life>,
+    scene: Weak<Scene>,
+}
+
+impl Way {
+    fn both(&self) -> Option<(Rc<Life>, Rc<Scene>)> {
+        self.me.upgrade().zip(self.scene.upgrade())
+    }
+}
+
+impl Generations for Way {
+    fn next(&self) -> Generation {
+        let count = self.scene.upgrade().map_or(0, |scene| scene.count());
+        Generation::of(u128::from(count))
+    }
+}
+
+impl Clock for Way {
+    fn unix_ms(&self) -> u64 {
+        1_000_000_000_000_u64 + self.scene.upgrade().map_or(0, |scene| scene.now_ms())
+    }
+}
+
+impl Dialer for Way {
+    fn dial(&self, gateway: GatewayId) -> LocalFuture<Result<Box<dyn Link>, LinkError>> {
+        let both = self.both();
+        Box::pin(async move {
+            let Some((me, scene)) = both else { return Err(LinkError::Closed) };
+            dial(&scene, &me, gateway).await
+        })
+    }
+}
+
+impl Companions for Way {
+    fn tell(&self, _group: GroupId, companion: GatewayId, state: PartState) -> CompanionFuture {
+        let both = self.both();
+        Box::pin(async move {
+            let Some((me, scene)) = both else { return Err("gone".to_owned()) };
+            if scene.sabotage == Sabotage::CompanionsUnasked {
+                return Ok(PartState { excludes: Vec::new(), ..state });
+            }
+            tell(&scene, &me, companion, state).await
+        })
+    }
+}
+
+/// Arrives at another gateway, if it can be reached.
+async fn arrive(
+    scene: &Rc<Scene>,
+    me: &Life,
+    gateway: GatewayId,
+) -> Result<(Rc<Life>, [usize; 2]), String> {
+    let to = of_id(gateway).ok_or("nobody is called so")?;
+    let between = [me.gateway, to];
+    tokio::time::sleep(scene.net.path(me.gateway, to).latency * 2).await;
+    if scene.net.is_stalled(between) {
+        // Nobody answers and nobody refuses.
+        std::future::pending::<()>().await;
+    }
+    let peer = scene.life(to).filter(|_| !scene.net.is_refusing(between));
+    peer.map(|peer| (peer, between)).ok_or_else(|| "unreachable".to_owned())
+}
+
+async fn tell(
+    scene: &Rc<Scene>,
+    me: &Rc<Life>,
+    companion: GatewayId,
+    state: PartState,
+) -> Result<PartState, String> {
+    let (peer, [from, to]) = arrive(scene, me, companion).await?;
+    let state = PartState::decode(&state.encode()).ok_or("what was said cannot be read")?;
+    let (answer, waiting) = tokio::sync::oneshot::channel();
+    let (heard, id) = (Rc::clone(&peer), me.identity.gateway);
+    // What is said may be late, and may be heard although nobody waits for the answer any more.
+    let delay = scene.net.path(from, to).latency + scene.rng.millis(0, 3);
+    peer.spawn(
+        scene,
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            let told = heard.group().and_then(|group| group.hear_companion(id, state));
+            // Whoever asked may be gone.
+            drop(answer.send(told));
+        }),
+    );
+    let told = waiting.await.ok().flatten().ok_or("it went away, or is starting")?;
+    tokio::time::sleep(scene.net.path(to, from).latency).await;
+    if scene.net.is_stalled([from, to]) || scene.net.is_refusing([from, to]) {
+        return Err("the answer is lost".to_owned());
+    }
+    Ok(told)
+}
+
+async fn dial(
+    scene: &Rc<Scene>,
+    me: &Rc<Life>,
+    gateway: GatewayId,
+) -> Result<Box<dyn Link>, LinkError> {
+    let (peer, between) = arrive(scene, me, gateway).await.map_err(LinkError::Io)?;
+    let (ours, theirs) = scene.net.connect(between);
+    let hello = hello(&peer.identity);
+    let acceptor = Rc::clone(&peer);
+    peer.spawn(
+        scene,
+        Box::pin(async move {
+            let Ok(mut link) = link::greet(theirs, &hello).await else { return };
+            let Ok(Message::Open(open)) = link.receive_one().await else { return };
+            if let Some(group) = acceptor.group() {
+                group.accept(open, Box::new(link));
+            }
+        }),
+    );
+    Ok(Box::new(link::greet(ours, &self::hello(&me.identity)).await?))
+}
+
+fn hello(identity: &Identity) -> Hello {
+    let versions = link::Versions::SPOKEN;
+    Hello {
+        identity: identity.clone(),
+        version_min: versions.min,
+        version_max: versions.max,
+        release: "sim".to_owned(),
+    }
+}

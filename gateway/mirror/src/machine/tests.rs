@@ -496,12 +496,13 @@ fn rule_11_a_copy_in_doubt_is_not_in_sync_and_says_so_before_the_doubt_is_forgot
     let mut record = GroupRecord::decode(&record.unwrap()).unwrap();
     record.host_boot = BOOT;
     let killed = restored(false, &[0]);
-    let machine =
-        Machine::restore(record.clone(), BOOT, &[killed.clone()], |_, _| DirtyMap::default());
+    let machine = Machine::restore(record.clone(), BOOT, std::slice::from_ref(&killed), |_, _| {
+        DirtyMap::default()
+    });
     assert_eq!(machine.status().quality, Quality::InSync);
     let doubtful = Restored { doubtful: true, ..killed };
     let none = |_, _| DirtyMap::default();
-    let machine = Machine::restore(record, BOOT, &[doubtful.clone()], none);
+    let machine = Machine::restore(record, BOOT, std::slice::from_ref(&doubtful), none);
     assert_eq!(machine.status().quality, Quality::Inconsistent);
     let mut bench = Bench { machine, out: Vec::new(), generations: 100 };
     bench.supply();

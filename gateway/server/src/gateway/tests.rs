@@ -94,8 +94,14 @@ impl Rig {
     }
 }
 
-fn wanted(name: &str, bytes: u64) -> VolumeCreate { part_of: None,
-    VolumeCreate { part_of: None, name: name.to_owned(), bytes, group: None, settings: VolumeSettings::default() }
+fn wanted(name: &str, bytes: u64) -> VolumeCreate {
+    VolumeCreate {
+        part_of: None,
+        name: name.to_owned(),
+        bytes,
+        group: None,
+        settings: VolumeSettings::default(),
+    }
 }
 
 #[tokio::test]
@@ -188,7 +194,8 @@ async fn evs_28_a_quota_is_kept_by_whatever_makes_or_grows_a_volume() {
     })
     .await;
     let make = |name: &str, bytes: u64| {
-        rig.gateway.create_volume(VolumeCreate { part_of: None,
+        rig.gateway.create_volume(VolumeCreate {
+            part_of: None,
             name: name.to_owned(),
             bytes,
             group: None,

@@ -14,7 +14,7 @@ mod world;
 use std::time::Duration;
 
 use block::IoError;
-use twinspan_mirror::{Command, Consent, Refusal, Role, Serving};
+use twinspan_mirror::{Command, Consent, Failover, Policy, Refusal, Role, Serving};
 use witness::memory::Fate;
 use witness::memory::Lie;
 use world::{GROUP, HOLD_MS, World};
@@ -243,6 +243,9 @@ fn a_planned_swap_moves_the_key_and_a_lost_answer_does_not_lose_it() {
 fn a_promotion_whose_claim_is_not_answered_says_that_it_may_still_take_effect() {
     World::run(Lie::None, |world| async move {
         let (east, west) = world.mirrored().await;
+        let session = east.status().legs[0].clone();
+        let policy = Policy { failover: Failover::Manual, ..session.policy };
+        east.command(Command::SetPolicy { leg: session.leg, policy }).await.unwrap();
         east.write(1).await.unwrap();
         world.pass(3_000).await;
         east.pause();

@@ -393,9 +393,8 @@ fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Qual
     }
 }
 
-/// Whether the next change begins a history: which ones mirrors share that are not in sync is not
-/// recorded, and one more is harmless. A mirror may share ours although nothing is known of what it
-/// lacks (no base).
+/// Whether the next change begins a history. Which ones mirrors share that are not in sync is not
+/// recorded, also of one without a base; one more is harmless.
 fn restore_beginning(record: &GroupRecord) -> bool {
     let parted = record.legs.iter().flatten().any(|leg| !leg.in_sync);
     parted && matches!(restore_role(record), Role::Primary | Role::Detached)

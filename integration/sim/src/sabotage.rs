@@ -73,8 +73,6 @@ pub enum Sabotage {
     RetriesSync,
     /// Rule 11: a failed sync counts as done.
     IgnoresFailedSync,
-    /// Rule 11: what a start lost that could not sync is not noticed by the next one.
-    BelievesFailedStarts,
     /// Rule 12: no mirror is ever too slow.
     WaitsForEver,
     /// Rule 9: a volume that joined counts as copied before it was.
@@ -105,7 +103,6 @@ impl Sabotage {
         let omits = match self {
             Self::ForgetsActivity => Omits::Activity,
             Self::StaysAhead => Omits::WayBack,
-            Self::BelievesFailedStarts => Omits::Doubt,
             _ => return inner,
         };
         Rc::new(store::Forgetful(inner, omits))

@@ -47,7 +47,6 @@ breaks! {
     a_mirror_that_is_never_too_slow WaitsForEver
     a_failed_sync_that_is_done_again RetriesSync
     a_failed_sync_that_counts_as_done IgnoresFailedSync
-    a_start_that_failed_and_is_forgotten BelievesFailedStarts
     a_primary_that_goes_on_without_the_witness GoesOnUnasked
     a_promotion_of_a_mirror_that_the_witness_does_not_name PromotesUnnamed
     a_read_without_a_lease ReadsForEver

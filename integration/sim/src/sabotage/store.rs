@@ -15,8 +15,6 @@ use bytes::Bytes;
 pub(super) enum Omits {
     /// It does not know what was in flight.
     Activity,
-    /// It does not know that a start before it failed.
-    Doubt,
     /// It does not go back to a snapshot.
     WayBack,
 }
@@ -51,7 +49,6 @@ impl Store for Forgetful {
         let recovery = self.0.recovery();
         match self.1 {
             Omits::Activity => Recovery { active: Vec::new(), ..recovery },
-            Omits::Doubt => Recovery { doubtful: false, ..recovery },
             Omits::WayBack => recovery,
         }
     }
@@ -82,7 +79,7 @@ impl Store for Forgetful {
 
     fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
         match self.1 {
-            Omits::Activity | Omits::Doubt => self.0.roll_back(id, ticket),
+            Omits::Activity => self.0.roll_back(id, ticket),
             Omits::WayBack => ticket.done(),
         }
     }

@@ -43,6 +43,7 @@ mod slow;
 mod spill;
 mod stats;
 mod tap;
+mod tasks;
 mod trace;
 mod world;
 

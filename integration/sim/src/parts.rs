@@ -35,6 +35,7 @@ use crate::sabotage::Sabotage;
 use crate::setup;
 use crate::slow::Pace;
 use crate::stats::Stats;
+use crate::tasks::Stage;
 use crate::world::Failure;
 
 const GROUP: GroupId = GroupId::of(1);
@@ -209,17 +210,6 @@ impl Scene {
         *self.stats.borrow_mut().faults.entry(fault).or_default() += 1;
     }
 
-    /// Tasks that wake each other for ever keep time from passing (P8).
-    fn note_poll(&self) {
-        let (at, polls) = self.polls.get();
-        let now = self.now_ms();
-        let polls = if at == now { polls + 1 } else { 0 };
-        self.polls.set((now, polls));
-        if polls > 200_000 {
-            self.fail("P8", "tasks are polled again and again while no time passes".to_owned());
-        }
-    }
-
     fn fail(&self, property: &'static str, text: String) {
         if !self.has_failed() {
             self.log(format_args!("{property} DOES NOT HOLD: {text}"));
@@ -365,5 +355,23 @@ impl Scene {
 
     fn is_primary(&self, gateway: usize) -> bool {
         self.group(gateway).is_some_and(|group| group.status().role == Role::Primary)
+    }
+}
+
+impl Stage for Scene {
+    fn run(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
+
+    fn now_ms(&self) -> u64 {
+        Self::now_ms(self)
+    }
+
+    fn polls(&self) -> &Cell<(u64, u64)> {
+        &self.polls
+    }
+
+    fn fail(&self, property: &'static str, text: String) {
+        Self::fail(self, property, text);
     }
 }

@@ -5,10 +5,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use block::{GatewayId, Generation, Hello, Identity, LegId, Link, LinkError, Message, Store};
 use mirror::{Clock, Dialer, Generations, Group, LocalFuture, Parts};
@@ -20,6 +17,7 @@ use crate::sabotage::Sabotage;
 use crate::slow::{SlowLedger, SlowStore};
 use crate::spill::SimSpill;
 use crate::tap::{Ear, Tapped};
+use crate::tasks::Tasks;
 use crate::world::{GROUP, World};
 
 /// One start of a gateway.
@@ -31,12 +29,7 @@ pub(crate) struct Process {
     group: OnceCell<Rc<Group>>,
     stores: Vec<Rc<SlowStore>>,
     ledger: Rc<SlowLedger>,
-    tasks: RefCell<Vec<Slot>>,
-    alive: Cell<bool>,
-    /// Stopped by a signal: nothing of it runs until it is continued.
-    paused: Cell<bool>,
-    /// Tasks that were woken meanwhile.
-    sleeping: RefCell<Vec<Waker>>,
+    tasks: Rc<Tasks>,
     /// How many changes the group counted as unprotected, and when that last grew.
     pub(crate) unprotected: Cell<(u64, Option<u64>)>,
     /// When it lost a mirror last.
@@ -50,8 +43,6 @@ pub(crate) struct Process {
     /// The sites of the legs, as they were dialled.
     legs: RefCell<BTreeMap<LegId, usize>>,
 }
-
-type Slot = Rc<RefCell<Option<LocalFuture<()>>>>;
 
 impl Process {
     /// Starts the gateway of a site.
@@ -84,10 +75,7 @@ impl Process {
             group: OnceCell::new(),
             stores: stores.collect(),
             ledger: SlowLedger::new(ledger, pace(), rng(), lies),
-            tasks: RefCell::default(),
-            alive: Cell::new(true),
-            paused: Cell::new(false),
-            sleeping: RefCell::default(),
+            tasks: Tasks::new(),
             unprotected: Cell::new((0, None)),
             lost_ms: Cell::new(None),
             latched_ms: Cell::new(None),
@@ -150,54 +138,21 @@ impl Process {
 
     /// The group, while the process lives.
     pub(crate) fn group(&self) -> Option<Rc<Group>> {
-        self.group.get().filter(|_| self.alive.get()).cloned()
+        self.group.get().filter(|_| self.is_alive()).cloned()
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.alive.get()
+        self.tasks.are_alive()
     }
 
     /// Starts a task that dies with the process.
-    pub(crate) fn spawn(self: &Rc<Self>, world: &Rc<World>, task: LocalFuture<()>) {
-        if !self.alive.get() {
-            return;
-        }
-        let slot: Slot = Rc::new(RefCell::new(Some(task)));
-        {
-            let mut tasks = self.tasks.borrow_mut();
-            tasks.retain(|task| Rc::strong_count(task) > 1 || task.borrow().is_some());
-            tasks.push(Rc::clone(&slot));
-        }
-        let (watch, owner) = (Rc::downgrade(world), Rc::downgrade(self));
-        world.spawn(poll_fn(move |context| {
-            let Some(mut task) = slot.borrow_mut().take() else { return Poll::Ready(()) };
-            let Some(world) = watch.upgrade() else { return Poll::Ready(()) };
-            if let Some(process) = owner.upgrade().filter(|process| process.paused.get()) {
-                process.sleeping.borrow_mut().push(context.waker().clone());
-                *slot.borrow_mut() = Some(task);
-                return Poll::Pending;
-            }
-            world.note_poll();
-            match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
-                Ok(Poll::Pending) => {
-                    *slot.borrow_mut() = Some(task);
-                    Poll::Pending
-                }
-                Ok(Poll::Ready(())) => Poll::Ready(()),
-                Err(panic) => {
-                    world.fail("P10", format!("panic: {}", crate::world::words(&*panic)));
-                    Poll::Ready(())
-                }
-            }
-        }));
+    pub(crate) fn spawn(&self, world: &Rc<World>, task: LocalFuture<()>) {
+        self.tasks.spawn(world, task);
     }
 
     /// Ends the process as `SIGKILL` does.
     pub(crate) fn kill(&self, world: &World) {
-        self.alive.set(false);
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        let futures: Vec<_> = tasks.iter().filter_map(|slot| slot.borrow_mut().take()).collect();
-        drop(futures);
+        self.tasks.end();
         if !world.sites[self.site].disks.vanished() {
             self.stores.iter().for_each(|store| store.abandon());
             // A failed sync is recorded within a moment. That the process dies in this moment too
@@ -208,14 +163,11 @@ impl Process {
 
     /// Stops it, or lets it go on, as `SIGSTOP` and `SIGCONT` do.
     pub(crate) fn pause(&self, paused: bool) {
-        self.paused.set(paused);
-        if !paused {
-            self.sleeping.take().into_iter().for_each(Waker::wake);
-        }
+        self.tasks.pause(paused);
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused.get()
+        self.tasks.are_paused()
     }
 
     /// The copies as the process sees them, for whoever gets past it.

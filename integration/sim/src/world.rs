@@ -29,6 +29,7 @@ use crate::setup::{Modes, Setup};
 use crate::site::Site;
 use crate::stats::Stats;
 use crate::tap::Tapped;
+use crate::tasks::Stage;
 use crate::trace::{LinkLog, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
@@ -144,17 +145,6 @@ impl World {
         use std::fmt::Write as _;
         let line = writeln!(self.log.borrow_mut(), "{:>7} {text}", self.now_ms());
         line.expect("a string takes every line");
-    }
-
-    /// Tasks that wake each other for ever keep time from passing (P8).
-    pub(crate) fn note_poll(&self) {
-        let (at, polls) = self.polls.get();
-        let now = self.now_ms();
-        let polls = if at == now { polls + 1 } else { 0 };
-        self.polls.set((now, polls));
-        if polls > 200_000 {
-            self.fail("P8", "tasks are polled again and again while no time passes".to_owned());
-        }
     }
 
     /// A property does not hold.
@@ -459,5 +449,23 @@ impl World {
                 self.fail("P5", format!("host {} is attached after the fence", attachment.host));
             }
         }
+    }
+}
+
+impl Stage for World {
+    fn run(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
+
+    fn now_ms(&self) -> u64 {
+        Self::now_ms(self)
+    }
+
+    fn polls(&self) -> &Cell<(u64, u64)> {
+        &self.polls
+    }
+
+    fn fail(&self, property: &'static str, text: String) {
+        Self::fail(self, property, text);
     }
 }

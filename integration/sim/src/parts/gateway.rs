@@ -3,10 +3,7 @@
 //! Invariant: a process is its tasks; what it told a companion before it died was recorded.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
 
 use block::{
     CompanionFuture, Companions, GatewayId, Generation, GroupId, Hello, Identity, Link, LinkError,
@@ -21,6 +18,7 @@ use super::{GATEWAYS, GROUP, Scene, VOLUME_BYTES, companion, part_of, site_of};
 use crate::disks::Disks;
 use crate::sabotage::Sabotage;
 use crate::slow::{Pace, SlowLedger, SlowStore};
+use crate::tasks::Tasks;
 
 pub(super) const fn id_of(gateway: usize) -> GatewayId {
     GatewayId::of(gateway as u128 + 1)
@@ -59,8 +57,6 @@ impl Place {
     }
 }
 
-type Slot = Rc<RefCell<Option<LocalFuture<()>>>>;
-
 /// One start of a gateway.
 pub(super) struct Life {
     gateway: usize,
@@ -68,10 +64,7 @@ pub(super) struct Life {
     group: OnceCell<Rc<Group>>,
     stores: Vec<Rc<SlowStore>>,
     ledger: Rc<SlowLedger>,
-    tasks: RefCell<Vec<Slot>>,
-    alive: Cell<bool>,
-    paused: Cell<bool>,
-    sleeping: RefCell<Vec<Waker>>,
+    tasks: Rc<Tasks>,
 }
 
 impl Life {
@@ -89,10 +82,7 @@ impl Life {
             group: OnceCell::new(),
             stores: opened.stores.into_iter().map(store).collect(),
             ledger: SlowLedger::new(opened.ledger, pace(), rng(), false),
-            tasks: RefCell::default(),
-            alive: Cell::new(true),
-            paused: Cell::new(false),
-            sleeping: RefCell::default(),
+            tasks: Tasks::new(),
         });
         for store in &life.stores {
             life.spawn(scene, Box::pin(Rc::clone(store).serve()));
@@ -147,66 +137,30 @@ impl Life {
     }
 
     pub(super) fn group(&self) -> Option<Rc<Group>> {
-        self.group.get().filter(|_| self.alive.get()).cloned()
+        self.group.get().filter(|_| self.is_alive()).cloned()
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.alive.get()
+        self.tasks.are_alive()
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.paused.get()
+        self.tasks.are_paused()
     }
 
     pub(super) fn pause(&self, paused: bool) {
-        self.paused.set(paused);
-        if !paused {
-            self.sleeping.take().into_iter().for_each(Waker::wake);
-        }
+        self.tasks.pause(paused);
     }
 
     pub(super) fn kill(&self) {
-        self.alive.set(false);
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        let futures: Vec<_> = tasks.iter().filter_map(|slot| slot.borrow_mut().take()).collect();
-        drop(futures);
+        self.tasks.end();
         self.stores.iter().for_each(|store| store.abandon());
         self.ledger.abandon(false);
     }
 
     /// Starts a task that dies with the process.
-    pub(super) fn spawn(self: &Rc<Self>, scene: &Rc<Scene>, task: LocalFuture<()>) {
-        if !self.alive.get() {
-            return;
-        }
-        let slot: Slot = Rc::new(RefCell::new(Some(task)));
-        {
-            let mut tasks = self.tasks.borrow_mut();
-            tasks.retain(|task| Rc::strong_count(task) > 1 || task.borrow().is_some());
-            tasks.push(Rc::clone(&slot));
-        }
-        let (watch, owner) = (Rc::downgrade(scene), Rc::downgrade(self));
-        scene.spawn(poll_fn(move |context| {
-            let Some(mut task) = slot.borrow_mut().take() else { return Poll::Ready(()) };
-            let Some(scene) = watch.upgrade() else { return Poll::Ready(()) };
-            if let Some(life) = owner.upgrade().filter(|life| life.paused.get()) {
-                life.sleeping.borrow_mut().push(context.waker().clone());
-                *slot.borrow_mut() = Some(task);
-                return Poll::Pending;
-            }
-            scene.note_poll();
-            match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
-                Ok(Poll::Pending) => {
-                    *slot.borrow_mut() = Some(task);
-                    Poll::Pending
-                }
-                Ok(Poll::Ready(())) => Poll::Ready(()),
-                Err(panic) => {
-                    scene.fail("P10", format!("panic: {}", crate::world::words(&*panic)));
-                    Poll::Ready(())
-                }
-            }
-        }));
+    pub(super) fn spawn(&self, scene: &Rc<Scene>, task: LocalFuture<()>) {
+        self.tasks.spawn(scene, task);
     }
 }
 

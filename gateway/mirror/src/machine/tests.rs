@@ -211,6 +211,18 @@ impl Bench {
         self.apply(Event::Disconnected { leg: leg(), cause })
     }
 
+    /// An operator swaps roles, and everything is drained.
+    fn drain_for_swap(&mut self) -> &mut Self {
+        self.apply(Event::Command(Command::Reverse { leg: leg() }));
+        let round = self.out.iter().find_map(|effect| match effect {
+            Effect::FlushLocal { round, .. } => Some(*round),
+            _ => None,
+        });
+        let seq = self.flush_seq().unwrap();
+        self.apply(Event::Flushed { round: round.unwrap(), result: Ok(()) });
+        self.heard(Message::Durable { seq }).record()
+    }
+
     fn leg_record(&self) -> crate::record::LegRecord {
         let (_, bytes) = self.machine.group_record();
         GroupRecord::decode(&bytes.unwrap()).unwrap().legs[0].clone().unwrap()

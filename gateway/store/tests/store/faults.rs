@@ -1,12 +1,13 @@
 //! Full disks, failing syncs, damaged bytes, and openers that must be refused.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{
     BlockRange, Completions, IoError, Ledger, Op, Request, SLOT_BYTES, Store, Volume, VolumeId,
 };
 use bytes::Bytes;
-use store::{Executor, Pool, PoolOptions, StoreError};
+use store::{Executor, Pool, PoolOptions, PoolVolume, StoreError};
 use testkit::SimDisk;
 
 use crate::rig::{
@@ -106,19 +107,24 @@ fn a_failed_sync_latches_until_reopened() {
     assert!(!volume.recovery().clean);
 }
 
+/// A volume with something durable, which was then written over in place, and in a place of its own.
+fn overwritten() -> (Arc<SimDisk>, Rc<PoolVolume>) {
+    let disk = disk_with(1 << 20);
+    let volume = open(&disk);
+    write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
+    flush(volume.as_ref()).unwrap();
+    write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
+    write(volume.as_ref(), 65_536, vec![2; 4096]).unwrap();
+    (disk, volume)
+}
+
 /// Found by the simulator: after a failed sync the kernel counts the pages as written. The volume
 /// was opened again, found its content in memory, synced with success what was clean, and answered
 /// flushes; the next loss of power took what had been flushed.
 #[test]
 fn what_a_failed_sync_left_in_memory_is_not_taken_for_durable() {
     for seed in 0..8 {
-        let disk = disk_with(1 << 20);
-        let volume = open(&disk);
-        write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
-        flush(volume.as_ref()).unwrap();
-        // In place, and in a place of its own.
-        write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
-        write(volume.as_ref(), 65_536, vec![2; 4096]).unwrap();
+        let (disk, volume) = overwritten();
         disk.fail_sync(disk.syncs() + seed % 2);
         assert_eq!(flush(volume.as_ref()), Err(IoError::Latched));
         drop(volume);
@@ -141,13 +147,7 @@ fn what_a_failed_sync_left_in_memory_is_not_taken_for_durable() {
 fn a_start_after_one_whose_sync_failed_says_that_content_may_be_gone() {
     let (mut failed, mut lost) = (0, 0);
     for number in 0.. {
-        let disk = disk_with(1 << 20);
-        let volume = open(&disk);
-        write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
-        flush(volume.as_ref()).unwrap();
-        // In place, and in a place of its own.
-        write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
-        write(volume.as_ref(), 65_536, vec![2; 4096]).unwrap();
+        let (disk, volume) = overwritten();
         drop(volume);
         disk.kill();
         disk.fail_sync(disk.syncs() + number);

@@ -47,7 +47,7 @@ impl Machine {
         let Some(leg) = self.own_leg().map(|leg| leg.id) else { return };
         let (stage, asked) =
             self.leg(leg).map_or((Stage::Off, false), |l| (l.stage, l.asked.is_some()));
-        if stage == Stage::Voting && !asked && self.untold.is_none() && self.may_ask_vote() {
+        if stage == Stage::Voting && !asked {
             self.ask_vote(leg, out);
         }
         let Some(company) = &mut self.company else { return };

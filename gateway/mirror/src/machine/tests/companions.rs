@@ -417,14 +417,7 @@ fn a_mirror_remembers_a_companion_that_its_primary_excluded() {
 #[test]
 fn a_part_asks_its_mirror_to_take_over_when_all_are_drained() {
     let mut bench = Bench::in_stretch();
-    bench.apply(Event::Command(Command::Reverse { leg: leg() }));
-    let round = bench.out.iter().find_map(|effect| match effect {
-        Effect::FlushLocal { round, .. } => Some(*round),
-        _ => None,
-    });
-    let seq = bench.flush_seq().unwrap();
-    bench.apply(Event::Flushed { round: round.unwrap(), result: Ok(()) });
-    bench.heard(Message::Durable { seq }).record();
+    bench.drain_for_swap();
     assert_eq!(told(&bench.out).map(|facts| facts.is_drained), Some(true));
     let asks =
         |effect: &Effect| matches!(effect, Effect::Post { message: Message::Handover { .. }, .. });

@@ -13,14 +13,7 @@ impl Bench {
     /// A primary that asked its mirror to take over and lost it then.
     fn unanswered() -> Self {
         let mut bench = Self::in_sync(Policy::default());
-        bench.apply(Event::Command(Command::Reverse { leg: leg() }));
-        let round = bench.out.iter().find_map(|effect| match effect {
-            Effect::FlushLocal { round, .. } => Some(*round),
-            _ => None,
-        });
-        let seq = bench.flush_seq().unwrap();
-        bench.apply(Event::Flushed { round: round.unwrap(), result: Ok(()) });
-        bench.heard(Message::Durable { seq }).record();
+        bench.drain_for_swap();
         let asked = |effect: &Effect| {
             matches!(effect, Effect::Post { message: Message::Handover { .. }, .. })
         };

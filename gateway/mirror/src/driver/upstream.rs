@@ -74,11 +74,13 @@ impl Group {
                 self.fit_tail(&*store, offer, open).await?;
                 continue;
             }
-            answer(|ticket| store.grow(offer.bytes, ticket))
-                .await
-                .map_err(|error| format!("cannot grow {} here: {error}", offer.name))?;
-            let bytes = store.geometry().bytes();
-            self.push_event(Event::Grown { volume: index, result: Ok(bytes) });
+            let grown = answer(|ticket| store.grow(offer.bytes, ticket)).await;
+            // A copy that latched on the way is to say so, and not that it is too short.
+            if matches!(grown, Ok(()) | Err(IoError::Latched)) {
+                let result = grown.map(|()| store.geometry().bytes());
+                self.push_event(Event::Grown { volume: index, result });
+            }
+            grown.map_err(|error| format!("cannot grow {} here: {error}", offer.name))?;
         }
         Ok(())
     }

@@ -335,6 +335,11 @@ impl Machine {
             self.volumes[volume].activity.grow(geometry);
             self.begin_relays_again(out);
         }
+        if result == Err(IoError::Latched) {
+            // A command that waits for this gets its answer there.
+            self.latch(IoError::Latched, out);
+            return;
+        }
         match self.role {
             Role::Secondary => {
                 let index = u16::try_from(volume).expect("a group has few volumes");

@@ -522,6 +522,17 @@ fn rule_11_a_failed_sync_latches_the_copy() {
     assert_ne!(GroupRecord::decode(&bytes.unwrap()).unwrap().host_boot, BOOT);
 }
 
+/// A growth ends with a sync of its own. If that fails, everything is refused as after any other.
+#[test]
+fn rule_11_a_growth_whose_sync_fails_latches_the_copy() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.take();
+    bench.apply(Event::Grown { volume: 0, result: Err(IoError::Latched) });
+    let is_note = |effect: &Effect| matches!(effect, Effect::Note(Note::Latched { .. }));
+    assert!(bench.out.iter().any(is_note));
+    assert_eq!(bench.machine.status().serving, Serving::Latched);
+}
+
 /// A sync that failed as the gateway started took what a killed process had left, and the next
 /// start counted the copy as whole because the machine had not been started anew.
 #[test]

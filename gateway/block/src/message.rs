@@ -21,6 +21,8 @@
 //!        ◀───────────────────── CutApplied  that point is kept there, durably
 //!   Policy ──────────────────────────────▶  from version 3 on: how the sessions are to behave
 //!   Span ────────────────────────────────▶  from version 4 on: the other parts of the group
+//!   Snapshot ────────────────────────────▶  from version 5 on: what came before is to be kept by name
+//!        ◀────────────────────── Snapshot   it is, or why not
 //! ```
 //!
 //! Invariant: every message after `Opened` belongs to the epoch that was opened. A gateway that
@@ -95,8 +97,9 @@ pub struct Open {
 /// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
 /// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
 /// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`], and knows no gateway
-/// but a primary that opens a group. Version 3 has no [`Message::Span`].
-pub const PROTOCOL_VERSION: u16 = 4;
+/// but a primary that opens a group. Version 3 has no [`Message::Span`], version 4 no
+/// [`Message::Snapshot`].
+pub const PROTOCOL_VERSION: u16 = 5;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
@@ -105,6 +108,8 @@ pub const POLICY_SINCE_VERSION: u16 = 3;
 pub const RELAYS_SINCE_VERSION: u16 = 3;
 /// The oldest version in which [`Message::Span`] can be said.
 pub const SPAN_SINCE_VERSION: u16 = 4;
+/// The oldest version in which [`Message::Snapshot`] can be said.
+pub const SNAPSHOTS_SINCE_VERSION: u16 = 5;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -369,6 +374,10 @@ pub enum Message {
     /// To a mirror (from version 4 on): which stretch a vote is for, which one was whole, and who
     /// holds the other parts at its site. What it says is for the two groups to know.
     Span(Bytes),
+    /// Both ways (from version 5 on): to a mirror, that everything before this in the stream is to
+    /// be kept under a name, or that what was kept is not needed any more; and its answer. What it
+    /// says is for the two groups to know.
+    Snapshot(Bytes),
     /// A question that opens no group: the first message of its link, and the only one. What it
     /// says is for the two servers to know. From version 2 on.
     Ask(Bytes),

@@ -77,6 +77,8 @@ mod kind {
     pub(super) const POLICY: u8 = 56;
     /// From version 4 on.
     pub(super) const SPAN: u8 = 57;
+    /// From version 5 on.
+    pub(super) const SNAPSHOT: u8 = 58;
     pub(super) const PING: u8 = 64;
     pub(super) const PONG: u8 = 65;
     pub(super) const GOODBYE: u8 = 80;

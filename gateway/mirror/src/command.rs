@@ -1,8 +1,9 @@
 //! What an operator may ask of a group, and why it is refused.
 
-use block::{Epoch, GatewayId, IoError, LegId, Quality, SessionId, VolumeId};
+use block::{Epoch, GatewayId, IoError, LegId, Quality, SessionId, SnapshotId, VolumeId};
 
 use crate::policy::Policy;
+use crate::status::SnapshotOrigin;
 
 /// An operator's command. Each is durable when it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +99,35 @@ pub enum Command {
     /// Open this mirror's copy to hosts, read-write and on its own, while its session is suspended
     /// (REC-06). What is written here is tracked, and discarded when the session is resumed.
     Detach,
+    /// Keep what every volume of the group holds at one place in its stream, here and at every
+    /// mirror that has all of it. Hosts go on. Answered when it is durable here (SNAP-01).
+    Snapshot {
+        /// What it is known by, at every copy.
+        snapshot: SnapshotId,
+        /// What people call it.
+        name: String,
+        /// Who wanted it.
+        origin: SnapshotOrigin,
+        /// When, in Unix milliseconds.
+        unix_ms: u64,
+    },
+    /// Forget a snapshot, here and, at a primary, at every mirror that is connected. The room comes
+    /// back a little later.
+    RemoveSnapshot {
+        /// Which.
+        snapshot: SnapshotId,
+    },
+    /// Make every volume of the group what it was at a snapshot, all of them or none (SNAP-02). Its
+    /// sessions are suspended; resumed, the mirrors follow by delta. What is here now is kept as a
+    /// snapshot before.
+    RollBack {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What the snapshot of the content before that is to be known by.
+        safety: SnapshotId,
+        /// When, in Unix milliseconds.
+        unix_ms: u64,
+    },
     /// Make a volume longer, mirrors first.
     Grow {
         /// Which.
@@ -259,6 +289,27 @@ pub enum Refusal {
         /// The stretch.
         cut: u64,
     },
+    /// There is a snapshot of that name.
+    #[error("the group has a snapshot of that name already")]
+    SnapshotExists,
+    /// There is none.
+    #[error("there is no such snapshot here")]
+    NoSuchSnapshot,
+    /// A group has so many at most.
+    #[error("the group has as many snapshots as it can have; delete one first")]
+    TooManySnapshots,
+    /// It holds some volumes of the group and not others.
+    #[error("the snapshot has no content of volume {volume}: the group cannot go back to it")]
+    SnapshotPartial {
+        /// A volume that it does not hold.
+        volume: String,
+    },
+    /// The snapshot is being removed, or its content is not there.
+    #[error("the snapshot cannot be used: it is being removed, or its content was lost")]
+    SnapshotUnusable,
+    /// Mirrors hold every acknowledged write; going back would leave them ahead.
+    #[error("the group is mirrored: suspend its sessions first")]
+    SessionsActive,
     /// The link ended before the answer came; the state says what became of it.
     #[error("the mirror went away before it answered")]
     Interrupted,

@@ -50,5 +50,6 @@ pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
     Cause, CompanionStatus, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus,
     LinkState, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
-    UpstreamStatus, Verified, Verifying, VolumeStatus, WitnessStatus,
+    SnapshotOrigin, SnapshotState, SnapshotStatus, UpstreamStatus, Verified, Verifying,
+    VolumeStatus, WitnessStatus,
 };

@@ -37,11 +37,13 @@ mod leg;
 mod legs;
 mod members;
 mod modes;
+mod named;
 mod note;
 mod pace;
 mod points;
 mod relay;
 mod role;
+mod rollback;
 mod secondary;
 mod snapshot;
 #[cfg(test)]
@@ -55,12 +57,14 @@ mod write;
 
 use std::collections::VecDeque;
 
-use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, VolumeId};
+use block::{
+    Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, SnapshotId, VolumeId,
+};
 
 use crate::activity::Activity;
 use crate::lineage::Lineage;
 use crate::locks::{Holder, RangeLocks};
-use crate::record::{Arbitrated, RoleRecord, UpstreamRecord};
+use crate::record::{Arbitrated, Label, Named, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
@@ -100,6 +104,10 @@ enum After {
     QualityKept,
     /// A point that this mirror can go back to is recorded: the stream of this link goes on.
     PointKept { link: u64, cut: Option<Seq> },
+    /// A snapshot that was asked for is recorded; by the link to the primary that asked, or 0.
+    SnapshotNamed { id: SnapshotId, link: u64 },
+    /// The primary is recorded as what a named snapshot holds.
+    RolledBack,
     /// This mirror recorded that it goes back to its kept point.
     RollbackIntended,
     /// This mirror is recorded as in sync.
@@ -145,6 +153,8 @@ struct VolumeState {
     activity: Activity,
     /// Changes that wait for their extents to be recorded.
     parked: VecDeque<block::WriteId>,
+    /// Its part of the snapshots that have names.
+    named: Vec<Named>,
 }
 
 /// One group's mirror.
@@ -223,6 +233,10 @@ pub struct Machine {
     me: Option<block::GatewayId>,
     /// A volume is leaving the group: hosts are held.
     dismissal: Option<members::Dismissal>,
+    /// The snapshot that is to be taken as soon as this copy is at one place in the stream.
+    asked: Option<Label>,
+    /// The copy goes back to a named snapshot.
+    rollback: Option<rollback::Rollback>,
     /// The highest priority that copies at this gateway, as far as this group was told.
     highest_copying: Option<crate::Priority>,
     /// Reused while locks are given back.
@@ -268,7 +282,7 @@ impl Machine {
             Event::UpstreamLost { orderly } => self.on_upstream_lost(orderly, out),
             Event::Grown { volume, result } => self.on_grown(volume, result, out),
             Event::Snapshotted(result, taken) => self.on_snapshotted(result, taken, out),
-            Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots),
+            Event::SnapshotsRemoved { snapshots } => self.on_snapshots_removed(&snapshots, out),
             Event::Changed { result } => self.on_changed(result, out),
             Event::PointListed { leg, result } => self.on_point_listed(leg, *result, out),
             Event::RolledBack { result } => self.on_rolled_back(result, out),
@@ -329,6 +343,7 @@ impl Machine {
         matches!(self.role, Role::Primary | Role::Detached)
             && self.awaiting.is_empty()
             && !self.latched
+            && self.rollback.is_none()
             && !self.waits_for_witness()
             && (self.company.is_none() || !self.waits_for_companions())
     }
@@ -346,6 +361,7 @@ impl Machine {
         self.is_serving()
             && self.untold.is_none()
             && self.dismissal.is_none()
+            && self.asked.is_none()
             && self.live.is_empty()
             && self.counting.is_empty()
             && self.legs.iter().all(Option::is_none)
@@ -365,6 +381,8 @@ impl Machine {
             }
         }
         self.advance_point(out);
+        self.advance_named(out);
+        self.advance_rollback(out);
         self.advance_role(out);
         self.advance_relays(out);
         self.arbitrate(out);
@@ -454,6 +472,8 @@ impl Machine {
             After::Followed(link) => self.followed(link),
             After::QualityKept => self.quality_kept(out),
             After::PointKept { link, cut } => self.point_kept(link, cut, out),
+            After::SnapshotNamed { id, link } => self.snapshot_named(id, link, out),
+            After::RolledBack => self.rollback_recorded(out),
             After::RollbackIntended => self.roll_back(out),
             After::Promoted => self.promoted(out),
             After::TookOver { handover } => self.took_over(handover, out),

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
+mod named;
 mod parts;
 mod points;
 mod wire;
@@ -16,6 +17,9 @@ use bytes::Bytes;
 use crate::lineage::Lineage;
 use crate::policy::Policy;
 
+pub(crate) use self::named::{
+    Label, Named, SnapshotWord, decode as decode_named, encode as encode_named, named_key,
+};
 pub(crate) use self::parts::{PartsRecord, SpanWord};
 pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
 use self::wire::{Reader, Writer, arbitrated_of, quality_code, quality_of};

@@ -6,7 +6,8 @@
 
 use block::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq, Vote,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq,
+    Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -144,8 +145,13 @@ impl Decoder {
             kind::SPAN if self.version < Some(SPAN_SINCE_VERSION) => {
                 return Err(Corrupt("unknown kind of frame"));
             }
+            kind::SNAPSHOT if self.version < Some(SNAPSHOTS_SINCE_VERSION) => {
+                return Err(Corrupt("unknown kind of frame"));
+            }
             kind::LIST => (0, 0),
-            kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN => (0, QUESTION_BYTES_MAX),
+            kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN | kind::SNAPSHOT => {
+                (0, QUESTION_BYTES_MAX)
+            }
             kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
             kind::ACKS => (0, ACKS_PER_FRAME_MAX.saturating_mul(8)),
@@ -224,6 +230,7 @@ fn message(head: Head, payload: Bytes) -> Result<Message, Corrupt> {
         }),
         kind::POLICY => Message::Policy(payload),
         kind::SPAN => Message::Span(payload),
+        kind::SNAPSHOT => Message::Snapshot(payload),
         kind::ASK => Message::Ask(payload),
         kind::TOLD => Message::Told(payload),
         kind::LIST => Message::List { volume: head.volume },

@@ -6,7 +6,8 @@
 
 use block::{
     BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq, Vote,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq,
+    Vote,
 };
 use bytes::Bytes;
 use zerocopy::IntoBytes;
@@ -94,6 +95,10 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             Err(Unsendable("other parts in a version of the protocol that has none"))
         }
         Message::Span(span) => encoder.question(kind::SPAN, span, out),
+        Message::Snapshot(_) if version < SNAPSHOTS_SINCE_VERSION => {
+            Err(Unsendable("a snapshot in a version of the protocol that has none"))
+        }
+        Message::Snapshot(word) => encoder.question(kind::SNAPSHOT, word, out),
         Message::Ask(question) => encoder.question(kind::ASK, question, out),
         Message::Told(answer) => encoder.question(kind::TOLD, answer, out),
         Message::Mapped { volume, blocks, last } => encoder.mapped(volume, &blocks, last, out),
@@ -164,6 +169,7 @@ fn plain_head(message: &Message, version: u16) -> Option<Head> {
         | Message::Mapped { .. }
         | Message::Policy(_)
         | Message::Span(_)
+        | Message::Snapshot(_)
         | Message::Ask(_)
         | Message::Told(_)
         | Message::Promote { .. }

@@ -165,6 +165,7 @@ fn small() -> impl Strategy<Value = Message> {
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Told(Bytes::from(text))),
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Policy(Bytes::from(text))),
         vec(any::<u8>(), 0..200).prop_map(|text| Message::Span(Bytes::from(text))),
+        vec(any::<u8>(), 0..200).prop_map(|text| Message::Snapshot(Bytes::from(text))),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grow { volume, bytes }),
         any::<(u16, u64)>().prop_map(|(volume, bytes)| Message::Grown { volume, bytes }),
         (any::<u64>(), state()).prop_map(|(stamp, state)| Message::Ping { stamp, state }),
@@ -617,5 +618,17 @@ fn decodes_the_bytes_of_version_4_and_version_3_has_no_other_parts() {
     assert_bytes(4, &expected, &bytes);
     let mut outbox = Outbox::new();
     assert!(encode(3, expected[0].clone(), &mut outbox).is_err());
+    assert!(outbox.is_empty());
+}
+
+/// The bytes of version 5, of what version 4 has not.
+#[test]
+fn decodes_the_bytes_of_version_5_and_version_4_has_no_snapshots() {
+    let bytes = from_hex(include_str!("version_5.hex"));
+    let expected =
+        [Message::Snapshot(Bytes::from_static(b"as it is")), Message::Snapshot(Bytes::new())];
+    assert_bytes(5, &expected, &bytes);
+    let mut outbox = Outbox::new();
+    assert!(encode(4, expected[0].clone(), &mut outbox).is_err());
     assert!(outbox.is_empty());
 }

@@ -61,7 +61,8 @@ impl LegPort {
         if let Message::Flush { seq } = &message {
             self.flushes.push_back((*seq, Instant::now()));
         }
-        let in_stream = matches!(message, Message::Change { .. } | Message::Cut { .. });
+        let in_stream =
+            matches!(message, Message::Change { .. } | Message::Cut { .. } | Message::Snapshot(_));
         if in_stream && !self.journal.is_empty() {
             self.journal.push(message);
         } else {

@@ -57,7 +57,12 @@ impl Group {
         sessions: Vec<SessionId>,
         records: Vec<(String, Option<Bytes>)>,
     ) -> Result<(), Refusal> {
-        let restored = super::open::restored(volume, &name, &*store);
+        let found = {
+            let ledger = Rc::clone(&self.core.borrow().ledger);
+            super::open::restored((volume, &name), &*store, &*ledger)
+        };
+        // A damaged record refuses the volume as it would refuse to open its group.
+        let restored = found.map_err(|_| Refusal::Io(IoError::Checksum))?;
         let asked = self.ask(move |core| {
             let index = core.members.len();
             core.members.push(Member::new(volume, index, store));

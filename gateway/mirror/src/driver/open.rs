@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use block::{Completions, GatewayId, Generation, GroupId, IoError, LegId, Store, VolumeId};
+use block::{Completions, GatewayId, Generation, GroupId, IoError, Ledger, LegId, Store, VolumeId};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,8 @@ use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
 use crate::record::{
-    Arbitrated, GroupRecord, PartsRecord, RecordError, dirty_key, fresh_key, group_key,
+    Arbitrated, GroupRecord, PartsRecord, RecordError, decode_named, dirty_key, fresh_key,
+    group_key, named_key,
 };
 use crate::relay::relay_key;
 use crate::status::Verified;
@@ -128,6 +129,12 @@ impl Group {
         group_key(group)
     }
 
+    /// Where the ledger keeps what a volume's snapshots are called, for whoever removes it.
+    #[must_use]
+    pub fn snapshots_key(volume: VolumeId) -> String {
+        named_key(volume)
+    }
+
     /// Opens a group: its mirrors are dialled, or its primary is awaited. Must be called on the
     /// thread of its stores, inside its `LocalSet`.
     ///
@@ -151,7 +158,7 @@ impl Group {
         }
         let maps = read_maps(&parts, &record)?;
         let certificates = read_certificates(&parts, &record)?;
-        let restored = restored_all(&parts);
+        let restored = restored_all(&parts)?;
         let name = record.name.clone();
         let gateways: Vec<GatewayId> =
             record.legs.iter().flatten().map(|leg| leg.gateway).collect();
@@ -273,14 +280,20 @@ fn start(
     effects
 }
 
-fn restored_all(parts: &Parts) -> Vec<Restored> {
-    parts.volumes.iter().map(|(id, name, store)| restored(*id, name, &**store)).collect()
+fn restored_all(parts: &Parts) -> Result<Vec<Restored>, OpenError> {
+    let volumes = parts.volumes.iter();
+    volumes.map(|(id, name, store)| restored((*id, name), &**store, &*parts.ledger)).collect()
 }
 
-/// A volume as its store was found.
-pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Restored {
+/// A volume as its store was found, and what its snapshots are called.
+pub(super) fn restored(
+    (volume, name): (VolumeId, &str),
+    store: &dyn Store,
+    ledger: &dyn Ledger,
+) -> Result<Restored, OpenError> {
     let recovery = store.recovery();
-    Restored {
+    let named = ledger.get(&named_key(volume)).map_err(OpenError::Ledger)?;
+    Ok(Restored {
         volume,
         name: name.to_owned(),
         geometry: store.geometry(),
@@ -288,7 +301,8 @@ pub(super) fn restored(volume: VolumeId, name: &str, store: &dyn Store) -> Resto
         doubtful: recovery.doubtful,
         active: recovery.active,
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
-    }
+        named: named.map_or(Ok(Vec::new()), |named| decode_named(&named))?,
+    })
 }
 
 /// To which gateways this one relays when it is a mirror, and which volumes each session knows.

@@ -2,13 +2,13 @@
 //!
 //! Invariant: every command is answered exactly once, with the state it left durable.
 
-use block::{Geometry, IoError, LegId, Message};
+use block::{Geometry, IoError, LegId, Message, SnapshotId};
 
 use super::leg::{Leg, LegSet, Stage};
 use super::{After, Effect, Machine, Role};
 use crate::command::{Command, Refusal};
 use crate::policy::Split;
-use crate::record::UpstreamRecord;
+use crate::record::{Label, UpstreamRecord};
 use crate::status::{Cause, SessionState};
 
 /// The command under way.
@@ -22,6 +22,10 @@ pub(crate) enum Pending {
     Remove(LegId),
     /// Answered when every copy is this long.
     Grow { volume: usize, bytes: u64, waiting: LegSet },
+    /// Answered when that snapshot is recorded.
+    Snapshot(SnapshotId),
+    /// Answered when the group is what it was at that snapshot.
+    RollBack(SnapshotId),
     /// Answered when the witness said whether the mirror that was asked took over.
     GoOn,
 }
@@ -55,6 +59,13 @@ impl Machine {
             Command::Verify { leg, bytes_per_second } => {
                 self.begin_verification(leg, bytes_per_second, out)
             }
+            Command::Snapshot { snapshot, name, origin, unix_ms } => {
+                self.begin_snapshot(Label { id: snapshot, name, origin, unix_ms }, out)
+            }
+            Command::RemoveSnapshot { snapshot } => self.remove_named(snapshot, out),
+            Command::RollBack { snapshot, safety, unix_ms } => {
+                self.begin_rollback(snapshot, (safety, unix_ms), out)
+            }
             Command::Detach => self
                 .require_alone("has no detached copies")
                 .and_then(|()| self.begin_detachment(out)),
@@ -68,6 +79,7 @@ impl Machine {
         if self.command.take().is_some() {
             if result.is_err() {
                 self.drop_target();
+                self.asked = None;
             }
             out.push(Effect::Answered(result));
         }

@@ -221,6 +221,7 @@ impl Machine {
                     state.theirs = Some(theirs);
                 }
             }
+            Message::Snapshot(word) => self.heard_of_snapshot(leg, &word, out),
             Message::Goodbye(goodbye) => self.on_goodbye(leg, goodbye, out),
             other @ (Message::Open(_)
             | Message::Opened(_)

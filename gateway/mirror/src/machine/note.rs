@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing hangs on a note; whoever is told of none misses nothing that is done.
 
-use block::{GatewayId, IoError, LegId};
+use block::{GatewayId, IoError, LegId, SnapshotId};
 
 use crate::status::{Cause, Verified};
 
@@ -35,6 +35,25 @@ pub enum Note {
     Transferred {
         /// Which leg.
         leg: LegId,
+    },
+    /// A snapshot that was asked for is kept here.
+    SnapshotTaken {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// A mirror does not keep a snapshot that it was to keep.
+    SnapshotMissed {
+        /// Which.
+        id: SnapshotId,
+        /// Which leg.
+        leg: LegId,
+        /// Why.
+        why: String,
+    },
+    /// Every volume is what it was at a snapshot.
+    RolledBack {
+        /// Which.
+        id: SnapshotId,
     },
     /// This gateway became the primary.
     Promoted,

@@ -20,7 +20,7 @@ use block::{Goodbye, IoError, Message, Quality, Seq, SnapshotId, VolumeId};
 
 use super::{After, Effect, Machine, Role};
 use crate::lineage::Lineage;
-use crate::record::{Discarded, Kept, PointsRecord, Snapshots};
+use crate::record::{Discarded, Kept, Label, PointsRecord, Snapshots};
 use crate::status::DiscardedStatus;
 
 /// Why a point is kept.
@@ -32,6 +32,8 @@ pub(super) enum Why {
     Cut { seq: Seq, lineage: Lineage },
     /// It is sent on. Nothing is kept for the copy here.
     Relay,
+    /// An operator asked for it. It is kept until an operator removes it.
+    Named(Label),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +187,37 @@ impl Points {
         !self.is_busy() && !self.removing && self.relay_round.is_none()
     }
 
+    /// Whether names for the next snapshots are there.
+    pub(super) fn is_planned(&self) -> bool {
+        !self.planned.is_empty()
+    }
+
+    /// The primary takes a snapshot that was asked for, under the names that are recorded.
+    pub(super) fn begin_named(&mut self, label: Label, out: &mut Vec<Effect>) {
+        let snapshots = std::mem::take(&mut self.planned);
+        let step = Step::Taking(snapshots.clone());
+        self.keeping = Some(Keeping { link: 0, why: Why::Named(label), step });
+        out.push(Effect::Snapshot { snapshots });
+    }
+
+    /// A snapshot that was asked for could not be taken.
+    pub(super) fn refuse_named(&mut self, error: IoError) {
+        self.unsupported |= error == IoError::Unsupported;
+    }
+
+    /// The stores go back to a snapshot that has a name.
+    pub(super) fn begin_rollback(&mut self) {
+        self.rollback = true;
+    }
+
+    pub(super) fn add_unneeded(&mut self, volume: VolumeId, snapshot: SnapshotId) {
+        self.unneeded.push((volume, snapshot));
+    }
+
+    pub(super) fn is_unneeded(&self, volume: VolumeId, snapshot: SnapshotId) -> bool {
+        self.unneeded.contains(&(volume, snapshot))
+    }
+
     /// The kept point is needed no more.
     pub(super) fn give_up_kept(&mut self) {
         if let Some(kept) = self.kept.take() {
@@ -212,8 +245,9 @@ impl Machine {
 
     /// Names the next snapshots, if there are to be any.
     pub(super) fn plan_points(&mut self) {
-        let mirrors = matches!(self.role, Role::Secondary | Role::Promoting(_));
-        if !mirrors || !self.points.planned.is_empty() || self.points.unsupported {
+        let wanted =
+            matches!(self.role, Role::Secondary | Role::Promoting(_)) || self.asked.is_some();
+        if !wanted || !self.points.planned.is_empty() || self.points.unsupported {
             return;
         }
         for _ in 0..self.volumes.len() {
@@ -235,8 +269,7 @@ impl Machine {
     /// Takes the snapshots of a point when nothing of what came before is under way any more.
     pub(super) fn advance_point(&mut self, out: &mut Vec<Effect>) {
         let settling = matches!(&self.points.keeping, Some(k) if k.step == Step::Settling);
-        let planned_in = self.points.planned_in;
-        let named = self.records.front().is_none_or(|(number, _)| *number > planned_in);
+        let named = self.is_plan_recorded();
         if !settling || self.writes.len() > 0 {
             return;
         }
@@ -255,6 +288,12 @@ impl Machine {
         }
     }
 
+    /// Whether a crash would know the names of the next snapshots.
+    pub(super) fn is_plan_recorded(&self) -> bool {
+        let planned_in = self.points.planned_in;
+        self.records.front().is_none_or(|(number, _)| *number > planned_in)
+    }
+
     /// The stores answered.
     pub(super) fn on_snapshotted(
         &mut self,
@@ -266,10 +305,13 @@ impl Machine {
         else {
             return;
         };
-        if why == Why::Relay {
-            self.relay_snapshotted(snapshots, result, out);
-            return;
-        }
+        let why = match why {
+            Why::Relay => return self.relay_snapshotted(snapshots, result, out),
+            Why::Named(label) => {
+                return self.named_snapshotted(link, label, &snapshots, result, out);
+            }
+            why @ (Why::Overwrite | Why::Cut { .. }) => why,
+        };
         let ours = self.upstream.as_ref().is_some_and(|upstream| upstream.link == link);
         let named: Snapshots = self.volumes.iter().map(|v| v.id).zip(snapshots).collect();
         match result {
@@ -341,8 +383,8 @@ impl Machine {
                 self.quality = Quality::Inconsistent;
                 None
             }
-            // It has an end of its own.
-            Why::Relay => None,
+            // These have an end of their own.
+            Why::Relay | Why::Named(_) => None,
         };
         self.points.keeping = Some(Keeping { link, why, step: Step::Recording });
         self.keep_with(After::PointKept { link, cut }, fresh, out);
@@ -370,6 +412,9 @@ impl Machine {
                 self.drop_upstream(Some(Goodbye::Refused(why)), out);
             }
             Why::Relay => self.quality_kept(out),
+            Why::Named(label) => {
+                self.named_snapshotted(link, label, &[], Err(IoError::Unsupported), out);
+            }
         }
     }
 
@@ -406,9 +451,14 @@ impl Machine {
     }
 
     /// What was removed is forgotten with the next record; what was not is tried again then.
-    pub(super) fn on_snapshots_removed(&mut self, removed: &[(usize, SnapshotId)]) {
+    pub(super) fn on_snapshots_removed(
+        &mut self,
+        removed: &[(usize, SnapshotId)],
+        out: &mut Vec<Effect>,
+    ) {
         self.points.removing = false;
         let gone: Snapshots = removed.iter().map(|(at, s)| (self.volumes[*at].id, *s)).collect();
         self.points.unneeded.retain(|snapshot| !gone.contains(snapshot));
+        self.forget_deleted(out);
     }
 }

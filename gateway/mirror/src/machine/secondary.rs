@@ -266,7 +266,7 @@ impl Machine {
     /// Answers a primary whose `Open` is recorded, once nothing of an earlier link is under way:
     /// a late change of that one must not land behind what this one compares or copies.
     pub(super) fn answer_open(&mut self, out: &mut Vec<Effect>) {
-        let idle = self.writes.len() == 0 && !self.points.is_busy();
+        let idle = self.writes.len() == 0 && !self.points.is_busy() && self.rollback.is_none();
         let Some(upstream) = self.upstream.as_mut().filter(|u| u.recorded && idle) else { return };
         if let Some((differs, opened)) = upstream.answer.take() {
             upstream.accepted = true;
@@ -409,6 +409,7 @@ impl Machine {
             }
             Message::Policy(bytes) => self.told_policy(&bytes, out),
             Message::Span(bytes) => self.told_span(&bytes, out),
+            Message::Snapshot(word) => self.told_of_snapshot(&word, out),
             Message::Goodbye(goodbye) => {
                 self.orderly_end = goodbye == Goodbye::Shutdown;
                 self.drop_upstream(None, out);

@@ -13,7 +13,9 @@ use super::role::{YieldStep, Yielding};
 use super::{Activity, Machine, Points, RangeLocks, Role, VolumeState, Writes};
 use crate::activity::ACTIVITY_EXTENTS;
 use crate::dirty::DirtyMap;
-use crate::record::{GroupRecord, LegRecord, RoleRecord, UpstreamRecord, dirty_key, group_key};
+use crate::record::{
+    GroupRecord, LegRecord, Named, RoleRecord, UpstreamRecord, dirty_key, group_key,
+};
 use crate::status::{
     Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus, Serving,
     SessionState, SessionStatus, UpstreamStatus, VolumeStatus,
@@ -36,6 +38,8 @@ pub struct Restored {
     pub active: Vec<ActivityExtent>,
     /// The snapshots that it keeps.
     pub snapshots: Vec<SnapshotId>,
+    /// What those are called that have names.
+    pub(crate) named: Vec<Named>,
 }
 
 /// What a mirror may lack of a volume, as it was recorded.
@@ -74,7 +78,7 @@ impl Machine {
         let begins_with_next = restore_begins_with_next(&record, role);
         let mut kept = |gateway, volume| lacks(gateway, volume).into();
         let (legs, awaiting) = restore_legs(record.legs, role, volumes, &mut kept);
-        Self {
+        let mut machine = Self {
             group: record.group,
             name: record.name,
             volumes: volumes.iter().map(restore_volume).collect(),
@@ -123,9 +127,13 @@ impl Machine {
             company: record.parts.map(super::companions::Company::boxed),
             me: None,
             dismissal: None,
+            asked: None,
+            rollback: None,
             highest_copying: None,
             granted: Vec::new(),
-        }
+        };
+        machine.restore_named(volumes);
+        machine
     }
 
     /// Begins: records what a loss of power took, dials the mirrors that are wanted.
@@ -135,6 +143,7 @@ impl Machine {
             self.dial_wanted(out);
         }
         self.resume_rollback(out);
+        self.resume_named_rollback(out);
     }
 
     pub(super) fn group_record(&self) -> (String, Option<Bytes>) {
@@ -242,6 +251,7 @@ impl Machine {
             }),
             keeps_no_points: self.points.are_unsupported(),
             discarded: self.discarded_status(),
+            snapshots: self.named_status(),
             is_foreign: self.points.is_foreign(),
             rpo_ms: None,
             split_brain: self.split_brain,
@@ -377,6 +387,7 @@ pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
         locks: RangeLocks::default(),
         activity: Activity::new(ACTIVITY_EXTENTS, volume.geometry),
         parked: VecDeque::new(),
+        named: volume.named.clone(),
     }
 }
 

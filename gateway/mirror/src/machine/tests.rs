@@ -41,6 +41,7 @@ fn restored(clean: bool, active: &[u64]) -> Restored {
         doubtful: false,
         active: active.iter().map(|index| block::ActivityExtent::new(*index)).collect(),
         snapshots: Vec::new(),
+        named: Vec::new(),
     }
 }
 

@@ -92,6 +92,12 @@ impl Writes {
         self.slots.iter().flatten().any(Write::is_waiting)
     }
 
+    /// Whether a change is on its way that the copy here has not applied, nor failed to.
+    pub(super) fn any_unapplied(&self) -> bool {
+        let mut flying = self.slots.iter().flatten().filter(|write| write.step == Step::Flying);
+        flying.any(|write| write.local.is_none())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -137,6 +143,8 @@ impl Machine {
             _ if self.closing => Gate::Refuse(IoError::ShuttingDown),
             Role::Primary if !self.awaiting.is_empty() => Gate::Hold,
             Role::Primary if self.untold.is_some() || self.dismissal.is_some() => Gate::Hold,
+            Role::Primary if self.rollback.is_some() => Gate::Refuse(IoError::ShuttingDown),
+            Role::Primary if change && self.holds_for_snapshot() => Gate::Hold,
             Role::Primary if self.waits_for_witness() => Gate::Hold,
             Role::Primary if self.company.is_some() && self.waits_for_companions() => {
                 self.companion_refusal().map_or(Gate::Hold, Gate::Refuse)

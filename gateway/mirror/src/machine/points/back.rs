@@ -37,7 +37,7 @@ impl Machine {
         result: Result<Vec<BlockSet>, IoError>,
         out: &mut Vec<Effect>,
     ) {
-        if self.role != Role::Promoting(Promoting::Listing) {
+        if self.rollback_listed(&result, out) || self.role != Role::Promoting(Promoting::Listing) {
             return;
         }
         let changed = match result {
@@ -76,6 +76,9 @@ impl Machine {
 
     /// The intention is durable. Also taken up here after a crash in the middle.
     pub(in crate::machine) fn roll_back(&mut self, out: &mut Vec<Effect>) {
+        if self.rollback_intended(out) {
+            return;
+        }
         if self.role == Role::Promoting(Promoting::Intending) {
             self.role = Role::Promoting(Promoting::RollingBack);
         }
@@ -97,6 +100,9 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         self.points.rollback = false;
+        if self.rollback_done(result, out) {
+            return;
+        }
         let promoting = self.role == Role::Promoting(Promoting::RollingBack);
         self.points.rolling_back = false;
         if let Err(error) = result {

@@ -1,0 +1,252 @@
+//! The way of a primary back to a named snapshot, in place.
+//!
+//! ```text
+//!   hosts are dropped ─▶ what is under way ends ─▶ what is here now is kept, by name (rule 10)
+//!   ─▶ what will change is listed ─▶ one record: mirrors lack that, a history begins, the intention
+//!   ─▶ the stores go back ─▶ one record: it is done
+//! ```
+//!
+//! Invariant (rule 9): what the way back changes is in every mirror's dirty map, durably and with the
+//! intention, before anything is changed. From that record on it is carried through: whatever ends it
+//! in the middle, the next start takes it up before anybody is served or followed.
+
+use block::{BlockSet, IoError, LegId, SnapshotId};
+
+use super::leg::Stage;
+use super::{After, Effect, Machine, Note, Pending, Role};
+use crate::command::Refusal;
+use crate::record::Label;
+use crate::status::{SnapshotOrigin, SnapshotState};
+
+/// A way back that is under way.
+#[derive(Debug)]
+pub(super) struct Rollback {
+    /// To which snapshot.
+    to: SnapshotId,
+    step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// What hosts had under way comes to its end.
+    Settling(Label),
+    /// What is here now is being kept under this name.
+    Keeping(SnapshotId),
+    /// What will change is being listed.
+    Listing,
+    /// The intention is being recorded.
+    Intending,
+    /// The stores are at it.
+    Rolling,
+    /// Its end is being recorded.
+    Recording,
+}
+
+impl Step {
+    /// Whether nothing was changed yet, so that it can be given up.
+    const fn is_free(&self) -> bool {
+        matches!(self, Self::Settling(_) | Self::Keeping(_) | Self::Listing)
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    pub(super) fn begin_rollback(
+        &mut self,
+        to: SnapshotId,
+        (safety, unix_ms): (SnapshotId, u64),
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        self.require_primary()?;
+        self.require_alone("goes back to no snapshot")?;
+        self.find_whole(to)?;
+        let is_active = |leg: &super::Leg| leg.in_set || leg.wanted || leg.stage != Stage::Off;
+        let ousting = LegId::all().any(|leg| self.is_ousting(leg));
+        if self.legs.iter().flatten().any(|leg| is_active(leg)) || ousting {
+            return Err(Refusal::SessionsActive);
+        }
+        let name = format!("auto.before-rollback.{unix_ms}");
+        let label = Label { id: safety, name, origin: SnapshotOrigin::Safety, unix_ms };
+        self.may_name(&label)?;
+        self.command = Some(Pending::RollBack(to));
+        self.rollback = Some(Rollback { to, step: Step::Settling(label) });
+        out.push(Effect::DropHosts);
+        Ok(())
+    }
+
+    /// Whether every volume of the group can go back to a snapshot.
+    fn find_whole(&self, id: SnapshotId) -> Result<(), Refusal> {
+        let of = |volume: &super::VolumeState| {
+            volume.named.iter().find(|named| named.label.id == id).map(|named| named.state)
+        };
+        let states: Vec<_> = self.volumes.iter().map(of).collect();
+        if states.iter().all(Option::is_none) {
+            return Err(Refusal::NoSuchSnapshot);
+        }
+        if let Some(at) = states.iter().position(Option::is_none) {
+            return Err(Refusal::SnapshotPartial { volume: self.volumes[at].name.clone() });
+        }
+        let usable = states.iter().all(|state| *state == Some(SnapshotState::Available));
+        if usable { Ok(()) } else { Err(Refusal::SnapshotUnusable) }
+    }
+
+    /// Whether the group is on its way to this snapshot.
+    pub(super) fn rolls_back_to(&self, id: SnapshotId) -> bool {
+        self.rollback.as_ref().is_some_and(|rollback| rollback.to == id)
+    }
+
+    /// Moves the way back on, or gives it up while nothing is changed.
+    pub(super) fn advance_rollback(&mut self, out: &mut Vec<Effect>) {
+        let Some(Rollback { to, step }) = &self.rollback else { return };
+        let to = *to;
+        if step.is_free() && (self.role != Role::Primary || self.latched || self.closing) {
+            self.give_rollback_up(to, Refusal::Interrupted, out);
+            return;
+        }
+        let Step::Settling(label) = step else { return };
+        let quiet = self.is_idle() && self.untold.is_none() && self.leaving.is_empty();
+        if quiet {
+            let label = label.clone();
+            self.rollback = Some(Rollback { to, step: Step::Keeping(label.id) });
+            self.ask_for(label, out);
+        }
+    }
+
+    fn give_rollback_up(&mut self, to: SnapshotId, refusal: Refusal, out: &mut Vec<Effect>) {
+        self.rollback = None;
+        if self.command == Some(Pending::RollBack(to)) {
+            self.finish_command(Err(refusal), out);
+        }
+    }
+
+    /// What was here is kept, or cannot be.
+    pub(super) fn safety_taken(
+        &mut self,
+        id: SnapshotId,
+        result: Result<(), Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(rollback) = &mut self.rollback else { return };
+        if rollback.step != Step::Keeping(id) {
+            return;
+        }
+        let to = rollback.to;
+        match result {
+            Ok(()) => {
+                rollback.step = Step::Listing;
+                out.push(Effect::ListChanged { snapshots: self.stores_names(to) });
+            }
+            Err(refusal) => self.give_rollback_up(to, refusal, out),
+        }
+    }
+
+    /// What the stores call a snapshot, by index of the volume.
+    fn stores_names(&self, id: SnapshotId) -> Vec<SnapshotId> {
+        let of = |volume: &super::VolumeState| {
+            volume.named.iter().find(|named| named.label.id == id).map(|named| named.here)
+        };
+        self.volumes.iter().filter_map(of).collect()
+    }
+
+    fn set_named(&mut self, id: SnapshotId, state: SnapshotState) {
+        for named in self.volumes.iter_mut().flat_map(|volume| &mut volume.named) {
+            if named.label.id == id {
+                named.state = state;
+            }
+        }
+    }
+
+    /// The blocks are listed in which the content will change; says whether that was asked for here.
+    pub(super) fn rollback_listed(
+        &mut self,
+        result: &Result<Vec<BlockSet>, IoError>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(rollback) = self.rollback.as_mut().filter(|r| r.step == Step::Listing) else {
+            return false;
+        };
+        let to = rollback.to;
+        let changed = match result {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.give_rollback_up(to, Refusal::Io(*error), out);
+                return true;
+            }
+        };
+        rollback.step = Step::Intending;
+        for leg in self.legs.iter_mut().flatten() {
+            for (dirty, ranges) in leg.dirty.iter_mut().zip(changed) {
+                ranges.iter().for_each(|range| dirty.insert(*range));
+            }
+        }
+        // What comes from here on is no continuation of what a mirror may hold.
+        self.begin_alone();
+        self.set_named(to, SnapshotState::RollingBack);
+        let records = self.named_records();
+        self.keep_with(After::RollbackIntended, records, out);
+        true
+    }
+
+    /// The intention is durable; says whether it was that of a primary.
+    pub(super) fn rollback_intended(&mut self, out: &mut Vec<Effect>) -> bool {
+        let Some(rollback) = self.rollback.as_mut().filter(|r| r.step == Step::Intending) else {
+            return false;
+        };
+        rollback.step = Step::Rolling;
+        let to = rollback.to;
+        self.points.begin_rollback();
+        out.push(Effect::RollBack { snapshots: self.stores_names(to) });
+        true
+    }
+
+    /// Takes up a way back that something cut short, before anybody is served.
+    pub(super) fn resume_named_rollback(&mut self, out: &mut Vec<Effect>) {
+        let named = self.volumes.iter().flat_map(|volume| &volume.named);
+        let rolling = named.clone().find(|named| named.state == SnapshotState::RollingBack);
+        let Some(to) = rolling.map(|named| named.label.id) else { return };
+        let snapshots = self.stores_names(to);
+        let ready = named.filter(|named| named.label.id == to);
+        let all = ready.filter(|named| named.state == SnapshotState::RollingBack).count();
+        if all < self.volumes.len() {
+            // Some volumes may be there and others cannot: nothing may be served from this.
+            self.latch(IoError::Media, out);
+            return;
+        }
+        self.rollback = Some(Rollback { to, step: Step::Rolling });
+        self.points.begin_rollback();
+        out.push(Effect::RollBack { snapshots });
+    }
+
+    /// The stores answered; says whether it was to this.
+    pub(super) fn rollback_done(
+        &mut self,
+        result: Result<(), IoError>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(rollback) = self.rollback.as_mut().filter(|r| r.step == Step::Rolling) else {
+            return false;
+        };
+        let to = rollback.to;
+        match result {
+            Ok(()) => {
+                rollback.step = Step::Recording;
+                self.set_named(to, SnapshotState::Available);
+                let records = self.named_records();
+                self.keep_with(After::RolledBack, records, out);
+            }
+            // Some volumes may be there and others not: the next start takes it up again.
+            Err(error) => self.latch(error, out),
+        }
+        true
+    }
+
+    /// Its end is durable: hosts may come back.
+    pub(super) fn rollback_recorded(&mut self, out: &mut Vec<Effect>) {
+        let Some(Rollback { to, .. }) = self.rollback.take() else { return };
+        out.push(Effect::Note(Note::RolledBack { id: to }));
+        if self.command == Some(Pending::RollBack(to)) {
+            self.finish_command(Ok(()), out);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The snapshots of one volume that have names, as its gateway keeps them and as it tells mirrors.
+//!
+//! ```text
+//!   "TwN1"  u16 version  list  CRC32C(all before)         (all integers little-endian)
+//! ```
+//!
+//! Invariant: they are recorded by volume, so that they go where it goes, whatever group that is.
+
+use block::{GatewayId, SnapshotId, VolumeId};
+use bytes::Bytes;
+
+use super::wire::{Reader, Writer};
+use super::{RecordError, crc32c};
+use crate::status::{SnapshotOrigin, SnapshotState};
+
+const MAGIC: [u8; 4] = *b"TwN1";
+const VERSION: u16 = 1;
+
+/// What a snapshot of a group is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// The same at every copy.
+    pub(crate) id: SnapshotId,
+    pub(crate) name: String,
+    pub(crate) origin: SnapshotOrigin,
+    /// When it was asked for, by the clock of who was asked, for people.
+    pub(crate) unix_ms: u64,
+}
+
+/// A volume's part of a snapshot of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) label: Label,
+    /// What the store here calls it.
+    pub(crate) here: SnapshotId,
+    pub(crate) state: SnapshotState,
+    /// The mirrors that said that they keep it, too.
+    pub(crate) held_by: Vec<GatewayId>,
+}
+
+/// What a primary and its mirror say of snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SnapshotWord {
+    /// To a mirror: what came before this in the stream is one.
+    Take(Label),
+    /// From a mirror: it is kept, durably, or the text says why it is not.
+    Taken { id: SnapshotId, failed: Option<String> },
+    /// To a mirror: nobody needs it any more.
+    Remove(SnapshotId),
+}
+
+/// Where the ledger keeps the named snapshots of a volume.
+pub(crate) fn named_key(volume: VolumeId) -> String {
+    format!("snapshots/{volume}")
+}
+
+/// The record of a volume's named snapshots; `None`, which removes it, when there are none.
+pub(crate) fn encode(named: &[Named]) -> Option<Bytes> {
+    if named.is_empty() {
+        return None;
+    }
+    let mut w = Writer(MAGIC.to_vec());
+    w.0.extend(VERSION.to_le_bytes());
+    w.list(named, |w, named| {
+        w.label(&named.label);
+        w.uuid(named.here.uuid());
+        w.u8(match named.state {
+            SnapshotState::Available => 1,
+            SnapshotState::RollingBack => 2,
+            SnapshotState::Deleting => 3,
+            SnapshotState::Error => 4,
+        });
+        w.list(&named.held_by, |w, gateway| w.uuid(gateway.uuid()));
+    });
+    let crc = crc32c(&w.0);
+    w.0.extend(crc.to_le_bytes());
+    Some(Bytes::from(w.0))
+}
+
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Named>, RecordError> {
+    let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
+    if crc32c(body) != u32::from_le_bytes(*crc) {
+        return Err(RecordError::Damaged);
+    }
+    let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
+    let version = u16::from_le_bytes(r.take()?);
+    if version > VERSION {
+        return Err(RecordError::Newer(version));
+    }
+    let named = r.list(|r| {
+        Ok(Named {
+            label: r.label()?,
+            here: SnapshotId::from_uuid(r.uuid()?),
+            state: match r.u8()? {
+                1 => SnapshotState::Available,
+                2 => SnapshotState::RollingBack,
+                3 => SnapshotState::Deleting,
+                4 => SnapshotState::Error,
+                _ => return Err(RecordError::Damaged),
+            },
+            held_by: r.list(|r| r.uuid().map(GatewayId::from_uuid))?,
+        })
+    })?;
+    if r.0.is_empty() { Ok(named) } else { Err(RecordError::Damaged) }
+}
+
+impl SnapshotWord {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut w = Writer(Vec::new());
+        match self {
+            Self::Take(label) => {
+                w.u8(1);
+                w.label(label);
+            }
+            Self::Taken { id, failed } => {
+                w.u8(2);
+                w.uuid(id.uuid());
+                w.option(failed.as_ref(), |w, why| w.text(why));
+            }
+            Self::Remove(id) => {
+                w.u8(3);
+                w.uuid(id.uuid());
+            }
+        }
+        Bytes::from(w.0)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut r = Reader(bytes, VERSION);
+        let word = match r.u8()? {
+            1 => Self::Take(r.label()?),
+            2 => Self::Taken {
+                id: SnapshotId::from_uuid(r.uuid()?),
+                failed: r.option(Reader::text)?,
+            },
+            3 => Self::Remove(SnapshotId::from_uuid(r.uuid()?)),
+            _ => return Err(RecordError::Damaged),
+        };
+        if r.0.is_empty() { Ok(word) } else { Err(RecordError::Damaged) }
+    }
+}
+
+impl Writer {
+    fn label(&mut self, label: &Label) {
+        self.uuid(label.id.uuid());
+        self.text(&label.name);
+        self.u8(match label.origin {
+            SnapshotOrigin::Manual => 1,
+            SnapshotOrigin::Safety => 2,
+        });
+        self.u64(label.unix_ms);
+    }
+}
+
+impl Reader<'_> {
+    fn label(&mut self) -> Result<Label, RecordError> {
+        Ok(Label {
+            id: SnapshotId::from_uuid(self.uuid()?),
+            name: self.text()?,
+            origin: match self.u8()? {
+                1 => SnapshotOrigin::Manual,
+                2 => SnapshotOrigin::Safety,
+                _ => return Err(RecordError::Damaged),
+            },
+            unix_ms: self.u64()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(state: SnapshotState) -> Named {
+        let label = Label {
+            id: SnapshotId::of(1),
+            name: "before-upgrade".to_owned(),
+            origin: SnapshotOrigin::Manual,
+            unix_ms: 77,
+        };
+        Named { label, here: SnapshotId::of(2), state, held_by: vec![GatewayId::of(3)] }
+    }
+
+    #[test]
+    fn a_record_is_read_whole_or_not_at_all() {
+        let states = [
+            SnapshotState::Available,
+            SnapshotState::RollingBack,
+            SnapshotState::Deleting,
+            SnapshotState::Error,
+        ];
+        let named = states.map(sample);
+        let bytes = encode(&named).unwrap();
+        assert_eq!(decode(&bytes).as_deref(), Ok(&named[..]));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 0x40;
+            assert!(decode(&damaged).is_err(), "byte {at}");
+            assert!(decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+        assert_eq!(encode(&[]), None);
+    }
+
+    #[test]
+    fn a_newer_record_is_refused_by_name() {
+        let mut bytes = encode(&[sample(SnapshotState::Available)]).unwrap().to_vec();
+        bytes[4] = 2;
+        let end = bytes.len() - 4;
+        let crc = crc32c(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&bytes), Err(RecordError::Newer(2)));
+    }
+
+    #[test]
+    fn a_word_is_read_as_it_was_said() {
+        let id = SnapshotId::of(9);
+        for word in [
+            SnapshotWord::Take(sample(SnapshotState::Available).label),
+            SnapshotWord::Taken { id, failed: None },
+            SnapshotWord::Taken { id, failed: Some("no room".to_owned()) },
+            SnapshotWord::Remove(id),
+        ] {
+            let bytes = word.encode();
+            assert_eq!(SnapshotWord::decode(&bytes), Ok(word));
+            for len in 0..bytes.len() {
+                assert!(SnapshotWord::decode(&bytes[..len]).is_err(), "cut at {len}");
+            }
+        }
+    }
+}

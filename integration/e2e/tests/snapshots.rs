@@ -145,7 +145,8 @@ fn snap_01_a_snapshot_under_load_is_the_same_at_both_sites_and_takes_no_writes()
         let found = before.is_intact(&site.nbd_socket(), &at("before"))?;
         println!("{}: {found:?}", site.name());
     }
-    let copies = [download(east, &at("before"), "before")?, download(west, &at("before"), "before")?];
+    let copies =
+        [download(east, &at("before"), "before")?, download(west, &at("before"), "before")?];
     compare(&copies[0], &copies[1])?;
     // The mirror's own volume is not served, and a snapshot takes no writes anywhere.
     ensure!(attach(&west.nbd_socket(), VOLUME).is_err(), "the mirror serves its volume");
@@ -442,7 +443,8 @@ fn which(site: &Site, patterns: [u8; 2]) -> Result<u8> {
 }
 
 #[test]
-fn snap_02_a_rollback_that_is_killed_is_whole_or_not_at_all_and_its_session_goes_on() -> Result<()> {
+fn snap_02_a_rollback_that_is_killed_is_whole_or_not_at_all_and_its_session_goes_on() -> Result<()>
+{
     let mut random = Random::announced("snap_02_killed")?;
     let mut pair = Pair::mirrored("32MiB")?;
     let mut outcomes = [0, 0];

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::units::bytes_text;
-use api::{Check, CheckState, Code, Operation, RollbackPlan, RollbackRequest};
+use api::{Check, CheckState, Code, Operation, Problem, RollbackPlan, RollbackRequest};
 use block::{GroupId, SnapshotId};
 use mirror::{
     Command, GroupStatus, LegStatus, Role, Serving, SessionState, SnapshotOrigin, SnapshotState,
@@ -302,16 +302,20 @@ impl Gateway {
     async fn take_rollback_up(self: Arc<Self>, note: RollbackEntry) {
         let id = GroupId::from_uuid(note.group);
         let Some(entry) = self.book.read().group_by_id(id).cloned() else {
-            // Its group was taken apart or given up: nothing waits for anything.
-            drop(self.note_rollback(id, None).await);
-            return;
+            return self.forget_rollback(id).await;
         };
         let to = SnapshotId::from_uuid(note.snapshot);
         let mut running = self.operations.begin("rollback", &entry.name);
         running.step("wait until the group is open, and back where it goes");
-        let Some(status) = self.await_no_rollback(id, to).await else {
+        let status = match self.await_no_rollback(id, to).await {
+            Some(Some(status)) => status,
+            Some(None) => {
+                let problem = Problem::new(Code::NotFound, "the group was deleted meanwhile");
+                running.end(Err(problem));
+                return self.forget_rollback(id).await;
+            }
             // The gateway stops, and the next start takes it up.
-            return;
+            None => return,
         };
         let name = self.name_of(id, to);
         let way = Way { entry, to, name, drop_hosts: false };
@@ -322,6 +326,14 @@ impl Gateway {
         };
         self.tell_rollback(&way, &text);
         running.end(result.map(drop).map_err(|refused| *refused.0));
+    }
+
+    /// Its group is gone: nothing waits for anything.
+    async fn forget_rollback(&self, group: GroupId) {
+        if let Err(refused) = self.note_rollback(group, None).await {
+            // It is found again at the next start.
+            tracing::warn!(%group, why = refused.0.detail, "a rollback is still noted");
+        }
     }
 
     async fn end_rollback(
@@ -362,9 +374,13 @@ impl Gateway {
         Ok(word)
     }
 
-    /// The group's status when it is open and on its way to no snapshot; `None` when the gateway
-    /// stops before.
-    async fn await_no_rollback(&self, group: GroupId, to: SnapshotId) -> Option<Arc<GroupStatus>> {
+    /// The group's status when it is open and on its way to no snapshot, or that there is no such
+    /// group any more; `None` when the gateway stops before.
+    async fn await_no_rollback(
+        &self,
+        group: GroupId,
+        to: SnapshotId,
+    ) -> Option<Option<Arc<GroupStatus>>> {
         let look = async {
             loop {
                 if let Known::Status(status, moment) = self.look_at(group).await
@@ -372,7 +388,10 @@ impl Gateway {
                     && status.serving != Serving::Latched
                     && rolls_back(&status) != Some(to)
                 {
-                    return status;
+                    return Some(status);
+                }
+                if self.book.read().group_by_id(group).is_none() {
+                    return None;
                 }
                 tokio::time::sleep(LOOK_PAUSE).await;
             }

@@ -40,7 +40,15 @@ impl Machine {
         self.check_companions();
         match self.role {
             Role::Primary | Role::Yielding(_) => {
-                assert!(!self.points.is_busy(), "a primary's copy is not rolled back (rule 8)");
+                assert!(
+                    !self.points.is_busy_for_a_primary(),
+                    "a primary keeps no points but those with names (rule 8)"
+                );
+                assert!(
+                    !self.points.is_rolling_back()
+                        || (self.rollback.is_some() && self.live.is_empty()),
+                    "a primary's copy goes back only where nobody follows it (rule 9)"
+                );
                 self.check_witness();
             }
             Role::Secondary | Role::Promoting(_) | Role::Fenced { .. } | Role::Detached => {

@@ -179,6 +179,11 @@ impl Points {
         self.rollback || self.rolling_back || self.keeping.is_some()
     }
 
+    /// Whether a point is being kept here that only a mirror keeps.
+    pub(super) fn is_busy_for_a_primary(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| !matches!(keeping.why, Why::Named(_)))
+    }
+
     pub(super) fn is_rolling_back(&self) -> bool {
         self.rollback || self.rolling_back
     }

@@ -774,6 +774,7 @@ mod companions;
 mod handover;
 mod members;
 mod modes;
+mod named;
 mod pace;
 mod parted;
 mod relay;

@@ -13,6 +13,7 @@ mod modes;
 mod mortal;
 mod parts;
 mod policies;
+mod snapshots;
 mod verify;
 mod world;
 

@@ -195,7 +195,7 @@ fn open_by_east() -> Event {
 }
 
 /// A mirror that follows its primary, in sync.
-fn mirror_in_sync() -> Bench {
+pub(super) fn mirror_in_sync() -> Bench {
     let mut bench = Bench::mirror();
     bench.apply(open_by_east()).record();
     let message = Message::Promote { generation: Generation::of(1), ancestors: Vec::new() };
@@ -205,7 +205,7 @@ fn mirror_in_sync() -> Bench {
     bench
 }
 
-fn incoming(bench: &mut Bench, write: u64, resync: bool) {
+pub(super) fn incoming(bench: &mut Bench, write: u64, resync: bool) {
     bench.apply(Event::Incoming {
         write: WriteId::new(write),
         seq: Seq::new(write),

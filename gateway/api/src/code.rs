@@ -193,6 +193,9 @@ codes! {
     LeaseRuns "GW0441" 409 7
         "the primary may still be serving reads",
         "wait for a lease, then try again";
+    RollingBack "GW0467" 409 7
+        "the group goes back to a snapshot",
+        "wait until it is there; hosts can attach again then";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

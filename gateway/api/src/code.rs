@@ -193,6 +193,28 @@ codes! {
     LeaseRuns "GW0441" 409 7
         "the primary may still be serving reads",
         "wait for a lease, then try again";
+    SnapshotLimit "GW0460" 409 7
+        "the group has all the snapshots it can have",
+        "delete one: twinspan snapshot list GROUP, then twinspan snapshot delete GROUP SNAPSHOT; \
+         or raise snapshots.max_manual";
+    ReservedName "GW0461" 400 2
+        "name is reserved for the gateway",
+        "choose a name that does not begin with auto.";
+    HostsAttached "GW0462" 409 7
+        "hosts are attached",
+        "detach them, or agree that they are dropped: --drop-hosts";
+    SnapshotUnusable "GW0463" 409 7
+        "the snapshot cannot be used",
+        "look at its state: twinspan snapshot show GROUP SNAPSHOT";
+    SnapshotPartial "GW0464" 409 7
+        "the snapshot does not hold every volume of the group",
+        "take the volume that the message names out of the group first: twinspan group remove GROUP VOLUME";
+    RollbackUndone "GW0465" 409 1
+        "the rollback was not begun",
+        "read the reason; nothing was changed. Make a new plan: twinspan snapshot rollback plan GROUP SNAPSHOT";
+    RollbackUnfinished "GW0466" 409 4
+        "the rollback is not finished",
+        "read the reason; repair the disk, then restart the gateway: it goes on by itself";
     RollingBack "GW0467" 409 7
         "the group goes back to a snapshot",
         "wait until it is there; hosts can attach again then";

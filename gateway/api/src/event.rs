@@ -11,7 +11,7 @@ pub struct Event {
     pub id: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// What kind: `group`, `session`, `volume`, `site`, `operation`, `gateway`.
+    /// What kind: `group`, `session`, `volume`, `snapshot`, `site`, `operation`, `gateway`.
     pub kind: String,
     /// The name of the thing concerned.
     pub subject: String,

@@ -17,6 +17,7 @@ mod problem;
 mod rec;
 mod session;
 mod site;
+mod snapshot;
 mod status;
 mod token;
 pub mod units;
@@ -49,6 +50,10 @@ pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,
 };
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
+pub use snapshot::{
+    RollbackPlan, RollbackRequest, Snapshot, SnapshotCreate, SnapshotHolder, SnapshotList,
+    SnapshotOrigin, SnapshotState, SnapshotVolume,
+};
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};
 pub use volume::{

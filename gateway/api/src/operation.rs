@@ -37,8 +37,8 @@ pub struct Step {
 pub struct Operation {
     /// Its identity.
     pub id: Uuid,
-    /// What it does: `failover`, `reprotect`, `migrate`, `restore`, or a call of the
-    /// REC dialect.
+    /// What it does: `failover`, `reprotect`, `migrate`, `restore`, `rollback`, or a
+    /// call of the REC dialect.
     pub kind: String,
     /// The name of what it is done to.
     pub subject: String,

@@ -2,6 +2,7 @@
 
 mod groups;
 mod sessions;
+mod snapshots;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::sessions::{Policy, Session};
+pub(crate) use self::snapshots::{Rollback, Snapshot};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -103,6 +105,9 @@ pub(crate) enum Command {
     /// Groups
     #[command(subcommand)]
     Group(Group),
+    /// Snapshots of groups: take, list, read, delete, go back
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Serve a group at another site, without its primary: plan, then run
     #[command(subcommand)]
     Failover(Failover),

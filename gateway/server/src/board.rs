@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use block::GroupId;
+use block::{GroupId, SnapshotId};
 use mirror::GroupStatus;
 
 /// What a group last said.
@@ -16,7 +16,12 @@ pub(crate) struct Seen {
     pub(crate) status: Arc<GroupStatus>,
     /// When, by the gateway's steady clock.
     pub(crate) at_ms: u64,
+    /// The sizes of its volumes at its snapshots, by what the stores here call those, in bytes.
+    pub(crate) sizes: Sizes,
 }
+
+/// Sizes of what stores keep, in bytes.
+pub(crate) type Sizes = Arc<HashMap<SnapshotId, u64>>;
 
 /// The board.
 #[derive(Debug, Default)]
@@ -26,9 +31,9 @@ pub(crate) struct Board {
 
 impl Board {
     /// Replaces what a group said.
-    pub(crate) fn post(&self, status: GroupStatus, at_ms: u64) -> Seen {
+    pub(crate) fn post(&self, status: GroupStatus, sizes: Sizes, at_ms: u64) -> Seen {
         let group = status.group;
-        let seen = Seen { status: Arc::new(status), at_ms };
+        let seen = Seen { status: Arc::new(status), at_ms, sizes };
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
         groups.insert(group, seen.clone());
         seen

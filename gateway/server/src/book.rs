@@ -134,6 +134,21 @@ pub(crate) struct RestoreEntry {
     pub(crate) begun_ms: u64,
 }
 
+/// A way back to a snapshot that was begun and is not over.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct RollbackEntry {
+    /// The group.
+    pub(crate) group: Uuid,
+    /// Where it goes back to.
+    pub(crate) snapshot: Uuid,
+    /// The snapshot of what was there before.
+    pub(crate) safety: Uuid,
+    /// The sessions that were suspended for it, one of each leg.
+    pub(crate) sessions: Vec<Uuid>,
+    /// When it was begun, in milliseconds since 1970.
+    pub(crate) begun_ms: u64,
+}
+
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Pages {
@@ -149,6 +164,9 @@ pub(crate) struct Pages {
     /// Restores that are not over.
     #[serde(default)]
     pub(crate) restores: Vec<RestoreEntry>,
+    /// Rollbacks that are not over.
+    #[serde(default)]
+    pub(crate) rollbacks: Vec<RollbackEntry>,
 }
 
 impl Default for Pages {
@@ -160,6 +178,7 @@ impl Default for Pages {
             tokens: Vec::new(),
             joins: Vec::new(),
             restores: Vec::new(),
+            rollbacks: Vec::new(),
         }
     }
 }

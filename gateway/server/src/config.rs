@@ -85,6 +85,8 @@ pub struct Config {
     pub pool_capacity: Option<u64>,
     /// What may be made here.
     pub quota: Quota,
+    /// Most snapshots of a group that operators asked for.
+    pub snapshots_max_manual: usize,
     /// The REST API.
     pub api: ApiConfig,
     /// Where Prometheus scrapes; `None`: nowhere.

@@ -1,7 +1,11 @@
 //! Which exports hosts see, and the way of their connections to the thread of the volume.
 //!
-//! Invariant: only a volume whose group serves here is listed or opened. What the board says may be
-//! a moment old, so the group's own thread looks again before a host is seated.
+//! `VOLUME` is a volume; `VOLUME@SNAPSHOT` is what it was at a snapshot, read-only, wherever that is
+//! kept. Snapshots are not listed: a list is of what a host would attach, and the default export is
+//! the only one of it.
+//!
+//! Invariant: only a volume whose group serves here is listed or opened for writing. What the board
+//! says may be a moment old, so the group's own thread looks again before a host is seated.
 
 use std::sync::{Arc, OnceLock};
 
@@ -80,6 +84,25 @@ fn export(
     })
 }
 
+/// What a volume was at a snapshot, wherever that is kept, for those who may attach the volume.
+fn snapshot(gateway: &Gateway, name: &str, client: &ClientInfo) -> Result<ExportInfo, Refusal> {
+    let (of, at) = name.split_once('@').ok_or(Refusal::Unknown)?;
+    let pages = gateway.book.read();
+    let (_, volume) =
+        pages.volumes().find(|(_, volume)| volume.name == of).ok_or(Refusal::Unknown)?;
+    if !may_attach(&volume.settings, client) {
+        return Err(Refusal::Unknown);
+    }
+    let (_, bytes) = gateway.snapshot_export(name).ok_or(Refusal::Unknown)?;
+    Ok(ExportInfo {
+        name: name.to_owned(),
+        description: format!("volume {of} at snapshot {at}"),
+        bytes,
+        read_only: true,
+        multi_conn: true,
+    })
+}
+
 impl Exports for HostDoor {
     fn list(&self, client: &ClientInfo) -> Vec<ExportInfo> {
         let Ok(gateway) = self.ready() else { return Vec::new() };
@@ -101,6 +124,9 @@ impl Exports for HostDoor {
                 _ => Err(Refusal::Unknown),
             };
         }
+        if name.contains('@') {
+            return snapshot(gateway, name, client);
+        }
         let found = pages.volumes().find(|(_, volume)| volume.name == name);
         export(gateway, found.ok_or(Refusal::Unknown)?, client)
     }
@@ -108,11 +134,29 @@ impl Exports for HostDoor {
     fn seat(&self, connection: Negotiated) {
         let Ok(gateway) = self.ready() else { return };
         let name = connection.export().name.clone();
+        if name.contains('@') {
+            seat_reader(gateway, &name, connection);
+            return;
+        }
         let Some(place) = gateway.group_of_volume(&name) else { return };
         let posted =
             gateway.shard_of(place.0).post(move |state| state.seat(place, name, connection));
         if posted.is_err() {
             tracing::warn!("a host was dropped: the thread of its volume has ended");
         }
+    }
+}
+
+/// Hosts that read a snapshot are told by the volume's name in metrics: names of snapshots come and
+/// go.
+fn seat_reader(gateway: &Gateway, name: &str, connection: Negotiated) {
+    let Some(((group, volume, here), _)) = gateway.snapshot_export(name) else { return };
+    let label = name.split('@').next().unwrap_or(name).to_owned();
+    tracing::info!(export = name, "a snapshot is read");
+    let posted = gateway
+        .shard_of(group)
+        .post(move |state| state.seat_reader((group, volume), here, label, connection));
+    if posted.is_err() {
+        tracing::warn!("a reader was dropped: the thread of its volume has ended");
     }
 }

@@ -15,8 +15,10 @@ pub(crate) mod migrations;
 pub(crate) mod parts;
 mod quota;
 pub(crate) mod restores;
+pub(crate) mod rollbacks;
 pub(crate) mod sessions;
 pub(crate) mod sites;
+pub(crate) mod snapshots;
 pub(crate) mod surveys;
 pub(crate) mod volumes;
 
@@ -209,7 +211,7 @@ impl Gateway {
 
     fn last_known(&self, group: GroupId, now_ms: u64) -> Known {
         match self.board.get(group) {
-            Some(Seen { status, at_ms }) => {
+            Some(Seen { status, at_ms, .. }) => {
                 let age_ms = now_ms.saturating_sub(at_ms);
                 Known::Status(status, Moment { now_ms, age_ms, fresh: false })
             }

@@ -22,6 +22,7 @@ mod problem;
 pub(crate) mod rec;
 mod sessions;
 mod sites;
+mod snapshots;
 mod tokens;
 mod volumes;
 
@@ -66,7 +67,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     components(schemas(api::Problem, api::Event)),
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
-        (name = "groups"), (name = "operations"), (name = "tokens"), (name = "rec")
+        (name = "groups"), (name = "snapshots"), (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -79,6 +80,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_sessions())
         .merge(of_groups())
         .merge(of_parts())
+        .merge(of_snapshots())
         .merge(rec::calls())
 }
 
@@ -115,6 +117,14 @@ fn of_sessions() -> OpenApiRouter<Arc<Gateway>> {
 
 fn of_parts() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new().routes(routes!(parts::exclude)).routes(routes!(parts::include))
+}
+
+fn of_snapshots() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::show, snapshots::delete))
+        .routes(routes!(snapshots::plan_rollback))
+        .routes(routes!(snapshots::roll_back))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

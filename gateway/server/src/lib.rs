@@ -30,6 +30,7 @@ mod operations;
 mod plans;
 mod refusal;
 mod restore;
+mod rollback;
 mod shard;
 mod shutdown;
 mod spill;

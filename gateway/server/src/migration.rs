@@ -81,7 +81,7 @@ pub(crate) fn redeem(
 ) -> Result<LegStatus, Refused> {
     let redeemed = plans.redeem(token, (status.group, clock), |deed| {
         let plans::Deed::Migration(made) = deed else {
-            return Err("the plan is one of a failover");
+            return Err("the plan is not one of a migration");
         };
         let leg = status.legs.iter().find(|leg| leg.leg == made.leg);
         let leg = leg.ok_or("since the plan was made the session was deleted")?;

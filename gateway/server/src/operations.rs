@@ -146,6 +146,11 @@ impl Running {
         self.end_step(OperationState::Succeeded, detail.into());
     }
 
+    /// Ends the step that was begun last, in vain; others may follow.
+    pub(crate) fn failed(&mut self, why: &str) {
+        self.end_step(OperationState::Failed, why.to_owned());
+    }
+
     fn end_step(&self, state: OperationState, detail: String) {
         let took_ms = self.operations.clock.steady_ms().saturating_sub(self.step_began_ms);
         self.operations.change(self.id, |operation| {

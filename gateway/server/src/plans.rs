@@ -24,6 +24,8 @@ pub(crate) enum Deed {
     Failover(crate::failover::Deed),
     /// A planned migration away from it.
     Migration(crate::migration::Deed),
+    /// A way back to a snapshot.
+    Rollback(crate::rollback::Deed),
 }
 
 /// A plan that was made.

@@ -20,6 +20,14 @@ impl Refused {
         Self(Box::new(Problem::new(code, detail)))
     }
 
+    /// With the same code and other words.
+    #[must_use]
+    pub(crate) fn saying(self, detail: String) -> Self {
+        let Self(mut problem) = self;
+        problem.detail = detail;
+        Self(problem)
+    }
+
     /// With another thing to do.
     #[must_use]
     pub(crate) fn next(self, next: impl Into<String>) -> Self {
@@ -133,6 +141,12 @@ impl From<Refusal> for Refused {
             Refusal::NoCompanion => Code::NoCompanion,
             Refusal::Spanning { .. } => Code::Spanning,
             Refusal::NoSuchCut { .. } => Code::NoSuchCut,
+            Refusal::SnapshotExists => Code::Exists,
+            Refusal::NoSuchSnapshot => Code::NotFound,
+            Refusal::TooManySnapshots => Code::SnapshotLimit,
+            Refusal::SnapshotPartial { .. } => Code::SnapshotPartial,
+            Refusal::SnapshotUnusable => Code::SnapshotUnusable,
+            Refusal::SessionsActive => Code::WrongState,
         };
         Self::new(code, refusal.to_string())
     }

@@ -23,4 +23,5 @@ mod parts;
 mod random;
 mod rec;
 mod records;
+mod snapshots;
 mod witness;

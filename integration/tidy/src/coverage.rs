@@ -18,7 +18,14 @@ struct Table {
 /// Rows of the source systems.
 const BEHAVIOURS: Table = Table {
     path: "gateway/docs/COVERAGE.md",
-    ranges: &[("REC", 1, 34), ("EVS", 8, 18), ("EVS", 23, 30), ("EVS", 34, 36), ("EVS", 47, 50)],
+    ranges: &[
+        ("REC", 1, 34),
+        ("EVS", 8, 18),
+        ("EVS", 23, 30),
+        ("EVS", 34, 36),
+        ("EVS", 47, 50),
+        ("SNAP", 1, 9),
+    ],
     reasons: true,
 };
 /// What goes wrong in replication.

@@ -4,7 +4,7 @@
 
 use block::{IoError, WriteId};
 
-use super::write::{Change, refuse};
+use super::write::Change;
 use super::{Effect, Machine, Role};
 
 /// A request that waits until hosts are served again.

@@ -7,7 +7,7 @@ use block::{BlockRange, Extent, IoError, LegId, Seq, WriteId};
 
 use super::gate::{Gate, Held};
 use super::leg::{InFlight, LegSet, Stage};
-use super::{Effect, Machine, Role};
+use super::{Effect, Machine};
 use crate::locks::Holder;
 use crate::mode::{Decision, Mode, Progress, decide};
 use crate::status::{Cause, SessionState};

@@ -10,9 +10,20 @@ use super::raw::Raw;
 use super::{Config, ConfigError};
 
 /// What the environment may override: these and what is below them.
-const SECTIONS: [&str; 12] = [
-    "data_dir", "shards", "site", "pool", "quota", "api", "metrics", "link", "nbd", "mirror",
-    "witness", "log",
+const SECTIONS: [&str; 13] = [
+    "data_dir",
+    "shards",
+    "site",
+    "pool",
+    "quota",
+    "snapshots",
+    "api",
+    "metrics",
+    "link",
+    "nbd",
+    "mirror",
+    "witness",
+    "log",
 ];
 
 /// Loads a configuration: defaults, overridden by `file`, overridden by `TWINSPAN_SECTION__KEY`.

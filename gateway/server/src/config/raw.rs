@@ -19,6 +19,8 @@ pub struct Raw {
     pub pool: RawPool,
     /// What may be made here.
     pub quota: RawQuota,
+    /// Snapshots of groups.
+    pub snapshots: RawSnapshots,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -43,6 +45,7 @@ impl Default for Raw {
             site: RawSite::default(),
             pool: RawPool::default(),
             quota: RawQuota::default(),
+            snapshots: RawSnapshots::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),
@@ -88,6 +91,20 @@ pub struct RawQuota {
     pub volumes: u64,
     /// Most bytes of all volumes' sizes together; empty: no limit.
     pub bytes: String,
+}
+
+/// `[snapshots]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSnapshots {
+    /// Most snapshots of a group that operators asked for, 1 to 500.
+    pub max_manual: u32,
+}
+
+impl Default for RawSnapshots {
+    fn default() -> Self {
+        Self { max_manual: 7 }
+    }
 }
 
 /// `[api]`

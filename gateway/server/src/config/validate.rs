@@ -12,7 +12,7 @@ use mirror::{
     Split,
 };
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawQuota, RawWitness};
+use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawQuota, RawSnapshots, RawWitness};
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
     NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig, WitnessConfig,
@@ -30,6 +30,9 @@ const VERIFY_RATE_MIN: u64 = 64 << 10;
 const JOURNAL_MEMORY_MIN: u64 = 1 << 20;
 /// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
 const CUT_MS_MIN: u64 = 100;
+
+/// Room for the gateway's own beside them in a group's 512.
+const SNAPSHOTS_MAX: usize = 500;
 
 /// etcd knows whole seconds, and none shorter than its own elections.
 const LEASE_MS_MIN: u64 = 2_000;
@@ -113,6 +116,7 @@ impl Raw {
             shards,
             pool_capacity,
             quota: quota(&at, &self.quota)?,
+            snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(
@@ -145,6 +149,14 @@ fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
         text => Some(at.bytes("quota.bytes", text)?),
     };
     Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
+}
+
+fn snapshots(at: &Place<'_>, raw: &RawSnapshots) -> Result<usize, ConfigError> {
+    let count = usize::try_from(raw.max_manual).unwrap_or(usize::MAX);
+    if !(1..=SNAPSHOTS_MAX).contains(&count) {
+        return Err(at.bad("snapshots.max_manual", format!("must be 1 to {SNAPSHOTS_MAX}")));
+    }
+    Ok(count)
 }
 
 fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {

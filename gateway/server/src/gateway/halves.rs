@@ -272,7 +272,7 @@ impl Gateway {
         check_free(group, &status, (take.bytes, may_lose))?;
         let id = group.group();
         let shard = self.shard_of(id).clone();
-        if shard.call(move |state| state.hosts_of(id)).await? > 0 {
+        if shard.call(move |state| state.users_of(id)).await? > 0 {
             let detail = format!("hosts are attached to {}", volume.name);
             return Err(Refused::new(Code::VolumeInUse, detail));
         }
@@ -329,7 +329,17 @@ impl Gateway {
             name: group.name.clone(),
             volumes: vec![VolumeEntry { id: take.volume, ..volume.clone() }],
         };
-        self.replace_group(group, &entry, record, |numbers| {
+        let mut records = vec![record];
+        if replaced {
+            // With the content go the names of its snapshots.
+            let old = mirror::Group::snapshots_key(VolumeId::from_uuid(volume.id));
+            if take.keep {
+                let named = self.record(group.group(), old.clone()).await?;
+                records.push((mirror::Group::snapshots_key(id), named));
+            }
+            records.push((old, None));
+        }
+        self.replace_group(group, &entry, records, |numbers| {
             numbers.change_identity(volume.id, take.volume);
         })
         .await?;
@@ -340,18 +350,26 @@ impl Gateway {
         Ok(())
     }
 
+    /// A record of the ledger, which a group's thread reads.
+    async fn record(&self, group: GroupId, key: String) -> Result<Option<bytes::Bytes>, Refused> {
+        let read =
+            move |state: &std::rc::Rc<crate::shard::state::ShardState>| state.ledger().get(&key);
+        Ok(self.shard_of(group).call(read).await??)
+    }
+
     /// One record: the old group is gone, the new one is there, and the numbers say so.
     async fn replace_group(
         &self,
         old: &GroupEntry,
         new: &GroupEntry,
-        record: (String, Option<bytes::Bytes>),
+        fresh: Vec<(String, Option<bytes::Bytes>)>,
         renumber: impl FnOnce(&mut crate::numbers::Numbers),
     ) -> Result<(), Refused> {
         let mut numbers = self.numbers.begin().await?;
         renumber(&mut numbers.next);
         let mut records = vec![(mirror::Group::record_key(old.group()), None)];
-        records.extend([record, numbers.record()]);
+        records.extend(fresh);
+        records.push(numbers.record());
         self.book
             .change(records, |pages| {
                 for entry in pages.groups.iter_mut().filter(|entry| entry.id == old.id) {
@@ -408,7 +426,7 @@ impl Gateway {
         let shard = self.shard_of(group).clone();
         shard.run(move |state| async move { state.shut(group).await }).await?;
         let was_mirror_of = half.peer.uuid();
-        let replaced = self.replace_group(&old, &new, record, |numbers| {
+        let replaced = self.replace_group(&old, &new, vec![record], |numbers| {
             numbers.give_volume(volume.id).was_mirror_of = Some(was_mirror_of);
         });
         if let Err(refused) = replaced.await {

@@ -130,7 +130,7 @@ impl Gateway {
 
     async fn require_no_hosts(&self, group: GroupId, what: &str) -> Result<(), Refused> {
         let shard = self.shard_of(group).clone();
-        let hosts = shard.call(move |state| state.hosts_of(group)).await?;
+        let hosts = shard.call(move |state| state.users_of(group)).await?;
         if hosts == 0 {
             return Ok(());
         }
@@ -231,8 +231,12 @@ impl Gateway {
             let next = format!("twinspan group delete {}", entry.name);
             return Err(Refused::new(Code::VolumeInUse, detail).next(next));
         }
+        let ids: Vec<VolumeId> =
+            entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
+        let mut records = vec![gone(&entry)];
+        records.extend(ids.iter().map(|id| (mirror::Group::snapshots_key(*id), None)));
         self.book
-            .change(vec![gone(&entry)], |pages| {
+            .change(records, |pages| {
                 pages.groups.retain(|other| other.id != entry.id);
                 Ok::<(), Refused>(())
             })
@@ -240,8 +244,7 @@ impl Gateway {
         self.board.remove(group);
         self.not_opened.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
         self.events.tell("group", &entry.name, "given up here: its copy was lost");
-        let volumes = entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id));
-        for volume in volumes.filter(|volume| self.pool.volume(*volume).is_some()) {
+        for volume in ids.into_iter().filter(|volume| self.pool.volume(*volume).is_some()) {
             self.remove_from_pool(volume).await?;
         }
         Ok(())

@@ -60,7 +60,8 @@ impl Gateway {
         Ok(migration::plan_with_parts(&outlook, apart, &self.plans, &self.clock))
     }
 
-    async fn hosts_of(&self, group: GroupId) -> Result<u64, Refused> {
+    /// How many hosts are attached to a group here.
+    pub(super) async fn hosts_of(&self, group: GroupId) -> Result<u64, Refused> {
         let hosts = self.shard_of(group).call(move |state| state.hosts_of(group)).await?;
         Ok(u64::try_from(hosts).unwrap_or(u64::MAX))
     }

@@ -271,3 +271,83 @@ async fn what_a_creation_that_was_cut_short_left_gives_way() {
     assert_eq!((volumes.len(), volumes[0].bytes), (1, 2 << 20));
     rig.close().await;
 }
+
+#[tokio::test]
+async fn of_those_who_ask_at_once_only_as_many_get_a_snapshot_as_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open_with(dir.path(), |config| config.snapshots_max_manual = 3).await;
+    rig.gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
+    let asks = (0..8).map(|index| rig.gateway.take_snapshot("orders", Some(format!("s{index}"))));
+    let answers = futures_util::future::join_all(asks).await;
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!((taken.len(), refused.len()), (3, 5));
+    for refused in refused {
+        let Refused(problem) = refused.unwrap_err();
+        assert_eq!(problem.code, Code::SnapshotLimit.as_str());
+        assert!(problem.detail.contains("may have 3"), "{problem:?}");
+    }
+    let shown = rig.gateway.show_snapshots("orders").await.unwrap();
+    assert_eq!(shown.len(), 3);
+    assert_eq!(shown[0].volumes[0].bytes, Some(1 << 20));
+    let export = format!("nbd://127.0.0.1:1/orders@{}", shown[0].name);
+    assert_eq!(shown[0].volumes[0].exports, [export]);
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_a_rollback_is_named_and_gives_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    let gateway = &rig.gateway;
+    gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
+    gateway.take_snapshot("orders", Some("early".to_owned())).await.unwrap();
+    let plan = gateway.plan_rollback("orders", "early").await.unwrap();
+    assert_eq!((plan.changed_bytes, plan.hosts), (Some(0), 0));
+    let token = plan.token.unwrap();
+
+    // A volume that joined later is in no snapshot from before.
+    let mut later = wanted("later", 1 << 20);
+    later.group = Some("orders".to_owned());
+    gateway.create_volume(later).await.unwrap();
+    let plan = gateway.plan_rollback("orders", "early").await.unwrap();
+    assert_eq!(plan.token, None);
+    let blocked = plan.checks.iter().find(|check| check.state == api::CheckState::Blocked).unwrap();
+    assert!(blocked.detail.contains("twinspan group remove orders later"), "{blocked:?}");
+    // The token from before leads to nothing: it is looked at again.
+    let request = |token: &str| api::RollbackRequest { token: token.to_owned(), drop_hosts: false };
+    let begun = gateway.roll_back(("orders", "early"), &request(&token)).await.unwrap();
+    let failed = ended(gateway, begun.id).await;
+    let problem = failed.error.unwrap();
+    assert_eq!(problem.code, Code::RollbackUndone.as_str());
+    assert!(problem.detail.contains("later joined later"), "{problem:?}");
+    assert_eq!(gateway.book.read().rollbacks, []);
+
+    gateway.leave_group("orders", "later").await.unwrap();
+    let plan = gateway.plan_rollback("orders", "early").await.unwrap();
+    let token = plan.token.unwrap();
+    gateway.take_snapshot("orders", Some("other".to_owned())).await.unwrap();
+    let refused = gateway.roll_back(("orders", "other"), &request(&token)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::PlanToken.as_str());
+    assert!(refused.0.detail.contains("another snapshot"), "{refused:?}");
+    let begun = gateway.roll_back(("orders", "early"), &request(&token)).await.unwrap();
+    let done = ended(gateway, begun.id).await;
+    assert_eq!(done.state, api::OperationState::Succeeded, "{done:?}");
+    let refused = gateway.roll_back(("orders", "early"), &request(&token)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::PlanToken.as_str());
+    assert_eq!(gateway.book.read().rollbacks, []);
+    let kept = gateway.show_snapshots("orders").await.unwrap();
+    let safety = kept.iter().filter(|of| of.origin == api::SnapshotOrigin::Safety);
+    assert_eq!(safety.count(), 1);
+    rig.close().await;
+}
+
+/// An operation when it has ended.
+async fn ended(gateway: &Gateway, id: Uuid) -> api::Operation {
+    loop {
+        let operation = gateway.operations.get(id).unwrap();
+        if operation.state != api::OperationState::Running {
+            return operation;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

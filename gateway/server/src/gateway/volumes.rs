@@ -335,13 +335,17 @@ impl Gateway {
         }
         let group_id = group.group();
         let shard = self.shard_of(group_id).clone();
-        let hosts = shard.call(move |state| state.hosts_of(group_id)).await?;
+        let hosts = shard.call(move |state| state.users_of(group_id)).await?;
         if hosts > 0 {
             let detail = format!("{hosts} hosts are attached");
             return Err(Refused::new(Code::VolumeInUse, detail));
         }
         shard.run(move |state| async move { state.shut(group_id).await }).await?;
-        let records = vec![(mirror::Group::record_key(group_id), None)];
+        let id = VolumeId::from_uuid(volume.id);
+        let records = vec![
+            (mirror::Group::record_key(group_id), None),
+            (mirror::Group::snapshots_key(id), None),
+        ];
         self.book
             .change(records, |pages| {
                 pages.groups.retain(|other| other.id != group.id);
@@ -349,7 +353,7 @@ impl Gateway {
             })
             .await?;
         self.board.remove(group_id);
-        self.remove_from_pool(VolumeId::from_uuid(volume.id)).await?;
+        self.remove_from_pool(id).await?;
         self.events.tell("volume", &volume.name, "deleted");
         Ok(())
     }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use mirror::{GroupStatus, LegStatus, LinkState, Mode, Phase, Role, SessionState, Split};
+use mirror::{
+    GroupStatus, LegStatus, LinkState, Mode, Phase, Role, SessionState, SnapshotState, Split,
+};
 
 use super::text::Families;
 use crate::gateway::{Gateway, Known};
@@ -88,6 +90,15 @@ const VERIFY_MISMATCHED: Name = (
 const PAIR_STARTED: Name =
     ("twinspan_pair_resync_start_timestamp_seconds", "When the running or last resync began.");
 
+const SNAPSHOTS: Name = ("twinspan_snapshots", "Snapshots of the group that are kept here.");
+const SNAPSHOT_USED: Name = (
+    "twinspan_snapshot_used_bytes",
+    "Bytes here that would be given back without the group's snapshots, at least; at most a minute old.",
+);
+const SNAPSHOT_LAST: Name = (
+    "twinspan_snapshot_last_success_timestamp_seconds",
+    "When the newest snapshot that is kept here was asked for; 0: none is.",
+);
 const QUOTA_LIMIT: Name = ("twinspan_quota_limit", "What the configuration allows to be made.");
 const QUOTA_USED: Name = ("twinspan_quota_used", "What is used of it, limited or not.");
 
@@ -111,6 +122,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
         match known {
             Known::Status(status, moment) if moment.fresh => {
                 group(&mut families, &status, moment);
+                snapshots(&mut families, gateway, &status).await;
                 for leg in &status.legs {
                     pairs(&mut families, &status, leg, site);
                     let legs = legs.entry(leg.site.clone()).or_default();
@@ -177,6 +189,26 @@ fn group(families: &mut Families, status: &GroupStatus, moment: Moment) {
     families.gauge(GROUP_READY, &[name], flag(shown.failover_blockers.is_empty()));
     for reason in &shown.failover_blockers {
         families.gauge(GROUP_BLOCKER, &[name, ("reason", reason)], 1.0);
+    }
+}
+
+async fn snapshots(families: &mut Families, gateway: &Gateway, status: &GroupStatus) {
+    let name = ("group", status.name.as_str());
+    let kept = status.snapshots.iter().filter(|of| of.state != SnapshotState::Error);
+    let count = u64::try_from(kept.clone().count()).unwrap_or(u64::MAX);
+    families.gauge(SNAPSHOTS, &[name], number(count));
+    let last = kept.map(|of| of.unix_ms).max().unwrap_or(0);
+    families.gauge(SNAPSHOT_LAST, &[name], seconds(last));
+    let group = status.group;
+    let used = match count {
+        0 => Some(0),
+        _ => {
+            let asked = gateway.shard_of(group).call(move |state| state.snapshot_bytes(group));
+            asked.await.ok().flatten()
+        }
+    };
+    if let Some(used) = used {
+        families.gauge(SNAPSHOT_USED, &[name], number(used));
     }
 }
 

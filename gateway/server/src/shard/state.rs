@@ -5,6 +5,8 @@
 
 mod copies;
 mod members;
+mod notes;
+pub(crate) mod snapshots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,7 +20,6 @@ use block::{
     LinkError, Message, Open, Store, VolumeId,
 };
 use bytes::Bytes;
-use mirror::machine::Note;
 use mirror::{Command, Group, HeartbeatTimes, LocalFuture, Refusal};
 use nbd_server::{Attachment, Negotiated};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,6 @@ use crate::book::GroupEntry;
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::refusal::Refused;
-use crate::status::cause_text;
 use crate::witnessing::Witnessing;
 
 /// How often a group's status is posted when nothing asks for it.
@@ -79,6 +79,10 @@ pub(crate) struct ShardState {
 struct OpenGroup {
     group: Rc<Group>,
     volumes: Rc<RefCell<Vec<OpenVolume>>>,
+    /// What is known of its snapshots beside its status.
+    snapshots: Rc<snapshots::Known>,
+    /// Cancelled when those who read snapshots are dropped: it is closed.
+    readers: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -87,11 +91,13 @@ struct OpenVolume {
     store: Rc<dyn Store>,
     /// How many hosts are attached to it.
     hosts: Rc<Cell<usize>>,
+    /// How many hosts read snapshots of it.
+    readers: Rc<Cell<usize>>,
 }
 
 impl OpenVolume {
     fn new(id: VolumeId, store: Rc<dyn Store>) -> Self {
-        Self { id, store, hosts: Rc::default() }
+        Self { id, store, hosts: Rc::default(), readers: Rc::default() }
     }
 }
 
@@ -180,7 +186,9 @@ impl ShardState {
     }
 
     fn post(&self, open: &OpenGroup) -> Seen {
-        self.parts.board.post(open.group.status(), self.parts.clock.steady_ms())
+        let status = open.group.status();
+        let sizes = open.sizes(&status);
+        self.parts.board.post(status, sizes, self.parts.clock.steady_ms())
     }
 
     /// How many hosts are attached to a group.
@@ -188,6 +196,12 @@ impl ShardState {
     pub(crate) fn hosts_of(&self, group: GroupId) -> usize {
         let open = self.group(group);
         open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.hosts.get()).sum())
+    }
+
+    /// How many hosts have anything of a group open: its volumes, or snapshots of them.
+    #[must_use]
+    pub(crate) fn users_of(&self, group: GroupId) -> usize {
+        self.hosts_of(group).saturating_add(self.readers_of(group))
     }
 
     /// Where the mirror at that gateway may differ from a group's volumes; `None` when the group has
@@ -263,7 +277,12 @@ impl ShardState {
         let arbitration = self.parts.witnessing.arbitration();
         let opened =
             Group::open_arbitrated(parts, arbitration).map_err(|error| error.to_string())?;
-        let open = OpenGroup { group: opened, volumes: Rc::new(RefCell::new(open_volumes)) };
+        let open = OpenGroup {
+            group: opened,
+            volumes: Rc::new(RefCell::new(open_volumes)),
+            snapshots: Rc::default(),
+            readers: CancellationToken::new(),
+        };
         self.post(&open);
         self.groups.borrow_mut().insert(group, open);
         Ok(())
@@ -278,21 +297,6 @@ impl ShardState {
     fn spawner(self: &Rc<Self>) -> mirror::Spawn {
         let tasks = self.tasks.clone();
         Rc::new(move |future| drop(tasks.spawn_local(future)))
-    }
-
-    /// Where the group tells what happens to it: the event stream, and the board soon after.
-    fn notes(self: &Rc<Self>, entry: &GroupEntry) -> Rc<dyn Fn(Note)> {
-        let events = Arc::clone(&self.parts.events);
-        let (name, id) = (entry.name.clone(), entry.group());
-        let state = Rc::downgrade(self);
-        Rc::new(move |note| {
-            events.tell("group", &name, note_text(&note));
-            // The group is in the middle of a turn now; its status is asked for right after.
-            if let Some(state) = state.upgrade() {
-                let later = Rc::clone(&state);
-                state.spawn(async move { drop(later.status(id)) });
-            }
-        })
     }
 
     /// A command to a group; its new status is on the board when it is answered.
@@ -388,6 +392,7 @@ impl ShardState {
 }
 
 async fn close_group(open: &OpenGroup) {
+    open.readers.cancel();
     let name = open.group.name();
     match open.group.close().await {
         Ok(()) => tracing::info!(group = name, "closed cleanly"),
@@ -406,56 +411,6 @@ pub(crate) async fn ask(submit: impl FnOnce(block::Ticket)) -> Result<block::Ans
     let mut answers = Vec::new();
     queue.take(&mut answers);
     answers.pop().map_or(Err(IoError::Dropped), |answer| answer.result)
-}
-
-fn note_text(note: &Note) -> String {
-    match note {
-        Note::MirrorInSync { leg } => format!("{leg}: the mirror holds everything"),
-        Note::MirrorLost { leg, cause } => {
-            format!("{leg}: the mirror was lost: {}", cause_text(cause))
-        }
-        Note::MirrorFollows { leg } => format!("{leg}: the mirror keeps whole cuts"),
-        Note::Degraded { leg } => format!("{leg}: the mirror is too slow and follows behind"),
-        Note::Transferred { leg } => format!("{leg}: the transfer is done"),
-        Note::Promoted => "this gateway became the primary".to_owned(),
-        Note::Demoted => "this gateway became a mirror".to_owned(),
-        Note::Detached(true) => "the copy here is open to hosts on its own".to_owned(),
-        Note::Detached(false) => "the copy here is no longer open to hosts".to_owned(),
-        Note::Fenced => "fenced: a higher epoch exists: hosts were dropped".to_owned(),
-        Note::FencedOff { gateway } => format!("gateway {gateway} was refused: its epoch is lower"),
-        Note::SplitBrain { leg } => format!("{leg}: both sides have writes that the other lacks"),
-        Note::StretchJoined { number } => {
-            format!("stretch {number}: every part counts on its mirror")
-        }
-        Note::StretchEnded { by: None } => {
-            "the mirror is lost: the sessions of all parts stop at one cut".to_owned()
-        }
-        Note::StretchEnded { by: Some(gateway) } => {
-            format!("companion {gateway} stopped: the sessions of all parts stop at one cut")
-        }
-        Note::Excluded { gateway, excluded: true } => {
-            format!("companion {gateway} was excluded by an operator")
-        }
-        Note::Excluded { gateway, excluded: false } => {
-            format!("companion {gateway} was taken back in by an operator")
-        }
-        Note::ExcludedBy { gateway } => {
-            format!("this gateway was excluded at companion {gateway}: hosts were dropped")
-        }
-        Note::TakesOver => "the primary and its lease are lost: this site takes over".to_owned(),
-        Note::Witness { reachable: true } => "the witness answers again".to_owned(),
-        Note::Witness { reachable: false } => "the witness does not answer".to_owned(),
-        Note::Mismatch { leg, blocks, .. } => {
-            format!(
-                "{leg}: a verification found {blocks} blocks that differ; they are copied again"
-            )
-        }
-        Note::Verified { leg, found } => format!(
-            "{leg}: all {} mapped blocks were compared; {} differed, {} could not be read here",
-            found.blocks, found.mismatched, found.unreadable
-        ),
-        Note::Latched { error } => format!("the copy here failed: {error}"),
-    }
 }
 
 struct RandomGenerations;

@@ -227,7 +227,7 @@ async fn check(
         return in_use(format!("it is in a session with {}", half.site));
     }
     let group_id = group.group();
-    let hosts = gateway.shard_of(group_id).call(move |state| state.hosts_of(group_id)).await?;
+    let hosts = gateway.shard_of(group_id).call(move |state| state.users_of(group_id)).await?;
     if hosts > 0 && its.iter().all(act::is_open) {
         return in_use(format!("{hosts} hosts are attached"));
     }

@@ -97,7 +97,7 @@ impl ShardState {
         let open = self.open_group(group)?;
         let missing = || Refused::new(api::Code::NotFound, "the group has no such volume");
         let leaving = open.volume(volume).ok_or_else(missing)?;
-        let hosts = leaving.hosts.get();
+        let hosts = leaving.hosts.get() + leaving.readers.get();
         if hosts > 0 {
             let detail = format!("{hosts} hosts are attached to it");
             return Err(Refused::new(api::Code::VolumeInUse, detail));

@@ -1,0 +1,160 @@
+//! Snapshots of a group: what all its volumes held at one moment, kept under a name.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::Check;
+
+/// Where a snapshot is in its life.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// It can be read, gone back to and deleted.
+    Available,
+    /// The group is going back to it.
+    Rollbacking,
+    /// It is being deleted; its room is given back.
+    Deleting,
+    /// Its content is not there. It can only be deleted.
+    Error,
+}
+
+/// Who wanted a snapshot.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotOrigin {
+    /// An operator. These count against `snapshots.max_manual`.
+    Manual,
+    /// The gateway, before it made the volumes what they once were. The newest one is kept.
+    Safety,
+}
+
+/// A volume of a snapshot.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct SnapshotVolume {
+    /// The volume.
+    pub volume: String,
+    /// Its identity.
+    pub volume_id: Uuid,
+    /// Its size at that moment, in bytes; absent when the content is not there, or when the thread
+    /// that has it did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Bytes that would be given back here if the snapshot were deleted now; absent as `bytes` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive_bytes: Option<u64>,
+    /// Bytes that it reads from places which others use too; absent as `bytes` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_bytes: Option<u64>,
+    /// NBD URIs under which hosts read it here; it takes no writes.
+    pub exports: Vec<String>,
+}
+
+/// A gateway that keeps a snapshot.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct SnapshotHolder {
+    /// Its site; its identity again when its site is not known any more.
+    pub site: String,
+    /// Its identity.
+    pub gateway: Uuid,
+}
+
+/// A snapshot of a group, as one gateway sees it.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its identity, the same at every site.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The group.
+    pub group: String,
+    /// Who wanted it.
+    pub origin: SnapshotOrigin,
+    /// Where it is in its life, here.
+    pub state: SnapshotState,
+    /// When it was asked for, RFC 3339, by the clock of the gateway that was asked.
+    pub created_at: String,
+    /// Bytes of all volumes that would be given back here if it were deleted now; absent when one of
+    /// them is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive_bytes: Option<u64>,
+    /// Bytes of all volumes that it shares with others here; absent when one of them is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_bytes: Option<u64>,
+    /// Its volumes, in the group's order.
+    pub volumes: Vec<SnapshotVolume>,
+    /// Who keeps it, as far as this gateway knows: itself, and the mirrors that told it so. Only the
+    /// gateway that took it is told.
+    pub held_by: Vec<SnapshotHolder>,
+    /// What can be done to it now, here.
+    pub allowed_actions: Vec<String>,
+}
+
+/// The snapshots of a group, oldest first.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct SnapshotList {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// They.
+    pub items: Vec<Snapshot>,
+    /// The marker of the next page, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Takes a snapshot.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotCreate {
+    /// What to call it: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with `auto.`; the time, in
+    /// UTC, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What going back to a snapshot would mean.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct RollbackPlan {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// The group.
+    pub group: String,
+    /// The group's identity.
+    pub group_id: Uuid,
+    /// The snapshot.
+    pub snapshot: String,
+    /// The snapshot's identity.
+    pub snapshot_id: Uuid,
+    /// When it was taken, RFC 3339.
+    pub created_at: String,
+    /// Seconds of writes that would be undone: the time since then; 0 when the clock went back.
+    pub seconds: u64,
+    /// Bytes in which the volumes may differ from the snapshot: at most so many are undone here, and
+    /// copied to each mirror. Absent when a map could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_bytes: Option<u64>,
+    /// Hosts that are attached now.
+    pub hosts: u64,
+    /// The sites whose sessions would be suspended and resumed.
+    pub sessions: Vec<String>,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+    /// Hand this to the rollback; absent when a check is blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Until when the token can be used, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+/// Goes back to a snapshot.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The token of the plan.
+    pub token: String,
+    /// Hosts that are attached may be dropped.
+    #[serde(default)]
+    pub drop_hosts: bool,
+}

@@ -1,0 +1,70 @@
+//! Snapshots: what all volumes of a group held at one moment.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::duration;
+
+/// `twinspan snapshot`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Take a snapshot of all volumes of a group at one moment, here and at its mirrors; hosts go on
+    Create {
+        /// The group.
+        group: String,
+        /// What to call it; the time, in UTC, if absent.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// List the snapshots of a group that a site keeps, oldest first
+    List {
+        /// The group.
+        group: String,
+    },
+    /// Show a snapshot: its volumes, what they take, how they are read
+    Show {
+        /// The group.
+        group: String,
+        /// The snapshot, by name or id.
+        snapshot: String,
+    },
+    /// Delete a snapshot, and at a primary also at its mirrors that are connected
+    Delete {
+        /// The group.
+        group: String,
+        /// The snapshot, by name or id.
+        snapshot: String,
+    },
+    /// Make all volumes of a group what they were at a snapshot: plan, then run
+    #[command(subcommand)]
+    Rollback(Rollback),
+}
+
+/// `twinspan snapshot rollback`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rollback {
+    /// Say what would be undone, and who would be dropped. Exit code 7: it cannot be run
+    Plan {
+        /// The group.
+        group: String,
+        /// The snapshot, by name or id.
+        snapshot: String,
+    },
+    /// Run a plan: sessions are suspended, the volumes go back, the mirrors follow by delta
+    Run {
+        /// The group.
+        group: String,
+        /// The snapshot, by name or id.
+        snapshot: String,
+        /// The plan's token.
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+        /// Agree that hosts that are attached are dropped.
+        #[arg(long)]
+        drop_hosts: bool,
+        /// How long to wait for it.
+        #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
+    },
+}

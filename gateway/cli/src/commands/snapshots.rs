@@ -1,0 +1,162 @@
+//! `twinspan snapshot`.
+
+use api::units::bytes_text;
+use api::{Code, Operation, RollbackPlan, RollbackRequest, Snapshot, SnapshotCreate, SnapshotList};
+
+use super::segment;
+use super::sessions::{checks_text, end, follow};
+use crate::Outcome;
+use crate::args::{self, Global};
+use crate::client::Client;
+use crate::output::{show, table, word};
+use crate::place::client;
+
+/// `twinspan snapshot`
+pub(crate) fn snapshot(command: &args::Snapshot, global: &Global) -> Outcome {
+    let client = client(global)?;
+    match command {
+        args::Snapshot::Create { group, name } => {
+            let wanted = SnapshotCreate { name: name.clone() };
+            let taken: Snapshot = client.post(&path(group, None, ""), &wanted)?;
+            show(global.output, &taken, one);
+        }
+        args::Snapshot::List { group } => {
+            let list: SnapshotList = client.get(&path(group, None, ""))?;
+            show(global.output, &list, |list| rows(&list.items));
+        }
+        args::Snapshot::Show { group, snapshot } => {
+            let snapshot: Snapshot = client.get(&path(group, Some(snapshot), ""))?;
+            show(global.output, &snapshot, one);
+        }
+        args::Snapshot::Delete { group, snapshot } => {
+            client.delete(&path(group, Some(snapshot), ""))?;
+        }
+        args::Snapshot::Rollback(command) => return rollback(&client, command, global),
+    }
+    Ok(0)
+}
+
+fn rollback(client: &Client, command: &args::Rollback, global: &Global) -> Outcome {
+    match command {
+        args::Rollback::Plan { group, snapshot } => {
+            let path = path(group, Some(snapshot), "/rollback/plan");
+            let plan: RollbackPlan = client.post(&path, &serde_json::json!({}))?;
+            show(global.output, &plan, plan_text);
+            Ok(if plan.token.is_some() { 0 } else { Code::WrongState.exit_code() })
+        }
+        args::Rollback::Run { group, snapshot, token, drop_hosts, timeout } => {
+            let path = path(group, Some(snapshot), "/rollback");
+            let request = RollbackRequest { token: token.clone(), drop_hosts: *drop_hosts };
+            let begun: Operation = client.post(&path, &request)?;
+            end(&follow(client, &begun, *timeout)?, global.output)
+        }
+    }
+}
+
+fn path(group: &str, snapshot: Option<&str>, rest: &str) -> String {
+    let snapshot = snapshot.map(|name| format!("/{}", segment(name))).unwrap_or_default();
+    format!("/api/v1/groups/{}/snapshots{snapshot}{rest}", segment(group))
+}
+
+fn known(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "UNKNOWN".to_owned(), bytes_text)
+}
+
+fn sites(snapshot: &Snapshot) -> String {
+    let sites: Vec<&str> = snapshot.held_by.iter().map(|of| of.site.as_str()).collect();
+    if sites.is_empty() { "-".to_owned() } else { sites.join(", ") }
+}
+
+fn rows(snapshots: &[Snapshot]) -> String {
+    if snapshots.is_empty() {
+        return "no snapshots here\n".to_owned();
+    }
+    let rows = snapshots.iter().map(|snapshot| {
+        vec![
+            snapshot.name.clone(),
+            word(&snapshot.state),
+            word(&snapshot.origin),
+            snapshot.created_at.clone(),
+            snapshot.volumes.len().to_string(),
+            known(snapshot.exclusive_bytes),
+            known(snapshot.shared_bytes),
+            sites(snapshot),
+        ]
+    });
+    let head = &["NAME", "STATE", "BY", "TAKEN", "VOLUMES", "EXCLUSIVE", "SHARED", "KEPT AT"];
+    table(head, rows)
+}
+
+fn one(snapshot: &Snapshot) -> String {
+    let mut out = format!(
+        "{} of {}: {}, by {}, taken {}, kept at {}\n",
+        snapshot.name,
+        snapshot.group,
+        word(&snapshot.state),
+        word(&snapshot.origin),
+        snapshot.created_at,
+        sites(snapshot)
+    );
+    let rows = snapshot.volumes.iter().map(|volume| {
+        vec![
+            volume.volume.clone(),
+            known(volume.bytes),
+            known(volume.exclusive_bytes),
+            known(volume.shared_bytes),
+            volume.exports.first().cloned().unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    out.push_str(&table(&["VOLUME", "SIZE", "EXCLUSIVE", "SHARED", "READ AT"], rows));
+    out
+}
+
+fn plan_text(plan: &RollbackPlan) -> String {
+    let (group, snapshot) = (&plan.group, &plan.snapshot);
+    let mut out = format!("rollback of {group} to {snapshot}, as of {}\n", plan.as_of);
+    out.push_str(&checks_text(&plan.checks));
+    let age = std::time::Duration::from_secs(plan.seconds);
+    out.push_str(&format!(
+        "undoes    {} at most, written in the {} since {}\n",
+        known(plan.changed_bytes),
+        age_text(age),
+        plan.created_at
+    ));
+    match &plan.token {
+        Some(token) => {
+            let drop = if plan.hosts > 0 { " --drop-hosts" } else { "" };
+            out.push_str(&format!(
+                "run it    twinspan snapshot rollback run {group} {snapshot} --token {token}{drop}\n"
+            ));
+        }
+        None => out.push_str("it cannot be run: a step is blocked\n"),
+    }
+    out
+}
+
+/// Days and hours where there are some, else minutes and seconds.
+fn age_text(age: std::time::Duration) -> String {
+    let seconds = age.as_secs();
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match (hours / 24, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        (days, ..) => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::age_text;
+
+    #[test]
+    fn an_age_is_told_in_the_two_units_that_matter() {
+        let of = |seconds| age_text(Duration::from_secs(seconds));
+        assert_eq!(of(59), "59 s");
+        assert_eq!(of(61), "1 min 1 s");
+        assert_eq!(of(3 * 3600 + 120), "3 h 2 min");
+        assert_eq!(of(49 * 3600), "2 d 1 h");
+    }
+}

@@ -1,0 +1,262 @@
+//! Snapshots of groups: taken, listed, deleted, found for hosts.
+//!
+//! Invariant: a name that begins with `auto.` is given by the gateway only. What is listed is what
+//! this site keeps, whatever part it plays in the group.
+
+use std::collections::HashMap;
+
+use api::{Code, Snapshot, SnapshotHolder, SnapshotVolume};
+use block::{GatewayId, GroupId, SnapshotId, VolumeId};
+use mirror::{Command, GroupStatus, Role, SnapshotOrigin, SnapshotState, SnapshotStatus};
+use uuid::Uuid;
+
+use super::members::check_name;
+use super::{Gateway, Known};
+use crate::book::GroupEntry;
+use crate::clock::text;
+use crate::refusal::Refused;
+use crate::shard::state::snapshots::Room;
+
+/// What the names begin with that the gateway gives.
+const RESERVED: &str = "auto.";
+/// Snapshots of one second: more than anybody takes by hand.
+const SAME_SECOND_MAX: u32 = 100;
+
+/// Whose volume, and what its store calls the snapshot.
+pub(crate) type Place = (GroupId, VolumeId, SnapshotId);
+
+impl Gateway {
+    /// The snapshots of a group that are kept here, oldest first.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::NotOpened`] when nothing is known of the group.
+    pub(crate) async fn show_snapshots(&self, group: &str) -> Result<Vec<Snapshot>, Refused> {
+        let entry = self.find_group(group)?;
+        let (status, room) = self.look_at_snapshots(&entry).await?;
+        let all = status.snapshots.iter();
+        Ok(all.map(|snapshot| self.show_snapshot(&entry, &status, snapshot, &room)).collect())
+    }
+
+    /// One of them, by name or identity.
+    ///
+    /// # Errors
+    /// As [`Self::show_snapshots`].
+    pub(crate) async fn snapshot(&self, group: &str, name: &str) -> Result<Snapshot, Refused> {
+        let entry = self.find_group(group)?;
+        let (status, room) = self.look_at_snapshots(&entry).await?;
+        let snapshot = find(&status, name)?;
+        Ok(self.show_snapshot(&entry, &status, snapshot, &room))
+    }
+
+    /// What a group says, and the room of its snapshots as far as its thread answers.
+    async fn look_at_snapshots(
+        &self,
+        entry: &GroupEntry,
+    ) -> Result<(std::sync::Arc<GroupStatus>, Room), Refused> {
+        let group = entry.group();
+        let status = match self.look_at(group).await {
+            Known::Status(status, _) => status,
+            Known::Nothing(why) => return Err(Refused::new(Code::NotOpened, why)),
+        };
+        let room = self.shard_of(group).call(move |state| state.snapshot_room(group)).await;
+        Ok((status, room.ok().flatten().unwrap_or_default()))
+    }
+
+    fn show_snapshot(
+        &self,
+        entry: &GroupEntry,
+        status: &GroupStatus,
+        snapshot: &SnapshotStatus,
+        room: &Room,
+    ) -> Snapshot {
+        let room: HashMap<SnapshotId, &block::Snapshot> =
+            room.iter().map(|(_, kept)| (kept.id, kept)).collect();
+        let kept: Vec<Option<&block::Snapshot>> =
+            snapshot.volumes.iter().map(|(_, here)| room.get(here).copied()).collect();
+        let sum = |of: fn(&block::Snapshot) -> u64| {
+            kept.iter().map(|kept| kept.map(of)).sum::<Option<u64>>()
+        };
+        let volume = |((id, _), kept): (&(VolumeId, SnapshotId), &Option<&block::Snapshot>)| {
+            let known = entry.volumes.iter().find(|volume| volume.id == id.uuid());
+            let name = known.map_or_else(|| id.to_string(), |volume| volume.name.clone());
+            SnapshotVolume {
+                exports: match snapshot.state {
+                    SnapshotState::Available | SnapshotState::RollingBack => {
+                        self.exports_of(&export_name(&name, &snapshot.name))
+                    }
+                    SnapshotState::Deleting | SnapshotState::Error => Vec::new(),
+                },
+                volume: name,
+                volume_id: id.uuid(),
+                bytes: kept.map(|kept| kept.bytes),
+                exclusive_bytes: kept.map(|kept| kept.exclusive_bytes),
+                shared_bytes: kept.map(|kept| kept.shared_bytes),
+            }
+        };
+        Snapshot {
+            id: snapshot.id.uuid(),
+            name: snapshot.name.clone(),
+            group: entry.name.clone(),
+            origin: match snapshot.origin {
+                SnapshotOrigin::Manual => api::SnapshotOrigin::Manual,
+                SnapshotOrigin::Safety => api::SnapshotOrigin::Safety,
+            },
+            state: state_word(snapshot.state),
+            created_at: text(snapshot.unix_ms),
+            exclusive_bytes: sum(|kept| kept.exclusive_bytes),
+            shared_bytes: sum(|kept| kept.shared_bytes),
+            volumes: snapshot.volumes.iter().zip(&kept).map(volume).collect(),
+            held_by: self.holders(snapshot),
+            allowed_actions: actions(status, snapshot),
+        }
+    }
+
+    fn holders(&self, snapshot: &SnapshotStatus) -> Vec<SnapshotHolder> {
+        let pages = self.book.read();
+        let other = |gateway: &GatewayId| {
+            let peer = pages.peers.iter().find(|peer| peer.gateway == gateway.uuid());
+            let site = peer.map_or_else(|| gateway.to_string(), |peer| peer.site.clone());
+            SnapshotHolder { site, gateway: gateway.uuid() }
+        };
+        let here = SnapshotHolder {
+            site: self.config.site.name.clone(),
+            gateway: self.identity.gateway.uuid(),
+        };
+        let is_here = snapshot.state != SnapshotState::Error;
+        is_here.then_some(here).into_iter().chain(snapshot.held_by.iter().map(other)).collect()
+    }
+
+    /// Takes a snapshot of a group, here and at every mirror that has everything.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`], [`Code::ReservedName`], [`Code::Exists`], [`Code::SnapshotLimit`], or the
+    /// group's refusal; nothing was changed.
+    pub(crate) async fn take_snapshot(
+        &self,
+        group: &str,
+        name: Option<String>,
+    ) -> Result<Snapshot, Refused> {
+        let entry = self.find_group(group)?;
+        let status = self.status_of(entry.group()).await?;
+        let unix_ms = self.clock.unix_ms();
+        let name = match name {
+            Some(name) => {
+                check_name(&name)?;
+                name
+            }
+            None => default_name(&status, unix_ms),
+        };
+        if name.starts_with(RESERVED) {
+            let detail = format!("{name:?} begins with {RESERVED}");
+            return Err(Refused::new(Code::ReservedName, detail));
+        }
+        let snapshot = SnapshotId::from_uuid(Uuid::now_v7());
+        let origin = SnapshotOrigin::Manual;
+        let command = Command::Snapshot { snapshot, name, origin, unix_ms };
+        let (group_id, manual_max) = (entry.group(), self.config.snapshots_max_manual);
+        let taken =
+            self.shard_of(group_id)
+                .run(move |state| async move {
+                    state.take_snapshot(group_id, command, manual_max).await
+                })
+                .await?;
+        taken.map_err(|refused| self.at_the_primary(refused, &status))?;
+        self.snapshot(&entry.name, &snapshot.uuid().to_string()).await
+    }
+
+    /// What is asked of a mirror and only a primary does names where to ask.
+    fn at_the_primary(&self, refused: Refused, status: &GroupStatus) -> Refused {
+        match &status.upstream {
+            Some(upstream) if refused.0.code == Code::NotPrimary.as_str() => {
+                let site = &upstream.site;
+                let here = &self.config.site.name;
+                let detail = format!(
+                    "{here} is a mirror of {site}: snapshots are taken there, and kept here too"
+                );
+                Refused::new(Code::NotPrimary, detail)
+            }
+            _ => refused,
+        }
+    }
+
+    /// Deletes a snapshot here and, at a primary, at each mirror that is connected. Whoever reads it
+    /// goes on.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or the group's refusal.
+    pub(crate) async fn delete_snapshot(&self, group: &str, name: &str) -> Result<(), Refused> {
+        let entry = self.find_group(group)?;
+        let status = self.status_of(entry.group()).await?;
+        let snapshot = find(&status, name)?;
+        let command = Command::RemoveSnapshot { snapshot: snapshot.id };
+        self.command(entry.group(), command).await?;
+        let subject = export_name(&entry.name, &snapshot.name);
+        self.events.tell("snapshot", &subject, "deleted");
+        Ok(())
+    }
+
+    /// Where the export `VOLUME@SNAPSHOT` is read, and its size then; only of what can be read now.
+    #[must_use]
+    pub(crate) fn snapshot_export(&self, name: &str) -> Option<(Place, u64)> {
+        let (volume, snapshot) = name.split_once('@')?;
+        let pages = self.book.read();
+        let (group, volume) = pages.volumes().find(|(_, of)| of.name == volume)?;
+        let seen = self.board.get(group.group())?;
+        let found = seen.status.snapshots.iter().find(|of| of.name == snapshot)?;
+        let can_be_read =
+            matches!(found.state, SnapshotState::Available | SnapshotState::RollingBack);
+        let id = VolumeId::from_uuid(volume.id);
+        let (_, here) = found.volumes.iter().find(|(of, _)| can_be_read && *of == id)?;
+        let bytes = seen.sizes.get(here).copied().filter(|bytes| *bytes > 0)?;
+        Some(((group.group(), id, *here), bytes))
+    }
+}
+
+/// How hosts name a snapshot's volume, and events a group's snapshot.
+#[must_use]
+pub(crate) fn export_name(of: &str, snapshot: &str) -> String {
+    format!("{of}@{snapshot}")
+}
+
+/// The snapshot of this name or identity.
+///
+/// # Errors
+/// [`Code::NotFound`].
+pub(crate) fn find<'a>(status: &'a GroupStatus, name: &str) -> Result<&'a SnapshotStatus, Refused> {
+    let is_it = |of: &&SnapshotStatus| of.name == name || Uuid::parse_str(name) == Ok(of.id.uuid());
+    status.snapshots.iter().find(is_it).ok_or_else(|| {
+        let detail = format!("group {} has no snapshot {name:?} here", status.name);
+        let next = format!("twinspan snapshot list {}", status.name);
+        Refused::new(Code::NotFound, detail).next(next)
+    })
+}
+
+/// The time, in UTC, and a number behind it when it is taken.
+fn default_name(status: &GroupStatus, unix_ms: u64) -> String {
+    // `2026-11-26T05:00:25Z`: a colon is at home in no name.
+    let at: String =
+        text(unix_ms / 1000 * 1000).chars().filter(char::is_ascii_alphanumeric).collect();
+    let is_free = |name: &String| !status.snapshots.iter().any(|of| of.name == *name);
+    let numbered = (2..SAME_SECOND_MAX).map(|number| format!("{at}-{number}"));
+    std::iter::once(at.clone()).chain(numbered).find(is_free).unwrap_or(at)
+}
+
+const fn state_word(state: SnapshotState) -> api::SnapshotState {
+    match state {
+        SnapshotState::Available => api::SnapshotState::Available,
+        SnapshotState::RollingBack => api::SnapshotState::Rollbacking,
+        SnapshotState::Deleting => api::SnapshotState::Deleting,
+        SnapshotState::Error => api::SnapshotState::Error,
+    }
+}
+
+fn actions(status: &GroupStatus, snapshot: &SnapshotStatus) -> Vec<String> {
+    let mut actions = Vec::new();
+    if matches!(snapshot.state, SnapshotState::Available | SnapshotState::Error) {
+        actions.push("snapshot.delete");
+    }
+    if snapshot.state == SnapshotState::Available && status.role == Role::Primary {
+        actions.push("snapshot.rollback");
+    }
+    actions.into_iter().map(str::to_owned).collect()
+}

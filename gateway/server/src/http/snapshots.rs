@@ -1,0 +1,101 @@
+//! `/api/v1/groups/{group}/snapshots`: taken, listed, deleted, gone back to.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+
+use super::paging::{Asked, Page, Parameters};
+use super::{Body, Failure, Shared};
+
+/// What snapshots are filtered and sorted by.
+const FIELDS: &[&str] =
+    &["id", "name", "origin", "state", "created_at", "exclusive_bytes", "shared_bytes"];
+
+/// The snapshots of a group that this site keeps, oldest first, in pages if asked for
+///
+/// Filters: `id`, `name`, `origin`, `state`, `created_at`, `exclusive_bytes`, `shared_bytes`.
+#[utoipa::path(get, path = "/api/v1/groups/{group}/snapshots", tag = "snapshots",
+    operation_id = "list_snapshots", params(("group" = String, Path), Parameters),
+    responses((status = 200, body = api::SnapshotList), (status = "default", body = api::Problem)))]
+pub(super) async fn list(
+    State(gateway): Shared,
+    Path(group): Path<String>,
+    Query(asked): Asked,
+) -> Result<Json<api::SnapshotList>, Failure> {
+    let page = Page::read(asked, FIELDS)?;
+    let (items, next) = page.take(gateway.show_snapshots(&group).await?)?;
+    Ok(Json(api::SnapshotList { as_of: gateway.clock.rfc3339(), items, next }))
+}
+
+/// Take a snapshot of all volumes of a group at one moment
+///
+/// Hosts go on. It is kept here and at every mirror that has everything; answered when it is durable
+/// here.
+#[utoipa::path(post, path = "/api/v1/groups/{group}/snapshots", tag = "snapshots",
+    operation_id = "create_snapshot", params(("group" = String, Path)),
+    request_body = api::SnapshotCreate,
+    responses((status = 201, body = api::Snapshot), (status = "default", body = api::Problem)))]
+pub(super) async fn create(
+    State(gateway): Shared,
+    Path(group): Path<String>,
+    Body(wanted): Body<api::SnapshotCreate>,
+) -> Result<(StatusCode, Json<api::Snapshot>), Failure> {
+    Ok((StatusCode::CREATED, Json(gateway.take_snapshot(&group, wanted.name).await?)))
+}
+
+/// One snapshot, by name or id
+#[utoipa::path(get, path = "/api/v1/groups/{group}/snapshots/{snapshot}", tag = "snapshots",
+    operation_id = "show_snapshot", params(("group" = String, Path), ("snapshot" = String, Path)),
+    responses((status = 200, body = api::Snapshot), (status = "default", body = api::Problem)))]
+pub(super) async fn show(
+    State(gateway): Shared,
+    Path((group, snapshot)): Path<(String, String)>,
+) -> Result<Json<api::Snapshot>, Failure> {
+    Ok(Json(gateway.snapshot(&group, &snapshot).await?))
+}
+
+/// Delete a snapshot, in any order with others
+///
+/// At a primary it is deleted at each mirror that is connected, too; at a mirror only there. Whoever
+/// reads it goes on, and its room comes back a little later.
+#[utoipa::path(delete, path = "/api/v1/groups/{group}/snapshots/{snapshot}", tag = "snapshots",
+    operation_id = "delete_snapshot",
+    params(("group" = String, Path), ("snapshot" = String, Path)),
+    responses((status = 204), (status = "default", body = api::Problem)))]
+pub(super) async fn delete(
+    State(gateway): Shared,
+    Path((group, snapshot)): Path<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    gateway.delete_snapshot(&group, &snapshot).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What going back to a snapshot would mean
+#[utoipa::path(post, path = "/api/v1/groups/{group}/snapshots/{snapshot}/rollback/plan",
+    tag = "snapshots", operation_id = "plan_rollback",
+    params(("group" = String, Path), ("snapshot" = String, Path)),
+    responses((status = 200, body = api::RollbackPlan), (status = "default", body = api::Problem)))]
+pub(super) async fn plan_rollback(
+    State(gateway): Shared,
+    Path((group, snapshot)): Path<(String, String)>,
+) -> Result<Json<api::RollbackPlan>, Failure> {
+    Ok(Json(gateway.plan_rollback(&group, &snapshot).await?))
+}
+
+/// Make all volumes of a group what they were at a snapshot, with the token of a plan
+///
+/// The sessions that run are suspended and resumed afterwards: the mirrors follow by delta. What was
+/// there is kept as a snapshot of its own.
+#[utoipa::path(post, path = "/api/v1/groups/{group}/snapshots/{snapshot}/rollback",
+    tag = "snapshots", operation_id = "roll_back",
+    params(("group" = String, Path), ("snapshot" = String, Path)),
+    request_body = api::RollbackRequest,
+    responses((status = 202, body = api::Operation), (status = "default", body = api::Problem)))]
+pub(super) async fn roll_back(
+    State(gateway): Shared,
+    Path((group, snapshot)): Path<(String, String)>,
+    Body(request): Body<api::RollbackRequest>,
+) -> Result<(StatusCode, Json<api::Operation>), Failure> {
+    let operation = gateway.roll_back((&group, &snapshot), &request).await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
+}

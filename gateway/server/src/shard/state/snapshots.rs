@@ -1,0 +1,244 @@
+//! The snapshots of groups on their shard: counted, taken within the limit, gone back to, read.
+//!
+//! Invariant: between a look at a group and the command that follows from it nothing else happens on
+//! the thread, so that a limit or a guard holds whoever asks at the same time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Code;
+use block::{BLOCK_BYTES, GroupId, SnapshotId, VolumeId};
+use mirror::{Command, GroupStatus, Refusal, SnapshotOrigin, SnapshotState};
+use nbd_server::{Attachment, Negotiated};
+
+use super::{OpenGroup, ShardState};
+use crate::board::Sizes;
+use crate::refusal::Refused;
+
+/// What is busy is so for moments: another operator's command, a mirror that is being struck off.
+const BUSY_TRIES_MAX: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// What counting costs is paid once in so long by those who look at it all the time.
+const ROOM_MS_MAX: u64 = 60_000;
+/// Ranges of a map that are looked at between two looks at the hosts.
+const STEP_RANGES: usize = 4096;
+
+/// A volume's part of what is kept here: what the store calls it, and how much room it takes.
+pub(crate) type Room = Vec<(VolumeId, block::Snapshot)>;
+
+/// What is known of a group's snapshots beside its status.
+#[derive(Default)]
+pub(super) struct Known {
+    sizes: RefCell<Sizes>,
+    /// Counted when, by the steady clock, and what.
+    room: Cell<Option<(u64, u64)>>,
+}
+
+// === impl OpenGroup ===
+
+impl OpenGroup {
+    /// The sizes of its volumes at its snapshots. The stores are asked for what is new only.
+    pub(super) fn sizes(&self, status: &GroupStatus) -> Sizes {
+        let mut known = self.snapshots.sizes.borrow_mut();
+        let here = status.snapshots.iter().flat_map(|snapshot| &snapshot.volumes);
+        let is_new = |(_, here): &&(VolumeId, SnapshotId)| !known.contains_key(here);
+        let count = status.snapshots.iter().map(|snapshot| snapshot.volumes.len()).sum::<usize>();
+        if here.clone().all(|one| !is_new(&one)) && known.len() == count {
+            return Arc::clone(&known);
+        }
+        let mut sizes = HashMap::new();
+        for (volume, here) in here {
+            let opened = self.volume(*volume).and_then(|open| open.store.open_snapshot(*here).ok());
+            // 0 for what is not there, so that it is not looked for at every post.
+            sizes.insert(*here, opened.map_or(0, |volume| volume.geometry().bytes()));
+        }
+        *known = Arc::new(sizes);
+        Arc::clone(&known)
+    }
+
+    fn room(&self) -> Room {
+        let volumes = self.volumes.borrow().clone();
+        let of = |open: super::OpenVolume| {
+            let id = open.id;
+            open.store.snapshots().into_iter().map(move |snapshot| (id, snapshot))
+        };
+        volumes.into_iter().flat_map(of).collect()
+    }
+}
+
+// === impl ShardState ===
+
+impl ShardState {
+    /// How many hosts read snapshots of a group.
+    #[must_use]
+    pub(crate) fn readers_of(&self, group: GroupId) -> usize {
+        let open = self.group(group);
+        open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.readers.get()).sum())
+    }
+
+    /// What the snapshots of a group take here, counted now.
+    #[must_use]
+    pub(crate) fn snapshot_room(&self, group: GroupId) -> Option<Room> {
+        self.group(group).map(|open| open.room())
+    }
+
+    /// Bytes that all snapshots of a group take for themselves, at most a minute old.
+    #[must_use]
+    pub(crate) fn snapshot_bytes(&self, group: GroupId) -> Option<u64> {
+        let open = self.group(group)?;
+        let now_ms = self.parts.clock.steady_ms();
+        if let Some((at_ms, bytes)) = open.snapshots.room.get()
+            && now_ms.saturating_sub(at_ms) < ROOM_MS_MAX
+        {
+            return Some(bytes);
+        }
+        let listed = open.group.status().snapshots;
+        let of_names = |here: SnapshotId| {
+            listed.iter().flat_map(|snapshot| &snapshot.volumes).any(|(_, known)| *known == here)
+        };
+        let room = open.room().into_iter().filter(|(_, of)| of_names(of.id));
+        let bytes = room.map(|(_, of)| of.exclusive_bytes).sum();
+        open.snapshots.room.set(Some((now_ms, bytes)));
+        Some(bytes)
+    }
+
+    /// Takes a snapshot, unless the group has as many that operators asked for as it may.
+    ///
+    /// # Errors
+    /// [`Code::SnapshotLimit`], or the group's refusal; nothing was changed.
+    pub(crate) async fn take_snapshot(
+        &self,
+        group: GroupId,
+        command: Command,
+        manual_max: usize,
+    ) -> Result<(), Refused> {
+        let open = self.open_group(group)?;
+        let result = patiently(
+            |refusal| *refusal == Refusal::Busy,
+            async || {
+                let status = open.group.status();
+                let manual = status.snapshots.iter().filter(|snapshot| {
+                    snapshot.origin == SnapshotOrigin::Manual
+                        && snapshot.state != SnapshotState::Deleting
+                });
+                let manual = manual.count();
+                if manual >= manual_max {
+                    let detail = format!(
+                        "group {} has {manual} snapshots that were asked for, and may have {manual_max}",
+                        status.name
+                    );
+                    return Ok(Err(Refused::new(Code::SnapshotLimit, detail)));
+                }
+                open.group.command(command.clone()).await.map(Ok)
+            },
+        );
+        let result = result.await;
+        open.snapshots.room.take();
+        self.post(&open);
+        result?
+    }
+
+    /// Goes back to a snapshot, unless hosts are attached that may not be dropped.
+    ///
+    /// # Errors
+    /// [`Code::HostsAttached`], or the group's refusal; nothing was changed but when the copy here
+    /// latched.
+    pub(crate) async fn roll_back(
+        &self,
+        group: GroupId,
+        command: Command,
+        drop_hosts: bool,
+    ) -> Result<(), Refused> {
+        let open = self.open_group(group)?;
+        // A mirror that was suspended a moment ago may still be on its way out of the set.
+        let is_passing =
+            |refusal: &Refusal| matches!(refusal, Refusal::Busy | Refusal::SessionsActive);
+        let result = patiently(is_passing, async || {
+            let hosts = self.hosts_of(group);
+            if hosts > 0 && !drop_hosts {
+                let detail = format!("{hosts} hosts are attached to group {}", open.group.name());
+                return Ok(Err(Refused::new(Code::HostsAttached, detail)));
+            }
+            open.group.command(command.clone()).await.map(Ok)
+        });
+        let result = result.await;
+        open.snapshots.room.take();
+        self.post(&open);
+        result?
+    }
+
+    /// Bytes in which the volumes of a group may differ from a snapshot: the maps are read, not the
+    /// data, and hosts go on between two pieces.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or a map cannot be read.
+    pub(crate) async fn changed_bytes(
+        &self,
+        group: GroupId,
+        snapshot: SnapshotId,
+    ) -> Result<u64, Refused> {
+        let open = self.open_group(group)?;
+        let found = open.group.status().snapshots.into_iter().find(|of| of.id == snapshot);
+        let found = found.ok_or_else(|| Refused::from(Refusal::NoSuchSnapshot))?;
+        let mut blocks: u64 = 0;
+        for (volume, here) in found.volumes {
+            let Some(volume) = open.volume(volume) else { continue };
+            let mut from = 0;
+            loop {
+                let step = volume.store.changed_since(here, from, STEP_RANGES)?;
+                let Some(last) = step.last() else { break };
+                from = last.end();
+                blocks = blocks.saturating_add(step.iter().map(|range| range.count()).sum());
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(blocks.saturating_mul(BLOCK_BYTES))
+    }
+
+    /// Seats a host that reads a snapshot. It may do so whatever part this gateway plays, and goes on
+    /// when the snapshot is deleted.
+    pub(crate) fn seat_reader(
+        &self,
+        (group, volume): (GroupId, VolumeId),
+        here: SnapshotId,
+        label: String,
+        host: Negotiated,
+    ) {
+        let Some(open) = self.group(group) else { return };
+        let Some(of) = open.volume(volume) else { return };
+        let volume = match of.store.open_snapshot(here) {
+            Ok(volume) => volume,
+            Err(error) => {
+                // It was deleted since the client was told.
+                tracing::warn!(volume = label, snapshot = %here, %error, "a reader was dropped");
+                return;
+            }
+        };
+        let attachment = Attachment { volume, label, stop: open.readers.child_token() };
+        let readers = of.readers;
+        readers.set(readers.get() + 1);
+        self.spawn(async move {
+            nbd_server::serve(host, attachment).await;
+            readers.set(readers.get().saturating_sub(1));
+        });
+    }
+}
+
+/// Asks again while what stands in the way is a moment's matter.
+async fn patiently<T>(
+    is_passing: impl Fn(&Refusal) -> bool,
+    ask: impl AsyncFn() -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let mut tries = 0;
+    loop {
+        match ask().await {
+            Err(refusal) if is_passing(&refusal) && tries < BUSY_TRIES_MAX => {
+                tries += 1;
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}

@@ -215,6 +215,9 @@ codes! {
     RollbackUnfinished "GW0466" 409 4
         "the rollback is not finished",
         "read the reason; repair the disk, then restart the gateway: it goes on by itself";
+    RollingBack "GW0467" 409 7
+        "the group goes back to a snapshot",
+        "wait until it is there; hosts can attach again then";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

@@ -75,6 +75,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync.
     Latched,
+    /// The group goes back to a snapshot; its hosts were dropped.
+    RollingBack,
     /// A mirror's copy, open to hosts on its own while its session is suspended.
     Detached,
 }

@@ -31,6 +31,7 @@ mod detach;
 mod event;
 mod flush;
 mod found;
+mod gate;
 mod handover;
 mod holding;
 mod leg;
@@ -171,6 +172,8 @@ pub struct Machine {
     recorded_role: RoleRecord,
     /// Whether the copy was detached since it last followed a primary: its own writes are known.
     recorded_detached: bool,
+    /// It is recorded as detached, and is opened as soon as nothing is under way.
+    detaching: bool,
     upstream_record: Option<UpstreamRecord>,
     legs: [Option<Box<Leg>>; LegId::COUNT],
     /// Of these, those that were made while this gateway was a mirror.
@@ -184,7 +187,7 @@ pub struct Machine {
     writes: Writes,
     flushes: Flushes,
     /// Requests that wait until hosts are served again.
-    held: VecDeque<write::Held>,
+    held: VecDeque<gate::Held>,
     /// In-sync legs that have not been heard since this gateway started.
     awaiting: LegSet,
     /// Legs that receive every change.
@@ -384,6 +387,7 @@ impl Machine {
         self.advance_named(out);
         self.advance_rollback(out);
         self.advance_role(out);
+        self.advance_detachment(out);
         self.advance_relays(out);
         self.arbitrate(out);
         self.advance_companions(out);

@@ -3,11 +3,14 @@
 //! Invariant: what is not known is `None`, never zero. Times are milliseconds of the gateway's
 //! own clock ([`crate::Clock`]); ages are computed by whoever shows them.
 
+mod named;
+
 use block::{
     Epoch, GatewayId, Generation, GroupId, LegId, PartState, Quality, Seq, SessionId, SnapshotId,
     VolumeId,
 };
 
+pub use self::named::{SnapshotOrigin, SnapshotState, SnapshotStatus};
 use crate::machine::Spell;
 use crate::policy::Policy;
 
@@ -56,6 +59,8 @@ pub enum Serving {
     HandingOver,
     /// The local copy failed a sync and must be reopened.
     Latched,
+    /// The group goes back to a snapshot; its hosts were dropped.
+    RollingBack,
     /// A mirror's copy, open to hosts on its own while its session is suspended.
     Detached,
 }
@@ -77,6 +82,7 @@ impl Serving {
             | Self::Excluded
             | Self::HandingOver
             | Self::Latched
+            | Self::RollingBack
             | Self::Detached => None,
         }
     }
@@ -415,47 +421,6 @@ pub struct PartsStatus {
     pub excluded_by: Option<GatewayId>,
     /// All of them.
     pub companions: Vec<CompanionStatus>,
-}
-
-/// Who wanted a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SnapshotOrigin {
-    /// An operator.
-    Manual,
-    /// The gateway itself, before it made the volumes what they once were.
-    Safety,
-}
-
-/// Where a snapshot is in its life (SNAP-05).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SnapshotState {
-    /// It can be used.
-    Available,
-    /// The group is going back to it.
-    RollingBack,
-    /// It is being removed; its room is given back.
-    Deleting,
-    /// Its content is not there. It can only be deleted.
-    Error,
-}
-
-/// A snapshot of the group that has a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotStatus {
-    /// What it is known by, at every copy.
-    pub id: SnapshotId,
-    /// What people call it.
-    pub name: String,
-    /// Who wanted it.
-    pub origin: SnapshotOrigin,
-    /// When, in Unix milliseconds, by the clock of the gateway that was asked.
-    pub unix_ms: u64,
-    /// Where it is in its life here.
-    pub state: SnapshotState,
-    /// The volumes that it holds, and what the stores here call it.
-    pub volumes: Vec<(VolumeId, SnapshotId)>,
-    /// The mirrors that said that they keep it, too; only the gateway that took it knows.
-    pub held_by: Vec<GatewayId>,
 }
 
 /// A group as one gateway sees it.

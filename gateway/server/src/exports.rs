@@ -55,7 +55,8 @@ fn serves(status: &GroupStatus) -> bool {
         | Serving::WaitingForWitness
         | Serving::WaitingForCompanion
         | Serving::Excluded
-        | Serving::Latched => false,
+        | Serving::Latched
+        | Serving::RollingBack => false,
     }
 }
 

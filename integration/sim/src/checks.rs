@@ -212,8 +212,17 @@ impl World {
     /// The content of a copy that went back to the cut that it keeps (rule 8).
     fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
         self.stats.borrow_mut().cut_promotions += 1;
-        let fitting = |content: &Branch| fits(self, site, content, image);
-        let Some(content) = self.went_back(site, fitting) else {
+        // What left the group and joined it again since is here as it was before that.
+        let dated = self.sites[site].dated.take();
+        let with_dated = |mut content: Branch| {
+            for volume in &dated {
+                content.rebase_volume(*volume, |sector| image.peek(*volume, sector));
+            }
+            content
+        };
+        let fitting = |content: &Branch| fits(self, site, &with_dated(content.clone()), image);
+        let content = self.went_back(site, fitting).map(with_dated);
+        let Some(content) = content else {
             let name = self.sites[site].name;
             self.fail("P1", format!("{name} went back to a cut that it was never sent"));
             let own = self.sites[site].branch.borrow().clone();
@@ -362,7 +371,7 @@ impl World {
                 return;
             }
             for volume in ours {
-                if let Some(text) = difference(&image, &copy, volume) {
+                if let Some(text) = differs(&image, &copy, volume) {
                     let names = [site, *mirror].map(|site| self.sites[site].name);
                     self.fail("P2", format!("{names:?}: {text}"));
                     return;
@@ -400,8 +409,17 @@ fn is_half(quality: Quality) -> bool {
 
 /// Whether the group's volumes at a site hold what a branch allows.
 fn fits(world: &World, site: usize, branch: &Branch, image: &Image) -> Result<(), String> {
+    fits_in(world, &world.members(site), branch, image)
+}
+
+/// Whether these volumes hold what a branch allows.
+pub(crate) fn fits_in(
+    world: &World,
+    members: &[usize],
+    branch: &Branch,
+    image: &Image,
+) -> Result<(), String> {
     let now = world.count();
-    let members = world.members(site);
     let mut touched = branch.touched().filter(|(volume, _)| members.contains(volume));
     touched.try_for_each(|(volume, sector)| {
         branch.allows(volume, sector, image.peek(volume, sector), now)
@@ -410,7 +428,7 @@ fn fits(world: &World, site: usize, branch: &Branch, image: &Image) -> Result<()
 
 /// The first block in which two copies of a volume differ, as far as both reach: what lies behind
 /// the end of the primary's volume is nobody's.
-fn difference(image: &Image, copy: &Image, volume: usize) -> Option<String> {
+pub(crate) fn differs(image: &Image, copy: &Image, volume: usize) -> Option<String> {
     let empty: Box<[u8]> = vec![0; 4096].into_boxed_slice();
     let (ours, theirs) = (image.blocks(volume), copy.blocks(volume));
     let end = image.bytes(volume).min(copy.bytes(volume)) / block::BLOCK_BYTES;

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{
-    Answer, Completions, Extent, GatewayId, Geometry, Ledger, Op, PoolId, Request, Segment, Store,
-    Ticket, VolumeId,
+    Answer, Completions, Extent, GatewayId, Geometry, Ledger, Op, PoolId, Request, RunKind,
+    Segment, SnapshotId, Store, Ticket, Volume, VolumeId,
 };
 use bytes::Bytes;
 use store::medium::Directory;
@@ -85,6 +85,12 @@ impl Image {
     #[must_use]
     pub(crate) fn blocks(&self, volume: usize) -> &BTreeMap<u64, Box<[u8]>> {
         &self.blocks[volume]
+    }
+
+    /// Whether there is anything of a volume in it.
+    #[must_use]
+    pub(crate) fn has(&self, volume: usize) -> bool {
+        self.bytes[volume] > 0
     }
 
     /// The size of a volume.
@@ -250,6 +256,34 @@ impl Disks {
     }
 }
 
+impl Disks {
+    /// What these snapshots hold, by the volume, of those that a process has open.
+    pub(crate) fn look_at(&self, snapshots: &[(usize, SnapshotId)]) -> Result<Image, String> {
+        let Self::Pool(pool) = self else { return Err("a platter keeps none".to_owned()) };
+        let open = pool.open.borrow();
+        let (_, volumes) = open.as_ref().ok_or("nobody has the pool open")?;
+        let mut image =
+            Image { blocks: vec![BTreeMap::new(); volumes.len()], bytes: vec![0; volumes.len()] };
+        for (volume, id) in snapshots {
+            let view = volumes[*volume].open_snapshot(*id).map_err(|e| format!("open: {e}"))?;
+            let bytes = view.geometry().bytes();
+            image.bytes[*volume] = bytes;
+            let mut from = 0;
+            while let Ok(rest) = Extent::new(from, bytes - from) {
+                let runs = view.layout(rest, 256).map_err(|e| format!("layout: {e}"))?;
+                for run in runs {
+                    if let (RunKind::Data, Ok(extent)) = (run.kind, Extent::new(from, run.len)) {
+                        let content = read(&*view, extent)?;
+                        image.blocks[*volume].extend(blocks_in(extent, &content));
+                    }
+                    from += run.len;
+                }
+            }
+        }
+        Ok(image)
+    }
+}
+
 // === impl PoolDisk ===
 
 impl PoolDisk {
@@ -299,10 +333,7 @@ fn image(volumes: &[Rc<PoolVolume>]) -> Result<Image, String> {
     let blocks = volumes.iter().map(|volume| blocks_of(volume.as_ref()));
     Ok(Image {
         blocks: blocks.collect::<Result<_, _>>()?,
-        bytes: volumes
-            .iter()
-            .map(|volume| block::Volume::geometry(volume.as_ref()).bytes())
-            .collect(),
+        bytes: volumes.iter().map(|volume| Volume::geometry(volume.as_ref()).bytes()).collect(),
     })
 }
 
@@ -317,15 +348,18 @@ fn blocks_of(store: &dyn Store) -> Result<BTreeMap<u64, Box<[u8]>>, String> {
         from = last.end();
         for extent in mapped.iter().filter_map(|range| range.extent()) {
             let content = read(store, extent)?;
-            let size = usize::try_from(BLOCK).expect("small");
-            for (block, data) in (extent.blocks().first()..).zip(content.chunks(size)) {
-                blocks.insert(block, data.into());
-            }
+            blocks.extend(blocks_in(extent, &content));
         }
     }
 }
 
-fn read(store: &dyn Store, extent: Extent) -> Result<Vec<u8>, String> {
+/// The blocks of an extent, by their numbers.
+fn blocks_in(extent: Extent, content: &[u8]) -> impl Iterator<Item = (u64, Box<[u8]>)> {
+    let size = usize::try_from(BLOCK).expect("small");
+    (extent.blocks().first()..).zip(content.chunks(size).map(Into::into))
+}
+
+fn read(store: &dyn Volume, extent: Extent) -> Result<Vec<u8>, String> {
     let (queue, mut answers) = (Completions::new(), Vec::new());
     store.submit(&mut vec![Request { op: Op::Read(extent), fua: false, ticket: queue.ticket(0) }]);
     queue.take(&mut answers);

@@ -38,6 +38,9 @@ pub struct Outcome {
 /// - P9 (3, 4, 9) what a mirror is sent to come back is no more than what it can have lacked; it is
 ///   not copied whole as long as its leg is there
 /// - P10 no assertion fails
+/// - P11 (14) a snapshot that a copy keeps holds everything that was acknowledged before it was asked
+///   for and nothing that was asked for after it was answered, and the same at every copy; it is there
+///   until an operator removes it
 #[must_use]
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     run_in(Modes::default(), seed, sabotage)
@@ -134,4 +137,8 @@ async fn history(world: &Rc<World>) {
         world.compare_copies(site, &mirrors);
     }
     (0..world.sites.len()).for_each(|site| world.look_at(site));
+    // Twice, because what one says of another is known after the first.
+    for site in (0..world.sites.len()).chain(0..world.sites.len()) {
+        world.check_snapshots(site);
+    }
 }

@@ -40,6 +40,7 @@ mod sabotage;
 mod setup;
 mod site;
 mod slow;
+mod snapshots;
 mod spill;
 mod stats;
 mod tap;

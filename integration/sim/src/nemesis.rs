@@ -15,6 +15,7 @@ use mirror::{Command, Consent, LegStatus, Policy, Role, Split};
 use crate::detached;
 use crate::operator;
 use crate::slow::Pace;
+use crate::snapshots;
 use crate::world::{GROWTH_BYTES, World};
 
 /// Lets things go wrong for as long as the setup says.
@@ -33,6 +34,10 @@ pub(crate) async fn rage(world: &Rc<World>) {
         }
         if world.setup.founding < world.volumes.len() && rng.chance(12) {
             world.change_members();
+            continue;
+        }
+        if world.setup.pool && rng.chance(10) {
+            snapshots::strike(world);
             continue;
         }
         if rng.chance(8) {

@@ -77,6 +77,8 @@ pub enum Sabotage {
     WaitsForEver,
     /// Rule 9: a volume that joined counts as copied before it was.
     CountsNewcomers,
+    /// Rule 14: a snapshot holds what came after its place, too.
+    SnapshotsLate,
     /// Rule 13: a primary goes on without a mirror that the witness was not asked about.
     GoesOnUnasked,
     /// Rule 13: a mirror does not look whether the witness names it.
@@ -103,9 +105,10 @@ impl Sabotage {
         let omits = match self {
             Self::ForgetsActivity => Omits::Activity,
             Self::StaysAhead => Omits::WayBack,
+            Self::SnapshotsLate => Omits::Place,
             _ => return inner,
         };
-        Rc::new(store::Forgetful(inner, omits))
+        Rc::new(store::Forgetful::new(inner, omits))
     }
 
     pub(crate) fn ledger(self, inner: Rc<dyn Ledger>) -> Rc<dyn Ledger> {

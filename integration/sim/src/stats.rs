@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 64] = [
+pub const FAULTS: [&str; 67] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -48,6 +48,9 @@ pub const FAULTS: [&str; 64] = [
     "a gateway whose volume was deleted refuses to open the group",
     "a volume is deleted behind the back of its gateway",
     "the link flaps every second for an hour",
+    "a snapshot is taken",
+    "a snapshot is removed",
+    "a mirror keeps a snapshot",
     "a volume joins the group",
     "a volume leaves the group",
     "a mirror follows a change of members",

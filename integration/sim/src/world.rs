@@ -27,6 +27,7 @@ use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::setup::{Modes, Setup};
 use crate::site::Site;
+use crate::snapshots::Wish;
 use crate::stats::Stats;
 use crate::tap::Tapped;
 use crate::tasks::Stage;
@@ -62,6 +63,8 @@ pub(crate) struct World {
     pub(crate) sabotage: Sabotage,
     pub(crate) attachments: RefCell<Vec<Rc<Attachment>>>,
     pub(crate) chains: RefCell<Vec<Chain>>,
+    /// The snapshots that were asked for.
+    pub(crate) wishes: RefCell<Vec<Wish>>,
     pub(crate) acked_epochs: RefCell<BTreeMap<u64, usize>>,
     pub(crate) stats: RefCell<Stats>,
     /// A mirror took nothing for a long while.
@@ -108,6 +111,7 @@ impl World {
             sabotage,
             attachments: RefCell::default(),
             chains: RefCell::default(),
+            wishes: RefCell::default(),
             acked_epochs: RefCell::default(),
             stats: RefCell::default(),
             stood_still: Cell::new(false),
@@ -419,6 +423,9 @@ impl World {
             Note::Detached(false)
             | Note::Verified { .. }
             | Note::Degraded { .. }
+            | Note::SnapshotTaken { .. }
+            | Note::SnapshotMissed { .. }
+            | Note::RolledBack { .. }
             | Note::Transferred { .. }
             | Note::FencedOff { .. }
             | Note::Witness { .. } => {}

@@ -22,6 +22,8 @@ pub(crate) enum Pending {
     Remove(LegId),
     /// Answered when every copy is this long.
     Grow { volume: usize, bytes: u64, waiting: LegSet },
+    /// Answered when the copy is open to hosts.
+    Detach,
     /// Answered when that snapshot is recorded.
     Snapshot(SnapshotId),
     /// Answered when the group is what it was at that snapshot.

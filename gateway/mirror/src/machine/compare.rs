@@ -3,7 +3,7 @@
 //! Invariant (rules 9 and 10): a delta only where every difference is known; nothing that only the
 //! mirror has is overwritten without an operator's word.
 
-use block::{Generation, LegId, Mode, Quality};
+use block::{GatewayId, Generation, LegId, Mode, Quality};
 
 use super::{Machine, Opening};
 use crate::lineage::{Lineage, Relation, relate};
@@ -98,5 +98,13 @@ impl Machine {
         if let (Some(base), Some(lineage)) = (base, &mut self.lineage) {
             lineage.ancestors.retain(|ancestor| *ancestor != base);
         }
+    }
+
+    /// Where the mirror at that gateway may differ; `None` when it is no mirror of this group.
+    #[must_use]
+    pub fn lacking(&self, gateway: GatewayId) -> Option<Vec<crate::Differences>> {
+        let leg = self.legs.iter().flatten().find(|leg| leg.gateway == gateway)?;
+        let maps = self.volumes.iter().zip(&leg.dirty);
+        Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), leg.base)).collect())
     }
 }

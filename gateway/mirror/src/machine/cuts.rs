@@ -257,8 +257,10 @@ impl Machine {
         let time = now_ms.saturating_sub(cuts.last_ms) >= state.policy.cut_interval_ms;
         let much = cuts.bytes >= limits.memory_bytes / 2;
         let due = cuts.due || (cuts.changed && (time || much));
+        // A transfer is one cut: what comes behind it is for the next.
+        let room = if state.policy.mode == Mode::Stack { 1 } else { CUTS_MAX };
         // A copy that is under way has its number already and its place in the stream not yet.
-        if due && cuts.under_way.len() < CUTS_MAX && !state.has_copies() {
+        if due && cuts.under_way.len() < room && !state.has_copies() {
             self.cut(leg, out);
         }
     }

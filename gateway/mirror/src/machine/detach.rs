@@ -8,7 +8,7 @@
 use block::{LegId, Quality};
 
 use super::leg::Leg;
-use super::{After, Effect, Machine, Note, Role};
+use super::{After, Effect, Machine, Note, Pending, Role};
 use crate::command::Refusal;
 use crate::dirty::DirtyMap;
 use crate::record::RoleRecord;
@@ -48,21 +48,36 @@ impl Machine {
             leg.base = self.lineage.as_ref().map(|lineage| lineage.current);
             self.legs[id.index()] = Some(Box::new(leg));
         }
+        self.command = Some(Pending::Detach);
         self.recorded_role = RoleRecord::Detached;
         self.recorded_detached = true;
         self.keep(After::Detached, out);
         Ok(())
     }
 
-    /// It is recorded: hosts may come. Their first change begins a history of its own.
+    /// It is recorded: hosts may come once nothing of the primary's is under way any more, which would
+    /// change what they read behind their backs.
     pub(super) fn detached(&mut self, out: &mut Vec<Effect>) {
+        self.detaching = true;
+        self.advance_detachment(out);
+    }
+
+    /// Opens the copy when it is still. The first change of a host begins a history of its own.
+    pub(super) fn advance_detachment(&mut self, out: &mut Vec<Effect>) {
+        if !self.detaching || self.writes.len() > 0 || self.points.is_busy() {
+            return;
+        }
+        self.detaching = false;
+        let asked = self.command == Some(Pending::Detach);
         // A primary that opened the group meanwhile comes first.
         if self.role == Role::Secondary && self.recorded_role == RoleRecord::Detached {
             self.role = Role::Detached;
             self.begins_with_next = true;
             out.push(Effect::Note(Note::Detached(true)));
-            self.finish_command(Ok(()), out);
-        } else {
+            if asked {
+                self.finish_command(Ok(()), out);
+            }
+        } else if asked {
             self.finish_command(Err(Refusal::Interrupted), out);
         }
     }

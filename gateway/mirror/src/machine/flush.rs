@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 
 use block::{IoError, LegId, Message, Seq, WriteId};
 
+use super::gate::{Gate, Held};
 use super::leg::{LegFlush, LegSet, Stage};
-use super::write::{Gate, Held, refuse};
+use super::write::refuse;
 use super::{After, Effect, Machine, Note};
 
 /// A mirror that its hosts never flush is flushed this often, so that a lost link costs little.

@@ -14,9 +14,10 @@ use block::{GroupId, LegId, Message, Seq, SessionId, VolumeId};
 use bytes::Bytes;
 
 use super::command::Pending;
+use super::gate::Held;
 use super::leg::Leg;
 use super::snapshot::{Restored, restore_volume};
-use super::write::{Held, refuse};
+use super::write::refuse;
 use super::{After, Effect, Machine, Role};
 use crate::command::Refusal;
 use crate::limits::GROUP_VOLUMES_MAX;

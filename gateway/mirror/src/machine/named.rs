@@ -160,6 +160,7 @@ impl Machine {
             return;
         }
         let Some(label) = self.asked.take() else { return };
+        assert!(!self.writes.any_unapplied(), "what mirrors were sent before it is here (rule 14)");
         let word = SnapshotWord::Take(label.clone()).encode();
         self.points.begin_named(label, out);
         for leg in LegId::all().filter(|leg| self.can_keep_named(*leg)) {

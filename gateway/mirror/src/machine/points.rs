@@ -285,6 +285,7 @@ impl Machine {
         } else if self.points.unsupported {
             self.point_unsupported(out);
         } else if named {
+            assert_eq!(self.writes.len(), 0, "all that came before it is here (rules 8 and 14)");
             let snapshots = std::mem::take(&mut self.points.planned);
             if let Some(keeping) = &mut self.points.keeping {
                 keeping.step = Step::Taking(snapshots.clone());

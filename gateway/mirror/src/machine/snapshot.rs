@@ -88,6 +88,7 @@ impl Machine {
             role,
             recorded_role: record.role,
             recorded_detached: record.role == RoleRecord::Detached,
+            detaching: false,
             upstream_record: record.upstream,
             legs,
             relays: LegSet::default(),
@@ -262,14 +263,6 @@ impl Machine {
         }
     }
 
-    /// Where the mirror at that gateway may differ; `None` when it is no mirror of this group.
-    #[must_use]
-    pub fn lacking(&self, gateway: GatewayId) -> Option<Vec<crate::Differences>> {
-        let leg = self.legs.iter().flatten().find(|leg| leg.gateway == gateway)?;
-        let maps = self.volumes.iter().zip(&leg.dirty);
-        Some(maps.map(|(v, map)| crate::Differences::new(v.id, map.clone(), leg.base)).collect())
-    }
-
     /// Whether the primary said goodbye before its link ended.
     #[must_use]
     pub fn ended_orderly(&self) -> bool {
@@ -279,6 +272,7 @@ impl Machine {
     fn serving(&self) -> Serving {
         match self.role {
             _ if self.latched => Serving::Latched,
+            _ if self.rollback.is_some() => Serving::RollingBack,
             Role::Primary if self.waits_for_witness() => Serving::WaitingForWitness,
             Role::Primary if !self.awaiting.is_empty() => Serving::WaitingForMirror,
             Role::Primary if self.waits_for_companions() => self.companion_serving(),

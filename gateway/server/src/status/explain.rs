@@ -101,6 +101,10 @@ fn primary(status: &GroupStatus, moment: Moment, findings: &mut Vec<Finding>) {
         Serving::HandingOver => {
             findings.push(handing_over(status));
         }
+        Serving::RollingBack => {
+            let cause = "the group goes back to a snapshot";
+            findings.push((Health::AtRisk, explanation(Code::RollingBack, cause)));
+        }
         Serving::Latched => {
             let cause = "the copy here failed a sync and answers nothing";
             findings.push((Health::AtRisk, explanation(Code::Latched, cause)));

@@ -32,6 +32,7 @@ pub(crate) const fn serving(serving: &Serving) -> api::Serving {
         Serving::Excluded => api::Serving::Excluded,
         Serving::HandingOver => api::Serving::HandingOver,
         Serving::Latched => api::Serving::Latched,
+        Serving::RollingBack => api::Serving::RollingBack,
         Serving::Detached => api::Serving::Detached,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is not forgotten is passed on as it is.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use block::{
@@ -17,87 +18,113 @@ pub(super) enum Omits {
     Activity,
     /// It does not go back to a snapshot.
     WayBack,
+    /// It takes a snapshot when it is asked for the next thing, and then with that.
+    Place,
 }
 
 /// A store that leaves something out.
-pub(super) struct Forgetful(pub(super) Rc<dyn Store>, pub(super) Omits);
+pub(super) struct Forgetful {
+    inner: Rc<dyn Store>,
+    omits: Omits,
+    /// Snapshots that are to be taken.
+    late: RefCell<Vec<(SnapshotId, Ticket)>>,
+}
+
+impl Forgetful {
+    pub(super) fn new(inner: Rc<dyn Store>, omits: Omits) -> Self {
+        Self { inner, omits, late: RefCell::default() }
+    }
+
+    fn take_late(&self) {
+        for (id, ticket) in self.late.take() {
+            self.inner.snapshot(id, ticket);
+        }
+    }
+}
 
 impl Volume for Forgetful {
     fn geometry(&self) -> Geometry {
-        self.0.geometry()
+        self.inner.geometry()
     }
 
     fn read_only(&self) -> bool {
-        self.0.read_only()
+        self.inner.read_only()
     }
 
     fn submit(&self, batch: &mut Vec<Request>) {
-        self.0.submit(batch);
+        self.inner.submit(batch);
+        self.take_late();
     }
 
     fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
-        self.0.layout(extent, limit)
+        self.inner.layout(extent, limit)
     }
 }
 
 impl Store for Forgetful {
     fn record_activity(&self, active: &[ActivityExtent], ticket: Ticket) {
-        self.0.record_activity(active, ticket);
+        self.take_late();
+        self.inner.record_activity(active, ticket);
     }
 
     fn recovery(&self) -> Recovery {
-        let recovery = self.0.recovery();
-        match self.1 {
+        let recovery = self.inner.recovery();
+        match self.omits {
             Omits::Activity => Recovery { active: Vec::new(), ..recovery },
-            Omits::WayBack => recovery,
+            Omits::WayBack | Omits::Place => recovery,
         }
     }
 
     fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
-        self.0.mapped(from, limit)
+        self.inner.mapped(from, limit)
     }
 
     fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
-        self.0.checksums(extent)
+        self.inner.checksums(extent)
     }
 
     fn grow(&self, bytes: u64, ticket: Ticket) {
-        self.0.grow(bytes, ticket);
+        self.inner.grow(bytes, ticket);
     }
 
     fn usage(&self) -> Usage {
-        self.0.usage()
+        self.inner.usage()
     }
 
     fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
-        self.0.snapshot(id, ticket);
+        if self.omits == Omits::Place {
+            self.late.borrow_mut().push((id, ticket));
+        } else {
+            self.inner.snapshot(id, ticket);
+        }
     }
 
     fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
-        self.0.remove_snapshot(id, ticket);
+        self.inner.remove_snapshot(id, ticket);
     }
 
     fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
-        match self.1 {
-            Omits::Activity => self.0.roll_back(id, ticket),
+        match self.omits {
+            Omits::Activity | Omits::Place => self.inner.roll_back(id, ticket),
             Omits::WayBack => ticket.done(),
         }
     }
 
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
-        self.0.changed_since(id, from, limit)
+        self.inner.changed_since(id, from, limit)
     }
 
     fn snapshots(&self) -> Vec<Snapshot> {
-        self.0.snapshots()
+        self.inner.snapshots()
     }
 
     fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
-        self.0.open_snapshot(id)
+        self.inner.open_snapshot(id)
     }
 
     fn close(&self, ticket: Ticket) {
-        self.0.close(ticket);
+        self.take_late();
+        self.inner.close(ticket);
     }
 }
 

@@ -516,3 +516,20 @@ fn rule_2_a_copy_whose_leg_is_lost_when_both_were_let_through_gives_its_range_ba
     bench.change(4, at(6, 1)).record();
     assert!(is_applied(&bench, 4));
 }
+
+/// Found by the simulator: a slow disk applied a change of the primary after hosts had begun to read.
+#[test]
+fn rec_06_a_copy_is_opened_to_hosts_when_nothing_of_the_primary_is_under_way() {
+    let mut bench = mirror_in_sync();
+    incoming(&mut bench, 1, false);
+    bench.record();
+    assert!(is_applied(&bench, 1));
+    bench.apply(Event::Told { message: Message::Outdate }).record();
+    let goodbye = Message::Goodbye(block::Goodbye::Suspended);
+    bench.apply(Event::Told { message: goodbye }).record();
+    bench.apply(Event::Command(Command::Detach)).record();
+    let answered = |bench: &Bench| bench.out.iter().any(|e| matches!(e, Effect::Answered(Ok(()))));
+    assert!(!bench.machine.is_serving() && !answered(&bench));
+    bench.applied(1);
+    assert!(bench.machine.is_serving() && answered(&bench));
+}

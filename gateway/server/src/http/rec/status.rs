@@ -73,6 +73,7 @@ fn of_copy(half: &Half) -> Status {
     match &half.status.serving {
         Serving::Detached => Status::Suspend,
         Serving::Latched => Status::Error,
+        Serving::RollingBack => Status::Suspend,
         Serving::Yes
         | Serving::NotPrimary
         | Serving::Fenced { .. }

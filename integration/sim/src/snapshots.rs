@@ -1,0 +1,158 @@
+//! Snapshots with names: operators take and remove them at any moment (P11).
+//!
+//! Invariant: what is compared is read from the stores, whoever has the group.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use block::SnapshotId;
+use mirror::{Command, Role, SnapshotOrigin, SnapshotState};
+
+use crate::checks::{differs, fits_in};
+use crate::disks::Image;
+use crate::model::Branch;
+use crate::world::World;
+
+/// A snapshot that was asked for.
+pub(crate) struct Wish {
+    id: SnapshotId,
+    /// Where.
+    site: usize,
+    /// The volumes that belonged to the group there.
+    members: Vec<usize>,
+    /// What it may hold, once it was answered.
+    content: Option<Branch>,
+    /// What it holds, as it was first seen anywhere.
+    image: Option<Image>,
+    /// An operator asked for its end.
+    removed: bool,
+    /// The sites that said that they keep it.
+    holders: BTreeSet<usize>,
+}
+
+/// Takes one, or removes one.
+pub(crate) fn strike(world: &Rc<World>) {
+    let is_primary =
+        |site: &usize| world.group(*site).is_some_and(|g| g.status().role == Role::Primary);
+    let Some(site) = (0..world.sites.len()).find(is_primary) else { return };
+    if world.rng.chance(25) {
+        remove(world);
+    } else {
+        take(world, site);
+    }
+}
+
+fn take(world: &Rc<World>, site: usize) {
+    let Some(group) = world.group(site) else { return };
+    let Some(process) = world.process(site) else { return };
+    let name = world.sites[site].name;
+    let kept = Rc::clone(world);
+    process.spawn(
+        world,
+        Box::pin(async move {
+            let Some(branch) = kept.serve_branch(site) else { return };
+            let asked = kept.count();
+            let id = SnapshotId::of(u128::from(asked));
+            let members = kept.members(site);
+            let number = kept.wishes.borrow().len();
+            kept.wishes.borrow_mut().push(Wish {
+                id,
+                site,
+                members,
+                content: None,
+                image: None,
+                removed: false,
+                holders: BTreeSet::new(),
+            });
+            kept.log(format_args!("{name} is asked for snapshot {id}"));
+            let (origin, unix_ms) = (SnapshotOrigin::Manual, asked);
+            let wish = Command::Snapshot { snapshot: id, name: id.to_string(), origin, unix_ms };
+            let answer = group.command(wish).await;
+            kept.log(format_args!("{name} took snapshot {id}: {answer:?}"));
+            if answer.is_ok() {
+                kept.happened("a snapshot is taken");
+                let content = branch.borrow().as_of((kept.count(), asked), site);
+                if let Some(wish) = kept.wishes.borrow_mut().get_mut(number) {
+                    wish.content = Some(content);
+                    wish.holders.insert(site);
+                }
+                kept.check_snapshots(site);
+            }
+        }),
+    );
+}
+
+/// At any site that has one.
+fn remove(world: &Rc<World>) {
+    let site = world.rng.index(world.sites.len());
+    let Some(group) = world.group(site) else { return };
+    let snapshots = group.status().snapshots;
+    if snapshots.is_empty() {
+        return;
+    }
+    let id = snapshots[world.rng.index(snapshots.len())].id;
+    if let Some(wish) = world.wishes.borrow_mut().iter_mut().find(|wish| wish.id == id) {
+        wish.removed = true;
+    }
+    world.happened("a snapshot is removed");
+    crate::operator::ask(world, site, Command::RemoveSnapshot { snapshot: id });
+}
+
+impl World {
+    /// P11: what a site says that it keeps holds what it must, and the same as everywhere else; what
+    /// was promised is there.
+    pub(crate) fn check_snapshots(&self, site: usize) {
+        let Some(group) = self.group(site) else { return };
+        let listed = group.status().snapshots;
+        let name = self.sites[site].name;
+        for wish in self.wishes.borrow_mut().iter_mut() {
+            let found = listed.iter().find(|snapshot| snapshot.id == wish.id);
+            for gateway in found.iter().flat_map(|snapshot| &snapshot.held_by) {
+                wish.holders.extend(self.site_of(*gateway));
+            }
+            let usable = found.filter(|snapshot| snapshot.state == SnapshotState::Available);
+            let promised = wish.holders.contains(&site) && !wish.removed;
+            let Some(snapshot) = usable else {
+                // It goes with the volumes that left the group.
+                let stays = wish.members.iter().any(|member| self.is_member(site, *member));
+                if promised && stays {
+                    self.fail("P11", format!("{name} lost snapshot {}: {found:?}", wish.id));
+                }
+                continue;
+            };
+            let places = snapshot.volumes.iter().filter_map(|(volume, here)| {
+                let at = self.volumes.iter().position(|known| known == volume)?;
+                Some((at, *here))
+            });
+            let places: Vec<(usize, SnapshotId)> = places.collect();
+            let image = match self.sites[site].disks.look_at(&places) {
+                Ok(image) => image,
+                Err(text) => {
+                    self.fail("P11", format!("snapshot {} at {name}: {text}", wish.id));
+                    continue;
+                }
+            };
+            let here: Vec<usize> = places.iter().map(|(at, _)| *at).collect();
+            if let Some(content) = &wish.content
+                && let Err(text) = fits_in(self, &here, content, &image)
+            {
+                self.fail("P11", format!("snapshot {} at {name}: {text}", wish.id));
+            }
+            match &wish.image {
+                Some(first) => {
+                    let others = here.iter().filter(|at| first.has(**at));
+                    let text = others.filter_map(|at| differs(first, &image, *at)).next();
+                    if let Some(text) = text {
+                        let from = self.sites[wish.site].name;
+                        let id = wish.id;
+                        self.fail("P11", format!("snapshot {id} of {from} at {name}: {text}"));
+                    }
+                    if site != wish.site {
+                        self.happened("a mirror keeps a snapshot");
+                    }
+                }
+                None => wish.image = Some(image),
+            }
+        }
+    }
+}

@@ -190,9 +190,10 @@ impl Machine {
         let id = label.id;
         match result {
             Ok(()) => {
+                let holders = if link == 0 { self.points.take_sooner() } else { Vec::new() };
                 for (volume, here) in self.volumes.iter_mut().zip(here) {
                     let state = SnapshotState::Available;
-                    let held_by = Vec::new();
+                    let held_by = holders.clone();
                     volume.named.push(Named { label: label.clone(), here: *here, state, held_by });
                 }
                 let records = self.named_records();
@@ -207,6 +208,10 @@ impl Machine {
                     self.latch(error, out);
                 }
                 self.keep(After::Nothing, out);
+                if link == 0 && self.role == Role::Primary {
+                    // It is none: mirrors that keep it already have no use for it.
+                    self.tell_removed(id, out);
+                }
                 let why = format!("cannot keep a snapshot of the copy here: {error}");
                 self.answer_named((id, link), Err((Refusal::Io(error), why)), out);
             }
@@ -281,6 +286,9 @@ impl Machine {
     pub(super) fn heard_of_snapshot(&mut self, leg: LegId, word: &[u8], out: &mut Vec<Effect>) {
         let Some(gateway) = self.leg(leg).map(|leg| leg.gateway) else { return };
         match SnapshotWord::decode(word) {
+            // The mirror's stores were quicker than those here.
+            Ok(SnapshotWord::Taken { id, failed: None })
+                if self.points.heard_sooner(id, gateway) => {}
             Ok(SnapshotWord::Taken { id, failed: None }) => {
                 let mut is_new = false;
                 for named in self.volumes.iter_mut().flat_map(|volume| &mut volume.named) {
@@ -324,17 +332,21 @@ impl Machine {
         }
         self.mark_deleting(id);
         if self.role == Role::Primary {
-            let word = SnapshotWord::Remove(id).encode();
-            for leg in self.live.iter() {
-                let knows = self.leg(leg).is_some_and(|l| l.version >= SNAPSHOTS_SINCE_VERSION);
-                if knows {
-                    out.push(Effect::Post { leg, message: Message::Snapshot(word.clone()) });
-                }
-            }
+            self.tell_removed(id, out);
         }
         let records = self.named_records();
         self.keep_with(After::Command, records, out);
         Ok(())
+    }
+
+    /// Tells the mirrors that are connected that nobody needs a snapshot any more.
+    fn tell_removed(&self, id: SnapshotId, out: &mut Vec<Effect>) {
+        let word = SnapshotWord::Remove(id).encode();
+        for leg in self.live.iter() {
+            if self.leg(leg).is_some_and(|leg| leg.version >= SNAPSHOTS_SINCE_VERSION) {
+                out.push(Effect::Post { leg, message: Message::Snapshot(word.clone()) });
+            }
+        }
     }
 
     fn mark_deleting(&mut self, id: SnapshotId) {

@@ -16,7 +16,7 @@
 mod back;
 mod relay;
 
-use block::{Goodbye, IoError, Message, Quality, Seq, SnapshotId, VolumeId};
+use block::{GatewayId, Goodbye, IoError, Message, Quality, Seq, SnapshotId, VolumeId};
 
 use super::{After, Effect, Machine, Role};
 use crate::lineage::Lineage;
@@ -77,6 +77,8 @@ pub(super) struct Points {
     unneeded: Snapshots,
     removing: bool,
     keeping: Option<Keeping>,
+    /// Mirrors that keep the snapshot with a name that the stores here are still at.
+    sooner: Vec<GatewayId>,
     /// When the kept point was taken, if that was since this gateway started.
     kept_ms: Option<u64>,
     /// Before a point is taken to be sent on, what was applied is made durable by this round while
@@ -202,7 +204,26 @@ impl Points {
         let snapshots = std::mem::take(&mut self.planned);
         let step = Step::Taking(snapshots.clone());
         self.keeping = Some(Keeping { link: 0, why: Why::Named(label), step });
+        self.sooner.clear();
         out.push(Effect::Snapshot { snapshots });
+    }
+
+    /// A mirror keeps a snapshot; says whether the stores here are still at it, so that it is
+    /// remembered for when they are done.
+    pub(super) fn heard_sooner(&mut self, id: SnapshotId, gateway: GatewayId) -> bool {
+        let is_at_it = |keeping: &Keeping| {
+            matches!(&keeping.why, Why::Named(label) if label.id == id) && keeping.link == 0
+        };
+        let is_at_it = self.keeping.as_ref().is_some_and(is_at_it);
+        if is_at_it {
+            self.sooner.push(gateway);
+        }
+        is_at_it
+    }
+
+    /// The mirrors that were sooner than the stores here.
+    pub(super) fn take_sooner(&mut self) -> Vec<GatewayId> {
+        std::mem::take(&mut self.sooner)
     }
 
     /// A snapshot that was asked for could not be taken.

@@ -113,6 +113,38 @@ fn snap_01_is_taken_between_what_was_sent_and_what_comes_after() {
     assert_eq!(status.snapshots[0].held_by, [WEST]);
 }
 
+/// Found end to end: on a busy machine the mirror had synced sooner than the stores here, and its word
+/// came to nothing.
+#[test]
+fn snap_01_a_mirror_that_is_quicker_than_the_stores_here_is_remembered() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(wish()).record();
+    let word = SnapshotWord::Taken { id: WISH, failed: None };
+    bench.heard(Message::Snapshot(word.encode())).record();
+    assert!(bench.machine.status().snapshots.is_empty());
+    bench.apply(Event::Snapshotted(Ok(()), Taken::default()));
+    assert_eq!(named(&bench.out).unwrap()[0].held_by, [WEST]);
+    bench.record();
+    assert_eq!(bench.machine.status().snapshots[0].held_by, [WEST]);
+}
+
+/// A snapshot that the stores here refused is none anywhere.
+#[test]
+fn snap_05_a_mirror_does_not_keep_what_the_primary_could_not() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(wish()).record();
+    let word = SnapshotWord::Taken { id: WISH, failed: None };
+    bench.heard(Message::Snapshot(word.encode())).record();
+    bench.take();
+    bench.apply(Event::Snapshotted(Err(IoError::NoSpace), Taken::default())).record();
+    assert_eq!(answered(&bench), Some(Err(Refusal::Io(IoError::NoSpace))));
+    let told = bench.out.iter().find_map(|effect| match effect {
+        Effect::Post { message: Message::Snapshot(word), .. } => SnapshotWord::decode(word).ok(),
+        _ => None,
+    });
+    assert_eq!(told, Some(SnapshotWord::Remove(WISH)));
+}
+
 #[test]
 fn names_for_the_stores_are_recorded_before_they_are_used() {
     let mut bench = Bench::primary();

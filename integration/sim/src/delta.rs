@@ -311,6 +311,9 @@ impl Meter {
                 if let (false, Change::Write(data)) = (resync, change) {
                     self.sure = self.sure.max(first_word(data));
                 }
+                if let (true, Some(world)) = (resync, self.world.upgrade()) {
+                    world.sites[self.sites[1]].intact.set(false);
+                }
                 self.note(*seq, usize::from(*volume), *extent);
             }
             Message::Cut { seq, .. } => self.cut(*seq),

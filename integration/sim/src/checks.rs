@@ -211,9 +211,17 @@ impl World {
 
     /// The content of a copy that went back to the cut that it keeps (rule 8).
     fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
+        let state = &self.sites[site];
         self.stats.borrow_mut().cut_promotions += 1;
+        // A volume that left and joined again at the primary is in the cut as it was when it left.
+        let dated = state.dated.take();
+        let as_found = |content: &mut Branch| {
+            for volume in &dated {
+                content.rebase_volume(*volume, |sector| image.peek(*volume, sector));
+            }
+        };
         let fitting = |content: &Branch| fits(self, site, content, image);
-        let Some(content) = self.went_back(site, fitting) else {
+        let Some(content) = self.went_back(site, as_found, fitting) else {
             let name = self.sites[site].name;
             self.fail("P1", format!("{name} went back to a cut that it was never sent"));
             let own = self.sites[site].branch.borrow().clone();

@@ -285,7 +285,9 @@ impl Machine {
         let next = matches!(quality, Quality::InSync | Quality::Consistent) && !change.resync;
         let discards =
             (upstream.discards.is_some() || self.points.is_foreign()) && quality != Quality::Blank;
-        let keeps = !discards && (next || quality == Quality::Inconsistent);
+        // Behind a cut that is being kept, the copy is about to be more than Inconsistent.
+        let half = quality == Quality::Inconsistent && !(change.resync && self.points.is_keeping());
+        let keeps = !discards && (next || half);
         if upstream.recording || !keeps {
             upstream.waiting.push_back(Waiting::Change(write, change));
             // What needs a point of its own waits until the one that is being kept is recorded.

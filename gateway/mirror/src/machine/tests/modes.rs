@@ -9,7 +9,7 @@ fn policy(mode: Mode) -> Policy {
 }
 
 /// A leg that follows behind, with its first cut kept.
-fn following() -> Bench {
+pub(super) fn following() -> Bench {
     let mut bench = Bench::primary();
     bench.add_leg(policy(Mode::Consistency)).connect(None);
     bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
@@ -23,7 +23,7 @@ fn following() -> Bench {
 }
 
 /// The newest cut that was sent.
-fn cut(bench: &Bench) -> Option<Seq> {
+pub(super) fn cut(bench: &Bench) -> Option<Seq> {
     bench.out.iter().rev().find_map(|effect| match effect {
         Effect::Post { message: Message::Cut { seq, .. }, .. } => Some(*seq),
         _ => None,
@@ -359,6 +359,29 @@ fn rule_8_a_change_out_of_order_waits_for_the_cut_that_is_being_kept() {
     let status = bench.machine.status();
     assert_eq!(status.quality, Quality::Inconsistent);
     assert_eq!(status.kept.unwrap().unix_ms, 7, "the cut stays until there is another one");
+}
+
+#[test]
+fn rule_8_what_is_copied_behind_the_first_cut_waits_until_the_copy_is_that_cut() {
+    let mut bench = Bench::mirror();
+    bench.apply(open_by_east()).record();
+    incoming(&mut bench, 1, true);
+    bench.record();
+    bench.applied(1);
+    assert_eq!(bench.machine.status().quality, Quality::Inconsistent);
+    let (generation, ancestors) = (Generation::of(1), Vec::new());
+    let message = Message::Cut { seq: Seq::new(2), generation, ancestors };
+    bench.apply(Event::Told { message });
+    incoming(&mut bench, 3, false);
+    incoming(&mut bench, 4, true);
+    assert!(is_applied(&bench, 3) && !is_applied(&bench, 4), "what is next in order goes on");
+    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 }));
+    assert!(!is_applied(&bench, 4));
+    bench.record();
+    // What is out of order makes it half again, and that is recorded first.
+    assert!(is_applied(&bench, 4));
+    assert_eq!(bench.machine.status().quality, Quality::Inconsistent);
+    assert_eq!(bench.machine.status().kept.unwrap().quality, Quality::Consistent);
 }
 
 #[test]

@@ -311,8 +311,12 @@ impl World {
         *other.branch.borrow_mut() = None;
         *other.offered.borrow_mut() = None;
         *other.handed.borrow_mut() = None;
-        other.promotion.set(None);
-        other.at_point.set(false);
+        // What its primary hears now, it may have said before it was asked to take over.
+        let process = self.process(joined).map(|process| process.number);
+        if process.is_none() || other.promoting.get() != process {
+            other.promotion.set(None);
+            other.at_point.set(false);
+        }
         other.overwritten.set(None);
         other.rolled_back.set(false);
         other.intact.set(false);

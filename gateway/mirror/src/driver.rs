@@ -243,7 +243,7 @@ impl Group {
         self.push_event(Event::Closing);
         self.until_idle().await;
         self.stopping.cancel();
-        // A command that was still under way is answered by that nobody answers it.
+        // Who waits for a command that is still under way hears that it was interrupted.
         drop(self.core.borrow_mut().waiter.take());
         let latched = self.status().serving == crate::Serving::Latched;
         if latched || !self.core.borrow().machine.is_idle() {

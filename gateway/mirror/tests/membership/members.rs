@@ -113,7 +113,6 @@ fn a_group_that_is_closed_changes_nothing_whatever_it_is_asked_or_hears() {
         west.close().await.unwrap();
         let west = world.restart_uncut(west);
         west.command(Command::Promote { consent: Consent::InSync }).await.unwrap();
-        west.mirror_to(&east, Policy::default()).await.unwrap();
         world.pass(60).await;
         assert_eq!(east.record(), record);
         assert_eq!(east.content(0, 4096), bytes(0, 4096));

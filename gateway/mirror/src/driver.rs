@@ -208,6 +208,9 @@ impl Group {
 
     /// Lets the machine know what an operator wants, and waits for its answer.
     async fn ask(self: &Rc<Self>, event: impl FnOnce(&mut Core) -> Event) -> Result<(), Refusal> {
+        if self.stopping.is_cancelled() {
+            return Err(Refusal::Interrupted);
+        }
         let (answer, waiting) = oneshot::channel();
         {
             let mut core = self.core.borrow_mut();
@@ -225,6 +228,9 @@ impl Group {
     /// Stops in good order: drops hosts, lets what is in flight end, tells mirrors that nothing
     /// more will be acknowledged, makes everything durable, marks the stores clean.
     ///
+    /// From then on the group does nothing more, whatever it still hears: its record and its stores
+    /// may be somebody else's already.
+    ///
     /// # Errors
     /// When a store could not be made durable, or something was still under way: it opens as unclean, and nothing is lost by that.
     ///
@@ -237,6 +243,8 @@ impl Group {
         self.push_event(Event::Closing);
         self.until_idle().await;
         self.stopping.cancel();
+        // Who waits for a command that is still under way hears that it was interrupted.
+        drop(self.core.borrow_mut().waiter.take());
         let latched = self.status().serving == crate::Serving::Latched;
         if latched || !self.core.borrow().machine.is_idle() {
             // A record that says what this copy lost may not be durable: a store that is marked
@@ -274,7 +282,11 @@ impl Group {
             return;
         }
         let mut core = self.core.borrow_mut();
-        core.turn(self);
+        if self.stopping.is_cancelled() {
+            core.refuse_all();
+        } else {
+            core.turn(self);
+        }
         let dials = std::mem::take(&mut core.dials);
         drop(core);
         self.turning.set(false);

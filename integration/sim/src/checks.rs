@@ -211,18 +211,17 @@ impl World {
 
     /// The content of a copy that went back to the cut that it keeps (rule 8).
     fn turned_back(&self, site: usize, old: usize, image: &Image) -> Turned {
+        let state = &self.sites[site];
         self.stats.borrow_mut().cut_promotions += 1;
-        // What left the group and joined it again since is here as it was before that.
-        let dated = self.sites[site].dated.take();
-        let with_dated = |mut content: Branch| {
+        // A volume that left and joined again at the primary is in the cut as it was when it left.
+        let dated = state.dated.take();
+        let as_found = |content: &mut Branch| {
             for volume in &dated {
                 content.rebase_volume(*volume, |sector| image.peek(*volume, sector));
             }
-            content
         };
-        let fitting = |content: &Branch| fits(self, site, &with_dated(content.clone()), image);
-        let content = self.went_back(site, fitting).map(with_dated);
-        let Some(content) = content else {
+        let fitting = |content: &Branch| fits(self, site, content, image);
+        let Some(content) = self.went_back(site, as_found, fitting) else {
             let name = self.sites[site].name;
             self.fail("P1", format!("{name} went back to a cut that it was never sent"));
             let own = self.sites[site].branch.borrow().clone();
@@ -312,8 +311,12 @@ impl World {
         *other.branch.borrow_mut() = None;
         *other.offered.borrow_mut() = None;
         *other.handed.borrow_mut() = None;
-        other.promotion.set(None);
-        other.at_point.set(false);
+        // What its primary hears now, it may have said before it was asked to take over.
+        let process = self.process(joined).map(|process| process.number);
+        if process.is_none() || other.promoting.get() != process {
+            other.promotion.set(None);
+            other.at_point.set(false);
+        }
         other.overwritten.set(None);
         other.rolled_back.set(false);
         other.intact.set(false);

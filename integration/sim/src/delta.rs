@@ -37,8 +37,10 @@ pub(crate) struct Delta {
     extents: BTreeSet<(usize, u64)>,
     /// Links that are open between them, by who dialled.
     open: [usize; 3],
-    /// What was issued lately, while one was.
-    lately: VecDeque<(Instant, Vec<Block>)>,
+    /// What was issued lately, while one was, and what may still wait in a send journal.
+    lately: VecDeque<Issued>,
+    /// What was asked for up to here was sent on it before the newest host's change that was.
+    sent: Moment,
     /// Bytes that were copied on the last link.
     moved: u64,
     /// What was changed since they were equal last, or since the cut that one of them keeps: by the
@@ -46,6 +48,14 @@ pub(crate) struct Delta {
     segments: VecDeque<Segment>,
     /// The primary and its epoch when they were equal last, while its leg was there ever since.
     joined: Option<(usize, u64)>,
+}
+
+/// What a host asked for.
+#[derive(Debug)]
+struct Issued {
+    at: Instant,
+    moment: Moment,
+    blocks: Vec<Block>,
 }
 
 /// What was changed from one cut to the next.
@@ -93,6 +103,14 @@ fn key(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
 
+// === impl Issued ===
+
+impl Issued {
+    fn may_be_unsent(&self, now: Instant, unsent: Duration, sent: Moment) -> bool {
+        self.at + unsent >= now || self.moment > sent
+    }
+}
+
 // === impl Delta ===
 
 impl Delta {
@@ -106,8 +124,9 @@ impl Delta {
         self.open[from] = self.open[from].saturating_sub(1);
         let now = Instant::now();
         let lately = std::mem::take(&mut self.lately);
-        let recent = lately.into_iter().filter(|(at, _)| *at + unsent >= now);
-        self.blocks.extend(recent.flat_map(|(_, blocks)| blocks));
+        let sent = self.sent;
+        let recent = lately.into_iter().filter(|issued| issued.may_be_unsent(now, unsent, sent));
+        self.blocks.extend(recent.flat_map(|issued| issued.blocks));
     }
 }
 
@@ -159,7 +178,7 @@ impl World {
 
     /// A host asks for a change at a site.
     pub(crate) fn note_issued(&self, site: usize, volume: usize, extent: Extent) {
-        let unsent = self.unsent();
+        let (unsent, moment) = (self.unsent(), self.count());
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 let blocks = blocks_of(volume, extent);
@@ -171,11 +190,12 @@ impl World {
                     delta.blocks.extend(blocks);
                     return;
                 }
-                let now = Instant::now();
-                while delta.lately.front().is_some_and(|(at, _)| *at + unsent < now) {
+                let (at, sent) = (Instant::now(), delta.sent);
+                let is_sent = |issued: &Issued| !issued.may_be_unsent(at, unsent, sent);
+                while delta.lately.front().is_some_and(is_sent) {
                     delta.lately.pop_front();
                 }
-                delta.lately.push_back((now, blocks));
+                delta.lately.push_back(Issued { at, moment, blocks });
             });
         }
     }
@@ -310,6 +330,10 @@ impl Meter {
                 }
                 if let (false, Change::Write(data)) = (resync, change) {
                     self.sure = self.sure.max(first_word(data));
+                    self.note_sent();
+                }
+                if let (true, Some(world)) = (resync, self.world.upgrade()) {
+                    world.sites[self.sites[1]].intact.set(false);
                 }
                 self.note(*seq, usize::from(*volume), *extent);
             }
@@ -340,6 +364,13 @@ impl Meter {
         process.is_none_or(|process| process.lost_ms.get() == Some(world.now_ms()))
     }
 
+    fn note_sent(&self) {
+        if let Some(world) = self.world.upgrade() {
+            let ([from, to], sure) = (self.sites, self.sure);
+            world.with_delta(from, to, |delta| delta.sent = delta.sent.max(sure));
+        }
+    }
+
     fn cut(&mut self, seq: Seq) {
         let Some(world) = self.world.upgrade() else { return };
         let [from, to] = self.sites;
@@ -360,6 +391,7 @@ impl Meter {
                 let [from, to] = self.sites;
                 if let Some(world) = self.world.upgrade() {
                     self.sure = world.count();
+                    self.note_sent();
                     world.note_overwritten(to);
                     world.with_delta(from, to, |delta| {
                         delta.open[from] += 1;

@@ -117,7 +117,11 @@ const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Brings everything back: one primary, mirrors that are Equivalent (P8).
 pub(crate) async fn restore(world: &Rc<World>) {
-    let end = world.now_ms() + u64::try_from(PATIENCE.as_millis()).expect("short");
+    // A send journal that is full is sent before anything is equal again.
+    let (journal, speed) = (world.setup.journal, world.setup.path.speed);
+    let journal_ms = (journal.memory_bytes + journal.spill_bytes) / speed.max(1);
+    let patience_ms = u64::try_from(PATIENCE.as_millis()).expect("short");
+    let end = world.now_ms() + patience_ms + journal_ms.min(patience_ms);
     let mut calm = 0;
     while world.now_ms() < end && !world.has_failed() {
         tokio::time::sleep(Duration::from_millis(500)).await;

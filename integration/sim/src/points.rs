@@ -75,22 +75,28 @@ impl World {
         *mirror.follows.borrow_mut() = None;
     }
 
-    /// A copy went back to the cut that it keeps: what its content is now. `fits` says why it is not
-    /// that of a cut.
+    /// A copy went back to the cut that it keeps: what its content is now, after `adjust` said of
+    /// which volumes nothing is known. `fits` says why it is not that of a cut.
     pub(crate) fn went_back(
         &self,
         site: usize,
+        adjust: impl Fn(&mut Branch),
         fits: impl Fn(&Branch) -> Result<(), String>,
     ) -> Option<Branch> {
         let points = self.sites[site].points.borrow();
         for point in points.iter().rev() {
-            let content = point.content(site);
+            let mut content = point.content(site);
+            adjust(&mut content);
             match fits(&content) {
                 Ok(()) => return Some(content),
                 Err(text) => self.log(format_args!("not the cut {:?}: {text}", point.name)),
             }
         }
-        points.back().map(|point| point.content(site))
+        points.back().map(|point| {
+            let mut content = point.content(site);
+            adjust(&mut content);
+            content
+        })
     }
 
     /// What the old primary has and a mirror that went back has not may be discarded only with a

@@ -121,7 +121,7 @@ impl Core {
         }
     }
 
-    fn answer(&mut self, write: WriteId, result: Result<(), IoError>) {
+    pub(super) fn answer(&mut self, write: WriteId, result: Result<(), IoError>) {
         let entry = self.slab.get(write);
         let is_change = entry.change.is_some();
         let since = entry.since;

@@ -69,6 +69,19 @@ impl Volume for Handle {
 }
 
 impl Core {
+    /// The group is closed: what its hosts still ask for is refused, and nothing else is looked at.
+    pub(super) fn refuse_all(&mut self) {
+        for event in std::mem::take(&mut self.events) {
+            if let Event::Change { write, .. } | Event::Flush { write, .. } = event {
+                self.answer(write, Err(IoError::ShuttingDown));
+                self.slab.remove(write);
+            }
+        }
+        for request in self.batches.iter_mut().flat_map(|batch| batch.drain(..)) {
+            request.ticket.fail(IoError::ShuttingDown);
+        }
+    }
+
     fn host_request(&mut self, index: usize, request: Request, now: Instant, licensed: bool) {
         let Request { op, fua, ticket } = request;
         let change = match op {

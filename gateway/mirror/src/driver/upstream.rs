@@ -53,6 +53,10 @@ impl Group {
         (self.spawn)(Box::pin(async move {
             let (site, gateway) = (link.peer().site.clone(), link.peer().gateway);
             let fits = group.fit(&open, gateway).await;
+            if group.stopping.is_cancelled() {
+                // It calls again, and finds who is there then.
+                return;
+            }
             group.core.borrow_mut().candidate = Some(Candidate { link });
             group.push_event(match fits {
                 Ok(()) => Event::Opened { open: Box::new(open), site, gateway },

@@ -296,18 +296,19 @@ impl Machine {
         state.discard = false;
         state.lossy = None;
         state.holds_content = false;
-        state.fresh.fill(None);
         state.failed = None;
-        if state.stage != Stage::Following {
-            return;
-        }
-        if first {
+        let follows = state.stage == Stage::Following;
+        let rests = follows && state.policy.mode == Mode::Stack && state.journaled;
+        if follows && first {
             out.push(Effect::Note(Note::MirrorFollows { leg }));
         }
-        if state.policy.mode == Mode::Stack && state.journaled {
+        // What was new there is new no more, after a restart as well.
+        let fresh = self.end_fresh(leg);
+        if !fresh.is_empty() || (follows && !rests && (first || renewed)) {
+            self.keep_with(After::DirtyKept, fresh, out);
+        }
+        if rests {
             self.rest(leg, out);
-        } else if first || renewed {
-            self.keep(After::DirtyKept, out);
         }
     }
 

@@ -55,7 +55,8 @@ pub struct Taken {
     pub mapped_bytes: u64,
 }
 
-/// A point that is being kept. What comes behind it in the stream waits.
+/// A point that is being kept. What comes behind it in the stream waits; behind a cut, or one with a
+/// name, only until its snapshots are begun.
 #[derive(Debug)]
 struct Keeping {
     link: u64,
@@ -186,6 +187,11 @@ impl Points {
         self.keeping.as_ref().is_some_and(|keeping| !matches!(keeping.why, Why::Named(_)))
     }
 
+    /// Whether a point is being kept: another one must wait for it.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.keeping.is_some()
+    }
+
     pub(super) fn is_rolling_back(&self) -> bool {
         self.rollback || self.rolling_back
     }
@@ -308,10 +314,17 @@ impl Machine {
         } else if named {
             assert_eq!(self.writes.len(), 0, "all that came before it is here (rules 8 and 14)");
             let snapshots = std::mem::take(&mut self.points.planned);
+            let mut goes_on = false;
             if let Some(keeping) = &mut self.points.keeping {
                 keeping.step = Step::Taking(snapshots.clone());
+                goes_on = matches!(keeping.why, Why::Cut { .. } | Why::Named(_));
             }
             out.push(Effect::Snapshot { snapshots });
+            if goes_on {
+                // What comes behind is not in the snapshots, whenever those become durable.
+                // Until they are recorded, the copy has the cut before.
+                self.quality_kept(out);
+            }
         }
     }
 
@@ -445,7 +458,7 @@ impl Machine {
         }
     }
 
-    /// The point is recorded: the stream goes on.
+    /// The point is recorded: the stream goes on, if it had to wait.
     pub(super) fn point_kept(&mut self, link: u64, cut: Option<Seq>, out: &mut Vec<Effect>) {
         self.points.keeping = None;
         if self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {

@@ -1,6 +1,7 @@
 //! Volumes that join and leave, and copies that are longer than they should be.
 
-use twinspan_mirror::{Command, LegStatus, SessionState};
+use block::IoError;
+use twinspan_mirror::{Command, Consent, LegStatus, Refusal, SessionState};
 
 use super::*;
 
@@ -92,5 +93,28 @@ fn a_longer_copy_with_content_behind_the_end_is_refused_and_emptied_by_consent()
         east.until_equivalent().await;
         assert_eq!(west.content(Site::BYTES, 1 << 20), bytes(0, 1 << 20));
         assert_eq!(west.content(0, Site::BYTES), east.content(0, Site::BYTES));
+    });
+}
+
+/// A group that was closed, so that its members could be changed, heard that its mirror kept a cut,
+/// and wrote its record over the changed one. The gateway did not open the group any more.
+#[test]
+fn a_group_that_is_closed_changes_nothing_whatever_it_is_asked_or_hears() {
+    World::run(|world| async move {
+        let (east, west) = world.mirrored().await;
+        let leg = only_leg(&east).leg;
+        east.close().await.unwrap();
+        let record = east.record();
+        let asked = east.command(Command::Suspend { leg }).await;
+        assert_eq!(asked, Err(Refusal::Interrupted));
+        assert_eq!(east.write(0, 1, 4096).await, Err(IoError::ShuttingDown));
+        assert_eq!(east.flush().await, Err(IoError::ShuttingDown));
+        // A primary of a higher epoch calls: the group that is opened next here hears of it.
+        west.close().await.unwrap();
+        let west = world.restart_uncut(west);
+        west.command(Command::Promote { consent: Consent::InSync }).await.unwrap();
+        world.pass(60).await;
+        assert_eq!(east.record(), record);
+        assert_eq!(east.content(0, 4096), bytes(0, 4096));
     });
 }

@@ -287,6 +287,15 @@ impl Site {
         self.group.command(command).await
     }
 
+    pub(crate) async fn close(&self) -> Result<(), IoError> {
+        self.group.close().await
+    }
+
+    /// What the ledger says of the group.
+    pub(crate) fn record(&self) -> Option<Bytes> {
+        self.ledger.get(&Group::record_key(GROUP)).unwrap()
+    }
+
     pub(crate) fn status(&self) -> GroupStatus {
         self.group.status()
     }

@@ -23,6 +23,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         keeps_no_points: false,
         is_foreign: false,
         discarded: Vec::new(),
+        snapshots: Vec::new(),
         rpo_ms,
         split_brain: false,
         witness: None,

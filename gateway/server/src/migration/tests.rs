@@ -92,6 +92,7 @@ pub(crate) fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         keeps_no_points: false,
         is_foreign: false,
         discarded: Vec::new(),
+        snapshots: Vec::new(),
         rpo_ms: None,
         split_brain: false,
         witness: None,

@@ -162,6 +162,28 @@ fn a_volume_that_joined_is_copied_whole_again_when_its_copy_was_cut_short() {
     assert!(bench.out.iter().any(|effect| matches!(effect, Effect::List { .. })));
 }
 
+/// The mark was taken away in memory only: after the next start the mirror was sent all of it again.
+#[test]
+fn a_volume_that_joined_is_new_no_more_when_a_mirror_that_follows_behind_keeps_a_cut_with_it() {
+    let mut bench = super::modes::following();
+    bench.enlist().record().take();
+    bench.connect(Some(1));
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new(), Vec::new()] });
+    while super::modes::cut(&bench).is_none() {
+        let effects = bench.take();
+        let seqs: Vec<Seq> = effects.iter().filter_map(copy_seq).collect();
+        assert!(!seqs.is_empty(), "something is copied until the first cut: {effects:?}");
+        for seq in seqs {
+            bench.ack(seq);
+        }
+    }
+    let mark = fresh_key(GROUP, WEST, SECOND);
+    assert_eq!(recorded(&bench.out, &mark), None, "it is new until the cut is kept");
+    let seq = super::modes::cut(&bench).unwrap();
+    bench.heard(Message::CutApplied { seq });
+    assert_eq!(recorded(&bench.out, &mark), Some(None), "the mark is gone from the ledger");
+}
+
 #[test]
 fn a_crash_right_after_a_volume_joined_leaves_all_of_it_to_copy() {
     let mut bench = Bench::in_sync(Policy::default());

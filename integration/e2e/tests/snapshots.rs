@@ -381,9 +381,6 @@ fn snap_05_states_are_told_and_a_deleted_snapshot_stays_for_who_reads_it() -> Re
     ensure!(content.iter().all(|byte| *byte == 7), "the reader lost it");
     let told = events(&site)?;
     ensure!(told.contains("orders@kept") && told.contains("deleted"), "{told}");
-    // Pages, as of any list.
-    take(&site, "a")?;
-    take(&site, "b")?;
     expect(&site, &["snapshot", "show", VOLUME, "c"], 1, "GW0204").map(drop)
 }
 

@@ -59,16 +59,7 @@ async fn with_tokens(rig: &Rig) {
 async fn calls_need_a_token_and_errors_are_problems() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open(dir.path()).await;
-    with_tokens(&rig).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = super::router(Arc::clone(&rig.gateway));
-    let stopping = rig.gateway.stopping.clone();
-    rig.gateway.tasks.spawn(async move {
-        let server = axum::serve(listener, router);
-        let stopped = async move { stopping.cancelled().await };
-        server.with_graceful_shutdown(stopped).await.unwrap();
-    });
+    let address = listen(&rig).await;
     let volume = "{\"name\":\"orders\",\"bytes\":1048576}";
     let unknown = "{\"name\":\"orders\",\"byts\":1048576}";
     let cases = [
@@ -93,7 +84,46 @@ async fn calls_need_a_token_and_errors_are_problems() {
         ("GET", "/api/v1/events?follow=false", "viewer", "", 200, "created"),
         ("DELETE", "/api/v1/volumes/orders", "operator", "", 204, ""),
     ];
-    for (method, path, token, body, status, word) in cases {
+    ask(address, &cases).await;
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn snap_05_snapshots_are_listed_in_pages_and_taken_by_operators() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    let address = listen(&rig).await;
+    let volume = "{\"name\":\"orders\",\"bytes\":1048576}";
+    let (all, one) = ("/api/v1/groups/orders/snapshots", "/api/v1/groups/orders/snapshots/one");
+    let pages = format!("{all}?limit=1&sort=-name");
+    let states = format!("{all}?state=rollbacking");
+    let odd = format!("{all}?colour=red");
+    let (plan, run) = (format!("{one}/rollback/plan"), format!("{one}/rollback"));
+    let cases = [
+        ("POST", "/api/v1/volumes", "operator", volume, 201, "\"serving\""),
+        ("POST", all, "viewer", "{\"name\":\"one\"}", 403, "GW0202"),
+        ("POST", all, "operator", "{\"name\":\"one\"}", 201, "\"available\""),
+        ("POST", all, "operator", "{\"name\":\"auto.x\"}", 400, "GW0461"),
+        ("POST", all, "operator", "{\"nmae\":\"x\"}", 400, "nmae"),
+        ("POST", all, "operator", "", 201, "\"manual\""),
+        ("GET", &pages, "viewer", "", 200, "\"next\":"),
+        ("GET", &states, "viewer", "", 200, "\"items\":[]"),
+        ("GET", &odd, "viewer", "", 400, "colour"),
+        ("GET", one, "viewer", "", 200, "nbd://127.0.0.1:1/orders@one"),
+        ("POST", &plan, "operator", "", 200, "\"token\""),
+        ("POST", &run, "operator", "{\"token\":\"XXXXXX\"}", 409, "GW0411"),
+        ("DELETE", one, "viewer", "", 403, "GW0202"),
+        ("DELETE", one, "operator", "", 204, ""),
+    ];
+    ask(address, &cases).await;
+    rig.close().await;
+}
+
+type Case<'a> = (&'a str, &'a str, &'a str, &'a str, u16, &'a str);
+
+/// Makes the calls one after the other; each is answered with its status and a word.
+async fn ask(address: std::net::SocketAddr, cases: &[Case<'_>]) {
+    for (method, path, token, body, status, word) in cases.iter().copied() {
         let (got, answer) = call(address, &request(method, path, token, body)).await;
         assert_eq!(got, status, "{method} {path}: {answer}");
         assert!(answer.contains(word), "{method} {path}: {answer}");
@@ -101,5 +131,19 @@ async fn calls_need_a_token_and_errors_are_problems() {
             assert!(answer.contains("application/problem+json"), "{answer}");
         }
     }
-    rig.close().await;
+}
+
+/// Serves the calls of a gateway, for three tokens.
+async fn listen(rig: &Rig) -> std::net::SocketAddr {
+    with_tokens(rig).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = super::router(Arc::clone(&rig.gateway));
+    let stopping = rig.gateway.stopping.clone();
+    rig.gateway.tasks.spawn(async move {
+        let server = axum::serve(listener, router);
+        let stopped = async move { stopping.cancelled().await };
+        server.with_graceful_shutdown(stopped).await.unwrap();
+    });
+    address
 }

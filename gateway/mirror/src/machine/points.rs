@@ -14,6 +14,7 @@
 //! more is durable. What a kept point cannot be taken of is left as it is, and the primary is told.
 
 mod back;
+mod named;
 mod relay;
 
 use block::{GatewayId, Goodbye, IoError, Message, Quality, Seq, SnapshotId, VolumeId};
@@ -205,51 +206,6 @@ impl Points {
         !self.planned.is_empty()
     }
 
-    /// The primary takes a snapshot that was asked for, under the names that are recorded.
-    pub(super) fn begin_named(&mut self, label: Label, out: &mut Vec<Effect>) {
-        let snapshots = std::mem::take(&mut self.planned);
-        let step = Step::Taking(snapshots.clone());
-        self.keeping = Some(Keeping { link: 0, why: Why::Named(label), step });
-        self.sooner.clear();
-        out.push(Effect::Snapshot { snapshots });
-    }
-
-    /// A mirror keeps a snapshot; says whether the stores here are still at it, so that it is
-    /// remembered for when they are done.
-    pub(super) fn heard_sooner(&mut self, id: SnapshotId, gateway: GatewayId) -> bool {
-        let is_at_it = |keeping: &Keeping| {
-            matches!(&keeping.why, Why::Named(label) if label.id == id) && keeping.link == 0
-        };
-        let is_at_it = self.keeping.as_ref().is_some_and(is_at_it);
-        if is_at_it {
-            self.sooner.push(gateway);
-        }
-        is_at_it
-    }
-
-    /// The mirrors that were sooner than the stores here.
-    pub(super) fn take_sooner(&mut self) -> Vec<GatewayId> {
-        std::mem::take(&mut self.sooner)
-    }
-
-    /// A snapshot that was asked for could not be taken.
-    pub(super) fn refuse_named(&mut self, error: IoError) {
-        self.unsupported |= error == IoError::Unsupported;
-    }
-
-    /// The stores go back to a snapshot that has a name.
-    pub(super) fn begin_rollback(&mut self) {
-        self.rollback = true;
-    }
-
-    pub(super) fn add_unneeded(&mut self, volume: VolumeId, snapshot: SnapshotId) {
-        self.unneeded.push((volume, snapshot));
-    }
-
-    pub(super) fn is_unneeded(&self, volume: VolumeId, snapshot: SnapshotId) -> bool {
-        self.unneeded.contains(&(volume, snapshot))
-    }
-
     /// The kept point is needed no more.
     pub(super) fn give_up_kept(&mut self) {
         if let Some(kept) = self.kept.take() {
@@ -348,7 +304,7 @@ impl Machine {
         let why = match why {
             Why::Relay => return self.relay_snapshotted(snapshots, result, out),
             Why::Named(label) => {
-                return self.named_snapshotted(link, label, &snapshots, result, out);
+                return self.named_snapshotted((link, label), &snapshots, result, out);
             }
             why @ (Why::Overwrite | Why::Cut { .. }) => why,
         };
@@ -453,7 +409,7 @@ impl Machine {
             }
             Why::Relay => self.quality_kept(out),
             Why::Named(label) => {
-                self.named_snapshotted(link, label, &[], Err(IoError::Unsupported), out);
+                self.named_snapshotted((link, label), &[], Err(IoError::Unsupported), out);
             }
         }
     }

@@ -390,9 +390,7 @@ impl Gateway {
                 {
                     return Some(status);
                 }
-                if self.book.read().group_by_id(group).is_none() {
-                    return None;
-                }
+                self.book.read().group_by_id(group)?;
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
         };

@@ -454,7 +454,7 @@ fn snap_02_a_rollback_that_is_killed_is_whole_or_not_at_all_and_its_session_goes
         let plan = pair.primary.cli(&["snapshot", "rollback", "plan", VOLUME, &name])?;
         let token = text(&plan, "/token")?;
         let site = &pair.primary;
-        let mut pause = Duration::from_millis(random.within(0..400));
+        let mut pause = Duration::from_millis(random.within(0..120));
         if round == 0 {
             // At least one is over: its session may not be resumed yet.
             pause = Duration::from_secs(1);

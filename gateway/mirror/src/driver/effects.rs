@@ -263,14 +263,8 @@ impl Core {
             Note::Transferred { leg } => {
                 tracing::info!(group = group_name, %leg, "transfer is done");
             }
-            Note::SnapshotTaken { id } => {
-                tracing::info!(group = group_name, snapshot = %id, "snapshot is kept");
-            }
-            Note::SnapshotMissed { id, leg, why } => {
-                tracing::warn!(group = group_name, snapshot = %id, %leg, why, "mirror keeps none");
-            }
-            Note::RolledBack { id } => {
-                tracing::warn!(group = group_name, snapshot = %id, "went back to a snapshot");
+            Note::SnapshotTaken { .. } | Note::SnapshotMissed { .. } | Note::RolledBack { .. } => {
+                super::points::log(group_name, &note)
             }
             Note::Promoted => tracing::info!(group = group_name, "became primary"),
             Note::Demoted => tracing::info!(group = group_name, "hands over to its mirror"),

@@ -181,8 +181,7 @@ impl Machine {
     /// The stores answered. `link` is that to the primary, 0 at a primary.
     pub(super) fn named_snapshotted(
         &mut self,
-        link: u64,
-        label: Label,
+        (link, label): (u64, Label),
         here: &[SnapshotId],
         result: Result<(), IoError>,
         out: &mut Vec<Effect>,

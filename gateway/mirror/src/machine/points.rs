@@ -348,7 +348,7 @@ impl Machine {
         let why = match why {
             Why::Relay => return self.relay_snapshotted(snapshots, result, out),
             Why::Named(label) => {
-                return self.named_snapshotted(link, label, &snapshots, result, out);
+                return self.named_snapshotted((link, label), &snapshots, result, out);
             }
             why @ (Why::Overwrite | Why::Cut { .. }) => why,
         };
@@ -453,7 +453,7 @@ impl Machine {
             }
             Why::Relay => self.quality_kept(out),
             Why::Named(label) => {
-                self.named_snapshotted(link, label, &[], Err(IoError::Unsupported), out);
+                self.named_snapshotted((link, label), &[], Err(IoError::Unsupported), out);
             }
         }
     }

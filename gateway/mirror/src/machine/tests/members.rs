@@ -165,11 +165,11 @@ fn a_volume_that_joined_is_copied_whole_again_when_its_copy_was_cut_short() {
 /// The mark was taken away in memory only: after the next start the mirror was sent all of it again.
 #[test]
 fn a_volume_that_joined_is_new_no_more_when_a_mirror_that_follows_behind_keeps_a_cut_with_it() {
-    let mut bench = super::modes::following();
+    let mut bench = modes::following();
     bench.enlist().record().take();
     bench.connect(Some(1));
     bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new(), Vec::new()] });
-    while super::modes::cut(&bench).is_none() {
+    while modes::cut(&bench).is_none() {
         let effects = bench.take();
         let seqs: Vec<Seq> = effects.iter().filter_map(copy_seq).collect();
         assert!(!seqs.is_empty(), "something is copied until the first cut: {effects:?}");
@@ -179,7 +179,7 @@ fn a_volume_that_joined_is_new_no_more_when_a_mirror_that_follows_behind_keeps_a
     }
     let mark = fresh_key(GROUP, WEST, SECOND);
     assert_eq!(recorded(&bench.out, &mark), None, "it is new until the cut is kept");
-    let seq = super::modes::cut(&bench).unwrap();
+    let seq = modes::cut(&bench).unwrap();
     bench.heard(Message::CutApplied { seq });
     assert_eq!(recorded(&bench.out, &mark), Some(None), "the mark is gone from the ledger");
 }

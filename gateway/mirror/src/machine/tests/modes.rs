@@ -579,7 +579,7 @@ fn rec_06_a_copy_is_opened_to_hosts_when_nothing_of_the_primary_is_under_way() {
     bench.record();
     assert!(is_applied(&bench, 1));
     bench.apply(Event::Told { message: Message::Outdate }).record();
-    let goodbye = Message::Goodbye(block::Goodbye::Suspended);
+    let goodbye = Message::Goodbye(Goodbye::Suspended);
     bench.apply(Event::Told { message: goodbye }).record();
     bench.apply(Event::Command(Command::Detach)).record();
     let answered = |bench: &Bench| bench.out.iter().any(|e| matches!(e, Effect::Answered(Ok(()))));

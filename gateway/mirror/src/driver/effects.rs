@@ -264,7 +264,7 @@ impl Core {
                 tracing::info!(group = group_name, %leg, "transfer is done");
             }
             Note::SnapshotTaken { .. } | Note::SnapshotMissed { .. } | Note::RolledBack { .. } => {
-                log_snapshot(group_name, &note);
+                super::points::log(group_name, &note)
             }
             Note::Promoted => tracing::info!(group = group_name, "became primary"),
             Note::Demoted => tracing::info!(group = group_name, "hands over to its mirror"),
@@ -313,21 +313,5 @@ impl Group {
     fn drop_hosts(&self) {
         let fresh = self.stopping.child_token();
         self.hosts.replace(fresh).cancel();
-    }
-}
-
-/// What a note says of a snapshot.
-fn log_snapshot(group_name: &str, note: &Note) {
-    match note {
-        Note::SnapshotTaken { id } => {
-            tracing::info!(group = group_name, snapshot = %id, "snapshot is kept");
-        }
-        Note::SnapshotMissed { id, leg, why } => {
-            tracing::warn!(group = group_name, snapshot = %id, %leg, why, "mirror keeps none");
-        }
-        Note::RolledBack { id } => {
-            tracing::warn!(group = group_name, snapshot = %id, "went back to a snapshot");
-        }
-        _ => {}
     }
 }

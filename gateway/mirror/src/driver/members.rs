@@ -62,7 +62,10 @@ impl Group {
             super::open::restored((volume, &name), &*store, &*ledger)
         };
         // A damaged record refuses the volume as it would refuse to open its group.
-        let restored = found.map_err(|_unreadable| Refusal::Io(IoError::Checksum))?;
+        let restored = found.map_err(|error| match error {
+            super::OpenError::Ledger(error) => Refusal::Io(error),
+            _ => Refusal::Io(IoError::Checksum),
+        })?;
         let asked = self.ask(move |core| {
             let index = core.members.len();
             core.members.push(Member::new(volume, index, store));

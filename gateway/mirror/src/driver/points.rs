@@ -8,7 +8,7 @@ use block::{BlockSet, Extent, IoError, LegId, RunKind, SnapshotId, Volume};
 
 use super::Core;
 use super::inbox::Tag;
-use crate::machine::{Event, PointListing};
+use crate::machine::{Event, Note, PointListing};
 
 /// Ranges of a map that are asked for at a time.
 const STEP: usize = 4096;
@@ -135,4 +135,18 @@ fn mapped_in(volume: &dyn Volume) -> Result<BlockSet, IoError> {
         }
     }
     Ok(ranges)
+}
+
+/// What the log says of snapshots with names.
+pub(super) fn log(group: &str, note: &Note) {
+    match note {
+        Note::SnapshotTaken { id } => tracing::info!(group, snapshot = %id, "snapshot is kept"),
+        Note::SnapshotMissed { id, leg, why } => {
+            tracing::warn!(group, snapshot = %id, %leg, why, "mirror does not keep a snapshot");
+        }
+        Note::RolledBack { id } => {
+            tracing::warn!(group, snapshot = %id, "went back to a snapshot");
+        }
+        _ => {}
+    }
 }

@@ -298,7 +298,8 @@ impl Group {
     /// Wakes with every answer of a store or the ledger that did not come at once.
     async fn pump(self: Rc<Self>) {
         let sink = Rc::clone(&self.core.borrow().sink);
-        loop {
+        // A group that is closed takes no answers: they would be there for ever.
+        while !self.stopping.is_cancelled() {
             poll_fn(|context| sink.poll_ready(context)).await;
             self.turn();
         }

@@ -4,26 +4,14 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Answer, Process, Site, Tool, binary, python, wait_for};
+use harness::{Process, Site, Tool, binary, python, wait_for};
 use serde_json::{Value, json};
 
 use crate::pair::{
-    Pair, SOON, SYNC_LIMIT, VOLUME, await_group, digest, fail_over, group, number, read_copy,
-    serves, single, text,
+    Pair, SOON, SYNC_LIMIT, VOLUME, await_group, digest, expect, fail_over, group, number,
+    read_copy, serves, single, text,
 };
 use crate::records::attach;
-
-/// Asks, and expects this exit code and this in the answer.
-fn expect(site: &Site, arguments: &[&str], code: i32, word: &str) -> Result<Answer> {
-    let answer = site.ask(arguments)?;
-    ensure!(
-        answer.code == code && answer.text.contains(word),
-        "{arguments:?}: wanted {code} and {word:?}, got {}\n{}",
-        answer.code,
-        answer.text
-    );
-    Ok(answer)
-}
 
 /// Runs the program by itself, without a gateway's address.
 fn program(arguments: &[&str]) -> Result<(i32, String)> {

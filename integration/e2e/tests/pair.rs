@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Proxy, Site, Tool, wait_for};
+use harness::{Answer, Proxy, Site, Tool, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -194,4 +194,16 @@ pub(crate) fn fail_over(to: &Site) -> Result<Value> {
     let token = text(&plan, "/token")?;
     to.cli(&["failover", "run", VOLUME, "--token", &token])?;
     Ok(plan)
+}
+
+/// Asks, and expects this exit code and this in the answer.
+pub(crate) fn expect(site: &Site, arguments: &[&str], code: i32, word: &str) -> Result<Answer> {
+    let answer = site.ask(arguments)?;
+    ensure!(
+        answer.code == code && answer.text.contains(word),
+        "{arguments:?}: wanted {code} and {word:?}, got {}\n{}",
+        answer.code,
+        answer.text
+    );
+    Ok(answer)
 }

@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Answer, Site, Tool, wait_for};
+use harness::{Site, Tool, wait_for};
 use serde_json::Value;
 
 use crate::chain::{Chain, Plan, read_front};
 use crate::pair::{
-    Pair, SOON, SYNC_LIMIT, VOLUME, await_group, compare, group, number, set, single, text,
+    Pair, SOON, SYNC_LIMIT, VOLUME, await_group, compare, expect, group, number, set, single, text,
 };
 use crate::random::Random;
 use crate::records::{Journal, Load, attach, random_file};
@@ -21,17 +21,6 @@ use crate::records::{Journal, Load, attach, random_file};
 fn kills() -> u64 {
     let set = std::env::var("TWINSPAN_KILLS").ok().and_then(|text| text.parse().ok());
     set.unwrap_or(4)
-}
-
-fn expect(site: &Site, arguments: &[&str], code: i32, word: &str) -> Result<Answer> {
-    let answer = site.ask(arguments)?;
-    ensure!(
-        answer.code == code && answer.text.contains(word),
-        "{arguments:?}: wanted {code} and {word:?}, got {}\n{}",
-        answer.code,
-        answer.text
-    );
-    Ok(answer)
 }
 
 fn take(site: &Site, name: &str) -> Result<Value> {

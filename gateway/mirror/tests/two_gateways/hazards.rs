@@ -1,10 +1,10 @@
 //! What goes wrong between two sites and needs whole gateways to show: links that flap, power that
 //! goes, changes that arrive late.
 
-use block::{Mode, Quality};
+use block::{IoError, Mode, Op, Quality};
 use twinspan_mirror::{Command, Consent, Phase, Policy, Refusal, Role};
 
-use crate::world::{World, bytes};
+use crate::world::{World, bytes, extent};
 
 /// Cuts and heals the link every second for an hour while a host writes.
 fn flap(mode: Mode) {
@@ -78,8 +78,7 @@ fn rule_6_what_came_before_a_promotion_lands_before_the_first_write_after_it() {
     World::run(|world| async move {
         let (east, west) = world.mirrored().await;
         west.hold(true);
-        let late =
-            east.start(block::Op::Write(block::Extent::new(0, 4096).unwrap(), bytes(3, 4096)));
+        let late = east.start(Op::Write(extent(0, 4096), bytes(3, 4096)));
         world.pass_ms(100).await;
         world.cut();
         world.pass(10).await;
@@ -122,5 +121,22 @@ fn rule_1_a_mirror_that_did_not_take_over_is_not_promoted_as_if_it_were_in_sync(
         world.pass(10).await;
         let refused = north.command(Command::Promote { consent: Consent::InSync }).await;
         assert_eq!(refused, Err(Refusal::QualityTooLow { quality: Quality::Outdated }));
+    });
+}
+
+/// Found by the simulator: what a disk answered after its group was closed was waited for again and
+/// again, by nobody who would take it, and the thread did nothing else any more.
+#[test]
+fn what_a_disk_answers_after_its_group_was_closed_keeps_nobody_busy() {
+    World::run(|world| async move {
+        let (east, west) = world.mirrored().await;
+        east.hold(true);
+        let late = east.start(Op::Write(extent(0, 4096), bytes(1, 4096)));
+        assert_eq!(east.close().await, Err(IoError::ShuttingDown), "it is still under way");
+        east.hold(false);
+        // Time goes on, for the other groups of the thread as well.
+        world.pass(1).await;
+        assert_eq!(west.status().role, Role::Secondary);
+        drop(late);
     });
 }

@@ -335,6 +335,11 @@ impl Site {
         self.command(Command::SetPolicy { leg, policy }).await
     }
 
+    /// Stops in good order.
+    pub(crate) async fn close(&self) -> Result<(), IoError> {
+        self.group.close().await
+    }
+
     /// Keeps changes back at the store, or lets them through.
     pub(crate) fn hold(&self, hold: bool) {
         self.mortal.iter().for_each(|store| store.hold(hold));

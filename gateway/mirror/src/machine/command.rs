@@ -87,6 +87,18 @@ impl Machine {
         }
     }
 
+    /// The same, if that is the command under way: another may have been asked for since.
+    pub(super) fn finish_own(
+        &mut self,
+        own: Pending,
+        result: Result<(), Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.command == Some(own) {
+            self.finish_command(result, out);
+        }
+    }
+
     pub(super) fn require_primary(&self) -> Result<(), Refusal> {
         match self.role {
             Role::Primary => Ok(()),

@@ -68,17 +68,14 @@ impl Machine {
             return;
         }
         self.detaching = false;
-        let asked = self.command == Some(Pending::Detach);
         // A primary that opened the group meanwhile comes first.
         if self.role == Role::Secondary && self.recorded_role == RoleRecord::Detached {
             self.role = Role::Detached;
             self.begins_with_next = true;
             out.push(Effect::Note(Note::Detached(true)));
-            if asked {
-                self.finish_command(Ok(()), out);
-            }
-        } else if asked {
-            self.finish_command(Err(Refusal::Interrupted), out);
+            self.finish_own(Pending::Detach, Ok(()), out);
+        } else {
+            self.finish_own(Pending::Detach, Err(Refusal::Interrupted), out);
         }
     }
 

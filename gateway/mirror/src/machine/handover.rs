@@ -66,9 +66,7 @@ impl Machine {
         if yielding.leg != leg || yielding.epoch != epoch {
             return;
         }
-        if self.command == Some(Pending::GoOn) {
-            self.finish_command(Err(Refusal::Fenced { by: epoch }), out);
-        }
+        self.finish_own(Pending::GoOn, Err(Refusal::Fenced { by: epoch }), out);
         let state = self.leg(leg).expect("a leg that was asked is remembered");
         self.upstream_record = Some(UpstreamRecord {
             gateway: state.gateway,

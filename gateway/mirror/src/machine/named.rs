@@ -19,13 +19,22 @@ use bytes::Bytes;
 use super::leg::Stage;
 use super::members::Records;
 use super::points::Why;
-use super::{After, Effect, Machine, Pending, Role};
+use super::{After, Effect, Machine, Pending, Role, VolumeState};
 use crate::command::Refusal;
 use crate::record::{Label, Named, SnapshotWord, encode_named, named_key};
 use crate::status::{SnapshotState, SnapshotStatus};
 
 /// The most named snapshots of a group: a record that is replaced as a whole stays small.
 pub(super) const NAMED_MAX: usize = 512;
+
+// === impl VolumeState ===
+
+impl VolumeState {
+    /// Its part of a snapshot.
+    pub(super) fn part_of(&self, id: SnapshotId) -> Option<&Named> {
+        self.named.iter().find(|named| named.label.id == id)
+    }
+}
 
 // === impl Machine ===
 
@@ -83,12 +92,23 @@ impl Machine {
     }
 
     fn is_named(&self, id: SnapshotId) -> bool {
-        self.volumes.iter().flat_map(|volume| &volume.named).any(|named| named.label.id == id)
+        self.parts_of(id).next().is_some()
+    }
+
+    /// The volumes' parts of a snapshot, in the order of the volumes, of those that have one.
+    pub(super) fn parts_of(&self, id: SnapshotId) -> impl Iterator<Item = &Named> {
+        self.volumes.iter().filter_map(move |volume| volume.part_of(id))
+    }
+
+    /// The same, to be changed.
+    pub(super) fn parts_mut(&mut self, id: SnapshotId) -> impl Iterator<Item = &mut Named> {
+        let all = self.volumes.iter_mut().flat_map(|volume| &mut volume.named);
+        all.filter(move |named| named.label.id == id)
     }
 
     /// The records of every volume's named snapshots.
     pub(super) fn named_records(&self) -> Records {
-        let record = |volume: &super::VolumeState| -> (String, Option<Bytes>) {
+        let record = |volume: &VolumeState| -> (String, Option<Bytes>) {
             (named_key(volume.id), encode_named(&volume.named))
         };
         self.volumes.iter().map(record).collect()
@@ -235,9 +255,7 @@ impl Machine {
         if link == 0 {
             let result = result.map_err(|(refusal, _)| refusal);
             self.safety_taken(id, result.clone(), out);
-            if self.command == Some(Pending::Snapshot(id)) {
-                self.finish_command(result, out);
-            }
+            self.finish_own(Pending::Snapshot(id), result, out);
         } else if self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {
             let failed = result.err().map(|(_, why)| why);
             self.reply_named(id, failed, out);
@@ -290,8 +308,8 @@ impl Machine {
                 if self.points.heard_sooner(id, gateway) => {}
             Ok(SnapshotWord::Taken { id, failed: None }) => {
                 let mut is_new = false;
-                for named in self.volumes.iter_mut().flat_map(|volume| &mut volume.named) {
-                    if named.label.id == id && !named.held_by.contains(&gateway) {
+                for named in self.parts_mut(id) {
+                    if !named.held_by.contains(&gateway) {
                         named.held_by.push(gateway);
                         is_new = true;
                     }

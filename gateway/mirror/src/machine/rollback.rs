@@ -15,7 +15,7 @@ use block::{BlockSet, IoError, LegId, SnapshotId};
 use super::leg::Stage;
 use super::{After, Effect, Machine, Note, Pending, Role};
 use crate::command::Refusal;
-use crate::record::Label;
+use crate::record::{Label, Named};
 use crate::status::{SnapshotOrigin, SnapshotState};
 
 /// A way back that is under way.
@@ -77,9 +77,7 @@ impl Machine {
 
     /// Whether every volume of the group can go back to a snapshot.
     fn find_whole(&self, id: SnapshotId) -> Result<(), Refusal> {
-        let of = |volume: &super::VolumeState| {
-            volume.named.iter().find(|named| named.label.id == id).map(|named| named.state)
-        };
+        let of = |volume: &super::VolumeState| volume.part_of(id).map(|named| named.state);
         let states: Vec<_> = self.volumes.iter().map(of).collect();
         if states.iter().all(Option::is_none) {
             return Err(Refusal::NoSuchSnapshot);
@@ -115,9 +113,7 @@ impl Machine {
 
     fn give_rollback_up(&mut self, to: SnapshotId, refusal: Refusal, out: &mut Vec<Effect>) {
         self.rollback = None;
-        if self.command == Some(Pending::RollBack(to)) {
-            self.finish_command(Err(refusal), out);
-        }
+        self.finish_own(Pending::RollBack(to), Err(refusal), out);
     }
 
     /// What was here is kept, or cannot be.
@@ -143,18 +139,11 @@ impl Machine {
 
     /// What the stores call a snapshot, by index of the volume.
     fn stores_names(&self, id: SnapshotId) -> Vec<SnapshotId> {
-        let of = |volume: &super::VolumeState| {
-            volume.named.iter().find(|named| named.label.id == id).map(|named| named.here)
-        };
-        self.volumes.iter().filter_map(of).collect()
+        self.parts_of(id).map(|named| named.here).collect()
     }
 
     fn set_named(&mut self, id: SnapshotId, state: SnapshotState) {
-        for named in self.volumes.iter_mut().flat_map(|volume| &mut volume.named) {
-            if named.label.id == id {
-                named.state = state;
-            }
-        }
+        self.parts_mut(id).for_each(|named| named.state = state);
     }
 
     /// The blocks are listed in which the content will change; says whether that was asked for here.
@@ -202,12 +191,11 @@ impl Machine {
 
     /// Takes up a way back that something cut short, before anybody is served.
     pub(super) fn resume_named_rollback(&mut self, out: &mut Vec<Effect>) {
-        let named = self.volumes.iter().flat_map(|volume| &volume.named);
-        let rolling = named.clone().find(|named| named.state == SnapshotState::RollingBack);
+        let is_rolling = |named: &&Named| named.state == SnapshotState::RollingBack;
+        let rolling = self.volumes.iter().flat_map(|volume| &volume.named).find(is_rolling);
         let Some(to) = rolling.map(|named| named.label.id) else { return };
         let snapshots = self.stores_names(to);
-        let ready = named.filter(|named| named.label.id == to);
-        let all = ready.filter(|named| named.state == SnapshotState::RollingBack).count();
+        let all = self.parts_of(to).filter(is_rolling).count();
         if all < self.volumes.len() {
             // Some volumes may be there and others cannot: nothing may be served from this.
             self.latch(IoError::Media, out);
@@ -245,8 +233,6 @@ impl Machine {
     pub(super) fn rollback_recorded(&mut self, out: &mut Vec<Effect>) {
         let Some(Rollback { to, .. }) = self.rollback.take() else { return };
         out.push(Effect::Note(Note::RolledBack { id: to }));
-        if self.command == Some(Pending::RollBack(to)) {
-            self.finish_command(Ok(()), out);
-        }
+        self.finish_own(Pending::RollBack(to), Ok(()), out);
     }
 }

@@ -26,6 +26,17 @@ pub enum SnapshotState {
     Error,
 }
 
+impl SnapshotState {
+    /// Whether its content can be read here.
+    #[must_use]
+    pub const fn is_readable(self) -> bool {
+        match self {
+            Self::Available | Self::RollingBack => true,
+            Self::Deleting | Self::Error => false,
+        }
+    }
+}
+
 /// A snapshot of the group that has a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotStatus {

@@ -80,11 +80,10 @@ impl Gateway {
             let known = entry.volumes.iter().find(|volume| volume.id == id.uuid());
             let name = known.map_or_else(|| id.to_string(), |volume| volume.name.clone());
             SnapshotVolume {
-                exports: match snapshot.state {
-                    SnapshotState::Available | SnapshotState::RollingBack => {
-                        self.exports_of(&export_name(&name, &snapshot.name))
-                    }
-                    SnapshotState::Deleting | SnapshotState::Error => Vec::new(),
+                exports: if snapshot.state.is_readable() {
+                    self.exports_of(&export_name(&name, &snapshot.name))
+                } else {
+                    Vec::new()
                 },
                 volume: name,
                 volume_id: id.uuid(),
@@ -203,10 +202,9 @@ impl Gateway {
         let (group, volume) = pages.volumes().find(|(_, of)| of.name == volume)?;
         let seen = self.board.get(group.group())?;
         let found = seen.status.snapshots.iter().find(|of| of.name == snapshot)?;
-        let can_be_read =
-            matches!(found.state, SnapshotState::Available | SnapshotState::RollingBack);
         let id = VolumeId::from_uuid(volume.id);
-        let (_, here) = found.volumes.iter().find(|(of, _)| can_be_read && *of == id)?;
+        let readable = found.state.is_readable();
+        let (_, here) = found.volumes.iter().find(|(of, _)| readable && *of == id)?;
         let bytes = seen.sizes.get(here).copied().filter(|bytes| *bytes > 0)?;
         Some(((group.group(), id, *here), bytes))
     }

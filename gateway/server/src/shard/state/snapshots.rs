@@ -115,29 +115,24 @@ impl ShardState {
         manual_max: usize,
     ) -> Result<(), Refused> {
         let open = self.open_group(group)?;
-        let result = patiently(
-            |refusal| *refusal == Refusal::Busy,
-            async || {
-                let status = open.group.status();
-                let manual = status.snapshots.iter().filter(|snapshot| {
-                    snapshot.origin == SnapshotOrigin::Manual
-                        && snapshot.state != SnapshotState::Deleting
-                });
-                let manual = manual.count();
-                if manual >= manual_max {
-                    let detail = format!(
-                        "group {} has {manual} snapshots that were asked for, and may have {manual_max}",
-                        status.name
-                    );
-                    return Ok(Err(Refused::new(Code::SnapshotLimit, detail)));
-                }
-                open.group.command(command.clone()).await.map(Ok)
-            },
-        );
-        let result = result.await;
-        open.snapshots.room.take();
-        self.post(&open);
-        result?
+        let is_passing = |refusal: &Refusal| *refusal == Refusal::Busy;
+        let has_room = || {
+            let status = open.group.status();
+            let manual = status.snapshots.iter().filter(|snapshot| {
+                snapshot.origin == SnapshotOrigin::Manual
+                    && snapshot.state != SnapshotState::Deleting
+            });
+            let manual = manual.count();
+            if manual < manual_max {
+                return Ok(());
+            }
+            let detail = format!(
+                "group {} has {manual} snapshots that were asked for, and may have {manual_max}",
+                status.name
+            );
+            Err(Refused::new(Code::SnapshotLimit, detail))
+        };
+        self.change_snapshots(&open, command, is_passing, has_room).await
     }
 
     /// Goes back to a snapshot, unless hosts are attached that may not be dropped.
@@ -155,18 +150,42 @@ impl ShardState {
         // A mirror that was suspended a moment ago may still be on its way out of the set.
         let is_passing =
             |refusal: &Refusal| matches!(refusal, Refusal::Busy | Refusal::SessionsActive);
-        let result = patiently(is_passing, async || {
+        let has_no_hosts = || {
             let hosts = self.hosts_of(group);
-            if hosts > 0 && !drop_hosts {
-                let detail = format!("{hosts} hosts are attached to group {}", open.group.name());
-                return Ok(Err(Refused::new(Code::HostsAttached, detail)));
+            if hosts == 0 || drop_hosts {
+                return Ok(());
             }
-            open.group.command(command.clone()).await.map(Ok)
-        });
-        let result = result.await;
+            let detail = format!("{hosts} hosts are attached to group {}", open.group.name());
+            Err(Refused::new(Code::HostsAttached, detail))
+        };
+        self.change_snapshots(&open, command, is_passing, has_no_hosts).await
+    }
+
+    /// Gives a group a command if `may` says so in the same moment, and again while what stands in the
+    /// way is a moment's matter. What is known of its snapshots is looked at anew then.
+    async fn change_snapshots(
+        &self,
+        open: &OpenGroup,
+        command: Command,
+        is_passing: impl Fn(&Refusal) -> bool,
+        may: impl Fn() -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let mut tries = 0;
+        let result = loop {
+            if let Err(refused) = may() {
+                break Err(refused);
+            }
+            match open.group.command(command.clone()).await {
+                Err(refusal) if is_passing(&refusal) && tries < BUSY_TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                result => break result.map_err(Refused::from),
+            }
+        };
         open.snapshots.room.take();
-        self.post(&open);
-        result?
+        self.post(open);
+        result
     }
 
     /// Bytes in which the volumes of a group may differ from a snapshot: the maps are read, not the
@@ -223,22 +242,5 @@ impl ShardState {
             nbd_server::serve(host, attachment).await;
             readers.set(readers.get().saturating_sub(1));
         });
-    }
-}
-
-/// Asks again while what stands in the way is a moment's matter.
-async fn patiently<T>(
-    is_passing: impl Fn(&Refusal) -> bool,
-    ask: impl AsyncFn() -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
-    let mut tries = 0;
-    loop {
-        match ask().await {
-            Err(refusal) if is_passing(&refusal) && tries < BUSY_TRIES_MAX => {
-                tries += 1;
-                tokio::time::sleep(BUSY_PAUSE).await;
-            }
-            result => return result,
-        }
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct Removal {
 
 impl Core {
     pub(super) fn snapshot(&mut self, snapshots: &[SnapshotId]) {
+        assert_eq!(snapshots.len(), self.members.len(), "each volume is in it (rule 14)");
         self.submit();
         let key = self.begin_round(0, snapshots.len());
         for (member, snapshot) in self.members.iter().zip(snapshots) {

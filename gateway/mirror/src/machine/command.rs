@@ -16,6 +16,8 @@ use crate::status::{Cause, SessionState};
 pub(crate) enum Pending {
     /// Answered when a record or a change of roles is done.
     Plain,
+    /// Answered when it is recorded who belongs to the group, whatever else happens meanwhile.
+    Members,
     /// Answered when this leg is durably out of the in-sync set.
     Suspend(LegId),
     /// The same, and then it is forgotten.

@@ -116,6 +116,13 @@ impl Machine {
             let mark = leg.dirty.last().map(crate::dirty::DirtyMap::encode);
             records.push((fresh_key(self.group, leg.gateway, volume.volume), mark));
         }
+        self.record_members(records, out);
+    }
+
+    /// From here on the change happens, also if this gateway is fenced before it is durable.
+    fn record_members(&mut self, records: Records, out: &mut Vec<Effect>) {
+        self.command = Some(Pending::Members);
+        self.points.forget_plan();
         self.keep_with(After::MembersKept, records, out);
     }
 
@@ -176,7 +183,7 @@ impl Machine {
             }
         }
         records.push(self.own_group(gone.id, to));
-        self.keep_with(After::MembersKept, records, out);
+        self.record_members(records, out);
     }
 
     /// The record of the group that a volume goes to. Its history goes on by itself from here: what
@@ -233,7 +240,7 @@ impl Machine {
         if self.role == Role::Primary {
             self.dial_wanted(out);
         }
-        self.finish_command(Ok(()), out);
+        self.finish_own(Pending::Members, Ok(()), out);
     }
 
     /// How many volumes the group has.

@@ -206,6 +206,11 @@ impl Points {
         !self.planned.is_empty()
     }
 
+    /// There is one name for each volume: other volumes need other names.
+    pub(super) fn forget_plan(&mut self) {
+        self.planned.clear();
+    }
+
     /// The kept point is needed no more.
     pub(super) fn give_up_kept(&mut self) {
         if let Some(kept) = self.kept.take() {

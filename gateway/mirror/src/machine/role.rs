@@ -5,6 +5,7 @@
 
 use block::{Epoch, LegId, Message, Quality};
 
+use super::command::Pending;
 use super::leg::{Leg, Stage};
 use super::{After, Effect, Machine, Note, Role};
 use crate::command::{Consent, Refusal};
@@ -78,7 +79,9 @@ impl Machine {
         self.awaiting = super::LegSet::default();
         self.drop_dismissal();
         self.fenced_in_company();
-        self.finish_command(Err(Refusal::Fenced { by }), out);
+        if self.command != Some(Pending::Members) {
+            self.finish_command(Err(Refusal::Fenced { by }), out);
+        }
         self.keep(After::Fenced, out);
     }
 
@@ -152,8 +155,14 @@ impl Machine {
         self.relays_become_mirrors(out);
         self.epoch = epoch;
         self.recorded_role = RoleRecord::Primary;
+        let half = matches!(self.quality, Quality::Inconsistent | Quality::Blank);
         self.quality = Quality::Source;
         self.begin_generation();
+        if let Some(upstream) = self.upstream_record.as_ref().filter(|_| half) {
+            // What it sent is noted for it alone: where the others differ is not known (rule 9).
+            let own = self.legs.iter_mut().flatten().filter(|leg| leg.relay.is_none());
+            own.filter(|leg| leg.gateway != upstream.gateway).for_each(|leg| leg.base = None);
+        }
         if let Some(upstream) = self.upstream_record.take() {
             self.face_old_primary(upstream, base, handover);
         }

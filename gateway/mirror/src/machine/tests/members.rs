@@ -309,3 +309,43 @@ fn a_group_is_not_changed_behind_the_back_of_a_mirror_that_hosts_wait_for() {
 fn host_change(write: u64, volume: usize, extent: Extent) -> Event {
     Event::Change { write: WriteId::new(write), volume, extent, payload: extent.len() }
 }
+
+/// Found by the simulator: a primary that was fenced while it recorded that a volume joins answered
+/// that it had not joined. Its gateway closed the volume and went by its old list for ever.
+#[test]
+fn a_change_that_is_being_recorded_is_answered_by_what_is_recorded() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.enlist();
+    let by = bench.machine.status().epoch.next(7);
+    let (open, site) = (parted::open(by, 3, &[1]), "north".to_owned());
+    bench.apply(Event::Opened { open, site, gateway: GatewayId::of(8) });
+    assert_eq!(bench.machine.status().serving, Serving::Fenced { by });
+    assert_eq!(answered(&bench.out), None);
+    bench.record();
+    assert_eq!(answered(&bench.out), Some(Ok(())));
+}
+
+/// Found by the simulator: the names that a mirror had planned for its next snapshots outlived its
+/// promotion. With a volume less the group waited for an answer of a store that it had not any more,
+/// and with one more the snapshot would have lacked it.
+#[test]
+fn rule_14_a_snapshot_is_of_the_volumes_that_belong_when_it_is_taken() {
+    let mut bench = modes::mirror_in_sync();
+    bench.apply(Event::UpstreamLost { orderly: true }).record();
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
+    let rounds: Vec<u64> = bench.out.iter().filter_map(parted::flush_round).collect();
+    for round in rounds {
+        bench.apply(Event::Flushed { round, result: Ok(()) });
+    }
+    bench.record();
+    assert_eq!(bench.machine.status().role, Role::Primary);
+    bench.enlist().record();
+    assert_eq!(bench.machine.volumes(), 2);
+    bench.take();
+    bench.apply(named::wish()).record();
+    let names = bench.out.iter().find_map(|effect| match effect {
+        Effect::Snapshot { snapshots } => Some(snapshots.len()),
+        _ => None,
+    });
+    assert_eq!(names, Some(2));
+}

@@ -10,7 +10,7 @@ use crate::status::{SnapshotOrigin, SnapshotState};
 const WISH: SnapshotId = SnapshotId::of(500);
 const SAFETY: SnapshotId = SnapshotId::of(501);
 
-fn wish() -> Event {
+pub(super) fn wish() -> Event {
     Event::Command(Command::Snapshot {
         snapshot: WISH,
         name: "before".to_owned(),

@@ -65,7 +65,12 @@ impl Machine {
             Some(Pending::Suspend(waiting) | Pending::Remove(waiting)) => waiting == leg,
             Some(Pending::GoOn) => true,
             // One that is asked for does not wait for a mirror that leaves; a way back begins without.
-            Some(Pending::Snapshot(_) | Pending::RollBack(_) | Pending::Detach) => false,
+            Some(
+                Pending::Members
+                | Pending::Snapshot(_)
+                | Pending::RollBack(_)
+                | Pending::Detach,
+            ) => false,
             Some(Pending::Plain | Pending::Grow { .. }) | None => self.give_dismissal_up(out),
         };
         if waits {

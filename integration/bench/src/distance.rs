@@ -1,7 +1,7 @@
 //! What a mirror at a distance costs a host, by mode, and how far it is behind meanwhile.
 //!
 //! ```text
-//!   round, for each depth:  load on "alone" ─ load on "consistency" ─ load on "sync"
+//!   round, for each load:  load on "alone" ─ load on "consistency" ─ load on "sync"
 //!                                            ╰─ the mirror's lag is looked at all the while
 //! ```
 //!
@@ -28,8 +28,12 @@ use crate::workload::Pattern;
 const DISTANCE_MS: u64 = 5;
 /// A measurement is no shorter than this: several cuts.
 const SECONDS_MIN: f64 = 5.0;
-/// Requests in flight.
-const DEPTHS: [usize; 2] = [1, 32];
+/// What hosts do. Without a bound they go as fast as two sites on one machine let them.
+const PACES: [Pace; 3] = [
+    Pace { depth: 1, every: None },
+    Pace { depth: 32, every: None },
+    Pace { depth: 32, every: Some(Duration::from_micros(1_600)) },
+];
 /// Between two looks at the lag.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// For a busy machine; what takes longer is a fault.
@@ -58,10 +62,18 @@ impl Kind {
     }
 }
 
+/// How many requests are in flight, and how often, if not always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Pace {
+    depth: usize,
+    every: Option<Duration>,
+}
+
 /// One load on one volume.
 #[derive(Clone, Debug, Serialize)]
 struct Round {
-    depth: usize,
+    #[serde(flatten)]
+    pace: Pace,
     kind: Kind,
     #[serde(flatten)]
     measured: Measured,
@@ -74,7 +86,8 @@ struct Round {
 /// The middle of several rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Row {
-    depth: usize,
+    #[serde(flatten)]
+    pace: Pace,
     kind: Kind,
     ops_per_second: f64,
     p50_us: f64,
@@ -103,11 +116,11 @@ struct Report {
 pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     let (primary, mirror) = start(options, dir)?;
     let mut rounds = Vec::new();
-    for depth in DEPTHS {
+    for pace in PACES {
         for repeat in 1..=options.repeats {
-            eprintln!("distance: depth {depth}, round {repeat}");
+            eprintln!("distance: {}, round {repeat}", pace.name());
             for kind in KINDS {
-                rounds.push(measure(&primary, kind, depth, options.seconds)?);
+                rounds.push(measure(&primary, kind, pace, options.seconds)?);
             }
         }
     }
@@ -165,16 +178,17 @@ fn keeps_up(session: &Value, kind: Kind) -> bool {
     session.pointer("/leg/phase").and_then(Value::as_str) == Some(wanted)
 }
 
-fn measure(primary: &Site, kind: Kind, depth: usize, seconds: f64) -> Result<Round> {
+fn measure(primary: &Site, kind: Kind, pace: Pace, seconds: f64) -> Result<Round> {
     let load = Load {
         address: address(primary),
         export: kind.name().into(),
         pattern: Pattern::RandWrite,
         bytes: 4096,
-        depth,
+        depth: pace.depth,
         connections: 1,
         seconds: seconds.max(SECONDS_MIN),
         structured: false,
+        every: pace.every,
     };
     let ended = AtomicBool::new(false);
     let (measured, lags) = std::thread::scope(|scope| {
@@ -191,7 +205,7 @@ fn measure(primary: &Site, kind: Kind, depth: usize, seconds: f64) -> Result<Rou
         }
     };
     settle(primary, kind)?;
-    Ok(Round { depth, kind, measured, lags, kept_up })
+    Ok(Round { pace, kind, measured, lags, kept_up })
 }
 
 /// Looks at the lag until the load has ended. Looks at a volume without a lag cost the same.
@@ -211,14 +225,26 @@ fn lag_in(metrics: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
+// === impl Pace ===
+
+impl Pace {
+    fn name(self) -> String {
+        let Self { depth, every } = self;
+        every.map_or_else(
+            || format!("depth {depth}"),
+            |every| format!("depth {depth} at {:.0}/s", depth as f64 / every.as_secs_f64()),
+        )
+    }
+}
+
 // === impl Report ===
 
 impl Report {
     fn of(rounds: Vec<Round>) -> Self {
         let mut rows: Vec<Row> = Vec::new();
-        for depth in DEPTHS {
+        for pace in PACES {
             for kind in KINDS {
-                let same = |round: &&Round| round.depth == depth && round.kind == kind;
+                let same = |round: &&Round| round.pace == pace && round.kind == kind;
                 let same: Vec<&Round> = rounds.iter().filter(same).collect();
                 if same.is_empty() {
                     continue;
@@ -227,10 +253,10 @@ impl Report {
                     middle(same.iter().map(|round| of(&round.measured)).collect())
                 };
                 let p50_us = middle(&|measured| measured.p50_us);
-                let alone = rows.iter().find(|row| row.depth == depth && row.kind == Kind::Alone);
+                let alone = rows.iter().find(|row| row.pace == pace && row.kind == Kind::Alone);
                 let lags: Vec<f64> = same.iter().flat_map(|round| round.lags.clone()).collect();
                 rows.push(Row {
-                    depth,
+                    pace,
                     kind,
                     ops_per_second: middle(&|measured| measured.ops_per_second),
                     p50_us,
@@ -250,7 +276,7 @@ impl Report {
             "4k random writes, two gateways {} ms apart (there and back)\n\
              x alone: median latency beside the same load on a volume without a mirror (goal for \
              consistency: 1.3, with a lag below 2 s)\n\n\
-             {:<28} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10}\n",
+             {:<36} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10}\n",
             self.distance_ms, "", "ops/s", "p50 us", "p99 us", "x alone", "lag p50 s", "lag max s",
         );
         for row in &self.rows {
@@ -258,8 +284,8 @@ impl Report {
                 seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}"))
             };
             text += &format!(
-                "{:<28} {:>9.0} {:>9.1} {:>9.1} {:>8.2} {:>10} {:>10}{}\n",
-                format!("depth {}, {}", row.depth, row.kind.name()),
+                "{:<36} {:>9.0} {:>9.1} {:>9.1} {:>8.2} {:>10} {:>10}{}\n",
+                format!("{}, {}", row.pace.name(), row.kind.name()),
                 row.ops_per_second,
                 row.p50_us,
                 row.p99_us,
@@ -291,7 +317,7 @@ mod tests {
             p999_us: 9.9,
             ops_in_all: 1,
         };
-        Round { depth: 1, kind, measured, lags: lags.to_vec(), kept_up: true }
+        Round { pace: PACES[0], kind, measured, lags: lags.to_vec(), kept_up: true }
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     pub(crate) seconds: f64,
     pub(crate) structured: bool,
+    /// With it, each connection sends `depth` requests so often and no more, and a request counts
+    /// from when it was due. Without it, a slot is used again as soon as it is free.
+    pub(crate) every: Option<Duration>,
 }
 
 /// What was measured.
@@ -239,9 +242,16 @@ impl<'a> Connection<'a> {
         let from = Instant::now() + WARM_UP;
         let to = from + Duration::try_from_secs_f64(self.load.seconds)?;
         let mut now = from;
+        let mut due = Instant::now();
         loop {
-            if now < to {
-                self.send().context("send requests")?;
+            match self.load.every {
+                None if now < to => self.send(Instant::now()).context("send requests")?,
+                Some(every) if now < to && self.inflight == 0 => {
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    self.send(due).context("send requests")?;
+                    due += every;
+                }
+                None | Some(_) => {}
             }
             if self.inflight == 0 {
                 break;
@@ -292,9 +302,8 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends a request for every free slot, in as few system calls as it takes.
-    fn send(&mut self) -> io::Result<()> {
+    fn send(&mut self, sent: Instant) -> io::Result<()> {
         let free = std::mem::take(&mut self.free);
-        let sent = Instant::now();
         let mut headers = Vec::with_capacity(free.len());
         for slot in &free {
             let request = self.next_request(*slot);

@@ -152,6 +152,7 @@ fn load(options: LoadOptions) -> Result<()> {
         connections: options.connections,
         seconds: options.seconds,
         structured: options.structured,
+        every: None,
     };
     println!("{}", serde_json::to_string(&load.run()?)?);
     Ok(())

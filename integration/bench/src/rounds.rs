@@ -185,6 +185,7 @@ fn one(running: &mut Running, workload: &Workload, seconds: f64) -> Result<(Meas
         connections: 1,
         seconds,
         structured: false,
+        every: None,
     };
     let before = running.cpu_time()?;
     let measured = load.run()?;

@@ -221,6 +221,8 @@ pub struct Machine {
     untold: Option<u64>,
     /// The gateway stops in good order: nothing new is admitted, a link that ends means nothing.
     closing: bool,
+    /// What mirrors lack is being recorded for the last time: nothing changes any more.
+    closes: bool,
     /// The primary said goodbye before it went: nothing was acknowledged after that.
     orderly_end: bool,
     split_brain: bool,
@@ -338,6 +340,7 @@ impl Machine {
             && self.activity_round.is_none()
             && self.flushes.is_idle()
             && self.points.is_idle()
+            && (self.closes || !self.closing)
     }
 
     /// Whether hosts may be attached.
@@ -391,6 +394,7 @@ impl Machine {
         self.advance_relays(out);
         self.arbitrate(out);
         self.advance_companions(out);
+        self.advance_closing(out);
         self.answer_open(out);
         if !self.held.is_empty() {
             self.release_held(out);

@@ -396,6 +396,13 @@ impl Machine {
             self.drop_upstream(Some(block::Goodbye::Shutdown), out);
         }
         self.closing = true;
-        self.keep(After::DirtyKept, out);
+    }
+
+    /// What hosts asked for before may still be on its way: what mirrors lack is recorded behind it.
+    pub(super) fn advance_closing(&mut self, out: &mut Vec<Effect>) {
+        if self.closing && !self.closes && self.writes.len() == 0 && self.activity_round.is_none() {
+            self.closes = true;
+            self.keep(After::DirtyKept, out);
+        }
     }
 }

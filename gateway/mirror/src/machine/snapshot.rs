@@ -119,6 +119,7 @@ impl Machine {
             begins_with_next,
             untold: None,
             closing: false,
+            closes: false,
             orderly_end: false,
             split_brain: false,
             counters: GroupCounters::default(),

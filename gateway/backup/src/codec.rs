@@ -6,28 +6,28 @@ use uuid::Uuid;
 
 /// What does not fit; the caller knows in which object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed(pub &'static str);
+pub(crate) struct Malformed(pub(crate) &'static str);
 
 /// Appends values to a buffer.
 #[derive(Debug, Default)]
-pub struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
 }
 
 impl Writer {
     /// What was written.
     #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
     /// One byte.
-    pub fn byte(&mut self, value: u8) {
+    pub(crate) fn byte(&mut self, value: u8) {
         self.bytes.push(value);
     }
 
     /// A number in as few bytes as it takes, seven bits in each.
-    pub fn number(&mut self, mut value: u64) {
+    pub(crate) fn number(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.bytes.push((value & 0x7f) as u8 | 0x80);
             value >>= 7;
@@ -36,33 +36,33 @@ impl Writer {
     }
 
     /// A length.
-    pub fn length(&mut self, value: usize) {
+    pub(crate) fn length(&mut self, value: usize) {
         self.number(value as u64);
     }
 
     /// A number with a sign, small ones in few bytes.
-    pub fn signed(&mut self, value: i64) {
+    pub(crate) fn signed(&mut self, value: i64) {
         self.number(((value << 1) ^ (value >> 63)).cast_unsigned());
     }
 
     /// Bytes of a length that both sides know.
-    pub fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
     /// An identity.
-    pub fn uuid(&mut self, id: Uuid) {
+    pub(crate) fn uuid(&mut self, id: Uuid) {
         self.raw(id.as_bytes());
     }
 
     /// A text with its length.
-    pub fn text(&mut self, text: &str) {
+    pub(crate) fn text(&mut self, text: &str) {
         self.length(text.len());
         self.raw(text.as_bytes());
     }
 
     /// A value that may be absent.
-    pub fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
+    pub(crate) fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
             write(self, value);
@@ -72,14 +72,14 @@ impl Writer {
 
 /// Takes values from a slice.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
     /// Reads from the beginning of these.
     #[must_use]
-    pub const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When there are not so many.
-    pub fn raw(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn raw(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let Some((head, rest)) = self.rest.split_at_checked(count) else {
             return Err(Malformed("it ends too early"));
         };
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When there are not so many.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let mut array = [0; N];
         array.copy_from_slice(self.raw(N)?);
         Ok(array)
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
 
@@ -117,7 +117,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When it is cut off or has more than 64 bits.
-    pub fn number(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When it is more.
-    pub fn at_most(&mut self, max: u64) -> Result<u64, Malformed> {
+    pub(crate) fn at_most(&mut self, max: u64) -> Result<u64, Malformed> {
         let value = self.number()?;
         if value > max {
             return Err(Malformed("a number is beyond its limit"));
@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When it is beyond the limit, or beyond what is there.
-    pub fn count(&mut self, max: usize) -> Result<usize, Malformed> {
+    pub(crate) fn count(&mut self, max: usize) -> Result<usize, Malformed> {
         let value = usize::try_from(self.number()?).unwrap_or(usize::MAX);
         if value > max || value > self.rest.len() {
             return Err(Malformed("a count is beyond its limit"));
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As for a number.
-    pub fn signed(&mut self) -> Result<i64, Malformed> {
+    pub(crate) fn signed(&mut self) -> Result<i64, Malformed> {
         let value = self.number()?;
         Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
     }
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When it is cut off.
-    pub fn uuid(&mut self) -> Result<Uuid, Malformed> {
+    pub(crate) fn uuid(&mut self) -> Result<Uuid, Malformed> {
         Ok(Uuid::from_bytes(self.array()?))
     }
 
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When it is too long or no UTF-8.
-    pub fn text(&mut self) -> Result<String, Malformed> {
+    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
         let length = self.count(crate::limits::TEXT_BYTES_MAX)?;
         let bytes = self.raw(length)?;
         let text = std::str::from_utf8(bytes).map_err(|_not_utf8| Malformed("a text is no text"))?;
@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// As for the value.
-    pub fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
     ) -> Result<Option<T>, Malformed> {
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When something is left.
-    pub fn end(self) -> Result<(), Malformed> {
+    pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed("bytes are left over")) }
     }
 }

@@ -16,23 +16,39 @@
 #![warn(missing_docs)]
 
 mod bucket;
+mod catalogue;
+mod chunk;
 mod codec;
+pub mod collect;
 mod error;
 mod format;
 mod id;
 mod layout;
 mod limits;
+mod reader;
+mod removal;
 mod repository;
+mod restore;
+pub mod retention;
 mod seal;
+mod take;
 mod target;
+mod verify;
 mod volume;
 mod watch;
 
+pub use catalogue::{Catalogue, Entry, Held, HeldVolume, Status};
+pub use collect::Collected;
 pub use error::{BackupError, VolumeError};
 pub use format::{About, Consistency, Origin};
 pub use id::BackupId;
+pub use reader::{Part, Reader};
+pub use removal::LockHolder;
 pub use repository::{Access, Repository};
+pub use restore::Position;
 pub use seal::Key;
+pub use take::{Request, Taken, TakenVolume};
 pub use target::Target;
+pub use verify::{Damage, Hurt, Verified};
 pub use volume::{Sink, Source};
 pub use watch::{Progress, Watch};

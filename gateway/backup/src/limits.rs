@@ -18,8 +18,13 @@ pub(crate) const SEGMENT_BLOCKS: u64 = (1 << 30) / BLOCK_BYTES;
 pub(crate) const PACK_BYTES: usize = 16 << 20;
 /// The largest pack that is read: offsets in it fit 32 bits with room to spare.
 pub(crate) const PACK_BYTES_MAX: usize = 128 << 20;
+/// Entries of one pack's index: even chunks of a few bytes each end a pack in time.
+pub(crate) const PACK_ENTRIES: usize = 1 << 16;
 /// The smallest pack that a bandwidth limit leads to: a second's worth, but no less than this.
 pub(crate) const PACK_BYTES_MIN: usize = 1 << 20;
+
+/// The smallest that a caller can ask for: one chunk.
+pub(crate) const PACK_BYTES_LEAST: usize = 64 << 10;
 
 /// Packs and maps under way at once. With the pack that is being filled and the pieces that are
 /// being read and compressed, a run takes about `(UPLOADS + 1) * PACK_BYTES + READS * READ_BYTES

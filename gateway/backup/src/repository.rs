@@ -126,6 +126,18 @@ impl Repository {
         Ok(manifest)
     }
 
+    /// The manifest of a backup that was removed at the moment at which it was locked.
+    pub(crate) async fn locked_manifest(
+        &self,
+        id: BackupId,
+        now: Timestamp,
+    ) -> Result<Manifest, BackupError> {
+        let manifest = self.manifest(id).await?.ok_or(BackupError::NoBackup { id })?;
+        let lock = manifest.about.locked_until.max(self.locks().await?.get(&id).copied());
+        let is_locked = lock.is_some_and(|until| until > now);
+        is_locked.then_some(manifest).ok_or(BackupError::Removed { id })
+    }
+
     /// A map, checked against what names it.
     pub(crate) async fn map(&self, map: &MapRef) -> Result<Map, BackupError> {
         let key = layout::map(map);

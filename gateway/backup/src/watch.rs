@@ -3,7 +3,7 @@
 //! Invariant: an operation asks at least once for each object whether it was given up, and never
 //! moves more than about a second's worth of its limit at once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::BackupError;
-use crate::limits::{PACK_BYTES, PACK_BYTES_MIN};
+use crate::limits::{PACK_BYTES, PACK_BYTES_LEAST, PACK_BYTES_MIN};
 
 /// Follows and holds back one operation; shared by reference with whoever shows it.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Watch {
     cancel: CancellationToken,
     /// Bytes a second; 0 is as fast as it goes.
     rate: AtomicU64,
+    /// Bytes of the largest pack; 0 is the default.
+    packs: AtomicUsize,
     free_at: Mutex<Option<Instant>>,
     total: AtomicU64,
     done: AtomicU64,
@@ -51,6 +53,12 @@ impl Watch {
         self.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
+    /// Makes packs of at most so many bytes, for a line on which little arrives between two losses;
+    /// no less than one chunk's 64 KiB, and no more than the default.
+    pub fn limit_packs(&self, bytes: usize) {
+        self.packs.store(bytes.clamp(PACK_BYTES_LEAST, PACK_BYTES), Ordering::Relaxed);
+    }
+
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
@@ -77,9 +85,13 @@ impl Watch {
     /// How large a pack may be: a limited run makes smaller ones, so that no burst takes much
     /// longer than a second.
     pub(crate) fn pack_bytes(&self) -> usize {
+        let most = match self.packs.load(Ordering::Relaxed) {
+            0 => PACK_BYTES,
+            bytes => bytes,
+        };
         match usize::try_from(self.rate.load(Ordering::Relaxed)) {
-            Ok(0) | Err(_) => PACK_BYTES,
-            Ok(rate) => rate.clamp(PACK_BYTES_MIN, PACK_BYTES),
+            Ok(0) | Err(_) => most,
+            Ok(rate) => rate.clamp(PACK_BYTES_MIN, PACK_BYTES).min(most),
         }
     }
 

@@ -110,6 +110,16 @@ impl Pack {
         self.coverage.to = to;
     }
 
+    /// Before which block everything was looked at.
+    pub(crate) fn reached(&self) -> u64 {
+        self.coverage.to
+    }
+
+    /// How many entries its index has.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Adds the index.
     pub(crate) fn finish(mut self) -> Result<(PackRef, Bytes), BackupError> {
         let mut index = Writer::default();

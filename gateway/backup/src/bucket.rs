@@ -49,7 +49,8 @@ impl Bucket {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(
-                object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
+                object_store::Error::NotImplemented { .. }
+                | object_store::Error::NotSupported { .. },
             ) => Err(BackupError::NoConditionalPut { why: "it has no such put" }),
             Err(error) => Err(BackupError::of_store("put", key, error)),
         }

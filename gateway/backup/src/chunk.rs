@@ -56,7 +56,11 @@ pub(crate) fn prepare(
         };
         for (span, content) in split(piece.span, &data) {
             let what = if is_zero(&content) {
-                if parent.is_some_and(|entries| !holds(entries, span)) { What::Same } else { What::Zero }
+                if parent.is_some_and(|entries| !holds(entries, span)) {
+                    What::Same
+                } else {
+                    What::Zero
+                }
             } else {
                 data_of(keys, parent, span, content, &mut compressor)?
             };
@@ -85,8 +89,8 @@ fn data_of(
         return Ok(What::Same);
     }
     let compressed = compressor.compress(&content);
-    let compressed = compressed
-        .map_err(|_out_of_memory| BackupError::System { what: "memory to compress" })?;
+    let compressed =
+        compressed.map_err(|_out_of_memory| BackupError::System { what: "memory to compress" })?;
     // Less than a sixteenth gained is not worth the work of undoing it.
     if compressed.len() < content.len() - content.len() / 16 {
         return Ok(What::Data { bytes: compressed.into(), compressed: true, id });
@@ -106,7 +110,8 @@ fn split(span: Span, data: &Bytes) -> Vec<(Span, Bytes)> {
     let mut first = span.first;
     while first < span.end {
         let end = (first / CHUNK_BLOCKS_MAX + 1).saturating_mul(CHUNK_BLOCKS_MAX).min(span.end);
-        let at = |block: u64| usize::try_from((block - span.first) * BLOCK_BYTES).unwrap_or(usize::MAX);
+        let at =
+            |block: u64| usize::try_from((block - span.first) * BLOCK_BYTES).unwrap_or(usize::MAX);
         parts.push((Span::new(first, end), data.slice(at(first)..at(end))));
         first = end;
     }

@@ -181,7 +181,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn text(&mut self) -> Result<String, Malformed> {
         let length = self.count(crate::limits::TEXT_BYTES_MAX)?;
         let bytes = self.raw(length)?;
-        let text = std::str::from_utf8(bytes).map_err(|_not_utf8| Malformed("a text is no text"))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|_not_utf8| Malformed("a text is no text"))?;
         Ok(text.to_owned())
     }
 

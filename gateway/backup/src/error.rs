@@ -68,9 +68,7 @@ pub enum BackupError {
         key: String,
     },
     /// An object's bytes are not what was written.
-    #[error(
-        "object {key} is damaged: {why}. Verify the repository to see which backups it hurts"
-    )]
+    #[error("object {key} is damaged: {why}. Verify the repository to see which backups it hurts")]
     Damaged {
         /// Its key below the prefix.
         key: String,
@@ -91,7 +89,9 @@ pub enum BackupError {
         known: u16,
     },
     /// An object uses a feature of the format that is not known here.
-    #[error("object {key} needs format features {features:#06x} that are not known here. Upgrade this gateway")]
+    #[error(
+        "object {key} needs format features {features:#06x} that are not known here. Upgrade this gateway"
+    )]
     UnknownFeatures {
         /// Its key below the prefix.
         key: String,
@@ -170,7 +170,9 @@ pub enum BackupError {
         until: Timestamp,
     },
     /// The volume has as many backups as it may have.
-    #[error("volume {volume} has {limit} backups, which is its limit. Remove one, or raise the limit")]
+    #[error(
+        "volume {volume} has {limit} backups, which is its limit. Remove one, or raise the limit"
+    )]
     TooMany {
         /// Which volume.
         volume: VolumeId,

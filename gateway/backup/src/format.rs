@@ -17,10 +17,10 @@ mod pin;
 
 pub use about::{About, Consistency, Origin};
 pub(crate) use manifest::{Manifest, MapRef, Member};
+#[cfg(test)]
+pub(crate) use map::tests;
 pub(crate) use map::{Content, Entry, Map, Place, Span, overlay, segment_span};
 #[cfg(test)]
 pub(crate) use pack::Coverage;
 pub(crate) use pack::{Footer, Index, Pack, cipher, decode_chunk, index_range, open_index};
-#[cfg(test)]
-pub(crate) use map::tests;
 pub(crate) use pin::{Pin, Purpose, Wanted};

@@ -45,7 +45,7 @@ pub use id::BackupId;
 pub use reader::{Part, Reader};
 pub use removal::LockHolder;
 pub use repository::{Access, Repository};
-pub use restore::Position;
+pub use restore::Restore;
 pub use seal::Key;
 pub use take::{Request, Taken, TakenVolume};
 pub use target::Target;

@@ -19,9 +19,7 @@ use crate::error::BackupError;
 use crate::format::{Content, Entry, Member, Pin, Place, Purpose, Span, cipher, decode_chunk};
 use crate::id::PackRef;
 use crate::layout;
-use crate::limits::{
-    CACHED_SEGMENTS, FETCH_BYTES_MAX, FETCH_GAP_BYTES, FETCHES, SEGMENT_BLOCKS,
-};
+use crate::limits::{CACHED_SEGMENTS, FETCH_BYTES_MAX, FETCH_GAP_BYTES, FETCHES, SEGMENT_BLOCKS};
 use crate::repository::{Access, Repository, blocking};
 use crate::seal::damaged;
 use crate::take::merged;
@@ -236,7 +234,8 @@ impl Reader {
             let data = match entry.content {
                 Content::Zero => None,
                 Content::Chunk { place, skip } => {
-                    let at = |blocks: u64| usize::try_from(blocks * BLOCK_BYTES).unwrap_or(usize::MAX);
+                    let at =
+                        |blocks: u64| usize::try_from(blocks * BLOCK_BYTES).unwrap_or(usize::MAX);
                     let skip = u64::from(skip);
                     let range = at(skip)..at(skip + entry.span.count());
                     chunks.get(&place).map(|chunk| chunk.slice(range))
@@ -270,7 +269,8 @@ pub(crate) fn fetches(mut places: Vec<Place>) -> Vec<Fetch> {
     places.dedup();
     let mut fetches: Vec<Fetch> = Vec::new();
     for place in places {
-        let (start, end) = (u64::from(place.offset), u64::from(place.offset) + u64::from(place.stored));
+        let (start, end) =
+            (u64::from(place.offset), u64::from(place.offset) + u64::from(place.stored));
         match fetches.last_mut() {
             Some(last)
                 if last.pack == place.pack
@@ -334,8 +334,10 @@ mod tests {
         let at = |number: u32, offset: u32| Place { offset, stored: 4096, ..place(number, 1) };
         let far = u32::try_from(FETCH_GAP_BYTES).unwrap() + 20_000;
         let places = vec![at(0, 8192), at(0, 0), at(0, far), at(1, 4096), at(0, 0)];
-        let shape: Vec<_> =
-            fetches(places).iter().map(|fetch| (fetch.places.len(), fetch.start, fetch.end)).collect();
+        let shape: Vec<_> = fetches(places)
+            .iter()
+            .map(|fetch| (fetch.places.len(), fetch.start, fetch.end))
+            .collect();
         assert_eq!(shape, [(2, 0, 12288), (1, far.into(), u64::from(far) + 4096), (1, 4096, 8192)]);
     }
 }

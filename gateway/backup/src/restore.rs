@@ -18,47 +18,50 @@ use crate::repository::Repository;
 use crate::volume::Sink;
 use crate::watch::Watch;
 
-/// How far a restore is: what a caller keeps to resume it.
-#[derive(Debug, Default)]
-pub struct Position(AtomicU64);
+/// What is restored, and how far that is: a caller keeps the position to resume it.
+#[derive(Debug)]
+pub struct Restore {
+    backup: BackupId,
+    volume: VolumeId,
+    now: Timestamp,
+    position: AtomicU64,
+}
 
-impl Position {
-    /// From here on.
+impl Restore {
+    /// A volume of a backup, from a byte on: 0, or where an earlier restore to the same sink was.
     #[must_use]
-    pub const fn new(offset: u64) -> Self {
-        Self(AtomicU64::new(offset))
+    pub const fn new(backup: BackupId, volume: VolumeId, position: u64, now: Timestamp) -> Self {
+        Self { backup, volume, now, position: AtomicU64::new(position) }
     }
 
     /// Everything before this byte was written to the sink. Durable it is only after a flush of
     /// the sink that began after this was asked.
     #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Acquire)
     }
 }
 
 impl Repository {
-    /// Writes a volume of a backup to a sink, from `position` on, and flushes it. What a sink has
-    /// beyond the volume's size is made zero.
+    /// Writes a volume of a backup to a sink and flushes it. What a sink has beyond the volume's
+    /// size is made zero.
     ///
     /// # Errors
     /// [`BackupError::Sink`] for one that is too small or fails; as for [`Repository::read`] and
-    /// [`Reader::read`]. One for which [`BackupError::is_resumable`] says so can be repeated from
-    /// where `position` is then.
+    /// [`crate::Reader::read`]. One for which [`BackupError::is_resumable`] says so can be repeated
+    /// from where the position is then.
     ///
     /// # Cancellation
-    /// By the watch's token, between two writes; a call that is dropped is repeated from
-    /// `position`, and may leave a pin.
+    /// By the watch's token, between two writes; a call that is dropped is repeated from the
+    /// position, and may leave a pin.
     pub async fn restore(
         &self,
-        backup: BackupId,
-        volume: VolumeId,
+        restore: &Restore,
         sink: &dyn Sink,
-        (position, now): (&Position, Timestamp),
         watch: &Arc<Watch>,
     ) -> Result<(), BackupError> {
-        let reader = self.read(backup, volume, now, watch).await?;
-        let copied = copy(&reader, sink, position, watch).await;
+        let reader = self.read(restore.backup, restore.volume, restore.now, watch).await?;
+        let copied = copy(&reader, sink, &restore.position, watch).await;
         // A restore that failed is repeated later, or not at all: either way this pin is over.
         let closed = reader.close().await;
         copied?;
@@ -69,7 +72,7 @@ impl Repository {
 async fn copy(
     reader: &Reader,
     sink: &dyn Sink,
-    position: &Position,
+    position: &AtomicU64,
     watch: &Watch,
 ) -> Result<(), BackupError> {
     let of_sink = |source| BackupError::Sink { source };
@@ -79,7 +82,7 @@ async fn copy(
         return Err(of_sink(VolumeError::new(what)));
     }
     watch.expect(bytes);
-    let from = position.get().min(bytes);
+    let from = position.load(Ordering::Acquire).min(bytes);
     watch.advance(from);
     if let Ok(rest) = Extent::new(from, bytes - from) {
         let windows = rest.pieces(RESTORE_BYTES).map(|window| reader.parts(window));
@@ -89,7 +92,7 @@ async fn copy(
             for part in parts? {
                 let (end, length) = (part.extent.end(), part.extent.len());
                 put(sink, part).await.map_err(of_sink)?;
-                position.0.store(end, Ordering::Release);
+                position.store(end, Ordering::Release);
                 watch.advance(length);
             }
         }

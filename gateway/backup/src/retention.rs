@@ -131,7 +131,8 @@ pub fn fates(
     backups: &[Kept],
     now: Timestamp,
 ) -> Vec<Fate> {
-    let mut own: Vec<usize> = (0..backups.len()).filter(|at| is_own(&backups[*at], policy)).collect();
+    let mut own: Vec<usize> =
+        (0..backups.len()).filter(|at| is_own(&backups[*at], policy)).collect();
     own.sort_unstable_by_key(|at| {
         std::cmp::Reverse((backups[*at].ordinal, backups[*at].created, backups[*at].id))
     });
@@ -244,7 +245,12 @@ mod tests {
     fn count_and_age_keep_together_what_either_keeps() {
         let now = at("2026-11-26T12:00:00Z");
         let backups: Vec<Kept> = (1..=6_u64)
-            .map(|n| kept(n, now - jiff::SignedDuration::from_hours(24 * (10 - i64::try_from(n).unwrap()))))
+            .map(|n| {
+                kept(
+                    n,
+                    now - jiff::SignedDuration::from_hours(24 * (10 - i64::try_from(n).unwrap())),
+                )
+            })
             .collect();
         let rules = |count, days_old| Rules { count, days_old, ..Rules::default() };
         let utc = TimeZone::UTC;
@@ -259,8 +265,7 @@ mod tests {
     #[test]
     fn the_newest_of_each_period_is_kept_by_the_days_of_the_zone() {
         // 23:30 in Berlin of the 25th, 00:30 of the 26th: the same day in UTC.
-        let backups =
-            [kept(1, at("2026-11-25T22:30:00Z")), kept(2, at("2026-11-25T23:30:00Z"))];
+        let backups = [kept(1, at("2026-11-25T22:30:00Z")), kept(2, at("2026-11-25T23:30:00Z"))];
         let rules = Rules { daily: 2, ..Rules::default() };
         let now = at("2026-11-26T12:00:00Z");
         let berlin = TimeZone::get("Europe/Berlin").unwrap();
@@ -270,11 +275,10 @@ mod tests {
 
     #[test]
     fn weeks_months_and_years_make_one_union() {
-        let days = ["2024-12-30", "2025-12-28", "2025-12-29", "2026-11-01", "2026-11-24", "2026-11-25"];
-        let backups: Vec<Kept> = (1..)
-            .zip(days)
-            .map(|(n, day)| kept(n, at(&format!("{day}T10:00:00Z"))))
-            .collect();
+        let days =
+            ["2024-12-30", "2025-12-28", "2025-12-29", "2026-11-01", "2026-11-24", "2026-11-25"];
+        let backups: Vec<Kept> =
+            (1..).zip(days).map(|(n, day)| kept(n, at(&format!("{day}T10:00:00Z")))).collect();
         let rules = Rules { weekly: 1, monthly: 2, yearly: 3, ..Rules::default() };
         let now = at("2026-11-26T12:00:00Z");
         let fates = fates("gold", &rules, &TimeZone::UTC, &backups, now);
@@ -288,8 +292,7 @@ mod tests {
     #[test]
     fn what_is_manual_of_another_policy_or_locked_stays_with_its_reason() {
         let now = at("2026-11-26T12:00:00Z");
-        let mut backups: Vec<Kept> =
-            (1..=5).map(|n| kept(n, at("2020-01-01T00:00:00Z"))).collect();
+        let mut backups: Vec<Kept> = (1..=5).map(|n| kept(n, at("2020-01-01T00:00:00Z"))).collect();
         backups[0].origin = Origin::Manual;
         backups[1].policy = Some("silver".to_owned());
         backups[2].locked_until = Some(at("2027-01-01T00:00:00Z"));

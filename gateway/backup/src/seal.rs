@@ -192,7 +192,12 @@ impl Keys {
     }
 
     /// Takes a body out of its envelope, checked.
-    pub(crate) fn unseal(&self, kind: Kind, key: &str, object: &[u8]) -> Result<Vec<u8>, BackupError> {
+    pub(crate) fn unseal(
+        &self,
+        kind: Kind,
+        key: &str,
+        object: &[u8],
+    ) -> Result<Vec<u8>, BackupError> {
         unwrap(kind, key, object, |salt| self.of_salt(salt))
     }
 }
@@ -379,7 +384,9 @@ mod tests {
         let mut object = keys.seal(Kind::Manifest, b"body").unwrap();
         object[8] = 2;
         let error = keys.unseal(Kind::Manifest, "backups/x", &object).unwrap_err();
-        assert!(matches!(&error, BackupError::Newer { key, found: 2, known: 1 } if key == "backups/x"));
+        assert!(
+            matches!(&error, BackupError::Newer { key, found: 2, known: 1 } if key == "backups/x")
+        );
         assert!(error.to_string().contains("Upgrade"), "{error}");
         let mut object = keys.seal(Kind::Manifest, b"body").unwrap();
         object[10] = 4;

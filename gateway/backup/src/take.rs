@@ -20,6 +20,7 @@ use std::sync::Arc;
 use block::{GroupId, VolumeId};
 use jiff::Timestamp;
 
+use crate::BackupId;
 use crate::catalogue::{Catalogue, Status};
 use crate::error::BackupError;
 use crate::format::{About, Consistency, Index, Manifest, Origin, Pin, Purpose, Wanted};
@@ -29,7 +30,6 @@ use crate::repository::Repository;
 use crate::seal::Kind;
 use crate::volume::Source;
 use crate::watch::Watch;
-use crate::BackupId;
 
 pub(crate) use run::merged;
 use run::{Parent, Run};
@@ -40,6 +40,8 @@ const BEGINNINGS: usize = 3;
 /// What a backup is to be.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Its identity, which the caller keeps, so that it can resume the run.
+    pub id: BackupId,
     /// Its name, for people.
     pub name: String,
     /// Who asks for it.
@@ -62,8 +64,9 @@ pub struct Request {
 
 impl Request {
     /// A manual, crash-consistent, unlocked one.
-    pub fn new(name: impl Into<String>) -> Self {
+    pub fn new(id: BackupId, name: impl Into<String>) -> Self {
         Self {
+            id,
             name: name.into(),
             origin: Origin::Manual,
             policy: None,
@@ -88,7 +91,8 @@ impl Request {
         }
         let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
         let group = self.group.iter().map(|(_, name)| name);
-        let texts = labels.chain(group).chain(self.policy.iter()).chain(std::iter::once(&self.name));
+        let texts =
+            labels.chain(group).chain(self.policy.iter()).chain(std::iter::once(&self.name));
         let names: Vec<String> = sources.iter().map(|source| source.name()).collect();
         if texts.chain(&names).any(|text| text.len() > TEXT_BYTES_MAX) {
             return Err(BackupError::TooLong { what: "a name or label", max: TEXT_BYTES_MAX });
@@ -119,9 +123,16 @@ pub struct TakenVolume {
     pub stored_bytes: u64,
 }
 
+/// A run whose pin is there and whose parents were looked at.
+struct Begun {
+    id: BackupId,
+    about: About,
+    /// One for each volume that builds upon another backup.
+    parents: Vec<Option<Parent>>,
+}
+
 impl Repository {
-    /// Takes a backup of these points, which are one cut, under an identity that the caller keeps,
-    /// so that it can [`resume`](Self::resume) it. `catalogue` is brought up to date first.
+    /// Takes a backup of these points, which are one cut. `catalogue` is brought up to date first.
     ///
     /// A volume builds upon its newest backup whose point the source knows; if it knows none, the
     /// volume is read whole, and what the newest backup holds is not stored again.
@@ -134,18 +145,21 @@ impl Repository {
     /// As for an error; by the watch's token, or by dropping the call.
     pub async fn take(
         &self,
-        id: BackupId,
         request: &Request,
         sources: &[Arc<dyn Source>],
         catalogue: &mut Catalogue,
         watch: &Arc<Watch>,
     ) -> Result<Taken, BackupError> {
         request.check(sources)?;
+        let id = request.id;
         for _ in 0..BEGINNINGS {
             catalogue.refresh(self, watch).await?;
-            let wanted = self.wanted(id, request, sources, catalogue)?;
-            let mut needs: Vec<BackupId> =
-                wanted.volumes.iter().filter_map(|(_, _, parent)| parent.map(|(id, _)| id)).collect();
+            let wanted = self.wanted(request, sources, catalogue)?;
+            let mut needs: Vec<BackupId> = wanted
+                .volumes
+                .iter()
+                .filter_map(|(_, _, parent)| parent.map(|(id, _)| id))
+                .collect();
             needs.sort_unstable();
             needs.dedup();
             let purpose = Purpose::Taking(Box::new(wanted.clone()));
@@ -156,7 +170,10 @@ impl Repository {
             }
             match self.parents(&wanted, sources, true).await {
                 Err(BackupError::ParentGone) => self.bucket.remove(&layout::pin(id)).await?,
-                parents => return self.run(id, wanted, sources, parents?, watch).await,
+                parents => {
+                    let begun = Begun { id, about: wanted.about, parents: parents? };
+                    return self.run(begun, sources, watch).await;
+                }
             }
         }
         Err(BackupError::ParentGone)
@@ -189,14 +206,13 @@ impl Repository {
         };
         let mut ordered = Vec::new();
         for (volume, point, _) in &wanted.volumes {
-            let is_it = |source: &&Arc<dyn Source>| {
-                source.volume() == *volume && source.point() == *point
-            };
+            let is_it =
+                |source: &&Arc<dyn Source>| source.volume() == *volume && source.point() == *point;
             let other = BackupError::OtherPoint { id, volume: *volume, expected: *point };
             ordered.push(Arc::clone(sources.iter().find(is_it).ok_or(other)?));
         }
         let parents = self.parents(&wanted, &ordered, false).await?;
-        self.run(id, *wanted, &ordered, parents, watch).await
+        self.run(Begun { id, about: wanted.about, parents }, &ordered, watch).await
     }
 
     /// Gives a run up, wherever it runs; what it stored goes with the next collection. Says whether
@@ -218,7 +234,6 @@ impl Repository {
     /// What the run wants, by what is known now.
     fn wanted(
         &self,
-        id: BackupId,
         request: &Request,
         sources: &[Arc<dyn Source>],
         catalogue: &Catalogue,
@@ -228,7 +243,7 @@ impl Repository {
             let volume = source.volume();
             let mut others: Vec<_> = catalogue
                 .of_volume(volume)
-                .filter(|(entry, _)| entry.id != id && entry.status == Status::Available)
+                .filter(|(entry, _)| entry.id != request.id && entry.status == Status::Available)
                 .collect();
             if request.backups_max.is_some_and(|max| others.len() >= max) {
                 return Err(BackupError::TooMany { volume, limit: others.len() });
@@ -296,30 +311,25 @@ impl Repository {
 
     async fn run(
         &self,
-        id: BackupId,
-        wanted: Wanted,
+        begun: Begun,
         sources: &[Arc<dyn Source>],
-        parents: Vec<Option<Parent>>,
         watch: &Arc<Watch>,
     ) -> Result<Taken, BackupError> {
+        let id = begun.id;
         let mut found: Vec<Vec<Index>> = self.stored_by(id, sources.len(), watch).await?;
         let mut run = Run::new(self, watch, id)?;
         let mut members = Vec::new();
         let numbers = 0_u32..;
-        for ((number, source), parent) in numbers.zip(sources).zip(parents) {
+        for ((number, source), parent) in numbers.zip(sources).zip(begun.parents) {
             let found = found.get_mut(number as usize).map(std::mem::take).unwrap_or_default();
             members.push(run.volume(number, source.as_ref(), parent, found).await?);
         }
-        let manifest = Manifest { id, about: wanted.about, members };
+        let manifest = Manifest { id, about: begun.about, members };
         self.commit(manifest, watch).await
     }
 
     /// Puts the manifest: from here on there is a backup.
-    async fn commit(
-        &self,
-        manifest: Manifest,
-        watch: &Arc<Watch>,
-    ) -> Result<Taken, BackupError> {
+    async fn commit(&self, manifest: Manifest, watch: &Arc<Watch>) -> Result<Taken, BackupError> {
         let id = manifest.id;
         let object = self.keys.seal(Kind::Manifest, &manifest.encode())?;
         watch.pace(object.len() as u64).await?;

@@ -54,9 +54,8 @@ async fn an_altered_block_hurts_only_who_reads_it() {
     ];
     assert_eq!(blocks, both);
     let disk = crate::volumes::Disk::blank(8 << 20);
-    let position = twinspan_backup::Position::default();
-    let to = (&position, now());
-    let error = repository.restore(id(1), volume.id, &disk, to, &watch()).await.unwrap_err();
+    let restore = twinspan_backup::Restore::new(id(1), volume.id, 0, now());
+    let error = repository.restore(&restore, &disk, &watch()).await.unwrap_err();
     assert!(error.to_string().contains(&damage.key), "{error}");
 }
 
@@ -141,16 +140,16 @@ async fn a_damaged_pack_of_an_interrupted_run_is_stored_again() {
     use twinspan_backup::{Request, Source};
     let store = Seen::memory();
     let repository = store.create(None).await;
-    let mut volume = Volume::new(1, 8 << 20);
-    volume.write(0..1024, 1);
+    let mut volume = Volume::new(1, 32 << 20);
+    volume.write(0..8192, 1);
     let mut point = (*volume.point()).clone();
-    point.broken = Some(1000);
+    point.broken = Some(8000);
     let sources: Vec<Arc<dyn Source>> = vec![Arc::new(point.clone())];
     let mut catalogue = catalogue(&repository).await;
     let small = watch();
     small.limit_packs(1);
-    let request = Request::new("x");
-    let failed = repository.take(id(1), &request, &sources, &mut catalogue, &small).await;
+    let request = Request::new(id(1), "x");
+    let failed = repository.take(&request, &sources, &mut catalogue, &small).await;
     assert!(failed.unwrap_err().is_resumable());
     let packs = store.keys("packs").await;
     assert!(packs.len() > 1, "{packs:?}");

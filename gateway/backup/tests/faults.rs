@@ -26,9 +26,8 @@ async fn failing_at_each_request(failure: Failure) {
         let small = watch();
         small.limit_packs(1);
         store.fail_after(requests, failure);
-        let request = Request::new("x");
-        let taken =
-            repository.take(id(2), &request, &sources(&point), &mut catalogue, &small).await;
+        let request = Request::new(id(2), "x");
+        let taken = repository.take(&request, &sources(&point), &mut catalogue, &small).await;
         store.mend();
         let Err(error) = taken else {
             assert!(requests > 10, "it takes some requests");
@@ -110,8 +109,8 @@ async fn an_abandoned_run_that_is_alive_fails_and_what_it_stored_goes() {
     store.fail_after(8, Failure::Unreachable);
     let small = watch();
     small.limit_packs(1);
-    let request = Request::new("x");
-    let taken = repository.take(id(1), &request, &sources(&point), &mut catalogue, &small).await;
+    let request = Request::new(id(1), "x");
+    let taken = repository.take(&request, &sources(&point), &mut catalogue, &small).await;
     assert!(taken.is_err());
     store.mend();
     assert!(!store.keys("packs").await.is_empty());
@@ -144,7 +143,10 @@ async fn a_backup_that_is_removed_while_it_is_read_stays_until_the_reader_is_don
     let collected = repository.collect(now(), &watch()).await.unwrap();
     assert_eq!((collected.objects, collected.kept.as_slice()), (0, &[id(1)][..]));
     let extent = block::Extent::new(0, 200 * 4096).unwrap();
-    assert_eq!(reader.read(extent).await.unwrap(), crate::volumes::bytes_of(&point.content, extent));
+    assert_eq!(
+        reader.read(extent).await.unwrap(),
+        crate::volumes::bytes_of(&point.content, extent)
+    );
     reader.close().await.unwrap();
     let collected = repository.collect(now(), &watch()).await.unwrap();
     assert_eq!(collected.gone, [id(1)]);

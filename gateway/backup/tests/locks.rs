@@ -21,10 +21,10 @@ async fn a_locked_backup_is_not_removed_by_anyone_before_its_date() {
     volume.write(0..10, 1);
     let point = volume.point();
     let until = at("2999-01-01T00:00:00Z");
-    let request = Request { locked_until: Some(until), ..Request::new("locked") };
+    let request = Request { locked_until: Some(until), ..Request::new(id(1), "locked") };
     let sources: Vec<Arc<dyn Source>> = vec![point.clone()];
     let mut known = catalogue(&repository).await;
-    repository.take(id(1), &request, &sources, &mut known, &watch()).await.unwrap();
+    repository.take(&request, &sources, &mut known, &watch()).await.unwrap();
     let error = repository.remove(id(1), now()).await.unwrap_err();
     assert!(matches!(error, BackupError::Locked { until: date, .. } if date == until));
     assert!(error.to_string().contains("2999"), "{error}");

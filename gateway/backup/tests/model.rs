@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use block::VolumeId;
 use object_store::local::LocalFileSystem;
-use twinspan_backup::{BackupError, BackupId, Key, Position, Repository, Request, Source, Status};
+use twinspan_backup::{BackupError, BackupId, Key, Repository, Request, Restore, Source, Status};
 
 use crate::store::{Failure, Seen, catalogue, id, now, watch};
 use crate::volumes::{Content, Disk, Point, Volume, step};
@@ -58,6 +58,12 @@ impl World {
         self.draws % below
     }
 
+    /// The store fails after fewer requests than this.
+    fn kill_within(&mut self, requests: u64) {
+        let after = self.draw(requests);
+        self.store.fail_after(after, Failure::Unreachable);
+    }
+
     async fn open(&self) -> Repository {
         self.store.open(self.key.as_ref()).await
     }
@@ -101,9 +107,8 @@ impl World {
 
     fn complete(&mut self, id: BackupId) {
         let points = self.begun.remove(&id).expect("it was begun");
-        let version = points.iter().map(|point| {
-            (point.volume(), point.bytes(), Arc::clone(&point.content))
-        });
+        let version =
+            points.iter().map(|point| (point.volume(), point.bytes(), Arc::clone(&point.content)));
         self.backups.insert(id, version.collect());
         self.taken += 1;
     }
@@ -117,14 +122,14 @@ impl World {
         let mut catalogue = catalogue(&repository).await;
         let is_killed = self.draw(3) == 0;
         if is_killed {
-            self.store.fail_after(self.draw(60), Failure::Unreachable);
+            self.kill_within(60);
         }
-        let mut request = Request::new("a backup");
+        let mut request = Request::new(id, "a backup");
         request.full = self.draw(10) == 0;
         let watch = watch();
         watch.limit_packs(1);
         let taken =
-            repository.take(id, &request, &Self::sources(&points), &mut catalogue, &watch).await;
+            repository.take(&request, &Self::sources(&points), &mut catalogue, &watch).await;
         self.store.mend();
         match taken {
             Ok(_) => self.complete(id),
@@ -149,7 +154,7 @@ impl World {
         }
         let is_killed = self.draw(4) == 0;
         if is_killed {
-            self.store.fail_after(self.draw(40), Failure::Unreachable);
+            self.kill_within(40);
         }
         let watch = watch();
         watch.limit_packs(1);
@@ -179,7 +184,7 @@ impl World {
         let repository = self.open().await;
         let is_killed = self.draw(4) == 0;
         if is_killed {
-            self.store.fail_after(self.draw(4), Failure::Unreachable);
+            self.kill_within(4);
         }
         let removed = repository.remove(id, now()).await;
         self.store.mend();
@@ -196,7 +201,7 @@ impl World {
         let repository = self.open().await;
         let is_killed = self.draw(3) == 0;
         if is_killed {
-            self.store.fail_after(self.draw(80), Failure::Unreachable);
+            self.kill_within(80);
         }
         let collected = repository.collect(now(), &watch()).await;
         self.store.mend();
@@ -212,7 +217,8 @@ impl World {
         let removed = self.any();
         let key = self.key.clone();
         let dawdling = |draw: u64| self.store.other().dawdling(draw);
-        let seeds = (step(self.draws), step(self.draws ^ 1), step(self.draws ^ 2), step(self.draws ^ 3));
+        let seeds =
+            (step(self.draws), step(self.draws ^ 1), step(self.draws ^ 2), step(self.draws ^ 3));
         let (a, b) = (dawdling(seeds.0), dawdling(seeds.1));
         let (c, d) = (dawdling(seeds.2), dawdling(seeds.3));
         self.draw(2);
@@ -221,8 +227,8 @@ impl World {
             let mut catalogue = catalogue(&repository).await;
             let watch = watch();
             watch.limit_packs(1);
-            let request = Request::new("a backup");
-            repository.take(id, &request, &Self::sources(&points), &mut catalogue, &watch).await
+            let request = Request::new(id, "a backup");
+            repository.take(&request, &Self::sources(&points), &mut catalogue, &watch).await
         };
         let remove = async {
             let repository = b.open(key.as_ref()).await;
@@ -262,18 +268,21 @@ impl World {
         let disk = if self.draw(2) == 0 {
             Disk::blank(bytes + (1 << 20))
         } else {
-            Disk::used(bytes + (1 << 20), &used.into_iter().filter(|(b, _)| *b < bytes / 4096).collect())
+            Disk::used(
+                bytes + (1 << 20),
+                &used.into_iter().filter(|(b, _)| *b < bytes / 4096).collect(),
+            )
         };
-        let position = Position::default();
+        let restore = Restore::new(id, volume, 0, now());
         if self.draw(2) == 0 {
-            self.store.fail_after(self.draw(20), Failure::Unreachable);
+            self.kill_within(20);
             *disk.fails_after.lock().unwrap() = Some(1);
             // Whether it comes to its end does not matter, only that it can be repeated.
-            drop(repository.restore(id, volume, &disk, (&position, now()), &watch()).await);
+            drop(repository.restore(&restore, &disk, &watch()).await);
             self.store.mend();
             *disk.fails_after.lock().unwrap() = None;
         }
-        let restored = repository.restore(id, volume, &disk, (&position, now()), &watch()).await;
+        let restored = repository.restore(&restore, &disk, &watch()).await;
         restored.unwrap();
         assert!(disk.holds(&content), "seed {}: {id} reads back otherwise", self.seed);
     }

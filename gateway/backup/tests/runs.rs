@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use block::{BLOCK_BYTES, Extent};
 use twinspan_backup::{
-    Access, BackupError, Catalogue, Consistency, Key, Repository, Request, Source, Status, Taken,
-    Target, Watch,
+    Access, BackupError, Catalogue, Consistency, Key, Repository, Request, Restore, Source, Status,
+    Taken, Target, Watch,
 };
 
 use crate::store::{Seen, catalogue, id, now, prefix, watch};
@@ -14,15 +14,14 @@ use crate::volumes::{Disk, Point, Volume, bytes_of, step};
 pub(crate) async fn take(repository: &Repository, number: u128, point: &Arc<Point>) -> Taken {
     let sources: Vec<Arc<dyn Source>> = vec![Arc::clone(point) as Arc<dyn Source>];
     let mut catalogue = catalogue(repository).await;
-    let request = Request::new("nightly");
-    repository.take(id(number), &request, &sources, &mut catalogue, &watch()).await.unwrap()
+    let request = Request::new(id(number), "nightly");
+    repository.take(&request, &sources, &mut catalogue, &watch()).await.unwrap()
 }
 
 pub(crate) async fn restored(repository: &Repository, number: u128, point: &Arc<Point>) -> bool {
     let disk = Disk::blank(point.bytes());
-    let position = twinspan_backup::Position::default();
-    let to = (&position, now());
-    repository.restore(id(number), point.volume(), &disk, to, &watch()).await.unwrap();
+    let restore = Restore::new(id(number), point.volume(), 0, now());
+    repository.restore(&restore, &disk, &watch()).await.unwrap();
     disk.holds(&point.content)
 }
 
@@ -147,12 +146,12 @@ async fn a_group_is_complete_or_absent_and_of_one_cut() {
     let mut broken = (*second).clone();
     broken.broken = Some(5);
     let sources: Vec<Arc<dyn Source>> = vec![first.clone(), Arc::new(broken)];
-    let mut request = Request::new("erp");
+    let mut request = Request::new(id(1), "erp");
     request.group = Some((block::GroupId::of(9), "erp".to_owned()));
     request.consistency = Consistency::Application;
     request.labels = vec![("cut".to_owned(), "17".to_owned())];
     let mut catalogue = catalogue(&repository).await;
-    let failed = repository.take(id(1), &request, &sources, &mut catalogue, &watch()).await;
+    let failed = repository.take(&request, &sources, &mut catalogue, &watch()).await;
     let error = failed.unwrap_err();
     assert!(matches!(error, BackupError::Source { volume, .. } if volume == data.id), "{error}");
     catalogue.refresh(&repository, &watch()).await.unwrap();
@@ -204,9 +203,9 @@ async fn a_clock_that_moved_back_changes_no_order() {
     let point = volume.point();
     let sources: Vec<Arc<dyn Source>> = vec![point.clone()];
     let mut catalogue = Catalogue::new("2020-01-01T00:00:00Z".parse().unwrap());
-    let request = Request::new("earlier, says the clock");
+    let request = Request::new(id(5), "earlier, says the clock");
     // Its identity sorts first too, as one that is made of the time does.
-    repository.take(id(5), &request, &sources, &mut catalogue, &watch()).await.unwrap();
+    repository.take(&request, &sources, &mut catalogue, &watch()).await.unwrap();
     volume.write(1..2, 7);
     let taken = take(&repository, 11, &volume.point()).await;
     assert_eq!(taken.volumes[0].parent, Some(id(5)), "the last one that was taken");
@@ -221,14 +220,14 @@ async fn requests_that_make_no_sense_are_refused_by_name() {
     let point = volume.point();
     let mut catalogue = catalogue(&repository).await;
     let mut refused = async |request: Request, sources: Vec<Arc<dyn Source>>| {
-        let taken = repository.take(id(1), &request, &sources, &mut catalogue, &watch()).await;
+        let taken = repository.take(&request, &sources, &mut catalogue, &watch()).await;
         taken.unwrap_err().to_string()
     };
-    let request = || Request::new("x");
+    let request = || Request::new(id(1), "x");
     assert!(refused(request(), vec![]).await.contains("1 to 4096 different volumes"));
     let twice: Vec<Arc<dyn Source>> = vec![point.clone(), point.clone()];
     assert!(refused(request(), twice).await.contains("different volumes"));
-    let long = Request::new("x".repeat(5000));
+    let long = Request::new(id(1), "x".repeat(5000));
     assert!(refused(long, vec![point.clone()]).await.contains("longer than 4096"));
     take(&repository, 2, &point).await;
     let limited = Request { backups_max: Some(1), ..request() };
@@ -265,8 +264,7 @@ async fn keys_and_prefixes_are_told_apart() {
 
 #[tokio::test]
 async fn a_store_that_ignores_conditions_is_refused() {
-    let store: Arc<dyn object_store::ObjectStore> =
-        Arc::new(Seen::memory().ignoring_conditions());
+    let store: Arc<dyn object_store::ObjectStore> = Arc::new(Seen::memory().ignoring_conditions());
     let created = Repository::create(store, prefix(), None, "east-1").await;
     let error = created.unwrap_err();
     assert!(matches!(error, BackupError::NoConditionalPut { .. }), "{error}");
@@ -284,8 +282,8 @@ async fn a_cancelled_run_can_be_resumed_and_stores_little_again() {
     let watch = Arc::new(Watch::new(cancel.clone()));
     watch.limit_packs(1 << 20);
     let mut catalogue = catalogue(&repository).await;
-    let request = Request::new("x");
-    let run = repository.take(id(1), &request, &sources, &mut catalogue, &watch);
+    let request = Request::new(id(1), "x");
+    let run = repository.take(&request, &sources, &mut catalogue, &watch);
     let stop = async {
         // Until some of it arrived.
         while watch.progress().moved_bytes < 20 << 20 {

@@ -105,9 +105,10 @@ pub(crate) struct Point {
 fn ranges(blocks: impl Iterator<Item = u64>, limit: usize) -> BlockSet {
     let mut ranges: BlockSet = Vec::new();
     for block in blocks {
+        let is_full = ranges.len() == limit;
         match ranges.last_mut() {
             Some(last) if last.end() == block => *last = BlockRange::new(last.first(), block + 1),
-            _ if ranges.len() == limit => break,
+            _ if is_full => break,
             _ => ranges.push(BlockRange::new(block, block + 1)),
         }
     }

@@ -88,9 +88,8 @@ impl About {
             labels: (0..reader.count(LABELS_MAX)?)
                 .map(|_| Ok((reader.text()?, reader.text()?)))
                 .collect::<Result<_, Malformed>>()?,
-            locked_until: reader.optional(|reader| {
-                Timestamp::from_second(reader.signed()?).map_err(no_time)
-            })?,
+            locked_until: reader
+                .optional(|reader| Timestamp::from_second(reader.signed()?).map_err(no_time))?,
         })
     }
 }

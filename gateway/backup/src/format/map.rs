@@ -33,7 +33,10 @@ pub(crate) struct Place {
 pub(crate) enum Content {
     Zero,
     /// A part of a chunk, from this block of the chunk on.
-    Chunk { place: Place, skip: u8 },
+    Chunk {
+        place: Place,
+        skip: u8,
+    },
 }
 
 /// A run of blocks with one content.
@@ -261,8 +264,15 @@ pub(crate) mod tests {
         let run = BackupId::from_uuid(Uuid::from_u128(9));
         let attempt = Attempt(Uuid::from_u128(u128::from(number % 3)));
         let pack = PackRef { run, attempt, number: number % 5 };
-        let offset = number * 7 % 100_000;
-        Place { pack, offset, stored: 40 + number % 60, compressed: number.is_multiple_of(2), blocks, id: ChunkId([3; 16]) }
+        let offset = number % 100_000;
+        Place {
+            pack,
+            offset,
+            stored: 40 + number % 60,
+            compressed: number.is_multiple_of(2),
+            blocks,
+            id: ChunkId([3; 16]),
+        }
     }
 
     /// Entries of a few hundred blocks, in order.

@@ -86,7 +86,13 @@ impl Pack {
     }
 
     /// Appends a chunk, as [`crate::chunk::prepare`] made it.
-    pub(crate) fn push(&mut self, chunk: &[u8], compressed: bool, blocks: u8, id: ChunkId) -> Place {
+    pub(crate) fn push(
+        &mut self,
+        chunk: &[u8],
+        compressed: bool,
+        blocks: u8,
+        id: ChunkId,
+    ) -> Place {
         let offset = position(self.bytes.len());
         match &self.cipher {
             None => self.bytes.extend_from_slice(chunk),
@@ -206,7 +212,8 @@ impl Footer {
             let features = features & !ENCRYPTED;
             return Err(BackupError::UnknownFeatures { key: key.to_owned(), features });
         }
-        let footer = Self { offset: number(0), stored: number(4), plain: number(8), fields, checksum };
+        let footer =
+            Self { offset: number(0), stored: number(4), plain: number(8), fields, checksum };
         let end = u64::from(footer.offset) + u64::from(footer.stored) + Self::BYTES;
         if end != pack_bytes || footer.plain as usize > MAP_BYTES_MAX {
             return Err(damaged(key, Malformed("its index does not lie before its end")));

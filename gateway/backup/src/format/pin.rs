@@ -62,9 +62,8 @@ impl Pin {
         let mut reader = Reader::new(bytes);
         let gateway = reader.text()?;
         let count = reader.count(VOLUMES_MAX)?;
-        let needs = (0..count)
-            .map(|_| reader.uuid().map(BackupId::from_uuid))
-            .collect::<Result<_, _>>()?;
+        let needs =
+            (0..count).map(|_| reader.uuid().map(BackupId::from_uuid)).collect::<Result<_, _>>()?;
         let purpose = if choice(&mut reader, false, true)? {
             Purpose::Taking(Box::new(read_wanted(&mut reader)?))
         } else {

@@ -31,7 +31,11 @@ pub(super) enum Basis<'a> {
     Nothing,
     /// What changed since this snapshot; from block `grown` on everything did. Zeroes matter only
     /// where the parent has a map.
-    Changes { since: SnapshotId, grown: u64, has_map: bool },
+    Changes {
+        since: SnapshotId,
+        grown: u64,
+        has_map: bool,
+    },
     /// What the parent holds.
     Content(&'a [Entry]),
 }
@@ -168,7 +172,8 @@ mod tests {
     use super::*;
 
     fn spans() -> impl Strategy<Value = Vec<Span>> {
-        let span = (0_u64..200, 1_u64..30).prop_map(|(first, count)| Span::new(first, first + count));
+        let span =
+            (0_u64..200, 1_u64..30).prop_map(|(first, count)| Span::new(first, first + count));
         proptest::collection::vec(span, 0..8).prop_map(union)
     }
 

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use block::{BLOCK_BYTES, SLOT_BYTES};
+use block::BLOCK_BYTES;
 use bytes::Bytes;
 
 use crate::error::BackupError;
 use crate::format::{Entry, Span};
 use crate::id::ChunkId;
-use crate::limits::CHUNK_BLOCKS_MAX;
+use crate::limits::{CHUNK_BLOCKS_MAX, CHUNK_BYTES_MAX};
 use crate::seal::{Keys, LEVEL};
 
 /// A run of blocks of a volume and what was found in it.
@@ -120,7 +120,7 @@ fn split(span: Span, data: &Bytes) -> Vec<(Span, Bytes)> {
 
 fn is_zero(content: &[u8]) -> bool {
     // The longest chunk of them.
-    static ZEROES: [u8; SLOT_BYTES as usize] = [0; SLOT_BYTES as usize];
+    static ZEROES: [u8; CHUNK_BYTES_MAX] = [0; CHUNK_BYTES_MAX];
     content.len() <= ZEROES.len() && content == &ZEROES[..content.len()]
 }
 

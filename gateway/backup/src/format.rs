@@ -23,4 +23,4 @@ pub(crate) use map::{Content, Entry, Map, Place, Span, overlay, segment_span};
 #[cfg(test)]
 pub(crate) use pack::Coverage;
 pub(crate) use pack::{Footer, Index, Pack, cipher, decode_chunk, index_range, open_index};
-pub(crate) use pin::{Pin, Purpose, Wanted};
+pub(crate) use pin::{Pin, Purpose, Wanted, WantedVolume};

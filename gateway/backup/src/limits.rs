@@ -8,6 +8,8 @@ use block::{BLOCK_BYTES, SLOT_BYTES, VOLUME_BYTES_MAX};
 /// The most blocks of one chunk: a chunk never crosses a 64 KiB border. 64 KiB compresses almost
 /// as well as a megabyte, and a single changed block still costs one block.
 pub(crate) const CHUNK_BLOCKS_MAX: u64 = SLOT_BYTES / BLOCK_BYTES;
+/// The same in bytes.
+pub(crate) const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// The part of a volume that one map describes: 1 GiB. A 1 TiB volume has 1024 maps of at most
 /// 262 144 entries, some 7 MiB each when every single block lies elsewhere.
@@ -27,8 +29,8 @@ pub(crate) const PACK_BYTES_MIN: usize = 1 << 20;
 pub(crate) const PACK_BYTES_LEAST: usize = 64 << 10;
 
 /// Packs and maps under way at once. With the pack that is being filled and the pieces that are
-/// being read and compressed, a run takes about `(UPLOADS + 1) * PACK_BYTES + READS * READ_BYTES
-/// + 2 * CPU_BATCH_BYTES * CPU_BATCHES`: some 120 MiB.
+/// being read and compressed, a run takes about five packs, 32 pieces of 256 KiB, and two batches
+/// of 4 MiB twice: some 110 MiB.
 pub(crate) const UPLOADS: usize = 4;
 /// Pieces of a volume that are read at once.
 pub(crate) const READS: usize = 32;
@@ -93,6 +95,7 @@ pub(crate) const VOLUME_BLOCKS_MAX: u64 = VOLUME_BYTES_MAX / BLOCK_BYTES;
 pub(crate) const SEGMENTS_MAX: u64 = VOLUME_BLOCKS_MAX / SEGMENT_BLOCKS;
 
 const _: () = assert!(SEGMENT_BLOCKS.is_multiple_of(CHUNK_BLOCKS_MAX));
+const _: () = assert!(CHUNK_BYTES_MAX as u64 == CHUNK_BLOCKS_MAX * BLOCK_BYTES);
 const _: () = assert!(PACK_BYTES <= PACK_BYTES_MAX && PACK_BYTES_MIN <= PACK_BYTES);
 const _: () = assert!(MAP_ENTRIES_MAX as u64 >= SEGMENT_BLOCKS);
 const _: () = assert!(2 * LAYERS < LAYERS_MAX);

@@ -274,12 +274,11 @@ fn unwrap(
 ) -> Result<Vec<u8>, BackupError> {
     let wrong = |why| damaged(key, Malformed(why));
     let mut reader = Reader::new(object);
-    let mut head = || -> Result<(&[u8], [u8; 2], u16, u16), Malformed> {
-        let (magic, kind) = (reader.raw(6)?, reader.array()?);
-        let version = u16::from_le_bytes(reader.array()?);
-        Ok((magic, kind, version, u16::from_le_bytes(reader.array()?)))
-    };
-    let (magic, said, version, features) = head().map_err(|e| damaged(key, e))?;
+    let cut_off = |e| damaged(key, e);
+    let magic = reader.raw(6).map_err(cut_off)?;
+    let said: [u8; 2] = reader.array().map_err(cut_off)?;
+    let version = u16::from_le_bytes(reader.array().map_err(cut_off)?);
+    let features = u16::from_le_bytes(reader.array().map_err(cut_off)?);
     if magic != MAGIC || said != [kind.byte(), 0] {
         return Err(wrong("it does not begin as such an object does"));
     }

@@ -23,7 +23,9 @@ use jiff::Timestamp;
 use crate::BackupId;
 use crate::catalogue::{Catalogue, Status};
 use crate::error::BackupError;
-use crate::format::{About, Consistency, Index, Manifest, Origin, Pin, Purpose, Wanted};
+use crate::format::{
+    About, Consistency, Index, Manifest, Origin, Pin, Purpose, Wanted, WantedVolume,
+};
 use crate::layout;
 use crate::limits::{LABELS_MAX, TEXT_BYTES_MAX, VOLUMES_MAX};
 use crate::repository::Repository;
@@ -155,11 +157,8 @@ impl Repository {
         for _ in 0..BEGINNINGS {
             catalogue.refresh(self, watch).await?;
             let wanted = self.wanted(request, sources, catalogue)?;
-            let mut needs: Vec<BackupId> = wanted
-                .volumes
-                .iter()
-                .filter_map(|(_, _, parent)| parent.map(|(id, _)| id))
-                .collect();
+            let parents = wanted.volumes.iter().filter_map(|volume| volume.parent);
+            let mut needs: Vec<BackupId> = parents.map(|(id, _)| id).collect();
             needs.sort_unstable();
             needs.dedup();
             let purpose = Purpose::Taking(Box::new(wanted.clone()));
@@ -205,7 +204,7 @@ impl Repository {
             return Err(BackupError::NotResumable { id });
         };
         let mut ordered = Vec::new();
-        for (volume, point, _) in &wanted.volumes {
+        for WantedVolume { id: volume, point, .. } in &wanted.volumes {
             let is_it =
                 |source: &&Arc<dyn Source>| source.volume() == *volume && source.point() == *point;
             let other = BackupError::OtherPoint { id, volume: *volume, expected: *point };
@@ -260,7 +259,7 @@ impl Repository {
             };
             let known = others.iter().find(|(_, held)| point(held).is_some_and(knows));
             let parent = known.or(others.first()).map(|(entry, _)| (entry.id, known.is_some()));
-            volumes.push((volume, source.point(), parent));
+            volumes.push(WantedVolume { id: volume, point: source.point(), parent });
         }
         let about = About {
             name: request.name.clone(),
@@ -285,8 +284,9 @@ impl Repository {
         is_beginning: bool,
     ) -> Result<Vec<Option<Parent>>, BackupError> {
         let mut parents = Vec::new();
-        for ((volume, _, parent), source) in wanted.volumes.iter().zip(sources) {
-            let Some((id, was_known)) = *parent else {
+        for (wanted, source) in wanted.volumes.iter().zip(sources) {
+            let volume = wanted.id;
+            let Some((id, was_known)) = wanted.parent else {
                 parents.push(None);
                 continue;
             };
@@ -300,8 +300,8 @@ impl Repository {
             } else {
                 self.manifest(id).await?.ok_or(BackupError::NoBackup { id })?
             };
-            let member = manifest.member(*volume).cloned();
-            let member = member.ok_or(BackupError::NoVolume { id, volume: *volume })?;
+            let member = manifest.member(volume).cloned();
+            let member = member.ok_or(BackupError::NoVolume { id, volume })?;
             // The source may have forgotten the point since; what the parent holds still tells.
             let is_known = was_known && source.knows(member.point);
             parents.push(Some(Parent { id, member, is_known }));

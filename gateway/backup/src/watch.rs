@@ -115,14 +115,14 @@ impl Watch {
     /// Waits until so many bytes may be moved, and counts them.
     pub(crate) async fn pace(&self, bytes: u64) -> Result<(), BackupError> {
         self.check()?;
+        // At one byte a second the largest object takes four years: far from overflow.
         let rate = self.rate.load(Ordering::Relaxed);
-        if rate > 0 {
+        if let Some(time) = bytes.saturating_mul(1000).checked_div(rate) {
             let now = Instant::now();
             let turn = {
                 let mut free_at = self.free_at.lock().await;
                 let turn = free_at.map_or(now, |at| at.max(now));
-                // At one byte a second the largest object takes four years: far from overflow.
-                *free_at = Some(turn + Duration::from_millis(bytes.saturating_mul(1000) / rate));
+                *free_at = Some(turn + Duration::from_millis(time));
                 turn
             };
             self.unless_cancelled(async {

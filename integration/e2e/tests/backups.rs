@@ -206,27 +206,9 @@ fn backups_live_in_a_real_s3_server_through_its_loss_and_lost_rights() -> Result
     rados.suspend(&user, false)?;
     runtime.block_on(repository.resume(id(4), &sources, &Arc::default()))?;
 
+    runtime.block_on(elsewhere(&target, &key, &second, &fourth))?;
+    runtime.block_on(begun_at_once(&target))?;
     runtime.block_on(async {
-        // Another gateway, which knows nothing but the bucket and the key.
-        let fresh = open(&target, Some(&key)).await?;
-        let mut catalogue = Catalogue::new(now());
-        catalogue.refresh(&fresh, &Watch::default()).await?;
-        ensure!(catalogue.entries().count() == 4, "{catalogue:?}");
-        fresh.remove(id(1), now()).await?;
-        fresh.remove(id(3), now()).await?;
-        let collected = fresh.collect(now(), &Watch::default()).await?;
-        ensure!(collected.gone.len() == 2 && collected.objects > 0, "{collected:?}");
-        check(&fresh, 2, &second).await?;
-        check(&fresh, 4, &fourth).await?;
-        let verified = fresh.verify(&[], &Watch::default()).await?;
-        ensure!(verified.is_whole() && verified.backups == 2, "{verified:?}");
-        // Many gateways begin a repository at once: one of them does.
-        let other = Target { url: "s3://backups/race".to_owned(), ..target.clone() };
-        let (store, prefix) = other.connect()?;
-        let creations =
-            (0..8).map(|_| Repository::create(Arc::clone(&store), prefix.clone(), None, "east"));
-        let created = futures_util::future::join_all(creations).await;
-        ensure!(created.iter().filter(|created| created.is_ok()).count() == 1, "{created:?}");
         // A bucket with versions, where this server ignores the condition.
         let (store, prefix) = rados.target(&user, "locked").connect()?;
         let locked = Repository::create(store, prefix, None, "east").await;
@@ -234,6 +216,34 @@ fn backups_live_in_a_real_s3_server_through_its_loss_and_lost_rights() -> Result
         ensure!(matches!(error, BackupError::NoConditionalPut { .. }), "{error}");
         Ok(())
     })
+}
+
+/// Another gateway, which knows nothing but the bucket and the key.
+async fn elsewhere(target: &Target, key: &Key, second: &Image, fourth: &Image) -> Result<()> {
+    let fresh = open(target, Some(key)).await?;
+    let mut catalogue = Catalogue::new(now());
+    catalogue.refresh(&fresh, &Watch::default()).await?;
+    ensure!(catalogue.entries().count() == 4, "{catalogue:?}");
+    fresh.remove(id(1), now()).await?;
+    fresh.remove(id(3), now()).await?;
+    let collected = fresh.collect(now(), &Watch::default()).await?;
+    ensure!(collected.gone.len() == 2 && collected.objects > 0, "{collected:?}");
+    check(&fresh, 2, second).await?;
+    check(&fresh, 4, fourth).await?;
+    let verified = fresh.verify(&[], &Watch::default()).await?;
+    ensure!(verified.is_whole() && verified.backups == 2, "{verified:?}");
+    Ok(())
+}
+
+/// Many gateways begin a repository at once: one of them does.
+async fn begun_at_once(target: &Target) -> Result<()> {
+    let other = Target { url: "s3://backups/race".to_owned(), ..target.clone() };
+    let (store, prefix) = other.connect()?;
+    let creations =
+        (0..8).map(|_| Repository::create(Arc::clone(&store), prefix.clone(), None, "east"));
+    let created = futures_util::future::join_all(creations).await;
+    ensure!(created.iter().filter(|created| created.is_ok()).count() == 1, "{created:?}");
+    Ok(())
 }
 
 /// Takes a backup and does something to the store when some of it arrived; the error of the run.

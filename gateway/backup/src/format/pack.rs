@@ -191,10 +191,10 @@ impl Footer {
     /// From the last bytes of the pack under this key, which is so long.
     pub(crate) fn decode(key: &str, bytes: &[u8], pack_bytes: u64) -> Result<Self, BackupError> {
         let mut reader = Reader::new(bytes);
-        let mut read = || -> Result<([u8; 16], [u8; 32], [u8; 8]), Malformed> {
-            Ok((reader.array()?, reader.array()?, reader.array()?))
-        };
-        let (fields, checksum, end) = read().map_err(|e| damaged(key, e))?;
+        let cut_off = |e| damaged(key, e);
+        let fields: [u8; 16] = reader.array().map_err(cut_off)?;
+        let checksum: [u8; 32] = reader.array().map_err(cut_off)?;
+        let end: [u8; 8] = reader.array().map_err(cut_off)?;
         if end != *END {
             return Err(damaged(key, Malformed("it does not end as a pack does")));
         }

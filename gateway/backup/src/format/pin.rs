@@ -25,9 +25,17 @@ pub(crate) enum Purpose {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) about: About,
-    /// Each volume, the point that is read, the backup that it builds upon, and whether what
-    /// changed since that one is known.
-    pub(crate) volumes: Vec<(VolumeId, SnapshotId, Option<(BackupId, bool)>)>,
+    pub(crate) volumes: Vec<WantedVolume>,
+}
+
+/// One volume of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WantedVolume {
+    pub(crate) id: VolumeId,
+    /// The point that is read.
+    pub(crate) point: SnapshotId,
+    /// The backup that it builds upon, and whether what changed since that one is known.
+    pub(crate) parent: Option<(BackupId, bool)>,
 }
 
 /// A pin.
@@ -77,10 +85,10 @@ impl Pin {
 fn write_wanted(writer: &mut Writer, wanted: &Wanted) {
     wanted.about.write(writer);
     writer.length(wanted.volumes.len());
-    for (volume, point, parent) in &wanted.volumes {
-        writer.uuid(volume.uuid());
-        writer.uuid(point.uuid());
-        writer.optional(*parent, |writer, (id, is_known)| {
+    for volume in &wanted.volumes {
+        writer.uuid(volume.id.uuid());
+        writer.uuid(volume.point.uuid());
+        writer.optional(volume.parent, |writer, (id, is_known)| {
             writer.uuid(id.uuid());
             writer.byte(u8::from(is_known));
         });
@@ -92,12 +100,12 @@ fn read_wanted(reader: &mut Reader<'_>) -> Result<Wanted, Malformed> {
         about: About::read(reader)?,
         volumes: (0..reader.count(VOLUMES_MAX)?)
             .map(|_| {
-                let volume = VolumeId::from_uuid(reader.uuid()?);
+                let id = VolumeId::from_uuid(reader.uuid()?);
                 let point = SnapshotId::from_uuid(reader.uuid()?);
                 let parent = reader.optional(|reader| {
                     Ok((BackupId::from_uuid(reader.uuid()?), choice(reader, false, true)?))
                 })?;
-                Ok((volume, point, parent))
+                Ok(WantedVolume { id, point, parent })
             })
             .collect::<Result<_, Malformed>>()?,
     })
@@ -114,7 +122,11 @@ mod tests {
         let id = BackupId::from_uuid(Uuid::from_u128(4));
         let wanted = Wanted {
             about: super::super::about::example(),
-            volumes: vec![(VolumeId::of(1), SnapshotId::of(2), parent.map(|known| (id, known)))],
+            volumes: vec![WantedVolume {
+                id: VolumeId::of(1),
+                point: SnapshotId::of(2),
+                parent: parent.map(|known| (id, known)),
+            }],
         };
         let purpose = if taking { Purpose::Taking(Box::new(wanted)) } else { Purpose::Reading };
         Pin { gateway: "east-1".to_owned(), needs: vec![id], purpose }

@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
         let covered = found.last().map_or(0, |index| index.coverage.to);
         let mut found: Vec<Entry> = found.into_iter().flat_map(|index| index.entries).collect();
         self.watch.expect(source.bytes());
-        self.watch.find(found.iter().map(|entry| stored_bytes(entry)).sum());
+        self.watch.find(found.iter().map(stored_bytes).sum());
         for entry in &found {
             if let Some(place) = entry.whole_chunk() {
                 self.remember(place);

@@ -12,46 +12,49 @@ fn sources(point: &Arc<Point>) -> Vec<Arc<dyn Source>> {
     vec![Arc::clone(point) as Arc<dyn Source>]
 }
 
-/// Takes a backup with the store failing after each number of requests in turn, and resumes it.
-async fn failing_at_each_request(failure: Failure) {
-    for requests in 0..200 {
-        let store = Seen::memory();
-        let repository = store.create(None).await;
-        let mut volume = Volume::new(1, 4 << 20);
-        volume.write(0..200, 1);
-        take(&repository, 1, &volume.point()).await;
-        volume.write(40..140, 2001);
-        let point = volume.point();
-        let mut catalogue = catalogue(&repository).await;
-        let small = watch();
-        small.limit_packs(1);
-        store.fail_after(requests, failure);
-        let request = Request::new(id(2), "x");
-        let taken = repository.take(&request, &sources(&point), &mut catalogue, &small).await;
-        store.mend();
-        let Err(error) = taken else {
-            assert!(requests > 10, "it takes some requests");
-            return;
-        };
-        let is_told = match failure {
-            Failure::Unreachable => matches!(error, BackupError::Unreachable { .. }),
-            Failure::Refused => matches!(error, BackupError::Refused { .. }),
-        };
-        assert!(is_told && error.is_resumable() && error.to_string().contains("resume"), "{error}");
-        match repository.resume(id(2), &sources(&point), &watch()).await {
-            Ok(_) => {}
-            // Nothing of it was there yet.
-            Err(BackupError::NotResumable { .. }) => {
-                take(&repository, 2, &point).await;
-            }
-            Err(error) => panic!("after {requests} requests: {error}"),
-        }
-        assert!(restored(&repository, 2, &point).await, "after {requests} requests");
-        repository.collect(now(), &watch()).await.unwrap();
-        assert!(restored(&repository, 2, &point).await, "after {requests} requests and swept");
-        assert_eq!(store.keys("pins").await, [""; 0]);
+/// Takes a backup with the store failing after so many requests, and resumes it; whether it came
+/// to its end before that.
+async fn failing_after(requests: u64, failure: Failure) -> bool {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 4 << 20);
+    volume.write(0..200, 1);
+    take(&repository, 1, &volume.point()).await;
+    volume.write(40..140, 2001);
+    let point = volume.point();
+    let mut catalogue = catalogue(&repository).await;
+    let small = watch();
+    small.limit_packs(1);
+    store.fail_after(requests, failure);
+    let request = Request::new(id(2), "x");
+    let taken = repository.take(&request, &sources(&point), &mut catalogue, &small).await;
+    store.mend();
+    let Err(error) = taken else { return true };
+    let is_told = match failure {
+        Failure::Unreachable => matches!(error, BackupError::Unreachable { .. }),
+        Failure::Refused => matches!(error, BackupError::Refused { .. }),
+    };
+    assert!(is_told && error.is_resumable() && error.to_string().contains("resume"), "{error}");
+    match repository.resume(id(2), &sources(&point), &watch()).await {
+        Ok(_) => {}
+        // Nothing of it was there yet.
+        Err(BackupError::NotResumable { .. }) => drop(take(&repository, 2, &point).await),
+        Err(error) => panic!("after {requests} requests: {error}"),
     }
-    panic!("it never ends");
+    assert!(restored(&repository, 2, &point).await, "after {requests} requests");
+    repository.collect(now(), &watch()).await.unwrap();
+    assert!(restored(&repository, 2, &point).await, "after {requests} requests and swept");
+    assert_eq!(store.keys("pins").await, [""; 0]);
+    false
+}
+
+async fn failing_at_each_request(failure: Failure) {
+    let mut requests = 0;
+    while !failing_after(requests, failure).await {
+        requests += 1;
+        assert!(requests < 200, "it never ends");
+    }
+    assert!(requests > 10, "it takes some requests");
 }
 
 #[tokio::test]

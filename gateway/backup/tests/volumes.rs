@@ -14,7 +14,7 @@ use twinspan_backup::{Sink, Source, VolumeError};
 /// Blocks and what fills each; those that are not in it are zero.
 pub(crate) type Content = BTreeMap<u64, u64>;
 
-const BLOCK: usize = BLOCK_BYTES as usize;
+const BLOCK: usize = 4096;
 
 /// The bytes that a filling stands for: even ones compress well, odd ones not at all.
 pub(crate) fn fill(filling: u64) -> Vec<u8> {

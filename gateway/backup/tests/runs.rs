@@ -82,6 +82,23 @@ async fn what_the_last_backup_holds_is_not_stored_again_though_the_point_is_forg
 }
 
 #[tokio::test]
+async fn what_was_overwritten_whole_is_not_kept_for_the_sake_of_its_map() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 16 << 20);
+    volume.write(0..4096, 1);
+    take(&repository, 1, &volume.point()).await;
+    volume.write(0..4096, 1_000_001);
+    volume.forget();
+    let point = volume.point();
+    take(&repository, 2, &point).await;
+    repository.remove(id(1), now()).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert!(collected.bytes > 16 << 20, "{collected:?}");
+    assert!(restored(&repository, 2, &point).await);
+}
+
+#[tokio::test]
 async fn the_first_byte_costs_a_manifest_its_maps_and_a_part_of_a_pack() {
     let store = Seen::memory();
     let repository = store.create(None).await;

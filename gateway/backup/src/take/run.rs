@@ -62,6 +62,8 @@ struct Reading<'a> {
     covered: u64,
     /// What this backup has to say of the segment that is being read.
     entries: Vec<Entry>,
+    /// What the parent's maps say of it together, where that was needed.
+    below: Option<Arc<Vec<Entry>>>,
     read_bytes: u64,
 }
 
@@ -109,6 +111,7 @@ impl<'a> Run<'a> {
             blocks: source.bytes() / BLOCK_BYTES,
             covered,
             entries: Vec::new(),
+            below: None,
             read_bytes: 0,
         };
         let mut segments = Vec::new();
@@ -149,7 +152,7 @@ impl<'a> Run<'a> {
         part: Span,
     ) -> Result<(), BackupError> {
         let layers = reading.parent.map_or(&[][..], |parent| parent.member.layers(segment));
-        let mut held = None;
+        reading.below = None;
         let basis = match reading.parent {
             None => Basis::Nothing,
             Some(Parent { member, is_known: true, .. }) => Basis::Changes {
@@ -159,12 +162,13 @@ impl<'a> Run<'a> {
             },
             Some(_) => {
                 let merged = merged(self.repository, layers).await?;
-                Basis::Content(held.insert(Arc::new(merged)))
+                Basis::Content(reading.below.insert(Arc::new(merged)))
             }
         };
         let has_older = !matches!(basis, Basis::Nothing) && !layers.is_empty();
         let steps = plan::steps(reading.source, &basis, part).await?;
-        let mut found = std::pin::pin!(found(self.repository, reading.source, steps, held.clone()));
+        let mut found =
+            std::pin::pin!(found(self.repository, reading.source, steps, reading.below.clone()));
         loop {
             // What is under way goes on while the next is read and compressed.
             let batch = tokio::select! {
@@ -269,7 +273,8 @@ impl<'a> Run<'a> {
     }
 
     /// The maps of a segment: those of the parent, below what this backup has to say. From time to
-    /// time all become one.
+    /// time all become one, and wherever they had to be read anyway: then packs of which nothing is
+    /// left are named no longer.
     async fn map(
         &mut self,
         reading: &mut Reading<'_>,
@@ -277,13 +282,17 @@ impl<'a> Run<'a> {
     ) -> Result<Vec<MapRef>, BackupError> {
         let older = reading.parent.map_or(&[][..], |parent| parent.member.layers(segment));
         let mut entries = std::mem::take(&mut reading.entries);
+        let mut below = reading.below.take();
         if entries.is_empty() {
             return Ok(older.to_vec());
         }
         let turn = usize::try_from(segment).unwrap_or_default() % LAYERS;
-        let is_merged = older.len() + 1 > LAYERS + turn;
-        if is_merged {
-            entries = overlay(&entries, &merged(self.repository, older).await?);
+        if below.is_none() && older.len() + 1 > LAYERS + turn {
+            below = Some(Arc::new(merged(self.repository, older).await?));
+        }
+        let is_merged = below.is_some();
+        if let Some(below) = below {
+            entries = overlay(&entries, &below);
         }
         if is_merged || older.is_empty() {
             // Nothing is below, and what no map names is zero.

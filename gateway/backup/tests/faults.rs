@@ -134,6 +134,32 @@ async fn an_abandoned_run_that_is_alive_fails_and_what_it_stored_goes() {
 }
 
 #[tokio::test]
+async fn what_an_interrupted_run_builds_upon_stays_though_it_is_removed() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 4 << 20);
+    volume.write(0..200, 1);
+    take(&repository, 1, &volume.point()).await;
+    volume.write(10..20, 5001);
+    let mut point = (*volume.point()).clone();
+    point.broken = Some(15);
+    let broken: Vec<Arc<dyn Source>> = vec![Arc::new(point.clone())];
+    let mut catalogue = catalogue(&repository).await;
+    let request = Request::new(id(2), "x");
+    let failed = repository.take(&request, &broken, &mut catalogue, &watch()).await;
+    assert!(matches!(failed, Err(BackupError::Source { .. })), "{failed:?}");
+    repository.remove(id(1), now()).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert_eq!((collected.gone.len(), collected.kept.as_slice()), (0, &[id(1)][..]));
+    point.broken = None;
+    let point = Arc::new(point);
+    repository.resume(id(2), &sources(&point), &watch()).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert_eq!(collected.gone, [id(1)]);
+    assert!(restored(&repository, 2, &point).await);
+}
+
+#[tokio::test]
 async fn a_backup_that_is_removed_while_it_is_read_stays_until_the_reader_is_done() {
     let store = Seen::memory();
     let repository = store.create(None).await;

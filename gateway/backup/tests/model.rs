@@ -173,7 +173,11 @@ impl World {
         }
     }
 
+    /// One of them, and often the newest, which the next one builds upon.
     fn any(&mut self) -> Option<BackupId> {
+        if self.draw(2) == 0 {
+            return self.backups.keys().next_back().copied();
+        }
         let count = u64::try_from(self.backups.len()).unwrap();
         let at = if count == 0 { return None } else { self.draw(count) };
         self.backups.keys().nth(usize::try_from(at).unwrap()).copied()

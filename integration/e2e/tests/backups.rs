@@ -11,6 +11,7 @@ use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, SnapshotId, VolumeId};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use harness::Deadline;
 
 use crate::rados::Rados;
 
@@ -174,13 +175,20 @@ fn backups_live_in_a_real_s3_server_through_its_loss_and_lost_rights() -> Result
     let repository = runtime.block_on(async {
         let (store, prefix) = target.connect()?;
         let repository = Repository::create(store, prefix, Some(&key), "east").await?;
+        let begun = Deadline::after(std::time::Duration::from_mins(1));
         take(&repository, 1, &first, &Arc::default()).await?;
+        println!("{} bytes stored in {:?}", first.bytes(), begun.elapsed());
         let watch = Arc::default();
         let taken = take(&repository, 2, &second, &watch).await?;
         ensure!(taken.volumes[0].parent == Some(id(1)), "{taken:?}");
         let moved = watch.progress().moved_bytes;
         ensure!(moved * 1000 <= first.bytes() * 12, "{moved} of {}", first.bytes());
         println!("1 % of {} bytes: {moved} moved", first.bytes());
+        let asked = Deadline::after(std::time::Duration::from_mins(1));
+        let reader = repository.read(id(2), first.volume(), now(), &Arc::default()).await?;
+        reader.read(Extent::new(9000 * BLOCK_BYTES, BLOCK_BYTES)?).await?;
+        println!("first byte after {:?}", asked.elapsed());
+        reader.close().await?;
         check(&repository, 1, &first).await?;
         check(&repository, 2, &second).await?;
         anyhow::Ok(repository)

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod backups;
 mod cascade;
 mod chain;
 mod clients;
@@ -20,6 +21,7 @@ mod moves;
 mod operator;
 mod pair;
 mod parts;
+mod rados;
 mod random;
 mod rec;
 mod records;

@@ -67,6 +67,7 @@ pub(crate) const fn io_code(error: IoError) -> Code {
             Code::Invalid
         }
         IoError::Checksum | IoError::Media => Code::PoolFailed,
+        IoError::Origin => Code::OriginUnreadable,
         IoError::Dropped => Code::Internal,
     }
 }

@@ -82,6 +82,7 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::Busy { .. } => Code::VolumeInUse,
+            StoreError::Needed { .. } => Code::FillsAnother,
             StoreError::NotFound { .. } => Code::NotFound,
             StoreError::Exists { .. } => Code::Exists,
             StoreError::Size => Code::BadSize,

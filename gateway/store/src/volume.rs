@@ -13,9 +13,11 @@
 
 mod account;
 pub(crate) mod activity;
+mod beneath;
 mod change;
 mod chores;
 mod data;
+mod fill;
 mod fold;
 mod lanes;
 mod layers;
@@ -39,8 +41,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use block::{
-    ActivityExtent, Answer, BlockRange, BlockSet, Extent, Geometry, IoError, Op, Recovery, Request,
-    Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
+    ActivityExtent, Answer, BLOCK_BYTES, BlockRange, BlockSet, Extent, Geometry, IoError, Op,
+    Origin, Recovery, Request, Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
 };
 use redb::Database;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -56,6 +58,7 @@ use self::activity::ActivityFile;
 use self::change::Long;
 use self::chores::Chores;
 use self::data::DataFiles;
+use self::fill::Fill;
 use self::lanes::{Done, Lanes};
 use self::log::Log;
 use self::map::{Map, NumberMap};
@@ -74,6 +77,8 @@ pub(crate) struct Context {
     pub(crate) executor: Executor,
     pub(crate) budget: Arc<Budget>,
     pub(crate) pages_max: usize,
+    /// Snapshots that other volumes are filled from.
+    pub(crate) kept: Vec<SnapshotId>,
     pub(crate) host: Box<dyn Host>,
 }
 
@@ -122,6 +127,7 @@ struct Inner {
     held: VecDeque<Request>,
     long: VecDeque<Long>,
     chores: Chores,
+    fill: Fill,
     accounts: Accounts,
     next_id: u64,
     sender: UnboundedSender<Done>,
@@ -183,6 +189,48 @@ impl PoolVolume {
         self.inner.borrow_mut().scrub(from, budget_bytes)
     }
 
+    /// Whether some of its content is still at its origin only.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.inner.borrow().map.beneath().is_some()
+    }
+
+    /// Bytes that are to be copied from the origin; `None` before they were counted. Whole pages
+    /// (16 MiB) are taken off.
+    #[must_use]
+    pub fn left_bytes(&self) -> Option<u64> {
+        self.inner.borrow().fill.left().map(|blocks| blocks * BLOCK_BYTES)
+    }
+
+    /// Says where its origin is read. Until then what is not here yet cannot be read.
+    pub fn set_origin(&self, origin: Rc<dyn Origin>) {
+        self.inner.borrow_mut().fill.set_origin(origin);
+    }
+
+    /// Takes one step of filling, then answers: counts what the origin has, copies about
+    /// `budget_bytes` of it (at most 8 MiB), or ends filling. To be called until
+    /// [`PoolVolume::is_filling`] says no; the last answer says that it is durable. One at a time.
+    ///
+    /// Answers [`IoError::Origin`] and what else the origin says, [`IoError::NoSpace`],
+    /// [`IoError::Media`] and the like; the same step can be taken again then. Hosts go on.
+    pub fn fill(&self, budget_bytes: u64, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        inner.fill(budget_bytes, ticket);
+        self.drive(&mut inner);
+    }
+
+    /// Keeps a snapshot although it may be removed: another volume is filled from it. Whoever keeps
+    /// it removes it again behind [`PoolVolume::let_go_of_snapshot`], if nobody else names it then.
+    /// It lasts while the volume is open; the pool knows what is to be kept when it is opened.
+    pub fn keep_snapshot(&self, id: SnapshotId) {
+        self.inner.borrow_mut().chores.keep(id);
+    }
+
+    /// Ends one [`PoolVolume::keep_snapshot`].
+    pub fn let_go_of_snapshot(&self, id: SnapshotId) {
+        self.inner.borrow_mut().chores.let_go(id);
+    }
+
     fn drive(&self, inner: &mut Inner) {
         inner.drive(&mut self.done.borrow_mut());
     }
@@ -211,7 +259,8 @@ impl Volume for PoolVolume {
         let mut inner = self.inner.borrow_mut();
         let mut out = Runs::new(extent, limit);
         let blocks = extent.blocks();
-        inner.visit(blocks.first(), |range| range.first() < blocks.end() && out.data(range))?;
+        inner
+            .visit(blocks.first(), true, |range| range.first() < blocks.end() && out.data(range))?;
         Ok(out.finish())
     }
 }
@@ -229,7 +278,9 @@ impl Store for PoolVolume {
 
     fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
         let mut out = runs::Mapped::new(from, limit);
-        self.inner.borrow_mut().visit(from, |range| out.blocks(range.first(), range.end()))?;
+        self.inner
+            .borrow_mut()
+            .visit(from, true, |range| out.blocks(range.first(), range.end()))?;
         Ok(out.finish())
     }
 
@@ -317,6 +368,7 @@ impl Inner {
         if self.must_wait(&request.op, extent) {
             return self.held.push_back(request);
         }
+        let Some(request) = self.await_edges(request, extent) else { return };
         let Request { op, fua, ticket } = request;
         match op {
             Op::Read(extent) => {
@@ -431,10 +483,12 @@ impl Inner {
         }
     }
 
-    /// Shows every run of mapped blocks from block `from` on, in order, until `show` has enough.
+    /// Shows every run of mapped blocks from block `from` on, in order, until `show` has enough;
+    /// with `beneath` also of those that the origin may have.
     fn visit(
         &mut self,
         from: u64,
+        beneath: bool,
         mut show: impl FnMut(BlockRange) -> bool,
     ) -> Result<(), IoError> {
         let per_page = (CHUNKS * BLOCKS) as u64;
@@ -446,7 +500,8 @@ impl Inner {
                 if first + BLOCKS as u64 <= from {
                     continue;
                 }
-                for run in runs::mask_runs(self.map.visible(chunk)?) {
+                let asked = if beneath { self.map.reaching(chunk, u16::MAX)? } else { 0 };
+                for run in runs::mask_runs(self.map.visible(chunk)? | asked) {
                     if !show(BlockRange::new(first + run.first(), first + run.end())) {
                         return Ok(());
                     }

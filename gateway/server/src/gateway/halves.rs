@@ -302,8 +302,13 @@ impl Gateway {
         let record = if replaced {
             // Its name in the pool is for repairs only; the old one holds its own until it is gone.
             let created = self.clock.unix_s();
-            let fresh =
-                VolumeRecord { id, name: take.volume.to_string(), bytes: take.bytes, created };
+            let fresh = VolumeRecord {
+                id,
+                name: take.volume.to_string(),
+                bytes: take.bytes,
+                created,
+                origin: None,
+            };
             let (keep, old) = (take.keep, VolumeId::from_uuid(volume.id));
             self.on_pool(move |pool| {
                 if pool.volume(id).is_some() {

@@ -264,6 +264,7 @@ async fn what_a_creation_that_was_cut_short_left_gives_way() {
         name: "orders".to_owned(),
         bytes: 1 << 20,
         created: 0,
+        origin: None,
     };
     rig.gateway.pool.create_volume(left).unwrap();
     rig.gateway.create_volume(wanted("orders", 2 << 20)).await.unwrap();

@@ -10,7 +10,7 @@ use api::{Code, Copy, Volume, VolumeCreate, VolumeDigest, VolumeList, VolumeSett
 use block::{Extent, Generation, Geometry, GroupId, VolumeId};
 use bytes::Bytes;
 use mirror::{Command, Role, Serving};
-use store::{StoreError, VolumeRecord};
+use store::{OriginRecord, StoreError, VolumeRecord};
 use uuid::Uuid;
 
 use super::members::{check_name, require_own_group};
@@ -34,6 +34,8 @@ pub(crate) struct NewVolume {
     pub(crate) bytes: u64,
     /// Who may attach it.
     pub(crate) settings: VolumeSettings,
+    /// What it is filled from.
+    pub(crate) origin: Option<OriginRecord>,
 }
 
 /// A group that is to be made.
@@ -233,6 +235,7 @@ impl Gateway {
                     name: volume.name,
                     bytes: volume.bytes,
                     created,
+                    origin: volume.origin,
                 })
             });
             made.await.map_err(|refused| {

@@ -13,6 +13,7 @@
 
 mod account;
 pub(crate) mod activity;
+mod ask;
 mod beneath;
 mod change;
 mod chores;
@@ -41,8 +42,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use block::{
-    ActivityExtent, Answer, BLOCK_BYTES, BlockRange, BlockSet, Extent, Geometry, IoError, Op,
-    Origin, Recovery, Request, Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
+    ActivityExtent, Answer, BlockRange, BlockSet, Extent, Geometry, IoError, Op, Recovery, Request,
+    Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
 };
 use redb::Database;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -187,48 +188,6 @@ impl PoolVolume {
     /// unreadable data is in the answer.
     pub fn scrub(&self, from: u64, budget_bytes: u64) -> Result<Scrubbed, IoError> {
         self.inner.borrow_mut().scrub(from, budget_bytes)
-    }
-
-    /// Whether some of its content is still at its origin only.
-    #[must_use]
-    pub fn is_filling(&self) -> bool {
-        self.inner.borrow().map.beneath().is_some()
-    }
-
-    /// Bytes that are to be copied from the origin; `None` before they were counted. Whole pages
-    /// (16 MiB) are taken off.
-    #[must_use]
-    pub fn left_bytes(&self) -> Option<u64> {
-        self.inner.borrow().fill.left().map(|blocks| blocks * BLOCK_BYTES)
-    }
-
-    /// Says where its origin is read. Until then what is not here yet cannot be read.
-    pub fn set_origin(&self, origin: Rc<dyn Origin>) {
-        self.inner.borrow_mut().fill.set_origin(origin);
-    }
-
-    /// Takes one step of filling, then answers: counts what the origin has, copies about
-    /// `budget_bytes` of it (at most 8 MiB), or ends filling. To be called until
-    /// [`PoolVolume::is_filling`] says no; the last answer says that it is durable. One at a time.
-    ///
-    /// Answers [`IoError::Origin`] and what else the origin says, [`IoError::NoSpace`],
-    /// [`IoError::Media`] and the like; the same step can be taken again then. Hosts go on.
-    pub fn fill(&self, budget_bytes: u64, ticket: Ticket) {
-        let mut inner = self.inner.borrow_mut();
-        inner.fill(budget_bytes, ticket);
-        self.drive(&mut inner);
-    }
-
-    /// Keeps a snapshot although it may be removed: another volume is filled from it. Whoever keeps
-    /// it removes it again behind [`PoolVolume::let_go_of_snapshot`], if nobody else names it then.
-    /// It lasts while the volume is open; the pool knows what is to be kept when it is opened.
-    pub fn keep_snapshot(&self, id: SnapshotId) {
-        self.inner.borrow_mut().chores.keep(id);
-    }
-
-    /// Ends one [`PoolVolume::keep_snapshot`].
-    pub fn let_go_of_snapshot(&self, id: SnapshotId) {
-        self.inner.borrow_mut().chores.let_go(id);
     }
 
     fn drive(&self, inner: &mut Inner) {

@@ -9,6 +9,7 @@ mod backups;
 mod cascade;
 mod chain;
 mod clients;
+mod clones;
 mod copies;
 mod demo;
 mod failover;

@@ -296,6 +296,8 @@ impl Gateway {
         volume: &VolumeEntry,
         take: &Take,
     ) -> Result<(), Refused> {
+        self.require_filled(group)?;
+        self.require_fills_nobody(&volume.name, VolumeId::from_uuid(volume.id))?;
         let id = VolumeId::from_uuid(take.volume);
         let replaced = volume.id != take.volume;
         let new = GroupId::from_uuid(take.group);

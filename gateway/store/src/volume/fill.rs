@@ -16,24 +16,22 @@ use std::io::IoSlice;
 use std::rc::Rc;
 
 use block::{
-    BLOCK_BYTES, BlockSet, Extent, IoError, Op, Origin, Reply, Request, SLOT_BYTES, Segment,
-    Segments, Ticket,
+    BLOCK_BYTES, BlockSet, Extent, IoError, Origin, SLOT_BYTES, Segment, Segments, SnapshotId,
+    Ticket,
 };
 use bytes::{Bytes, BytesMut};
 use roaring::RoaringTreemap;
-use smallvec::SmallVec;
 
 use crate::crc::{BLOCK_SIZE, crc32c};
 use crate::runs::mask_runs;
 
-use super::Inner;
+use super::ask::{Asked, RANGES_MAX, What};
 use super::beneath::chunks_of;
 use super::data::Place;
-use super::lanes::Done;
 use super::map::page_of;
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT};
-use super::read::{Cold, mask_of};
 use super::record::Record;
+use super::{Inner, PoolVolume};
 
 /// Bytes that the filler asks for at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -41,14 +39,12 @@ const PIECE_BYTES: u64 = 1 << 20;
 const PIECES_MAX: usize = 8;
 /// Pages that a step looks at.
 const PAGES_PER_STEP: usize = 64;
-/// Ranges that the origin is asked for at once when its blocks are counted.
-const RANGES_MAX: usize = 4096;
 
 /// What was asked of the origin, and how far filling is.
 #[derive(Debug, Default)]
 pub(super) struct Fill {
-    origin: Option<Rc<dyn Origin>>,
-    asked: Vec<Asked>,
+    pub(super) origin: Option<Rc<dyn Origin>>,
+    pub(super) asked: Vec<Asked>,
     /// Blocks that the origin has of each page that is not filled.
     need: BTreeMap<u32, u64>,
     /// The chunks that it has anything of.
@@ -59,39 +55,6 @@ pub(super) struct Fill {
     at: u64,
     /// The number behind the last record of a copy.
     last: u64,
-}
-
-/// Questions that belong together.
-#[derive(Debug)]
-struct Asked {
-    id: u64,
-    what: What,
-    left: usize,
-    error: Option<IoError>,
-}
-
-#[derive(Debug)]
-enum What {
-    /// A host reads.
-    Read(Cold),
-    /// A host changes parts of these blocks.
-    Edges { request: Request, blocks: SmallVec<[(u64, Segments); 2]> },
-    /// A step of the filler, which ends before this chunk.
-    Step { ticket: Ticket, until: u64 },
-}
-
-/// What the origin answered.
-#[derive(Debug)]
-pub(super) struct Told {
-    id: u64,
-    part: Part,
-}
-
-#[derive(Debug)]
-enum Part {
-    /// For a place in the list of those who asked.
-    Data(usize, Extent, Result<Segments, IoError>),
-    Blocks(Result<BlockSet, IoError>),
 }
 
 // === impl Fill ===
@@ -132,162 +95,63 @@ impl Fill {
     }
 }
 
+// === impl PoolVolume ===
+
+impl PoolVolume {
+    /// Whether some of its content is still at its origin only.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.inner.borrow().map.beneath().is_some()
+    }
+
+    /// Bytes that are to be copied from the origin; `None` before they were counted. Whole pages
+    /// (16 MiB) are taken off.
+    #[must_use]
+    pub fn left_bytes(&self) -> Option<u64> {
+        self.inner.borrow().fill.left().map(|blocks| blocks * BLOCK_BYTES)
+    }
+
+    /// Says where its origin is read. Until then what is not here yet cannot be read.
+    pub fn set_origin(&self, origin: Rc<dyn Origin>) {
+        self.inner.borrow_mut().fill.set_origin(origin);
+    }
+
+    /// Takes one step of filling, then answers: counts what the origin has, copies about
+    /// `budget_bytes` of it (at most 8 MiB), or ends filling. To be called until
+    /// [`PoolVolume::is_filling`] says no; the last answer says that it is durable. One at a time.
+    ///
+    /// Answers [`IoError::Origin`] and what else the origin says, [`IoError::NoSpace`],
+    /// [`IoError::Media`] and the like; the same step can be taken again then. Hosts go on.
+    pub fn fill(&self, budget_bytes: u64, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        inner.fill(budget_bytes, ticket);
+        self.drive(&mut inner);
+    }
+
+    /// Keeps a snapshot although it may be removed: another volume is filled from it. Whoever keeps
+    /// it removes it again behind [`PoolVolume::let_go_of_snapshot`], if nobody else names it then.
+    /// It lasts while the volume is open; the pool knows what is to be kept when it is opened.
+    pub fn keep_snapshot(&self, id: SnapshotId) {
+        self.inner.borrow_mut().chores.keep(id);
+    }
+
+    /// Ends one [`PoolVolume::keep_snapshot`].
+    pub fn let_go_of_snapshot(&self, id: SnapshotId) {
+        self.inner.borrow_mut().chores.let_go(id);
+    }
+}
+
 // === impl Inner ===
 
 impl Inner {
-    /// Whether a read or a change of these bytes may need the origin.
-    pub(super) fn reaches_origin(&mut self, extent: Extent) -> Result<bool, IoError> {
-        if self.map.beneath().is_none() {
-            return Ok(false);
-        }
-        for piece in extent.pieces(SLOT_BYTES) {
-            if self.map.reaching(piece.offset() / SLOT_BYTES, mask_of(piece))? != 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn question(&self, (id, place): (u64, usize), extent: Extent) {
-        let sender = self.sender.clone();
-        let reply = Reply::new(move |result| {
-            // Nobody asks any more when the volume is gone.
-            sender.send(Done::Told(Told { id, part: Part::Data(place, extent, result) })).ok();
-        });
-        match &self.fill.origin {
-            Some(origin) => origin.read(extent, reply),
-            None => reply.answer(Err(IoError::Origin)),
-        }
-    }
-
-    /// Asks for what a read needs of the origin. The read is on the list of reads already.
-    pub(super) fn ask_for_read(&mut self, cold: Cold) {
-        let gaps: Vec<(usize, Extent)> = cold.gaps().collect();
-        let id = cold.id;
-        self.fill.asked.push(Asked { id, what: What::Read(cold), left: gaps.len(), error: None });
-        for (place, extent) in gaps {
-            self.question((id, place), extent);
-        }
-    }
-
-    /// Lets a change of parts of blocks wait for what the origin has of them; gives it back when
-    /// nothing is to be waited for.
-    pub(super) fn await_edges(&mut self, request: Request, extent: Extent) -> Option<Request> {
-        if self.map.beneath().is_none() || matches!(request.op, Op::Trim(_)) {
-            return Some(request);
-        }
-        let mut edges: SmallVec<[u64; 2]> = [extent.offset(), extent.end()]
-            .into_iter()
-            .filter(|byte| !byte.is_multiple_of(BLOCK_BYTES))
-            .map(|byte| byte / BLOCK_BYTES)
-            .collect();
-        edges.dedup();
-        if edges.is_empty() {
-            return Some(request);
-        }
-        if self.group.touches(extent) {
-            self.flush_group();
-        }
-        let mut missing: SmallVec<[(u64, Segments); 2]> = SmallVec::new();
-        for block in edges {
-            match self.map.reaching(block / BLOCKS as u64, 1 << (block % BLOCKS as u64)) {
-                Ok(0) => {}
-                Ok(_) => missing.push((block, Segments::new())),
-                Err(e) => {
-                    request.ticket.fail(e);
-                    return None;
-                }
-            }
-        }
-        if missing.is_empty() {
-            return Some(request);
-        }
-        let id = self.begin(extent, true);
-        let blocks: SmallVec<[u64; 2]> = missing.iter().map(|(block, _)| *block).collect();
-        let (left, what) = (blocks.len(), What::Edges { request, blocks: missing });
-        self.fill.asked.push(Asked { id, what, left, error: None });
-        for (place, block) in blocks.into_iter().enumerate() {
-            if let Ok(extent) = Extent::new(block * BLOCK_BYTES, BLOCK_BYTES) {
-                self.question((id, place), extent);
-            }
-        }
-        None
-    }
-
-    /// The origin answered.
-    pub(super) fn told(&mut self, told: Told) {
-        let Some(index) = self.fill.asked.iter().position(|asked| asked.id == told.id) else {
-            return;
-        };
-        let mut asked = self.fill.asked.swap_remove(index);
-        asked.left -= 1;
-        let taken = match told.part {
-            Part::Data(place, extent, result) => result
-                .and_then(|data| whole(data, extent))
-                .and_then(|data| self.take_in(&mut asked.what, (place, extent), data)),
-            Part::Blocks(result) => result.map(|blocks| self.counted(&blocks)),
-        };
-        if let Err(error) = taken {
-            asked.error = asked.error.or(Some(error));
-        }
-        if asked.left > 0 {
-            self.fill.asked.push(asked);
-        } else {
-            self.all_told(asked);
-        }
-    }
-
-    fn take_in(
-        &mut self,
-        what: &mut What,
-        (place, extent): (usize, Extent),
-        data: Segments,
-    ) -> Result<(), IoError> {
-        match what {
-            What::Read(cold) => cold.put(place, data),
-            What::Edges { blocks, .. } => {
-                if let Some((_, content)) = blocks.get_mut(place) {
-                    *content = data;
-                }
-            }
-            What::Step { .. } => return self.copy_in(extent, &data, false),
-        }
-        Ok(())
-    }
-
-    fn all_told(&mut self, Asked { id, what, error, .. }: Asked) {
-        match what {
-            What::Read(mut cold) => {
-                cold.error = error;
-                self.start_cold(cold);
-            }
-            What::Edges { request, blocks } => {
-                let filled = error.map_or(Ok(()), Err).and_then(|()| {
-                    blocks.into_iter().try_for_each(|(block, data)| {
-                        let extent = Extent::new(block * BLOCK_BYTES, BLOCK_BYTES);
-                        self.copy_in(extent.map_err(|_e| IoError::Invalid)?, &data, true)
-                    })
-                });
-                match filled {
-                    // Before all that came behind it.
-                    Ok(()) => self.held.push_front(request),
-                    Err(e) => request.ticket.fail(e),
-                }
-                self.end(id);
-            }
-            What::Step { ticket, until } => match error {
-                Some(error) => ticket.fail(error),
-                None => {
-                    self.filled_to(until);
-                    ticket.done();
-                }
-            },
-        }
-    }
-
     /// Puts content of the origin where the lowest layer has none. Zeroes need no room where the
     /// whole page will be filled, but for one block that must be there at once.
-    fn copy_in(&mut self, extent: Extent, data: &Segments, zeroes: bool) -> Result<(), IoError> {
+    pub(super) fn copy_in(
+        &mut self,
+        extent: Extent,
+        data: &Segments,
+        zeroes: bool,
+    ) -> Result<(), IoError> {
         if self.latched {
             return Err(IoError::Latched);
         }
@@ -424,23 +288,7 @@ impl Inner {
         }
     }
 
-    fn ask_for_blocks(&mut self, from: u64, ticket: Ticket) {
-        self.next_id += 1;
-        let id = self.next_id;
-        let what = What::Step { ticket, until: 0 };
-        self.fill.asked.push(Asked { id, what, left: 1, error: None });
-        let sender = self.sender.clone();
-        let reply = Reply::new(move |result| {
-            // Nobody asks any more when the volume is gone.
-            sender.send(Done::Told(Told { id, part: Part::Blocks(result) })).ok();
-        });
-        match &self.fill.origin {
-            Some(origin) => origin.mapped(from, RANGES_MAX, reply),
-            None => reply.answer(Err(IoError::Origin)),
-        }
-    }
-
-    fn counted(&mut self, blocks: &BlockSet) {
+    pub(super) fn counted(&mut self, blocks: &BlockSet) {
         if self.fill.count(blocks) {
             // Where the origin has nothing, there is nothing to wait for.
             let need = &mut self.fill.need;
@@ -487,7 +335,7 @@ impl Inner {
     }
 
     /// All that the origin has before this chunk is here.
-    fn filled_to(&mut self, until: u64) {
+    pub(super) fn filled_to(&mut self, until: u64) {
         self.fill.at = self.fill.at.max(until);
         let Some(page) = self.fill.need.first_key_value().map(|(page, _)| *page) else { return };
         if chunks_of(page).end <= self.fill.at {
@@ -524,12 +372,6 @@ fn push_run(out: &mut Vec<Extent>, run: &mut Option<(u64, u64)>, next: (u64, u64
 
 fn extent_of((first, end): (u64, u64)) -> Option<Extent> {
     Extent::new(first * BLOCK_BYTES, (end - first) * BLOCK_BYTES).ok()
-}
-
-/// An answer that is not as long as the question is none.
-fn whole(data: Segments, extent: Extent) -> Result<Segments, IoError> {
-    let len: u64 = data.iter().map(Segment::len).sum();
-    if len == extent.len() { Ok(data) } else { Err(IoError::Origin) }
 }
 
 fn flat(data: &Segments) -> Bytes {

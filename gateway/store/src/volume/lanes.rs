@@ -17,7 +17,7 @@ use crate::database;
 use crate::error::StoreError;
 use crate::executor::Lane;
 
-use super::fill::Told;
+use super::ask::Told;
 use super::map::{PAGES, PageKey};
 use super::page::Page;
 use super::read::Cold;

@@ -218,6 +218,19 @@ codes! {
     RollingBack "GW0467" 409 7
         "the group goes back to a snapshot",
         "wait until it is there; hosts can attach again then";
+    Filling "GW0490" 409 7
+        "the volume is still being filled",
+        "wait: twinspan volume show VOLUME says how much is left";
+    OriginUnreadable "GW0491" 409 4
+        "what the volume is filled from cannot be read",
+        "bring back what the message names; it is tried again by itself; \
+         or delete the volume: twinspan volume delete VOLUME";
+    FillsAnother "GW0492" 409 7
+        "another volume is being filled from it",
+        "wait until that volume is filled, or delete it: twinspan volume delete VOLUME";
+    BelowSnapshot "GW0493" 400 2
+        "smaller than the snapshot it is made from",
+        "leave the size out, or give one that is at least the snapshot's";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

@@ -57,5 +57,6 @@ pub use snapshot::{
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};
 pub use volume::{
-    Copy, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings,
+    Copy, Filling, FillingState, SnapshotSource, Volume, VolumeCreate, VolumeDigest, VolumeGrow,
+    VolumeList, VolumeSettings,
 };

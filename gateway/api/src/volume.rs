@@ -43,6 +43,10 @@ pub struct Volume {
     /// Bytes that take room in the pool; absent when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapped_bytes: Option<u64>,
+    /// How far it is, while it is used before all of its content is in the pool (other systems say:
+    /// hydrating).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filling: Option<Filling>,
     /// The group that it belongs to.
     pub group: String,
     /// Whether it is served here.
@@ -60,6 +64,48 @@ pub struct Volume {
     pub exports: Vec<String>,
     /// What may be done to it now.
     pub allowed_actions: Vec<String>,
+}
+
+/// What becomes of a volume that is used before it is filled.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum FillingState {
+    /// Its content is being copied.
+    Copying,
+    /// The pool is full: it goes on when there is room.
+    WaitingForRoom,
+    /// Its content cannot be copied now; it is tried again every few seconds.
+    Failed,
+    /// Its group is not open.
+    Unknown,
+}
+
+/// How far a volume is that is used before it is filled.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Filling {
+    /// What it is filled from, in words.
+    pub from: String,
+    /// What becomes of it.
+    pub state: FillingState,
+    /// Bytes that are to be copied; absent before they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_bytes: Option<u64>,
+    /// What stands in the way, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// A snapshot that a volume is made from.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSource {
+    /// The group, by name or identity.
+    pub group: String,
+    /// Its snapshot that is kept here, by name or identity.
+    pub snapshot: String,
+    /// Which volume of it, by name or identity; may be left out when it has one only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
 }
 
 /// The volumes of a gateway.
@@ -80,8 +126,13 @@ pub struct VolumeList {
 pub struct VolumeCreate {
     /// Its name: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash.
     pub name: String,
-    /// Its size in bytes: a multiple of 4096, up to 1 PiB.
-    pub bytes: u64,
+    /// Its size in bytes: a multiple of 4096, up to 1 PiB. With `from` it may be left out; it is the
+    /// snapshot's then, and never less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// A snapshot whose content it has. It can be used at once, and begins in a group of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<SnapshotSource>,
     /// Its group: one that exists, which it joins, or one that is made with it; the volume's own
     /// name if absent.
     #[serde(default)]

@@ -42,6 +42,9 @@ pub enum IoError {
     /// The medium below failed.
     #[error("medium error")]
     Media,
+    /// What the volume is filled from cannot be read now, and this part was not copied yet.
+    #[error("not copied yet, and what the volume is filled from cannot be read now")]
+    Origin,
     /// An earlier sync of this copy failed; it answers nothing until it is reopened.
     #[error("copy is latched after a failed sync")]
     Latched,

@@ -16,6 +16,7 @@ mod error;
 mod id;
 mod link;
 mod message;
+mod origin;
 mod range;
 mod request;
 mod store;
@@ -34,6 +35,7 @@ pub use message::{
     Open, Opened, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality, RELAYS_SINCE_VERSION,
     SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, VolumeOffer, Vote,
 };
+pub use origin::{Origin, Reply};
 pub use range::{
     ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,
     Geometry, SLOT_BYTES, VOLUME_BYTES_MAX,

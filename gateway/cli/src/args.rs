@@ -81,6 +81,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     api::units::parse_millis(text).map(Duration::from_millis)
 }
 
+/// A snapshot to make a volume from.
+fn source(text: &str) -> Result<api::SnapshotSource, String> {
+    let (group, rest) = text.split_once('/').filter(|(group, _)| !group.is_empty()).ok_or(
+        "write GROUP/SNAPSHOT or GROUP/SNAPSHOT:VOLUME, as twinspan snapshot list GROUP shows them",
+    )?;
+    let (snapshot, volume) = match rest.split_once(':') {
+        Some((snapshot, volume)) => (snapshot, Some(volume.to_owned())),
+        None => (rest, None),
+    };
+    if snapshot.is_empty() {
+        return Err(format!("{text:?} names no snapshot: write GROUP/SNAPSHOT"));
+    }
+    Ok(api::SnapshotSource { group: group.to_owned(), snapshot: snapshot.to_owned(), volume })
+}
+
 fn size(text: &str) -> Result<u64, String> {
     api::units::parse_bytes(text)
 }
@@ -170,9 +185,13 @@ pub(crate) enum Volume {
     Create {
         /// Its name, and that of its NBD export.
         name: String,
-        /// Its size, like 64MiB.
-        #[arg(long, value_parser = size, value_name = "SIZE")]
-        size: u64,
+        /// Its size, like 64MiB; with --from it is the snapshot's if absent.
+        #[arg(long, value_parser = size, value_name = "SIZE", required_unless_present = "from")]
+        size: Option<u64>,
+        /// A snapshot whose content it has; it can be used at once. VOLUME may be left out when the
+        /// snapshot has one only.
+        #[arg(long, value_parser = source, value_name = "GROUP/SNAPSHOT[:VOLUME]", conflicts_with_all = ["group", "part_of"])]
+        from: Option<api::SnapshotSource>,
         /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,

@@ -32,6 +32,7 @@ pub(crate) fn errno(command: Command, error: IoError) -> Errno {
         | IoError::NoCompanion
         | IoError::Checksum
         | IoError::Media
+        | IoError::Origin
         | IoError::Latched
         | IoError::Dropped => Errno::Io,
     }
@@ -72,6 +73,7 @@ pub(crate) fn message(error: IoError) -> &'static str {
         IoError::Invalid => "invalid request",
         IoError::Checksum => "stored block does not match its checksum",
         IoError::Media => "medium error",
+        IoError::Origin => "not copied yet, and what the volume is filled from cannot be read now",
         IoError::Latched => "copy is latched after a failed sync",
         IoError::Dropped => "request was dropped unanswered",
     }

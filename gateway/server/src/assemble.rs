@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::config::{Config, NbdAddress, NbdListener, Tls};
 use crate::events::Events;
 use crate::exports::HostDoor;
+use crate::fillings::Fillings;
 use crate::gateway::sites::Desk;
 use crate::gateway::{Gateway, GatewayParts};
 use crate::metrics::Exporter;
@@ -79,9 +80,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let witnessing = Witnessing::start(config.witness.as_ref(), identity.gateway)
         .map_err(failed("prepare the witness"))?;
     let copiers = mirror::Copiers::default();
+    let (fillings, of_fillings) = Fillings::new();
     let threads = start_shards(&config, &|| ShardParts {
         identity: identity.clone(),
         pool: Arc::clone(&pool),
+        fillings: Arc::clone(&fillings),
+        fill_rate: config.fill_rate,
         clock,
         board: Arc::clone(&board),
         events: Arc::clone(&events),
@@ -117,12 +121,16 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         book,
         events,
         pool,
+        fillings,
         links,
         nbd_uris,
     };
     let gateway = Gateway::new(parts);
+    gateway.fillings.set_gateway(&gateway);
+    gateway.tasks.spawn(Arc::clone(&gateway).hear_of_fillings(of_fillings));
     serve(&gateway, exporter, listeners).await?;
     gateway.open_groups().await;
+    gateway.clear_unknown_fillings().await;
     gateway.set_ready();
     gateway.take_rollbacks_up();
     tracing::info!(api = %gateway.config.api.listen, "ready");

@@ -83,6 +83,9 @@ pub struct Config {
     pub shards: usize,
     /// Bytes that the pool may take; `None`: what the file system has.
     pub pool_capacity: Option<u64>,
+    /// Bytes a second that each volume copies at most which is filled while it is used; `None`: no
+    /// limit.
+    pub fill_rate: Option<u64>,
     /// What may be made here.
     pub quota: Quota,
     /// Most snapshots of a group that operators asked for.

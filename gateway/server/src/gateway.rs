@@ -4,6 +4,8 @@
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
 pub(crate) mod asks;
+pub(crate) mod clones;
+pub(crate) mod contents;
 pub(crate) mod diffs;
 pub(crate) mod failovers;
 pub(crate) mod following;
@@ -36,6 +38,7 @@ use crate::book::{Book, GroupEntry};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::Events;
+use crate::fillings::Fillings;
 use crate::http::rec::Jobs;
 use crate::numbers::NumberBook;
 use crate::operations::Operations;
@@ -70,6 +73,8 @@ pub(crate) struct Gateway {
     pub(crate) plans: Plans,
     /// Where its volumes lie.
     pub(crate) pool: Arc<store::Pool>,
+    /// Its volumes that are filled.
+    pub(crate) fillings: Arc<Fillings>,
     /// What it brings to links, and whom it trusts.
     pub(crate) links: link::LinkContext,
     /// Where hosts attach: addresses as NBD URIs without an export.
@@ -112,6 +117,8 @@ pub(crate) struct GatewayParts {
     /// See [`Gateway`].
     pub(crate) pool: Arc<store::Pool>,
     /// See [`Gateway`].
+    pub(crate) fillings: Arc<Fillings>,
+    /// See [`Gateway`].
     pub(crate) links: link::LinkContext,
     /// See [`Gateway`].
     pub(crate) nbd_uris: Vec<String>,
@@ -134,6 +141,7 @@ impl Gateway {
             events: parts.events,
             plans: Plans::default(),
             pool: parts.pool,
+            fillings: parts.fillings,
             links: parts.links,
             nbd_uris: parts.nbd_uris,
             tasks: TaskTracker::new(),

@@ -20,6 +20,7 @@ pub mod config;
 mod events;
 mod exports;
 mod failover;
+mod fillings;
 mod gateway;
 mod http;
 mod metrics;

@@ -67,6 +67,7 @@ pub(crate) const fn io_code(error: IoError) -> Code {
             Code::Invalid
         }
         IoError::Checksum | IoError::Media => Code::PoolFailed,
+        IoError::Origin => Code::OriginUnreadable,
         IoError::Dropped => Code::Internal,
     }
 }
@@ -81,6 +82,7 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::Busy { .. } => Code::VolumeInUse,
+            StoreError::Needed { .. } => Code::FillsAnother,
             StoreError::NotFound { .. } => Code::NotFound,
             StoreError::Exists { .. } => Code::Exists,
             StoreError::Size => Code::BadSize,

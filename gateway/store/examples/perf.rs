@@ -22,7 +22,8 @@ fn main() {
     Pool::create_path(path, identity).expect("make pool");
     let pool = Pool::open_path(path, PoolOptions::default()).expect("open pool");
     let id = VolumeId::of(7);
-    let record = VolumeRecord { id, name: "perf".to_owned(), bytes: BYTES, created: 0 };
+    let record =
+        VolumeRecord { id, name: "perf".to_owned(), bytes: BYTES, created: 0, origin: None };
     pool.create_volume(record).expect("make volume");
     let volume = pool.open_volume(id).expect("open volume");
     let queue = Completions::new();

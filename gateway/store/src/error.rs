@@ -26,6 +26,14 @@ pub enum StoreError {
         /// Which pool or volume.
         what: String,
     },
+    /// Other volumes are filled from it, or it is being filled itself.
+    #[error("{what} is needed until {until} is filled")]
+    Needed {
+        /// Which volume.
+        what: String,
+        /// The one that is being filled.
+        until: String,
+    },
     /// It was written by a release that knows more.
     #[error("{what} needs features {features:#x} that this release does not know")]
     Features {
@@ -86,6 +94,10 @@ impl StoreError {
         move |source| Self::Database { doing, source: Box::new(source.into()) }
     }
 
+    pub(crate) fn needed(what: &str, until: &str) -> Self {
+        Self::Needed { what: what.to_owned(), until: format!("volume {until}") }
+    }
+
     pub(crate) fn no_volume(id: VolumeId) -> Self {
         Self::NotFound { what: format!("volume {id}") }
     }
@@ -103,7 +115,10 @@ impl StoreError {
             },
             Self::Io { source, .. } => of_io(source),
             Self::Size => IoError::Invalid,
-            Self::Busy { .. } | Self::NotFound { .. } | Self::Exists { .. } => IoError::Media,
+            Self::Busy { .. }
+            | Self::NotFound { .. }
+            | Self::Exists { .. }
+            | Self::Needed { .. } => IoError::Media,
         }
     }
 }

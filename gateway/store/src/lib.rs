@@ -22,7 +22,7 @@ mod volume;
 pub use error::StoreError;
 pub use executor::Executor;
 pub use memory::MemoryStore;
-pub use pool::{Pool, PoolIdentity, PoolLedger, PoolOptions, VolumeRecord};
+pub use pool::{OriginRecord, Pool, PoolIdentity, PoolLedger, PoolOptions, VolumeRecord};
 pub use raw::{RawOptions, RawStore};
 pub use volume::{PoolVolume, Scrubbed};
 

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::{GatewayId, Geometry, PoolId, VolumeId};
+use block::{GatewayId, Geometry, PoolId, SnapshotId, VolumeId};
 use redb::Database;
 
 use crate::database;
@@ -33,7 +33,7 @@ use self::catalogue::Entry;
 use self::ledger::Group;
 use self::superblock::Superblock;
 
-pub use self::catalogue::VolumeRecord;
+pub use self::catalogue::{OriginRecord, VolumeRecord};
 pub use self::ledger::PoolLedger;
 
 const DATABASE_FILE: &str = "pool.redb";
@@ -99,6 +99,24 @@ impl State {
             return Err(StoreError::Exists { what: format!("volume {}", record.name) });
         }
         Ok(())
+    }
+
+    /// The volumes that are filled from snapshots of this one.
+    fn filled_from(&self, id: VolumeId) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.values().map(|entry| &entry.record).filter(move |record| {
+            matches!(record.origin, Some(OriginRecord::Snapshot { volume, .. }) if volume == id)
+        })
+    }
+
+    /// The snapshots of what lies in this directory that others are filled from.
+    fn kept_in(&self, home: VolumeId) -> Vec<SnapshotId> {
+        let origins = self.volumes.values().filter_map(|entry| entry.record.origin.as_ref());
+        let kept = origins.filter_map(|origin| match origin {
+            OriginRecord::Snapshot { volume, snapshot, .. } => Some((volume, *snapshot)),
+            OriginRecord::Other { .. } => None,
+        });
+        let is_here = |volume| self.volumes.get(volume).is_some_and(|entry| entry.home == home);
+        kept.filter(|(volume, _)| is_here(*volume)).map(|(_, snapshot)| snapshot).collect()
     }
 
     fn is_home(&self, id: VolumeId) -> bool {
@@ -223,19 +241,23 @@ impl Pool {
     /// Makes a volume, durably. Waits for the disk.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] when the identity or the name is taken, [`StoreError::Size`], or
-    /// what the medium says.
+    /// [`StoreError::Exists`] when the identity or the name is taken, [`StoreError::Size`] for one
+    /// that no volume can have or that is smaller than its origin, or what the medium says.
     pub fn create_volume(&self, record: VolumeRecord) -> Result<(), StoreError> {
         let geometry = Geometry::new(record.bytes).map_err(|_error| StoreError::Size)?;
         let mut state = self.state();
         state.check_new(&record)?;
+        let origin_bytes = record.origin.as_ref().map(OriginRecord::bytes);
+        if origin_bytes.is_some_and(|bytes| bytes > record.bytes) {
+            return Err(StoreError::Size);
+        }
         let entry = Entry { home: record.id, record };
         let (id, name) = (entry.record.id, entry.record.id.to_string());
         if self.volumes_dir.open_dir(&name).is_ok() {
             self.volumes_dir.remove_dir(&name).map_err(StoreError::io("clear volume away"))?;
         }
         let dir = self.volumes_dir.make_dir(&name).map_err(StoreError::io("make volume"))?;
-        let made = PoolVolume::create(dir.as_ref(), geometry)
+        let made = PoolVolume::create(dir.as_ref(), geometry, origin_bytes)
             .and_then(|()| {
                 self.volumes_dir.sync().map_err(StoreError::io("sync volumes directory"))
             })
@@ -254,13 +276,17 @@ impl Pool {
     /// blocks, and only one of them can be open. Removing either leaves the other. Waits for the disk.
     ///
     /// # Errors
-    /// As [`Pool::create_volume`]; [`StoreError::NotFound`], [`StoreError::Busy`] while it is open.
+    /// As [`Pool::create_volume`]; [`StoreError::NotFound`], [`StoreError::Busy`] while it is open,
+    /// [`StoreError::Needed`] while it is filled.
     pub fn share_volume(&self, of: VolumeId, record: VolumeRecord) -> Result<(), StoreError> {
         let mut state = self.state();
         state.check_new(&record)?;
         let known = state.volumes.get(&of).ok_or_else(|| StoreError::no_volume(of))?;
         if state.open.contains_key(&known.home) {
             return Err(StoreError::Busy { what: format!("volume {of}") });
+        }
+        if known.record.origin.is_some() {
+            return Err(StoreError::needed(&known.record.name, &known.record.name));
         }
         if known.record.bytes != record.bytes {
             return Err(StoreError::Size);
@@ -280,10 +306,14 @@ impl Pool {
     /// Removes a volume and its blocks. Waits for the disk.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Busy`] while it is open, or what the medium says.
+    /// [`StoreError::NotFound`], [`StoreError::Busy`] while it is open, [`StoreError::Needed`] while
+    /// others are filled from it, or what the medium says.
     pub fn delete_volume(&self, id: VolumeId) -> Result<(), StoreError> {
         let mut state = self.state();
         let home = state.volumes.get(&id).ok_or_else(|| StoreError::no_volume(id))?.home;
+        if let Some(filled) = state.filled_from(id).next() {
+            return Err(StoreError::needed(&format!("volume {id}"), &filled.name));
+        }
         let is_shared = state.volumes.values().filter(|entry| entry.home == home).count() > 1;
         if state.open.contains_key(&home) && !is_shared {
             return Err(StoreError::Busy { what: format!("volume {id}") });
@@ -318,6 +348,7 @@ impl Pool {
             return Err(StoreError::Busy { what: format!("volume {id}") });
         }
         state.open.insert(home, ());
+        let kept = state.kept_in(home);
         let charged = state.closed.remove(&home).unwrap_or(0);
         drop(state);
         self.budget.refund(charged);
@@ -338,9 +369,30 @@ impl Pool {
             executor: self.executor.clone(),
             budget: Arc::clone(&self.budget),
             pages_max: self.options.map_pages_max,
+            kept,
             host,
         })?;
         Ok(volume)
+    }
+
+    /// The volumes that are filled from snapshots of this one.
+    #[must_use]
+    pub fn filled_from(&self, id: VolumeId) -> Vec<VolumeRecord> {
+        self.state().filled_from(id).cloned().collect()
+    }
+
+    /// Forgets durably what a volume was filled from: it has all of it. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or what the medium says.
+    pub fn forget_origin(&self, id: VolumeId) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let entry = state.volumes.get_mut(&id).ok_or_else(|| StoreError::no_volume(id))?;
+        let mut filled = entry.clone();
+        filled.record.origin = None;
+        catalogue::put(&self.database, &filled)?;
+        *entry = filled;
+        Ok(())
     }
 
     /// The small records of this gateway, for use on this thread.

@@ -13,9 +13,12 @@
 
 mod account;
 pub(crate) mod activity;
+mod ask;
+mod beneath;
 mod change;
 mod chores;
 mod data;
+mod fill;
 mod fold;
 mod lanes;
 mod layers;
@@ -56,6 +59,7 @@ use self::activity::ActivityFile;
 use self::change::Long;
 use self::chores::Chores;
 use self::data::DataFiles;
+use self::fill::Fill;
 use self::lanes::{Done, Lanes};
 use self::log::Log;
 use self::map::{Map, NumberMap};
@@ -74,6 +78,8 @@ pub(crate) struct Context {
     pub(crate) executor: Executor,
     pub(crate) budget: Arc<Budget>,
     pub(crate) pages_max: usize,
+    /// Snapshots that other volumes are filled from.
+    pub(crate) kept: Vec<SnapshotId>,
     pub(crate) host: Box<dyn Host>,
 }
 
@@ -122,6 +128,7 @@ struct Inner {
     held: VecDeque<Request>,
     long: VecDeque<Long>,
     chores: Chores,
+    fill: Fill,
     accounts: Accounts,
     next_id: u64,
     sender: UnboundedSender<Done>,
@@ -211,7 +218,8 @@ impl Volume for PoolVolume {
         let mut inner = self.inner.borrow_mut();
         let mut out = Runs::new(extent, limit);
         let blocks = extent.blocks();
-        inner.visit(blocks.first(), |range| range.first() < blocks.end() && out.data(range))?;
+        inner
+            .visit(blocks.first(), true, |range| range.first() < blocks.end() && out.data(range))?;
         Ok(out.finish())
     }
 }
@@ -229,7 +237,9 @@ impl Store for PoolVolume {
 
     fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, IoError> {
         let mut out = runs::Mapped::new(from, limit);
-        self.inner.borrow_mut().visit(from, |range| out.blocks(range.first(), range.end()))?;
+        self.inner
+            .borrow_mut()
+            .visit(from, true, |range| out.blocks(range.first(), range.end()))?;
         Ok(out.finish())
     }
 
@@ -317,6 +327,7 @@ impl Inner {
         if self.must_wait(&request.op, extent) {
             return self.held.push_back(request);
         }
+        let Some(request) = self.await_edges(request, extent) else { return };
         let Request { op, fua, ticket } = request;
         match op {
             Op::Read(extent) => {
@@ -431,10 +442,12 @@ impl Inner {
         }
     }
 
-    /// Shows every run of mapped blocks from block `from` on, in order, until `show` has enough.
+    /// Shows every run of mapped blocks from block `from` on, in order, until `show` has enough;
+    /// with `beneath` also of those that the origin may have.
     fn visit(
         &mut self,
         from: u64,
+        beneath: bool,
         mut show: impl FnMut(BlockRange) -> bool,
     ) -> Result<(), IoError> {
         let per_page = (CHUNKS * BLOCKS) as u64;
@@ -446,7 +459,8 @@ impl Inner {
                 if first + BLOCKS as u64 <= from {
                     continue;
                 }
-                for run in runs::mask_runs(self.map.visible(chunk)?) {
+                let asked = if beneath { self.map.reaching(chunk, u16::MAX)? } else { 0 };
+                for run in runs::mask_runs(self.map.visible(chunk)? | asked) {
                     if !show(BlockRange::new(first + run.first(), first + run.end())) {
                         return Ok(());
                     }

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod backups;
 mod cascade;
 mod chain;
 mod clients;
+mod clones;
 mod copies;
 mod demo;
 mod failover;
@@ -20,6 +22,7 @@ mod moves;
 mod operator;
 mod pair;
 mod parts;
+mod rados;
 mod random;
 mod rec;
 mod records;

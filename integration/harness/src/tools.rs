@@ -18,7 +18,11 @@ use crate::wait_for;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Debian's packages of the tools that tests use.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 18] = [
+    ("ceph", "ceph-common"),
+    ("ceph-authtool", "ceph-common"),
+    ("ceph-mon", "ceph-mon"),
+    ("ceph-osd", "ceph-osd"),
     ("fio", "fio"),
     ("mkfs.ext4", "e2fsprogs"),
     ("nbd-server", "nbd-server"),
@@ -31,6 +35,8 @@ const PACKAGES: [(&str, &str); 12] = [
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),
+    ("radosgw", "radosgw"),
+    ("radosgw-admin", "radosgw"),
 ];
 
 /// An error unless the program is installed.

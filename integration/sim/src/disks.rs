@@ -408,7 +408,13 @@ fn make(
     let pool = Pool::open(disk.root(), Executor::Inline, PoolOptions::default())?;
     for (index, (id, bytes)) in volumes.iter().enumerate() {
         let name = format!("volume-{index}");
-        pool.create_volume(VolumeRecord { id: *id, name, bytes: *bytes, created: 1 })?;
+        pool.create_volume(VolumeRecord {
+            id: *id,
+            name,
+            bytes: *bytes,
+            created: 1,
+            origin: None,
+        })?;
     }
     pool.ledger().put(vec![record], Ticket::ignored());
     drop(pool);

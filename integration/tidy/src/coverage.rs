@@ -20,6 +20,7 @@ const BEHAVIOURS: Table = Table {
     path: "gateway/docs/COVERAGE.md",
     ranges: &[
         ("REC", 1, 34),
+        ("EVS", 5, 5),
         ("EVS", 8, 18),
         ("EVS", 23, 30),
         ("EVS", 34, 36),

@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ─▶ server ─▶ mirror ─▶ block
 //!    │       ├─────▶ store, nbd ─▶ block
-//!    │       └─────▶ link, witness ─▶ block
+//!    │       └─────▶ link, witness, backup ─▶ block
 //!    └────▶ api ─▶ block
 //! ```
 //!
@@ -33,20 +33,21 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 16] = [
+pub const CRATES: [Crate; 17] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
     krate("gateway/witness", &["block"], &[]),
     krate("gateway/link", &["block"], &[]),
     krate("gateway/nbd", &["block"], &["store"]),
+    krate("gateway/backup", &["block"], &[]),
     krate("gateway/api", &["block"], &[]),
     krate("gateway/server", &["api", "block", "link", "mirror", "nbd", "store", "witness"], &[]),
     krate("gateway/cli", &["api", "server"], &[]),
     krate("gateway/testkit", &["block", "store"], &[]),
     krate("integration/tidy", &[], &[]),
     krate("integration/harness", &[], &[]),
-    krate("integration/e2e", &[], &["harness", "api", "block"]),
+    krate("integration/e2e", &[], &["harness", "api", "backup", "block"]),
     krate("integration/sim", &["block", "link", "mirror", "store", "testkit", "witness"], &[]),
     krate("integration/bench", &["harness"], &[]),
     krate("integration/xtask", &[], &[]),

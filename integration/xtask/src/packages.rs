@@ -31,7 +31,7 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 9] = [
+const CLIENTS: [Need; 12] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
@@ -41,6 +41,9 @@ const CLIENTS: [Need; 9] = [
     need("mkfs.ext4", "e2fsprogs", "a file system on a volume"),
     need("etcd", "etcd-server", "the witness that sites ask"),
     need("prometheus", "prometheus", "scrapes /metrics and checks rules"),
+    need("radosgw", "radosgw", "the S3 server that backups go to"),
+    need("ceph-mon", "ceph-mon", "which needs a monitor"),
+    need("ceph-osd", "ceph-osd", "and a place for its objects"),
 ];
 
 /// Installs what the tests need.

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use api::units::bytes_text;
-use api::{Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings};
+use api::{Filling, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings};
 use ureq::http::Method;
 
 use super::segment;
@@ -24,10 +24,11 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
     }
     let client = client(global)?;
     match command {
-        args::Volume::Create { name, size, group, part_of, read_only, allow } => {
+        args::Volume::Create { name, size, from, group, part_of, read_only, allow } => {
             let wanted = VolumeCreate {
                 name: name.clone(),
                 bytes: *size,
+                from: from.clone(),
                 group: group.clone(),
                 part_of: *part_of,
                 settings: VolumeSettings { read_only: *read_only, allow: allow.clone() },
@@ -113,11 +114,22 @@ fn one(volume: &Volume) -> String {
     if !volume.settings.allow.is_empty() {
         out.push_str(&format!("allow  {}\n", volume.settings.allow.join(", ")));
     }
+    if let Some(filling) = &volume.filling {
+        out.push_str(&filled(filling));
+    }
     for explanation in &volume.explanations {
         out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));
         out.push_str(&format!("next   {}\n", explanation.next));
     }
     out
+}
+
+/// How far a volume is that is used before it is filled.
+fn filled(filling: &Filling) -> String {
+    let left = filling.left_bytes.map_or_else(|| "not counted yet".to_owned(), bytes_text);
+    let state = word(&filling.state);
+    let cause = filling.cause.as_ref().map_or_else(String::new, |cause| format!(": {cause}"));
+    format!("filled from {}, left {left}, {state}{cause}\n", filling.from)
 }
 
 fn read(client: &Client, name: &str, file: &std::path::Path) -> Result<(), Failure> {

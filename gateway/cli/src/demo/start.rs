@@ -111,7 +111,8 @@ fn set_up(east: &Client, (west, west_name): (&Client, &str), size: u64) -> Resul
         let volume = VolumeCreate {
             part_of: None,
             name: VOLUME.to_owned(),
-            bytes: size,
+            bytes: Some(size),
+            from: None,
             group: None,
             settings: VolumeSettings::default(),
         };

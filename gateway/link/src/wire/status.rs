@@ -22,6 +22,7 @@ pub(super) const fn code(error: IoError) -> u64 {
         IoError::Dropped => 12,
         IoError::NoWitness => 13,
         IoError::NoCompanion => 14,
+        IoError::Origin => 15,
     }
 }
 
@@ -42,6 +43,7 @@ pub(super) const fn error(code: u64) -> Option<IoError> {
         12 => IoError::Dropped,
         13 => IoError::NoWitness,
         14 => IoError::NoCompanion,
+        15 => IoError::Origin,
         _ => return None,
     })
 }

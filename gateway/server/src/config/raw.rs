@@ -76,11 +76,20 @@ impl Default for RawSite {
 }
 
 /// `[pool]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPool {
     /// Most bytes that it takes; empty: what the file system has.
     pub capacity: String,
+    /// Bytes a second that each volume copies at most which is used before it is filled; empty: as
+    /// fast as it goes.
+    pub fill_bytes_per_second: String,
+}
+
+impl Default for RawPool {
+    fn default() -> Self {
+        Self { capacity: String::new(), fill_bytes_per_second: "256MiB".to_owned() }
+    }
 }
 
 /// `[quota]`

@@ -62,6 +62,7 @@ fn a_bad_value_is_refused_by_key() {
         ("[mirror]\nsilence = \"600ms\"\n", "mirror.silence"),
         ("[pool]\ncapacity = \"1.5TiB\"\n", "pool.capacity"),
         ("[quota]\nbytes = \"lots\"\n", "quota.bytes"),
+        ("[pool]\nfill_bytes_per_second = \"1KiB\"\n", "pool.fill_bytes_per_second"),
         ("[snapshots]\nmax_manual = 0\n", "snapshots.max_manual"),
         ("[snapshots]\nmax_manual = 501\n", "snapshots.max_manual"),
         ("[site]\nname = \"a b\"\n", "site.name"),

@@ -26,6 +26,8 @@ const BUSY_POLL_US_MAX: u64 = 1000;
 const HEARTBEAT_MS_MIN: u64 = 100;
 /// One comparison: less would never begin.
 const VERIFY_RATE_MIN: u64 = 64 << 10;
+/// A step of filling is 4 MiB: less would look as if nothing happened.
+const FILL_RATE_MIN: u64 = 64 << 10;
 /// Two chunks for the disk, at least.
 const JOURNAL_MEMORY_MIN: u64 = 1 << 20;
 /// A cut is a snapshot and a record at the mirror: more often than this it would do little else.
@@ -87,6 +89,16 @@ impl Raw {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shards = if self.shards == 0 { cores.min(SHARDS_MAX) } else { self.shards };
+        let fill_rate = match self.pool.fill_bytes_per_second.as_str() {
+            "" => None,
+            text => match at.bytes("pool.fill_bytes_per_second", text)? {
+                rate if rate < FILL_RATE_MIN => {
+                    let why = format!("must be empty or at least {FILL_RATE_MIN} bytes");
+                    return Err(at.bad("pool.fill_bytes_per_second", why));
+                }
+                rate => Some(rate),
+            },
+        };
         let pool_capacity = match self.pool.capacity.as_str() {
             "" => None,
             text => Some(at.bytes("pool.capacity", text)?),
@@ -115,6 +127,7 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
+            fill_rate,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             api: ApiConfig {

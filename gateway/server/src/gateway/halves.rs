@@ -296,14 +296,21 @@ impl Gateway {
         volume: &VolumeEntry,
         take: &Take,
     ) -> Result<(), Refused> {
+        self.require_filled(group)?;
+        self.require_fills_nobody(&volume.name, VolumeId::from_uuid(volume.id))?;
         let id = VolumeId::from_uuid(take.volume);
         let replaced = volume.id != take.volume;
         let new = GroupId::from_uuid(take.group);
         let record = if replaced {
             // Its name in the pool is for repairs only; the old one holds its own until it is gone.
             let created = self.clock.unix_s();
-            let fresh =
-                VolumeRecord { id, name: take.volume.to_string(), bytes: take.bytes, created };
+            let fresh = VolumeRecord {
+                id,
+                name: take.volume.to_string(),
+                bytes: take.bytes,
+                created,
+                origin: None,
+            };
             let (keep, old) = (take.keep, VolumeId::from_uuid(volume.id));
             self.on_pool(move |pool| {
                 if pool.volume(id).is_some() {

@@ -39,6 +39,7 @@ impl NewVolume {
             name: offer.name.clone(),
             bytes: offer.bytes,
             settings: api::VolumeSettings::default(),
+            origin: None,
         }
     }
 }

@@ -109,10 +109,12 @@ impl Gateway {
     /// The group of a volume that may go to another group: its own, not mirrored, without hosts.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::InGroup`], [`Code::VolumeInUse`], [`Code::NotPrimary`].
+    /// [`Code::NotFound`], [`Code::InGroup`], [`Code::VolumeInUse`], [`Code::NotPrimary`],
+    /// [`Code::Filling`].
     async fn find_movable(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let (group, volume) = self.find_volume(name)?;
         require_own_group(&group, &volume)?;
+        self.require_filled(&group)?;
         let status = self.status_of(group.group()).await?;
         if status.role != Role::Primary {
             let detail = format!("{} is not served here: it cannot join a group", volume.name);
@@ -230,6 +232,9 @@ impl Gateway {
             let detail = format!("group {} is open: nothing of it is lost", entry.name);
             let next = format!("twinspan group delete {}", entry.name);
             return Err(Refused::new(Code::VolumeInUse, detail).next(next));
+        }
+        for volume in &entry.volumes {
+            self.require_fills_nobody(&volume.name, VolumeId::from_uuid(volume.id))?;
         }
         let ids: Vec<VolumeId> =
             entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();

@@ -133,8 +133,9 @@ impl Gateway {
                 let new = NewVolume {
                     volume: VolumeId::from_uuid(Uuid::now_v7()),
                     name: wanted.name.clone(),
-                    bytes: wanted.bytes,
+                    bytes: wanted.bytes.unwrap_or_default(),
                     settings: wanted.settings,
+                    origin: None,
                 };
                 self.found_part((peer, group), new).await?;
             }

@@ -144,9 +144,11 @@ impl Gateway {
     /// Mirrors a group, named itself or by one of its volumes, to another site.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::PeerUnknown`], or the group's refusal. What the other side
+    /// [`Code::NotFound`], [`Code::PeerUnknown`], [`Code::Filling`], or the group's refusal. What the other side
     /// refuses is the session's state.
     pub(crate) async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
+        let (group, _) = self.find_source(&wanted.volume)?;
+        self.require_filled(&group)?;
         self.take_destination(&wanted).await?;
         self.create_session_of_taken(wanted).await
     }
@@ -220,6 +222,7 @@ impl Gateway {
         wanted: SessionCreate,
     ) -> Result<Session, Refused> {
         let (group, volume) = self.find_source(&wanted.volume)?;
+        self.require_filled(&group)?;
         let peer = self.peer_called(&wanted.to)?;
         let status = self.status_of(group.group()).await?;
         let mut policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)

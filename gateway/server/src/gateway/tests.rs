@@ -48,11 +48,14 @@ impl Rig {
         let mut config = crate::config::load(None).unwrap();
         config.api.shard_deadline = Duration::from_millis(200);
         configure(&mut config);
+        let (fillings, of_fillings) = Fillings::new();
         let threads: Vec<ShardThread> = (0..2)
             .map(|index| {
                 let parts = ShardParts {
                     identity: identity.clone(),
                     pool: Arc::clone(&pool),
+                    fillings: Arc::clone(&fillings),
+                    fill_rate: None,
                     clock,
                     board: Arc::clone(&board),
                     events: Arc::clone(&events),
@@ -79,10 +82,13 @@ impl Rig {
             book,
             events,
             pool,
+            fillings,
             links,
             nbd_uris,
         };
         let gateway = Gateway::new(parts);
+        gateway.fillings.set_gateway(&gateway);
+        gateway.tasks.spawn(Arc::clone(&gateway).hear_of_fillings(of_fillings));
         gateway.open_groups().await;
         gateway.set_ready();
         Self { gateway, threads }
@@ -98,7 +104,8 @@ fn wanted(name: &str, bytes: u64) -> VolumeCreate {
     VolumeCreate {
         part_of: None,
         name: name.to_owned(),
-        bytes,
+        bytes: Some(bytes),
+        from: None,
         group: None,
         settings: VolumeSettings::default(),
     }
@@ -197,7 +204,8 @@ async fn evs_28_a_quota_is_kept_by_whatever_makes_or_grows_a_volume() {
         rig.gateway.create_volume(VolumeCreate {
             part_of: None,
             name: name.to_owned(),
-            bytes,
+            bytes: Some(bytes),
+            from: None,
             group: None,
             settings: VolumeSettings::default(),
         })
@@ -264,6 +272,7 @@ async fn what_a_creation_that_was_cut_short_left_gives_way() {
         name: "orders".to_owned(),
         bytes: 1 << 20,
         created: 0,
+        origin: None,
     };
     rig.gateway.pool.create_volume(left).unwrap();
     rig.gateway.create_volume(wanted("orders", 2 << 20)).await.unwrap();

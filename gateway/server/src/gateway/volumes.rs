@@ -6,11 +6,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api::{Code, Copy, Volume, VolumeCreate, VolumeDigest, VolumeList, VolumeSettings};
-use block::{Extent, Generation, Geometry, GroupId, VolumeId};
-use bytes::Bytes;
+use api::{Code, Copy, Volume, VolumeCreate, VolumeList, VolumeSettings};
+use block::{Generation, Geometry, GroupId, VolumeId};
 use mirror::{Command, Role, Serving};
-use store::{StoreError, VolumeRecord};
+use store::{OriginRecord, StoreError, VolumeRecord};
 use uuid::Uuid;
 
 use super::members::{check_name, require_own_group};
@@ -34,6 +33,8 @@ pub(crate) struct NewVolume {
     pub(crate) bytes: u64,
     /// Who may attach it.
     pub(crate) settings: VolumeSettings,
+    /// What it is filled from.
+    pub(crate) origin: Option<OriginRecord>,
 }
 
 /// A group that is to be made.
@@ -46,9 +47,6 @@ pub(crate) struct NewGroup {
     /// Its volumes.
     pub(crate) volumes: Vec<NewVolume>,
 }
-
-/// The largest piece of content in one answer.
-pub(crate) const CONTENT_BYTES_MAX: u64 = 4 << 20;
 
 impl Gateway {
     /// The volume with this name or identity, and its group.
@@ -91,7 +89,9 @@ impl Gateway {
         let shown = Self::show_group(group, known);
         let id = VolumeId::from_uuid(entry.id);
         // The pool knows the size of what could not be opened.
-        let in_pool = self.pool.volume(id).map_or(0, |volume| volume.bytes);
+        let record = self.pool.volume(id);
+        let in_pool = record.as_ref().map_or(0, |volume| volume.bytes);
+        let in_pool_whole = record.is_none_or(|volume| volume.origin.is_none());
         let (mut bytes, mut mapped) = (in_pool, None);
         let (mut copy, mut exports) = (Copy::Unknown, Vec::new());
         let mut actions = Vec::new();
@@ -108,18 +108,24 @@ impl Gateway {
                 copy = Copy::Standby;
             }
             if status.role == Role::Primary {
-                actions.extend(["volume.grow", "session.create"]);
+                actions.push("volume.grow");
+                // A volume that is filled is no source.
+                if in_pool_whole {
+                    actions.push("session.create");
+                }
             }
             let alone = group.volumes.len() == 1;
             if alone && status.legs.is_empty() && status.upstream.is_none() {
                 actions.push("volume.delete");
             }
         }
+        let filling = self.show_filling(id);
         Volume {
             id: entry.id,
             name: entry.name.clone(),
             bytes,
             mapped_bytes: mapped,
+            filling,
             group: group.name.clone(),
             copy,
             role: shown.role,
@@ -151,7 +157,11 @@ impl Gateway {
         let group_name = wanted.group.clone().unwrap_or_else(|| wanted.name.clone());
         check_name(&wanted.name)?;
         check_name(&group_name)?;
-        check_size(wanted.bytes)?;
+        match wanted.bytes {
+            Some(bytes) => check_size(bytes)?,
+            None if wanted.from.is_some() => {}
+            None => return Err(Refused::new(Code::BadSize, "a new volume needs a size")),
+        }
         access::check(&wanted.settings).map_err(|why| Refused::new(Code::Invalid, why))?;
         let _alone = self.change_alone().await;
         let pages = self.book.read();
@@ -161,6 +171,9 @@ impl Gateway {
         if pages.volume(&wanted.name).is_some() {
             let detail = format!("a volume {:?} exists here", wanted.name);
             return Err(Refused::new(Code::Exists, detail));
+        }
+        if let Some(from) = wanted.from.clone() {
+            return self.create_clone(&from, wanted).await;
         }
         if let Some(group) = pages.group(&group_name).cloned() {
             if wanted.group.is_none() {
@@ -176,8 +189,9 @@ impl Gateway {
             volumes: vec![NewVolume {
                 volume: VolumeId::from_uuid(Uuid::now_v7()),
                 name: wanted.name.clone(),
-                bytes: wanted.bytes,
+                bytes: wanted.bytes.unwrap_or_default(),
                 settings: wanted.settings,
+                origin: None,
             }],
         };
         self.create_group(new).await?;
@@ -201,8 +215,9 @@ impl Gateway {
         let new = NewVolume {
             volume: id,
             name: wanted.name,
-            bytes: wanted.bytes,
+            bytes: wanted.bytes.unwrap_or_default(),
             settings: wanted.settings,
+            origin: None,
         };
         self.make_volumes(vec![new]).await?;
         if let Err(refused) = self.enlist(group, &entry, None).await {
@@ -233,6 +248,7 @@ impl Gateway {
                     name: volume.name,
                     bytes: volume.bytes,
                     created,
+                    origin: volume.origin,
                 })
             });
             made.await.map_err(|refused| {
@@ -316,11 +332,13 @@ impl Gateway {
     /// Deletes a volume and its group.
     ///
     /// # Errors
-    /// [`Code::NotFound`]; [`Code::VolumeInUse`] while it has sessions or follows a primary.
+    /// [`Code::NotFound`]; [`Code::VolumeInUse`] while it has sessions or follows a primary;
+    /// [`Code::FillsAnother`].
     pub(crate) async fn delete_volume(&self, name: &str) -> Result<(), Refused> {
         let _alone = self.change_alone().await;
         let (group, volume) = self.find_volume(name)?;
         require_own_group(&group, &volume)?;
+        self.require_fills_nobody(&volume.name, VolumeId::from_uuid(volume.id))?;
         let status = self.status_of(group.group()).await?;
         if !status.legs.is_empty() {
             let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();
@@ -359,7 +377,13 @@ impl Gateway {
     }
 
     /// Whoever still holds the volume lets it go within moments: connections that are ending.
+    /// What was kept for it elsewhere is let go first; if that cannot be now, the next start does both.
     pub(crate) async fn remove_from_pool(&self, volume: VolumeId) -> Result<(), Refused> {
+        if let Err(refused) = self.let_go_of_origin(volume).await {
+            let why = refused.0.detail;
+            tracing::warn!(%volume, why, "its origin is let go at the next start");
+            return Ok(());
+        }
         let mut tries = 0;
         loop {
             let pool = Arc::clone(&self.pool);
@@ -422,49 +446,6 @@ impl Gateway {
     pub(crate) async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
         let shard = self.shard_of(group).clone();
         shard.run(move |state| async move { state.command(group, command).await }).await?
-    }
-
-    /// Reads every block of the copy here, whatever its role, and digests it.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], or the store's.
-    pub(crate) async fn digest_volume(&self, name: &str) -> Result<VolumeDigest, Refused> {
-        let (group, volume) = self.find_volume(name)?;
-        let (group_id, id) = (group.group(), VolumeId::from_uuid(volume.id));
-        let from = self.clock.rfc3339();
-        let shard = self.shard_of(group_id).clone();
-        let (bytes, digest) =
-            shard.run(move |state| async move { state.digest(group_id, id).await }).await??;
-        Ok(VolumeDigest {
-            id: volume.id,
-            site: self.config.site.name.clone(),
-            bytes,
-            digest,
-            from,
-            to: self.clock.rfc3339(),
-        })
-    }
-
-    /// Reads a piece of the copy here, whatever its role.
-    ///
-    /// # Errors
-    /// [`Code::Invalid`] for a piece outside the volume or longer than [`CONTENT_BYTES_MAX`].
-    pub(crate) async fn read_volume(
-        &self,
-        name: &str,
-        offset: u64,
-        length: u64,
-    ) -> Result<Bytes, Refused> {
-        let (group, volume) = self.find_volume(name)?;
-        let (group_id, id) = (group.group(), VolumeId::from_uuid(volume.id));
-        if length > CONTENT_BYTES_MAX {
-            let detail = format!("length is at most {CONTENT_BYTES_MAX}");
-            return Err(Refused::new(Code::Invalid, detail));
-        }
-        let extent = Extent::new(offset, length)
-            .map_err(|error| Refused::new(Code::Invalid, error.to_string()))?;
-        let shard = self.shard_of(group_id).clone();
-        shard.run(move |state| async move { state.read(group_id, id, extent).await }).await?
     }
 }
 

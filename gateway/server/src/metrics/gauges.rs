@@ -10,6 +10,7 @@ use mirror::{
 };
 
 use super::text::Families;
+use crate::fillings::Standing;
 use crate::gateway::{Gateway, Known};
 use crate::status::{self, Moment};
 
@@ -99,6 +100,14 @@ const SNAPSHOT_LAST: Name = (
     "twinspan_snapshot_last_success_timestamp_seconds",
     "When the newest snapshot that is kept here was asked for; 0: none is.",
 );
+const FILL_LEFT: Name = (
+    "twinspan_volume_fill_left_bytes",
+    "Bytes that a volume is to copy from its origin; absent when it has all, or before they were counted.",
+);
+const FILL_WAITS: Name = (
+    "twinspan_volume_fill_waits",
+    "Whether something stands in the way of a volume that is filled.",
+);
 const QUOTA_LIMIT: Name = ("twinspan_quota_limit", "What the configuration allows to be made.");
 const QUOTA_USED: Name = ("twinspan_quota_used", "What is used of it, limited or not.");
 
@@ -117,6 +126,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     families.gauge(BUILD_INFO, &[version, ("revision", REVISION), ("site", site)], 1.0);
     families.gauge(CONFIG_INFO, &[("blake3", &gateway.config.digest)], 1.0);
     quota(&mut families, gateway);
+    fillings(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
         match known {
@@ -153,6 +163,18 @@ fn quota(families: &mut Families, gateway: &Gateway) {
             families.gauge(QUOTA_LIMIT, &labels, number(limit));
         }
         families.gauge(QUOTA_USED, &labels, number(used));
+    }
+}
+
+/// Only of volumes that are filled while they are used.
+fn fillings(families: &mut Families, gateway: &Gateway) {
+    for record in gateway.pool.volumes() {
+        let Some(progress) = gateway.fillings.get(record.id) else { continue };
+        let labels = [("volume", record.name.as_str())];
+        if let Some(left) = progress.left_bytes {
+            families.gauge(FILL_LEFT, &labels, number(left));
+        }
+        families.gauge(FILL_WAITS, &labels, flag(progress.standing != Standing::Copying));
     }
 }
 

@@ -4,6 +4,7 @@
 //! the board before anybody is told that it is done.
 
 mod copies;
+mod filling;
 mod members;
 mod notes;
 pub(crate) mod snapshots;
@@ -22,6 +23,7 @@ use block::{
 use bytes::Bytes;
 use mirror::{Command, Group, HeartbeatTimes, LocalFuture, Refusal};
 use nbd_server::{Attachment, Negotiated};
+use store::PoolVolume;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -30,6 +32,7 @@ use crate::board::{Board, Seen};
 use crate::book::GroupEntry;
 use crate::clock::Clock;
 use crate::events::Events;
+use crate::fillings::Fillings;
 use crate::refusal::Refused;
 use crate::witnessing::Witnessing;
 
@@ -45,6 +48,10 @@ pub(crate) struct ShardParts {
     pub(crate) identity: Identity,
     /// Its pool, from any thread.
     pub(crate) pool: Arc<store::Pool>,
+    /// Volumes that are filled, of all shards.
+    pub(crate) fillings: Arc<Fillings>,
+    /// Bytes that each of them copies in a second at most.
+    pub(crate) fill_rate: Option<u64>,
     /// Its clocks.
     pub(crate) clock: Clock,
     /// Where statuses are posted.
@@ -88,7 +95,7 @@ struct OpenGroup {
 #[derive(Clone)]
 struct OpenVolume {
     id: VolumeId,
-    store: Rc<dyn Store>,
+    store: Rc<PoolVolume>,
     /// How many hosts are attached to it.
     hosts: Rc<Cell<usize>>,
     /// How many hosts read snapshots of it.
@@ -96,7 +103,7 @@ struct OpenVolume {
 }
 
 impl OpenVolume {
-    fn new(id: VolumeId, store: Rc<dyn Store>) -> Self {
+    fn new(id: VolumeId, store: Rc<PoolVolume>) -> Self {
         Self { id, store, hosts: Rc::default(), readers: Rc::default() }
     }
 }
@@ -250,7 +257,8 @@ impl ShardState {
             let id = VolumeId::from_uuid(volume.id);
             let store =
                 self.open_store(id).map_err(|why| format!("volume {}: {why}", volume.name))?;
-            volumes.push((id, volume.name.clone(), Rc::clone(&store)));
+            let of_group: Rc<dyn Store> = Rc::<PoolVolume>::clone(&store);
+            volumes.push((id, volume.name.clone(), of_group));
             open_volumes.push(OpenVolume::new(id, store));
         }
         let parts = mirror::Parts {
@@ -288,9 +296,10 @@ impl ShardState {
         Ok(())
     }
 
-    fn open_store(&self, volume: VolumeId) -> Result<Rc<dyn Store>, String> {
+    fn open_store(&self, volume: VolumeId) -> Result<Rc<PoolVolume>, String> {
         let store = self.parts.pool.open_volume(volume).map_err(|error| error.to_string())?;
         self.spawn(store.pump());
+        self.begin_filling(volume, &store);
         Ok(store)
     }
 

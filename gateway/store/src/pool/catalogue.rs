@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use block::{SLOT_BYTES, VolumeId};
+use block::{SLOT_BYTES, SnapshotId, VolumeId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
-use crate::codec::{Format, put_counted};
+use crate::codec::{Format, Reader, put_counted};
 use crate::database;
 use crate::error::StoreError;
 use crate::medium::Directory;
@@ -20,6 +20,10 @@ const FORMAT: Format = Format { what: "volume record", magic: *b"TSVOLRC\0", ver
 /// The volume's files lie in the directory of another identity: a release that does not know this
 /// would take them for what a crash left.
 const FEATURE_HOME: u64 = 1;
+
+/// The volume is filled from an origin: a release that does not know this would remove what that
+/// needs.
+const FEATURE_ORIGIN: u64 = 2;
 
 /// A volume, and the identity that its directory is called by: its own, or that of the volume which
 /// it shares its files with, or once did.
@@ -40,6 +44,29 @@ pub struct VolumeRecord {
     pub bytes: u64,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// What it is filled from, until that is done.
+    pub origin: Option<OriginRecord>,
+}
+
+/// What a volume is filled from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginRecord {
+    /// A snapshot of another volume of the pool, as its store calls it. The pool keeps both.
+    Snapshot {
+        /// The other volume.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// What only the owner of the pool understands.
+    Other {
+        /// A description by which it is found again.
+        description: Vec<u8>,
+        /// Its size in bytes.
+        bytes: u64,
+    },
 }
 
 // === impl Entry ===
@@ -51,17 +78,20 @@ impl Entry {
         body.extend_from_slice(&record.bytes.to_le_bytes());
         body.extend_from_slice(&record.created.to_le_bytes());
         put_counted(&mut body, record.name.as_bytes());
-        if *home == record.id {
-            return FORMAT.seal(&body);
+        let mut features = 0;
+        if *home != record.id {
+            features |= FEATURE_HOME;
+            put_pair(&mut body, home.uuid().as_u64_pair());
         }
-        let (high, low) = home.uuid().as_u64_pair();
-        body.extend_from_slice(&high.to_le_bytes());
-        body.extend_from_slice(&low.to_le_bytes());
-        FORMAT.seal_with(FEATURE_HOME, &body)
+        if let Some(origin) = &record.origin {
+            features |= FEATURE_ORIGIN;
+            origin.encode(&mut body);
+        }
+        FORMAT.seal_with(features, &body)
     }
 
     fn decode(id: VolumeId, data: &[u8]) -> Result<Self, StoreError> {
-        let (features, mut reader) = FORMAT.open_with(FEATURE_HOME, data)?;
+        let (features, mut reader) = FORMAT.open_with(FEATURE_HOME | FEATURE_ORIGIN, data)?;
         let (bytes, created) = (reader.u64()?, reader.u64()?);
         let name = reader.counted()?;
         let name = std::str::from_utf8(name)
@@ -69,11 +99,63 @@ impl Entry {
             .to_owned();
         let mut home = id;
         if features & FEATURE_HOME != 0 {
-            let (high, low) = (reader.u64()?, reader.u64()?);
-            home = VolumeId::of(u128::from(high) << 64 | u128::from(low));
+            home = VolumeId::of(pair(&mut reader)?);
         }
-        Ok(Self { record: VolumeRecord { id, name, bytes, created }, home })
+        let mut origin = None;
+        if features & FEATURE_ORIGIN != 0 {
+            origin = Some(OriginRecord::decode(&mut reader)?);
+        }
+        Ok(Self { record: VolumeRecord { id, name, bytes, created, origin }, home })
     }
+}
+
+// === impl OriginRecord ===
+
+impl OriginRecord {
+    /// Its size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Snapshot { bytes, .. } | Self::Other { bytes, .. } => *bytes,
+        }
+    }
+
+    fn encode(&self, body: &mut Vec<u8>) {
+        body.extend_from_slice(&self.bytes().to_le_bytes());
+        match self {
+            Self::Snapshot { volume, snapshot, .. } => {
+                body.extend_from_slice(&1u32.to_le_bytes());
+                put_pair(body, volume.uuid().as_u64_pair());
+                put_pair(body, snapshot.uuid().as_u64_pair());
+            }
+            Self::Other { description, .. } => {
+                body.extend_from_slice(&2u32.to_le_bytes());
+                put_counted(body, description);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, StoreError> {
+        let bytes = reader.u64()?;
+        match reader.u32()? {
+            1 => {
+                let (volume, snapshot) = (pair(reader)?, pair(reader)?);
+                let (volume, snapshot) = (VolumeId::of(volume), SnapshotId::of(snapshot));
+                Ok(Self::Snapshot { volume, snapshot, bytes })
+            }
+            2 => Ok(Self::Other { description: reader.counted()?.to_vec(), bytes }),
+            _ => Err(reader.damaged("its origin is of an unknown kind")),
+        }
+    }
+}
+
+fn put_pair(body: &mut Vec<u8>, (high, low): (u64, u64)) {
+    body.extend_from_slice(&high.to_le_bytes());
+    body.extend_from_slice(&low.to_le_bytes());
+}
+
+fn pair(reader: &mut Reader<'_>) -> Result<u128, StoreError> {
+    Ok(u128::from(reader.u64()?) << 64 | u128::from(reader.u64()?))
 }
 
 pub(super) fn load(database: &Database) -> Result<BTreeMap<VolumeId, Entry>, StoreError> {
@@ -139,11 +221,14 @@ mod tests {
 
     const BYTES: &str = "5453564f4c524300010000001a000000000000000000000000000040000000004d00000000000000060000006f7264657273f593fa5c";
 
+    fn record(id: VolumeId, origin: Option<OriginRecord>) -> VolumeRecord {
+        VolumeRecord { id, name: "orders".to_owned(), bytes: 1 << 30, created: 77, origin }
+    }
+
     #[test]
     fn reads_the_bytes_of_version_1() {
         let id = VolumeId::of(3);
-        let record = VolumeRecord { id, name: "orders".to_owned(), bytes: 1 << 30, created: 77 };
-        let entry = Entry { record, home: id };
+        let entry = Entry { record: record(id, None), home: id };
         assert_eq!(crate::hex(&entry.encode()), BYTES);
         assert_eq!(Entry::decode(id, &crate::unhex(BYTES)).unwrap(), entry);
     }
@@ -153,9 +238,26 @@ mod tests {
     #[test]
     fn reads_the_bytes_of_one_in_the_directory_of_another() {
         let id = VolumeId::of(3);
-        let record = VolumeRecord { id, name: "orders".to_owned(), bytes: 1 << 30, created: 77 };
-        let entry = Entry { record, home: VolumeId::of(4) };
+        let entry = Entry { record: record(id, None), home: VolumeId::of(4) };
         assert_eq!(crate::hex(&entry.encode()), BYTES_OF_A_GUEST);
         assert_eq!(Entry::decode(id, &crate::unhex(BYTES_OF_A_GUEST)).unwrap(), entry);
+    }
+
+    const BYTES_OF_A_CLONE: &str = "5453564f4c5243000100000046000000020000000000000000000040000000004d00000000000000060000006f726465727300000020000000000100000000000000000000000400000000000000050000000000000006000000000000007e9dd7c7";
+    const BYTES_OF_A_RESTORE: &str = "5453564f4c5243000100000031000000020000000000000000000040000000004d00000000000000060000006f7264657273000000100000000002000000070000007661756c742f37c9247fb1";
+
+    #[test]
+    fn reads_the_bytes_of_one_that_is_filled_and_older_releases_refuse_it() {
+        let id = VolumeId::of(3);
+        let (volume, snapshot) = (VolumeId::of(4), SnapshotId::of(5 << 64 | 6));
+        let clone = OriginRecord::Snapshot { volume, snapshot, bytes: 1 << 29 };
+        let restore = OriginRecord::Other { description: b"vault/7".to_vec(), bytes: 1 << 28 };
+        for (origin, known) in [(clone, BYTES_OF_A_CLONE), (restore, BYTES_OF_A_RESTORE)] {
+            let entry = Entry { record: record(id, Some(origin)), home: id };
+            assert_eq!(crate::hex(&entry.encode()), known);
+            assert_eq!(Entry::decode(id, &crate::unhex(known)).unwrap(), entry);
+            let opened = FORMAT.open_with(FEATURE_HOME, &entry.encode()).map(drop);
+            assert!(matches!(opened, Err(StoreError::Features { features: 2, .. })));
+        }
     }
 }

@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use block::{IoError, Ticket};
+use block::{IoError, SnapshotId, Ticket};
 
 use crate::crc::SLOT_SIZE;
 use crate::executor::Lane;
@@ -50,6 +50,8 @@ pub(super) struct Chores {
     folded: Option<u64>,
     holds: Vec<Hold>,
     last_hold: u64,
+    /// Snapshots whose names stay although they are removed: other volumes are filled from them.
+    kept: Vec<SnapshotId>,
     /// What was let go, as its holders say.
     released: Rc<RefCell<Vec<u64>>>,
     /// What was let go while reads up to the number beside it were under way.
@@ -72,8 +74,8 @@ enum Work {
 // === impl Chores ===
 
 impl Chores {
-    pub(super) fn new(layers: &Layers) -> Self {
-        Self { idle: layers.all().len() == 1, ..Self::default() }
+    pub(super) fn new(layers: &Layers, kept: Vec<SnapshotId>) -> Self {
+        Self { idle: layers.all().len() == 1, kept, ..Self::default() }
     }
 
     /// Whether nothing is to be done or answered.
@@ -113,6 +115,22 @@ impl Chores {
         (self.last_hold, Rc::clone(&self.released))
     }
 
+    /// A removal does not take this name from now on.
+    pub(super) fn keep(&mut self, id: SnapshotId) {
+        self.kept.push(id);
+    }
+
+    /// Ends one such wish.
+    pub(super) fn let_go(&mut self, id: SnapshotId) {
+        if let Some(place) = self.kept.iter().position(|kept| *kept == id) {
+            self.kept.swap_remove(place);
+        }
+    }
+
+    pub(super) fn is_kept(&self, id: SnapshotId) -> bool {
+        self.kept.contains(&id)
+    }
+
     /// The layer that somebody holds.
     pub(super) fn held(&self, hold: u64) -> Option<u32> {
         self.holds.iter().find(|h| h.id == hold).map(|h| h.layer)
@@ -137,6 +155,11 @@ impl Chores {
     pub(super) fn committed(&mut self, upto: u64) {
         self.committed = self.committed.max(upto);
         self.folded = self.folded.filter(|record| *record >= upto);
+    }
+
+    /// The number up to which records are known to be durable.
+    pub(super) fn synced_before(&self) -> u64 {
+        self.synced
     }
 
     /// The records before this number are durable.
@@ -261,7 +284,9 @@ impl Inner {
     /// Picks what is to be done next.
     fn pick(&mut self) -> bool {
         let chores = &self.chores;
-        let kept = |layer| chores.holds.iter().any(|h| h.layer == layer);
+        // What is filled stays where it is until that is done.
+        let lowest = self.map.beneath().map(|_| self.map.layers().lowest());
+        let kept = |layer| lowest == Some(layer) || chores.holds.iter().any(|h| h.layer == layer);
         let duty = self.map.layers().duty(|layer| kept(layer) || chores.left.contains(&layer));
         self.chores.work = duty.map(|duty| match duty {
             Duty::Drop(layer) => Work::Drop(layer),

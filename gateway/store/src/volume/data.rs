@@ -99,11 +99,6 @@ impl DataFiles {
         }
     }
 
-    /// Whether a file was made whose name is not durable.
-    pub(crate) fn names_dirty(&self) -> bool {
-        self.names_dirty
-    }
-
     /// Whether a sync has something to do here.
     pub(crate) fn is_dirty(&self) -> bool {
         self.names_dirty || self.dirty.iter().any(|d| *d)

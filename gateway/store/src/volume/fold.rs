@@ -102,10 +102,10 @@ pub(super) fn plan(
     let taking = map.entry(into, chunk)?;
     let chain = map.layers().chain(lower);
     let below = map.visible_in(&chain[1.min(chain.len())..], chunk)?;
-    Ok(merge(&giving, &taking, down, below))
+    Ok(merge(&giving, &taking, down, below | map.beneath_mask(chunk)))
 }
 
-/// Merges two entries of a chunk; `below` are the blocks that layers below both hold.
+/// Merges two entries of a chunk; `below` are the blocks that may lie below both.
 fn merge(giving: &Entry, taking: &Entry, down: bool, below: u16) -> Planned {
     let (upper, lower) = if down { (giving, taking) } else { (taking, giving) };
     let seen = lower.valid & !(upper.valid | upper.zero);

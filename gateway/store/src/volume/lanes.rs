@@ -17,6 +17,7 @@ use crate::database;
 use crate::error::StoreError;
 use crate::executor::Lane;
 
+use super::ask::Told;
 use super::map::{PAGES, PageKey};
 use super::page::Page;
 use super::read::Cold;
@@ -55,6 +56,8 @@ pub(super) enum Done {
     Continue,
     /// What removed snapshots leave is worked off.
     Chore,
+    /// The origin answered.
+    Told(Told),
 }
 
 /// The lanes of one volume.
@@ -193,6 +196,7 @@ impl Inner {
             Done::Read(cold) => self.finish_read(cold),
             Done::Continue => self.continue_long(),
             Done::Chore => self.step_chores(),
+            Done::Told(told) => self.told(told),
             Done::DataSynced(result) => self.data_synced(result),
             Done::LogSynced(result) => self.log_synced(result),
             Done::Checkpointed(result) => self.checkpointed(result),
@@ -238,9 +242,13 @@ impl Inner {
         if files.is_empty() {
             return self.data_synced(Ok(0.0));
         }
+        // A file without a name is not there after a loss of power, and a commit would have its
+        // blocks believed.
+        let names = self.data.take_names_dirty().then(|| Arc::clone(&self.dir));
         self.run(move || {
             let start = Instant::now();
-            let result = files.iter().try_for_each(|file| file.sync());
+            let files = files.iter().try_for_each(|file| file.sync());
+            let result = files.and_then(|()| names.map_or(Ok(()), |dir| dir.sync()));
             Done::DataSynced(result.map(|()| start.elapsed().as_secs_f64()))
         });
     }
@@ -270,11 +278,10 @@ impl Inner {
             self.chores.committed(upto);
             self.unpark();
         }
-        let metadata = self.log.unsynced() || self.data.names_dirty();
-        if !metadata && self.lanes.resized.is_none() && self.slots.freed() == 0 {
+        if !self.log.unsynced() && self.lanes.resized.is_none() && self.slots.freed() == 0 {
             return self.end_sync();
         }
-        let names = self.data.take_names_dirty() | self.log.take_unnamed();
+        let names = self.log.take_unnamed();
         let slots = self.slots.begin_sync();
         let files = self.data.of_slots(&slots);
         let logs = self.log.take_unsynced();
@@ -368,7 +375,7 @@ impl Inner {
     }
 
     /// What a checkpoint that begins now must keep.
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&mut self) -> State {
         let (free, unpunched) = self.slots.for_checkpoint();
         State {
             bytes: self.geometry.bytes(),
@@ -379,6 +386,7 @@ impl Inner {
             layers: self.map.layers().clone(),
             free,
             unpunched,
+            beneath: self.map.checkpoint_beneath(),
         }
     }
 

@@ -122,6 +122,11 @@ impl Layers {
         chain
     }
 
+    /// The layer that every other one lies on.
+    pub(crate) fn lowest(&self) -> u32 {
+        self.all.iter().find(|l| l.parent.is_none()).map_or(self.head, |l| l.id)
+    }
+
     /// The layers that lie directly on this one.
     pub(crate) fn lying_on(&self, id: u32) -> impl Iterator<Item = &Layer> {
         self.all.iter().filter(move |l| l.parent == Some(id))

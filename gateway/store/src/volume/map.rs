@@ -12,6 +12,7 @@ use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 
 use crate::error::StoreError;
 
+use super::beneath::Beneath;
 use super::layers::Layers;
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT, Page};
 
@@ -56,6 +57,8 @@ pub(crate) struct Map {
     /// The head is folded into this layer below it: a chunk that the head has nothing of is
     /// written there.
     through: Option<u32>,
+    /// What lies below the lowest layer.
+    beneath: Option<Beneath>,
     pub(crate) mapped: u64,
     pages: NumberMap<PageKey, Cached>,
     /// Every cached page once, for the clock.
@@ -130,6 +133,7 @@ impl Map {
             chain: layers.chain(layers.head),
             layers,
             through: None,
+            beneath: None,
             mapped,
             pages: NumberMap::default(),
             ring: Vec::new(),
@@ -142,6 +146,47 @@ impl Map {
 
     pub(crate) fn layers(&self) -> &Layers {
         &self.layers
+    }
+
+    /// The origin that the volume is filled from.
+    pub(crate) fn beneath(&self) -> Option<&Beneath> {
+        self.beneath.as_ref()
+    }
+
+    pub(crate) fn set_beneath(&mut self, beneath: Option<Beneath>) {
+        self.beneath = beneath;
+    }
+
+    /// Which blocks of a chunk the origin may have.
+    pub(crate) fn beneath_mask(&self, chunk: u64) -> u16 {
+        self.beneath.as_ref().map_or(0, |beneath| beneath.mask(chunk))
+    }
+
+    /// The origin has nothing of pages that `keep` does not want.
+    pub(crate) fn retain_unfilled(&mut self, keep: impl Fn(u32) -> bool) {
+        if let Some(beneath) = &mut self.beneath {
+            beneath.unfilled = beneath.unfilled.iter().filter(|page| keep(*page)).collect();
+        }
+    }
+
+    /// All that the origin has of a page is in the lowest layer.
+    pub(crate) fn page_done(&mut self, page: u32) {
+        if let Some(beneath) = &mut self.beneath {
+            beneath.done(page);
+        }
+    }
+
+    /// Which of the blocks in `wanted` no layer has or hides, so that the origin must be asked.
+    pub(crate) fn reaching(&mut self, chunk: u64, wanted: u16) -> Result<u16, IoError> {
+        let mut rest = wanted & self.beneath_mask(chunk);
+        for index in 0..self.chain.len() {
+            if rest == 0 {
+                break;
+            }
+            let entry = self.entry(self.chain[index], chunk)?;
+            rest &= !(entry.valid | entry.zero);
+        }
+        Ok(rest)
     }
 
     /// Changes the tree of layers.
@@ -347,12 +392,12 @@ impl Map {
         Ok(self.sources(chunk, u16::MAX)?.iter().fold(0, |mask, (s, _)| mask | s.mask))
     }
 
-    /// Which blocks of a chunk hold data in the layers below those that are written to.
+    /// Which blocks of a chunk may hold data below the layers that are written to.
     pub(crate) fn below(&mut self, chunk: u64) -> Result<u16, IoError> {
         let chain = std::mem::take(&mut self.chain);
         let seen = self.visible_in(&chain[self.tops().count()..], chunk);
         self.chain = chain;
-        seen
+        Ok(seen? | self.beneath_mask(chunk))
     }
 
     /// Which blocks of a chunk hold data, through the layers of `chain`.
@@ -374,9 +419,11 @@ impl Map {
         })
     }
 
-    /// The first page from `page` on that is not empty in some layer that is read.
+    /// The first page from `page` on of which some layer that is read, or the origin, may have
+    /// anything.
     pub(crate) fn next_page(&self, page: u32) -> Option<u32> {
-        self.next_page_of(&self.chain, page)
+        let beneath = self.beneath.as_ref().and_then(|beneath| beneath.next_page(page));
+        self.next_page_of(&self.chain, page).into_iter().chain(beneath).min()
     }
 
     /// The first page from `page` on that is not empty in one of these layers.
@@ -385,10 +432,12 @@ impl Map {
         layers.filter_map(|l| l.present.range(page..).next()).min()
     }
 
-    /// Whether a layer below those that are written to has anything in a page.
+    /// Whether a layer below those that are written to, or the origin, may have anything in a page.
     pub(crate) fn page_below(&self, page: u32) -> bool {
         let below = &self.chain[self.tops().count()..];
-        below.iter().filter_map(|id| self.layers.get(*id)).any(|l| l.present.contains(page))
+        let origin = self.beneath.as_ref().is_some_and(|b| b.unfilled.contains(page));
+        origin
+            || below.iter().filter_map(|id| self.layers.get(*id)).any(|l| l.present.contains(page))
     }
 
     pub(crate) fn dirty(&self) -> usize {
@@ -416,6 +465,14 @@ impl Map {
 
     pub(crate) fn end_checkpoint(&mut self) {
         self.writing.clear();
+        if let Some(beneath) = &mut self.beneath {
+            beneath.end_checkpoint();
+        }
+    }
+
+    /// What a checkpoint that begins now must keep of the origin.
+    pub(crate) fn checkpoint_beneath(&mut self) -> Option<Beneath> {
+        self.beneath.as_mut().map(Beneath::begin_checkpoint)
     }
 
     /// The slots of every entry of a page.

@@ -20,6 +20,7 @@ use crate::runs::{self, push_zero};
 use super::Inner;
 use super::data::Place;
 use super::lanes::Done;
+use super::map::Source;
 use super::page::{BLOCKS, Entry};
 
 /// A part of a read.
@@ -51,13 +52,28 @@ pub(super) struct ColdPart {
     sums: [u32; BLOCKS],
 }
 
-/// A read that a worker does.
+/// One piece of a read that is not answered at once.
+#[derive(Debug)]
+enum Piece {
+    Zero(u64),
+    Part(ColdPart),
+    /// What the origin has of this, once it answered.
+    Beneath(Extent, Segments),
+}
+
+/// A read that a worker does, behind the answers of the origin if it needs any.
 #[derive(Debug)]
 pub(super) struct Cold {
     pub(super) id: u64,
-    /// Zeroes (with their number) and parts, in order.
-    pieces: Vec<Result<u64, ColdPart>>,
-    error: Option<IoError>,
+    /// In order.
+    pieces: Vec<Piece>,
+    pub(super) error: Option<IoError>,
+}
+
+/// Where neighbouring blocks of a chunk come from.
+enum From {
+    Source(Source, Entry),
+    Origin,
 }
 
 // === impl Inner ===
@@ -69,11 +85,7 @@ impl Inner {
             Ok(None) => match self.cold(extent) {
                 Ok(mut cold) => {
                     cold.id = self.begin(extent, false);
-                    self.lanes.reads.push((cold.id, ticket));
-                    self.run_in(Lane::Read, move || {
-                        cold.fetch();
-                        Done::Read(cold)
-                    });
+                    self.begin_cold(cold, ticket);
                 }
                 Err(e) => ticket.fail(e),
             },
@@ -81,8 +93,32 @@ impl Inner {
         }
     }
 
+    /// Begins a read that has a number of its own.
+    pub(super) fn begin_cold(&mut self, cold: Cold, ticket: Ticket) {
+        self.lanes.reads.push((cold.id, ticket));
+        if cold.gaps().next().is_some() {
+            self.ask_for_read(cold);
+        } else {
+            self.start_cold(cold);
+        }
+    }
+
+    /// Lets a worker read, when the origin has answered.
+    pub(super) fn start_cold(&mut self, mut cold: Cold) {
+        if cold.error.is_some() || !cold.pieces.iter().any(|p| matches!(p, Piece::Part(_))) {
+            return self.finish_read(cold);
+        }
+        self.run_in(Lane::Read, move || {
+            cold.fetch();
+            Done::Read(cold)
+        });
+    }
+
     /// The content, if it is in the page cache.
     pub(super) fn try_read(&mut self, extent: Extent) -> Result<Option<Segments>, IoError> {
+        if self.reaches_origin(extent)? {
+            return Ok(None);
+        }
         let parts = self.parts(extent)?;
         let total: u64 = parts.iter().map(Part::data_len).sum();
         if total == 0 {
@@ -146,18 +182,25 @@ impl Inner {
             let mut found = Vec::new();
             for (source, entry) in self.map.sources(chunk, mask_of(piece))? {
                 for run in runs::mask_runs(source.mask) {
-                    found.push((run.first(), run.end(), source, entry));
+                    found.push((run.first(), run.end(), From::Source(source, entry)));
                 }
             }
+            for run in runs::mask_runs(self.map.reaching(chunk, mask_of(piece))?) {
+                found.push((run.first(), run.end(), From::Origin));
+            }
             found.sort_unstable_by_key(|(first, ..)| *first);
-            for (first, end, source, entry) in found {
+            for (first, end, from_where) in found {
                 let from = (base + first * BLOCK_BYTES).max(piece.offset());
                 let to = (base + end * BLOCK_BYTES).min(piece.end());
-                pieces.push(Ok(from - at));
+                push_zeroes(&mut pieces, from - at);
                 at = to;
+                let From::Source(source, entry) = from_where else {
+                    push_gap(&mut pieces, from, to);
+                    continue;
+                };
                 let place = Place::of(source.slot, first * BLOCK_BYTES);
                 let file = self.data.get(place.file).map_err(|e| self.read_failed(&e))?;
-                pieces.push(Err(ColdPart {
+                pieces.push(Piece::Part(ColdPart {
                     file,
                     offset: place.offset,
                     skip: size(from - base - first * BLOCK_BYTES),
@@ -171,7 +214,7 @@ impl Inner {
                     sums: [0; BLOCKS],
                 }));
             }
-            pieces.push(Ok(piece.end() - at));
+            push_zeroes(&mut pieces, piece.end() - at);
         }
         Ok(Cold { id: 0, pieces, error: None })
     }
@@ -184,6 +227,8 @@ impl Inner {
         let (id, ticket) = self.lanes.reads.swap_remove(place);
         if let Some(error) = cold.error {
             match error {
+                // Told by who reads it.
+                IoError::Origin => {}
                 IoError::Checksum => self.metrics.checksum_failures.increment(1),
                 _ => self.metrics.errors_read.increment(1),
             }
@@ -194,9 +239,9 @@ impl Inner {
             let mut bytes = 0;
             for piece in cold.pieces {
                 match piece {
-                    Ok(len) if len > 0 => push_zero(&mut out, len),
-                    Ok(_) => {}
-                    Err(part) => {
+                    Piece::Zero(len) => push_zero(&mut out, len),
+                    Piece::Beneath(_, data) => out.extend(data),
+                    Piece::Part(part) => {
                         bytes += part.len as u64;
                         self.learn(&part);
                         out.push(Segment::Data(part.data));
@@ -229,7 +274,9 @@ impl Inner {
         let sources = self.map.sources(chunk, 1 << index)?;
         let Some((source, entry)) = sources.first() else {
             out.fill(0);
-            return Ok(());
+            let missing = self.map.reaching(chunk, 1 << index)? != 0;
+            debug_assert!(!missing, "a change waits for what the origin has of its edges");
+            return if missing { Err(IoError::Origin) } else { Ok(()) };
         };
         let place = Place::of(source.slot, index as u64 * BLOCK_BYTES);
         self.read_place(place, out)?;
@@ -278,9 +325,25 @@ impl Part {
 // === impl Cold ===
 
 impl Cold {
+    /// What the origin must be asked for, by place.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = (usize, Extent)> {
+        self.pieces.iter().enumerate().filter_map(|(place, piece)| match piece {
+            Piece::Beneath(extent, _) => Some((place, *extent)),
+            Piece::Zero(_) | Piece::Part(_) => None,
+        })
+    }
+
+    /// Takes what the origin answered for a place.
+    pub(super) fn put(&mut self, place: usize, data: Segments) {
+        if let Some(Piece::Beneath(_, known)) = self.pieces.get_mut(place) {
+            *known = data;
+        }
+    }
+
     /// Does the reading, on a worker.
     pub(super) fn fetch(&mut self) {
-        for part in self.pieces.iter_mut().filter_map(|p| p.as_mut().err()) {
+        for piece in &mut self.pieces {
+            let Piece::Part(part) = piece else { continue };
             if let Err(e) = part.fetch() {
                 self.error = Some(e);
                 return;
@@ -329,6 +392,24 @@ fn fill(
         }
     }
     Ok(true)
+}
+
+fn push_zeroes(pieces: &mut Vec<Piece>, len: u64) {
+    if len > 0 {
+        pieces.push(Piece::Zero(len));
+    }
+}
+
+/// Adds what the origin is asked for, in one piece with what lies before it.
+fn push_gap(pieces: &mut Vec<Piece>, from: u64, to: u64) {
+    let before = pieces.pop_if(|p| matches!(p, Piece::Beneath(before, _) if before.end() == from));
+    let first = match before {
+        Some(Piece::Beneath(before, _)) => before.offset(),
+        _ => from,
+    };
+    if let Ok(extent) = Extent::new(first, to - first) {
+        pieces.push(Piece::Beneath(extent, Segments::new()));
+    }
 }
 
 /// Appends a part, joined to the one before where the bytes lie behind one another.

@@ -104,6 +104,8 @@ pub(crate) enum Record {
         /// The layer.
         layer: u32,
     },
+    /// All that the origin of the volume has is in the lowest layer, durably: it is not needed.
+    Filled,
     /// The data of all records before this number is on stable storage.
     Commit {
         /// The first number that is not covered.
@@ -138,6 +140,7 @@ impl Record {
                 (11, *copied, *into, *from, *chunk, *slot, sums.as_ref())
             }
             Self::DropLayer { layer } => (12, 0, 0, *layer, 0, 0, &none),
+            Self::Filled => (13, 0, 0, 0, 0, 0, &none),
         };
         out.extend_from_slice(&[kind, VERSION]);
         out.extend_from_slice(&a.to_le_bytes());
@@ -181,6 +184,7 @@ impl Record {
                 Self::Fold { from: layer, into, chunk: x, slot: y, copied: a, sums }
             }
             12 => Self::DropLayer { layer },
+            13 => Self::Filled,
             _ => return None,
         })
     }
@@ -235,6 +239,7 @@ mod tests {
             Record::RollBack { layer: 4, id: SnapshotId::of(7) },
             Record::Fold { from: 5, into: 0x1_0003, chunk: 6, slot: 8, copied: 2, sums: folded },
             Record::DropLayer { layer: 5 },
+            Record::Filled,
         ]
     }
 
@@ -260,7 +265,7 @@ mod tests {
             "0b010200030001000500000082ebca470600000000000000080000000000000000000000efbeadde",
             "0c0100000000000005000000c86034e8",
         ];
-        for (record, text) in all()[7..].iter().zip(known) {
+        for (record, text) in all()[7..12].iter().zip(known) {
             let mut bytes = Vec::new();
             record.encode(5, 8, &mut bytes);
             assert_eq!(crate::hex(&bytes).trim_end_matches("00"), text, "{record:?}");
@@ -268,6 +273,17 @@ mod tests {
             known.resize(RECORD_BYTES, 0);
             assert_eq!(Record::decode(&known, 5, 8).as_ref(), Some(record));
         }
+    }
+
+    #[test]
+    fn reads_the_bytes_of_the_end_of_filling() {
+        let mut bytes = Vec::new();
+        Record::Filled.encode(5, 8, &mut bytes);
+        let known = "0d0100000000000000000000b0d8e937";
+        assert_eq!(crate::hex(&bytes).trim_end_matches("00"), known);
+        let mut known = crate::unhex(known);
+        known.resize(RECORD_BYTES, 0);
+        assert_eq!(Record::decode(&known, 5, 8), Some(Record::Filled));
     }
 
     #[test]

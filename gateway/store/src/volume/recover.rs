@@ -25,8 +25,10 @@ use crate::metrics::Metrics;
 
 use super::account::Accounts;
 use super::activity::{ActivityFile, Image, Settling};
+use super::beneath::Beneath;
 use super::chores::Chores;
 use super::data::{DataFiles, Place};
+use super::fill::Fill;
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
 use super::log::{self, Log};
 use super::map::{Map, NumberMap, PageKey};
@@ -61,9 +63,15 @@ type Named = BTreeMap<(u64, usize), Vec<(u64, u32)>>;
 // === impl PoolVolume ===
 
 impl PoolVolume {
-    /// Makes the files of a new volume in its empty directory, durably.
-    pub(crate) fn create(dir: &dyn Directory, geometry: Geometry) -> Result<(), StoreError> {
-        let state = State::new(geometry.bytes());
+    /// Makes the files of a new volume in its empty directory, durably; `origin_bytes` is the size of
+    /// what it is filled from.
+    pub(crate) fn create(
+        dir: &dyn Directory,
+        geometry: Geometry,
+        origin_bytes: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let mut state = State::new(geometry.bytes());
+        state.beneath = origin_bytes.map(Beneath::new);
         let database = database::open(dir, MAP_FILE)?;
         write_checkpoint(&database, &[], &state)?;
         drop(database);
@@ -119,7 +127,8 @@ impl PoolVolume {
             database: opening.database,
             geometry: opening.geometry,
             latched: false,
-            chores: Chores::new(opening.map.layers()),
+            chores: Chores::new(opening.map.layers(), context.kept),
+            fill: Fill::new(),
             map: opening.map,
             slots,
             log,
@@ -157,8 +166,9 @@ impl Opening {
         let database = Arc::new(database::open(dir.as_ref(), MAP_FILE)?);
         let state = load_state(&database)?;
         let geometry = Geometry::new(state.bytes).map_err(|_error| StoreError::Size)?;
-        let map =
+        let mut map =
             Map::new(Arc::clone(&database), state.layers.clone(), state.mapped, context.pages_max);
+        map.set_beneath(state.beneath.clone());
         let data = DataFiles::new(Arc::clone(&dir));
         let newest = state.log;
         let reached = state.base + 1;
@@ -245,6 +255,10 @@ impl Opening {
             }
             Record::Resize { bytes } => {
                 self.geometry = Geometry::new(*bytes).map_err(|_error| StoreError::Size)?;
+                Ok(())
+            }
+            Record::Filled => {
+                self.map.set_beneath(None);
                 Ok(())
             }
             Record::Seal { .. }
@@ -436,6 +450,7 @@ impl Opening {
         self.state.base = self.reached;
         self.state.layers.clone_from(self.map.layers());
         self.state.mapped = self.map.mapped;
+        self.state.beneath = self.map.beneath().cloned();
         let pages = self.map.begin_checkpoint();
         write_checkpoint(&self.database, &pages, &self.state)?;
         self.map.end_checkpoint();
@@ -506,6 +521,7 @@ mod tests {
             executor: Executor::Inline,
             budget: Arc::new(Budget::new(None)),
             pages_max: 64,
+            kept: Vec::new(),
             host: Box::new(Alone),
         })
         .unwrap()
@@ -519,7 +535,7 @@ mod tests {
         const STRIDE: u64 = 64;
         let place = tempfile::tempdir().unwrap();
         let dir = DiskDirectory::open(place.path()).unwrap();
-        PoolVolume::create(dir.as_ref(), Geometry::new(1 << 50).unwrap()).unwrap();
+        PoolVolume::create(dir.as_ref(), Geometry::new(1 << 50).unwrap(), None).unwrap();
         let mut state = State::new(1 << 50);
         state.next_slot = PAGES * CHUNKS as u64;
         state.mapped = state.next_slot * BLOCKS as u64;

@@ -56,6 +56,9 @@ impl Inner {
         wanted: u16,
         sums: &mut [u32; BLOCKS],
     ) -> Result<(), IoError> {
+        if self.map.reaching(chunk, wanted)? != 0 {
+            return Err(IoError::Origin);
+        }
         let mut data = [0; SLOT_SIZE];
         for (source, entry) in self.map.sources(chunk, wanted)? {
             for run in mask_runs(source.mask) {
@@ -84,7 +87,7 @@ impl Inner {
         let mut ranges = Vec::new();
         let mut planned = 0;
         let mut next = None;
-        self.visit(from, |range| {
+        self.visit(from, false, |range| {
             if planned >= budget_bytes {
                 next = Some(range.first());
                 return false;

@@ -54,6 +54,10 @@ impl Inner {
     /// Whether there is something to be waited for.
     fn try_remove(&mut self, id: SnapshotId) -> Result<bool, IoError> {
         self.begin_tree()?;
+        if self.chores.is_kept(id) {
+            // It goes when nothing is filled from it any more.
+            return Ok(false);
+        }
         if self.map.layers().named(id).is_none() {
             return Ok(self.chores.is_stalled());
         }

@@ -9,6 +9,7 @@ use roaring::{RoaringBitmap, RoaringTreemap};
 use crate::codec::{Format, Reader, put_counted};
 use crate::error::StoreError;
 
+use super::beneath::Beneath;
 use super::layers::{Layer, Layers, Name};
 
 const FORMAT: Format = Format { what: "volume state", magic: *b"TSVOLST\0", version: 1 };
@@ -16,6 +17,8 @@ const FORMAT: Format = Format { what: "volume state", magic: *b"TSVOLST\0", vers
 /// Layers with names, parents of their own, or holes in their numbers. A state without them is
 /// written as every release can read it.
 const SNAPSHOTS: u64 = 1;
+/// An origin lies below the lowest layer. A release that does not know that would show zeroes there.
+const ORIGIN: u64 = 2;
 
 /// The state of a volume at a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +37,8 @@ pub(crate) struct State {
     pub(crate) free: RoaringTreemap,
     /// Those of them whose room was perhaps not given back yet.
     pub(crate) unpunched: RoaringTreemap,
+    /// What the volume is filled from.
+    pub(crate) beneath: Option<Beneath>,
 }
 
 // === impl State ===
@@ -50,6 +55,7 @@ impl State {
             layers: Layers::new(),
             free: RoaringTreemap::new(),
             unpunched: RoaringTreemap::new(),
+            beneath: None,
         }
     }
 
@@ -84,11 +90,21 @@ impl State {
             set.serialize_into(&mut bytes).expect("memory takes every write");
             put_counted(&mut body, &bytes);
         }
-        FORMAT.seal_with(if plain { 0 } else { SNAPSHOTS }, &body)
+        let mut features = if plain { 0 } else { SNAPSHOTS };
+        if let Some(beneath) = &self.beneath {
+            features |= ORIGIN;
+            body.extend_from_slice(&beneath.bytes.to_le_bytes());
+            let mut bytes = Vec::new();
+            let mut unfilled = beneath.unfilled.clone();
+            unfilled.optimize();
+            unfilled.serialize_into(&mut bytes).expect("memory takes every write");
+            put_counted(&mut body, &bytes);
+        }
+        FORMAT.seal_with(features, &body)
     }
 
     pub(crate) fn decode(data: &[u8]) -> Result<Self, StoreError> {
-        let (features, mut reader) = FORMAT.open_with(SNAPSHOTS, data)?;
+        let (features, mut reader) = FORMAT.open_with(SNAPSHOTS | ORIGIN, data)?;
         let [bytes, log, base, next_slot, mapped] =
             [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
         let layers = decode_layers(features, &mut reader)?;
@@ -99,7 +115,14 @@ impl State {
                 .map_err(|_error| reader.damaged("the set of slots does not parse"))?;
         }
         let [free, unpunched] = sets;
-        Ok(Self { bytes, log, base, next_slot, mapped, layers, free, unpunched })
+        let mut beneath = None;
+        if features & ORIGIN != 0 {
+            let bytes = reader.u64()?;
+            let unfilled = RoaringBitmap::deserialize_from(reader.counted()?)
+                .map_err(|_error| reader.damaged("the set of unfilled pages does not parse"))?;
+            beneath = Some(Beneath::of(bytes, unfilled));
+        }
+        Ok(Self { bytes, log, base, next_slot, mapped, layers, free, unpunched, beneath })
     }
 }
 
@@ -190,6 +213,24 @@ mod tests {
         assert!(matches!(FORMAT.open(&bytes), Err(StoreError::Features { features: 1, .. })));
     }
 
+    const BYTES_ORIGIN: &str = "5453564f4c535400010000008f0000000200000000000000000000000001000001000000000000000000000000000000090000000000000011000000000000000100000001000000120000003a30000001000000000000001000000003001e0000000100000000000000000000003a300000010000000000000010000000040008000000000000000000000000000005000000000f0000003b3000000100000200010002000200f0ccd24d";
+
+    fn filling() -> State {
+        let mut state = sample();
+        let mut unfilled = RoaringBitmap::new();
+        unfilled.insert_range(2..5);
+        state.beneath = Some(Beneath::of(80 << 20, unfilled));
+        state
+    }
+
+    #[test]
+    fn reads_the_bytes_of_one_that_is_filled_and_older_releases_refuse_it() {
+        assert_eq!(crate::hex(&filling().encode()), BYTES_ORIGIN);
+        assert_eq!(State::decode(&crate::unhex(BYTES_ORIGIN)).unwrap(), filling());
+        let opened = FORMAT.open_with(SNAPSHOTS, &filling().encode()).map(drop);
+        assert!(matches!(opened, Err(StoreError::Features { features: 2, .. })));
+    }
+
     /// Layers of a release that could seal one and not yet name it: the newest first.
     #[test]
     fn reads_layers_without_names() {
@@ -209,6 +250,10 @@ mod tests {
 
     #[test]
     fn refuses_what_is_cut_short() {
+        let good = filling().encode();
+        for len in 0..good.len() {
+            assert!(State::decode(&good[..len]).is_err());
+        }
         let good = branched().encode();
         for len in 0..good.len() {
             assert!(State::decode(&good[..len]).is_err());

@@ -10,7 +10,6 @@ use std::rc::{Rc, Weak};
 use block::{Extent, Geometry, IoError, Op, Request, Run, SnapshotId, Ticket, Volume};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::executor::Lane;
 use crate::runs::Runs;
 
 use super::Inner;
@@ -82,7 +81,7 @@ impl Volume for View {
         let mut out = Runs::new(extent, limit);
         let blocks = extent.blocks();
         inner.held(self.hold, |inner| {
-            inner.visit(blocks.first(), |r| r.first() < blocks.end() && out.data(r))
+            inner.visit(blocks.first(), true, |r| r.first() < blocks.end() && out.data(r))
         })??;
         Ok(out.finish())
     }
@@ -129,11 +128,7 @@ impl Inner {
             Ok(Err(mut cold)) => {
                 self.next_id += 1;
                 cold.id = self.next_id;
-                self.lanes.reads.push((cold.id, ticket));
-                self.run_in(Lane::Read, move || {
-                    cold.fetch();
-                    Done::Read(cold)
-                });
+                self.begin_cold(cold, ticket);
             }
             Err(e) => ticket.fail(e),
         }

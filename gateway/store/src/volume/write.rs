@@ -283,7 +283,7 @@ impl Inner {
     }
 
     /// Takes a slot, unless that would eat up the room that checkpoints and recovery need.
-    fn take_slot(&mut self) -> Result<u64, IoError> {
+    pub(super) fn take_slot(&mut self) -> Result<u64, IoError> {
         if self.takes_unasked == 0 {
             // A medium that cannot say what it has refuses the write itself when it is full.
             if let Ok(room) = self.dir.room() {

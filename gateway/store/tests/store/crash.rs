@@ -4,14 +4,17 @@
 //! The tests count that they can fail: a disk that loses flushed data is caught by the same check.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use block::{IoError, Op, SnapshotId, Store, Volume};
+use block::{IoError, Op, Origin, SnapshotId, Store, Volume};
 use bytes::Bytes;
-use store::PoolVolume;
+use store::{PoolVolume, StoreError};
 use testkit::SimDisk;
 
-use crate::rig::{ask, close, disk_with, extent, flush, open, read, run, try_open};
+use crate::rig::{
+    TestOrigin, ask, close, disk_to_fill, disk_with, extent, flush, open, read, run, try_open,
+};
 
 pub(crate) const BYTES: u64 = 32 << 20;
 pub(crate) const SPAN: u64 = 512 << 10;
@@ -26,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) snapshots: BTreeMap<u128, Kept>,
     /// What it reads as instead, all of it, if a return to a snapshot came to pass.
     returned: Option<Allowed>,
+    /// What it is filled from.
+    origin: Option<Rc<TestOrigin>>,
 }
 
 pub(crate) type Allowed = Vec<BTreeSet<u8>>;
@@ -55,7 +60,34 @@ impl Model {
             allowed: vec![BTreeSet::from([0]); sectors],
             snapshots: BTreeMap::new(),
             returned: None,
+            origin: None,
         }
+    }
+
+    /// Of a volume that is filled.
+    fn filling() -> Self {
+        let mut model = Self::new();
+        let content = origin();
+        model.now = content.chunks(SECTOR).map(|sector| sector[0]).collect();
+        model.now.resize(model.allowed.len(), 0);
+        model.flushed();
+        model.origin = Some(TestOrigin::new(content));
+        model
+    }
+
+    fn disk(&self) -> Arc<SimDisk> {
+        match &self.origin {
+            Some(origin) => disk_to_fill(BYTES, origin.bytes()),
+            None => disk_with(BYTES),
+        }
+    }
+
+    fn open(&self, disk: &Arc<SimDisk>) -> Result<Rc<PoolVolume>, StoreError> {
+        let volume = try_open(disk)?;
+        if let Some(origin) = &self.origin {
+            volume.set_origin(Rc::clone(origin) as Rc<dyn Origin>);
+        }
+        Ok(volume)
     }
 
     pub(crate) fn set(&mut self, offset: u64, len: u64, byte: u8) {
@@ -131,6 +163,15 @@ impl Model {
     }
 }
 
+/// An origin that ends before the volume does, with holes and blocks of many kinds.
+fn origin() -> Vec<u8> {
+    let mut content = vec![0; usize::try_from(SPAN).unwrap() - 9 * 4096];
+    for (block, content) in content.chunks_mut(4096).enumerate().filter(|(b, _)| b % 4 != 1) {
+        content.fill(200 + u8::try_from(block % 50).unwrap());
+    }
+    content
+}
+
 /// The byte that each sector is filled with.
 fn content(volume: &dyn Volume, context: &str) -> Vec<u8> {
     let got = read(volume, 0, SPAN).unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -159,7 +200,7 @@ fn step(
     byte: &mut u8,
 ) -> Result<(), IoError> {
     let blocks = SPAN / 4096;
-    match random.below(28) {
+    match random.below(if model.origin.is_some() { 36 } else { 28 }) {
         0..=9 => {
             *byte = byte.checked_add(1).unwrap_or(1);
             let (offset, len) = if random.below(3) == 0 {
@@ -202,6 +243,7 @@ fn step(
         }
         18 => model.roll_back(volume, random.below(4).into()),
         20..=27 => model.snapshot(volume, random.below(4).into()),
+        28..=35 => ask(|ticket| volume.fill(random.below(200_000), ticket)).map(drop),
         _ => {
             let result = close(volume).map(drop);
             if result.is_ok() {
@@ -224,14 +266,17 @@ fn work(volume: &PoolVolume, model: &mut Model, seed: u64, byte: &mut u8) {
 }
 
 fn crash(seed: u64, stop: Option<u64>) -> (Arc<SimDisk>, u64) {
-    let disk = disk_with(BYTES);
-    let mut model = Model::new();
+    crash_of(Model::new(), seed, stop)
+}
+
+fn crash_of(mut model: Model, seed: u64, stop: Option<u64>) -> (Arc<SimDisk>, u64) {
+    let disk = model.disk();
     let mut byte = 0;
     let before = disk.syncs();
     if let Some(stop) = stop {
         disk.stop_at_sync(before + stop);
     }
-    if let Ok(volume) = try_open(&disk) {
+    if let Ok(volume) = model.open(&disk) {
         work(&volume, &mut model, seed, &mut byte);
     }
     let syncs = disk.syncs() - before;
@@ -246,7 +291,7 @@ fn crash(seed: u64, stop: Option<u64>) -> (Arc<SimDisk>, u64) {
             disk.power_cut(seed ^ 0xabcd ^ again);
         }
         let context = format!("seed {seed} stop {stop:?} round {again}");
-        let volume = try_open(&disk).unwrap_or_else(|e| panic!("{context}: {e:#}"));
+        let volume = model.open(&disk).unwrap_or_else(|e| panic!("{context}: {e:#}"));
         model.check(&volume, &context);
         work(&volume, &mut model, seed ^ (again + 1) << 20, &mut byte);
     }
@@ -260,6 +305,55 @@ fn loses_nothing_flushed_whenever_power_is_cut() {
         for stop in 0..syncs {
             crash(seed, Some(stop));
         }
+    }
+}
+
+#[test]
+fn loses_nothing_of_the_origin_whenever_power_is_cut() {
+    for seed in 1000..1010 {
+        let (_, syncs) = crash_of(Model::filling(), seed, None);
+        for stop in 0..syncs {
+            crash_of(Model::filling(), seed, Some(stop));
+        }
+    }
+}
+
+#[test]
+fn loses_nothing_of_the_origin_at_many_seeds() {
+    for seed in 2000..2400 {
+        crash_of(Model::filling(), seed, Some(seed % 60));
+    }
+}
+
+#[test]
+fn fills_to_the_end_however_often_power_is_cut() {
+    for seed in 0..40 {
+        let mut model = Model::filling();
+        let disk = model.disk();
+        let mut rounds = 0;
+        loop {
+            disk.stop_at_sync(disk.syncs() + 2 + seed % 5 + rounds / 4);
+            if let Ok(volume) = model.open(&disk) {
+                while volume.is_filling() {
+                    if ask(|ticket| volume.fill(40_000, ticket)).is_err() {
+                        break;
+                    }
+                }
+            }
+            disk.power_cut(seed << 8 | rounds);
+            let volume = model.open(&disk).unwrap();
+            model.check(&volume, &format!("seed {seed} round {rounds}"));
+            if !volume.is_filling() {
+                break;
+            }
+            rounds += 1;
+            assert!(rounds < 200, "seed {seed}: filling does not end");
+        }
+        // Nobody asks the origin any more.
+        let reads = model.origin.take().unwrap().reads.get();
+        assert!(reads > 0);
+        let volume = model.open(&disk).unwrap();
+        model.check(&volume, "without an origin");
     }
 }
 

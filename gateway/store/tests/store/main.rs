@@ -7,6 +7,7 @@ extern crate twinspan_store as store;
 
 mod crash;
 mod faults;
+mod filling;
 mod model;
 mod overlap;
 mod raw;

@@ -1,14 +1,17 @@
 //! A pool on a simulated disk, and the means to ask its volume.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{
-    Answer, Completions, Extent, GatewayId, IoError, Op, PoolId, Request, Segment, Store, Ticket,
-    Volume, VolumeId,
+    Answer, BlockRange, BlockSet, Completions, Extent, GatewayId, IoError, Op, Origin, PoolId,
+    Reply, Request, Segment, Segments, Store, Ticket, Volume, VolumeId,
 };
 use bytes::Bytes;
-use store::{Executor, Pool, PoolIdentity, PoolOptions, PoolVolume, StoreError, VolumeRecord};
+use store::{
+    Executor, OriginRecord, Pool, PoolIdentity, PoolOptions, PoolVolume, StoreError, VolumeRecord,
+};
 use testkit::SimDisk;
 
 pub(crate) const VOLUME: VolumeId = VolumeId::of(7);
@@ -18,7 +21,7 @@ pub(crate) fn extent(offset: u64, len: u64) -> Extent {
 }
 
 pub(crate) fn record(bytes: u64) -> VolumeRecord {
-    VolumeRecord { id: VOLUME, name: "orders".to_owned(), bytes, created: 1 }
+    VolumeRecord { id: VOLUME, name: "orders".to_owned(), bytes, created: 1, origin: None }
 }
 
 pub(crate) fn open_pool(
@@ -30,11 +33,21 @@ pub(crate) fn open_pool(
 
 /// A disk with a pool with one volume on it.
 pub(crate) fn disk_with(bytes: u64) -> Arc<SimDisk> {
+    disk_with_record(record(bytes))
+}
+
+/// The same with a volume that is filled from an origin of so many bytes.
+pub(crate) fn disk_to_fill(bytes: u64, origin_bytes: u64) -> Arc<SimDisk> {
+    let origin = OriginRecord::Other { description: b"elsewhere".to_vec(), bytes: origin_bytes };
+    disk_with_record(VolumeRecord { origin: Some(origin), ..record(bytes) })
+}
+
+fn disk_with_record(record: VolumeRecord) -> Arc<SimDisk> {
     let disk = SimDisk::new();
     let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
     Pool::create(&disk.root(), identity).unwrap();
     let pool = open_pool(&disk, PoolOptions::default()).unwrap();
-    pool.create_volume(record(bytes)).unwrap();
+    pool.create_volume(record).unwrap();
     disk
 }
 
@@ -107,4 +120,93 @@ pub(crate) fn close(volume: &dyn Store) -> Result<Answer, IoError> {
 
 pub(crate) fn flatten_if_read(answer: Answer) -> Option<Vec<u8>> {
     matches!(answer, Answer::Read(_)).then(|| flatten(answer))
+}
+
+/// An origin in memory that can fail, and that can keep its answers back.
+#[derive(Debug)]
+pub(crate) struct TestOrigin {
+    content: Vec<u8>,
+    pub(crate) fails: Cell<bool>,
+    pub(crate) holds: Cell<bool>,
+    held: RefCell<Vec<(Extent, Reply<Segments>)>>,
+    pub(crate) reads: Cell<u64>,
+}
+
+impl TestOrigin {
+    pub(crate) fn new(content: Vec<u8>) -> Rc<Self> {
+        Rc::new(Self {
+            content,
+            fails: Cell::default(),
+            holds: Cell::default(),
+            held: RefCell::default(),
+            reads: Cell::default(),
+        })
+    }
+
+    /// Answers what was kept back, the last question first.
+    pub(crate) fn answer_held(&self) {
+        self.holds.set(false);
+        for (extent, reply) in self.held.take().into_iter().rev() {
+            self.read(extent, reply);
+        }
+    }
+
+    /// Forgets what was asked.
+    pub(crate) fn drop_held(&self) {
+        self.held.take();
+    }
+
+    fn block(&self, block: u64) -> &[u8] {
+        let at = usize::try_from(block * 4096).unwrap();
+        &self.content[at..at + 4096]
+    }
+
+    fn has(&self, block: u64) -> bool {
+        self.block(block).iter().any(|byte| *byte != 0)
+    }
+}
+
+impl Origin for TestOrigin {
+    fn bytes(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn mapped(&self, from: u64, limit: usize, reply: Reply<BlockSet>) {
+        if self.fails.get() {
+            return reply.answer(Err(IoError::Origin));
+        }
+        let blocks = (from..self.bytes() / 4096).filter(|block| self.has(*block));
+        let ranges = blocks.map(|block| BlockRange::new(block, block + 1)).take(limit);
+        reply.answer(Ok(ranges.collect()));
+    }
+
+    fn read(&self, extent: Extent, reply: Reply<Segments>) {
+        if self.holds.get() {
+            return self.held.borrow_mut().push((extent, reply));
+        }
+        self.reads.set(self.reads.get() + 1);
+        if self.fails.get() {
+            return reply.answer(Err(IoError::Origin));
+        }
+        let at = usize::try_from(extent.offset()).unwrap();
+        let len = usize::try_from(extent.len()).unwrap();
+        let content = &self.content[at..at + len];
+        let segment = if content.iter().all(|byte| *byte == 0) {
+            Segment::Zero(extent.len())
+        } else {
+            Segment::Data(Bytes::copy_from_slice(content))
+        };
+        reply.answer(Ok([segment].into_iter().collect()));
+    }
+}
+
+/// Fills it until all is there.
+pub(crate) fn fill_all(volume: &PoolVolume) {
+    for _ in 0..10_000 {
+        if !volume.is_filling() {
+            return;
+        }
+        ask(|ticket| volume.fill(1 << 20, ticket)).unwrap();
+    }
+    panic!("filling does not end");
 }

@@ -141,8 +141,14 @@ async fn make(
 ) -> Result<(), Refused> {
     work.running.step("make the volume");
     let settings = VolumeSettings::default();
-    let create =
-        VolumeCreate { name: name.to_owned(), bytes, group: None, part_of: None, settings };
+    let create = VolumeCreate {
+        name: name.to_owned(),
+        bytes: Some(bytes),
+        from: None,
+        group: None,
+        part_of: None,
+        settings,
+    };
     let volume = gateway.create_volume(create).await?;
     let give = |numbers: &mut Numbers| numbers.give_volume(volume.id).number;
     let given = gateway.numbers.change(&gateway.book, give).await?;

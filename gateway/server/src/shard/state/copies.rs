@@ -17,7 +17,7 @@ impl ShardState {
         let open = self.open_group(group)?;
         let volume = open.volume(volume);
         volume
-            .map(|volume| volume.store)
+            .map(|volume| -> Rc<dyn Store> { volume.store })
             .ok_or_else(|| Refused::new(api::Code::NotFound, "the group has no such volume"))
     }
 

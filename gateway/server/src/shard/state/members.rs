@@ -5,9 +5,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{GroupId, LegId, SessionId, VolumeId};
+use block::{GroupId, LegId, SessionId, Store, VolumeId};
 use bytes::Bytes;
 use mirror::Refusal;
+use store::PoolVolume;
 use uuid::Uuid;
 
 use super::{OpenVolume, ShardState, ask};
@@ -65,7 +66,8 @@ impl ShardState {
         let sessions: Vec<SessionId> =
             LegId::all().map(|_| SessionId::from_uuid(Uuid::now_v7())).collect();
         let result = patiently(async || {
-            let joining = (volume, name.clone(), Rc::clone(&store));
+            let of_group: Rc<dyn Store> = Rc::<PoolVolume>::clone(&store);
+            let joining = (volume, name.clone(), of_group);
             open.group.enlist(joining, sessions.clone(), records.clone()).await
         });
         match result.await {

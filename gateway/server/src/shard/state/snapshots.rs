@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
-use block::{BLOCK_BYTES, GroupId, SnapshotId, VolumeId};
+use block::{BLOCK_BYTES, GroupId, SnapshotId, Store, VolumeId};
 use mirror::{Command, GroupStatus, Refusal, SnapshotOrigin, SnapshotState};
 use nbd_server::{Attachment, Negotiated};
 

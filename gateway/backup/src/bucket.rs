@@ -1,0 +1,158 @@
+//! The store below one prefix, in the few ways in which it is used.
+//!
+//! Invariant: an object whose size is beyond what its reader can take is not read.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::BackupId;
+use crate::codec::Malformed;
+use crate::error::BackupError;
+use crate::layout;
+use crate::seal::damaged;
+
+/// A store and a prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+/// An object in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Below the prefix.
+    pub(crate) key: String,
+    pub(crate) bytes: u64,
+}
+
+impl Bucket {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self { store, prefix }
+    }
+
+    fn path(&self, key: &str) -> Path {
+        key.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    /// Puts an object if there is none under this key; says whether there was none.
+    pub(crate) async fn put_new(&self, key: &str, object: Bytes) -> Result<bool, BackupError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = self.store.put_opts(&self.path(key), PutPayload::from(object), options).await;
+        match put {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(
+                object_store::Error::NotImplemented { .. }
+                | object_store::Error::NotSupported { .. },
+            ) => Err(BackupError::NoConditionalPut { why: "it has no such put" }),
+            Err(error) => Err(BackupError::of_store("put", key, error)),
+        }
+    }
+
+    /// Puts an object under a key that nobody else uses.
+    pub(crate) async fn put(&self, key: &str, object: Bytes) -> Result<(), BackupError> {
+        let put = self.store.put(&self.path(key), PutPayload::from(object)).await;
+        put.map(|_| ()).map_err(|error| BackupError::of_store("put", key, error))
+    }
+
+    /// A whole object of at most so many bytes.
+    pub(crate) async fn get(&self, key: &str, bytes_max: usize) -> Result<Bytes, BackupError> {
+        let of_store = |error| BackupError::of_store("get", key, error);
+        let got = self.store.get(&self.path(key)).await.map_err(of_store)?;
+        if got.meta.size > bytes_max as u64 {
+            return Err(damaged(key, Malformed("it is larger than such an object can be")));
+        }
+        got.bytes().await.map_err(of_store)
+    }
+
+    /// Whether there is an object under this key.
+    pub(crate) async fn has(&self, key: &str) -> Result<bool, BackupError> {
+        match self.store.head(&self.path(key)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(BackupError::of_store("look at", key, error)),
+        }
+    }
+
+    /// A part of an object, all of it.
+    pub(crate) async fn get_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<Bytes, BackupError> {
+        let wanted = range.end - range.start;
+        match self.store.get_range(&self.path(key), range.clone()).await {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
+            Ok(_) => Err(damaged(key, Malformed("it is cut off"))),
+            Err(error) => {
+                let error = BackupError::of_store("get a part of", key, error);
+                // A store answers a range behind the end of an object with an error of its own
+                // words; its size tells that from a store that is in trouble.
+                if matches!(error, BackupError::Unreachable { .. })
+                    && let Ok(meta) = self.store.head(&self.path(key)).await
+                    && meta.size < range.end
+                {
+                    return Err(damaged(key, Malformed("it is cut off")));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything in a folder.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<Listed>, BackupError> {
+        let path = self.path(folder);
+        let skip = self.prefix.as_ref().len() + usize::from(!self.prefix.as_ref().is_empty());
+        let listed = self.store.list(Some(&path)).map_ok(|meta| Listed {
+            key: meta.location.as_ref().get(skip..).unwrap_or_default().to_owned(),
+            bytes: meta.size,
+        });
+        let listed: Result<Vec<Listed>, _> = listed.try_collect().await;
+        listed.map_err(|error| BackupError::of_store("list", folder, error))
+    }
+
+    /// The backups that a flat folder names.
+    pub(crate) async fn list_ids(&self, folder: &str) -> Result<Vec<BackupId>, BackupError> {
+        let listed = self.list(folder).await?;
+        Ok(listed.iter().filter_map(|object| layout::named(folder, &object.key)).collect())
+    }
+
+    /// Removes an object; one that is not there is removed already.
+    pub(crate) async fn remove(&self, key: &str) -> Result<(), BackupError> {
+        match self.store.delete(&self.path(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(BackupError::of_store("remove", key, error)),
+        }
+    }
+
+    /// Removes many.
+    pub(crate) async fn remove_all(&self, keys: &[String]) -> Result<(), BackupError> {
+        let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
+        let mut removed = self.store.delete_stream(futures_util::stream::iter(paths).boxed());
+        while let Some(result) = removed.next().await {
+            match result {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(BackupError::of_store("remove", "many objects", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The time by the store's clock.
+    pub(crate) async fn time(&self, id: BackupId) -> Result<Timestamp, BackupError> {
+        let key = format!("{}/{id}", layout::CLOCK);
+        self.put(&key, Bytes::from_static(b"?")).await?;
+        let meta = self.store.head(&self.path(&key)).await;
+        self.remove(&key).await?;
+        let meta = meta.map_err(|error| BackupError::of_store("look at", &key, error))?;
+        let second = Timestamp::from_second(meta.last_modified.timestamp());
+        second.map_err(|_error| damaged(&key, Malformed("its date is none")))
+    }
+}

@@ -1,0 +1,183 @@
+//! A store that is lost or refuses in the middle of anything: told by name, and resumed.
+
+use std::sync::Arc;
+
+use twinspan_backup::{BackupError, Request, Source};
+
+use crate::runs::{restored, take};
+use crate::store::{Failure, Seen, catalogue, id, now, watch};
+use crate::volumes::{Point, Volume};
+
+fn sources(point: &Arc<Point>) -> Vec<Arc<dyn Source>> {
+    vec![Arc::clone(point) as Arc<dyn Source>]
+}
+
+/// Takes a backup with the store failing after so many requests, and resumes it; whether it came
+/// to its end before that.
+async fn failing_after(requests: u64, failure: Failure) -> bool {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 4 << 20);
+    volume.write(0..200, 1);
+    take(&repository, 1, &volume.point()).await;
+    volume.write(40..140, 2001);
+    let point = volume.point();
+    let mut catalogue = catalogue(&repository).await;
+    let small = watch();
+    small.limit_packs(1);
+    store.fail_after(requests, failure);
+    let request = Request::new(id(2), "x");
+    let taken = repository.take(&request, &sources(&point), &mut catalogue, &small).await;
+    store.mend();
+    let Err(error) = taken else { return true };
+    let is_told = match failure {
+        Failure::Unreachable => matches!(error, BackupError::Unreachable { .. }),
+        Failure::Refused => matches!(error, BackupError::Refused { .. }),
+    };
+    assert!(is_told && error.is_resumable() && error.to_string().contains("resume"), "{error}");
+    match repository.resume(id(2), &sources(&point), &watch()).await {
+        Ok(_) => {}
+        // Nothing of it was there yet.
+        Err(BackupError::NotResumable { .. }) => drop(take(&repository, 2, &point).await),
+        Err(error) => panic!("after {requests} requests: {error}"),
+    }
+    assert!(restored(&repository, 2, &point).await, "after {requests} requests");
+    repository.collect(now(), &watch()).await.unwrap();
+    assert!(restored(&repository, 2, &point).await, "after {requests} requests and swept");
+    assert_eq!(store.keys("pins").await, [""; 0]);
+    false
+}
+
+async fn failing_at_each_request(failure: Failure) {
+    let mut requests = 0;
+    while !failing_after(requests, failure).await {
+        requests += 1;
+        assert!(requests < 200, "it never ends");
+    }
+    assert!(requests > 10, "it takes some requests");
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_lost_at_any_request_is_told_and_the_run_resumed() {
+    failing_at_each_request(Failure::Unreachable).await;
+}
+
+#[tokio::test]
+async fn credentials_that_are_revoked_at_any_request_are_told_and_the_run_resumed() {
+    failing_at_each_request(Failure::Refused).await;
+}
+
+#[tokio::test]
+async fn a_collection_that_is_killed_at_any_request_loses_nothing() {
+    for requests in 0..300 {
+        let store = Seen::memory();
+        let repository = store.create(None).await;
+        let mut volume = Volume::new(1, 4 << 20);
+        let mut points = Vec::new();
+        for number in 0..4_u64 {
+            volume.write(number * 10..number * 10 + 40, number * 1000 + 1);
+            points.push(volume.point());
+            take(&repository, u128::from(number), &points[points.len() - 1]).await;
+        }
+        repository.remove(id(0), now()).await.unwrap();
+        repository.remove(id(2), now()).await.unwrap();
+        store.fail_after(requests, Failure::Unreachable);
+        let collected = repository.collect(now(), &watch()).await;
+        store.mend();
+        assert!(restored(&repository, 1, &points[1]).await, "after {requests} requests");
+        assert!(restored(&repository, 3, &points[3]).await, "after {requests} requests");
+        let gone = repository.read(id(2), volume.id, now(), &watch()).await;
+        let is_gone =
+            matches!(gone, Err(BackupError::Removed { .. } | BackupError::NoBackup { .. }));
+        assert!(is_gone, "after {requests} requests");
+        repository.collect(now(), &watch()).await.unwrap();
+        assert!(repository.verify(&[], &watch()).await.unwrap().is_whole());
+        assert_eq!(store.keys("removed").await, [""; 0]);
+        if collected.is_ok() {
+            assert!(requests > 15, "it takes some requests");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+#[tokio::test]
+async fn an_abandoned_run_that_is_alive_fails_and_what_it_stored_goes() {
+    let store = Seen::memory();
+    let (repository, other) = (store.create(None).await, store.other().open(None).await);
+    let mut volume = Volume::new(1, 4 << 20);
+    volume.write(0..200, 1);
+    let point = volume.point();
+    let mut catalogue = catalogue(&repository).await;
+    store.fail_after(8, Failure::Unreachable);
+    let small = watch();
+    small.limit_packs(1);
+    let request = Request::new(id(1), "x");
+    let taken = repository.take(&request, &sources(&point), &mut catalogue, &small).await;
+    assert!(taken.is_err());
+    store.mend();
+    assert!(!store.keys("packs").await.is_empty());
+    // While its pin is there, nothing of it goes.
+    let kept = other.collect(now(), &watch()).await.unwrap();
+    assert_eq!((kept.objects, kept.pins.len()), (0, 1));
+    assert_eq!(kept.pins[0], (id(1), "east-1".to_owned()));
+    assert!(!other.abandon(id(1)).await.unwrap());
+    let resumed = repository.resume(id(1), &sources(&point), &watch()).await;
+    assert!(matches!(resumed, Err(BackupError::Abandoned { .. })), "{resumed:?}");
+    let swept = other.collect(now(), &watch()).await.unwrap();
+    assert!(swept.objects > 0);
+    assert_eq!(store.keys("packs").await, [""; 0]);
+    // One that is complete is not undone.
+    take(&repository, 2, &point).await;
+    assert!(other.abandon(id(2)).await.unwrap());
+    assert!(restored(&repository, 2, &point).await);
+}
+
+#[tokio::test]
+async fn what_an_interrupted_run_builds_upon_stays_though_it_is_removed() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 4 << 20);
+    volume.write(0..200, 1);
+    take(&repository, 1, &volume.point()).await;
+    volume.write(10..20, 5001);
+    let mut point = (*volume.point()).clone();
+    point.broken = Some(15);
+    let broken: Vec<Arc<dyn Source>> = vec![Arc::new(point.clone())];
+    let mut catalogue = catalogue(&repository).await;
+    let request = Request::new(id(2), "x");
+    let failed = repository.take(&request, &broken, &mut catalogue, &watch()).await;
+    assert!(matches!(failed, Err(BackupError::Source { .. })), "{failed:?}");
+    repository.remove(id(1), now()).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert_eq!((collected.gone.len(), collected.kept.as_slice()), (0, &[id(1)][..]));
+    point.broken = None;
+    let point = Arc::new(point);
+    repository.resume(id(2), &sources(&point), &watch()).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert_eq!(collected.gone, [id(1)]);
+    assert!(restored(&repository, 2, &point).await);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_removed_while_it_is_read_stays_until_the_reader_is_done() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 4 << 20);
+    volume.write(0..200, 1);
+    let point = volume.point();
+    take(&repository, 1, &point).await;
+    let reader = repository.read(id(1), volume.id, now(), &watch()).await.unwrap();
+    repository.remove(id(1), now()).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert_eq!((collected.objects, collected.kept.as_slice()), (0, &[id(1)][..]));
+    let extent = block::Extent::new(0, 200 * 4096).unwrap();
+    assert_eq!(
+        reader.read(extent).await.unwrap(),
+        crate::volumes::bytes_of(&point.content, extent)
+    );
+    reader.close().await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert_eq!(collected.gone, [id(1)]);
+    assert_eq!(store.keys("packs").await, [""; 0]);
+}

@@ -1,0 +1,267 @@
+//! Volumes that are made from snapshots: used before they are filled, at either site, whatever
+//! becomes of what they are filled from.
+//!
+//! Invariant: what a clone shows is compared by reading it over NBD, before, while and after it is
+//! filled.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{Site, Tool, wait_for};
+use serde_json::Value;
+
+use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, compare, expect, number, set, single, text};
+use crate::records::random_file;
+
+const CLONE: &str = "trial";
+
+/// A step every four seconds, so that much can happen in between.
+const SLOW: &str = "fill_bytes_per_second = \"1MiB\"";
+
+fn restart(site: &mut Site) -> Result<()> {
+    site.stop()?;
+    site.start()
+}
+
+fn slow_down(site: &mut Site) -> Result<()> {
+    set(site, "pool", SLOW)?;
+    restart(site)
+}
+
+fn speed_up(site: &mut Site) -> Result<()> {
+    let path = site.config_file();
+    let config = std::fs::read_to_string(&path).context("read the configuration")?;
+    std::fs::write(&path, config.replace(SLOW, "")).context("write the configuration")?;
+    restart(site)
+}
+
+fn qemu_io(site: &Site, volume: &str, command: &str) -> Result<()> {
+    let uri = site.nbd(volume);
+    Tool::new("qemu-io").args(["-f", "raw", "-c", command, &uri]).run().map(drop)
+}
+
+fn write(site: &Site, volume: &str, (at_kib, kib): (u64, u64), pattern: u8) -> Result<()> {
+    qemu_io(site, volume, &format!("write -f -P {pattern} {at_kib}k {kib}k"))
+}
+
+fn holds(site: &Site, volume: &str, (at_kib, kib): (u64, u64), pattern: u8) -> Result<()> {
+    qemu_io(site, volume, &format!("read -P {pattern} {at_kib}k {kib}k"))
+}
+
+fn download(site: &Site, export: &str, file: &str) -> Result<std::path::PathBuf> {
+    let path = site.dir().join(file);
+    Tool::new("nbdcopy").arg(site.nbd(export)).arg(&path).run()?;
+    Ok(path)
+}
+
+fn shown(site: &Site) -> Result<Value> {
+    site.cli(&["volume", "show", CLONE])
+}
+
+fn await_filled(site: &Site) -> Result<()> {
+    wait_for("filling", SYNC_LIMIT, || {
+        let volume = shown(site)?;
+        ensure!(volume["filling"].is_null(), "{:#}", volume["filling"]);
+        Ok(())
+    })
+}
+
+/// A volume with content and a snapshot of it, from which much was overwritten since.
+fn prepare(site: &Site) -> Result<std::path::PathBuf> {
+    let content = random_file(&site.dir().join("content"), 48 << 20, 7)?;
+    Tool::new("nbdcopy").arg(&content).arg(site.nbd(VOLUME)).run()?;
+    site.cli(&["snapshot", "create", VOLUME, "--name", "good"])?;
+    write(site, VOLUME, (1024, 20 << 10), 0xee)?;
+    download(site, &format!("{VOLUME}@good"), "good")
+}
+
+fn create(site: &Site, more: &[&str]) -> Result<Value> {
+    let from = format!("{VOLUME}/good");
+    let volume = site.cli(&[&["volume", "create", CLONE, "--from", &from], more].concat())?;
+    println!("{:#}", volume["filling"]);
+    Ok(volume)
+}
+
+#[test]
+fn snap_03_a_volume_from_a_snapshot_is_used_before_it_is_filled() -> Result<()> {
+    let mut pair = Pair::joined()?;
+    slow_down(&mut pair.primary)?;
+    let east = &pair.primary;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    let good = prepare(east)?;
+    let volume = create(east, &[])?;
+    ensure!(number(&volume, "/bytes")? == 64 << 20, "{volume:#}");
+    // At once, and all of it.
+    compare(&good, &download(east, CLONE, "first")?)?;
+    ensure!(!shown(east)?["filling"].is_null(), "it was filled before it was read");
+    // It is a volume of its own: parts of blocks, zeroes and trims too.
+    let before = download(east, VOLUME, "source")?;
+    qemu_io(east, CLONE, "write -P 5 1000 3000")?;
+    qemu_io(east, CLONE, "write -z -u 8m 1m")?;
+    qemu_io(east, CLONE, "discard 16m 1m")?;
+    compare(&before, &download(east, VOLUME, "source-again")?)?;
+    let changed = download(east, CLONE, "changed")?;
+    let (was, is) = (std::fs::read(&good)?, std::fs::read(&changed)?);
+    ensure!(is[..1000] == was[..1000] && is[4000..8 << 20] == was[4000..8 << 20]);
+    ensure!(is[1000..4000].iter().all(|byte| *byte == 5));
+    ensure!(is[8 << 20..9 << 20].iter().chain(&is[16 << 20..17 << 20]).all(|byte| *byte == 0));
+    // A snapshot of it is one like any other, and shows the same.
+    east.cli(&["snapshot", "create", CLONE, "--name", "early"])?;
+    write(east, CLONE, (0, 64), 9)?;
+    compare(&changed, &download(east, &format!("{CLONE}@early"), "early")?)?;
+    let metrics = east.metrics()?;
+    ensure!(metrics.contains("twinspan_volume_fill_waits{volume=\"trial\"} 0"), "{metrics}");
+
+    // EVS-05: it is no source of a mirror, and goes into no group, until it is filled.
+    expect(east, &["session", "create", CLONE, "--to", "west"], 7, "GW0490")?;
+    expect(east, &["group", "create", "several", "--volume", CLONE], 7, "GW0490")?;
+    expect(east, &["volume", "digest", CLONE], 7, "GW0490")?;
+    ensure!(!shown(east)?["filling"].is_null(), "it was filled too early for this test");
+    speed_up(&mut pair.primary)?;
+    let east = &pair.primary;
+    await_filled(east)?;
+    let told = east.ask(&["events", "--since", "0"])?.text;
+    ensure!(told.contains("filled: it needs nothing else"), "{told}");
+    compare(&changed, &download(east, &format!("{CLONE}@early"), "late")?)?;
+    east.mirror(CLONE, &pair.mirror)?;
+    wait_for("the clone's mirror", SYNC_LIMIT, || {
+        let here = text(&east.cli(&["volume", "digest", CLONE])?, "/digest")?;
+        let there = text(&pair.mirror.cli(&["volume", "digest", CLONE])?, "/digest")?;
+        ensure!(here == there, "the copies differ");
+        Ok(())
+    })
+}
+
+#[test]
+fn snap_03_smaller_is_refused_and_larger_ends_in_zeroes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let east = single(dir.path(), "east")?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    prepare(&east)?;
+    let from = format!("{VOLUME}/good");
+    let make = |more: &[&str], code, word: &str| {
+        expect(&east, &[&["volume", "create", CLONE][..], more].concat(), code, word)
+    };
+    make(&["--from", &from, "--size", "32MiB"], 2, "GW0493")?;
+    make(&["--from", &format!("{VOLUME}/none")], 1, "GW0204")?;
+    make(&["--from", &format!("{from}:other")], 1, "GW0204")?;
+    make(&["--from", VOLUME], 64, "GROUP/SNAPSHOT")
+        .or_else(|_| make(&["--from", VOLUME], 2, "GROUP/SNAPSHOT"))?;
+    expect(&east, &["volume", "create", VOLUME, "--from", &from], 7, "GW0205")?;
+    create(&east, &["--size", "80MiB"])?;
+    holds(&east, CLONE, (64 << 10, 16 << 10), 0)?;
+    write(&east, CLONE, (79 << 10, 1024), 3)?;
+    await_filled(&east)?;
+    holds(&east, CLONE, (64 << 10, 15 << 10), 0)?;
+    holds(&east, CLONE, (79 << 10, 1024), 3)?;
+    east.cli(&["volume", "delete", CLONE]).map(drop)
+}
+
+#[test]
+fn snap_03_a_mirrors_site_makes_one_too() -> Result<()> {
+    let pair = Pair::mirrored("64MiB")?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    let good = prepare(east)?;
+    wait_for("the snapshot at the mirror", SOON, || {
+        west.cli(&["snapshot", "show", VOLUME, "good"])
+    })?;
+    create(west, &[])?;
+    compare(&good, &download(west, CLONE, "drill")?)?;
+    // The drill writes; the mirror goes on as one.
+    write(west, CLONE, (0, 1024), 7)?;
+    write(east, VOLUME, (30 << 10, 1024), 8)?;
+    await_filled(west)?;
+    west.cli(&["snapshot", "show", VOLUME, "good"])?;
+    holds(west, CLONE, (0, 1024), 7)?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    pair.is_identical()
+}
+
+#[test]
+fn snap_03_a_kill_in_the_middle_of_filling_loses_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut east = single(dir.path(), "east")?;
+    slow_down(&mut east)?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    prepare(&east)?;
+    create(&east, &[])?;
+    write(&east, CLONE, (2048, 4096), 6)?;
+    let wanted = download(&east, CLONE, "wanted")?;
+    let mut left = u64::MAX;
+    for round in 0..3 {
+        // It goes on where it was.
+        let counted = wait_for("a step", SOON * 4, || {
+            let now = number(&shown(&east)?, "/filling/left_bytes")?;
+            ensure!(now < left || round == 0, "{now} bytes are left");
+            Ok(now)
+        })?;
+        println!("{counted} bytes are left");
+        left = counted;
+        std::thread::sleep(Duration::from_millis(300 * round));
+        east.kill()?;
+        if round == 2 {
+            let config = std::fs::read_to_string(east.config_file())?;
+            std::fs::write(east.config_file(), config.replace(SLOW, ""))?;
+        }
+        east.start()?;
+        compare(&wanted, &download(&east, CLONE, "found")?)?;
+    }
+    await_filled(&east)?;
+    compare(&wanted, &download(&east, CLONE, "filled")?)
+}
+
+#[test]
+fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut east = single(dir.path(), "east")?;
+    slow_down(&mut east)?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    let good = prepare(&east)?;
+    create(&east, &[])?;
+    // The snapshot goes from the list at once, and its content stays for the clone, also after a
+    // restart; the volume waits.
+    east.cli(&["snapshot", "delete", VOLUME, "good"])?;
+    wait_for("the deletion", SOON, || {
+        let list = east.cli(&["snapshot", "list", VOLUME])?;
+        ensure!(list["items"].as_array().is_some_and(Vec::is_empty), "{list:#}");
+        Ok(())
+    })?;
+    write(&east, VOLUME, (0, 48 << 10), 0xcc)?;
+    compare(&good, &download(&east, CLONE, "without")?)?;
+    restart(&mut east)?;
+    compare(&good, &download(&east, CLONE, "restarted")?)?;
+    let refused = expect(&east, &["volume", "delete", VOLUME], 7, "GW0492")?;
+    ensure!(refused.text.contains(CLONE), "{}", refused.text);
+    ensure!(!shown(&east)?["filling"].is_null(), "it was filled too early for this test");
+    speed_up(&mut east)?;
+    await_filled(&east)?;
+    // What only the snapshot held is given back, and the volume can go.
+    wait_for("the room of the snapshot", SOON, || {
+        let volume = east.cli(&["volume", "show", VOLUME])?;
+        let mapped = number(&volume, "/mapped_bytes")?;
+        ensure!(mapped == 48 << 20, "{mapped} bytes are mapped");
+        Ok(())
+    })?;
+    east.cli(&["volume", "delete", VOLUME])?;
+    compare(&good, &download(&east, CLONE, "alone")?)?;
+    restart(&mut east)?;
+    compare(&good, &download(&east, CLONE, "still")?)
+}
+
+#[test]
+fn snap_06_a_clone_that_is_deleted_ends_its_filling_and_lets_go() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut east = single(dir.path(), "east")?;
+    slow_down(&mut east)?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    prepare(&east)?;
+    create(&east, &[])?;
+    east.cli(&["snapshot", "delete", VOLUME, "good"])?;
+    east.cli(&["volume", "delete", CLONE])?;
+    wait_for("the room of the snapshot", SOON, || {
+        let mapped = number(&east.cli(&["volume", "show", VOLUME])?, "/mapped_bytes")?;
+        ensure!(mapped <= 48 << 20, "{mapped} bytes are mapped");
+        Ok(())
+    })?;
+    east.cli(&["volume", "delete", VOLUME]).map(drop)
+}

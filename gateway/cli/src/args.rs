@@ -378,10 +378,18 @@ pub(crate) enum Demo {
         #[arg(long, value_name = "SECONDS")]
         seconds: Option<u64>,
     },
-    /// Read everything back from where it is served and compare it with the log
-    Verify {
+    /// Overwrite what a volume holds with noise, as ransomware would
+    Ransom {
         /// The volume.
         volume: String,
+    },
+    /// Read everything back from where it is served and compare it with the log
+    Verify {
+        /// The volume that was loaded.
+        volume: String,
+        /// Read this one instead, which was made from a snapshot of it.
+        #[arg(long = "in", value_name = "VOLUME")]
+        place: Option<String>,
     },
     /// Show the sites
     Status,

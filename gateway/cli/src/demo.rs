@@ -5,6 +5,7 @@
 
 mod load;
 mod process;
+mod ransom;
 mod records;
 mod screen;
 mod start;
@@ -64,7 +65,10 @@ pub(crate) fn run(command: &Demo, global: &Global) -> Outcome {
             let plan = load::Plan { volume, writers: *writers, seconds: *seconds };
             load::run(&directory, &plan, global.output)
         }
-        Demo::Verify { volume } => verify::run(&directory, volume, global.output),
+        Demo::Ransom { volume } => ransom::run(&directory, volume, global.output),
+        Demo::Verify { volume, place } => {
+            verify::run(&directory, volume, place.as_deref(), global.output)
+        }
         Demo::Distance { distance } => {
             let mut state = State::load(&directory)?;
             stop_all(&mut state)?;

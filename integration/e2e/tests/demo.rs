@@ -131,6 +131,43 @@ fn a_kill_under_load_loses_nothing_and_the_old_primary_follows_again() -> Result
     Ok(())
 }
 
+#[test]
+fn what_ransomware_made_of_a_volume_is_looked_at_beside_its_snapshot_and_undone() -> Result<()> {
+    let demo = Demo { dir: tempfile::tempdir()? };
+    demo.ends_with(&["demo", "start", "--detach"], 0)?;
+    demo.ends_with(&["demo", "load", "orders", "--seconds", "1"], 0)?;
+    let loaded = demo.ask(&["demo", "verify", "orders"])?;
+    let slots = number(&loaded, "/slots")?;
+    ensure!(slots > 0, "{loaded:#}");
+    demo.ends_with(&["snapshot", "create", "orders", "--name", "clean"], 0)?;
+
+    let ransom = demo.ask(&["demo", "ransom", "orders"])?;
+    ensure!(number(&ransom, "/overwritten_bytes")? >= slots * 4096, "{ransom:#}");
+    let (code, said) = demo.command(&["demo", "verify", "orders", "--output", "json"])?.code()?;
+    let spoilt: Value = serde_json::from_str(&said)?;
+    ensure!(code == 1 && number(&spoilt, "/intact")? == 0, "{spoilt:#}");
+
+    // At once, in a volume of its own, while the original is as it is.
+    demo.ends_with(&["volume", "create", "trial", "--from", "orders/clean"], 0)?;
+    let seen = demo.ask(&["demo", "verify", "orders", "--in", "trial"])?;
+    ensure!(number(&seen, "/slots")? == slots, "{seen:#}");
+    demo.ends_with(&["demo", "verify", "orders"], 1)?;
+
+    let plan = demo.ask(&["snapshot", "rollback", "plan", "orders", "clean"])?;
+    let token = text(&plan, "/token")?;
+    let run = ["snapshot", "rollback", "run", "orders", "clean", "--token", &token];
+    demo.ends_with(&run, 0)?;
+    demo.ends_with(&["demo", "verify", "orders"], 0)?;
+    wait_for("the mirror", SOON, || demo.ends_with(&["status"], 0).map(drop))?;
+    let [east, west] =
+        ["east", "west"].map(|site| demo.ask(&["volume", "digest", "orders", "--from", site]));
+    ensure!(text(&east?, "/digest")? == text(&west?, "/digest")?, "the copies differ");
+    let session = demo.ask(&["session", "show", "orders"])?;
+    ensure!(text(&session, "/resync_kind")? == "delta", "{session:#}");
+    demo.ends_with(&["volume", "delete", "trial"], 0)?;
+    Ok(())
+}
+
 /// What a URL of metrics says.
 fn page_of(url: &str) -> Result<String> {
     let rest = url.strip_prefix("http://").context("no plain HTTP")?;

@@ -32,15 +32,16 @@ struct Verdict {
     out_of_order: u64,
 }
 
-/// Verifies; fails when anything is not as it was acknowledged.
-pub(crate) fn run(directory: &Path, volume: &str, format: Format) -> Outcome {
+/// Verifies; fails when anything is not as it was acknowledged. What was loaded into `volume` is
+/// read from `place`, if there is one.
+pub(crate) fn run(directory: &Path, volume: &str, place: Option<&str>, format: Format) -> Outcome {
     let state = State::load(directory)?;
     let folder = folder(&state.dir, volume);
     let layout = read_layout(&folder).ok_or_else(|| {
         Failure::new(FAILED, format!("nothing was loaded into {volume}"))
             .next(format!("twinspan demo load {volume}"))
     })?;
-    let (site, uri) = serving(&state, volume)?;
+    let (site, uri) = serving(&state, place.unwrap_or(volume))?;
     let mut verdict = Verdict { volume: volume.to_owned(), site, ..Verdict::default() };
     let mut opened = copy::open(&uri).map_err(|why| Failure::new(FAILED, why))?;
     for writer in 0..layout.writers {

@@ -108,7 +108,8 @@ impl Gateway {
         if found.next().is_some() {
             let all: Vec<String> = snapshot.volumes.iter().map(|(id, _)| name_of(id)).collect();
             let detail = format!("snapshot {} has volumes {}", snapshot.name, all.join(", "));
-            let next = format!("name one: --from {}/{}:{}", entry.name, snapshot.name, all[0]);
+            let next =
+                format!("name one: --from-snapshot {}/{}:{}", entry.name, snapshot.name, all[0]);
             return Err(Refused::new(Code::Invalid, detail).next(next));
         }
         let sizes = self.board.get(entry.group()).map(|seen| seen.sizes);

@@ -51,8 +51,8 @@ pub use session::{
 };
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
 pub use snapshot::{
-    RollbackPlan, RollbackRequest, Snapshot, SnapshotCreate, SnapshotHolder, SnapshotList,
-    SnapshotOrigin, SnapshotState, SnapshotVolume,
+    ChangedRange, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges, SnapshotCreate,
+    SnapshotHolder, SnapshotList, SnapshotOrigin, SnapshotState, SnapshotVolume,
 };
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};

@@ -28,6 +28,9 @@ pub enum SnapshotOrigin {
     Manual,
     /// The gateway, before it made the volumes what they once were. The newest one is kept.
     Safety,
+    /// The gateway, for a backup. The newest one of each target is kept: the next backup reads only
+    /// what changed since.
+    Backup,
 }
 
 /// A volume of a snapshot.
@@ -157,4 +160,27 @@ pub struct RollbackRequest {
     /// Hosts that are attached may be dropped.
     #[serde(default)]
     pub drop_hosts: bool,
+}
+
+/// A part of what may differ between two snapshots of a volume, or since one.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct SnapshotChanges {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// The volume.
+    pub volume_id: Uuid,
+    /// The ranges, in order. What is not in one of them is equal.
+    pub items: Vec<ChangedRange>,
+    /// The byte at which the next part begins, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// Bytes that may differ.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct ChangedRange {
+    /// The first byte: a multiple of 4096.
+    pub offset: u64,
+    /// How many they are: a multiple of 4096.
+    pub length: u64,
 }

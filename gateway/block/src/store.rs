@@ -120,6 +120,21 @@ pub trait Store: Volume {
         Err(IoError::Invalid)
     }
 
+    /// The blocks, from block `from` on, in which two snapshots may differ, as at most `limit`
+    /// ranges; in which of them something was changed does not matter. Reads the maps, not the data.
+    ///
+    /// # Errors
+    /// As [`changed_since`](Self::changed_since), for either of them.
+    fn changed_between(
+        &self,
+        snapshots: (SnapshotId, SnapshotId),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        let _ = (snapshots, from, limit);
+        Err(IoError::Invalid)
+    }
+
     /// Every snapshot, oldest first.
     fn snapshots(&self) -> Vec<Snapshot> {
         Vec::new()

@@ -185,13 +185,13 @@ pub(crate) enum Volume {
     Create {
         /// Its name, and that of its NBD export.
         name: String,
-        /// Its size, like 64MiB; with --from it is the snapshot's if absent.
-        #[arg(long, value_parser = size, value_name = "SIZE", required_unless_present = "from")]
+        /// Its size, like 64MiB; with --from-snapshot it is the snapshot's if absent.
+        #[arg(long, value_parser = size, value_name = "SIZE", required_unless_present = "from_snapshot")]
         size: Option<u64>,
         /// A snapshot whose content it has; it can be used at once. VOLUME may be left out when the
         /// snapshot has one only.
         #[arg(long, value_parser = source, value_name = "GROUP/SNAPSHOT[:VOLUME]", conflicts_with_all = ["group", "part_of"])]
-        from: Option<api::SnapshotSource>,
+        from_snapshot: Option<api::SnapshotSource>,
         /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,

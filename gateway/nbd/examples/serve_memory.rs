@@ -120,6 +120,7 @@ fn shard(geometry: Geometry, mut connections: mpsc::UnboundedReceiver<Negotiated
         while let Some(connection) = connections.recv().await {
             let attachment = Attachment {
                 volume: Rc::clone(&volume),
+                changes: None,
                 label: "memory".to_owned(),
                 stop: CancellationToken::new(),
             };
@@ -149,6 +150,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         description: "a volume in memory".to_owned(),
         bytes,
         read_only: false,
+        bitmaps: Vec::new(),
         multi_conn: true,
     };
     let exports: Arc<dyn Exports> = Arc::new(Only { export, shard: sender });

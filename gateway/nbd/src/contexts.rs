@@ -1,84 +1,94 @@
-//! The metadata contexts that a client can choose: one table.
+//! The metadata contexts that a client can choose of an export: what lies where, and what differs
+//! from a snapshot of the volume.
 //!
-//! Invariant: a context that stands in the table can be listed, chosen and queried; one that does
-//! not is refused at each of the three. A new one is a variant and its row.
+//! Invariant: a context of an export can be listed, chosen and queried; one that it does not have is
+//! refused at each of the three. A namespace stands for all in it where contexts are listed, and
+//! for nothing where they are chosen.
 
+use block::{RunKind, SnapshotId};
 use smallvec::SmallVec;
+
+use crate::export::ExportInfo;
 
 /// One kind of information about the blocks of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {
     /// `base:allocation`: which blocks are holes.
     Allocation,
+    /// `qemu:dirty-bitmap:NAME`: which blocks may differ from a snapshot.
+    Dirty {
+        /// What its extents are labelled with.
+        id: u32,
+        /// The snapshot, as its store calls it.
+        since: SnapshotId,
+    },
 }
 
-/// What stands on the wire for each.
-const TABLE: [(Context, &str); 1] = [(Context::Allocation, "base:allocation")];
+const ALLOCATION: &str = "base:allocation";
+const DIRTY: &str = "qemu:dirty-bitmap:";
+const ALLOCATION_ID: u32 = 1;
 
 /// Those that one connection chose.
 pub type Contexts = SmallVec<[Context; 2]>;
 
 impl Context {
-    /// Every context, in the order of their numbers.
-    pub fn all() -> impl Iterator<Item = Self> {
-        TABLE.iter().map(|(context, _)| *context)
-    }
-
-    /// Its name on the wire.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Allocation => TABLE[0].1,
-        }
+    /// Every context of an export, with its name on the wire.
+    pub(crate) fn all_of(export: &ExportInfo) -> Vec<(Self, String)> {
+        let dirty = (ALLOCATION_ID + 1..).zip(&export.bitmaps).map(|(id, bitmap)| {
+            (Self::Dirty { id, since: bitmap.since }, format!("{DIRTY}{}", bitmap.name))
+        });
+        std::iter::once((Self::Allocation, ALLOCATION.to_owned())).chain(dirty).collect()
     }
 
     /// What its extents are labelled with.
     #[must_use]
     pub const fn id(self) -> u32 {
         match self {
-            Self::Allocation => 1,
+            Self::Allocation => ALLOCATION_ID,
+            Self::Dirty { id, .. } => id,
         }
     }
 
-    /// The context with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        TABLE.iter().find(|(_, known)| *known == name).map(|(context, _)| *context)
-    }
-
-    /// Whether a query of a list means this one: its name, or its namespace alone.
-    #[must_use]
-    pub fn is_listed_by(self, query: &str) -> bool {
-        let name = self.name();
-        query == name || (query.ends_with(':') && name.starts_with(query))
+    /// The flags of a run; what differs from a snapshot is data.
+    pub(crate) const fn flags(self, kind: RunKind) -> u32 {
+        match (self, kind) {
+            // Not allocated, and reads as zero.
+            (Self::Allocation, RunKind::Hole) => 0b11,
+            (Self::Dirty { .. }, RunKind::Data) => 1,
+            (Self::Allocation, RunKind::Data) | (Self::Dirty { .. }, RunKind::Hole) => 0,
+        }
     }
 }
 
-/// The flags of a hole in `base:allocation`: not allocated, and reads as zero.
-pub(crate) const ALLOCATION_HOLE: u32 = 0b11;
-/// The flags of data in `base:allocation`.
-pub(crate) const ALLOCATION_DATA: u32 = 0;
+/// Whether a query of a list means the context of this name: the name itself, or a namespace that it
+/// is in (`qemu:`, `qemu:dirty-bitmap:`).
+pub(crate) fn is_listed_by(name: &str, query: &str) -> bool {
+    query == name || (query.ends_with(':') && name.starts_with(query))
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_row_of_the_table_is_its_own_context() {
-        for context in Context::all() {
-            assert_eq!(Context::named(context.name()), Some(context));
-            assert!(context.is_listed_by(context.name()));
-        }
-        let mut ids: Vec<u32> = Context::all().map(Context::id).collect();
-        ids.dedup();
-        assert_eq!(ids.len(), TABLE.len());
-    }
-
-    #[test]
     fn a_namespace_lists_and_a_prefix_does_not() {
-        assert!(Context::Allocation.is_listed_by("base:"));
-        assert!(!Context::Allocation.is_listed_by("base:alloc"));
-        assert!(!Context::Allocation.is_listed_by("base"));
-        assert!(!Context::Allocation.is_listed_by("qemu:"));
+        for (query, listed) in [
+            ("base:", true),
+            ("base:allocation", true),
+            ("base:alloc", false),
+            ("base", false),
+            ("qemu:", false),
+        ] {
+            assert_eq!(is_listed_by(ALLOCATION, query), listed, "{query}");
+        }
+        let name = "qemu:dirty-bitmap:monday";
+        for (query, listed) in [
+            ("qemu:", true),
+            ("qemu:dirty-bitmap:", true),
+            ("qemu:dirty-bitmap:mon", false),
+            ("base:", false),
+        ] {
+            assert_eq!(is_listed_by(name, query), listed, "{query}");
+        }
     }
 }

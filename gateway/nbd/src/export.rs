@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use block::SnapshotId;
 use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -91,9 +92,20 @@ pub struct ExportInfo {
     pub bytes: u64,
     /// Whether writes are refused to this client.
     pub read_only: bool,
+    /// The snapshots that the content can be compared with, as dirty bitmaps.
+    pub bitmaps: Vec<Bitmap>,
     /// Whether a flush on one connection covers the writes of all. True when every connection is
     /// served by one [`block::Volume`].
     pub multi_conn: bool,
+}
+
+/// A dirty bitmap of an export: what may differ from a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bitmap {
+    /// Its name: that of the snapshot.
+    pub name: String,
+    /// The snapshot, as its store calls it.
+    pub since: SnapshotId,
 }
 
 /// Why an export is not given to a client.

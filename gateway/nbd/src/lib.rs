@@ -27,8 +27,8 @@ pub mod wire;
 
 pub use capacity::Capacity;
 pub use contexts::{Context, Contexts};
-pub use export::{ClientAddress, ClientInfo, ExportInfo, Exports, Refusal, TlsSubject};
+pub use export::{Bitmap, ClientAddress, ClientInfo, ExportInfo, Exports, Refusal, TlsSubject};
 pub use negotiate::TlsMode;
 pub use server::{ListenAddress, ListenError, Listener, ListenerConfig, TlsPolicy, listen};
-pub use session::{Attachment, Ending, Negotiated, serve};
+pub use session::{Attachment, Changes, Ending, Negotiated, serve};
 pub use stream::{DetachedStream, HostStream, Socket};

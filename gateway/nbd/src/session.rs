@@ -10,6 +10,7 @@
 //! more is read from it. A connection that keeps its thread busy steps back after each turn.
 
 mod admit;
+mod extents;
 mod inflight;
 mod outgoing;
 mod patience;
@@ -25,7 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::Volume;
+use block::{Extent, IoError, Run, SnapshotId, Volume};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -70,10 +71,24 @@ impl Negotiated {
     }
 }
 
+/// What may differ from a snapshot, for clients that ask for a dirty bitmap.
+pub trait Changes {
+    /// Where in `extent` the content may differ from the snapshot, as at most `limit` runs from its
+    /// start: [`block::RunKind::Data`] where it may. Costs no data I/O.
+    ///
+    /// # Errors
+    /// [`IoError::Invalid`] when the snapshot is gone, [`IoError::Media`] and [`IoError::Checksum`]
+    /// when the map cannot be read.
+    fn changed(&self, since: SnapshotId, extent: Extent, limit: usize)
+    -> Result<Vec<Run>, IoError>;
+}
+
 /// What a connection is attached to.
 pub struct Attachment {
     /// The volume. All its connections share it, so a flush on one covers the writes of all.
     pub volume: Rc<dyn Volume>,
+    /// What its content is compared with for dirty bitmaps, if it can be.
+    pub changes: Option<Rc<dyn Changes>>,
     /// The name of the volume, for metrics and logs.
     pub label: String,
     /// Cancelled when the gateway may no longer serve the volume, or is draining: what is answered

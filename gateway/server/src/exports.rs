@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use block::VolumeId;
 use mirror::{GroupStatus, Serving};
-use nbd_server::{ClientInfo, ExportInfo, Exports, Negotiated, Refusal};
+use nbd_server::{Bitmap, ClientInfo, ExportInfo, Exports, Negotiated, Refusal};
 
 use crate::access::may_attach;
 use crate::book::{GroupEntry, VolumeEntry};
@@ -80,25 +80,38 @@ fn export(
         description: format!("volume {} of group {}", volume.name, group.name),
         bytes,
         read_only: volume.settings.read_only,
+        bitmaps: bitmaps(&seen.status, id, ""),
         multi_conn: true,
     })
+}
+
+/// The snapshots that a volume, or what it was at the one called `at`, can be compared with.
+fn bitmaps(status: &GroupStatus, volume: VolumeId, at: &str) -> Vec<Bitmap> {
+    let readable = status.snapshots.iter().filter(|of| of.state.is_readable() && of.name != at);
+    let bitmap = |of: &mirror::SnapshotStatus| {
+        let (_, since) = of.volumes.iter().find(|(known, _)| *known == volume)?;
+        Some(Bitmap { name: of.name.clone(), since: *since })
+    };
+    readable.filter_map(bitmap).collect()
 }
 
 /// What a volume was at a snapshot, wherever that is kept, for those who may attach the volume.
 fn snapshot(gateway: &Gateway, name: &str, client: &ClientInfo) -> Result<ExportInfo, Refusal> {
     let (of, at) = name.split_once('@').ok_or(Refusal::Unknown)?;
     let pages = gateway.book.read();
-    let (_, volume) =
+    let (group, volume) =
         pages.volumes().find(|(_, volume)| volume.name == of).ok_or(Refusal::Unknown)?;
     if !may_attach(&volume.settings, client) {
         return Err(Refusal::Unknown);
     }
     let (_, bytes) = gateway.snapshot_export(name).ok_or(Refusal::Unknown)?;
+    let seen = gateway.board.get(group.group()).ok_or(Refusal::Unknown)?;
     Ok(ExportInfo {
         name: name.to_owned(),
         description: format!("volume {of} at snapshot {at}"),
         bytes,
         read_only: true,
+        bitmaps: bitmaps(&seen.status, VolumeId::from_uuid(volume.id), at),
         multi_conn: true,
     })
 }

@@ -4,6 +4,7 @@
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
 pub(crate) mod asks;
+pub(crate) mod changes;
 pub(crate) mod clones;
 pub(crate) mod contents;
 pub(crate) mod diffs;

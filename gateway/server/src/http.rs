@@ -123,6 +123,7 @@ fn of_snapshots() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .routes(routes!(snapshots::list, snapshots::create))
         .routes(routes!(snapshots::show, snapshots::delete))
+        .routes(routes!(snapshots::changes))
         .routes(routes!(snapshots::plan_rollback))
         .routes(routes!(snapshots::roll_back))
 }

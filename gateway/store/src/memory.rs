@@ -338,20 +338,17 @@ impl Store for MemoryStore {
 
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
         let frozen = self.frozen(id).ok_or(IoError::Invalid)?;
-        let chunks = self.chunks.borrow();
-        let first = from / (SLOT_BYTES / BLOCK_BYTES);
-        let indices: BTreeSet<u64> =
-            chunks.range(first..).chain(frozen.chunks.range(first..)).map(|(i, _)| *i).collect();
-        let empty = Rc::new(Chunk::default());
-        let mut out = runs::Mapped::new(from, limit);
-        for index in indices {
-            let now = chunks.get(&index).unwrap_or(&empty);
-            let then = frozen.chunks.get(&index).unwrap_or(&empty);
-            if !Rc::ptr_eq(now, then) && !out.chunk(index, now.differing(then)) {
-                break;
-            }
-        }
-        Ok(out.finish())
+        Ok(changed(&self.chunks.borrow(), &frozen.chunks, from, limit))
+    }
+
+    fn changed_between(
+        &self,
+        (one, other): (SnapshotId, SnapshotId),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        let frozen = |id| self.frozen(id).ok_or(IoError::Invalid);
+        Ok(changed(&frozen(one)?.chunks, &frozen(other)?.chunks, from, limit))
     }
 
     fn snapshots(&self) -> Vec<Snapshot> {
@@ -377,6 +374,23 @@ impl Store for MemoryStore {
         self.clean.set(true);
         ticket.done();
     }
+}
+
+/// The blocks in which the two differ.
+fn changed(one: &Chunks, other: &Chunks, from: u64, limit: usize) -> BlockSet {
+    let first = from / (SLOT_BYTES / BLOCK_BYTES);
+    let indices: BTreeSet<u64> =
+        one.range(first..).chain(other.range(first..)).map(|(index, _)| *index).collect();
+    let empty = Rc::new(Chunk::default());
+    let mut out = runs::Mapped::new(from, limit);
+    for index in indices {
+        let now = one.get(&index).unwrap_or(&empty);
+        let then = other.get(&index).unwrap_or(&empty);
+        if !Rc::ptr_eq(now, then) && !out.chunk(index, now.differing(then)) {
+            break;
+        }
+    }
+    out.finish()
 }
 
 fn read(chunks: &Chunks, extent: Extent) -> Segments {

@@ -279,6 +279,15 @@ impl Store for PoolVolume {
         self.inner.borrow_mut().changed_since(id, from, limit)
     }
 
+    fn changed_between(
+        &self,
+        snapshots: (SnapshotId, SnapshotId),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        self.inner.borrow_mut().changed_between(snapshots, from, limit)
+    }
+
     fn snapshots(&self) -> Vec<Snapshot> {
         self.inner.borrow_mut().snapshots()
     }

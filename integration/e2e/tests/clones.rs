@@ -77,7 +77,8 @@ fn prepare(site: &Site) -> Result<std::path::PathBuf> {
 
 fn create(site: &Site, more: &[&str]) -> Result<Value> {
     let from = format!("{VOLUME}/good");
-    let volume = site.cli(&[&["volume", "create", CLONE, "--from", &from], more].concat())?;
+    let volume =
+        site.cli(&[&["volume", "create", CLONE, "--from-snapshot", &from], more].concat())?;
     println!("{:#}", volume["filling"]);
     Ok(volume)
 }
@@ -142,12 +143,12 @@ fn snap_03_smaller_is_refused_and_larger_ends_in_zeroes() -> Result<()> {
     let make = |more: &[&str], code, word: &str| {
         expect(&east, &[&["volume", "create", CLONE][..], more].concat(), code, word)
     };
-    make(&["--from", &from, "--size", "32MiB"], 2, "GW0493")?;
-    make(&["--from", &format!("{VOLUME}/none")], 1, "GW0204")?;
-    make(&["--from", &format!("{from}:other")], 1, "GW0204")?;
-    make(&["--from", VOLUME], 64, "GROUP/SNAPSHOT")
-        .or_else(|_| make(&["--from", VOLUME], 2, "GROUP/SNAPSHOT"))?;
-    expect(&east, &["volume", "create", VOLUME, "--from", &from], 7, "GW0205")?;
+    make(&["--from-snapshot", &from, "--size", "32MiB"], 2, "GW0493")?;
+    make(&["--from-snapshot", &format!("{VOLUME}/none")], 1, "GW0204")?;
+    make(&["--from-snapshot", &format!("{from}:other")], 1, "GW0204")?;
+    make(&["--from-snapshot", VOLUME], 64, "GROUP/SNAPSHOT")
+        .or_else(|_| make(&["--from-snapshot", VOLUME], 2, "GROUP/SNAPSHOT"))?;
+    expect(&east, &["volume", "create", VOLUME, "--from-snapshot", &from], 7, "GW0205")?;
     create(&east, &["--size", "80MiB"])?;
     holds(&east, CLONE, (64 << 10, 16 << 10), 0)?;
     write(&east, CLONE, (79 << 10, 1024), 3)?;

@@ -8,6 +8,7 @@
 mod backups;
 mod cascade;
 mod chain;
+mod changes;
 mod clients;
 mod clones;
 mod copies;

@@ -145,6 +145,15 @@ impl Store for TracedStore {
         self.inner.roll_back(id, ticket);
     }
 
+    fn changed_between(
+        &self,
+        snapshots: (SnapshotId, SnapshotId),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        self.inner.changed_between(snapshots, from, limit)
+    }
+
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
         let changed = self.inner.changed_since(id, from, limit);
         self.log(format_args!("changed since {id:?}, from {from}: {changed:?}"));

@@ -36,6 +36,20 @@ pub(crate) enum Snapshot {
         /// The snapshot, by name or id.
         snapshot: String,
     },
+    /// List what may differ between two snapshots of a volume, or since one
+    Changes {
+        /// The group.
+        group: String,
+        /// The snapshot, by name or id.
+        snapshot: String,
+        /// Another snapshot: what differs between that one and this one. If absent: what changed
+        /// since this one.
+        #[arg(long, value_name = "SNAPSHOT")]
+        since: Option<String>,
+        /// Which volume, when the snapshot has several.
+        #[arg(long, value_name = "VOLUME")]
+        volume: Option<String>,
+    },
     /// Make all volumes of a group what they were at a snapshot: plan, then run
     #[command(subcommand)]
     Rollback(Rollback),

@@ -1,15 +1,22 @@
 //! `twinspan snapshot`.
 
 use api::units::bytes_text;
-use api::{Code, Operation, RollbackPlan, RollbackRequest, Snapshot, SnapshotCreate, SnapshotList};
+use api::{
+    Code, Operation, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges, SnapshotCreate,
+    SnapshotList,
+};
 
 use super::segment;
 use super::sessions::{checks_text, end, follow};
 use crate::Outcome;
 use crate::args::{self, Global};
 use crate::client::Client;
+use crate::failure::Failure;
 use crate::output::{show, table, word};
 use crate::place::client;
+
+/// Ranges that are asked for at once.
+const RANGES: usize = 10_000;
 
 /// `twinspan snapshot`
 pub(crate) fn snapshot(command: &args::Snapshot, global: &Global) -> Outcome {
@@ -31,9 +38,41 @@ pub(crate) fn snapshot(command: &args::Snapshot, global: &Global) -> Outcome {
         args::Snapshot::Delete { group, snapshot } => {
             client.delete(&path(group, Some(snapshot), ""))?;
         }
+        args::Snapshot::Changes { group, snapshot, since, volume } => {
+            let path = path(group, Some(snapshot), "/changes");
+            let changes = changes(&client, &path, since.as_deref(), volume.as_deref())?;
+            show(global.output, &changes, changes_text);
+        }
         args::Snapshot::Rollback(command) => return rollback(&client, command, global),
     }
     Ok(0)
+}
+
+/// All parts of what changed, in one.
+fn changes(
+    client: &Client,
+    path: &str,
+    from: Option<&str>,
+    volume: Option<&str>,
+) -> Result<SnapshotChanges, Failure> {
+    let from = from.map_or_else(String::new, |from| format!("&from={}", segment(from)));
+    let volume = volume.map_or_else(String::new, |of| format!("&volume={}", segment(of)));
+    let part = |offset: u64| -> Result<SnapshotChanges, Failure> {
+        client.get(&format!("{path}?limit={RANGES}&offset={offset}{from}{volume}"))
+    };
+    let mut all = part(0)?;
+    while let Some(offset) = all.next {
+        let next = part(offset)?;
+        all.items.extend(next.items);
+        all.next = next.next;
+    }
+    Ok(all)
+}
+
+fn changes_text(changes: &SnapshotChanges) -> String {
+    let rows = changes.items.iter().map(|of| vec![of.offset.to_string(), of.length.to_string()]);
+    let sum = changes.items.iter().map(|of| of.length).sum();
+    format!("{}{} may differ\n", table(&["OFFSET", "LENGTH"], rows), bytes_text(sum))
 }
 
 fn rollback(client: &Client, command: &args::Rollback, global: &Global) -> Outcome {

@@ -24,11 +24,11 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
     }
     let client = client(global)?;
     match command {
-        args::Volume::Create { name, size, from, group, part_of, read_only, allow } => {
+        args::Volume::Create { name, size, from_snapshot, group, part_of, read_only, allow } => {
             let wanted = VolumeCreate {
                 name: name.clone(),
                 bytes: *size,
-                from: from.clone(),
+                from: from_snapshot.clone(),
                 group: group.clone(),
                 part_of: *part_of,
                 settings: VolumeSettings { read_only: *read_only, allow: allow.clone() },

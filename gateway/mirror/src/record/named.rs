@@ -148,6 +148,7 @@ impl Writer {
         self.u8(match label.origin {
             SnapshotOrigin::Manual => 1,
             SnapshotOrigin::Safety => 2,
+            SnapshotOrigin::Backup => 3,
         });
         self.u64(label.unix_ms);
     }
@@ -161,6 +162,7 @@ impl Reader<'_> {
             origin: match self.u8()? {
                 1 => SnapshotOrigin::Manual,
                 2 => SnapshotOrigin::Safety,
+                3 => SnapshotOrigin::Backup,
                 _ => return Err(RecordError::Damaged),
             },
             unix_ms: self.u64()?,

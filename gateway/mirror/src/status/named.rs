@@ -11,6 +11,8 @@ pub enum SnapshotOrigin {
     Manual,
     /// The gateway itself, before it made the volumes what they once were.
     Safety,
+    /// The gateway itself, to read a backup from it and to know what the next one has to read.
+    Backup,
 }
 
 /// Where a snapshot is in its life (SNAP-05).

@@ -5,7 +5,7 @@
 use smallvec::SmallVec;
 
 use super::{Agreed, Asking, Negotiation, Progress, Violation};
-use crate::contexts::{Context, Contexts};
+use crate::contexts::{Context, Contexts, is_listed_by};
 use crate::export::{ExportInfo, Refusal};
 use crate::limits::{BLOCK_BYTES_MAX, NAME_BYTES_MAX, QUERIES_MAX};
 use crate::wire::{
@@ -143,12 +143,12 @@ impl Negotiation {
     }
 
     pub(super) fn list_contexts(&self, data: &[u8], asking: Asking<'_>, answer: &mut Answer<'_>) {
-        let Some((_, queries)) = self.queries(data, asking, answer) else {
+        let Some((export, queries)) = self.queries(data, asking, answer) else {
             return;
         };
-        for context in Context::all() {
-            if queries.is_empty() || queries.iter().any(|query| context.is_listed_by(query)) {
-                let parts: [&[u8]; 2] = [&0u32.to_be_bytes(), context.name().as_bytes()];
+        for (_, name) in Context::all_of(&export) {
+            if queries.is_empty() || queries.iter().any(|query| is_listed_by(&name, query)) {
+                let parts: [&[u8]; 2] = [&0u32.to_be_bytes(), name.as_bytes()];
                 answer.push(OptionReply::MetaContext, &parts);
             }
         }
@@ -162,18 +162,21 @@ impl Negotiation {
         answer: &mut Answer<'_>,
     ) {
         self.chosen = None;
-        let Some((name, queries)) = self.queries(data, asking, answer) else {
+        let Some((export, queries)) = self.queries(data, asking, answer) else {
             return;
         };
+        let all = Context::all_of(&export);
         let mut contexts = Contexts::new();
-        for context in queries.iter().filter_map(|query| Context::named(query)) {
-            if !contexts.contains(&context) {
-                contexts.push(context);
-                let parts: [&[u8]; 2] = [&context.id().to_be_bytes(), context.name().as_bytes()];
+        // No namespace stands for what is in it here: each is named.
+        let named = queries.iter().filter_map(|query| all.iter().find(|(_, name)| name == query));
+        for (context, name) in named {
+            if !contexts.contains(context) {
+                contexts.push(*context);
+                let parts: [&[u8]; 2] = [&context.id().to_be_bytes(), name.as_bytes()];
                 answer.push(OptionReply::MetaContext, &parts);
             }
         }
-        self.chosen = Some((name, contexts));
+        self.chosen = Some((export.name, contexts));
         answer.ack();
     }
 
@@ -183,7 +186,7 @@ impl Negotiation {
         data: &'d [u8],
         asking: Asking<'_>,
         answer: &mut Answer<'_>,
-    ) -> Option<(String, Vec<&'d str>)> {
+    ) -> Option<(ExportInfo, Vec<&'d str>)> {
         if !self.style.has_chunks() {
             answer.refuse(OptionReply::Invalid, "structured replies must come first");
             return None;
@@ -193,7 +196,7 @@ impl Negotiation {
             return None;
         };
         match asking.exports.find(name, asking.client) {
-            Ok(export) => Some((export.name, queries)),
+            Ok(export) => Some((export, queries)),
             Err(refusal) => {
                 answer.refused(refusal);
                 None

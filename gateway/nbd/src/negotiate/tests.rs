@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::export::{ClientAddress, Refusal};
+use crate::contexts::Context;
+use block::SnapshotId;
+
+use crate::export::{Bitmap, ClientAddress, Refusal};
 use crate::limits::OPTION_BYTES_MAX;
 use crate::session::Negotiated;
 
@@ -21,6 +24,9 @@ impl Exports for One {
                 description: "all of them".to_owned(),
                 bytes: 1 << 20,
                 read_only: false,
+                bitmaps: [("monday", 7), ("tuesday", 8)]
+                    .map(|(name, id)| Bitmap { name: name.to_owned(), since: SnapshotId::of(id) })
+                    .into(),
                 multi_conn: true,
             }),
             "draining" => Err(Refusal::ShuttingDown),
@@ -211,6 +217,12 @@ fn contexts_are_chosen_by_name_for_the_export_that_is_opened() {
     assert_eq!(agreed.contexts.len(), 1);
     assert_eq!(answers[1].2, b"\0\0\0\x01base:allocation");
     assert_ne!(agreed.flags() & (1 << 12), 0);
+    let (agreed, answers) = choose("", &["qemu:dirty-bitmap:tuesday", "base:allocation"]);
+    let since = SnapshotId::of(8);
+    assert_eq!(agreed.contexts[..], [Context::Dirty { id: 3, since }, Context::Allocation]);
+    assert_eq!(answers[1].2, b"\0\0\0\x03qemu:dirty-bitmap:tuesday");
+    let (agreed, _) = choose("", &["qemu:dirty-bitmap:", "qemu:"]);
+    assert!(agreed.contexts.is_empty(), "a namespace chooses nothing");
     let (agreed, answers) = choose("", &["base:"]);
     assert!(agreed.contexts.is_empty());
     assert_eq!((answers[1].0, answers[1].1), (10, 1));
@@ -219,9 +231,15 @@ fn contexts_are_chosen_by_name_for_the_export_that_is_opened() {
 
 #[test]
 fn listing_contexts_takes_a_namespace_or_nothing() {
-    for (queries, found) in
-        [(&[][..], 1), (&["base:"], 1), (&["qemu:"], 0), (&["base:allocation", "x-y:z"], 1)]
-    {
+    for (queries, found) in [
+        (&[][..], 3),
+        (&["base:"], 1),
+        (&["qemu:"], 2),
+        (&["qemu:dirty-bitmap:"], 2),
+        (&["qemu:dirty-bitmap:tuesday"], 1),
+        (&["qemu:dirty-bitmap:wed"], 0),
+        (&["base:allocation", "x-y:z"], 1),
+    ] {
         let asked = [option(8, b""), contexts(9, "", queries), option(2, b"")];
         let (_, answers) = run(TlsMode::Off, &with_flags(3, &asked));
         assert_eq!(answers.iter().filter(|(_, reply, _)| *reply == 4).count(), found);

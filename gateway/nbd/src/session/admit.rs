@@ -7,7 +7,7 @@
 use block::{Extent, ExtentError, Geometry};
 use bytes::Bytes;
 
-use crate::contexts::{Context, Contexts};
+use crate::contexts::Contexts;
 use crate::limits::REQUEST_BYTES_MAX;
 use crate::status::past_the_end;
 use crate::wire::{Command, CommandFlags, Cursor, Errno, HeaderStyle, RequestHeader};
@@ -193,8 +193,8 @@ fn status(header: &RequestHeader, terms: &Terms, geometry: Geometry) -> Result<A
     }
     let one = header.flags.has(CommandFlags::REQ_ONE);
     if header.flags.has(CommandFlags::PAYLOAD_LEN) {
-        // The length of the range, and four bytes for each context there is.
-        let longest = Context::all().count().saturating_mul(4).saturating_add(8);
+        // The length of the range, and four bytes for each context that was agreed on.
+        let longest = terms.contexts.len().saturating_mul(4).saturating_add(8);
         if header.len < 12 || header.len > longest as u64 {
             return Err((Errno::Inval, "payload is of no possible length"));
         }
@@ -228,7 +228,8 @@ mod tests {
     use super::*;
 
     fn terms(style: HeaderStyle, read_only: bool) -> Terms {
-        Terms { style, contexts: Context::all().collect(), read_only }
+        let contexts = std::iter::once(crate::contexts::Context::Allocation).collect();
+        Terms { style, contexts, read_only }
     }
 
     fn ask(command: u16, flags: u16, offset: u64, len: u64) -> RequestHeader {

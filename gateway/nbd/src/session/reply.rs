@@ -8,7 +8,7 @@ use block::{IoError, Run, RunKind, Segment, Segments};
 
 use super::inflight::Pending;
 use super::outgoing::Outgoing;
-use crate::contexts::{ALLOCATION_DATA, ALLOCATION_HOLE, Context};
+use crate::contexts::Context;
 use crate::wire::{Chunk, Errno, HeaderStyle, push_chunk, push_error, push_simple};
 
 /// Bytes before the data in a chunk of data: its offset.
@@ -185,10 +185,7 @@ pub(crate) fn status(
             bytes.extend_from_slice(&count.to_be_bytes());
         }
         for (len, kind) in runs {
-            let flags = match kind {
-                RunKind::Data => ALLOCATION_DATA,
-                RunKind::Hole => ALLOCATION_HOLE,
-            };
+            let flags = context.flags(*kind);
             if extended {
                 bytes.extend_from_slice(&len.to_be_bytes());
                 bytes.extend_from_slice(&u64::from(flags).to_be_bytes());

@@ -29,7 +29,7 @@ use super::patience::Patience;
 use super::receive::{Item, ReceiveError, Receiver, Verdict};
 use super::reply::{self, Identity};
 use super::watch::Watch;
-use super::{Attachment, Ending};
+use super::{Attachment, Changes, Ending, extents};
 use crate::capacity::{Capacity, Grant};
 use crate::contexts::Contexts;
 use crate::limits::{
@@ -76,6 +76,7 @@ pub(super) struct Session {
     ready: Vec<Completion>,
     batch: Vec<Request>,
     volume: Rc<dyn Volume>,
+    changes: Option<Rc<dyn Changes>>,
     terms: Terms,
     meter: Meter,
     grant: Grant,
@@ -108,6 +109,7 @@ impl Session {
                 read_only: agreed.export.read_only || attachment.volume.read_only(),
             },
             volume: attachment.volume,
+            changes: attachment.changes,
             meter: Meter::new(&attachment.label),
             grant: Grant::new(capacity),
             work: 0,
@@ -357,16 +359,14 @@ impl Session {
 
     fn status(&mut self, to: Identity, extent: block::Extent, one: bool, contexts: &Contexts) {
         self.spend(STATUS_WORK);
-        let style = self.terms.style;
-        let limit = if one { 1 } else { STATUS_RUNS_MAX };
-        let runs = match self.volume.layout(extent, limit) {
-            Ok(runs) => reply::tidy_runs(&runs[..runs.len().min(limit)], extent.len()),
+        let (style, limit) = (self.terms.style, if one { 1 } else { STATUS_RUNS_MAX });
+        let of = (self.volume.as_ref(), self.changes.as_deref());
+        let all = match extents::of(contexts, of, extent, limit) {
+            Ok(all) => all,
             Err(error) => return self.fail(Command::BlockStatus, to, error),
         };
-        let last = contexts.len().saturating_sub(1);
-        for (index, context) in contexts.iter().enumerate() {
-            let which = (*context, index == last);
-            reply::status(&mut self.outgoing, style, to, which, &runs);
+        for (index, (context, runs)) in contexts.iter().zip(&all).enumerate() {
+            reply::status(&mut self.outgoing, style, to, (*context, index + 1 == all.len()), runs);
         }
         self.meter.counted(Command::BlockStatus, 0);
     }

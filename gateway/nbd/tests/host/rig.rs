@@ -151,6 +151,7 @@ impl Exports for Gateway {
             description: String::new(),
             bytes: self.bytes,
             read_only,
+            bitmaps: Vec::new(),
             multi_conn: true,
         })
     }
@@ -242,6 +243,7 @@ fn shard(
                 Order::Seat(connection) => {
                     let attachment = Attachment {
                         volume: Rc::clone(&volume) as Rc<dyn Volume>,
+                        changes: None,
                         label: "disk".to_owned(),
                         stop: stop.clone(),
                     };

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
 use super::Gateway;
+use super::changes::named_volume;
 use super::snapshots::{Place, export_name, find};
 use super::volumes::{NewGroup, NewVolume};
 use crate::book::GroupEntry;
@@ -92,32 +93,17 @@ impl Gateway {
             let detail = format!("snapshot {} is not readable here", snapshot.name);
             return Err(Refused::new(Code::SnapshotUnusable, detail));
         }
-        let name_of = |id: &VolumeId| {
-            let known = entry.volumes.iter().find(|volume| volume.id == id.uuid());
-            known.map_or_else(|| id.to_string(), |volume| volume.name.clone())
-        };
-        let meant = |(id, _): &&(VolumeId, _)| match &from.volume {
-            Some(name) => name_of(id) == *name || Uuid::parse_str(name) == Ok(id.uuid()),
-            None => true,
-        };
-        let mut found = snapshot.volumes.iter().filter(meant);
-        let (volume, here) = found.next().ok_or_else(|| {
-            let detail = format!("snapshot {} has no volume of that name", snapshot.name);
-            Refused::new(Code::NotFound, detail)
-        })?;
-        if found.next().is_some() {
-            let all: Vec<String> = snapshot.volumes.iter().map(|(id, _)| name_of(id)).collect();
-            let detail = format!("snapshot {} has volumes {}", snapshot.name, all.join(", "));
-            let next = format!("name one: --from {}/{}:{}", entry.name, snapshot.name, all[0]);
-            return Err(Refused::new(Code::Invalid, detail).next(next));
-        }
+        let volume = named_volume(&entry, snapshot, from.volume.as_deref())?;
+        let here = snapshot.volumes.iter().find(|(id, _)| *id == volume).map(|(_, here)| *here);
+        let here =
+            here.ok_or_else(|| Refused::new(Code::NotFound, "it does not hold that volume"))?;
         let sizes = self.board.get(entry.group()).map(|seen| seen.sizes);
-        let bytes = sizes.and_then(|sizes| sizes.get(here).copied()).filter(|bytes| *bytes > 0);
+        let bytes = sizes.and_then(|sizes| sizes.get(&here).copied()).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or_else(|| {
             let detail = format!("what {} held is not there", snapshot.name);
             Refused::new(Code::SnapshotUnusable, detail)
         })?;
-        Ok(((entry.group(), *volume, *here), bytes))
+        Ok(((entry.group(), volume, here), bytes))
     }
 
     /// Whether every volume of a group has all of its content in the pool.

@@ -99,6 +99,7 @@ impl Gateway {
             origin: match snapshot.origin {
                 SnapshotOrigin::Manual => api::SnapshotOrigin::Manual,
                 SnapshotOrigin::Safety => api::SnapshotOrigin::Safety,
+                SnapshotOrigin::Backup => api::SnapshotOrigin::Backup,
             },
             state: state_word(snapshot.state),
             created_at: text(snapshot.unix_ms),

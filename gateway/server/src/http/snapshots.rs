@@ -3,9 +3,11 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use serde::Deserialize;
 
 use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
+use crate::gateway::changes::Wanted;
 
 /// What snapshots are filtered and sorted by.
 const FIELDS: &[&str] =
@@ -68,6 +70,38 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Failure> {
     gateway.delete_snapshot(&group, &snapshot).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which part of what changed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    from: Option<String>,
+    volume: Option<String>,
+    #[serde(default)]
+    offset: u64,
+    limit: Option<usize>,
+}
+
+/// What may differ between two snapshots of a volume, or since one, in pages
+///
+/// With `from`, between that snapshot and this one; without, between this one and what is there now.
+/// Ranges are in order; the next page begins at `offset` = `next` of the one before, until that is
+/// absent. At most `limit` ranges (1000 if absent, 10000 at most).
+#[utoipa::path(get, path = "/api/v1/groups/{group}/snapshots/{snapshot}/changes",
+    tag = "snapshots", operation_id = "snapshot_changes",
+    params(("group" = String, Path), ("snapshot" = String, Path),
+        ("from" = Option<String>, Query), ("volume" = Option<String>, Query),
+        ("offset" = Option<u64>, Query), ("limit" = Option<usize>, Query)),
+    responses((status = 200, body = api::SnapshotChanges), (status = "default", body = api::Problem)))]
+pub(super) async fn changes(
+    State(gateway): Shared,
+    Path((group, snapshot)): Path<(String, String)>,
+    Query(part): Query<Part>,
+) -> Result<Json<api::SnapshotChanges>, Failure> {
+    let Part { from, volume, offset, limit } = part;
+    let wanted = Wanted { from, volume, offset, limit };
+    Ok(Json(gateway.snapshot_changes((&group, &snapshot), wanted).await?))
 }
 
 /// What going back to a snapshot would mean

@@ -98,6 +98,12 @@ async fn snap_05_snapshots_are_listed_in_pages_and_taken_by_operators() {
     let pages = format!("{all}?limit=1&sort=-name");
     let states = format!("{all}?state=rollbacking");
     let odd = format!("{all}?colour=red");
+    let changes = format!("{one}/changes?limit=5");
+    let between = format!("{one}/changes?from=one&volume=orders&offset=8192");
+    let nothing = format!("{one}/changes?from=none");
+    let clone = "{\"name\":\"a\",\"from\":{\"group\":\"orders\",\"snapshot\":\"one\"}}";
+    let small =
+        "{\"name\":\"b\",\"bytes\":4096,\"from\":{\"group\":\"orders\",\"snapshot\":\"one\"}}";
     let (plan, run) = (format!("{one}/rollback/plan"), format!("{one}/rollback"));
     let cases = [
         ("POST", "/api/v1/volumes", "operator", volume, 201, "\"serving\""),
@@ -110,6 +116,11 @@ async fn snap_05_snapshots_are_listed_in_pages_and_taken_by_operators() {
         ("GET", &states, "viewer", "", 200, "\"items\":[]"),
         ("GET", &odd, "viewer", "", 400, "colour"),
         ("GET", one, "viewer", "", 200, "nbd://127.0.0.1:1/orders@one"),
+        ("GET", &changes, "viewer", "", 200, "\"items\":[]"),
+        ("GET", &between, "viewer", "", 200, "\"items\":[]"),
+        ("GET", &nothing, "viewer", "", 404, "GW0204"),
+        ("POST", "/api/v1/volumes", "operator", clone, 201, "\"filling\""),
+        ("POST", "/api/v1/volumes", "operator", small, 400, "GW0493"),
         ("POST", &plan, "operator", "", 200, "\"token\""),
         ("POST", &run, "operator", "{\"token\":\"XXXXXX\"}", 409, "GW0411"),
         ("DELETE", one, "viewer", "", 403, "GW0202"),

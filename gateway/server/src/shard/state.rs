@@ -3,6 +3,7 @@
 //! Invariant: it is used on its own thread only. Whatever changes a group posts its new status on
 //! the board before anybody is told that it is done.
 
+mod changes;
 mod copies;
 mod filling;
 mod members;
@@ -22,12 +23,13 @@ use block::{
 };
 use bytes::Bytes;
 use mirror::{Command, Group, HeartbeatTimes, LocalFuture, Refusal};
-use nbd_server::{Attachment, Negotiated};
+use nbd_server::{Attachment, Changes, Negotiated};
 use store::PoolVolume;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::changes::Compared;
 use crate::board::{Board, Seen};
 use crate::book::GroupEntry;
 use crate::clock::Clock;
@@ -373,9 +375,12 @@ impl ShardState {
         if !open.group.is_serving() {
             return;
         }
-        let Some(hosts) = open.volume(volume).map(|volume| volume.hosts) else { return };
+        let Some(of) = open.volume(volume) else { return };
+        let hosts = of.hosts;
         let Some(volume) = open.group.volume(volume) else { return };
-        let attachment = Attachment { volume, label, stop: open.group.hosts() };
+        let changes: Rc<dyn Changes> = Compared::new(&of.store, None);
+        let stop = open.group.hosts();
+        let attachment = Attachment { volume, changes: Some(changes), label, stop };
         hosts.set(hosts.get() + 1);
         self.spawn(async move {
             nbd_server::serve(host, attachment).await;

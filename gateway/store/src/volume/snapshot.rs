@@ -108,10 +108,33 @@ impl Inner {
         from: u64,
         limit: usize,
     ) -> Result<BlockSet, IoError> {
-        const PER_PAGE: u64 = (CHUNKS * BLOCKS) as u64;
         let layers = self.map.layers();
         let layer = layers.named(id).ok_or(IoError::Invalid)?.id;
-        let (mut now, mut then) = (layers.chain(layers.head), layers.chain(layer));
+        let chains = (layers.chain(layers.head), layers.chain(layer));
+        self.changed(chains, from, limit)
+    }
+
+    /// The blocks that some layer has which only one of the two snapshots is read through.
+    pub(super) fn changed_between(
+        &mut self,
+        (one, other): (SnapshotId, SnapshotId),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        let layers = self.map.layers();
+        let layer = |id| layers.named(id).map(|layer| layer.id).ok_or(IoError::Invalid);
+        let chains = (layers.chain(layer(one)?), layers.chain(layer(other)?));
+        self.changed(chains, from, limit)
+    }
+
+    /// The blocks that some layer has which is in one chain only.
+    fn changed(
+        &mut self,
+        (mut now, mut then): (Vec<u32>, Vec<u32>),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        const PER_PAGE: u64 = (CHUNKS * BLOCKS) as u64;
         while now.last().is_some_and(|id| then.last() == Some(id)) {
             now.pop();
             then.pop();

@@ -164,10 +164,12 @@ fn compare(volume: &PoolVolume, model: &Model) {
             volume.is_filling() || found.exclusive_bytes + found.shared_bytes >= data * BLOCK_BYTES
         );
         let changed = volume.changed_since(found.id, BASE / BLOCK_BYTES, usize::MAX).unwrap();
-        for (block, (a, b)) in (0..).zip(content.chunks(4096).zip(model.now.chunks(4096))) {
-            let block = BASE / BLOCK_BYTES + block;
-            let listed = changed.iter().any(|r| r.first() <= block && block < r.end());
-            assert!(a == b || listed, "block {block} differs and is not listed");
+        lists_what_differs(&changed, content, &model.now);
+        for (number, other) in &model.snapshots {
+            let ids = (found.id, SnapshotId::of(*number));
+            let changed = volume.changed_between(ids, BASE / BLOCK_BYTES, usize::MAX).unwrap();
+            lists_what_differs(&changed, content, other);
+            assert!(found.id != ids.1 || changed.is_empty(), "{changed:?}");
         }
     }
     let mapped: u64 =
@@ -178,6 +180,14 @@ fn compare(volume: &PoolVolume, model: &Model) {
         assert_eq!(volume.usage().mapped_bytes, mapped, "removed snapshots leave nothing");
     } else {
         assert!(volume.usage().mapped_bytes >= mapped);
+    }
+}
+
+fn lists_what_differs(changed: &[block::BlockRange], one: &[u8], other: &[u8]) {
+    for (block, (a, b)) in (0..).zip(one.chunks(4096).zip(other.chunks(4096))) {
+        let block = BASE / BLOCK_BYTES + block;
+        let listed = changed.iter().any(|r| r.first() <= block && block < r.end());
+        assert!(a == b || listed, "block {block} differs and is not listed");
     }
 }
 

@@ -136,6 +136,14 @@ fn says_what_each_holds_and_gives_it_back() {
     assert_eq!(sizes(&volume), [(4, 12), (2, 14)]);
     let since = |number| volume.changed_since(SnapshotId::of(number), 0, 9).unwrap();
     assert_eq!((since(1), since(2)), (vec![BlockRange::new(0, 4)], vec![BlockRange::new(0, 2)]));
+    let between = |one, other| {
+        let ids = (SnapshotId::of(one), SnapshotId::of(other));
+        volume.changed_between(ids, 0, 9).unwrap()
+    };
+    assert_eq!(
+        (between(1, 2), between(2, 1)),
+        (vec![BlockRange::new(0, 4)], vec![BlockRange::new(0, 4)])
+    );
     roll_back(&volume, 1).unwrap();
     // The second one is alone now with what it has.
     assert_eq!(sizes(&volume), [(0, 16), (4, 12)]);

@@ -110,6 +110,15 @@ impl Store for Forgetful {
         }
     }
 
+    fn changed_between(
+        &self,
+        snapshots: (SnapshotId, SnapshotId),
+        from: u64,
+        limit: usize,
+    ) -> Result<BlockSet, IoError> {
+        self.inner.changed_between(snapshots, from, limit)
+    }
+
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
         self.inner.changed_since(id, from, limit)
     }

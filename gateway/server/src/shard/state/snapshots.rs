@@ -5,14 +5,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
 use block::{BLOCK_BYTES, GroupId, SnapshotId, Store, VolumeId};
 use mirror::{Command, GroupStatus, Refusal, SnapshotOrigin, SnapshotState};
-use nbd_server::{Attachment, Negotiated};
+use nbd_server::{Attachment, Changes, Negotiated};
 
+use super::changes::Compared;
 use super::{OpenGroup, ShardState};
 use crate::board::Sizes;
 use crate::refusal::Refused;
@@ -235,7 +237,9 @@ impl ShardState {
                 return;
             }
         };
-        let attachment = Attachment { volume, label, stop: open.readers.child_token() };
+        let changes: Rc<dyn Changes> = Compared::new(&of.store, Some(here));
+        let stop = open.readers.child_token();
+        let attachment = Attachment { volume, changes: Some(changes), label, stop };
         let readers = of.readers;
         readers.set(readers.get() + 1);
         self.spawn(async move {

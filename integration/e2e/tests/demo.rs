@@ -148,7 +148,7 @@ fn what_ransomware_made_of_a_volume_is_looked_at_beside_its_snapshot_and_undone(
     ensure!(code == 1 && number(&spoilt, "/intact")? == 0, "{spoilt:#}");
 
     // At once, in a volume of its own, while the original is as it is.
-    demo.ends_with(&["volume", "create", "trial", "--from", "orders/clean"], 0)?;
+    demo.ends_with(&["volume", "create", "trial", "--from-snapshot", "orders/clean"], 0)?;
     let seen = demo.ask(&["demo", "verify", "orders", "--in", "trial"])?;
     ensure!(number(&seen, "/slots")? == slots, "{seen:#}");
     demo.ends_with(&["demo", "verify", "orders"], 1)?;

@@ -49,7 +49,7 @@ pub use record::RecordError;
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
     Cause, CompanionStatus, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus,
-    LinkState, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
+    LinkState, Marks, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
     SnapshotOrigin, SnapshotState, SnapshotStatus, UpstreamStatus, Verified, Verifying,
     VolumeStatus, WitnessStatus,
 };

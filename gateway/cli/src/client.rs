@@ -161,6 +161,15 @@ impl Client {
         Self::answered(self.ask(&Method::POST, path, body)?)
     }
 
+    /// Changes something, and hears what it is then.
+    pub(crate) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        Self::answered(self.ask(&Method::PATCH, path, body)?)
+    }
+
     /// Deletes.
     pub(crate) fn delete(&self, path: &str) -> Result<(), Failure> {
         self.call::<serde_json::Value>(&self.agent, &Method::DELETE, path, None).map(|_| ())

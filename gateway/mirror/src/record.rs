@@ -18,6 +18,7 @@ use bytes::Bytes;
 use crate::lineage::Lineage;
 use crate::policy::Policy;
 
+pub use self::named::locked_in;
 pub(crate) use self::named::{
     Label, Named, SnapshotWord, decode as decode_named, encode as encode_named, named_key,
 };

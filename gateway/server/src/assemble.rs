@@ -31,7 +31,7 @@ use crate::refusal::{Refused, chain_text};
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
 use crate::witnessing::Witnessing;
-use crate::{http, metrics, shutdown, telemetry, tls};
+use crate::{gateway, http, metrics, shutdown, telemetry, tls};
 
 /// The first token, in the data directory, readable by its owner only.
 pub const ADMIN_TOKEN_FILE: &str = "admin.token";
@@ -72,6 +72,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         site: config.site.name.clone(),
     };
     tracing::info!(site = identity.site, gateway = %identity.gateway, "starting");
+    let clock = gateway::locks::lock_clock(clock, &*pool.ledger())
+        .map_err(because("read the lock clock"))?;
     let events = Arc::new(Events::new(clock));
     let board = Arc::new(Board::default());
     let desk_book = Arc::new(OnceLock::new());
@@ -125,6 +127,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.open_groups().await;
     gateway.set_ready();
     gateway.take_rollbacks_up();
+    gateway.tasks.spawn(Arc::clone(&gateway).keep_lock_clock());
+    gateway.tasks.spawn(Arc::clone(&gateway).keep_points());
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;

@@ -205,10 +205,10 @@ fn whole_second(moment: Timestamp) -> Timestamp {
 
 /// Looks at schedules for as long as the gateway runs: `look` is told what the clock says and answers
 /// when it wants to be asked again, at the latest. It begins runs, and does not wait for them.
-pub(crate) async fn drive(
+pub(crate) async fn drive<F: Future<Output = Option<Timestamp>>>(
     clock: impl Fn() -> Timestamp,
     stopping: CancellationToken,
-    mut look: impl AsyncFnMut(Timestamp) -> Option<Timestamp>,
+    mut look: impl FnMut(Timestamp) -> F,
 ) {
     loop {
         let now = clock();

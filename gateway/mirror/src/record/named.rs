@@ -130,6 +130,17 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Named>, RecordError> {
     if r.0.is_empty() { Ok(named) } else { Err(RecordError::Damaged) }
 }
 
+/// The name of a snapshot in a volume's record that is locked by the lock clock, and until when. A
+/// record that cannot be read names none.
+#[must_use]
+pub fn locked_in(record: &[u8], lock_ms: u64) -> Option<(String, u64)> {
+    let named = decode(record).ok()?;
+    let locked = named.into_iter().filter(|of| of.label.marks.locked_until_ms > lock_ms);
+    let until = |of: &Named| of.label.marks.locked_until_ms;
+    let last = locked.max_by_key(until)?;
+    Some((last.label.name.clone(), until(&last)))
+}
+
 impl SnapshotWord {
     pub(crate) fn encode(&self) -> Bytes {
         let mut w = Writer(Vec::new());

@@ -194,12 +194,16 @@ pub struct PointTake {
     pub current: bool,
 }
 
-/// Locks a snapshot, or makes its lock longer.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+/// Locks a snapshot, or makes its lock longer: one of the two.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct PointLock {
     /// Until when, RFC 3339.
-    pub until: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// For how many seconds from now, by the lock clock of the gateway that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
 }
 
 /// What retention would do with one recovery point.

@@ -194,6 +194,40 @@ mod tests {
         assert!(why.contains("took longer than 50ms"), "{why}");
     }
 
+    /// Takes one request, answers it, and says what it was.
+    async fn answer(listener: tokio::net::TcpListener, status: &str) -> String {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut host = BufReader::new(stream);
+        let mut heard = String::new();
+        while !heard.ends_with('}') {
+            let mut byte = [0];
+            host.read_exact(&mut byte).await.unwrap();
+            heard.push(char::from(byte[0]));
+        }
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        host.write_all(head.as_bytes()).await.unwrap();
+        heard
+    }
+
+    #[tokio::test]
+    async fn a_url_is_posted_to_and_its_status_decides() {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        for (status, expected) in [("204 No Content", None), ("503 Busy", Some("503"))] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/quiesce", listener.local_addr().unwrap());
+            let timeout = Duration::from_secs(60);
+            let hook = Hook { name: "app".to_owned(), kind: HookKind::Url(url), timeout };
+            let asked = call(&hook, Action::Thaw, "orders");
+            let (result, heard) = tokio::join!(asked, answer(listener, status));
+            assert!(heard.starts_with("POST /quiesce "), "{heard}");
+            assert!(heard.contains("\"action\":\"thaw\"") && heard.contains("orders"), "{heard}");
+            match expected {
+                None => assert_eq!(result, Ok(())),
+                Some(word) => assert!(result.unwrap_err().contains(word)),
+            }
+        }
+    }
+
     /// Answers as an agent does, after something that was left of an earlier talk.
     async fn agent(listener: UnixListener, freeze: &'static str) {
         let (stream, _) = listener.accept().await.unwrap();

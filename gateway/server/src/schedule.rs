@@ -55,7 +55,6 @@ pub(crate) enum ScheduleError {
 /// The times at which something is due.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    expression: String,
     cron: Cron,
     zone: TimeZone,
 }
@@ -114,15 +113,9 @@ impl Schedule {
         }
         let cron: Cron = expression.parse().map_err(|error: CronError| why(error.to_string()))?;
         let zone = TimeZone::get(zone).map_err(|_unknown| ScheduleError::Zone(zone.to_owned()))?;
-        let schedule = Self { expression: expression.to_owned(), cron, zone };
+        let schedule = Self { cron, zone };
         let never = || ScheduleError::Never(expression.to_owned());
         schedule.is_ever_due().then_some(schedule).ok_or_else(never)
-    }
-
-    /// What was written.
-    #[must_use]
-    pub(crate) fn expression(&self) -> &str {
-        &self.expression
     }
 
     /// In whose clock times of day are.

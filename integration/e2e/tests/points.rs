@@ -3,7 +3,7 @@
 //! Invariant: nothing depends on how fast they come: what is waited for is a number that only grows.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::{Site, wait_for};
@@ -58,26 +58,6 @@ fn take(site: &Site) -> Result<String> {
 
 fn events(site: &Site) -> Result<String> {
     Ok(site.ask(&["events", "--since", "0"])?.text)
-}
-
-/// A moment that is so far from now, as the command line wants it.
-fn in_seconds(seconds: u64) -> Result<String> {
-    #[expect(clippy::disallowed_methods, reason = "a test has no other clock than its machine's")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("before 1970")?;
-    let all = now.as_secs() + seconds;
-    // Days since 1970 as a date, by the civil calendar.
-    let (days, rest) = (all / 86_400, all % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let index = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * index + 2) / 5 + 1;
-    let month = if index < 10 { index + 3 } else { index - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    Ok(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
 }
 
 #[test]
@@ -186,12 +166,8 @@ fn bak_06_retention_says_first_what_it_would_remove_and_why() -> Result<()> {
         (["--count", "0"], "at least 1"),
         (["--hook", "nothing"], "no hook"),
     ] {
-        let refused = expect(
-            &site,
-            &[&["point", "policy", "set", VOLUME], &bad[..]].concat(),
-            2,
-            "GW0471",
-        )?;
+        let refused =
+            expect(&site, &[&["point", "policy", "set", VOLUME], &bad[..]].concat(), 2, "GW0471")?;
         ensure!(refused.text.contains(word), "{}", refused.text);
     }
     policy(&site, &["--schedule", "0 0 1 1 *", "--keep", "primary"])?;
@@ -225,14 +201,15 @@ fn bak_10_nobody_removes_what_is_locked_or_makes_the_lock_shorter() -> Result<()
         east.cli(&["snapshot", "show", VOLUME, "proof"])
             .is_ok_and(|shown| shown["held_by"].as_array().is_some_and(|by| by.len() == 2))
     })?;
-    let lock = |site: &Site, until: &str, code: i32, word: &str| {
-        expect(site, &["point", "lock", VOLUME, "proof", "--until", until], code, word)
+    let lock = |how: &[&str], code: i32, word: &str| {
+        expect(east, &[&["point", "lock", VOLUME, "proof"], how].concat(), code, word)
     };
-    let far = in_seconds(86_400)?;
-    lock(east, &far, 0, "")?;
-    lock(east, &in_seconds(3_600)?, 7, "GW0472")?;
-    lock(east, "2001-01-01T00:00:00Z", 2, "GW0203")?;
-    lock(east, "3001-01-01T00:00:00Z", 2, "GW0203")?;
+    lock(&["--for", "24h"], 0, "")?;
+    let far = text(&show(east, "proof")?, "/locked_until")?;
+    lock(&["--for", "1h"], 7, "GW0472")?;
+    lock(&["--until", "2001-01-01T00:00:00Z"], 2, "GW0203")?;
+    lock(&["--until", "3001-01-01T00:00:00Z"], 2, "GW0203")?;
+    lock(&["--until", "tomorrow"], 2, "GW0203")?;
     for site in [east, west] {
         wait_for(&format!("the lock at {}", site.name()), SOON, || {
             let point = show(site, "proof")?;
@@ -259,8 +236,8 @@ fn bak_10_a_lock_ends_and_outlives_a_restart() -> Result<()> {
     for name in ["long", "short"] {
         site.cli(&["snapshot", "create", VOLUME, "--name", name])?;
     }
-    site.cli(&["point", "lock", VOLUME, "long", "--until", &in_seconds(3_600)?])?;
-    site.cli(&["point", "lock", VOLUME, "short", "--until", &in_seconds(20)?])?;
+    site.cli(&["point", "lock", VOLUME, "long", "--for", "1h"])?;
+    site.cli(&["point", "lock", VOLUME, "short", "--for", "20s"])?;
     expect(&site, &["snapshot", "delete", VOLUME, "short"], 7, "GW0472")?;
     site.kill()?;
     site.start()?;

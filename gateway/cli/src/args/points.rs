@@ -1,6 +1,10 @@
 //! Recovery points: what a schedule keeps of a group.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
+
+use super::duration;
 
 /// `twinspan point`
 #[derive(Debug, Subcommand)]
@@ -39,8 +43,11 @@ pub(crate) enum Point {
         /// The point or snapshot, by name or id.
         point: String,
         /// Until when: `2027-01-31T00:00:00Z`.
-        #[arg(long, value_name = "TIME")]
-        until: String,
+        #[arg(long, value_name = "TIME", required_unless_present = "lasting")]
+        until: Option<String>,
+        /// For how long from now: `720h`.
+        #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with = "until")]
+        lasting: Option<Duration>,
     },
     /// When points are taken, who keeps them, which stay
     #[command(subcommand)]

@@ -27,15 +27,17 @@ pub(crate) fn point(command: &args::Point, global: &Global) -> Outcome {
         }
         args::Point::Take { group, current } => {
             let taken: Point =
-                client.post(&path(group, "points"), &PointTake { current: *current })?;
+                client.post_patiently(&path(group, "points"), &PointTake { current: *current })?;
             show(global.output, &taken, one);
         }
         args::Point::Delete { group, point } => {
             client.delete(&one_path(group, "snapshots", point))?;
         }
-        args::Point::Lock { group, point, until } => {
+        args::Point::Lock { group, point, until, lasting } => {
             let path = format!("{}/lock", one_path(group, "snapshots", point));
-            let locked: Point = client.post(&path, &PointLock { until: until.clone() })?;
+            let seconds = lasting.map(|lasting| lasting.as_secs());
+            let wanted = PointLock { until: until.clone(), seconds };
+            let locked: Point = client.post(&path, &wanted)?;
             show(global.output, &locked, one);
         }
         args::Point::Policy(command) => policy(&client, command, global)?,

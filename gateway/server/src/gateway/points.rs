@@ -7,11 +7,10 @@ mod keeping;
 mod taking;
 
 use api::{
-    Code, Point, PointFate, PointList, PointPolicyPatch, PointPolicyState, PointRetention,
-    PointRetentionPlan,
+    Code, Point, PointFate, PointList, PointLock, PointPolicyPatch, PointPolicyState,
+    PointRetention, PointRetentionPlan,
 };
 use block::SnapshotId;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mirror::{Command, GroupStatus, Marks, Role, SnapshotStatus};
 
@@ -147,7 +146,7 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
         // One that cannot be read is replaced as a whole.
-        let stored = Stored::of(&status).unwrap_or_default();
+        let mut stored = Stored::of(&status).unwrap_or_default();
         let policy = points::patched(stored.policy.clone(), patch);
         let invalid = |why: String| Refused::new(Code::PointPolicyInvalid, why);
         points::proven(&policy).map_err(invalid)?;
@@ -158,7 +157,8 @@ impl Gateway {
             return Err(invalid(format!("no hook {hook:?} is configured at {site}")));
         }
         let words = policy_words(&policy);
-        let stored = Stored { policy: Some(policy), set_ms: self.clock.unix_ms(), ..stored };
+        stored.policy = Some(policy);
+        stored.set_ms = self.clock.unix_ms();
         let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
         let set = self.command(entry.group(), command).await;
         set.map_err(|refused| self.at_the_primary(refused, &status))?;
@@ -215,16 +215,24 @@ impl Gateway {
         &self,
         group: &str,
         name: &str,
-        until: &str,
+        wanted: &PointLock,
     ) -> Result<Point, Refused> {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
         let snapshot = find(&status, name)?;
         let invalid = |why: String| Refused::new(Code::Invalid, why);
-        let until: Timestamp = until
-            .parse()
-            .map_err(|_e| invalid(format!("{until:?} is no time, like 2027-01-31T00:00:00Z")))?;
-        let (until_ms, now_ms) = (unix_ms(until), self.clock.lock_ms());
+        let now_ms = self.clock.lock_ms();
+        let until_ms = match (&wanted.until, wanted.seconds) {
+            (Some(until), None) => until.parse().map(unix_ms).map_err(|_e: jiff::Error| {
+                invalid(format!("{until:?} is no time, like 2027-01-31T00:00:00Z"))
+            })?,
+            // Whole seconds are said back as they were meant.
+            (None, Some(seconds)) => (now_ms / 1_000).saturating_add(seconds).saturating_mul(1_000),
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(invalid("a lock needs one of until and seconds".to_owned()));
+            }
+        };
+        let until = text(until_ms);
         if until_ms <= now_ms {
             let now = text(now_ms);
             return Err(invalid(format!("{until} is past: the lock clock says {now}")));
@@ -290,3 +298,6 @@ fn policy_words(policy: &api::PointPolicy) -> String {
     };
     format!("recovery points at {:?} {}, kept by {keeper}", policy.schedule, policy.zone)
 }
+
+#[cfg(test)]
+mod tests;

@@ -267,7 +267,8 @@ impl Gateway {
         let status = self.status_of(group).await?;
         let older = status.snapshots.iter().filter(|of| {
             let is_older = of.origin == SnapshotOrigin::Safety && of.id != newest;
-            is_older && of.state != SnapshotState::Deleting
+            let is_locked = of.marks.locked_until_ms > self.clock.lock_ms();
+            is_older && !is_locked && of.state != SnapshotState::Deleting
         });
         for snapshot in older {
             running.step(&format!("delete {}", snapshot.name));

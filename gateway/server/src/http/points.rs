@@ -127,5 +127,5 @@ pub(super) async fn lock(
     Path((group, snapshot)): Path<(String, String)>,
     Body(wanted): Body<api::PointLock>,
 ) -> Result<Json<api::Point>, Failure> {
-    Ok(Json(gateway.lock_snapshot(&group, &snapshot, &wanted.until).await?))
+    Ok(Json(gateway.lock_snapshot(&group, &snapshot, &wanted).await?))
 }

@@ -146,23 +146,26 @@ impl Gateway {
         let group = entry.group();
         let status = self.board.get(group)?.status;
         let stored = Stored::of(&status).ok()?;
-        let policy = stored.policy.as_ref().filter(|policy| policy.on)?;
+        let policy = stored.policy.as_ref()?;
+        let is_served = status.role == Role::Primary && status.serving == Serving::Yes;
+        if is_served {
+            self.move_points(entry, &status, policy.keep).await;
+        }
+        if !policy.on {
+            return None;
+        }
         let schedule = points::proven(policy).ok()?;
         self.retain_points(entry, &status, (&policy.retention, schedule.zone())).await;
-        match status.role {
-            Role::Primary if status.serving == Serving::Yes => {
-                self.move_points(entry, &status, policy.keep).await;
-                let look = self.look_at_schedule(group, (&status, &stored), &schedule, now).await?;
-                self.act_on(entry, &look);
-                look.next
-            }
-            Role::Secondary if follows(&status) => {
-                // The primary sees to it. Should this one be the primary next, it goes on from here.
-                self.keeping.with(group, |tally| tally.before = Some(now));
-                None
-            }
-            Role::Primary | Role::Secondary | Role::Fenced => None,
+        if is_served {
+            let look = self.look_at_schedule(group, (&status, &stored), &schedule, now).await?;
+            self.act_on(entry, &look);
+            return look.next;
         }
+        if status.role == Role::Secondary && follows(&status) {
+            // The primary sees to it. Should this one be the primary next, it goes on from here.
+            self.keeping.with(group, |tally| tally.before = Some(now));
+        }
+        None
     }
 
     /// Looks at a group's schedule, and records what is done with.

@@ -23,7 +23,7 @@ use crate::clock::text;
 use crate::config::Hook;
 use crate::gateway::Gateway;
 use crate::hooks::{self, Action};
-use crate::points::{self, CurrentUse, Stored};
+use crate::points::{self, CurrentUse};
 use crate::refusal::Refused;
 
 /// What the names of points begin with; only the gateway gives such names.
@@ -60,10 +60,9 @@ impl Gateway {
             return Err(Refused::new(Code::PointRunning, detail));
         }
         let gateway = Arc::clone(self);
-        let name = entry.name.clone();
         // Whoever asked may go away; what was frozen is thawed all the same.
         let taking = self.tasks.spawn(async move {
-            let result = gateway.take_alone(&entry, &status, current).await;
+            let result = gateway.take_and_show(&entry, &status, current).await;
             let outcome = match &result {
                 Ok(_) => Ok(gateway.clock.unix_ms()),
                 Err(refused) => Err(refused.0.detail.clone()),
@@ -74,11 +73,17 @@ impl Gateway {
             gateway.keeping.end(group_id, outcome);
             result
         });
-        let snapshot = match taking.await {
-            Ok(result) => result?,
-            Err(error) => return Err(Refused::new(Code::Internal, error.to_string())),
-        };
-        self.point(&name, &snapshot.uuid().to_string()).await
+        taking.await.map_err(|error| Refused::new(Code::Internal, error.to_string()))?
+    }
+
+    async fn take_and_show(
+        &self,
+        entry: &GroupEntry,
+        status: &GroupStatus,
+        current: bool,
+    ) -> Result<Point, Refused> {
+        let snapshot = self.take_alone(entry, status, current).await?;
+        self.point(&entry.name, &snapshot.uuid().to_string()).await
     }
 
     async fn take_alone(
@@ -120,7 +125,7 @@ impl Gateway {
             Some(name) => Some(self.take_at_rest(entry, status, (wanted, unix_ms), name).await?),
         };
         if current {
-            self.note_current(entry, stored, CurrentUse { turn, at_ms: unix_ms }).await?;
+            self.note_current(entry, CurrentUse { turn, at_ms: unix_ms }).await?;
         }
         self.events.tell(
             "point",
@@ -130,13 +135,10 @@ impl Gateway {
         Ok(snapshot)
     }
 
-    async fn note_current(
-        &self,
-        entry: &GroupEntry,
-        stored: Stored,
-        used: CurrentUse,
-    ) -> Result<(), Refused> {
-        let stored = Stored { current: Some(used), ..stored };
+    async fn note_current(&self, entry: &GroupEntry, used: CurrentUse) -> Result<(), Refused> {
+        // What was set meanwhile stays.
+        let mut stored = stored(&*self.status_of(entry.group()).await?)?;
+        stored.current = Some(used);
         let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
         self.command(entry.group(), command).await
     }

@@ -19,6 +19,7 @@ use croner::Cron;
 use croner::errors::CronError;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The most due times that are counted one by one: a year of downtime of a schedule of seconds must
@@ -197,10 +198,11 @@ fn whole_second(moment: Timestamp) -> Timestamp {
 // === driving ===
 
 /// Looks at schedules for as long as the gateway runs: `look` is told what the clock says and answers
-/// when it wants to be asked again, at the latest. It begins runs, and does not wait for them.
+/// when it wants to be asked again, at the latest; it is asked sooner when `wake` is notified, as when a
+/// schedule was set. It begins runs, and does not wait for them.
 pub(crate) async fn drive<F: Future<Output = Option<Timestamp>>>(
     clock: impl Fn() -> Timestamp,
-    stopping: CancellationToken,
+    (stopping, wake): (CancellationToken, &Notify),
     mut look: impl FnMut(Timestamp) -> F,
 ) {
     loop {
@@ -212,6 +214,7 @@ pub(crate) async fn drive<F: Future<Output = Option<Timestamp>>>(
         let pause = pause.clamp(Duration::from_millis(20), LOOK);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = wake.notified() => {}
             () = stopping.cancelled() => return,
         }
     }

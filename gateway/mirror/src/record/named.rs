@@ -36,7 +36,11 @@ pub(crate) struct Label {
 impl Label {
     /// Whether a release that knows no recovery points understands all of it.
     pub(crate) fn is_plain(&self) -> bool {
-        self.origin != SnapshotOrigin::Scheduled && self.marks.is_empty()
+        let is_old = match self.origin {
+            SnapshotOrigin::Manual | SnapshotOrigin::Safety => true,
+            SnapshotOrigin::Scheduled => false,
+        };
+        is_old && self.marks.is_empty()
     }
 }
 

@@ -145,6 +145,10 @@ impl Gateway {
     ) -> Result<PointPolicyState, Refused> {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
+        if status.parts.is_some() {
+            let detail = "a group over several gateways has no recovery points";
+            return Err(Refused::new(Code::Spanning, detail));
+        }
         // One that cannot be read is replaced as a whole.
         let mut stored = Stored::of(&status).unwrap_or_default();
         let policy = points::patched(stored.policy.clone(), patch);

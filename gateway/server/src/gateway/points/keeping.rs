@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mirror::{Command, GroupStatus, LinkState, Role, Serving, SnapshotState};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::book::GroupEntry;
@@ -66,6 +67,8 @@ struct Recorded {
 pub(crate) struct Keeping {
     tallies: Mutex<HashMap<GroupId, Tally>>,
     recorded: tokio::sync::Mutex<Recorded>,
+    /// A policy was set.
+    wake: Notify,
 }
 
 // === impl Keeping ===
@@ -80,6 +83,7 @@ impl Keeping {
     /// A policy was set: what was due before it is not made up for.
     pub(super) fn policy_set(&self, group: GroupId, at: Timestamp) {
         self.with(group, |tally| tally.before = Some(at));
+        self.wake.notify_one();
     }
 
     /// Begins a point, unless one is being taken.
@@ -125,7 +129,7 @@ impl Gateway {
             let gateway = Arc::clone(&self);
             async move { gateway.look_at_all_points(now).await }
         };
-        drive(|| moment(clock.unix_ms()), stopping, look).await;
+        drive(|| moment(clock.unix_ms()), (stopping, &self.keeping.wake), look).await;
     }
 
     async fn look_at_all_points(self: &Arc<Self>, now: Timestamp) -> Option<Timestamp> {

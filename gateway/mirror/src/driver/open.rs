@@ -172,9 +172,7 @@ impl Group {
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
-        let relays = read_relays(&parts, &gateways)?;
-        machine.restore_relays(|gateway| relays.get(&gateway).cloned());
-        machine.restore_recovery(read_recovery(&parts)?);
+        restore_more(&mut machine, &parts, &gateways)?;
         machine.set_journal(parts.journals.limits);
         machine.introduce(parts.identity.gateway);
         let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
@@ -310,6 +308,18 @@ pub(super) fn restored(
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
         named: named.map_or(Ok(Vec::new()), |named| decode_named(&named))?,
     })
+}
+
+/// What has records of its own beside the group's.
+fn restore_more(
+    machine: &mut Machine,
+    parts: &Parts,
+    gateways: &[GatewayId],
+) -> Result<(), OpenError> {
+    let relays = read_relays(parts, gateways)?;
+    machine.restore_relays(|gateway| relays.get(&gateway).cloned());
+    machine.restore_recovery(read_recovery(parts)?);
+    Ok(())
 }
 
 /// What is known of the group's recovery points.

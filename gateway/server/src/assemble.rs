@@ -63,7 +63,6 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     // Two providers may be linked in; TLS must not have to choose. A second call is no harm.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let exporter = Exporter::install().map_err(because("start metrics"))?;
-    let clock = Clock::start();
     make_data_dir(&config.data_dir)?;
     let pool = open_pool(&config)?;
     let identity = Identity {
@@ -72,7 +71,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         site: config.site.name.clone(),
     };
     tracing::info!(site = identity.site, gateway = %identity.gateway, "starting");
-    let clock = gateway::locks::lock_clock(clock, &*pool.ledger())
+    let clock = gateway::locks::lock_clock(Clock::start(), &*pool.ledger())
         .map_err(because("read the lock clock"))?;
     let events = Arc::new(Events::new(clock));
     let board = Arc::new(Board::default());
@@ -127,8 +126,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.open_groups().await;
     gateway.set_ready();
     gateway.take_rollbacks_up();
-    gateway.tasks.spawn(Arc::clone(&gateway).keep_lock_clock());
-    gateway.tasks.spawn(Arc::clone(&gateway).keep_points());
+    gateway.begin_keeping();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;

@@ -60,7 +60,7 @@ pub(crate) fn lock_clock(clock: Clock, ledger: &dyn Ledger) -> Result<Clock, Str
 
 impl Gateway {
     /// Records the lock clock now and again, and tells when the clock on the wall was moved.
-    pub(crate) async fn keep_lock_clock(self: Arc<Self>) {
+    pub(super) async fn keep_lock_clock(self: Arc<Self>) {
         let behind = self.clock.unix_ms().saturating_sub(self.clock.lock_ms());
         if behind > MOVED_MS {
             let hours = behind / 3_600_000;

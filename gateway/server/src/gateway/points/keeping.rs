@@ -118,8 +118,14 @@ impl Keeping {
 // === impl Gateway ===
 
 impl Gateway {
+    /// Begins what goes by the clock: locks end, points are taken and removed.
+    pub(crate) fn begin_keeping(self: &Arc<Self>) {
+        self.tasks.spawn(Arc::clone(self).keep_lock_clock());
+        self.tasks.spawn(Arc::clone(self).keep_points());
+    }
+
     /// Takes and removes recovery points by the clock, for as long as the gateway runs.
-    pub(crate) async fn keep_points(self: Arc<Self>) {
+    async fn keep_points(self: Arc<Self>) {
         if let Err(why) = self.read_kept().await {
             tracing::error!(why, "what was done by schedule is not known; it begins anew");
         }

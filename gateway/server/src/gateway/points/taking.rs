@@ -137,7 +137,8 @@ impl Gateway {
 
     async fn note_current(&self, entry: &GroupEntry, used: CurrentUse) -> Result<(), Refused> {
         // What was set meanwhile stays.
-        let mut stored = stored(&*self.status_of(entry.group()).await?)?;
+        let status = self.status_of(entry.group()).await?;
+        let mut stored = stored(&status)?;
         stored.current = Some(used);
         let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
         self.command(entry.group(), command).await

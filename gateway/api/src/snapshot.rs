@@ -31,6 +31,8 @@ pub enum SnapshotOrigin {
     /// The gateway, for a backup. The newest one of each target is kept: the next backup reads only
     /// what changed since.
     Backup,
+    /// The group's schedule: it is a recovery point.
+    Scheduled,
 }
 
 /// A volume of a snapshot.

@@ -13,9 +13,11 @@ pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
+pub(crate) mod locks;
 pub(crate) mod members;
 pub(crate) mod migrations;
 pub(crate) mod parts;
+pub(crate) mod points;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
@@ -72,6 +74,8 @@ pub(crate) struct Gateway {
     pub(crate) jobs: Jobs,
     /// Plans that can be run.
     pub(crate) plans: Plans,
+    /// What it did by schedule.
+    pub(crate) keeping: points::Keeping,
     /// Where its volumes lie.
     pub(crate) pool: Arc<store::Pool>,
     /// Its volumes that are filled.
@@ -141,6 +145,7 @@ impl Gateway {
             book: parts.book,
             events: parts.events,
             plans: Plans::default(),
+            keeping: points::Keeping::default(),
             pool: parts.pool,
             fillings: parts.fillings,
             links: parts.links,

@@ -23,6 +23,7 @@ mod moves;
 mod operator;
 mod pair;
 mod parts;
+mod points;
 mod rados;
 mod random;
 mod rec;

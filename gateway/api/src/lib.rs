@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod backup;
 mod code;
 mod diff;
 mod event;
@@ -23,6 +24,11 @@ mod token;
 pub mod units;
 mod volume;
 
+pub use backup::{
+    Backup, BackupCollect, BackupConsistency, BackupCreate, BackupList, BackupLock, BackupOrigin,
+    BackupRestorePlan, BackupRestorePlanRequest, BackupRestoreRequest, BackupStatus, BackupTarget,
+    BackupTargetCheck, BackupTargetList, BackupVolume, SilentTarget,
+};
 pub use code::Code;
 pub use diff::{
     DiffExtent, DiffExtents, DiffSide, DiffUnknown, DiffVerdict, GroupDiff, MirrorDiff, VolumeDiff,
@@ -37,7 +43,7 @@ pub use group::{
 pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,
 };
-pub use operation::{Operation, OperationList, OperationState, Step};
+pub use operation::{Operation, OperationList, OperationProgress, OperationState, Step};
 pub use parts::{Companion, CompanionRequest, Parts};
 pub use problem::Problem;
 pub use rec::{

@@ -28,6 +28,9 @@ pub enum SnapshotOrigin {
     Manual,
     /// The gateway, before it made the volumes what they once were. The newest one is kept.
     Safety,
+    /// The gateway, for a backup. The newest one of each target is kept: the next backup reads only
+    /// what changed since.
+    Backup,
 }
 
 /// A volume of a snapshot.

@@ -1,5 +1,6 @@
 //! The command line: every command, its arguments, and the help that is printed.
 
+mod backups;
 mod groups;
 mod sessions;
 mod snapshots;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::backups::{Backup, BackupRestore, BackupTarget, Catalogue, Follow};
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     /// Snapshots of groups: take, list, read, delete, go back
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Backups in an object store: take, list, verify, delete, restore
+    #[command(subcommand)]
+    Backup(Box<Backup>),
     /// Serve a group at another site, without its primary: plan, then run
     #[command(subcommand)]
     Failover(Failover),
@@ -304,6 +309,11 @@ pub(crate) enum Operation {
     List,
     /// Show an operation
     Show {
+        /// Its id.
+        operation: String,
+    },
+    /// Ask an operation to give up
+    Cancel {
         /// Its id.
         operation: String,
     },

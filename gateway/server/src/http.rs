@@ -11,6 +11,7 @@
 //! deadline.
 
 mod auth;
+mod backups;
 mod events;
 mod failovers;
 mod groups;
@@ -67,7 +68,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     components(schemas(api::Problem, api::Event)),
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
-        (name = "groups"), (name = "snapshots"), (name = "operations"), (name = "tokens"), (name = "rec")
+        (name = "groups"), (name = "snapshots"), (name = "backups"), (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -81,6 +82,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_groups())
         .merge(of_parts())
         .merge(of_snapshots())
+        .merge(of_backups())
         .merge(rec::calls())
 }
 
@@ -127,6 +129,22 @@ fn of_snapshots() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(snapshots::roll_back))
 }
 
+fn of_backups() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(backups::targets))
+        .routes(routes!(backups::check))
+        .routes(routes!(backups::rebuild))
+        .routes(routes!(backups::verify_target))
+        .routes(routes!(backups::collect))
+        .routes(routes!(backups::list, backups::create))
+        .routes(routes!(backups::show, backups::delete))
+        .routes(routes!(backups::lock))
+        .routes(routes!(backups::verify))
+        .routes(routes!(backups::resume))
+        .routes(routes!(backups::plan_restore))
+        .routes(routes!(backups::restore))
+}
+
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .routes(routes!(groups::list, groups::create))
@@ -144,6 +162,7 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(moves::restore, moves::give_up))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
+        .routes(routes!(operations::cancel))
 }
 
 /// The OpenAPI document, as it is committed.

@@ -475,5 +475,12 @@ pub(crate) fn operation_text(operation: &Operation) -> String {
         let took = step.took_ms.map(|ms| micros_text(ms * 1000)).unwrap_or_default();
         out.push_str(&format!("  {mark} {:<36} {took:>8}  {}\n", step.name, step.detail));
     }
+    if let Some(progress) =
+        operation.progress.filter(|_| operation.state == OperationState::Running)
+    {
+        let [done, total, moved] =
+            [progress.done_bytes, progress.total_bytes, progress.moved_bytes].map(bytes_text);
+        out.push_str(&format!("  {done} of {total} looked at, {moved} moved\n"));
+    }
     out
 }

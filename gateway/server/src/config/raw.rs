@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use super::backup::RawBackup;
+
 /// The file as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,6 +23,8 @@ pub struct Raw {
     pub quota: RawQuota,
     /// Snapshots of groups.
     pub snapshots: RawSnapshots,
+    /// Backups in object stores.
+    pub backup: RawBackup,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -46,6 +50,7 @@ impl Default for Raw {
             pool: RawPool::default(),
             quota: RawQuota::default(),
             snapshots: RawSnapshots::default(),
+            backup: RawBackup::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),

@@ -37,10 +37,10 @@ const SNAPSHOTS_MAX: usize = 500;
 /// etcd knows whole seconds, and none shorter than its own elections.
 const LEASE_MS_MIN: u64 = 2_000;
 
-struct Place<'a>(&'a str);
+pub(super) struct Place<'a>(&'a str);
 
 impl Place<'_> {
-    fn bad(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+    pub(super) fn bad(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         ConfigError::Value { place: self.0.to_owned(), key: key.to_owned(), reason: reason.into() }
     }
 
@@ -50,7 +50,7 @@ impl Place<'_> {
         })
     }
 
-    fn millis(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+    pub(super) fn millis(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
         parse_millis(text).map_err(|reason| self.bad(key, reason))
     }
 
@@ -117,6 +117,7 @@ impl Raw {
             pool_capacity,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
+            backup_targets: super::backup::targets(&at, &self.backup)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(

@@ -220,6 +220,8 @@ impl Gateway {
         wanted: SessionCreate,
     ) -> Result<Session, Refused> {
         let (group, volume) = self.find_source(&wanted.volume)?;
+        let volumes: Vec<Uuid> = group.volumes.iter().map(|of| of.id).collect();
+        self.require_not_restoring(&volumes)?;
         let peer = self.peer_called(&wanted.to)?;
         let status = self.status_of(group.group()).await?;
         let mut policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)

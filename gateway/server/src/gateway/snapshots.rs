@@ -99,6 +99,7 @@ impl Gateway {
             origin: match snapshot.origin {
                 SnapshotOrigin::Manual => api::SnapshotOrigin::Manual,
                 SnapshotOrigin::Safety => api::SnapshotOrigin::Safety,
+                SnapshotOrigin::Backup => api::SnapshotOrigin::Backup,
             },
             state: state_word(snapshot.state),
             created_at: text(snapshot.unix_ms),
@@ -187,6 +188,11 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
         let snapshot = find(&status, name)?;
+        if self.book.read().backups.needs(snapshot.id.uuid()) {
+            let detail =
+                format!("{} is read by a backup, or the next one builds upon it", snapshot.name);
+            return Err(Refused::new(Code::BackupPoint, detail));
+        }
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };
         self.command(entry.group(), command).await?;
         let subject = export_name(&entry.name, &snapshot.name);

@@ -5,11 +5,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
-use block::{BLOCK_BYTES, GroupId, SnapshotId, VolumeId};
+use block::{BLOCK_BYTES, GroupId, SnapshotId, Volume, VolumeId};
 use mirror::{Command, GroupStatus, Refusal, SnapshotOrigin, SnapshotState};
 use nbd_server::{Attachment, Negotiated};
 
@@ -34,6 +35,8 @@ pub(super) struct Known {
     sizes: RefCell<Sizes>,
     /// Counted when, by the steady clock, and what.
     room: Cell<Option<(u64, u64)>>,
+    /// Those that a backup reads, by what their stores call them.
+    pub(super) held: RefCell<HashMap<SnapshotId, Rc<dyn Volume>>>,
 }
 
 // === impl OpenGroup ===

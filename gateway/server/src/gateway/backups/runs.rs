@@ -321,8 +321,9 @@ impl Gateway {
             return refused.next(format!("twinspan backup resume {}", run.backup));
         }
         running.step("give it up");
-        // At its limit it was never begun: nothing of it is in the bucket.
-        let given_up = if refused.0.code == Code::BackupLimit.as_str() {
+        // Without a snapshot, or at its limit, it was never begun: nothing of it is in the bucket.
+        let is_absent = !run.has_snapshot || refused.0.code == Code::BackupLimit.as_str();
+        let given_up = if is_absent {
             self.forget_run(run.backup).await
         } else {
             self.give_up(target, run).await

@@ -144,6 +144,14 @@ fn bak_02_first_full_then_incremental_any_is_deleted_and_any_restored() -> Resul
     let read = detail(&operation, "read and store")?;
     ensure!(read.contains("640 KiB read"), "only what changed is read: {read}");
     // SNAP-07: the newest of the target is kept, and is nobody's to delete.
+    let metrics = east.metrics()?;
+    for wanted in [
+        "twinspan_backup_last_success_timestamp_seconds{group=\"orders\",target=\"disk\"}",
+        "twinspan_backup_target_up{target=\"disk\"} 1",
+        "result=\"ok\"} 2",
+    ] {
+        ensure!(metrics.contains(wanted), "{wanted} is not in {metrics}");
+    }
     let kept = kept(&east, VOLUME)?;
     ensure!(kept.len() == 1, "{kept:?}");
     expect(&east, &["snapshot", "delete", VOLUME, &kept[0]], 7, "GW0515")?;
@@ -368,6 +376,45 @@ fn bak_12_what_a_kill_interrupts_goes_on_and_what_is_cancelled_leaves_nothing() 
 }
 
 #[test]
+fn an_original_whose_restore_is_cancelled_stays_closed_until_it_goes_on_or_back() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let east = site(dir.path(), "east", "bandwidth = \"4MiB/s\"")?;
+    filled(&east, dir.path(), VOLUME, 32, 17)?;
+    take(&east, VOLUME, "disk", "then")?;
+    let then = download(&east, VOLUME, "then")?;
+    qemu_io(&east, VOLUME, "write -P 3 0 16M")?;
+    let now = download(&east, VOLUME, "now")?;
+    let run_and_cancel = || -> Result<()> {
+        let plan = east.cli(&["backup", "restore", "plan", "then"])?;
+        let token = text(&plan, "/token")?;
+        let operation = begin(&east, &["backup", "restore", "run", "then", "--token", &token])?;
+        await_moved(&east, &operation, 6 << 20)?;
+        east.cli(&["operation", "cancel", &operation])?;
+        let ended = await_end(&east, "backup-restore")?;
+        ensure!(ended["error"]["code"] == "GW0511", "{ended:#}");
+        ensure!(attach(&east.nbd_socket(), VOLUME).is_err(), "a host attached half a volume");
+        Ok(())
+    };
+    run_and_cancel()?;
+    expect(&east, &["backup", "create", VOLUME, "--target", "disk"], 7, "GW0514")?;
+    let id = text(&list(&east)?[0], "/id")?;
+    east.cli(&["backup", "resume", &id])?;
+    compare(&then, &download(&east, VOLUME, "resumed")?)?;
+    expect(&east, &["backup", "resume", &id], 1, "GW0204")?;
+
+    qemu_io(&east, VOLUME, "write -P 3 0 16M")?;
+    run_and_cancel()?;
+    let snapshots = east.cli(&["snapshot", "list", VOLUME])?;
+    let snapshots = snapshots["items"].as_array().cloned().unwrap_or_default();
+    let safety = snapshots.iter().rfind(|of| of["origin"] == "safety").context("none is kept")?;
+    let safety = text(safety, "/name")?;
+    let plan = east.cli(&["snapshot", "rollback", "plan", VOLUME, &safety])?;
+    let token = text(&plan, "/token")?;
+    east.cli(&["snapshot", "rollback", "run", VOLUME, &safety, "--token", &token])?;
+    compare(&now, &download(&east, VOLUME, "back")?)
+}
+
+#[test]
 fn bak_07_bak_10_a_limit_and_a_lock_refuse_by_name() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let east = site(dir.path(), "east", "backups_max = 2")?;
@@ -446,6 +493,8 @@ fn first_file(folder: &Path) -> Result<PathBuf> {
 
 #[test]
 fn bak_01_in_a_real_s3_server_lost_and_refused_in_the_middle_and_no_secret_is_told() -> Result<()> {
+    // Buckets are made by a client of this process.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir()?;
     let mut rados = Rados::start(folder.path())?;
     let user = rados.user("east")?;

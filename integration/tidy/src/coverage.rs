@@ -25,6 +25,7 @@ const BEHAVIOURS: Table = Table {
         ("EVS", 34, 36),
         ("EVS", 47, 50),
         ("SNAP", 1, 9),
+        ("BAK", 1, 13),
     ],
     reasons: true,
 };

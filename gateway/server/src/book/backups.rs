@@ -74,6 +74,17 @@ pub(crate) struct FillEntry {
     pub(crate) error: Option<(String, String)>,
 }
 
+/// When a group was last backed up to a target, whether that backup is still there or not.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct LastEntry {
+    /// The group.
+    pub(crate) group: Uuid,
+    /// The target.
+    pub(crate) target: String,
+    /// The moment that it holds, in milliseconds since 1970.
+    pub(crate) begun_ms: u64,
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -82,6 +93,8 @@ pub(crate) struct BackupPages {
     pub(crate) runs: Vec<RunEntry>,
     /// Restores.
     pub(crate) fills: Vec<FillEntry>,
+    /// One for each group and target.
+    pub(crate) lasts: Vec<LastEntry>,
 }
 
 impl BackupPages {
@@ -100,6 +113,9 @@ impl BackupPages {
         if let Some(at) = self.runs.iter().position(|run| run.backup == backup) {
             let mut run = self.runs.remove(at);
             (run.is_taken, run.error) = (true, None);
+            self.lasts.retain(|last| last.group != run.group || last.target != run.target);
+            let (group, target) = (run.group, run.target.clone());
+            self.lasts.push(LastEntry { group, target, begun_ms: run.begun_ms });
             self.runs.push(run);
         }
     }
@@ -151,6 +167,7 @@ mod tests {
         pages.complete(Uuid::from_u128(4));
         let gone: Vec<Uuid> = pages.unneeded().iter().map(|run| run.backup).collect();
         assert_eq!(gone, [1, 3].map(Uuid::from_u128));
+        assert_eq!(pages.lasts.len(), 1);
         assert!(pages.needs(Uuid::from_u128(1002)) && !pages.needs(Uuid::from_u128(1009)));
     }
 }

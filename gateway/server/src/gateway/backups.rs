@@ -27,6 +27,8 @@ use crate::refusal::Refused;
 
 /// Between two words on how far something is.
 const TELL_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+/// Between two questions to a target that nobody uses.
+const PROBE_PAUSE: std::time::Duration = std::time::Duration::from_mins(5);
 /// Damage that is told one by one.
 const DAMAGE_TOLD: usize = 8;
 
@@ -64,6 +66,26 @@ impl Gateway {
             backups,
             took_ms: self.clock.steady_ms().saturating_sub(began),
         })
+    }
+
+    /// Asks every target now and then, so that one that is lost is told before it is needed.
+    pub(crate) async fn probe_targets(self: Arc<Self>) {
+        let stopping = self.stopping.clone();
+        let probe = async {
+            loop {
+                for target in self.targets.all() {
+                    let before = target.is_up();
+                    let asked = target.catalogue().await;
+                    if let (Err(error), Some(true)) = (&asked, before)
+                        && target.is_up() == Some(false)
+                    {
+                        self.events.tell("backup", &target.config.name, error.to_string());
+                    }
+                }
+                tokio::time::sleep(PROBE_PAUSE).await;
+            }
+        };
+        stopping.run_until_cancelled(probe).await;
     }
 
     /// All backups of all targets, or of one, oldest first.

@@ -117,6 +117,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     families.gauge(BUILD_INFO, &[version, ("revision", REVISION), ("site", site)], 1.0);
     families.gauge(CONFIG_INFO, &[("blake3", &gateway.config.digest)], 1.0);
     quota(&mut families, gateway);
+    super::backups::render(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
         match known {

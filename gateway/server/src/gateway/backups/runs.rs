@@ -249,6 +249,9 @@ impl Gateway {
         self.release(&sources);
         let taken = taken?;
         running.done(taken_text(&taken));
+        let sum = |of: fn(&backup::TakenVolume) -> u64| taken.volumes.iter().map(of).sum();
+        let (read, stored) = (sum(|of| of.read_bytes), sum(|of| of.stored_bytes));
+        crate::metrics::backups::moved(&target.config.name, read, stored);
         running.step("keep the snapshot for the next one");
         let backup = run.backup;
         self.book

@@ -32,6 +32,8 @@ mod plans;
 mod refusal;
 mod restore;
 mod rollback;
+#[cfg_attr(not(test), expect(dead_code, reason = "policies look at it, one after the other"))]
+mod schedule;
 mod shard;
 mod shutdown;
 mod spill;

@@ -269,3 +269,124 @@ pub struct BackupCollect {
     #[serde(default)]
     pub dry_run: bool,
 }
+
+/// What a policy keeps of the backups that it took: whatever any one of the rules keeps. With no rule
+/// it keeps everything.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupRetention {
+    /// So many of the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<u32>,
+    /// Those that are no older than so many days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub days: Option<u32>,
+    /// The newest of each of the last so many days that have one.
+    pub daily: u32,
+    /// The newest of each of the last so many weeks that have one; they begin on Monday.
+    pub weekly: u32,
+    /// The newest of each of the last so many months that have one.
+    pub monthly: u32,
+    /// The newest of each of the last so many years that have one.
+    pub yearly: u32,
+}
+
+/// Sets the policy of a group or a volume: it has one.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct BackupPolicySet {
+    /// Where backups go: the name of a target.
+    pub target: String,
+    /// When: minute, hour, day of the month, month, day of the week, as cron reads them; no more than
+    /// 24 a day.
+    pub schedule: String,
+    /// Whose clock that is, like `Europe/Berlin`.
+    #[serde(default = "utc")]
+    pub zone: String,
+    /// What is kept.
+    #[serde(default)]
+    pub retention: BackupRetention,
+    /// Whether it runs.
+    #[serde(default = "yes")]
+    pub on: bool,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// How a policy's last run ended.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupPolicyRun {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// Why it failed; absent when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+/// A policy of backups.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupPolicy {
+    /// The group or the volume.
+    pub of: String,
+    /// Its identity.
+    pub id: Uuid,
+    /// Where backups go.
+    pub target: String,
+    /// When.
+    pub schedule: String,
+    /// Whose clock that is.
+    pub zone: String,
+    /// What is kept.
+    pub retention: BackupRetention,
+    /// Whether it runs.
+    pub on: bool,
+    /// When it runs next, RFC 3339; absent while it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<String>,
+    /// How its last run ended; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<BackupPolicyRun>,
+    /// Due times that were given up because a run was under way.
+    pub skipped: u64,
+    /// Due times at which the gateway did not run; one run makes up for all of them.
+    pub missed: u64,
+}
+
+/// The policies of backups, by what they are of.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupPolicyList {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// They.
+    pub items: Vec<BackupPolicy>,
+}
+
+/// What a policy would do with a backup now.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupFate {
+    /// The backup.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// When it was begun, RFC 3339.
+    pub created_at: String,
+    /// Whether it would be deleted.
+    pub deleted: bool,
+    /// Why, each reason that holds.
+    pub reasons: Vec<String>,
+}
+
+/// What a policy would do with each backup now.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupFateList {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// They, oldest first.
+    pub items: Vec<BackupFate>,
+}

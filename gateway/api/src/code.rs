@@ -263,6 +263,12 @@ codes! {
     VolumeRestoring "GW0514" 409 7
         "volume is being restored",
         "wait: twinspan operation list; or: twinspan backup resume BACKUP";
+    BackupPolicyBad "GW0516" 400 2
+        "policy of backups is not valid",
+        "correct what the message names: twinspan backup policy set --help";
+    NoBackupPolicy "GW0517" 404 1
+        "there is no such policy of backups",
+        "twinspan backup policy set GROUP --target TARGET --schedule CRON";
     BackupPoint "GW0515" 409 7
         "snapshot belongs to backups",
         "it goes when the next backup is taken, or the newest one of the target is deleted";

@@ -25,9 +25,10 @@ pub mod units;
 mod volume;
 
 pub use backup::{
-    Backup, BackupCollect, BackupConsistency, BackupCreate, BackupList, BackupLock, BackupOrigin,
-    BackupRestorePlan, BackupRestorePlanRequest, BackupRestoreRequest, BackupStatus, BackupTarget,
-    BackupTargetCheck, BackupTargetList, BackupVolume, SilentTarget,
+    Backup, BackupCollect, BackupConsistency, BackupCreate, BackupFate, BackupFateList, BackupList,
+    BackupLock, BackupOrigin, BackupPolicy, BackupPolicyList, BackupPolicyRun, BackupPolicySet,
+    BackupRestorePlan, BackupRestorePlanRequest, BackupRestoreRequest, BackupRetention,
+    BackupStatus, BackupTarget, BackupTargetCheck, BackupTargetList, BackupVolume, SilentTarget,
 };
 pub use code::Code;
 pub use diff::{

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::backups::{Backup, BackupRestore, BackupTarget, Catalogue, Follow};
+pub(crate) use self::backups::{
+    Backup, BackupPolicy, BackupRestore, BackupTarget, Catalogue, Follow,
+};
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};

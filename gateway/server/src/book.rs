@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::backups::{BackupPages, FillEntry, FilledEntry, RunEntry};
+pub(crate) use self::backups::{BackupPages, FillEntry, FilledEntry, PolicyEntry, RunEntry};
 use crate::shard::Shard;
 
 /// Where the ledger keeps it.

@@ -143,6 +143,12 @@ fn of_backups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(backups::resume))
         .routes(routes!(backups::plan_restore))
         .routes(routes!(backups::restore))
+        .routes(routes!(backups::policies))
+        .routes(routes!(backups::policy, backups::set_policy, backups::delete_policy))
+        .routes(routes!(backups::turn_on))
+        .routes(routes!(backups::turn_off))
+        .routes(routes!(backups::run_policy))
+        .routes(routes!(backups::retention))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

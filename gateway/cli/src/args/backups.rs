@@ -79,6 +79,9 @@ pub(crate) enum Backup {
     /// Restore: to a new volume, or over the originals: plan, then run
     #[command(subcommand)]
     Restore(BackupRestore),
+    /// Backups by schedule, one policy for a group or a volume
+    #[command(subcommand)]
+    Policy(BackupPolicy),
     /// What there is, read from the target alone
     #[command(subcommand)]
     Catalogue(Catalogue),
@@ -171,5 +174,79 @@ pub(crate) enum Catalogue {
         /// The target.
         #[arg(long, value_name = "TARGET")]
         target: String,
+    },
+}
+
+/// `twinspan backup policy`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupPolicy {
+    /// Set the policy of a group or a volume
+    Set {
+        /// The group or the volume.
+        of: String,
+        /// Where backups go.
+        #[arg(long, value_name = "TARGET")]
+        target: String,
+        /// When, as cron reads it: minute, hour, day of the month, month, day of the week.
+        #[arg(long, value_name = "CRON")]
+        schedule: String,
+        /// Whose clock that is.
+        #[arg(long, default_value = "UTC", value_name = "ZONE")]
+        zone: String,
+        /// Keep so many of the newest; with no rule everything is kept.
+        #[arg(long, value_name = "COUNT")]
+        keep_last: Option<u32>,
+        /// Keep those that are no older than so many days.
+        #[arg(long, value_name = "DAYS")]
+        keep_days: Option<u32>,
+        /// Keep the newest of each of so many days.
+        #[arg(long, default_value_t = 0, value_name = "COUNT")]
+        keep_daily: u32,
+        /// Keep the newest of each of so many weeks.
+        #[arg(long, default_value_t = 0, value_name = "COUNT")]
+        keep_weekly: u32,
+        /// Keep the newest of each of so many months.
+        #[arg(long, default_value_t = 0, value_name = "COUNT")]
+        keep_monthly: u32,
+        /// Keep the newest of each of so many years.
+        #[arg(long, default_value_t = 0, value_name = "COUNT")]
+        keep_yearly: u32,
+        /// Set it, and leave it turned off.
+        #[arg(long)]
+        off: bool,
+    },
+    /// List the policies here
+    List,
+    /// Show the policy of a group or a volume
+    Show {
+        /// The group or the volume.
+        of: String,
+    },
+    /// Turn a policy on; what came due meanwhile is not made up for
+    On {
+        /// The group or the volume.
+        of: String,
+    },
+    /// Turn a policy off
+    Off {
+        /// The group or the volume.
+        of: String,
+    },
+    /// Delete a policy; what it took stays
+    Delete {
+        /// The group or the volume.
+        of: String,
+    },
+    /// Run a policy now, whether it is on or off
+    Run {
+        /// The group or the volume.
+        of: String,
+        #[command(flatten)]
+        follow: Follow,
+    },
+    /// Say what the rules would delete now, and why each backup stays or goes
+    Retention {
+        /// The group or the volume.
+        of: String,
     },
 }

@@ -1,5 +1,7 @@
 //! `twinspan backup`.
 
+mod policies;
+
 use api::units::{bytes_text, rate_text};
 use api::{
     Backup, BackupCollect, BackupCreate, BackupList, BackupLock, BackupRestorePlan,
@@ -60,6 +62,7 @@ pub(crate) fn backup(command: &args::Backup, global: &Global) -> Outcome {
             let path = path(backup, "/resume");
             return begin(&client, &path, &serde_json::json!({}), (follow, global));
         }
+        args::Backup::Policy(command) => return policies::policy(&client, command, global),
         args::Backup::Restore(command) => return restore(&client, command, global),
         args::Backup::Catalogue(args::Catalogue::Rebuild { target }) => {
             let path = target_path(target, "/rebuild");

@@ -85,6 +85,33 @@ pub(crate) struct LastEntry {
     pub(crate) begun_ms: u64,
 }
 
+/// A policy: when a group or a volume is backed up, and what is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct PolicyEntry {
+    /// The group, or the volume.
+    pub(crate) of: Uuid,
+    /// Where it goes.
+    pub(crate) target: String,
+    /// When, as cron reads it.
+    pub(crate) schedule: String,
+    /// In whose clock.
+    pub(crate) zone: String,
+    /// What is kept.
+    pub(crate) retention: api::BackupRetention,
+    /// Whether it runs.
+    pub(crate) on: bool,
+    /// All due times up to it are done with, in milliseconds since 1970.
+    pub(crate) before_ms: i64,
+    /// Due times that were given up because a run was under way.
+    pub(crate) skipped: u64,
+    /// Due times that found nobody.
+    pub(crate) missed: u64,
+    /// When the last run ended, in milliseconds since 1970.
+    pub(crate) ended_ms: Option<u64>,
+    /// Why it failed: a code and words.
+    pub(crate) error: Option<(String, String)>,
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -93,6 +120,8 @@ pub(crate) struct BackupPages {
     pub(crate) runs: Vec<RunEntry>,
     /// Restores.
     pub(crate) fills: Vec<FillEntry>,
+    /// Policies, one for each group or volume that has one.
+    pub(crate) policies: Vec<PolicyEntry>,
     /// One for each group and target.
     pub(crate) lasts: Vec<LastEntry>,
 }

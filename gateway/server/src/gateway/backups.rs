@@ -4,6 +4,7 @@
 //! same. Nothing is deleted from a bucket but by an operator's word or by a policy's.
 
 mod points;
+pub(crate) mod policies;
 pub(crate) mod restores;
 mod runs;
 
@@ -389,3 +390,6 @@ async fn followed<T>(running: &Running, watch: &Watch, work: impl Future<Output 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,3 +189,88 @@ pub(super) async fn restore(
     let operation = gateway.restore_backup(&backup, &wanted).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
+
+/// The policies of backups
+#[utoipa::path(get, path = "/api/v1/backup-policies", tag = "backups",
+    operation_id = "list_backup_policies",
+    responses((status = 200, body = api::BackupPolicyList), (status = "default", body = api::Problem)))]
+pub(super) async fn policies(State(gateway): Shared) -> Json<api::BackupPolicyList> {
+    Json(gateway.show_backup_policies())
+}
+
+/// The policy of a group or a volume
+#[utoipa::path(get, path = "/api/v1/backup-policies/{of}", tag = "backups",
+    operation_id = "show_backup_policy", params(("of" = String, Path)),
+    responses((status = 200, body = api::BackupPolicy), (status = "default", body = api::Problem)))]
+pub(super) async fn policy(
+    State(gateway): Shared,
+    Path(of): Path<String>,
+) -> Result<Json<api::BackupPolicy>, Failure> {
+    Ok(Json(gateway.backup_policy(&of)?))
+}
+
+/// Set the policy of a group or a volume
+#[utoipa::path(put, path = "/api/v1/backup-policies/{of}", tag = "backups",
+    operation_id = "set_backup_policy", params(("of" = String, Path)),
+    request_body = api::BackupPolicySet,
+    responses((status = 200, body = api::BackupPolicy), (status = "default", body = api::Problem)))]
+pub(super) async fn set_policy(
+    State(gateway): Shared,
+    Path(of): Path<String>,
+    Body(wanted): Body<api::BackupPolicySet>,
+) -> Result<Json<api::BackupPolicy>, Failure> {
+    Ok(Json(gateway.set_backup_policy(&of, wanted).await?))
+}
+
+/// Delete a policy; what it took stays
+#[utoipa::path(delete, path = "/api/v1/backup-policies/{of}", tag = "backups",
+    operation_id = "delete_backup_policy", params(("of" = String, Path)),
+    responses((status = 204), (status = "default", body = api::Problem)))]
+pub(super) async fn delete_policy(
+    State(gateway): Shared,
+    Path(of): Path<String>,
+) -> Result<StatusCode, Failure> {
+    gateway.delete_backup_policy(&of).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Turn a policy on; what came due meanwhile is not made up for
+#[utoipa::path(post, path = "/api/v1/backup-policies/{of}/on", tag = "backups",
+    operation_id = "turn_backup_policy_on", params(("of" = String, Path)),
+    responses((status = 200, body = api::BackupPolicy), (status = "default", body = api::Problem)))]
+pub(super) async fn turn_on(
+    State(gateway): Shared,
+    Path(of): Path<String>,
+) -> Result<Json<api::BackupPolicy>, Failure> {
+    Ok(Json(gateway.turn_backup_policy(&of, true).await?))
+}
+
+/// Turn a policy off
+#[utoipa::path(post, path = "/api/v1/backup-policies/{of}/off", tag = "backups",
+    operation_id = "turn_backup_policy_off", params(("of" = String, Path)),
+    responses((status = 200, body = api::BackupPolicy), (status = "default", body = api::Problem)))]
+pub(super) async fn turn_off(
+    State(gateway): Shared,
+    Path(of): Path<String>,
+) -> Result<Json<api::BackupPolicy>, Failure> {
+    Ok(Json(gateway.turn_backup_policy(&of, false).await?))
+}
+
+/// Run a policy now, whether it is on or off
+#[utoipa::path(post, path = "/api/v1/backup-policies/{of}/run", tag = "backups",
+    operation_id = "run_backup_policy", params(("of" = String, Path)),
+    responses((status = 202, body = api::Operation), (status = "default", body = api::Problem)))]
+pub(super) async fn run_policy(State(gateway): Shared, Path(of): Path<String>) -> Begun {
+    Ok((StatusCode::ACCEPTED, Json(gateway.run_backup_policy(&of).await?)))
+}
+
+/// What a policy would do with each backup now, and why
+#[utoipa::path(get, path = "/api/v1/backup-policies/{of}/retention", tag = "backups",
+    operation_id = "show_backup_retention", params(("of" = String, Path)),
+    responses((status = 200, body = api::BackupFateList), (status = "default", body = api::Problem)))]
+pub(super) async fn retention(
+    State(gateway): Shared,
+    Path(of): Path<String>,
+) -> Result<Json<api::BackupFateList>, Failure> {
+    Ok(Json(gateway.backup_fates(&of).await?))
+}

@@ -39,7 +39,7 @@ pub(crate) struct Asker {
 }
 
 /// What operations of runs are told to be done to.
-fn subject(group: &str, target: &str) -> String {
+pub(super) fn subject(group: &str, target: &str) -> String {
     format!("{group}>{target}")
 }
 

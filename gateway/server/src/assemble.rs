@@ -125,9 +125,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.open_groups().await;
     gateway.set_ready();
     gateway.take_rollbacks_up();
-    gateway.take_backups_up();
-    gateway.tasks.spawn(Arc::clone(&gateway).probe_targets());
-    gateway.tasks.spawn(Arc::clone(&gateway).run_policies());
+    gateway.begin_backups();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;

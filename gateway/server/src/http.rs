@@ -83,6 +83,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_parts())
         .merge(of_snapshots())
         .merge(of_backups())
+        .merge(of_policies())
         .merge(rec::calls())
 }
 
@@ -143,6 +144,10 @@ fn of_backups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(backups::resume))
         .routes(routes!(backups::plan_restore))
         .routes(routes!(backups::restore))
+}
+
+fn of_policies() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(backups::policies))
         .routes(routes!(backups::policy, backups::set_policy, backups::delete_policy))
         .routes(routes!(backups::turn_on))

@@ -42,12 +42,8 @@ pub(crate) const fn code(error: &BackupError) -> Code {
 
 impl From<BackupError> for Refused {
     fn from(error: BackupError) -> Self {
-        let refused = Self::new(code(&error), error.to_string());
-        match error {
-            BackupError::NoBackup { .. } | BackupError::Removed { .. } => {
-                refused.next("twinspan backup list")
-            }
-            _ => refused,
-        }
+        let code = code(&error);
+        let refused = Self::new(code, error.to_string());
+        if code == Code::NotFound { refused.next("twinspan backup list") } else { refused }
     }
 }

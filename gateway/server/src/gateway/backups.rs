@@ -69,8 +69,15 @@ impl Gateway {
         })
     }
 
+    /// Takes up what the last stop cut short, and begins what goes on for as long as the gateway runs.
+    pub(crate) fn begin_backups(self: &Arc<Self>) {
+        self.take_backups_up();
+        self.tasks.spawn(Arc::clone(self).probe_targets());
+        self.tasks.spawn(Arc::clone(self).run_policies());
+    }
+
     /// Asks every target now and then, so that one that is lost is told before it is needed.
-    pub(crate) async fn probe_targets(self: Arc<Self>) {
+    async fn probe_targets(self: Arc<Self>) {
         let stopping = self.stopping.clone();
         let probe = async {
             loop {
@@ -223,7 +230,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::BackupTargetUnknown`], [`Code::NotFound`]; what is found is in the operation.
-    pub(crate) async fn verify_backups(
+    pub(crate) fn verify_backups(
         self: &Arc<Self>,
         target: &str,
         backups: Vec<BackupId>,
@@ -293,7 +300,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::BackupTargetUnknown`]; what goes wrong is in the operation.
-    pub(crate) async fn collect_backups(
+    pub(crate) fn collect_backups(
         self: &Arc<Self>,
         target: &str,
         dry_run: bool,

@@ -54,7 +54,7 @@ pub(super) async fn rebuild(
     operation_id = "verify_backup_target", params(("target" = String, Path)),
     responses((status = 202, body = api::Operation), (status = "default", body = api::Problem)))]
 pub(super) async fn verify_target(State(gateway): Shared, Path(target): Path<String>) -> Begun {
-    let operation = gateway.verify_backups(&target, Vec::new()).await?;
+    let operation = gateway.verify_backups(&target, Vec::new())?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn collect(
     Path(target): Path<String>,
     Body(wanted): Body<api::BackupCollect>,
 ) -> Begun {
-    let operation = gateway.collect_backups(&target, wanted.dry_run).await?;
+    let operation = gateway.collect_backups(&target, wanted.dry_run)?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 
@@ -145,7 +145,7 @@ pub(super) async fn lock(
 pub(super) async fn verify(State(gateway): Shared, Path(backup): Path<String>) -> Begun {
     let found = gateway.show_backup(&backup).await?;
     let only = vec![BackupId::from_uuid(found.id)];
-    let operation = gateway.verify_backups(&found.target, only).await?;
+    let operation = gateway.verify_backups(&found.target, only)?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 

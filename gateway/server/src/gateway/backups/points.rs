@@ -21,7 +21,7 @@ use crate::backups::point::{Place, Point};
 use crate::book::RunEntry;
 use crate::clock::text;
 use crate::gateway::Gateway;
-use crate::gateway::asks::Question;
+use crate::gateway::asks::{Answer, Question};
 use crate::refusal::Refused;
 
 /// A mirror that has everything has a snapshot a moment after its primary; one that follows behind has
@@ -110,10 +110,11 @@ impl Gateway {
         peer: &Identity,
         (group, snapshot): (Uuid, Uuid),
         name: String,
-    ) -> Result<(), Refused> {
+    ) -> Result<Answer, Refused> {
         let group = GroupId::from_uuid(group);
         self.require_mirror(peer, group).await?;
-        self.keep_point(group, SnapshotId::from_uuid(snapshot), name).await
+        self.keep_point(group, SnapshotId::from_uuid(snapshot), name).await?;
+        Ok(Answer::Done)
     }
 
     /// A mirror needs its snapshot no more.
@@ -124,17 +125,18 @@ impl Gateway {
         &self,
         peer: &Identity,
         (group, snapshot): (Uuid, Uuid),
-    ) -> Result<(), Refused> {
+    ) -> Result<Answer, Refused> {
         let group = GroupId::from_uuid(group);
         let status = self.require_mirror(peer, group).await?;
         let id = SnapshotId::from_uuid(snapshot);
         let is_own = self.book.read().backups.needs(snapshot);
         match find(&status, id) {
             Some(point) if point.origin == SnapshotOrigin::Backup && !is_own => {
-                self.command(group, Command::RemoveSnapshot { snapshot: id }).await
+                self.command(group, Command::RemoveSnapshot { snapshot: id }).await?;
+                Ok(Answer::Done)
             }
             Some(_) => Err(Refused::new(Code::Forbidden, "the snapshot is not of your backups")),
-            None => Ok(()),
+            None => Ok(Answer::Done),
         }
     }
 

@@ -35,7 +35,7 @@ const LOOK_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 
 impl Gateway {
     /// Looks at the schedules for as long as the gateway runs.
-    pub(crate) async fn run_policies(self: Arc<Self>) {
+    pub(super) async fn run_policies(self: Arc<Self>) {
         let (clock, stopping) = (self.clock, self.stopping.clone());
         let look = move |now: Timestamp| {
             let gateway = Arc::clone(&self);

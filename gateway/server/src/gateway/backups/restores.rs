@@ -139,10 +139,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::Busy`].
-    pub(super) async fn resume_restore(
-        self: &Arc<Self>,
-        backup: Uuid,
-    ) -> Result<Operation, Refused> {
+    pub(super) fn resume_restore(self: &Arc<Self>, backup: Uuid) -> Result<Operation, Refused> {
         let pages = self.book.read();
         let name = |fill: &FillEntry| {
             let known = pages.group_by_id(GroupId::from_uuid(fill.group));
@@ -176,7 +173,7 @@ impl Gateway {
             self.tasks.spawn(async move {
                 let group = GroupId::from_uuid(fill.group);
                 let resumed = match gateway.await_open(group).await {
-                    Some(_) => gateway.resume_restore(fill.backup).await.map(drop),
+                    Some(_) => gateway.resume_restore(fill.backup).map(drop),
                     None if gateway.stopping.is_cancelled() => Ok(()),
                     // Its volume was never made, or is gone.
                     None => gateway.forget_fill(fill.group).await,

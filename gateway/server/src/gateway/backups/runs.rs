@@ -100,7 +100,7 @@ impl Gateway {
         let pages = self.book.read();
         let is_it = |run: &&RunEntry| run.backup == backup && !run.is_taken;
         let Some(run) = pages.backups.runs.iter().find(is_it).cloned() else {
-            return self.resume_restore(backup).await;
+            return self.resume_restore(backup);
         };
         let target = self.targets.get(&run.target)?;
         let group = pages.group_by_id(GroupId::from_uuid(run.group)).cloned();
@@ -134,7 +134,7 @@ impl Gateway {
     }
 
     /// Takes up the runs that the last stop cut short.
-    pub(crate) fn take_backups_up(self: &Arc<Self>) {
+    pub(super) fn take_backups_up(self: &Arc<Self>) {
         let pages = self.book.read();
         for run in pages.backups.runs.iter().filter(|run| !run.is_taken).cloned() {
             let gateway = Arc::clone(self);
@@ -244,7 +244,7 @@ impl Gateway {
         let sources = self.sources(run, &point).await?;
         running.done(format!("snapshot {}", point.name));
         running.step("read and store what the target does not have");
-        let work = self.move_blocks(target, &repository, (group, run), &sources, watch);
+        let work = move_blocks((target, &repository), (group, run), &sources, watch);
         let taken = followed(running, watch, work).await;
         self.release(&sources);
         let taken = taken?;
@@ -262,37 +262,6 @@ impl Gateway {
             .await?;
         running.done("it reads what changed since");
         Ok(())
-    }
-
-    async fn move_blocks(
-        &self,
-        target: &Connected,
-        repository: &Repository,
-        (group, run): (&str, &RunEntry),
-        sources: &[Arc<Point>],
-        watch: &Arc<Watch>,
-    ) -> Result<Taken, Refused> {
-        let sources: Vec<Arc<dyn Source>> =
-            sources.iter().map(|source| Arc::clone(source) as Arc<dyn Source>).collect();
-        let id = BackupId::from_uuid(run.backup);
-        // A run that was begun is gone on with, whatever the catalogue says.
-        match repository.resume(id, &sources, watch).await {
-            Err(BackupError::NotResumable { .. }) => {}
-            resumed => return Ok(target.note(resumed)?),
-        }
-        let request = Request {
-            origin: if run.policy.is_some() { Origin::Scheduled } else { Origin::Manual },
-            policy: run.policy.clone(),
-            consistency: Consistency::Crash,
-            group: Some((GroupId::from_uuid(run.group), group.to_owned())),
-            locked_until: run.locked_until_s.and_then(|s| jiff::Timestamp::from_second(s).ok()),
-            full: run.full,
-            backups_max: target.config.backups_max,
-            ..Request::new(id, run.name.clone())
-        };
-        let mut catalogue = target.catalogue().await?;
-        catalogue.set_now(target.now());
-        Ok(target.note(repository.take(&request, &sources, &mut catalogue, watch).await)?)
     }
 
     /// It was not taken: a run that can be gone on with is remembered with the reason, any other is
@@ -380,6 +349,36 @@ impl Gateway {
         let detail = format!("volume {name} is being restored from a backup");
         Err(Refused::new(Code::VolumeRestoring, detail))
     }
+}
+
+/// Goes on with the run from what the bucket has of it, or begins it.
+async fn move_blocks(
+    (target, repository): (&Connected, &Repository),
+    (group, run): (&str, &RunEntry),
+    sources: &[Arc<Point>],
+    watch: &Arc<Watch>,
+) -> Result<Taken, Refused> {
+    let sources: Vec<Arc<dyn Source>> =
+        sources.iter().map(|source| Arc::clone(source) as Arc<dyn Source>).collect();
+    let id = BackupId::from_uuid(run.backup);
+    // A run that was begun is gone on with, whatever the catalogue says.
+    match repository.resume(id, &sources, watch).await {
+        Err(BackupError::NotResumable { .. }) => {}
+        resumed => return Ok(target.note(resumed)?),
+    }
+    let request = Request {
+        origin: if run.policy.is_some() { Origin::Scheduled } else { Origin::Manual },
+        policy: run.policy.clone(),
+        consistency: Consistency::Crash,
+        group: Some((GroupId::from_uuid(run.group), group.to_owned())),
+        locked_until: run.locked_until_s.and_then(|s| jiff::Timestamp::from_second(s).ok()),
+        full: run.full,
+        backups_max: target.config.backups_max,
+        ..Request::new(id, run.name.clone())
+    };
+    let mut catalogue = target.catalogue().await?;
+    catalogue.set_now(target.now());
+    Ok(target.note(repository.take(&request, &sources, &mut catalogue, watch).await)?)
 }
 
 fn taken_text(taken: &Taken) -> String {

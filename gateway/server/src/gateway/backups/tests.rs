@@ -97,7 +97,7 @@ async fn bak_05_a_policy_runs_when_it_is_due_and_makes_up_once_for_what_it_misse
     // Nothing is due yet.
     let begun = now(&rig);
     let next = gateway.look_at_policies(begun).await.unwrap();
-    assert!(next > begun && next - begun <= days(2), "{next}");
+    assert!(next > begun && next.duration_since(begun) <= days(2), "{next}");
     assert!(gateway.operations.list().is_empty());
     gateway.look_at_policies(next).await;
     let policy = settled(&rig, 1).await;

@@ -151,7 +151,7 @@ impl Gateway {
             return Err(self.not_gone_back(running, way, (&note, refused)).await);
         }
         running.done(format!("what was there before is kept as {}", self.name_of(group, safety)));
-        self.end_fill(group).await?;
+        self.end_fill(running, group).await?;
         self.resume_after(running, way, &note).await?;
         self.drop_older_safeties(running, way, safety).await
     }

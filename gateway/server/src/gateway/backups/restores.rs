@@ -229,6 +229,7 @@ impl Gateway {
         running.step("let hosts in");
         if !task.fill.is_new {
             self.resume_for_restore(running, &task.fill).await?;
+            self.drop_older_originals(&task.fill).await?;
         }
         self.forget_fill(task.fill.group).await?;
         shard.call(move |state| state.open_to_hosts(group, &volumes)).await?;
@@ -367,12 +368,17 @@ impl Gateway {
     }
 
     /// The group went back to a snapshot: it is whole without the restore, which is over.
-    pub(in crate::gateway) async fn end_fill(&self, group: GroupId) -> Result<(), Refused> {
+    pub(in crate::gateway) async fn end_fill(
+        &self,
+        running: &mut Running,
+        group: GroupId,
+    ) -> Result<(), Refused> {
         let pages = self.book.read();
         let Some(fill) = pages.backups.fills.iter().find(|fill| fill.group == group.uuid()) else {
             return Ok(());
         };
         let volumes = ids(fill);
+        self.resume_for_restore(running, fill).await?;
         self.forget_fill(group.uuid()).await?;
         Ok(self.shard_of(group).call(move |state| state.open_to_hosts(group, &volumes)).await?)
     }

@@ -237,6 +237,13 @@ impl Gateway {
                 Err(refused) => running.failed(&refused.0.detail),
             }
         }
+        Ok(())
+    }
+
+    /// The newest of what the gateway keeps by itself is enough to go back once.
+    pub(super) async fn drop_older_originals(&self, fill: &FillEntry) -> Result<(), Refused> {
+        let group = GroupId::from_uuid(fill.group);
+        let status = self.status_of(group).await?;
         let older = status.snapshots.iter().filter(|of| {
             let is_older = of.origin == SnapshotOrigin::Safety && Some(of.id.uuid()) != fill.safety;
             is_older && of.state != SnapshotState::Deleting

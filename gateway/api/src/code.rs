@@ -246,6 +246,60 @@ codes! {
     BelowSnapshot "GW0493" 400 2
         "smaller than the snapshot it is made from",
         "leave the size out, or give one that is at least the snapshot's";
+    BackupTargetUnknown "GW0500" 404 7
+        "backup target is not known here",
+        "twinspan backup target list; a target stands in the section [[backup.targets]]";
+    BackupTargetInvalid "GW0501" 400 64
+        "backup target cannot be used as it is described",
+        "correct what the message names in [[backup.targets]] or in its credentials";
+    BackupTargetDown "GW0502" 502 6
+        "backup target cannot be reached",
+        "look at the network and the object store, then: twinspan backup resume BACKUP";
+    BackupTargetRefused "GW0503" 502 7
+        "backup target refuses the credentials",
+        "give credentials that may read, write, list and delete there, then: twinspan backup resume BACKUP";
+    BackupTargetUnfit "GW0504" 409 7
+        "backup target lacks what backups need",
+        "use a bucket without versions in a store with conditional puts";
+    BackupKey "GW0505" 409 7
+        "the key does not fit the repository",
+        "give the key that the repository was made with, or use another prefix";
+    BackupDamaged "GW0506" 409 4
+        "a backup cannot be read back whole",
+        "twinspan backup verify --target TARGET says which backups are hurt; take a new one with --full";
+    BackupNewer "GW0507" 409 7
+        "backup was written by a later release",
+        "upgrade this gateway";
+    NoRepository "GW0508" 404 1
+        "the target holds no backups",
+        "take one: twinspan backup create GROUP --target TARGET; or correct bucket and prefix";
+    BackupLocked "GW0509" 409 7
+        "backup is locked",
+        "wait for its date; nobody can shorten it";
+    BackupLimit "GW0510" 409 7
+        "the volume has all the backups it can have there",
+        "delete one: twinspan backup delete BACKUP; or raise backups_max of the target";
+    BackupCancelled "GW0511" 409 1
+        "cancelled",
+        "begin it again";
+    BackupInterrupted "GW0512" 409 1
+        "the run was interrupted",
+        "read the reason, then: twinspan backup resume BACKUP";
+    RestoreProtected "GW0513" 409 7
+        "the copy here is protected",
+        "restore to a new volume: --to NAME; or to the original where it is served";
+    VolumeRestoring "GW0514" 409 7
+        "volume is being restored",
+        "wait: twinspan operation list; or: twinspan backup resume BACKUP";
+    BackupPolicyBad "GW0516" 400 2
+        "policy of backups is not valid",
+        "correct what the message names: twinspan backup policy set --help";
+    NoBackupPolicy "GW0517" 404 1
+        "there is no such policy of backups",
+        "twinspan backup policy set GROUP --target TARGET --schedule CRON";
+    BackupPoint "GW0515" 409 7
+        "snapshot belongs to backups",
+        "it goes when the next backup is taken, or the newest one of the target is deleted";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod backup;
 mod code;
 mod diff;
 mod event;
@@ -24,6 +25,12 @@ mod token;
 pub mod units;
 mod volume;
 
+pub use backup::{
+    Backup, BackupCollect, BackupConsistency, BackupCreate, BackupFate, BackupFateList, BackupList,
+    BackupLock, BackupOrigin, BackupPolicy, BackupPolicyList, BackupPolicyRun, BackupPolicySet,
+    BackupRestorePlan, BackupRestorePlanRequest, BackupRestoreRequest, BackupRetention,
+    BackupStatus, BackupTarget, BackupTargetCheck, BackupTargetList, BackupVolume, SilentTarget,
+};
 pub use code::Code;
 pub use diff::{
     DiffExtent, DiffExtents, DiffSide, DiffUnknown, DiffVerdict, GroupDiff, MirrorDiff, VolumeDiff,
@@ -38,7 +45,7 @@ pub use group::{
 pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,
 };
-pub use operation::{Operation, OperationList, OperationState, Step};
+pub use operation::{Operation, OperationList, OperationProgress, OperationState, Step};
 pub use parts::{Companion, CompanionRequest, Parts};
 pub use point::{
     Point, PointFate, PointKeeper, PointList, PointLock, PointPolicy, PointPolicyPatch,

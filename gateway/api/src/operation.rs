@@ -32,13 +32,26 @@ pub struct Step {
     pub took_ms: Option<u64>,
 }
 
+/// How far an operation is that moves bytes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct OperationProgress {
+    /// Bytes of volumes that there are to look at.
+    pub total_bytes: u64,
+    /// Bytes of volumes that were looked at.
+    pub done_bytes: u64,
+    /// Bytes that went to the object store or came from it.
+    pub moved_bytes: u64,
+    /// Bytes that an interrupted run had stored already.
+    pub found_bytes: u64,
+}
+
 /// An operation. Those that ended are kept for a while, then forgotten.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 pub struct Operation {
     /// Its identity.
     pub id: Uuid,
-    /// What it does: `failover`, `reprotect`, `migrate`, `restore`, `rollback`, or a
-    /// call of the REC dialect.
+    /// What it does: `failover`, `reprotect`, `migrate`, `restore`, `rollback`, `backup`,
+    /// `backup-restore`, `backup-verify`, `backup-gc`, or a call of the REC dialect.
     pub kind: String,
     /// The name of what it is done to.
     pub subject: String,
@@ -46,6 +59,12 @@ pub struct Operation {
     pub state: OperationState,
     /// Its steps so far.
     pub steps: Vec<Step>,
+    /// How far it is, if it moves bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<OperationProgress>,
+    /// Whether it can be cancelled now.
+    #[serde(default)]
+    pub cancellable: bool,
     /// When it began, RFC 3339.
     pub started_at: String,
     /// When it ended, RFC 3339.

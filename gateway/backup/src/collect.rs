@@ -228,7 +228,7 @@ impl Repository {
         ids: &[BackupId],
         watch: &Watch,
     ) -> Result<Vec<Manifest>, BackupError> {
-        let loads = ids.iter().map(|id| self.manifest(*id));
+        let loads = ids.iter().copied().map(|id| self.manifest(id));
         let loads = futures_util::stream::iter(loads).buffer_unordered(LOADS);
         let loads = loads.try_filter_map(|manifest| async move { Ok(manifest) });
         watch.unless_cancelled(loads.try_collect()).await
@@ -296,7 +296,7 @@ impl Repository {
         maps: &HashSet<MapRef>,
         watch: &Watch,
     ) -> Result<HashSet<PackRef>, BackupError> {
-        let loads = maps.iter().map(|map| self.map(map));
+        let loads = maps.iter().copied().map(|map| async move { self.map(&map).await });
         let mut loads = futures_util::stream::iter(loads).buffer_unordered(LOADS);
         let mut packs = HashSet::new();
         while let Some(map) = watch.unless_cancelled(async { Ok(loads.next().await) }).await? {

@@ -45,17 +45,24 @@ impl Target {
         self
     }
 
-    /// A client of the store, and the prefix below which everything goes. Nothing is asked of the
-    /// store. TLS needs the process's provider of cryptography to have been installed.
+    /// Whether a client could be made, as far as the URL tells.
     ///
     /// # Errors
-    /// [`BackupError::Target`] when the description is not one that a client can be made of.
-    pub fn connect(&self) -> Result<(Arc<dyn ObjectStore>, Path), BackupError> {
+    /// [`BackupError::Target`] for what is no URL of a store that is known.
+    pub fn check(&self) -> Result<(), BackupError> {
+        self.parts().map(drop)
+    }
+
+    /// The scheme, the bucket or directory, and the prefix.
+    fn parts(&self) -> Result<(&str, &str, Path), BackupError> {
         let wrong = |why: String| BackupError::Target { why };
         let parts = self.url.split_once("://");
         let (scheme, rest) = parts.ok_or_else(|| wrong(format!("{} is no URL", self.url)))?;
-        if scheme == "file" {
-            return self.local(rest);
+        match scheme {
+            "file" if rest.starts_with('/') => return Ok((scheme, rest, Path::default())),
+            "file" => return Err(wrong(format!("{rest} is no absolute path"))),
+            "s3" | "gs" | "az" => {}
+            _ => return Err(wrong(format!("{scheme} is none of s3, gs, az, file"))),
         }
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() {
@@ -63,11 +70,21 @@ impl Target {
         }
         let prefix = Path::parse(prefix.trim_end_matches('/'))
             .map_err(|error| wrong(format!("{prefix} is no prefix: {error}")))?;
+        Ok((scheme, bucket, prefix))
+    }
+
+    /// A client of the store, and the prefix below which everything goes. Nothing is asked of the
+    /// store. TLS needs the process's provider of cryptography to have been installed.
+    ///
+    /// # Errors
+    /// [`BackupError::Target`] when the description is not one that a client can be made of.
+    pub fn connect(&self) -> Result<(Arc<dyn ObjectStore>, Path), BackupError> {
+        let (scheme, bucket, prefix) = self.parts()?;
         let store = match scheme {
-            "s3" => self.s3(bucket)?,
+            "file" => return self.local(bucket),
             "gs" => self.google(bucket)?,
             "az" => self.azure(bucket)?,
-            _ => return Err(wrong(format!("{scheme} is none of s3, gs, az, file"))),
+            _ => self.s3(bucket)?,
         };
         Ok((store, prefix))
     }

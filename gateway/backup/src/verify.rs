@@ -98,7 +98,7 @@ impl Repository {
         let maps: HashSet<MapRef> = manifests.iter().flat_map(Manifest::maps).copied().collect();
         let mut wrong = Wrong::default();
         let mut seen = HashSet::new();
-        let loads = maps.iter().map(|map| async move { (map, self.map(map).await) });
+        let loads = maps.into_iter().map(|map| async move { (map, self.map(&map).await) });
         let mut loads = futures_util::stream::iter(loads).buffer_unordered(LOADS);
         while let Some((map, loaded)) =
             watch.unless_cancelled(async { Ok(loads.next().await) }).await?
@@ -111,7 +111,7 @@ impl Repository {
                     self.check_places(places, &mut wrong, &mut verified, watch).await?;
                 }
                 Err(error) => {
-                    wrong.maps.insert(*map, lasting(error)?);
+                    wrong.maps.insert(map, lasting(error)?);
                 }
             }
         }
@@ -240,11 +240,11 @@ impl Repository {
         layers: &[MapRef],
         wrong: &Wrong,
     ) -> Result<Vec<(String, u64, u64)>, BackupError> {
-        let mut lost = layers.iter().filter(|layer| wrong.maps.contains_key(layer)).peekable();
-        if lost.peek().is_some() {
+        if layers.iter().any(|layer| wrong.maps.contains_key(layer)) {
             // What the map says of the segment is not known, so all of it may be wrong.
             let whole = segment_span(segment);
             let end = whole.end.min(member.bytes.div_ceil(block::BLOCK_BYTES));
+            let lost = layers.iter().filter(|layer| wrong.maps.contains_key(layer));
             return Ok(lost.map(|map| (layout::map(map), whole.first, end)).collect());
         }
         if wrong.places.is_empty() {

@@ -1,5 +1,6 @@
 //! The command line: every command, its arguments, and the help that is printed.
 
+mod backups;
 mod groups;
 mod points;
 mod sessions;
@@ -10,6 +11,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::backups::{
+    Backup, BackupPolicy, BackupRestore, BackupTarget, Catalogue, Follow,
+};
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::points::{Keep, Point, PointPolicy, RetentionRules};
 pub(crate) use self::sessions::{Policy, Session};
@@ -128,6 +132,9 @@ pub(crate) enum Command {
     /// Recovery points: taken by schedule, kept by rules, locked
     #[command(subcommand)]
     Point(Box<Point>),
+    /// Backups in an object store: take, list, verify, delete, restore
+    #[command(subcommand)]
+    Backup(Box<Backup>),
     /// Serve a group at another site, without its primary: plan, then run
     #[command(subcommand)]
     Failover(Failover),
@@ -328,6 +335,11 @@ pub(crate) enum Operation {
     List,
     /// Show an operation
     Show {
+        /// Its id.
+        operation: String,
+    },
+    /// Ask an operation to give up
+    Cancel {
         /// Its id.
         operation: String,
     },

@@ -1,5 +1,6 @@
 //! Each command: asks a gateway, shows the answer, says by the exit code how it went.
 
+mod backups;
 mod local;
 mod moves;
 mod points;
@@ -20,6 +21,7 @@ use crate::output::{show, table, word};
 use crate::place::client;
 use crate::screen;
 
+pub(crate) use backups::backup;
 pub(crate) use local::{completions, config, man, openapi, serve};
 pub(crate) use moves::migrate;
 pub(crate) use points::point;
@@ -210,6 +212,11 @@ pub(crate) fn operation(command: &args::Operation, global: &Global) -> Outcome {
         args::Operation::Show { operation } => {
             let path = format!("/api/v1/operations/{}", segment(operation));
             let operation: api::Operation = client.get(&path)?;
+            show(global.output, &operation, operation_text);
+        }
+        args::Operation::Cancel { operation } => {
+            let path = format!("/api/v1/operations/{}/cancel", segment(operation));
+            let operation: api::Operation = client.post(&path, &serde_json::json!({}))?;
             show(global.output, &operation, operation_text);
         }
     }

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Status(command) => commands::status(&command, &arguments.global),
         Command::Volume(command) => commands::volume(&command, &arguments.global),
         Command::Session(command) => commands::session(&command, &arguments.global),
+        Command::Backup(command) => commands::backup(&command, &arguments.global),
         Command::Snapshot(command) => commands::snapshot(&command, &arguments.global),
         Command::Point(command) => commands::point(&command, &arguments.global),
         Command::Failover(command) => commands::failover(&command, &arguments.global),

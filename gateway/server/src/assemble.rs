@@ -135,6 +135,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.set_ready();
     gateway.take_rollbacks_up();
     gateway.begin_keeping();
+    gateway.begin_backups();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;

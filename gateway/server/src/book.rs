@@ -4,6 +4,8 @@
 //! Invariant: a change is on stable storage before anybody sees it. Secrets are kept as hashes,
 //! except for those of join tokens, whose records the link makes so that they hold none.
 
+mod backups;
+
 use std::sync::{Arc, PoisonError, RwLock};
 
 use block::{GatewayId, GroupId, VolumeId};
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub(crate) use self::backups::{BackupPages, FillEntry, FilledEntry, PolicyEntry, RunEntry};
 use crate::shard::Shard;
 
 /// Where the ledger keeps it.
@@ -167,6 +170,9 @@ pub(crate) struct Pages {
     /// Rollbacks that are not over.
     #[serde(default)]
     pub(crate) rollbacks: Vec<RollbackEntry>,
+    /// Backups, and restores from them.
+    #[serde(default)]
+    pub(crate) backups: BackupPages,
 }
 
 impl Default for Pages {
@@ -179,6 +185,7 @@ impl Default for Pages {
             joins: Vec::new(),
             restores: Vec::new(),
             rollbacks: Vec::new(),
+            backups: BackupPages::default(),
         }
     }
 }

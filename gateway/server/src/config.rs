@@ -8,6 +8,7 @@
 //! name, with the file and the nearest key that exists: a key that is ignored is a setting that is
 //! not in force.
 
+mod backup;
 mod load;
 mod raw;
 mod validate;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use backup::TargetConfig;
 pub use load::{defaults_toml, effective_toml, load};
 pub use raw::Raw;
 
@@ -92,6 +94,8 @@ pub struct Config {
     pub snapshots_max_manual: usize,
     /// Freeze hooks, each with a name of its own.
     pub hooks: Vec<Hook>,
+    /// Where backups go.
+    pub backup_targets: Vec<TargetConfig>,
     /// The REST API.
     pub api: ApiConfig,
     /// Where Prometheus scrapes; `None`: nowhere.

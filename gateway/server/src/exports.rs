@@ -69,6 +69,9 @@ fn export(
         return Err(Refusal::Unknown);
     }
     let seen = gateway.board.get(group.group()).ok_or(Refusal::NotServed)?;
+    if gateway.book.read().backups.fill_of(volume.id).is_some() {
+        return Err(Refusal::NotServed);
+    }
     if !serves(&seen.status) {
         return Err(Refusal::NotServed);
     }

@@ -4,6 +4,7 @@
 //! not known within the deadline is told as unknown, with what was last known and its age.
 
 pub(crate) mod asks;
+pub(crate) mod backups;
 pub(crate) mod changes;
 pub(crate) mod clones;
 pub(crate) mod contents;
@@ -36,6 +37,7 @@ use mirror::GroupStatus;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backups::Targets;
 use crate::board::{Board, Seen};
 use crate::book::{Book, GroupEntry};
 use crate::clock::Clock;
@@ -76,6 +78,8 @@ pub(crate) struct Gateway {
     pub(crate) plans: Plans,
     /// What it did by schedule.
     pub(crate) keeping: points::Keeping,
+    /// Where backups go.
+    pub(crate) targets: Targets,
     /// Where its volumes lie.
     pub(crate) pool: Arc<store::Pool>,
     /// Its volumes that are filled.
@@ -137,6 +141,11 @@ impl Gateway {
             operations: Operations::new(parts.clock),
             numbers: NumberBook::new(parts.shards[0].clone()),
             jobs: Jobs::new(parts.clock),
+            targets: Targets::new(
+                &parts.config.backup_targets,
+                &parts.config.site.name,
+                parts.clock,
+            ),
             config: parts.config,
             clock: parts.clock,
             identity: parts.identity,

@@ -11,6 +11,7 @@
 //! deadline.
 
 mod auth;
+mod backups;
 mod events;
 mod failovers;
 mod groups;
@@ -68,7 +69,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     components(schemas(api::Problem, api::Event)),
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
-        (name = "groups"), (name = "snapshots"), (name = "points"),
+        (name = "groups"), (name = "snapshots"), (name = "points"), (name = "backups"),
         (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
@@ -84,6 +85,8 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_parts())
         .merge(of_snapshots())
         .merge(of_points())
+        .merge(of_backups())
+        .merge(of_policies())
         .merge(rec::calls())
 }
 
@@ -140,6 +143,32 @@ fn of_points() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(points::lock))
 }
 
+fn of_backups() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(backups::targets))
+        .routes(routes!(backups::check))
+        .routes(routes!(backups::rebuild))
+        .routes(routes!(backups::verify_target))
+        .routes(routes!(backups::collect))
+        .routes(routes!(backups::list, backups::create))
+        .routes(routes!(backups::show, backups::delete))
+        .routes(routes!(backups::lock))
+        .routes(routes!(backups::verify))
+        .routes(routes!(backups::resume))
+        .routes(routes!(backups::plan_restore))
+        .routes(routes!(backups::restore))
+}
+
+fn of_policies() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(backups::policies))
+        .routes(routes!(backups::policy, backups::set_policy, backups::delete_policy))
+        .routes(routes!(backups::turn_on))
+        .routes(routes!(backups::turn_off))
+        .routes(routes!(backups::run_policy))
+        .routes(routes!(backups::retention))
+}
+
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .routes(routes!(groups::list, groups::create))
@@ -157,6 +186,7 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(moves::restore, moves::give_up))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
+        .routes(routes!(operations::cancel))
 }
 
 /// The OpenAPI document, as it is committed.

@@ -12,6 +12,7 @@
 
 mod access;
 mod assemble;
+mod backups;
 mod board;
 mod book;
 mod clock;

@@ -8,6 +8,7 @@
 //! Invariant: a gauge of a group that is not known is absent, never zero and never its last value.
 //! There are histograms and no summaries.
 
+pub(crate) mod backups;
 mod describe;
 mod gauges;
 mod text;

@@ -3,10 +3,11 @@
 //! Invariant: an operation ends as succeeded or failed, exactly once, whatever its task does; one
 //! whose task vanished is failed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::{Code, Operation, OperationState, Problem, Step};
+use api::{Code, Operation, OperationProgress, OperationState, Problem, Step};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -19,6 +20,8 @@ const OPERATIONS_MAX: usize = 256;
 pub(crate) struct Operations {
     clock: Clock,
     all: Mutex<VecDeque<Operation>>,
+    /// What gives each of those up that can be given up.
+    cancels: Mutex<HashMap<Uuid, CancellationToken>>,
 }
 
 fn runs_on(operation: &Operation, subject: &str) -> bool {
@@ -34,7 +37,7 @@ impl Operations {
     /// None yet.
     #[must_use]
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { clock, all: Mutex::default() })
+        Arc::new(Self { clock, all: Mutex::default(), cancels: Mutex::default() })
     }
 
     /// Begins one.
@@ -47,6 +50,8 @@ impl Operations {
             subject: subject.to_owned(),
             state: OperationState::Running,
             steps: Vec::new(),
+            progress: None,
+            cancellable: false,
             started_at: self.clock.rfc3339(),
             ended_at: None,
             error: None,
@@ -104,6 +109,29 @@ impl Operations {
         all.iter().rev().cloned().collect()
     }
 
+    /// Asks one to give up, if it runs and can be: it ends by itself then.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::WrongState`] for one that ended or cannot be cancelled.
+    pub(crate) fn cancel(&self, id: Uuid) -> Result<Operation, Box<Problem>> {
+        let problem = |code, detail: String| Box::new(Problem::new(code, detail));
+        let operation = self.get(id).ok_or_else(|| {
+            problem(Code::NotFound, format!("there is no operation {id}, or it was forgotten"))
+        })?;
+        let token = self.cancels.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let token =
+            token.filter(|_| operation.state == OperationState::Running).ok_or_else(|| {
+                let kind = &operation.kind;
+                let why = match operation.state {
+                    OperationState::Running => format!("a {kind} cannot be cancelled"),
+                    OperationState::Succeeded | OperationState::Failed => "it has ended".to_owned(),
+                };
+                problem(Code::WrongState, why)
+            })?;
+        token.cancel();
+        Ok(operation)
+    }
+
     fn change(&self, id: Uuid, change: impl FnOnce(&mut Operation)) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(operation) = all.iter_mut().find(|operation| operation.id == id) {
@@ -126,6 +154,21 @@ impl Running {
     #[must_use]
     pub(crate) fn snapshot(&self) -> Option<Operation> {
         self.operations.get(self.id)
+    }
+
+    /// What is cancelled when it is to be given up: by an operator, or because `parent` is.
+    #[must_use]
+    pub(crate) fn cancellable(&self, parent: &CancellationToken) -> CancellationToken {
+        let token = parent.child_token();
+        let mut all = self.operations.cancels.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(self.id, token.clone());
+        self.operations.change(self.id, |operation| operation.cancellable = true);
+        token
+    }
+
+    /// Says how far it is.
+    pub(crate) fn progress(&self, progress: OperationProgress) {
+        self.operations.change(self.id, |operation| operation.progress = Some(progress));
     }
 
     /// Begins a step.
@@ -178,7 +221,9 @@ impl Running {
             }
         }
         let now = self.operations.clock.rfc3339();
+        self.operations.cancels.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         self.operations.change(self.id, |operation| {
+            operation.cancellable = false;
             operation.state = match result {
                 Ok(()) => OperationState::Succeeded,
                 Err(_) => OperationState::Failed,
@@ -215,6 +260,22 @@ mod tests {
         let states: Vec<_> = operation.steps.iter().map(|step| step.state).collect();
         assert_eq!(states, [OperationState::Succeeded, OperationState::Failed]);
         assert_eq!(operation.error.unwrap().code, "GW0001");
+    }
+
+    #[tokio::test]
+    async fn one_that_can_be_given_up_is_asked_to_and_says_when_it_cannot() {
+        let operations = Operations::new(Clock::start());
+        let running = operations.begin("backup", "g");
+        let id = running.id;
+        assert_eq!(operations.cancel(id).unwrap_err().code, Code::WrongState.as_str());
+        let token = running.cancellable(&CancellationToken::new());
+        assert!(operations.get(id).unwrap().cancellable);
+        operations.cancel(id).unwrap();
+        assert!(token.is_cancelled());
+        running.end(Ok(()));
+        let refused = operations.cancel(id).unwrap_err();
+        assert!(refused.detail.contains("ended"), "{refused:?}");
+        assert_eq!(operations.cancel(Uuid::nil()).unwrap_err().code, Code::NotFound.as_str());
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ pub(crate) enum Deed {
     Migration(crate::migration::Deed),
     /// A way back to a snapshot.
     Rollback(crate::rollback::Deed),
+    /// A restore over the originals of a backup.
+    BackupRestore(crate::gateway::backups::restores::Deed),
 }
 
 /// A plan that was made.

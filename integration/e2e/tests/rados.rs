@@ -34,6 +34,13 @@ pub(crate) struct User {
     secret: String,
 }
 
+impl User {
+    /// The keys, as the file of a target's credentials has them.
+    pub(crate) fn credentials(&self) -> String {
+        format!("access_key_id={}\nsecret_access_key={}\n", self.access, self.secret)
+    }
+}
+
 impl Rados {
     pub(crate) fn start(folder: &Path) -> Result<Self> {
         let endpoint = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
@@ -118,6 +125,11 @@ impl Rados {
     pub(crate) fn suspend(&self, user: &User, is_suspended: bool) -> Result<()> {
         let verb = if is_suspended { "suspend" } else { "enable" };
         self.admin(&["user", verb, &format!("--uid={}", user.name)]).map(|_| ())
+    }
+
+    /// Where the S3 gateway answers.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.endpoint)
     }
 
     /// A target in a bucket of this user, with little patience.

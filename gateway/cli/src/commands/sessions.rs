@@ -15,13 +15,15 @@ use super::{moves, segment};
 use crate::Outcome;
 use crate::args::{self, Format, Global, Wait};
 use crate::client::Client;
-use crate::failure::{FAILED, Failure, TIMED_OUT};
+use crate::failure::{FAILED, Failure, TIMED_OUT, UNREACHABLE};
 use crate::output::{show, table, word};
 use crate::place::{client, client_at};
 use crate::screen;
 
 /// Between two looks at what is waited for.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// How long a gateway that is asked how far it is may be silent.
+const SILENT_MAX: Duration = Duration::from_secs(10);
 
 /// `twinspan session`
 pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
@@ -431,8 +433,17 @@ pub(super) fn follow(
 ) -> Result<Operation, Failure> {
     let until = Instant::now() + timeout;
     let path = format!("/api/v1/operations/{}", begun.id);
+    let mut heard = Instant::now();
     loop {
-        let now: Operation = client.get(&path)?;
+        let now: Operation = match client.get(&path) {
+            // What goes on for hours is not lost sight of for a connection that was.
+            Err(failure) if failure.exit == UNREACHABLE && heard.elapsed() < SILENT_MAX => {
+                std::thread::sleep(LOOK_PAUSE);
+                continue;
+            }
+            now => now?,
+        };
+        heard = Instant::now();
         if now.state != OperationState::Running {
             return Ok(now);
         }
@@ -474,6 +485,13 @@ pub(crate) fn operation_text(operation: &Operation) -> String {
         };
         let took = step.took_ms.map(|ms| micros_text(ms * 1000)).unwrap_or_default();
         out.push_str(&format!("  {mark} {:<36} {took:>8}  {}\n", step.name, step.detail));
+    }
+    if let Some(progress) =
+        operation.progress.filter(|_| operation.state == OperationState::Running)
+    {
+        let [done, total, moved] =
+            [progress.done_bytes, progress.total_bytes, progress.moved_bytes].map(bytes_text);
+        out.push_str(&format!("  {done} of {total} looked at, {moved} moved\n"));
     }
     out
 }

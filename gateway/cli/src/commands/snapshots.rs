@@ -173,7 +173,7 @@ fn plan_text(plan: &RollbackPlan) -> String {
 }
 
 /// Days and hours where there are some, else minutes and seconds.
-fn age_text(age: std::time::Duration) -> String {
+pub(super) fn age_text(age: std::time::Duration) -> String {
     let seconds = age.as_secs();
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     match (hours / 24, hours, minutes) {

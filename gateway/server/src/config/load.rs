@@ -10,7 +10,7 @@ use super::raw::Raw;
 use super::{Config, ConfigError};
 
 /// What the environment may override: these and what is below them.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "data_dir",
     "shards",
     "site",
@@ -18,6 +18,7 @@ const SECTIONS: [&str; 14] = [
     "quota",
     "snapshots",
     "points",
+    "backup",
     "api",
     "metrics",
     "link",

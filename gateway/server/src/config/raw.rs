@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use super::backup::RawBackup;
+
 /// The file as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -23,6 +25,8 @@ pub struct Raw {
     pub snapshots: RawSnapshots,
     /// Recovery points of groups.
     pub points: RawPoints,
+    /// Backups in object stores.
+    pub backup: RawBackup,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -49,6 +53,7 @@ impl Default for Raw {
             quota: RawQuota::default(),
             snapshots: RawSnapshots::default(),
             points: RawPoints::default(),
+            backup: RawBackup::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),

@@ -45,10 +45,10 @@ const HOOK_MS_MAX: u64 = 120_000;
 /// etcd knows whole seconds, and none shorter than its own elections.
 const LEASE_MS_MIN: u64 = 2_000;
 
-struct Place<'a>(&'a str);
+pub(super) struct Place<'a>(&'a str);
 
 impl Place<'_> {
-    fn bad(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+    pub(super) fn bad(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         ConfigError::Value { place: self.0.to_owned(), key: key.to_owned(), reason: reason.into() }
     }
 
@@ -58,7 +58,7 @@ impl Place<'_> {
         })
     }
 
-    fn millis(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+    pub(super) fn millis(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
         parse_millis(text).map_err(|reason| self.bad(key, reason))
     }
 
@@ -137,6 +137,7 @@ impl Raw {
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             hooks: hooks(&at, &self.points.hooks)?,
+            backup_targets: super::backup::targets(&at, &self.backup)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(

@@ -138,6 +138,22 @@ pub(crate) enum Question {
         /// What.
         deed: Deed,
     },
+    /// Keep a snapshot of all volumes of the group, here too: a backup is read from it.
+    KeepPoint {
+        /// The group.
+        group: Uuid,
+        /// What it is known by.
+        snapshot: Uuid,
+        /// What it is called.
+        name: String,
+    },
+    /// That snapshot is needed no more.
+    DropPoint {
+        /// The group.
+        group: Uuid,
+        /// What it is known by.
+        snapshot: Uuid,
+    },
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
         /// The group.
@@ -155,6 +171,7 @@ impl Question {
             | Self::Companion { .. }
             | Self::PartLook { .. }
             | Self::Do { .. } => block::SPAN_SINCE_VERSION,
+            Self::KeepPoint { .. } | Self::DropPoint { .. } => block::SNAPSHOTS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }

@@ -151,6 +151,7 @@ impl Gateway {
             return Err(self.not_gone_back(running, way, (&note, refused)).await);
         }
         running.done(format!("what was there before is kept as {}", self.name_of(group, safety)));
+        self.end_fill(running, group).await?;
         let used = mirror::Marks { used: true, ..mirror::Marks::default() };
         self.mark_snapshot(&way.entry, way.to, used).await?;
         self.resume_after(running, way, &note).await?;

@@ -223,6 +223,8 @@ impl Gateway {
     ) -> Result<Session, Refused> {
         let (group, volume) = self.find_source(&wanted.volume)?;
         self.require_filled(&group)?;
+        let volumes: Vec<Uuid> = group.volumes.iter().map(|of| of.id).collect();
+        self.require_not_restoring(&volumes)?;
         let peer = self.peer_called(&wanted.to)?;
         let status = self.status_of(group.group()).await?;
         let mut policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)

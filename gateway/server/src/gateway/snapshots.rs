@@ -189,6 +189,11 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
         let snapshot = find(&status, name)?;
+        if self.book.read().backups.needs(snapshot.id.uuid()) {
+            let detail =
+                format!("{} is read by a backup, or the next one builds upon it", snapshot.name);
+            return Err(Refused::new(Code::BackupPoint, detail));
+        }
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };
         let subject = export_name(&entry.name, &snapshot.name);
         self.command(entry.group(), command).await.map_err(|refused| {

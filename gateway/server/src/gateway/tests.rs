@@ -26,7 +26,7 @@ impl Rig {
         Self::open_with(dir, |_| {}).await
     }
 
-    async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let path = dir.join("pool");
         if !path.exists() {

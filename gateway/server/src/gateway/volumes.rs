@@ -369,6 +369,7 @@ impl Gateway {
         self.book
             .change(records, |pages| {
                 pages.groups.retain(|other| other.id != group.id);
+                pages.backups.fills.retain(|fill| fill.group != group.id);
                 Ok::<(), Refused>(())
             })
             .await?;

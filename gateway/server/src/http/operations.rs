@@ -3,10 +3,12 @@
 use api::Code;
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::paging::{Asked, Page, Parameters};
 use super::{Failure, Shared};
+use crate::refusal::Refused;
 
 /// What operations are filtered and sorted by.
 const FIELDS: &[&str] = &["id", "kind", "subject", "state"];
@@ -39,4 +41,17 @@ pub(super) async fn show(
         let detail = format!("there is no operation {operation:?}, or it was forgotten");
         Failure::new(Code::NotFound, detail)
     })
+}
+
+/// Ask an operation to give up; it ends by itself a little later
+#[utoipa::path(post, path = "/api/v1/operations/{operation}/cancel", tag = "operations",
+    operation_id = "cancel_operation", params(("operation" = String, Path)),
+    responses((status = 202, body = api::Operation), (status = "default", body = api::Problem)))]
+pub(super) async fn cancel(
+    State(gateway): Shared,
+    Path(operation): Path<String>,
+) -> Result<(StatusCode, Json<api::Operation>), Failure> {
+    let id = Uuid::parse_str(&operation).unwrap_or_default();
+    let cancelled = gateway.operations.cancel(id).map_err(Refused)?;
+    Ok((StatusCode::ACCEPTED, Json(cancelled)))
 }

@@ -9,6 +9,7 @@ pub(super) fn all() {
     hosts();
     store();
     api();
+    super::backups::describe();
 }
 
 fn hosts() {

@@ -152,6 +152,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     families.gauge(LOCK_CLOCK, &[], seconds(gateway.clock.lock_ms()));
     quota(&mut families, gateway);
     fillings(&mut families, gateway);
+    super::backups::render(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
         match known {

@@ -3,6 +3,7 @@
 //! Invariant: it is used on its own thread only. Whatever changes a group posts its new status on
 //! the board before anybody is told that it is done.
 
+mod backups;
 mod changes;
 mod copies;
 mod filling;
@@ -102,11 +103,17 @@ struct OpenVolume {
     hosts: Rc<Cell<usize>>,
     /// How many hosts read snapshots of it.
     readers: Rc<Cell<usize>>,
+    /// Cancelled when those that are attached are dropped; then there is a new one.
+    closing: Rc<RefCell<CancellationToken>>,
+    /// Whether it takes no host: it is being restored.
+    is_closed: Rc<Cell<bool>>,
 }
 
 impl OpenVolume {
     fn new(id: VolumeId, store: Rc<PoolVolume>) -> Self {
-        Self { id, store, hosts: Rc::default(), readers: Rc::default() }
+        let (hosts, readers) = (Rc::default(), Rc::default());
+        let (closing, is_closed) = (Rc::default(), Rc::default());
+        Self { id, store, hosts, readers, closing, is_closed }
     }
 }
 
@@ -375,15 +382,22 @@ impl ShardState {
         if !open.group.is_serving() {
             return;
         }
-        let Some(of) = open.volume(volume) else { return };
-        let hosts = of.hosts;
+        let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
         let Some(volume) = open.group.volume(volume) else { return };
         let changes: Rc<dyn Changes> = Compared::new(&of.store, None);
         let stop = open.group.hosts();
-        let attachment = Attachment { volume, changes: Some(changes), label, stop };
+        let (hosts, closing) = (of.hosts, of.closing.borrow().clone());
+        let attachment = Attachment { volume, changes: Some(changes), label, stop: stop.clone() };
         hosts.set(hosts.get() + 1);
         self.spawn(async move {
-            nbd_server::serve(host, attachment).await;
+            let mut serving = std::pin::pin!(nbd_server::serve(host, attachment));
+            tokio::select! {
+                _ending = &mut serving => {}
+                () = closing.cancelled() => {
+                    stop.cancel();
+                    serving.await;
+                }
+            }
             hosts.set(hosts.get().saturating_sub(1));
         });
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
-use block::{BLOCK_BYTES, GroupId, SnapshotId, Store, VolumeId};
+use block::{BLOCK_BYTES, GroupId, SnapshotId, Store, Volume, VolumeId};
 use mirror::{Command, GroupStatus, Refusal, SnapshotOrigin, SnapshotState};
 use nbd_server::{Attachment, Changes, Negotiated};
 
@@ -36,6 +36,8 @@ pub(super) struct Known {
     sizes: RefCell<Sizes>,
     /// Counted when, by the steady clock, and what.
     room: Cell<Option<(u64, u64)>>,
+    /// Those that a backup reads, by what their stores call them.
+    pub(super) held: RefCell<HashMap<SnapshotId, Rc<dyn Volume>>>,
 }
 
 // === impl OpenGroup ===

@@ -1,0 +1,16 @@
+//! What connects backups to this product: targets, snapshots that are read, volumes that are filled.
+//!
+//! ```text
+//!   config ─▶ Targets ─▶ Repository ◀── Point (a snapshot's volume, on its shard)
+//!                                   ──▶ Filling (a volume, on its shard)
+//! ```
+//!
+//! Invariant: nothing here decides what is backed up or restored; see `gateway/backups`.
+
+pub(crate) mod filling;
+pub(crate) mod point;
+mod refuse;
+pub(crate) mod show;
+pub(crate) mod targets;
+
+pub(crate) use targets::{Connected, Targets};

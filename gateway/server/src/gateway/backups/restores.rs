@@ -1,0 +1,445 @@
+//! Restoring from a backup, as one operation: to the volumes that it was taken of, or to a new one.
+//!
+//! ```text
+//!   original   book: noted ─▶ volumes take no host ─▶ sessions suspended ─▶ what is there is kept
+//!              ─▶ filled ─▶ book: over ─▶ hosts again ─▶ sessions resumed, by delta
+//!   new        book: noted ─▶ volume made ─▶ filled ─▶ book: over ─▶ hosts
+//! ```
+//!
+//! Invariant: a volume that is noted as being restored takes no host, through every restart, until all
+//! of it is there, or the group went back to a snapshot, or it was deleted.
+
+mod originals;
+
+pub(crate) use originals::Deed;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::units::bytes_text;
+use api::{BackupRestoreRequest, Code, Operation};
+use backup::{BackupError, BackupId, HeldVolume, Restore, Sink, Status, Watch};
+use block::{GroupId, VolumeId};
+use uuid::Uuid;
+
+use super::{Found, followed};
+use crate::backups::Connected;
+use crate::backups::filling::Filling;
+use crate::book::{FillEntry, FilledEntry};
+use crate::gateway::Gateway;
+use crate::gateway::members::check_name;
+use crate::gateway::volumes::{NewGroup, NewVolume};
+use crate::operations::{Running, under_way};
+use crate::refusal::Refused;
+
+/// How often it is made durable how far a restore is.
+const NOTE_PAUSE: Duration = Duration::from_secs(5);
+
+/// A restore that is to be carried out.
+struct Task {
+    fill: FillEntry,
+    target: Arc<Connected>,
+    group: String,
+    backup: String,
+    drop_hosts: bool,
+}
+
+impl Gateway {
+    /// Begins a restore.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Invalid`]; for a new volume [`Code::Exists`], [`Code::BadSize`]; for
+    /// the original [`Code::PlanToken`], [`Code::RestoreProtected`], [`Code::HostsAttached`],
+    /// [`Code::Busy`]. Nothing was changed then; what goes wrong later is in the operation.
+    pub(crate) async fn restore_backup(
+        self: &Arc<Self>,
+        name: &str,
+        request: &BackupRestoreRequest,
+    ) -> Result<Operation, Refused> {
+        let found = self.find_backup(name).await?;
+        match &request.to {
+            Some(to) => self.restore_to_new(&found, to, request).await,
+            None => self.restore_to_original(&found, request).await,
+        }
+    }
+
+    async fn restore_to_new(
+        self: &Arc<Self>,
+        found: &Found,
+        to: &str,
+        request: &BackupRestoreRequest,
+    ) -> Result<Operation, Refused> {
+        check_name(to)?;
+        let held = wanted(found, request.volume.as_deref())?;
+        let [held] = held.as_slice() else {
+            let names: Vec<&str> = held.iter().map(|held| held.name.as_str()).collect();
+            let detail = format!("it holds several volumes: name one of {}", names.join(", "));
+            return Err(Refused::new(Code::Invalid, detail).next("--volume VOLUME"));
+        };
+        let bytes = request.bytes.unwrap_or(held.bytes);
+        crate::gateway::volumes::check_size(bytes)?;
+        if bytes < held.bytes {
+            let detail = format!(
+                "{} is smaller than what is restored, which is {}",
+                bytes_text(bytes),
+                bytes_text(held.bytes)
+            );
+            return Err(Refused::new(Code::BadSize, detail));
+        }
+        let pages = self.book.read();
+        if pages.volume(to).is_some() || pages.group(to).is_some() {
+            let detail = format!("a volume or group {to:?} exists here");
+            return Err(Refused::new(Code::Exists, detail));
+        }
+        let volume = VolumeId::from_uuid(Uuid::now_v7());
+        let group = GroupId::from_uuid(Uuid::now_v7());
+        let filled = FilledEntry {
+            volume: volume.uuid(),
+            from: held.id.uuid(),
+            position: 0,
+            is_filled: false,
+        };
+        let fill = fill_entry(found, group, vec![filled], true);
+        let settings = api::VolumeSettings::default();
+        let new = NewVolume { volume, name: to.to_owned(), bytes, settings };
+        let new = NewGroup { group, name: to.to_owned(), volumes: vec![new] };
+        let running = self.operations.begin_alone("backup-restore", to).map_err(Refused)?;
+        let made = async {
+            let _alone = self.change_alone().await;
+            self.note_fill(&fill).await?;
+            self.create_group(new).await
+        };
+        if let Err(refused) = made.await {
+            if let Err(other) = self.forget_fill(group.uuid()).await {
+                tracing::warn!(why = other.0.detail, "a restore that was not begun is still noted");
+            }
+            running.end(Err((*refused.0).clone()));
+            return Err(refused);
+        }
+        self.events.tell("volume", to, "created, to be filled from a backup");
+        self.start(running, self.task(fill, Arc::clone(&found.target), false))
+    }
+
+    fn task(&self, fill: FillEntry, target: Arc<Connected>, drop_hosts: bool) -> Task {
+        let pages = self.book.read();
+        let known = pages.group_by_id(GroupId::from_uuid(fill.group));
+        let group = known.map_or_else(|| fill.group.to_string(), |group| group.name.clone());
+        let backup = fill.backup.to_string();
+        Task { fill, target, group, backup, drop_hosts }
+    }
+
+    fn start(self: &Arc<Self>, running: Running, task: Task) -> Result<Operation, Refused> {
+        let shown = running.snapshot();
+        let gateway = Arc::clone(self);
+        self.tasks.spawn(async move { gateway.carry_restore_out(running, task).await });
+        shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
+    }
+
+    /// Goes on with a restore from this backup, or of this group or volume, that was interrupted.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Busy`].
+    pub(super) fn resume_restore(self: &Arc<Self>, backup: Uuid) -> Result<Operation, Refused> {
+        let pages = self.book.read();
+        let name = |fill: &FillEntry| {
+            let known = pages.group_by_id(GroupId::from_uuid(fill.group));
+            known.map(|group| group.name.clone())
+        };
+        let waiting = pages.backups.fills.iter().filter(|fill| fill.backup == backup);
+        let mut busy = None;
+        for fill in waiting {
+            let Some(group) = name(fill) else { continue };
+            if let Some(other) = self.operations.running_on(&group) {
+                busy = Some(other);
+                continue;
+            }
+            let target = self.targets.get(&fill.target)?;
+            let running = self.operations.begin_alone("backup-restore", &group).map_err(Refused)?;
+            return self.start(running, self.task(fill.clone(), target, false));
+        }
+        Err(match busy {
+            Some(other) => Refused::new(Code::Busy, under_way(&other)),
+            None => {
+                let detail = format!("nothing of backup {backup} was interrupted here");
+                Refused::new(Code::NotFound, detail)
+            }
+        })
+    }
+
+    /// Takes up the restores that the last stop cut short.
+    pub(super) fn take_restores_up(self: &Arc<Self>) {
+        for fill in self.book.read().backups.fills.iter().cloned() {
+            let gateway = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let group = GroupId::from_uuid(fill.group);
+                let resumed = match gateway.await_open(group).await {
+                    Some(_) => gateway.resume_restore(fill.backup).map(drop),
+                    None if gateway.stopping.is_cancelled() => Ok(()),
+                    // Its volume was never made, or is gone.
+                    None => gateway.forget_fill(fill.group).await,
+                };
+                if let Err(refused) = resumed {
+                    let why = refused.0.detail;
+                    tracing::warn!(backup = %fill.backup, why, "a restore is not taken up");
+                }
+            });
+        }
+    }
+
+    async fn carry_restore_out(&self, running: Running, task: Task) {
+        let mut running = running;
+        let cancel = running.cancellable(&self.stopping);
+        let watch = task.target.watch(cancel.clone());
+        let mut task = task;
+        let result = self.restore_all(&mut running, &mut task, &watch).await;
+        let result = match result {
+            Err(refused) if !self.stopping.is_cancelled() => {
+                Err(self.not_restored(&mut running, &task, refused).await)
+            }
+            result => result,
+        };
+        let text = match &result {
+            Ok(()) => format!("restored from backup {}", task.backup),
+            Err(refused) => format!("restore from backup {}: {}", task.backup, refused.0.detail),
+        };
+        self.events.tell("backup", &task.group, text);
+        crate::metrics::backups::restore(&task.group, &task.target.config.name, result.is_ok());
+        running.end(result.map_err(|refused| *refused.0));
+    }
+
+    async fn restore_all(
+        &self,
+        running: &mut Running,
+        task: &mut Task,
+        watch: &Arc<Watch>,
+    ) -> Result<(), Refused> {
+        let group = GroupId::from_uuid(task.fill.group);
+        let volumes = ids(&task.fill);
+        running.step("let no host in until it is done");
+        let (closed, drop_hosts) = (volumes.clone(), task.drop_hosts);
+        let shard = self.shard_of(group);
+        shard.call(move |state| state.close_to_hosts(group, &closed, drop_hosts)).await??;
+        running.done("none is attached");
+        if !task.fill.is_new {
+            self.keep_original(running, &mut task.fill).await?;
+        }
+        for at in 0..task.fill.volumes.len() {
+            self.fill_volume(running, task, at, watch).await?;
+        }
+        running.step("let hosts in");
+        if !task.fill.is_new {
+            self.resume_for_restore(running, &task.fill).await?;
+            self.drop_older_originals(&task.fill).await?;
+        }
+        self.forget_fill(task.fill.group).await?;
+        shard.call(move |state| state.open_to_hosts(group, &volumes)).await?;
+        running.done("they may attach");
+        Ok(())
+    }
+
+    async fn fill_volume(
+        &self,
+        running: &mut Running,
+        task: &mut Task,
+        at: usize,
+        watch: &Arc<Watch>,
+    ) -> Result<(), Refused> {
+        let Some(filled) = task.fill.volumes.get(at).cloned().filter(|of| !of.is_filled) else {
+            return Ok(());
+        };
+        let (group, volume) =
+            (GroupId::from_uuid(task.fill.group), VolumeId::from_uuid(filled.volume));
+        let name = self.book.read().volume_by_id(volume).map(|(_, entry)| entry.name.clone());
+        let name = name.ok_or_else(|| {
+            Refused::new(Code::NotFound, "the volume was deleted while it was restored")
+        })?;
+        running.step(&format!("fill {name}"));
+        let status = self.status_of(group).await?;
+        let known = status.volumes.iter().find(|of| of.volume == volume);
+        let bytes = known.map(|of| of.bytes).ok_or_else(|| {
+            Refused::new(Code::NotFound, "the volume left its group while it was restored")
+        })?;
+        let shard = self.shard_of(group).clone();
+        let sink = Filling::new(shard, (group, volume), bytes, task.fill.is_new);
+        let repository = task.target.open(false).await?;
+        let (id, from) = (BackupId::from_uuid(task.fill.backup), VolumeId::from_uuid(filled.from));
+        let restore = Restore::new(id, from, filled.position, task.target.now());
+        let work = async {
+            let restored = repository.restore(&restore, &sink, watch);
+            let mut restored = std::pin::pin!(restored);
+            loop {
+                tokio::select! {
+                    result = &mut restored => return result,
+                    () = tokio::time::sleep(NOTE_PAUSE) => {
+                        self.note_position(&mut task.fill, at, &restore, &sink).await;
+                    }
+                }
+            }
+        };
+        let result = task.target.note(followed(running, watch, work).await);
+        match result {
+            Ok(()) => {}
+            Err(BackupError::Sink { source }) if sink.failed().is_some() => {
+                let code = sink.failed().unwrap_or(Code::BackupInterrupted);
+                self.note_position(&mut task.fill, at, &restore, &sink).await;
+                return Err(Refused::new(code, format!("volume {name}: {source}")));
+            }
+            Err(error) => {
+                self.note_position(&mut task.fill, at, &restore, &sink).await;
+                return Err(Refused::from(error));
+            }
+        }
+        if let Some(filled) = task.fill.volumes.get_mut(at) {
+            filled.is_filled = true;
+        }
+        self.note_fill(&task.fill).await?;
+        running.done(bytes_text(bytes));
+        Ok(())
+    }
+
+    /// Remembers durably how far it is; if that fails, the restore goes on from further back.
+    async fn note_position(
+        &self,
+        fill: &mut FillEntry,
+        at: usize,
+        restore: &Restore,
+        sink: &Filling,
+    ) {
+        let position = restore.position();
+        let Some(filled) = fill.volumes.get_mut(at).filter(|of| of.position < position) else {
+            return;
+        };
+        if let Err(error) = sink.flush().await {
+            tracing::debug!(%error, "how far a restore is is not noted");
+            return;
+        }
+        filled.position = position;
+        if let Err(refused) = self.note_fill(fill).await {
+            tracing::debug!(why = refused.0.detail, "how far a restore is is not noted");
+        }
+    }
+
+    /// It did not come to its end.
+    async fn not_restored(&self, running: &mut Running, task: &Task, refused: Refused) -> Refused {
+        running.failed(&refused.0.detail);
+        let is_cancelled = refused.0.code == Code::BackupCancelled.as_str();
+        if task.fill.is_new && is_cancelled {
+            running.step("delete the volume that was to be filled");
+            return match self.delete_filled(&task.group, &task.fill).await {
+                Ok(()) => {
+                    running.done("nothing of it is left");
+                    refused
+                }
+                Err(other) => other,
+            };
+        }
+        if !task.fill.is_new && !self.is_begun(&task.fill) {
+            return self.undo_original(running, task, refused).await;
+        }
+        let error = Some((refused.0.code.clone(), refused.0.detail.clone()));
+        if let Err(other) = self.note_fill(&FillEntry { error, ..task.fill.clone() }).await {
+            tracing::warn!(why = other.0.detail, "why a restore was interrupted is not noted");
+        }
+        let group = &task.group;
+        let back = if task.fill.is_new {
+            format!("or give it up: twinspan volume delete {group}")
+        } else {
+            format!("or go back to what was there: twinspan snapshot list {group}")
+        };
+        refused.next(format!("twinspan backup resume {}, {back}", task.backup))
+    }
+
+    async fn delete_filled(&self, group: &str, fill: &FillEntry) -> Result<(), Refused> {
+        self.delete_volume(group).await?;
+        self.forget_fill(fill.group).await
+    }
+
+    pub(super) async fn note_fill(&self, fill: &FillEntry) -> Result<(), Refused> {
+        self.book
+            .change(Vec::new(), |pages| {
+                let fills = &mut pages.backups.fills;
+                match fills.iter_mut().find(|of| of.group == fill.group) {
+                    Some(known) => *known = fill.clone(),
+                    None => fills.push(fill.clone()),
+                }
+                Ok::<(), Refused>(())
+            })
+            .await
+    }
+
+    /// The group went back to a snapshot: it is whole without the restore, which is over.
+    pub(in crate::gateway) async fn end_fill(
+        &self,
+        running: &mut Running,
+        group: GroupId,
+    ) -> Result<(), Refused> {
+        let pages = self.book.read();
+        let Some(fill) = pages.backups.fills.iter().find(|fill| fill.group == group.uuid()) else {
+            return Ok(());
+        };
+        let volumes = ids(fill);
+        self.resume_for_restore(running, fill).await?;
+        self.forget_fill(group.uuid()).await?;
+        Ok(self.shard_of(group).call(move |state| state.open_to_hosts(group, &volumes)).await?)
+    }
+
+    /// Nothing of a group is being restored any more.
+    pub(in crate::gateway) async fn forget_fill(&self, group: Uuid) -> Result<(), Refused> {
+        if !self.book.read().backups.fills.iter().any(|fill| fill.group == group) {
+            return Ok(());
+        }
+        self.book
+            .change(Vec::new(), |pages| {
+                pages.backups.fills.retain(|fill| fill.group != group);
+                Ok::<(), Refused>(())
+            })
+            .await
+    }
+}
+
+fn ids(fill: &FillEntry) -> Vec<VolumeId> {
+    fill.volumes.iter().map(|of| VolumeId::from_uuid(of.volume)).collect()
+}
+
+fn fill_entry(found: &Found, group: GroupId, volumes: Vec<FilledEntry>, is_new: bool) -> FillEntry {
+    FillEntry {
+        backup: found.entry.id.uuid(),
+        target: found.target.config.name.clone(),
+        group: group.uuid(),
+        volumes,
+        is_new,
+        sessions: Vec::new(),
+        safety: None,
+        error: None,
+    }
+}
+
+/// The volumes of a backup that are meant.
+///
+/// # Errors
+/// [`Code::WrongState`] for one that cannot be read, [`Code::NotFound`] for a volume that it lacks.
+fn wanted(found: &Found, volume: Option<&str>) -> Result<Vec<HeldVolume>, Refused> {
+    let id = found.entry.id;
+    let held = match (found.entry.status, &found.entry.held) {
+        (Status::Available | Status::Restoring, Some(held)) => held,
+        (status, _) => {
+            let detail = format!(
+                "backup {id} is {}, and only an available one is restored",
+                status.as_str()
+            );
+            let refused = Refused::new(Code::WrongState, detail);
+            return Err(refused.next(format!("twinspan backup show {id}")));
+        }
+    };
+    let Some(name) = volume else { return Ok(held.volumes.clone()) };
+    let uuid = Uuid::parse_str(name).ok();
+    let is_it = |of: &&HeldVolume| of.name == name || Some(of.id.uuid()) == uuid;
+    let one = held.volumes.iter().find(is_it).cloned().ok_or_else(|| {
+        let names: Vec<&str> = held.volumes.iter().map(|of| of.name.as_str()).collect();
+        Refused::new(
+            Code::NotFound,
+            format!("it holds no volume {name:?}, but {}", names.join(", ")),
+        )
+    })?;
+    Ok(vec![one])
+}

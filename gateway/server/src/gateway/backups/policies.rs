@@ -37,11 +37,12 @@ impl Gateway {
     /// Looks at the schedules for as long as the gateway runs.
     pub(super) async fn run_policies(self: Arc<Self>) {
         let (clock, stopping) = (self.clock, self.stopping.clone());
-        let look = move |now: Timestamp| {
+        let look = |now: Timestamp| {
             let gateway = Arc::clone(&self);
             async move { gateway.look_at_policies(now).await }
         };
-        drive(move || moment(clock.unix_ms()), stopping, look).await;
+        let woken = (stopping, &self.targets.policy_set);
+        drive(|| moment(clock.unix_ms()), woken, look).await;
     }
 
     fn now(&self) -> Timestamp {
@@ -224,6 +225,7 @@ impl Gateway {
                 Ok::<(), Refused>(())
             })
             .await?;
+        self.targets.policy_set.notify_one();
         self.events.tell("backup", of, "policy set");
         self.backup_policy(of)
     }
@@ -241,6 +243,7 @@ impl Gateway {
         let now_ms = self.now().as_millisecond();
         self.change_policy(policy.of, |policy| (policy.on, policy.before_ms) = (on, now_ms))
             .await?;
+        self.targets.policy_set.notify_one();
         self.events.tell("backup", of, if on { "policy turned on" } else { "policy turned off" });
         self.backup_policy(of)
     }

@@ -101,7 +101,7 @@ impl Gateway {
         };
         let fill = fill_entry(found, group, vec![filled], true);
         let settings = api::VolumeSettings::default();
-        let new = NewVolume { volume, name: to.to_owned(), bytes, settings };
+        let new = NewVolume { volume, name: to.to_owned(), bytes, settings, origin: None };
         let new = NewGroup { group, name: to.to_owned(), volumes: vec![new] };
         let running = self.operations.begin_alone("backup-restore", to).map_err(Refused)?;
         let made = async {

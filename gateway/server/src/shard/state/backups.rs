@@ -8,7 +8,7 @@ use std::rc::Rc;
 use api::Code;
 use block::{
     Answer, BLOCK_BYTES, BlockRange, BlockSet, Extent, GroupId, IoError, Op, Request, RunKind,
-    Segment, Volume, VolumeId,
+    Segment, Store, Volume, VolumeId,
 };
 use bytes::{Bytes, BytesMut};
 

@@ -73,7 +73,6 @@ impl Machine {
         let doubtful = volumes.iter().any(|volume| volume.doubtful);
         // A failed sync loses what a loss of power does (rule 4).
         let lost = !clean && (doubtful || record.host_boot != host_boot);
-        let quality = restore_quality(record.quality, lost, &points);
         let role = restore_role(&record);
         let begins_with_next = restore_begins_with_next(&record, role);
         let (legs, awaiting) = restore_legs(record.legs, role, volumes, &mut lacks);
@@ -83,7 +82,7 @@ impl Machine {
             volumes: volumes.iter().map(restore_volume).collect(),
             epoch: record.epoch,
             lineage: record.lineage,
-            quality,
+            quality: restore_quality(record.quality, lost, &points),
             role,
             recorded_role: record.role,
             recorded_detached: record.role == RoleRecord::Detached,

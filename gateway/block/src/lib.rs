@@ -31,8 +31,8 @@ pub use id::{
 pub use link::{Link, LinkError, LinkTraffic};
 pub use message::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Goodbye, Hello, Identity, Message, MirrorState, Mode,
-    Open, Opened, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality, RELAYS_SINCE_VERSION,
-    SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, VolumeOffer, Vote,
+    Open, Opened, POINTS_SINCE_VERSION, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality,
+    RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, VolumeOffer, Vote,
 };
 pub use range::{
     ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,

@@ -3,7 +3,7 @@
 use block::{Epoch, GatewayId, IoError, LegId, Quality, SessionId, SnapshotId, VolumeId};
 
 use crate::policy::Policy;
-use crate::status::SnapshotOrigin;
+use crate::status::{Marks, SnapshotOrigin};
 
 /// An operator's command. Each is durable when it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,11 +111,42 @@ pub enum Command {
         /// When, in Unix milliseconds.
         unix_ms: u64,
     },
-    /// Forget a snapshot, here and, at a primary, at every mirror that is connected. The room comes
-    /// back a little later.
+    /// Forget a snapshot, here and, at a primary, at every mirror that may keep it, as soon as it is
+    /// connected. The room comes back a little later.
     RemoveSnapshot {
         /// Which.
         snapshot: SnapshotId,
+    },
+    /// Take a recovery point: as [`Command::Snapshot`], by the group's schedule.
+    TakePoint {
+        /// What it is known by, at every copy.
+        snapshot: SnapshotId,
+        /// What people call it.
+        name: String,
+        /// When, in Unix milliseconds.
+        unix_ms: u64,
+        /// What is known of it beside.
+        marks: Marks,
+        /// No mirror keeps it.
+        here_only: bool,
+    },
+    /// Add marks to a snapshot, here and, at a primary, at every mirror that keeps it; one that is
+    /// away hears of it when it is back.
+    MarkSnapshot {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What to add. Nothing is ever taken away.
+        marks: Marks,
+    },
+    /// Forget a snapshot here. Mirrors, and the primary of a mirror, go on keeping it.
+    ForgetSnapshot {
+        /// Which.
+        snapshot: SnapshotId,
+    },
+    /// Say which recovery points the group has. Its mirrors are told, for when they are the primary.
+    SetPointPolicy {
+        /// In words that the mirror does not look into; none: there are no recovery points.
+        policy: Option<bytes::Bytes>,
     },
     /// Make every volume of the group what it was at a snapshot, all of them or none (SNAP-02). Its
     /// sessions are suspended; resumed, the mirrors follow by delta. What is here now is kept as a
@@ -307,6 +338,12 @@ pub enum Refusal {
     /// The snapshot is being removed, or its content is not there.
     #[error("the snapshot cannot be used: it is being removed, or its content was lost")]
     SnapshotUnusable,
+    /// Nobody removes it yet.
+    #[error("the snapshot is locked, and nobody removes it before its lock ends")]
+    SnapshotLocked {
+        /// When that is, in Unix milliseconds of the lock clock.
+        until_ms: u64,
+    },
     /// Mirrors hold every acknowledged write; going back would leave them ahead.
     #[error("the group is mirrored: suspend its sessions first")]
     SessionsActive,

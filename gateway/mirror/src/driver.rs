@@ -312,7 +312,7 @@ impl Group {
         loop {
             interval.tick().await;
             let now_ms = self.uptime_ms();
-            self.core.borrow_mut().look_around(self.clock.unix_ms());
+            self.core.borrow_mut().look_around(self.clock.unix_ms(), self.clock.lock_ms());
             self.push_event(Event::Tick { now_ms });
         }
     }
@@ -379,7 +379,11 @@ impl Core {
     }
 
     /// Tells the machine what only clocks on walls and other groups know, where it changed.
-    fn look_around(&mut self, unix_ms: u64) {
+    fn look_around(&mut self, unix_ms: u64, lock_ms: u64) {
+        // Locks are of days: a second is near enough.
+        if lock_ms >= self.machine.lock_ms() + 1_000 {
+            self.events.push(Event::Pace(Pace::LockClock { unix_ms: lock_ms }));
+        }
         for (leg, bandwidth, told) in self.machine.windowed() {
             let limit = bandwidth.limit_at(|zone| zone.wall_time(unix_ms));
             if limit != told {

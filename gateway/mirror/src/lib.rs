@@ -45,11 +45,11 @@ pub use machine::{JournalLimits, Spell};
 pub use mode::Mode;
 pub use policy::{ACK_DEADLINE_MS, CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
 pub use priority::{Copiers, Priority};
-pub use record::RecordError;
+pub use record::{RecordError, locked_in as locked_snapshot};
 pub use regroup::{Leaver, regroup_mirror};
 pub use status::{
     Cause, CompanionStatus, DiscardedStatus, GroupCounters, GroupStatus, HandoverStatus, LegStatus,
-    LinkState, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
+    LinkState, Marks, PartsStatus, Phase, PointStatus, Role, Serving, SessionState, SessionStatus,
     SnapshotOrigin, SnapshotState, SnapshotStatus, UpstreamStatus, Verified, Verifying,
     VolumeStatus, WitnessStatus,
 };

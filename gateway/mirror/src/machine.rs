@@ -42,6 +42,7 @@ mod named;
 mod note;
 mod pace;
 mod points;
+mod recovery;
 mod relay;
 mod role;
 mod rollback;
@@ -238,6 +239,7 @@ pub struct Machine {
     dismissal: Option<members::Dismissal>,
     /// The snapshot that is to be taken as soon as this copy is at one place in the stream.
     asked: Option<Label>,
+    recovery: recovery::Recovery,
     /// The copy goes back to a named snapshot.
     rollback: Option<rollback::Rollback>,
     /// The highest priority that copies at this gateway, as far as this group was told.
@@ -465,6 +467,7 @@ impl Machine {
             return;
         }
         self.recorded_part(number);
+        self.confirm_removals(number, out);
         self.tell_history(number, out);
         match after {
             After::Nothing | After::Fenced => {}

@@ -9,6 +9,7 @@
 mod named;
 mod parts;
 mod points;
+mod recovery;
 mod wire;
 
 use block::{Epoch, GatewayId, Generation, GroupId, Quality, SessionId, VolumeId};
@@ -17,11 +18,13 @@ use bytes::Bytes;
 use crate::lineage::Lineage;
 use crate::policy::Policy;
 
+pub use self::named::locked_in;
 pub(crate) use self::named::{
     Label, Named, SnapshotWord, decode as decode_named, encode as encode_named, named_key,
 };
 pub(crate) use self::parts::{PartsRecord, SpanWord};
 pub(crate) use self::points::{Discarded, Kept, PointsRecord, Snapshots};
+pub(crate) use self::recovery::{Gone, RecoveryRecord, recovery_key};
 use self::wire::{Reader, Writer, arbitrated_of, quality_code, quality_of};
 pub(crate) use self::wire::{policy_bytes, policy_of};
 

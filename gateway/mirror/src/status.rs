@@ -10,7 +10,7 @@ use block::{
     VolumeId,
 };
 
-pub use self::named::{SnapshotOrigin, SnapshotState, SnapshotStatus};
+pub use self::named::{Marks, SnapshotOrigin, SnapshotState, SnapshotStatus};
 use crate::machine::Spell;
 use crate::policy::Policy;
 
@@ -455,6 +455,8 @@ pub struct GroupStatus {
     pub discarded: Vec<DiscardedStatus>,
     /// The snapshots that have names, oldest first.
     pub snapshots: Vec<SnapshotStatus>,
+    /// What the primary was told of the group's recovery points, in the words of who told it.
+    pub point_policy: Option<bytes::Bytes>,
     /// Whether this copy has content of its own that belongs to no history, and that nobody changed
     /// since it was taken for a mirror's.
     pub is_foreign: bool,

@@ -6,6 +6,12 @@ use std::time::Duration;
 pub trait Clock {
     /// Milliseconds since 1970.
     fn unix_ms(&self) -> u64;
+
+    /// Milliseconds since 1970 by the clock that ends locks: it is never set, never goes back, and does
+    /// not go faster than time.
+    fn lock_ms(&self) -> u64 {
+        self.unix_ms()
+    }
 }
 
 /// When a silent peer is asked, and when it is given up.

@@ -22,8 +22,8 @@ use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
 use crate::record::{
-    Arbitrated, GroupRecord, PartsRecord, RecordError, decode_named, dirty_key, fresh_key,
-    group_key, named_key,
+    Arbitrated, GroupRecord, PartsRecord, RecordError, RecoveryRecord, decode_named, dirty_key,
+    fresh_key, group_key, named_key, recovery_key,
 };
 use crate::relay::relay_key;
 use crate::status::Verified;
@@ -129,6 +129,12 @@ impl Group {
         group_key(group)
     }
 
+    /// Where the ledger keeps what is known of a group's recovery points, for whoever removes a group.
+    #[must_use]
+    pub fn points_key(group: GroupId) -> String {
+        recovery_key(group)
+    }
+
     /// Where the ledger keeps what a volume's snapshots are called, for whoever removes it.
     #[must_use]
     pub fn snapshots_key(volume: VolumeId) -> String {
@@ -166,8 +172,7 @@ impl Group {
             Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
                 maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
             });
-        let relays = read_relays(&parts, &gateways)?;
-        machine.restore_relays(|gateway| relays.get(&gateway).cloned());
+        restore_more(&mut machine, &parts, &gateways)?;
         machine.set_journal(parts.journals.limits);
         machine.introduce(parts.identity.gateway);
         let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
@@ -303,6 +308,25 @@ pub(super) fn restored(
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
         named: named.map_or(Ok(Vec::new()), |named| decode_named(&named))?,
     })
+}
+
+/// What has records of its own beside the group's.
+fn restore_more(
+    machine: &mut Machine,
+    parts: &Parts,
+    gateways: &[GatewayId],
+) -> Result<(), OpenError> {
+    let relays = read_relays(parts, gateways)?;
+    machine.restore_relays(|gateway| relays.get(&gateway).cloned());
+    machine.restore_recovery(read_recovery(parts)?);
+    Ok(())
+}
+
+/// What is known of the group's recovery points.
+fn read_recovery(parts: &Parts) -> Result<RecoveryRecord, OpenError> {
+    let bytes = parts.ledger.get(&recovery_key(parts.group)).map_err(OpenError::Ledger)?;
+    Ok(bytes
+        .map_or_else(|| Ok(RecoveryRecord::default()), |bytes| RecoveryRecord::decode(&bytes))?)
 }
 
 /// To which gateways this one relays when it is a mirror, and which volumes each session knows.

@@ -9,7 +9,7 @@ use super::{After, Effect, Machine, Role};
 use crate::command::{Command, Refusal};
 use crate::policy::Split;
 use crate::record::{Label, UpstreamRecord};
-use crate::status::{Cause, SessionState};
+use crate::status::{Cause, Marks, SessionState, SnapshotOrigin};
 
 /// The command under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +62,17 @@ impl Machine {
                 self.begin_verification(leg, bytes_per_second, out)
             }
             Command::Snapshot { snapshot, name, origin, unix_ms } => {
-                self.begin_snapshot(Label { id: snapshot, name, origin, unix_ms }, out)
+                let marks = Marks::default();
+                self.begin_snapshot(Label { id: snapshot, name, origin, unix_ms, marks }, out)
             }
+            Command::TakePoint { snapshot: id, name, unix_ms, marks, here_only } => {
+                let origin = SnapshotOrigin::Scheduled;
+                self.recovery.here_only = here_only.then_some(id);
+                self.begin_snapshot(Label { id, name, origin, unix_ms, marks }, out)
+            }
+            Command::MarkSnapshot { snapshot, marks } => self.mark_snapshot(snapshot, &marks, out),
+            Command::ForgetSnapshot { snapshot } => self.forget_here(snapshot, out),
+            Command::SetPointPolicy { policy } => self.set_point_policy(policy, out),
             Command::RemoveSnapshot { snapshot } => self.remove_named(snapshot, out),
             Command::RollBack { snapshot, safety, unix_ms } => {
                 self.begin_rollback(snapshot, (safety, unix_ms), out)

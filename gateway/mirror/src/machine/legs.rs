@@ -130,6 +130,7 @@ impl Machine {
             self.step_down(leg, out);
         }
         self.tell_policy(leg, out);
+        self.tell_recovery(leg, out);
         self.opened_in_company(leg, out);
         self.take_back_handover(leg, out);
     }

@@ -13,7 +13,9 @@
 
 use std::collections::HashMap;
 
-use block::{IoError, LegId, Message, SNAPSHOTS_SINCE_VERSION, SnapshotId, VolumeId};
+use block::{
+    IoError, LegId, Message, POINTS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SnapshotId, VolumeId,
+};
 use bytes::Bytes;
 
 use super::leg::Stage;
@@ -74,6 +76,7 @@ impl Machine {
                         name: named.label.name.clone(),
                         origin: named.label.origin,
                         unix_ms: named.label.unix_ms,
+                        marks: named.label.marks.clone(),
                         state: named.state,
                         volumes: Vec::new(),
                         held_by: named.held_by.clone(),
@@ -182,17 +185,19 @@ impl Machine {
         let Some(label) = self.asked.take() else { return };
         assert!(!self.writes.any_unapplied(), "what mirrors were sent before it is here (rule 14)");
         let word = SnapshotWord::Take(label.clone()).encode();
+        let since = if label.is_plain() { SNAPSHOTS_SINCE_VERSION } else { POINTS_SINCE_VERSION };
+        let here_only = self.recovery.here_only.take() == Some(label.id);
         self.points.begin_named(label, out);
-        for leg in LegId::all().filter(|leg| self.can_keep_named(*leg)) {
+        for leg in LegId::all().filter(|leg| !here_only && self.can_keep_named(*leg, since)) {
             out.push(Effect::Post { leg, message: Message::Snapshot(word.clone()) });
         }
     }
 
     /// Whether a mirror has everything before this place in the stream, and nothing else.
-    fn can_keep_named(&self, leg: LegId) -> bool {
+    fn can_keep_named(&self, leg: LegId, since: u16) -> bool {
         self.leg(leg).is_some_and(|leg| {
             matches!(leg.stage, Stage::InSync | Stage::Following)
-                && leg.version >= SNAPSHOTS_SINCE_VERSION
+                && leg.version >= since
                 && leg.is_clean()
                 && !leg.has_copies()
         })
@@ -226,11 +231,10 @@ impl Machine {
                 if error == IoError::Latched {
                     self.latch(error, out);
                 }
-                self.keep(After::Nothing, out);
-                if link == 0 && self.role == Role::Primary {
-                    // It is none: mirrors that keep it already have no use for it.
-                    self.tell_removed(id, out);
-                }
+                let is_ours = link == 0 && self.role == Role::Primary;
+                // It is none: mirrors that keep it already have no use for it.
+                let records = if is_ours { self.bury(id, out) } else { Vec::new() };
+                self.keep_with(After::Nothing, records, out);
                 let why = format!("cannot keep a snapshot of the copy here: {error}");
                 self.answer_named((id, link), Err((Refusal::Io(error), why)), out);
             }
@@ -285,14 +289,11 @@ impl Machine {
                     None => self.keep_point(Why::Named(label), out),
                 }
             }
-            Ok(SnapshotWord::Remove(id)) => {
-                if self.is_named(id) {
-                    self.mark_deleting(id);
-                    let records = self.named_records();
-                    self.keep_with(After::Nothing, records, out);
-                }
-            }
-            Ok(SnapshotWord::Taken { .. }) | Err(_) => {
+            Ok(SnapshotWord::Remove(id)) => self.told_gone(id, false, out),
+            Ok(SnapshotWord::Retire(id)) => self.told_gone(id, true, out),
+            Ok(SnapshotWord::Mark { id, marks }) => self.told_marks(id, &marks, out),
+            Ok(SnapshotWord::Policy(policy)) => self.told_point_policy(policy, out),
+            Ok(SnapshotWord::Taken { .. } | SnapshotWord::Retired(_)) | Err(_) => {
                 let why = "a word about snapshots that makes no sense".to_owned();
                 self.drop_upstream(Some(block::Goodbye::Protocol(why)), out);
             }
@@ -322,7 +323,15 @@ impl Machine {
             Ok(SnapshotWord::Taken { id, failed: Some(why) }) => {
                 out.push(Effect::Note(super::Note::SnapshotMissed { id, leg, why }));
             }
-            Ok(SnapshotWord::Take(_) | SnapshotWord::Remove(_)) | Err(_) => {
+            Ok(SnapshotWord::Retired(id)) => self.heard_retired(leg, id, out),
+            Ok(
+                SnapshotWord::Take(_)
+                | SnapshotWord::Remove(_)
+                | SnapshotWord::Retire(_)
+                | SnapshotWord::Mark { .. }
+                | SnapshotWord::Policy(_),
+            )
+            | Err(_) => {
                 let why = "a word about snapshots that makes no sense".to_owned();
                 let error = crate::status::SessionState::Error;
                 self.lose_leg(leg, crate::status::Cause::Refused(why), error, out);
@@ -332,49 +341,19 @@ impl Machine {
 
     // --- removing one ---
 
-    /// An operator has no more use for one, here and at the mirrors that are connected.
+    /// An operator has no more use for one, here and at the mirrors, as soon as they are connected.
     pub(super) fn remove_named(
         &mut self,
         id: SnapshotId,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        if !self.is_named(id) {
-            return Err(Refusal::NoSuchSnapshot);
-        }
-        if self.latched {
-            return Err(Refusal::Io(IoError::Latched));
-        }
-        if self.rolls_back_to(id) {
-            return Err(Refusal::Busy);
-        }
+        self.may_remove(id)?;
+        let gone = if self.role == Role::Primary { self.bury(id, out) } else { Vec::new() };
         self.mark_deleting(id);
-        if self.role == Role::Primary {
-            self.tell_removed(id, out);
-        }
-        let records = self.named_records();
+        let mut records = self.named_records();
+        records.extend(gone);
         self.keep_with(After::Command, records, out);
         Ok(())
-    }
-
-    /// Tells the mirrors that are connected that nobody needs a snapshot any more.
-    fn tell_removed(&self, id: SnapshotId, out: &mut Vec<Effect>) {
-        let word = SnapshotWord::Remove(id).encode();
-        for leg in self.live.iter() {
-            if self.leg(leg).is_some_and(|leg| leg.version >= SNAPSHOTS_SINCE_VERSION) {
-                out.push(Effect::Post { leg, message: Message::Snapshot(word.clone()) });
-            }
-        }
-    }
-
-    fn mark_deleting(&mut self, id: SnapshotId) {
-        for volume in &mut self.volumes {
-            for named in volume.named.iter_mut().filter(|named| named.label.id == id) {
-                if named.state != SnapshotState::Deleting {
-                    named.state = SnapshotState::Deleting;
-                    self.points.add_unneeded(volume.id, named.here);
-                }
-            }
-        }
     }
 
     /// What was removed from the stores is not listed any more.

@@ -46,6 +46,11 @@ pub enum Pace {
         /// The highest priority among them.
         highest: Option<Priority>,
     },
+    /// What the clock says by which locks of snapshots end. It never goes back.
+    LockClock {
+        /// In Unix milliseconds.
+        unix_ms: u64,
+    },
 }
 
 // === impl Bucket ===
@@ -144,6 +149,7 @@ impl Machine {
         match pace {
             Pace::Limit { leg, bytes_per_second } => self.on_limit(leg, bytes_per_second),
             Pace::Crowd { highest } => self.highest_copying = highest,
+            Pace::LockClock { unix_ms } => self.on_lock_clock(unix_ms),
         }
     }
 

@@ -16,7 +16,7 @@ use super::leg::Stage;
 use super::{After, Effect, Machine, Note, Pending, Role};
 use crate::command::Refusal;
 use crate::record::{Label, Named};
-use crate::status::{SnapshotOrigin, SnapshotState};
+use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
 /// A way back that is under way.
 #[derive(Debug)]
@@ -67,7 +67,8 @@ impl Machine {
             return Err(Refusal::SessionsActive);
         }
         let name = format!("auto.before-rollback.{unix_ms}");
-        let label = Label { id: safety, name, origin: SnapshotOrigin::Safety, unix_ms };
+        let origin = SnapshotOrigin::Safety;
+        let label = Label { id: safety, name, origin, unix_ms, marks: Marks::default() };
         self.may_name(&label)?;
         self.command = Some(Pending::RollBack(to));
         self.rollback = Some(Rollback { to, step: Step::Settling(label) });

@@ -76,8 +76,7 @@ impl Machine {
         let quality = restore_quality(record.quality, lost, &points);
         let role = restore_role(&record);
         let begins_with_next = restore_begins_with_next(&record, role);
-        let mut kept = |gateway, volume| lacks(gateway, volume).into();
-        let (legs, awaiting) = restore_legs(record.legs, role, volumes, &mut kept);
+        let (legs, awaiting) = restore_legs(record.legs, role, volumes, &mut lacks);
         let mut machine = Self {
             group: record.group,
             name: record.name,
@@ -129,6 +128,7 @@ impl Machine {
             me: None,
             dismissal: None,
             asked: None,
+            recovery: super::recovery::Recovery::default(),
             rollback: None,
             highest_copying: None,
             granted: Vec::new(),
@@ -253,6 +253,7 @@ impl Machine {
             keeps_no_points: self.points.are_unsupported(),
             discarded: self.discarded_status(),
             snapshots: self.named_status(),
+            point_policy: self.recovery.policy.clone(),
             is_foreign: self.points.is_foreign(),
             rpo_ms: None,
             split_brain: self.split_brain,
@@ -421,11 +422,11 @@ fn restore_role(record: &GroupRecord) -> Role {
 type Legs = [Option<Box<Leg>>; LegId::COUNT];
 
 /// The mirrors as they were recorded, and which of them have to be heard before anybody is served.
-fn restore_legs(
+fn restore_legs<L: Into<Lacks>>(
     records: Vec<Option<LegRecord>>,
     role: Role,
     volumes: &[Restored],
-    lacks: &mut dyn FnMut(GatewayId, VolumeId) -> Lacks,
+    lacks: &mut impl FnMut(GatewayId, VolumeId) -> L,
 ) -> (Legs, LegSet) {
     let mut legs = [const { None }; LegId::COUNT];
     let mut awaiting = LegSet::default();
@@ -435,7 +436,7 @@ fn restore_legs(
             awaiting.insert(id);
         }
         let gateway = leg.gateway;
-        let leg = restore_leg(id, leg, volumes, |volume| lacks(gateway, volume));
+        let leg = restore_leg(id, leg, volumes, |volume| lacks(gateway, volume).into());
         legs[id.index()] = Some(Box::new(leg));
     }
     (legs, awaiting)

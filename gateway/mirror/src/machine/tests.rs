@@ -777,4 +777,5 @@ mod modes;
 mod named;
 mod pace;
 mod parted;
+mod recovery;
 mod relay;

@@ -4,6 +4,8 @@
 //!   "TwN1"  u16 version  list  CRC32C(all before)         (all integers little-endian)
 //! ```
 //!
+//! Version 1 has no marks and no recovery points; it is still written where there are none.
+//!
 //! Invariant: they are recorded by volume, so that they go where it goes, whatever group that is.
 
 use block::{GatewayId, SnapshotId, VolumeId};
@@ -11,10 +13,12 @@ use bytes::Bytes;
 
 use super::wire::{Reader, Writer};
 use super::{RecordError, crc32c};
-use crate::status::{SnapshotOrigin, SnapshotState};
+use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
 const MAGIC: [u8; 4] = *b"TwN1";
-const VERSION: u16 = 1;
+/// The version without marks.
+const VERSION_PLAIN: u16 = 1;
+const VERSION: u16 = 2;
 
 /// What a snapshot of a group is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,19 @@ pub(crate) struct Label {
     pub(crate) origin: SnapshotOrigin,
     /// When it was asked for, by the clock of who was asked, for people.
     pub(crate) unix_ms: u64,
+    /// What else is known of it by now, here.
+    pub(crate) marks: Marks,
+}
+
+impl Label {
+    /// Whether a release that knows no recovery points understands all of it.
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_old = match self.origin {
+            SnapshotOrigin::Manual | SnapshotOrigin::Safety => true,
+            SnapshotOrigin::Scheduled => false,
+        };
+        is_old && self.marks.is_empty()
+    }
 }
 
 /// A volume's part of a snapshot of its group.
@@ -47,6 +64,14 @@ pub(crate) enum SnapshotWord {
     Taken { id: SnapshotId, failed: Option<String> },
     /// To a mirror: nobody needs it any more.
     Remove(SnapshotId),
+    /// To a mirror: the same, and it answers when it does not keep it any more.
+    Retire(SnapshotId),
+    /// From a mirror: it does not keep it.
+    Retired(SnapshotId),
+    /// To a mirror: this is known of it, too.
+    Mark { id: SnapshotId, marks: Marks },
+    /// To a mirror: which recovery points the group has.
+    Policy(Option<Bytes>),
 }
 
 /// Where the ledger keeps the named snapshots of a volume.
@@ -60,9 +85,13 @@ pub(crate) fn encode(named: &[Named]) -> Option<Bytes> {
         return None;
     }
     let mut w = Writer(MAGIC.to_vec());
-    w.0.extend(VERSION.to_le_bytes());
+    let plain = named.iter().all(|named| named.label.is_plain());
+    w.0.extend(if plain { VERSION_PLAIN } else { VERSION }.to_le_bytes());
     w.list(named, |w, named| {
         w.label(&named.label);
+        if !plain {
+            w.marks(&named.label.marks);
+        }
         w.uuid(named.here.uuid());
         w.u8(match named.state {
             SnapshotState::Available => 1,
@@ -90,7 +119,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Named>, RecordError> {
     }
     let named = r.list(|r| {
         Ok(Named {
-            label: r.label()?,
+            label: r.label(version > VERSION_PLAIN)?,
             here: SnapshotId::from_uuid(r.uuid()?),
             state: match r.u8()? {
                 1 => SnapshotState::Available,
@@ -105,13 +134,29 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Named>, RecordError> {
     if r.0.is_empty() { Ok(named) } else { Err(RecordError::Damaged) }
 }
 
+/// The name of a snapshot in a volume's record that is locked by the lock clock, and until when. A
+/// record that cannot be read names none.
+#[must_use]
+pub fn locked_in(record: &[u8], lock_ms: u64) -> Option<(String, u64)> {
+    let named = decode(record).ok()?;
+    let locked = named.into_iter().filter(|of| of.label.marks.locked_until_ms > lock_ms);
+    let until = |of: &Named| of.label.marks.locked_until_ms;
+    let last = locked.max_by_key(until)?;
+    Some((last.label.name.clone(), until(&last)))
+}
+
 impl SnapshotWord {
     pub(crate) fn encode(&self) -> Bytes {
         let mut w = Writer(Vec::new());
         match self {
-            Self::Take(label) => {
+            Self::Take(label) if label.is_plain() => {
                 w.u8(1);
                 w.label(label);
+            }
+            Self::Take(label) => {
+                w.u8(4);
+                w.label(label);
+                w.marks(&label.marks);
             }
             Self::Taken { id, failed } => {
                 w.u8(2);
@@ -122,6 +167,23 @@ impl SnapshotWord {
                 w.u8(3);
                 w.uuid(id.uuid());
             }
+            Self::Retire(id) => {
+                w.u8(5);
+                w.uuid(id.uuid());
+            }
+            Self::Retired(id) => {
+                w.u8(6);
+                w.uuid(id.uuid());
+            }
+            Self::Mark { id, marks } => {
+                w.u8(7);
+                w.uuid(id.uuid());
+                w.marks(marks);
+            }
+            Self::Policy(policy) => {
+                w.u8(8);
+                w.option(policy.as_ref(), |w, policy| w.bytes(policy));
+            }
         }
         Bytes::from(w.0)
     }
@@ -129,12 +191,17 @@ impl SnapshotWord {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut r = Reader(bytes, VERSION);
         let word = match r.u8()? {
-            1 => Self::Take(r.label()?),
+            1 => Self::Take(r.label(false)?),
             2 => Self::Taken {
                 id: SnapshotId::from_uuid(r.uuid()?),
                 failed: r.option(Reader::text)?,
             },
             3 => Self::Remove(SnapshotId::from_uuid(r.uuid()?)),
+            4 => Self::Take(r.label(true)?),
+            5 => Self::Retire(SnapshotId::from_uuid(r.uuid()?)),
+            6 => Self::Retired(SnapshotId::from_uuid(r.uuid()?)),
+            7 => Self::Mark { id: SnapshotId::from_uuid(r.uuid()?), marks: r.marks()? },
+            8 => Self::Policy(r.option(Reader::bytes)?),
             _ => return Err(RecordError::Damaged),
         };
         if r.0.is_empty() { Ok(word) } else { Err(RecordError::Damaged) }
@@ -148,22 +215,41 @@ impl Writer {
         self.u8(match label.origin {
             SnapshotOrigin::Manual => 1,
             SnapshotOrigin::Safety => 2,
+            SnapshotOrigin::Scheduled => 4,
         });
         self.u64(label.unix_ms);
+    }
+
+    fn marks(&mut self, marks: &Marks) {
+        self.u64(marks.locked_until_ms);
+        self.u8(u8::from(marks.used));
+        self.u8(u8::from(marks.application));
+        self.option(marks.why_not.as_ref(), |w, why| w.text(why));
     }
 }
 
 impl Reader<'_> {
-    fn label(&mut self) -> Result<Label, RecordError> {
+    fn label(&mut self, has_marks: bool) -> Result<Label, RecordError> {
         Ok(Label {
             id: SnapshotId::from_uuid(self.uuid()?),
             name: self.text()?,
             origin: match self.u8()? {
                 1 => SnapshotOrigin::Manual,
                 2 => SnapshotOrigin::Safety,
+                4 if has_marks => SnapshotOrigin::Scheduled,
                 _ => return Err(RecordError::Damaged),
             },
             unix_ms: self.u64()?,
+            marks: if has_marks { self.marks()? } else { Marks::default() },
+        })
+    }
+
+    fn marks(&mut self) -> Result<Marks, RecordError> {
+        Ok(Marks {
+            locked_until_ms: self.u64()?,
+            used: self.flag()?,
+            application: self.flag()?,
+            why_not: self.option(Reader::text)?,
         })
     }
 }
@@ -178,6 +264,7 @@ mod tests {
             name: "before-upgrade".to_owned(),
             origin: SnapshotOrigin::Manual,
             unix_ms: 77,
+            marks: Marks::default(),
         };
         Named { label, here: SnapshotId::of(2), state, held_by: vec![GatewayId::of(3)] }
     }
@@ -202,14 +289,66 @@ mod tests {
         assert_eq!(encode(&[]), None);
     }
 
+    fn marked() -> Named {
+        let mut named = sample(SnapshotState::Available);
+        named.label.origin = SnapshotOrigin::Scheduled;
+        named.label.marks = Marks {
+            locked_until_ms: 5,
+            used: true,
+            application: false,
+            why_not: Some("no hook".to_owned()),
+        };
+        named
+    }
+
+    #[test]
+    fn marks_are_read_whole_and_a_record_without_them_is_one_of_version_1() {
+        let both = [sample(SnapshotState::Available), marked()];
+        let bytes = encode(&both).unwrap();
+        assert_eq!(bytes[4], 2);
+        assert_eq!(decode(&bytes).as_deref(), Ok(&both[..]));
+        for at in 0..bytes.len() {
+            assert!(decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+        assert_eq!(encode(&both[..1]).unwrap()[4], 1, "the release before reads it");
+    }
+
+    #[test]
+    fn marks_add_up_to_the_same_in_any_order() {
+        let lock = |ms| Marks { locked_until_ms: ms, ..Marks::default() };
+        let some = [
+            lock(7),
+            lock(3),
+            Marks { used: true, ..Marks::default() },
+            Marks { why_not: Some("a".to_owned()), ..Marks::default() },
+            Marks { why_not: Some("b".to_owned()), ..Marks::default() },
+            Marks { application: true, ..Marks::default() },
+        ];
+        let sum = |order: &[usize]| {
+            let mut sum = Marks::default();
+            order.iter().for_each(|at| {
+                sum.add(&some[*at]);
+            });
+            sum
+        };
+        let all = sum(&[0, 1, 2, 3, 4, 5]);
+        assert_eq!((all.locked_until_ms, all.used, all.application), (7, true, true));
+        assert_eq!(all.why_not, None);
+        for order in [[5, 4, 3, 2, 1, 0], [1, 3, 5, 0, 2, 4], [4, 5, 0, 1, 3, 2]] {
+            assert_eq!(sum(&order), all);
+        }
+        assert_eq!(sum(&[3, 4]), sum(&[4, 3]));
+        assert!(!all.clone().add(&lock(6)), "a lock is not made shorter");
+    }
+
     #[test]
     fn a_newer_record_is_refused_by_name() {
         let mut bytes = encode(&[sample(SnapshotState::Available)]).unwrap().to_vec();
-        bytes[4] = 2;
+        bytes[4] = 3;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(decode(&bytes), Err(RecordError::Newer(2)));
+        assert_eq!(decode(&bytes), Err(RecordError::Newer(3)));
     }
 
     #[test]
@@ -220,6 +359,12 @@ mod tests {
             SnapshotWord::Taken { id, failed: None },
             SnapshotWord::Taken { id, failed: Some("no room".to_owned()) },
             SnapshotWord::Remove(id),
+            SnapshotWord::Take(marked().label),
+            SnapshotWord::Retire(id),
+            SnapshotWord::Retired(id),
+            SnapshotWord::Mark { id, marks: marked().label.marks },
+            SnapshotWord::Policy(None),
+            SnapshotWord::Policy(Some(Bytes::from_static(b"{}"))),
         ] {
             let bytes = word.encode();
             assert_eq!(SnapshotWord::decode(&bytes), Ok(word));

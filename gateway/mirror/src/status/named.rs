@@ -11,6 +11,45 @@ pub enum SnapshotOrigin {
     Manual,
     /// The gateway itself, before it made the volumes what they once were.
     Safety,
+    /// The group's schedule: a recovery point.
+    Scheduled,
+}
+
+/// What is known of a snapshot beside what it holds. It only grows: marks are added up, in any order
+/// and as often as they come, and each copy that keeps the snapshot comes to the same ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Nobody removes it before, in Unix milliseconds of the lock clock; 0: anybody may.
+    pub locked_until_ms: u64,
+    /// Somebody went back to it.
+    pub used: bool,
+    /// What wrote to the volumes had come to rest when it was taken.
+    pub application: bool,
+    /// Why it had not.
+    pub why_not: Option<String>,
+}
+
+impl Marks {
+    /// Adds other marks; says whether that changed anything. A lock is only ever made longer.
+    pub fn add(&mut self, more: &Self) -> bool {
+        let before = self.clone();
+        self.locked_until_ms = self.locked_until_ms.max(more.locked_until_ms);
+        self.used |= more.used;
+        self.application |= more.application;
+        if self.application {
+            self.why_not = None;
+        } else if more.why_not.is_some() {
+            // Of two reasons the same one at each copy.
+            self.why_not = self.why_not.take().max(more.why_not.clone());
+        }
+        *self != before
+    }
+
+    /// Whether nothing was marked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where a snapshot is in its life (SNAP-05).
@@ -48,6 +87,8 @@ pub struct SnapshotStatus {
     pub origin: SnapshotOrigin,
     /// When, in Unix milliseconds, by the clock of the gateway that was asked.
     pub unix_ms: u64,
+    /// What else is known of it.
+    pub marks: Marks,
     /// Where it is in its life here.
     pub state: SnapshotState,
     /// The volumes that it holds, and what the stores here call it.

@@ -12,6 +12,7 @@ mod link;
 mod modes;
 mod mortal;
 mod parts;
+mod points;
 mod policies;
 mod snapshots;
 mod verify;

@@ -5,7 +5,7 @@ use super::*;
 use block::SnapshotId;
 
 use crate::record::{Label, Named, SnapshotWord, decode_named, dirty_key, named_key};
-use crate::status::{SnapshotOrigin, SnapshotState};
+use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
 const WISH: SnapshotId = SnapshotId::of(500);
 const SAFETY: SnapshotId = SnapshotId::of(501);
@@ -20,7 +20,13 @@ fn wish() -> Event {
 }
 
 fn label() -> Label {
-    Label { id: WISH, name: "before".to_owned(), origin: SnapshotOrigin::Manual, unix_ms: 7 }
+    Label {
+        id: WISH,
+        name: "before".to_owned(),
+        origin: SnapshotOrigin::Manual,
+        unix_ms: 7,
+        marks: Marks::default(),
+    }
 }
 
 fn back() -> Event {
@@ -142,7 +148,7 @@ fn snap_05_a_mirror_does_not_keep_what_the_primary_could_not() {
         Effect::Post { message: Message::Snapshot(word), .. } => SnapshotWord::decode(word).ok(),
         _ => None,
     });
-    assert_eq!(told, Some(SnapshotWord::Remove(WISH)));
+    assert_eq!(told, Some(SnapshotWord::Retire(WISH)));
 }
 
 #[test]

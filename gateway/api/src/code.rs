@@ -218,6 +218,21 @@ codes! {
     RollingBack "GW0467" 409 7
         "the group goes back to a snapshot",
         "wait until it is there; hosts can attach again then";
+    NoPointPolicy "GW0470" 404 7
+        "the group has no policy for recovery points",
+        "set one: twinspan point policy set GROUP";
+    PointPolicyInvalid "GW0471" 400 2
+        "the policy for recovery points cannot be used",
+        "correct what the message names: twinspan point policy set GROUP";
+    SnapshotLocked "GW0472" 409 7
+        "a snapshot is locked",
+        "wait until its lock ends: twinspan point list GROUP; nobody can make a lock shorter";
+    PointUsed "GW0473" 409 7
+        "the point was used already",
+        "take an ordinary one: twinspan point take GROUP";
+    PointRunning "GW0474" 409 7
+        "a recovery point of the group is being taken",
+        "wait until it is there: twinspan point policy show GROUP";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

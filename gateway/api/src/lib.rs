@@ -13,6 +13,7 @@ mod group;
 mod moving;
 mod operation;
 mod parts;
+mod point;
 mod problem;
 mod rec;
 mod session;
@@ -39,6 +40,10 @@ pub use moving::{
 };
 pub use operation::{Operation, OperationList, OperationState, Step};
 pub use parts::{Companion, CompanionRequest, Parts};
+pub use point::{
+    Point, PointFate, PointKeeper, PointList, PointLock, PointPolicy, PointPolicyPatch,
+    PointPolicyState, PointRetention, PointRetentionPlan, PointTake,
+};
 pub use problem::Problem;
 pub use rec::{
     RecAccepted, RecChoice, RecCopySession, RecCopySessionList, RecCreate, RecError,

@@ -28,6 +28,8 @@ pub enum SnapshotOrigin {
     Manual,
     /// The gateway, before it made the volumes what they once were. The newest one is kept.
     Safety,
+    /// The group's schedule: it is a recovery point.
+    Scheduled,
 }
 
 /// A volume of a snapshot.

@@ -1,4 +1,5 @@
-//! Which backups a policy keeps: rules, the backups that there are, and the reason for each fate.
+//! Which backups a policy keeps: rules, the backups that there are, and the reason for each fate. Which
+//! recovery points one keeps is decided here too: they differ in what they are known by.
 //!
 //! A backup is kept by any one of the rules; one that no rule keeps is removed. Manual backups and
 //! those of other policies are nobody's to remove, locked ones stay until their date, and the
@@ -47,9 +48,9 @@ impl Rules {
 
 /// A backup, as far as rules look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct Kept<I = BackupId> {
     /// Which.
-    pub id: BackupId,
+    pub id: I,
     /// Who asked for it.
     pub origin: Origin,
     /// The policy that did.
@@ -112,9 +113,9 @@ impl std::fmt::Display for Reason {
 
 /// What becomes of one backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fate {
+pub struct Fate<I = BackupId> {
     /// Which.
-    pub id: BackupId,
+    pub id: I,
     /// Whether it is removed.
     pub is_removed: bool,
     /// Every reason that holds.
@@ -124,13 +125,13 @@ pub struct Fate {
 /// What becomes of each backup of one volume or group under a policy's rules of today, in the order
 /// of `backups`. The rules hold for all of its backups alike, however old.
 #[must_use]
-pub fn fates(
+pub fn fates<I: Copy + Ord>(
     policy: &str,
     rules: &Rules,
     zone: &TimeZone,
-    backups: &[Kept],
+    backups: &[Kept<I>],
     now: Timestamp,
-) -> Vec<Fate> {
+) -> Vec<Fate<I>> {
     let mut own: Vec<usize> =
         (0..backups.len()).filter(|at| is_own(&backups[*at], policy)).collect();
     own.sort_unstable_by_key(|at| {
@@ -167,12 +168,12 @@ pub fn fates(
     backups.iter().zip(reasons).map(fate).collect()
 }
 
-fn is_own(backup: &Kept, policy: &str) -> bool {
+fn is_own<I>(backup: &Kept<I>, policy: &str) -> bool {
     backup.origin == Origin::Scheduled && backup.policy.as_deref() == Some(policy)
 }
 
 /// A clock that was moved back makes a backup younger than now: it is kept.
-fn is_young(backup: &Kept, days: u32, now: Timestamp) -> bool {
+fn is_young<I>(backup: &Kept<I>, days: u32, now: Timestamp) -> bool {
     now.duration_since(backup.created).as_secs() <= i64::from(days) * 86_400
 }
 
@@ -193,7 +194,12 @@ fn begin_of_week(day: Date) -> Date {
     day.checked_sub(jiff::Span::new().days(since_monday)).unwrap_or(day)
 }
 
-fn fate(policy: &str, backup: &Kept, mut reasons: Vec<Reason>, now: Timestamp) -> Fate {
+fn fate<I: Copy>(
+    policy: &str,
+    backup: &Kept<I>,
+    mut reasons: Vec<Reason>,
+    now: Timestamp,
+) -> Fate<I> {
     if backup.origin == Origin::Manual {
         reasons.push(Reason::Manual);
     } else if !is_own(backup, policy) {

@@ -1,6 +1,7 @@
 //! The command line: every command, its arguments, and the help that is printed.
 
 mod groups;
+mod points;
 mod sessions;
 mod snapshots;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
+pub(crate) use self::points::{Keep, Point, PointPolicy, RetentionRules};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};
 
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     /// Snapshots of groups: take, list, read, delete, go back
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Recovery points: taken by schedule, kept by rules, locked
+    #[command(subcommand)]
+    Point(Box<Point>),
     /// Serve a group at another site, without its primary: plan, then run
     #[command(subcommand)]
     Failover(Failover),

@@ -161,6 +161,26 @@ impl Client {
         Self::answered(self.ask(&Method::POST, path, body)?)
     }
 
+    /// The same of what may take minutes.
+    pub(crate) fn post_patiently<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_string(body)
+            .map_err(|error| Failure::coded(Code::Internal, error.to_string()))?;
+        Self::answered(self.call(&self.patient, &Method::POST, path, Some(body))?)
+    }
+
+    /// Changes something, and hears what it is then.
+    pub(crate) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        Self::answered(self.ask(&Method::PATCH, path, body)?)
+    }
+
     /// Deletes.
     pub(crate) fn delete(&self, path: &str) -> Result<(), Failure> {
         self.call::<serde_json::Value>(&self.agent, &Method::DELETE, path, None).map(|_| ())

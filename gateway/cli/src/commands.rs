@@ -2,6 +2,7 @@
 
 mod local;
 mod moves;
+mod points;
 mod sessions;
 mod snapshots;
 mod volumes;
@@ -21,6 +22,7 @@ use crate::screen;
 
 pub(crate) use local::{completions, config, man, openapi, serve};
 pub(crate) use moves::migrate;
+pub(crate) use points::point;
 pub(crate) use sessions::{failover, operation_text, reprotect, session};
 pub(crate) use snapshots::snapshot;
 pub(crate) use volumes::volume;

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Volume(command) => commands::volume(&command, &arguments.global),
         Command::Session(command) => commands::session(&command, &arguments.global),
         Command::Snapshot(command) => commands::snapshot(&command, &arguments.global),
+        Command::Point(command) => commands::point(&command, &arguments.global),
         Command::Failover(command) => commands::failover(&command, &arguments.global),
         Command::Migrate(command) => commands::migrate(&command, &arguments.global),
         Command::Reprotect(command) => commands::reprotect(&command, &arguments.global),

@@ -31,7 +31,7 @@ use crate::refusal::{Refused, chain_text};
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
 use crate::witnessing::Witnessing;
-use crate::{http, metrics, shutdown, telemetry, tls};
+use crate::{gateway, http, metrics, shutdown, telemetry, tls};
 
 /// The first token, in the data directory, readable by its owner only.
 pub const ADMIN_TOKEN_FILE: &str = "admin.token";
@@ -63,7 +63,6 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     // Two providers may be linked in; TLS must not have to choose. A second call is no harm.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let exporter = Exporter::install().map_err(because("start metrics"))?;
-    let clock = Clock::start();
     make_data_dir(&config.data_dir)?;
     let pool = open_pool(&config)?;
     let identity = Identity {
@@ -72,6 +71,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         site: config.site.name.clone(),
     };
     tracing::info!(site = identity.site, gateway = %identity.gateway, "starting");
+    let clock = gateway::locks::lock_clock(Clock::start(), &*pool.ledger())
+        .map_err(because("read the lock clock"))?;
     let events = Arc::new(Events::new(clock));
     let board = Arc::new(Board::default());
     let desk_book = Arc::new(OnceLock::new());
@@ -125,6 +126,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.open_groups().await;
     gateway.set_ready();
     gateway.take_rollbacks_up();
+    gateway.begin_keeping();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;

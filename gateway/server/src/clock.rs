@@ -2,7 +2,9 @@
 //!
 //! Invariant: ages are differences of the steady clock, which starts at the time of day and then
 //! never jumps. The wall clock is only ever shown, or compared with what a person wrote (an
-//! expiry), and no order or fencing depends on either.
+//! expiry, a schedule), and no order or fencing depends on either. Locks end by a third clock, which
+//! begins where it stood when the gateway stopped and then goes with the steady one: nobody sets it,
+//! and it is never ahead of time that passed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,13 +13,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) struct Clock {
     origin: tokio::time::Instant,
     origin_ms: u64,
+    lock_origin_ms: u64,
 }
 
 impl Clock {
     /// Starts the steady clock.
     #[must_use]
     pub(crate) fn start() -> Self {
-        Self { origin: tokio::time::Instant::now(), origin_ms: millis(unix()) }
+        let origin_ms = millis(unix());
+        let origin = tokio::time::Instant::now();
+        Self { origin, origin_ms, lock_origin_ms: origin_ms }
+    }
+
+    /// The same with a lock clock that stood at `recorded_ms` when the gateway was here last.
+    #[must_use]
+    pub(crate) const fn locks_from(self, recorded_ms: u64) -> Self {
+        Self { lock_origin_ms: recorded_ms, ..self }
+    }
+
+    /// The lock clock: milliseconds since 1970 as it was believed when the gateway was made, and then
+    /// only those in which it ran.
+    #[must_use]
+    pub(crate) fn lock_ms(&self) -> u64 {
+        self.lock_origin_ms.saturating_add(millis(self.origin.elapsed()))
     }
 
     /// The steady clock: milliseconds since 1970 as it was believed at the start.
@@ -59,6 +77,10 @@ fn millis(duration: Duration) -> u64 {
 impl mirror::Clock for Clock {
     fn unix_ms(&self) -> u64 {
         self.steady_ms()
+    }
+
+    fn lock_ms(&self) -> u64 {
+        Self::lock_ms(self)
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Config {
     pub quota: Quota,
     /// Most snapshots of a group that operators asked for.
     pub snapshots_max_manual: usize,
+    /// Freeze hooks, each with a name of its own.
+    pub hooks: Vec<Hook>,
     /// The REST API.
     pub api: ApiConfig,
     /// Where Prometheus scrapes; `None`: nowhere.
@@ -103,6 +105,28 @@ pub struct Config {
     pub log: LogConfig,
     /// BLAKE3 of what was loaded, for `twinspan_config_info`.
     pub digest: String,
+}
+
+/// What brings those that write to a group to rest while a point of it is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Its name.
+    pub name: String,
+    /// How it is called.
+    pub kind: HookKind,
+    /// How long each of its calls may take, and the point between them.
+    pub timeout: Duration,
+}
+
+/// How a hook is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// A program and its arguments.
+    Command(Vec<String>),
+    /// A URL that takes a POST.
+    Url(String),
+    /// The socket of a QEMU guest agent.
+    QemuAgent(PathBuf),
 }
 
 /// Where a gateway stands.

@@ -10,9 +10,11 @@ pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
+pub(crate) mod locks;
 pub(crate) mod members;
 pub(crate) mod migrations;
 pub(crate) mod parts;
+pub(crate) mod points;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
@@ -68,6 +70,8 @@ pub(crate) struct Gateway {
     pub(crate) jobs: Jobs,
     /// Plans that can be run.
     pub(crate) plans: Plans,
+    /// What it did by schedule.
+    pub(crate) keeping: points::Keeping,
     /// Where its volumes lie.
     pub(crate) pool: Arc<store::Pool>,
     /// What it brings to links, and whom it trusts.
@@ -133,6 +137,7 @@ impl Gateway {
             book: parts.book,
             events: parts.events,
             plans: Plans::default(),
+            keeping: points::Keeping::default(),
             pool: parts.pool,
             links: parts.links,
             nbd_uris: parts.nbd_uris,

@@ -18,6 +18,7 @@ mod moves;
 mod operations;
 mod paging;
 mod parts;
+mod points;
 mod problem;
 pub(crate) mod rec;
 mod sessions;
@@ -67,7 +68,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     components(schemas(api::Problem, api::Event)),
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
-        (name = "groups"), (name = "snapshots"), (name = "operations"), (name = "tokens"), (name = "rec")
+        (name = "groups"), (name = "snapshots"), (name = "points"),
+        (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -81,6 +83,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_groups())
         .merge(of_parts())
         .merge(of_snapshots())
+        .merge(of_points())
         .merge(rec::calls())
 }
 
@@ -125,6 +128,15 @@ fn of_snapshots() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(snapshots::show, snapshots::delete))
         .routes(routes!(snapshots::plan_rollback))
         .routes(routes!(snapshots::roll_back))
+}
+
+fn of_points() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(points::list, points::take))
+        .routes(routes!(points::show))
+        .routes(routes!(points::policy, points::set_policy))
+        .routes(routes!(points::retention))
+        .routes(routes!(points::lock))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

@@ -146,8 +146,15 @@ impl From<Refusal> for Refused {
             Refusal::TooManySnapshots => Code::SnapshotLimit,
             Refusal::SnapshotPartial { .. } => Code::SnapshotPartial,
             Refusal::SnapshotUnusable => Code::SnapshotUnusable,
+            Refusal::SnapshotLocked { .. } => Code::SnapshotLocked,
             Refusal::SessionsActive => Code::WrongState,
         };
-        Self::new(code, refusal.to_string())
+        let detail = match &refusal {
+            Refusal::SnapshotLocked { until_ms } => {
+                format!("the snapshot is locked until {}", crate::clock::text(*until_ms))
+            }
+            other => other.to_string(),
+        };
+        Self::new(code, detail)
     }
 }

@@ -55,7 +55,6 @@ pub(crate) enum ScheduleError {
 /// The times at which something is due.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    expression: String,
     cron: Cron,
     zone: TimeZone,
 }
@@ -114,15 +113,9 @@ impl Schedule {
         }
         let cron: Cron = expression.parse().map_err(|error: CronError| why(error.to_string()))?;
         let zone = TimeZone::get(zone).map_err(|_unknown| ScheduleError::Zone(zone.to_owned()))?;
-        let schedule = Self { expression: expression.to_owned(), cron, zone };
+        let schedule = Self { cron, zone };
         let never = || ScheduleError::Never(expression.to_owned());
         schedule.is_ever_due().then_some(schedule).ok_or_else(never)
-    }
-
-    /// What was written.
-    #[must_use]
-    pub(crate) fn expression(&self) -> &str {
-        &self.expression
     }
 
     /// In whose clock times of day are.
@@ -203,22 +196,26 @@ fn whole_second(moment: Timestamp) -> Timestamp {
 
 // === driving ===
 
+/// How long to rest when the clock says `now` and something is due next at `wanted`: not for long, as
+/// the clock may be moved, and not for nothing, as a schedule knows whole seconds.
+#[must_use]
+pub(crate) fn rest(wanted: Option<Timestamp>, now: Timestamp) -> Duration {
+    let until = wanted.map(|at| at.duration_since(now));
+    let rest = until.map_or(LOOK, |until| Duration::try_from(until).unwrap_or_default());
+    rest.clamp(Duration::from_millis(20), LOOK)
+}
+
 /// Looks at schedules for as long as the gateway runs: `look` is told what the clock says and answers
 /// when it wants to be asked again, at the latest. It begins runs, and does not wait for them.
-pub(crate) async fn drive(
+pub(crate) async fn drive<F: Future<Output = Option<Timestamp>>>(
     clock: impl Fn() -> Timestamp,
     stopping: CancellationToken,
-    mut look: impl AsyncFnMut(Timestamp) -> Option<Timestamp>,
+    mut look: impl FnMut(Timestamp) -> F,
 ) {
     loop {
-        let now = clock();
-        let wanted = look(now).await;
-        let until = wanted.map(|at| at.duration_since(clock()));
-        let pause = until.map_or(LOOK, |until| Duration::try_from(until).unwrap_or_default());
-        // Not at once, whatever was answered: a schedule knows whole seconds.
-        let pause = pause.clamp(Duration::from_millis(20), LOOK);
+        let wanted = look(clock()).await;
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(rest(wanted, clock())) => {}
             () = stopping.cancelled() => return,
         }
     }

@@ -21,6 +21,7 @@ mod moves;
 mod operator;
 mod pair;
 mod parts;
+mod points;
 mod rados;
 mod random;
 mod rec;

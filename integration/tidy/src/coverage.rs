@@ -25,6 +25,9 @@ const BEHAVIOURS: Table = Table {
         ("EVS", 34, 36),
         ("EVS", 47, 50),
         ("SNAP", 1, 9),
+        ("BAK", 5, 6),
+        ("BAK", 10, 10),
+        ("HDR", 8, 9),
     ],
     reasons: true,
 };

@@ -42,7 +42,11 @@ pub const CRATES: [Crate; 17] = [
     krate("gateway/nbd", &["block"], &["store"]),
     krate("gateway/backup", &["block"], &[]),
     krate("gateway/api", &["block"], &[]),
-    krate("gateway/server", &["api", "block", "link", "mirror", "nbd", "store", "witness"], &[]),
+    krate(
+        "gateway/server",
+        &["api", "backup", "block", "link", "mirror", "nbd", "store", "witness"],
+        &[],
+    ),
     krate("gateway/cli", &["api", "server"], &[]),
     krate("gateway/testkit", &["block", "store"], &[]),
     krate("integration/tidy", &[], &[]),

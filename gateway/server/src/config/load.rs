@@ -10,13 +10,14 @@ use super::raw::Raw;
 use super::{Config, ConfigError};
 
 /// What the environment may override: these and what is below them.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "data_dir",
     "shards",
     "site",
     "pool",
     "quota",
     "snapshots",
+    "points",
     "api",
     "metrics",
     "link",

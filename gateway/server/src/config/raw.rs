@@ -21,6 +21,8 @@ pub struct Raw {
     pub quota: RawQuota,
     /// Snapshots of groups.
     pub snapshots: RawSnapshots,
+    /// Recovery points of groups.
+    pub points: RawPoints,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -46,6 +48,7 @@ impl Default for Raw {
             pool: RawPool::default(),
             quota: RawQuota::default(),
             snapshots: RawSnapshots::default(),
+            points: RawPoints::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),
@@ -104,6 +107,42 @@ pub struct RawSnapshots {
 impl Default for RawSnapshots {
     fn default() -> Self {
         Self { max_manual: 7 }
+    }
+}
+
+/// `[points]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPoints {
+    /// What brings those that write to a group to rest while a point of it is taken.
+    pub hooks: Vec<RawHook>,
+}
+
+/// `[[points.hooks]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHook {
+    /// Its name, as policies name it; the same at each site that may be the primary.
+    pub name: String,
+    /// A program and its arguments; `freeze` or `thaw` is added, `TWINSPAN_GROUP` is set.
+    pub command: Vec<String>,
+    /// A URL that takes a POST of `{"action": "freeze", "group": "NAME"}`, or `thaw`.
+    pub url: String,
+    /// The socket of a QEMU guest agent.
+    pub qemu_agent: String,
+    /// How long freezing, taking the point and thawing may take, each.
+    pub timeout: String,
+}
+
+impl Default for RawHook {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            command: Vec::new(),
+            url: String::new(),
+            qemu_agent: String::new(),
+            timeout: "10s".to_owned(),
+        }
     }
 }
 

@@ -64,6 +64,17 @@ fn a_bad_value_is_refused_by_key() {
         ("[quota]\nbytes = \"lots\"\n", "quota.bytes"),
         ("[snapshots]\nmax_manual = 0\n", "snapshots.max_manual"),
         ("[snapshots]\nmax_manual = 501\n", "snapshots.max_manual"),
+        ("[[points.hooks]]\nname = \"db\"\n", "points.hooks"),
+        ("[[points.hooks]]\ncommand = [\"/bin/true\"]\n", "points.hooks.name"),
+        ("[[points.hooks]]\nname = \"db\"\nurl = \"ftp://a\"\n", "points.hooks.url"),
+        (
+            "[[points.hooks]]\nname = \"db\"\nurl = \"http://a\"\nqemu_agent = \"/a\"\n",
+            "points.hooks",
+        ),
+        (
+            "[[points.hooks]]\nname = \"db\"\nurl = \"http://a\"\ntimeout = \"1h\"\n",
+            "points.hooks.timeout",
+        ),
         ("[site]\nname = \"a b\"\n", "site.name"),
         ("[link]\nlisten = \"0.0.0.0:7702\"\n", "link.advertise"),
         ("[[nbd.listeners]]\nname = \"x\"\ntls = \"required\"\n", "nbd.listeners.tls"),

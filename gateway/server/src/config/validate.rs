@@ -12,10 +12,13 @@ use mirror::{
     Split,
 };
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawQuota, RawSnapshots, RawWitness};
+use super::raw::{
+    Raw, RawHook, RawListener, RawMirror, RawNbd, RawQuota, RawSnapshots, RawWitness,
+};
 use super::{
-    ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
-    NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig, WitnessConfig,
+    ApiConfig, Config, ConfigError, EtcdSettings, Hook, HookKind, LinkConfig, LogConfig,
+    MirrorConfig, NbdAddress, NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig,
+    WitnessConfig,
 };
 
 /// Threads beyond this help nobody: a group is bounded by one.
@@ -33,6 +36,9 @@ const CUT_MS_MIN: u64 = 100;
 
 /// Room for the gateway's own beside them in a group's 512.
 const SNAPSHOTS_MAX: usize = 500;
+
+/// Whoever is brought to rest for longer is thought dead.
+const HOOK_MS_MAX: u64 = 120_000;
 
 /// etcd knows whole seconds, and none shorter than its own elections.
 const LEASE_MS_MIN: u64 = 2_000;
@@ -117,6 +123,7 @@ impl Raw {
             pool_capacity,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
+            hooks: hooks(&at, &self.points.hooks)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(
@@ -157,6 +164,44 @@ fn snapshots(at: &Place<'_>, raw: &RawSnapshots) -> Result<usize, ConfigError> {
         return Err(at.bad("snapshots.max_manual", format!("must be 1 to {SNAPSHOTS_MAX}")));
     }
     Ok(count)
+}
+
+fn hooks(at: &Place<'_>, raw: &[RawHook]) -> Result<Vec<Hook>, ConfigError> {
+    let proven: Vec<Hook> = raw.iter().map(|raw| hook(at, raw)).collect::<Result<_, _>>()?;
+    for (index, hook) in proven.iter().enumerate() {
+        if proven.iter().take(index).any(|other| other.name == hook.name) {
+            let why = format!("{:?} is the name of two hooks", hook.name);
+            return Err(at.bad("points.hooks.name", why));
+        }
+    }
+    Ok(proven)
+}
+
+fn hook(at: &Place<'_>, raw: &RawHook) -> Result<Hook, ConfigError> {
+    if !crate::names::is_name(&raw.name) {
+        let why = format!("{:?} is no name: use 1 to 64 of A-Z a-z 0-9 . _ -", raw.name);
+        return Err(at.bad("points.hooks.name", why));
+    }
+    let command = (!raw.command.is_empty()).then(|| HookKind::Command(raw.command.clone()));
+    let url = (!raw.url.is_empty()).then(|| HookKind::Url(raw.url.clone()));
+    let socket = PathBuf::from(&raw.qemu_agent);
+    let agent = (!raw.qemu_agent.is_empty()).then_some(HookKind::QemuAgent(socket));
+    let mut kinds = command.into_iter().chain(url).chain(agent);
+    let (Some(kind), None) = (kinds.next(), kinds.next()) else {
+        let why = format!("hook {:?} needs one of command, url and qemu_agent", raw.name);
+        return Err(at.bad("points.hooks", why));
+    };
+    if let HookKind::Url(url) = &kind
+        && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+    {
+        return Err(at.bad("points.hooks.url", format!("{url:?} is no http or https URL")));
+    }
+    let ms = at.millis("points.hooks.timeout", &raw.timeout)?;
+    if !(1..=HOOK_MS_MAX).contains(&ms) {
+        let why = format!("must be 1ms to {}s", HOOK_MS_MAX / 1_000);
+        return Err(at.bad("points.hooks.timeout", why));
+    }
+    Ok(Hook { name: raw.name.clone(), kind, timeout: Duration::from_millis(ms) })
 }
 
 fn nbd(at: &Place<'_>, raw: &RawNbd) -> Result<NbdConfig, ConfigError> {

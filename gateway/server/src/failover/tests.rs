@@ -24,6 +24,7 @@ fn mirror(quality: Quality, link: LinkState, rpo_ms: Option<u64>) -> GroupStatus
         is_foreign: false,
         discarded: Vec::new(),
         snapshots: Vec::new(),
+        point_policy: None,
         rpo_ms,
         split_brain: false,
         witness: None,

@@ -298,6 +298,9 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let id = VolumeId::from_uuid(take.volume);
         let replaced = volume.id != take.volume;
+        if replaced && !take.keep {
+            self.refuse_locked(group.group(), &[VolumeId::from_uuid(volume.id)]).await?;
+        }
         let new = GroupId::from_uuid(take.group);
         let record = if replaced {
             // Its name in the pool is for repairs only; the old one holds its own until it is gone.
@@ -351,7 +354,11 @@ impl Gateway {
     }
 
     /// A record of the ledger, which a group's thread reads.
-    async fn record(&self, group: GroupId, key: String) -> Result<Option<bytes::Bytes>, Refused> {
+    pub(crate) async fn record(
+        &self,
+        group: GroupId,
+        key: String,
+    ) -> Result<Option<bytes::Bytes>, Refused> {
         let read =
             move |state: &std::rc::Rc<crate::shard::state::ShardState>| state.ledger().get(&key);
         Ok(self.shard_of(group).call(read).await??)

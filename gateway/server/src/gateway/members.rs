@@ -233,7 +233,8 @@ impl Gateway {
         }
         let ids: Vec<VolumeId> =
             entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
-        let mut records = vec![gone(&entry)];
+        self.refuse_locked(group, &ids).await?;
+        let mut records = vec![gone(&entry), (mirror::Group::points_key(group), None)];
         records.extend(ids.iter().map(|id| (mirror::Group::snapshots_key(*id), None)));
         self.book
             .change(records, |pages| {
@@ -257,6 +258,8 @@ impl Gateway {
             self.shut_group(group.group()).await?;
         }
         let mut records: Records = before.iter().map(gone).collect();
+        let points = before.iter().map(|of| (mirror::Group::points_key(of.group()), None));
+        records.extend(points);
         records.extend(after.iter().map(|entry| {
             let volumes = entry.volumes.iter().map(|v| VolumeId::from_uuid(v.id)).collect();
             let generation = Generation::from_uuid(Uuid::now_v7());

@@ -151,6 +151,8 @@ impl Gateway {
             return Err(self.not_gone_back(running, way, (&note, refused)).await);
         }
         running.done(format!("what was there before is kept as {}", self.name_of(group, safety)));
+        let used = mirror::Marks { used: true, ..mirror::Marks::default() };
+        self.mark_snapshot(&way.entry, way.to, used).await?;
         self.resume_after(running, way, &note).await?;
         self.drop_older_safeties(running, way, safety).await
     }
@@ -265,7 +267,8 @@ impl Gateway {
         let status = self.status_of(group).await?;
         let older = status.snapshots.iter().filter(|of| {
             let is_older = of.origin == SnapshotOrigin::Safety && of.id != newest;
-            is_older && of.state != SnapshotState::Deleting
+            let is_locked = of.marks.locked_until_ms > self.clock.lock_ms();
+            is_older && !is_locked && of.state != SnapshotState::Deleting
         });
         for snapshot in older {
             running.step(&format!("delete {}", snapshot.name));

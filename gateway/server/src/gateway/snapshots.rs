@@ -49,7 +49,7 @@ impl Gateway {
     }
 
     /// What a group says, and the room of its snapshots as far as its thread answers.
-    async fn look_at_snapshots(
+    pub(super) async fn look_at_snapshots(
         &self,
         entry: &GroupEntry,
     ) -> Result<(std::sync::Arc<GroupStatus>, Room), Refused> {
@@ -62,7 +62,7 @@ impl Gateway {
         Ok((status, room.ok().flatten().unwrap_or_default()))
     }
 
-    fn show_snapshot(
+    pub(super) fn show_snapshot(
         &self,
         entry: &GroupEntry,
         status: &GroupStatus,
@@ -99,6 +99,7 @@ impl Gateway {
             origin: match snapshot.origin {
                 SnapshotOrigin::Manual => api::SnapshotOrigin::Manual,
                 SnapshotOrigin::Safety => api::SnapshotOrigin::Safety,
+                SnapshotOrigin::Scheduled => api::SnapshotOrigin::Scheduled,
             },
             state: state_word(snapshot.state),
             created_at: text(snapshot.unix_ms),
@@ -164,7 +165,7 @@ impl Gateway {
     }
 
     /// What is asked of a mirror and only a primary does names where to ask.
-    fn at_the_primary(&self, refused: Refused, status: &GroupStatus) -> Refused {
+    pub(super) fn at_the_primary(&self, refused: Refused, status: &GroupStatus) -> Refused {
         match &status.upstream {
             Some(upstream) if refused.0.code == Code::NotPrimary.as_str() => {
                 let site = &upstream.site;
@@ -178,8 +179,8 @@ impl Gateway {
         }
     }
 
-    /// Deletes a snapshot here and, at a primary, at each mirror that is connected. Whoever reads it
-    /// goes on.
+    /// Deletes a snapshot here and, at a primary, at each mirror, as soon as it is connected. Whoever
+    /// reads it goes on.
     ///
     /// # Errors
     /// [`Code::NotFound`], or the group's refusal.
@@ -188,8 +189,11 @@ impl Gateway {
         let status = self.status_of(entry.group()).await?;
         let snapshot = find(&status, name)?;
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };
-        self.command(entry.group(), command).await?;
         let subject = export_name(&entry.name, &snapshot.name);
+        self.command(entry.group(), command).await.map_err(|refused| {
+            let detail = format!("{subject}: {}", refused.0.detail);
+            refused.saying(detail)
+        })?;
         self.events.tell("snapshot", &subject, "deleted");
         Ok(())
     }

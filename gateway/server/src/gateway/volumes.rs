@@ -340,10 +340,12 @@ impl Gateway {
             let detail = format!("{hosts} hosts are attached");
             return Err(Refused::new(Code::VolumeInUse, detail));
         }
-        shard.run(move |state| async move { state.shut(group_id).await }).await?;
         let id = VolumeId::from_uuid(volume.id);
+        self.refuse_locked(group_id, &[id]).await?;
+        shard.run(move |state| async move { state.shut(group_id).await }).await?;
         let records = vec![
             (mirror::Group::record_key(group_id), None),
+            (mirror::Group::points_key(group_id), None),
             (mirror::Group::snapshots_key(id), None),
         ];
         self.book

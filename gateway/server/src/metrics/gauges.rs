@@ -99,6 +99,30 @@ const SNAPSHOT_LAST: Name = (
     "twinspan_snapshot_last_success_timestamp_seconds",
     "When the newest snapshot that is kept here was asked for; 0: none is.",
 );
+const LOCK_CLOCK: Name = (
+    "twinspan_lock_clock_timestamp_seconds",
+    "What the clock says by which locks of snapshots end; it goes on only while the gateway runs.",
+);
+const POINTS: Name = ("twinspan_points", "Recovery points of the group that are kept here.");
+const POINT_NEWEST: Name = (
+    "twinspan_point_newest_timestamp_seconds",
+    "When the newest recovery point was taken that is kept here or, as the primary knows, at a mirror; 0: none.",
+);
+const POINT_ON: Name =
+    ("twinspan_point_policy_on", "Whether recovery points of the group are taken by this gateway.");
+const POINT_INTERVAL: Name = (
+    "twinspan_point_interval_seconds",
+    "Time from the next due recovery point to the one after it.",
+);
+const POINT_TAKEN: Name = ("twinspan_point_taken_total", "Recovery points that were taken.");
+const POINT_SKIPPED: Name = (
+    "twinspan_point_skipped_total",
+    "Due times that were given up because a point was still being taken.",
+);
+const POINT_MISSED: Name =
+    ("twinspan_point_missed_total", "Due times at which nobody was there to take a point.");
+const POINT_FAILED: Name =
+    ("twinspan_point_failed_total", "Recovery points that could not be taken.");
 const QUOTA_LIMIT: Name = ("twinspan_quota_limit", "What the configuration allows to be made.");
 const QUOTA_USED: Name = ("twinspan_quota_used", "What is used of it, limited or not.");
 
@@ -116,6 +140,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     families.gauge(BUILD_INFO, &[version, ("revision", REVISION), ("site", site)], 1.0);
     families.gauge(CONFIG_INFO, &[("blake3", &gateway.config.digest)], 1.0);
+    families.gauge(LOCK_CLOCK, &[], seconds(gateway.clock.lock_ms()));
     quota(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
@@ -123,6 +148,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
             Known::Status(status, moment) if moment.fresh => {
                 group(&mut families, &status, moment);
                 snapshots(&mut families, gateway, &status).await;
+                points(&mut families, gateway, &status);
                 for leg in &status.legs {
                     pairs(&mut families, &status, leg, site);
                     let legs = legs.entry(leg.site.clone()).or_default();
@@ -210,6 +236,31 @@ async fn snapshots(families: &mut Families, gateway: &Gateway, status: &GroupSta
     if let Some(used) = used {
         families.gauge(SNAPSHOT_USED, &[name], number(used));
     }
+}
+
+/// Of each group that has recovery points or a policy for them.
+fn points(families: &mut Families, gateway: &Gateway, status: &GroupStatus) {
+    let name = ("group", status.name.as_str());
+    let policy = crate::points::Stored::of(status).ok().and_then(|stored| stored.policy);
+    let is_whole = |of: &&mirror::SnapshotStatus| of.state == SnapshotState::Available;
+    let kept: Vec<u64> = crate::points::of(status).filter(is_whole).map(|of| of.unix_ms).collect();
+    let count = u64::try_from(kept.len()).unwrap_or(u64::MAX);
+    if policy.is_none() && count == 0 {
+        return;
+    }
+    let tally = gateway.keeping.tally(status.group);
+    let newest = kept.into_iter().max().unwrap_or(0).max(tally.newest_ms);
+    families.gauge(POINTS, &[name], number(count));
+    families.gauge(POINT_NEWEST, &[name], seconds(newest));
+    let is_on = status.role == Role::Primary && policy.is_some_and(|policy| policy.on);
+    families.gauge(POINT_ON, &[name], flag(is_on));
+    if let Some(interval) = tally.interval_s.filter(|_| is_on) {
+        families.gauge(POINT_INTERVAL, &[name], number(interval));
+    }
+    families.counter(POINT_TAKEN, &[name], number(tally.taken));
+    families.counter(POINT_SKIPPED, &[name], number(tally.skipped));
+    families.counter(POINT_MISSED, &[name], number(tally.missed));
+    families.counter(POINT_FAILED, &[name], number(tally.failed));
 }
 
 /// Only of a group over several gateways.

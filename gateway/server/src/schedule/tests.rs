@@ -28,7 +28,7 @@ fn dues(schedule: &Schedule, from: &str, count: usize) -> Vec<String> {
 #[test]
 fn expressions_of_five_and_six_fields_are_read_and_others_refused_by_name() {
     for good in ["0 * * * *", "*/15 * * * *", "0 0 */1 * * 0,1,2,3,4,5,6", "0 3 L * *", "@daily"] {
-        assert_eq!(schedule(good, "UTC").expression(), good);
+        assert!(Schedule::parse(good, "UTC").is_ok(), "{good}");
     }
     let refused = |expression: &str| Schedule::parse(expression, "UTC").unwrap_err().to_string();
     for bad in ["", "* * *", "60 * * * *", "0 0 * * * * 2030", "every hour", "* * * * * * * *"] {
@@ -172,12 +172,12 @@ proptest::proptest! {
 #[tokio::test(start_paused = true)]
 async fn a_clock_is_looked_at_again_soon_and_until_the_gateway_stops() {
     let stopping = CancellationToken::new();
-    let (now, looks) = (Rc::new(RefCell::new(at("2026-11-26T08:00:00Z"))), RefCell::new(0));
+    let now = Rc::new(RefCell::new(at("2026-11-26T08:00:00Z")));
+    let looks = Rc::new(RefCell::new(0));
     let began = tokio::time::Instant::now();
-    drive(
-        || *now.borrow(),
-        stopping.clone(),
-        async |seen| {
+    let look = |seen: Timestamp| {
+        let (now, looks, stopping) = (Rc::clone(&now), Rc::clone(&looks), stopping.clone());
+        async move {
             *looks.borrow_mut() += 1;
             // The clock is moved on by an hour while the driver sleeps for an hour.
             *now.borrow_mut() = seen + SignedDuration::from_hours(1);
@@ -185,9 +185,9 @@ async fn a_clock_is_looked_at_again_soon_and_until_the_gateway_stops() {
                 stopping.cancel();
             }
             Some(seen + SignedDuration::from_hours(2))
-        },
-    )
-    .await;
+        }
+    };
+    drive(|| *now.borrow(), stopping.clone(), look).await;
     assert_eq!(*looks.borrow(), 3);
     assert!(began.elapsed() <= 3 * LOOK);
 }

@@ -45,6 +45,7 @@ fn primary(legs: Vec<LegStatus>) -> GroupStatus {
         is_foreign: false,
         discarded: Vec::new(),
         snapshots: Vec::new(),
+        point_policy: None,
         rpo_ms: None,
         split_brain: false,
         witness: None,

@@ -135,6 +135,16 @@ impl ShardState {
         self.change_snapshots(&open, command, is_passing, has_room).await
     }
 
+    /// Takes a recovery point: those are not counted among what operators asked for.
+    ///
+    /// # Errors
+    /// The group's refusal; nothing was changed.
+    pub(crate) async fn take_point(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+        let open = self.open_group(group)?;
+        let is_passing = |refusal: &Refusal| *refusal == Refusal::Busy;
+        self.change_snapshots(&open, command, is_passing, || Ok(())).await
+    }
+
     /// Goes back to a snapshot, unless hosts are attached that may not be dropped.
     ///
     /// # Errors

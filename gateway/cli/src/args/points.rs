@@ -1,0 +1,134 @@
+//! Recovery points: what a schedule keeps of a group.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::duration;
+
+/// `twinspan point`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Point {
+    /// List the recovery points of a group that a site keeps, oldest first, and `current` at its primary
+    List {
+        /// The group.
+        group: String,
+    },
+    /// Show a recovery point
+    Show {
+        /// The group.
+        group: String,
+        /// The point, by name or id.
+        point: String,
+    },
+    /// Take a recovery point now, as the policy says; hosts go on
+    Take {
+        /// The group.
+        group: String,
+        /// The point `current`: possible once for as long as the group has the same primary.
+        #[arg(long)]
+        current: bool,
+    },
+    /// Delete a recovery point, and at a primary also at its mirrors, as soon as they are connected
+    Delete {
+        /// The group.
+        group: String,
+        /// The point, by name or id.
+        point: String,
+    },
+    /// Lock a point or snapshot: nobody deletes it before, and nobody makes the lock shorter
+    Lock {
+        /// The group.
+        group: String,
+        /// The point or snapshot, by name or id.
+        point: String,
+        /// Until when: `2027-01-31T00:00:00Z`.
+        #[arg(long, value_name = "TIME", required_unless_present = "lasting")]
+        until: Option<String>,
+        /// For how long from now: `720h`.
+        #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with = "until")]
+        lasting: Option<Duration>,
+    },
+    /// When points are taken, who keeps them, which stay
+    #[command(subcommand)]
+    Policy(PointPolicy),
+    /// Say what retention would remove here now, and why; nothing is changed
+    Retention {
+        /// The group.
+        group: String,
+        #[command(flatten)]
+        rules: RetentionRules,
+    },
+}
+
+/// `twinspan point policy`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointPolicy {
+    /// Show the policy, and what came of it
+    Show {
+        /// The group.
+        group: String,
+    },
+    /// Set the policy, and turn it on; what is not named stays. At first: 24 points in 24 hours, at
+    /// the mirrors
+    Set {
+        /// The group.
+        group: String,
+        /// When, as a cron expression: `0 * * * *`, `*/15 8-18 * * MON-FRI`.
+        #[arg(long, value_name = "CRON")]
+        schedule: Option<String>,
+        /// In whose clock: `UTC`, `Europe/Berlin`.
+        #[arg(long, value_name = "ZONE")]
+        zone: Option<String>,
+        /// Who keeps them.
+        #[arg(long, value_name = "WHO")]
+        keep: Option<Keep>,
+        #[command(flatten)]
+        rules: RetentionRules,
+        /// Nobody removes a point before it is so many days old; 0: not locked.
+        #[arg(long, value_name = "DAYS")]
+        lock_days: Option<u32>,
+        /// The freeze hook of the gateways' configuration; empty: none.
+        #[arg(long, value_name = "NAME")]
+        hook: Option<String>,
+    },
+    /// Turn it off: none is taken and none is removed; what is there stays
+    Off {
+        /// The group.
+        group: String,
+    },
+}
+
+/// Which points stay: those that any rule keeps. As soon as one is named, these are all the rules.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct RetentionRules {
+    /// So many of the newest.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) count: Option<u32>,
+    /// Those that are no older than so many days.
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) days: Option<u32>,
+    /// The newest of each of the last so many days.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) daily: Option<u32>,
+    /// The newest of each of the last so many weeks.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) weekly: Option<u32>,
+    /// The newest of each of the last so many months.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) monthly: Option<u32>,
+    /// The newest of each of the last so many years.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) yearly: Option<u32>,
+}
+
+/// Who keeps recovery points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Keep {
+    /// The mirrors.
+    Mirror,
+    /// The primary.
+    Primary,
+    /// Both.
+    Both,
+}

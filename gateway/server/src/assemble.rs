@@ -98,10 +98,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         copiers: copiers.clone(),
     })?;
     let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
-    let first = shards
-        .first()
-        .cloned()
-        .ok_or_else(|| because("start shards")("none is configured".to_owned()))?;
+    let none = || because("start shards")("none is configured".to_owned());
+    let first = shards.first().cloned().ok_or_else(none)?;
     let book = Arc::new(Book::open(first).await.map_err(failed("read the book"))?);
     first_token(&config, &book).await?;
     for peer in &book.read().peers {
@@ -130,6 +128,13 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.fillings.set_gateway(&gateway);
     gateway.tasks.spawn(Arc::clone(&gateway).hear_of_fillings(of_fillings));
     serve(&gateway, exporter, listeners).await?;
+    begin(&gateway).await;
+    shutdown::wait_for_signal(&gateway.stopping).await;
+    shutdown::stop(&gateway, threads).await.map_err(because("stop"))
+}
+
+/// Opens what is there, and begins what the gateway does by itself.
+async fn begin(gateway: &Arc<Gateway>) {
     gateway.open_groups().await;
     gateway.clear_unknown_fillings().await;
     gateway.set_ready();
@@ -138,8 +143,6 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     gateway.begin_backups();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
-    shutdown::wait_for_signal(&gateway.stopping).await;
-    shutdown::stop(&gateway, threads).await.map_err(because("stop"))
 }
 
 fn make_data_dir(path: &Path) -> Result<(), StartError> {

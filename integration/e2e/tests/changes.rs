@@ -120,7 +120,7 @@ fn changed_blocks_are_listed_between_two_snapshots_and_since_one() -> Result<()>
     let new = content(east, &tuesday)?;
     ensure!(old != new && patched(old, &new, &first)? == new, "what is listed is not enough");
     // One that is gone is no context any more.
-    east.cli(&["snapshot", "delete", VOLUME, "monday"])?;
+    expect(east, &["snapshot", "delete", VOLUME, "monday"], 0, "")?;
     wait_for("the deletion", SOON, || {
         let known = info(VOLUME)?;
         ensure!(!known.contains("monday"), "{known}");

@@ -66,6 +66,11 @@ fn await_filled(site: &Site) -> Result<()> {
     })
 }
 
+/// What is deleted prints nothing.
+fn remove(site: &Site, arguments: &[&str]) -> Result<()> {
+    expect(site, arguments, 0, "").map(drop)
+}
+
 /// A volume with content and a snapshot of it, from which much was overwritten since.
 fn prepare(site: &Site) -> Result<std::path::PathBuf> {
     let content = random_file(&site.dir().join("content"), 48 << 20, 7)?;
@@ -155,7 +160,7 @@ fn snap_03_smaller_is_refused_and_larger_ends_in_zeroes() -> Result<()> {
     await_filled(&east)?;
     holds(&east, CLONE, (64 << 10, 15 << 10), 0)?;
     holds(&east, CLONE, (79 << 10, 1024), 3)?;
-    east.cli(&["volume", "delete", CLONE]).map(drop)
+    remove(&east, &["volume", "delete", CLONE])
 }
 
 #[test]
@@ -221,7 +226,7 @@ fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
     create(&east, &[])?;
     // The snapshot goes from the list at once, and its content stays for the clone, also after a
     // restart; the volume waits.
-    east.cli(&["snapshot", "delete", VOLUME, "good"])?;
+    remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
     wait_for("the deletion", SOON, || {
         let list = east.cli(&["snapshot", "list", VOLUME])?;
         ensure!(list["items"].as_array().is_some_and(Vec::is_empty), "{list:#}");
@@ -243,7 +248,7 @@ fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
         ensure!(mapped == 48 << 20, "{mapped} bytes are mapped");
         Ok(())
     })?;
-    east.cli(&["volume", "delete", VOLUME])?;
+    remove(&east, &["volume", "delete", VOLUME])?;
     compare(&good, &download(&east, CLONE, "alone")?)?;
     restart(&mut east)?;
     compare(&good, &download(&east, CLONE, "still")?)
@@ -257,12 +262,12 @@ fn snap_06_a_clone_that_is_deleted_ends_its_filling_and_lets_go() -> Result<()> 
     east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
     prepare(&east)?;
     create(&east, &[])?;
-    east.cli(&["snapshot", "delete", VOLUME, "good"])?;
-    east.cli(&["volume", "delete", CLONE])?;
+    remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
+    remove(&east, &["volume", "delete", CLONE])?;
     wait_for("the room of the snapshot", SOON, || {
         let mapped = number(&east.cli(&["volume", "show", VOLUME])?, "/mapped_bytes")?;
         ensure!(mapped <= 48 << 20, "{mapped} bytes are mapped");
         Ok(())
     })?;
-    east.cli(&["volume", "delete", VOLUME]).map(drop)
+    remove(&east, &["volume", "delete", VOLUME])
 }

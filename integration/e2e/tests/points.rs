@@ -213,7 +213,7 @@ fn bak_10_nobody_removes_what_is_locked_or_makes_the_lock_shorter() -> Result<()
     for site in [east, west] {
         wait_for(&format!("the lock at {}", site.name()), SOON, || {
             let point = show(site, "proof")?;
-            ensure!(point["locked_until"] == Value::from(far.as_str()), "{point:#}");
+            ensure!(point["locked_until"] == far.as_str(), "{point:#}");
             Ok(())
         })?;
         expect(site, &["snapshot", "delete", VOLUME, "proof"], 7, "GW0472")?;

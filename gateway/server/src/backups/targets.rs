@@ -21,8 +21,6 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Targets {
     all: Vec<Arc<Connected>>,
-    /// A policy was set: its schedule is looked at at once.
-    pub(crate) policy_set: tokio::sync::Notify,
 }
 
 /// One target, and what is known of it.
@@ -53,8 +51,7 @@ impl Targets {
                 up: Mutex::default(),
             })
         };
-        let policy_set = tokio::sync::Notify::new();
-        Self { all: configs.iter().map(connected).collect(), policy_set }
+        Self { all: configs.iter().map(connected).collect() }
     }
 
     /// All of them, in the order of the configuration.

@@ -95,16 +95,6 @@ impl Raw {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shards = if self.shards == 0 { cores.min(SHARDS_MAX) } else { self.shards };
-        let fill_rate = match self.pool.fill_bytes_per_second.as_str() {
-            "" => None,
-            text => match at.bytes("pool.fill_bytes_per_second", text)? {
-                rate if rate < FILL_RATE_MIN => {
-                    let why = format!("must be empty or at least {FILL_RATE_MIN} bytes");
-                    return Err(at.bad("pool.fill_bytes_per_second", why));
-                }
-                rate => Some(rate),
-            },
-        };
         let pool_capacity = match self.pool.capacity.as_str() {
             "" => None,
             text => Some(at.bytes("pool.capacity", text)?),
@@ -133,7 +123,7 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
-            fill_rate,
+            fill_rate: fill_rate(&at, &self.pool.fill_bytes_per_second)?,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             hooks: hooks(&at, &self.points.hooks)?,
@@ -162,6 +152,18 @@ impl Raw {
             digest: blake3::hash(super::load::to_toml(self).as_bytes()).to_hex().to_string(),
         })
     }
+}
+
+fn fill_rate(at: &Place<'_>, text: &str) -> Result<Option<u64>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let rate = at.bytes("pool.fill_bytes_per_second", text)?;
+    if rate < FILL_RATE_MIN {
+        let why = format!("must be empty or at least {FILL_RATE_MIN} bytes");
+        return Err(at.bad("pool.fill_bytes_per_second", why));
+    }
+    Ok(Some(rate))
 }
 
 fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {

@@ -37,12 +37,11 @@ impl Gateway {
     /// Looks at the schedules for as long as the gateway runs.
     pub(super) async fn run_policies(self: Arc<Self>) {
         let (clock, stopping) = (self.clock, self.stopping.clone());
-        let look = |now: Timestamp| {
+        let look = move |now: Timestamp| {
             let gateway = Arc::clone(&self);
             async move { gateway.look_at_policies(now).await }
         };
-        let woken = (stopping, &self.targets.policy_set);
-        drive(|| moment(clock.unix_ms()), woken, look).await;
+        drive(move || moment(clock.unix_ms()), stopping, look).await;
     }
 
     fn now(&self) -> Timestamp {
@@ -225,7 +224,6 @@ impl Gateway {
                 Ok::<(), Refused>(())
             })
             .await?;
-        self.targets.policy_set.notify_one();
         self.events.tell("backup", of, "policy set");
         self.backup_policy(of)
     }
@@ -243,7 +241,6 @@ impl Gateway {
         let now_ms = self.now().as_millisecond();
         self.change_policy(policy.of, |policy| (policy.on, policy.before_ms) = (on, now_ms))
             .await?;
-        self.targets.policy_set.notify_one();
         self.events.tell("backup", of, if on { "policy turned on" } else { "policy turned off" });
         self.backup_policy(of)
     }

@@ -12,7 +12,9 @@ use mirror::{
     Split,
 };
 
-use super::raw::{Raw, RawListener, RawMirror, RawNbd, RawQuota, RawSnapshots, RawWitness};
+use super::raw::{
+    Raw, RawListener, RawMirror, RawNbd, RawPool, RawQuota, RawSnapshots, RawWitness,
+};
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, LinkConfig, LogConfig, MirrorConfig, NbdAddress,
     NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig, WitnessConfig,
@@ -89,16 +91,6 @@ impl Raw {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shards = if self.shards == 0 { cores.min(SHARDS_MAX) } else { self.shards };
-        let fill_rate = match self.pool.fill_bytes_per_second.as_str() {
-            "" => None,
-            text => match at.bytes("pool.fill_bytes_per_second", text)? {
-                rate if rate < FILL_RATE_MIN => {
-                    let why = format!("must be empty or at least {FILL_RATE_MIN} bytes");
-                    return Err(at.bad("pool.fill_bytes_per_second", why));
-                }
-                rate => Some(rate),
-            },
-        };
         let pool_capacity = match self.pool.capacity.as_str() {
             "" => None,
             text => Some(at.bytes("pool.capacity", text)?),
@@ -127,7 +119,7 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
-            fill_rate,
+            fill_rate: fill_rate(&at, &self.pool)?,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             api: ApiConfig {
@@ -162,6 +154,18 @@ fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
         text => Some(at.bytes("quota.bytes", text)?),
     };
     Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
+}
+
+fn fill_rate(at: &Place<'_>, raw: &RawPool) -> Result<Option<u64>, ConfigError> {
+    const KEY: &str = "pool.fill_bytes_per_second";
+    if raw.fill_bytes_per_second.is_empty() {
+        return Ok(None);
+    }
+    let rate = at.bytes(KEY, &raw.fill_bytes_per_second)?;
+    if rate < FILL_RATE_MIN {
+        return Err(at.bad(KEY, format!("must be empty or at least {FILL_RATE_MIN} bytes")));
+    }
+    Ok(Some(rate))
 }
 
 fn snapshots(at: &Place<'_>, raw: &RawSnapshots) -> Result<usize, ConfigError> {

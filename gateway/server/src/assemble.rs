@@ -102,12 +102,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let first = shards.first().cloned().ok_or_else(none)?;
     let book = Arc::new(Book::open(first).await.map_err(failed("read the book"))?);
     first_token(&config, &book).await?;
-    for peer in &book.read().peers {
-        match peer.peer() {
-            Some(peer) => links.trusted().add(peer),
-            None => tracing::error!(site = peer.site, "certificate cannot be read; not trusted"),
-        }
-    }
+    trust_peers(&book, &links);
     // The desk takes join tokens from here on.
     let _first_book = desk_book.set(Arc::clone(&book));
     let (listeners, nbd_uris) = bind_nbd(&config).await?;
@@ -125,8 +120,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         nbd_uris,
     };
     let gateway = Gateway::new(parts);
-    gateway.fillings.set_gateway(&gateway);
-    gateway.tasks.spawn(Arc::clone(&gateway).hear_of_fillings(of_fillings));
+    gateway.begin_fillings(of_fillings);
     serve(&gateway, exporter, listeners).await?;
     begin(&gateway).await;
     shutdown::wait_for_signal(&gateway.stopping).await;
@@ -136,13 +130,21 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 /// Opens what is there, and begins what the gateway does by itself.
 async fn begin(gateway: &Arc<Gateway>) {
     gateway.open_groups().await;
-    gateway.clear_unknown_fillings().await;
     gateway.set_ready();
     gateway.take_rollbacks_up();
     gateway.begin_keeping();
     gateway.begin_backups();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
+}
+
+fn trust_peers(book: &Book, links: &LinkContext) {
+    for peer in &book.read().peers {
+        match peer.peer() {
+            Some(peer) => links.trusted().add(peer),
+            None => tracing::error!(site = peer.site, "certificate cannot be read; not trusted"),
+        }
+    }
 }
 
 fn make_data_dir(path: &Path) -> Result<(), StartError> {

@@ -13,7 +13,7 @@ use mirror::{
 };
 
 use super::raw::{
-    Raw, RawHook, RawListener, RawMirror, RawNbd, RawQuota, RawSnapshots, RawWitness,
+    Raw, RawHook, RawListener, RawMirror, RawNbd, RawPool, RawQuota, RawSnapshots, RawWitness,
 };
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, Hook, HookKind, LinkConfig, LogConfig,
@@ -123,7 +123,7 @@ impl Raw {
             data_dir: PathBuf::from(&self.data_dir),
             shards,
             pool_capacity,
-            fill_rate: fill_rate(&at, &self.pool.fill_bytes_per_second)?,
+            fill_rate: fill_rate(&at, &self.pool)?,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             hooks: hooks(&at, &self.points.hooks)?,
@@ -154,24 +154,24 @@ impl Raw {
     }
 }
 
-fn fill_rate(at: &Place<'_>, text: &str) -> Result<Option<u64>, ConfigError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let rate = at.bytes("pool.fill_bytes_per_second", text)?;
-    if rate < FILL_RATE_MIN {
-        let why = format!("must be empty or at least {FILL_RATE_MIN} bytes");
-        return Err(at.bad("pool.fill_bytes_per_second", why));
-    }
-    Ok(Some(rate))
-}
-
 fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
     let bytes = match raw.bytes.as_str() {
         "" => None,
         text => Some(at.bytes("quota.bytes", text)?),
     };
     Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
+}
+
+fn fill_rate(at: &Place<'_>, raw: &RawPool) -> Result<Option<u64>, ConfigError> {
+    const KEY: &str = "pool.fill_bytes_per_second";
+    if raw.fill_bytes_per_second.is_empty() {
+        return Ok(None);
+    }
+    let rate = at.bytes(KEY, &raw.fill_bytes_per_second)?;
+    if rate < FILL_RATE_MIN {
+        return Err(at.bad(KEY, format!("must be empty or at least {FILL_RATE_MIN} bytes")));
+    }
+    Ok(Some(rate))
 }
 
 fn snapshots(at: &Place<'_>, raw: &RawSnapshots) -> Result<usize, ConfigError> {

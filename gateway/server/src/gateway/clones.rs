@@ -195,8 +195,14 @@ impl Gateway {
         gone.await?
     }
 
-    /// Hears what becomes of volumes that are filled, and ends what is to be ended.
-    pub(crate) async fn hear_of_fillings(self: Arc<Self>, mut inbox: UnboundedReceiver<Told>) {
+    /// Says where origins are found, and hears from now on what becomes of volumes that are filled.
+    pub(crate) fn begin_fillings(self: &Arc<Self>, inbox: UnboundedReceiver<Told>) {
+        self.fillings.set_gateway(self);
+        self.tasks.spawn(Arc::clone(self).hear_of_fillings(inbox));
+    }
+
+    /// Ends what is to be ended.
+    async fn hear_of_fillings(self: Arc<Self>, mut inbox: UnboundedReceiver<Told>) {
         let listen = async {
             while let Some(told) = inbox.recv().await {
                 match told {
@@ -242,7 +248,7 @@ impl Gateway {
 
     /// Removes volumes that were to be filled and that nobody knows: their making, or their removal,
     /// was cut short.
-    pub(crate) async fn clear_unknown_fillings(&self) {
+    pub(super) async fn clear_unknown_fillings(&self) {
         let filled = self.pool.volumes().into_iter().filter(|record| record.origin.is_some());
         for record in filled {
             let is_known = {

@@ -200,6 +200,7 @@ impl Gateway {
                 self.events.tell("group", &entry.name, format!("could not be opened: {why}"));
             }
         }
+        self.clear_unknown_fillings().await;
     }
 
     /// The group of a volume, for hosts.

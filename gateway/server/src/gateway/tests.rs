@@ -87,8 +87,7 @@ impl Rig {
             nbd_uris,
         };
         let gateway = Gateway::new(parts);
-        gateway.fillings.set_gateway(&gateway);
-        gateway.tasks.spawn(Arc::clone(&gateway).hear_of_fillings(of_fillings));
+        gateway.begin_fillings(of_fillings);
         gateway.open_groups().await;
         gateway.set_ready();
         Self { gateway, threads }

@@ -124,8 +124,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     serve(&gateway, exporter, listeners).await?;
     gateway.open_groups().await;
     gateway.set_ready();
-    gateway.take_rollbacks_up();
-    gateway.begin_backups();
+    gateway.go_on();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;

@@ -131,9 +131,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 async fn begin(gateway: &Arc<Gateway>) {
     gateway.open_groups().await;
     gateway.set_ready();
-    gateway.take_rollbacks_up();
-    gateway.begin_keeping();
-    gateway.begin_backups();
+    gateway.go_on();
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
 }

@@ -178,6 +178,13 @@ impl Gateway {
         self.ready.store(true, Ordering::Release);
     }
 
+    /// Takes up what the last stop cut short, and begins what goes on for as long as it runs.
+    pub(crate) fn go_on(self: &Arc<Self>) {
+        self.take_rollbacks_up();
+        self.begin_keeping();
+        self.begin_backups();
+    }
+
     /// The shard of a group: always the same one while this process runs. Ids of version 7 end in
     /// random bits, so groups spread evenly.
     #[must_use]

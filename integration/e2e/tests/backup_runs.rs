@@ -77,8 +77,9 @@ fn take(site: &Site, of: &str, target: &str, name: &str) -> Result<Value> {
 /// What the last step with this beginning says.
 fn detail(operation: &Value, step: &str) -> Result<String> {
     let steps = operation["steps"].as_array().into_iter().flatten();
-    let found = steps.filter(|of| of["name"].as_str().is_some_and(|name| name.starts_with(step)));
-    let last = found.last().with_context(|| format!("no step {step} in {operation:#}"))?;
+    let is_it = |of: &&Value| of["name"].as_str().is_some_and(|name| name.starts_with(step));
+    let last =
+        steps.rev().find(is_it).with_context(|| format!("no step {step} in {operation:#}"))?;
     text(last, "/detail")
 }
 
@@ -484,11 +485,10 @@ fn damage_is_named_with_what_it_hurts_and_a_full_pool_interrupts_a_restore() -> 
 }
 
 fn first_file(folder: &Path) -> Result<PathBuf> {
-    for entry in std::fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
-        let path = entry?.path();
-        return if path.is_dir() { first_file(&path) } else { Ok(path) };
-    }
-    anyhow::bail!("nothing in {}", folder.display())
+    let mut entries = std::fs::read_dir(folder).context("list a folder")?;
+    let first = entries.next().with_context(|| format!("nothing in {}", folder.display()))?;
+    let path = first?.path();
+    if path.is_dir() { first_file(&path) } else { Ok(path) }
 }
 
 #[test]

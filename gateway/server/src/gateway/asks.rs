@@ -139,20 +139,13 @@ pub(crate) enum Question {
         deed: Deed,
     },
     /// Keep a snapshot of all volumes of the group, here too: a backup is read from it.
-    KeepPoint {
+    Point {
         /// The group.
         group: Uuid,
         /// What it is known by.
         snapshot: Uuid,
-        /// What it is called.
-        name: String,
-    },
-    /// That snapshot is needed no more.
-    DropPoint {
-        /// The group.
-        group: Uuid,
-        /// What it is known by.
-        snapshot: Uuid,
+        /// What it is called; absent when it is needed no more.
+        name: Option<String>,
     },
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
@@ -171,7 +164,7 @@ impl Question {
             | Self::Companion { .. }
             | Self::PartLook { .. }
             | Self::Do { .. } => block::SPAN_SINCE_VERSION,
-            Self::KeepPoint { .. } | Self::DropPoint { .. } => block::SNAPSHOTS_SINCE_VERSION,
+            Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }

@@ -181,11 +181,8 @@ impl Gateway {
             }
             Question::PartLook { group } => self.look_for(peer, group).await,
             Question::Do { group, deed } => self.do_for(peer, (group, deed)).await,
-            Question::KeepPoint { group, snapshot, name } => {
-                self.keep_point_for(peer, (group, snapshot), name).await
-            }
-            Question::DropPoint { group, snapshot } => {
-                self.drop_point_for(peer, (group, snapshot)).await
+            Question::Point { group, snapshot, name } => {
+                self.point_for(peer, (group, snapshot), name).await
             }
             Question::Survey { group } => {
                 let group = GroupId::from_uuid(group);

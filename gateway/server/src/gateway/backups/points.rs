@@ -50,7 +50,7 @@ impl Gateway {
             (Role::Secondary, Some(upstream)) => {
                 let primary = upstream.gateway.uuid();
                 let question =
-                    Question::KeepPoint { group: run.group, snapshot: run.snapshot, name };
+                    Question::Point { group: run.group, snapshot: run.snapshot, name: Some(name) };
                 self.ask(primary, &question).await?.done()?;
                 self.await_point(group, id, &upstream.site).await
             }
@@ -101,34 +101,24 @@ impl Gateway {
         })
     }
 
-    /// A mirror backs its copy up, and needs a snapshot of what the primary has now.
+    /// A mirror backs its copy up and needs a snapshot of what the primary has now, or, without a
+    /// name, needs it no more.
     ///
     /// # Errors
-    /// [`Code::Forbidden`] for who is no mirror of the group; the group's refusal.
-    pub(in crate::gateway) async fn keep_point_for(
+    /// [`Code::Forbidden`] for who is no mirror of the group, or for a snapshot that is not of its
+    /// backups; the group's refusal.
+    pub(in crate::gateway) async fn point_for(
         &self,
         peer: &Identity,
         (group, snapshot): (Uuid, Uuid),
-        name: String,
+        name: Option<String>,
     ) -> Result<Answer, Refused> {
-        let group = GroupId::from_uuid(group);
-        self.require_mirror(peer, group).await?;
-        self.keep_point(group, SnapshotId::from_uuid(snapshot), name).await?;
-        Ok(Answer::Done)
-    }
-
-    /// A mirror needs its snapshot no more.
-    ///
-    /// # Errors
-    /// As [`Self::keep_point_for`].
-    pub(in crate::gateway) async fn drop_point_for(
-        &self,
-        peer: &Identity,
-        (group, snapshot): (Uuid, Uuid),
-    ) -> Result<Answer, Refused> {
-        let group = GroupId::from_uuid(group);
+        let (group, id) = (GroupId::from_uuid(group), SnapshotId::from_uuid(snapshot));
         let status = self.require_mirror(peer, group).await?;
-        let id = SnapshotId::from_uuid(snapshot);
+        if let Some(name) = name {
+            self.keep_point(group, id, name).await?;
+            return Ok(Answer::Done);
+        }
         let is_own = self.book.read().backups.needs(snapshot);
         match find(&status, id) {
             Some(point) if point.origin == SnapshotOrigin::Backup && !is_own => {
@@ -236,7 +226,7 @@ impl Gateway {
     async fn drop_point(&self, group: GroupId, id: SnapshotId) -> Result<(), Refused> {
         let status = self.status_of(group).await?;
         if let (Role::Secondary, Some(upstream)) = (status.role, &status.upstream) {
-            let question = Question::DropPoint { group: group.uuid(), snapshot: id.uuid() };
+            let question = Question::Point { group: group.uuid(), snapshot: id.uuid(), name: None };
             // Where the primary cannot be asked now the copy here goes alone.
             if let Err(refused) = self.ask(upstream.gateway.uuid(), &question).await {
                 let why = refused.0.detail;

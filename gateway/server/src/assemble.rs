@@ -123,14 +123,19 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     };
     let gateway = Gateway::new(parts);
     serve(&gateway, exporter, listeners).await?;
-    gateway.open_groups().await;
-    gateway.set_ready();
-    gateway.take_rollbacks_up();
-    gateway.begin_keeping();
+    begin(&gateway).await;
     tracing::info!(api = %gateway.config.api.listen, "ready");
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
     shutdown::wait_for_signal(&gateway.stopping).await;
     shutdown::stop(&gateway, threads).await.map_err(because("stop"))
+}
+
+/// Opens what there is, and begins what goes on by itself.
+async fn begin(gateway: &Arc<Gateway>) {
+    gateway.open_groups().await;
+    gateway.set_ready();
+    gateway.take_rollbacks_up();
+    gateway.begin_keeping();
 }
 
 fn make_data_dir(path: &Path) -> Result<(), StartError> {

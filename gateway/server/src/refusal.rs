@@ -149,11 +149,10 @@ impl From<Refusal> for Refused {
             Refusal::SnapshotLocked { .. } => Code::SnapshotLocked,
             Refusal::SessionsActive => Code::WrongState,
         };
-        let detail = match &refusal {
-            Refusal::SnapshotLocked { until_ms } => {
-                format!("the snapshot is locked until {}", crate::clock::text(*until_ms))
-            }
-            other => other.to_string(),
+        let detail = if let Refusal::SnapshotLocked { until_ms } = &refusal {
+            format!("the snapshot is locked until {}", crate::clock::text(*until_ms))
+        } else {
+            refusal.to_string()
         };
         Self::new(code, detail)
     }

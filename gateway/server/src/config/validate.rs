@@ -95,10 +95,6 @@ impl Raw {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shards = if self.shards == 0 { cores.min(SHARDS_MAX) } else { self.shards };
-        let pool_capacity = match self.pool.capacity.as_str() {
-            "" => None,
-            text => Some(at.bytes("pool.capacity", text)?),
-        };
         let listen = at.address("link.listen", &self.link.listen)?;
         let advertise = match self.link.advertise.as_str() {
             "" if listen.ip().is_unspecified() => {
@@ -122,7 +118,7 @@ impl Raw {
             },
             data_dir: PathBuf::from(&self.data_dir),
             shards,
-            pool_capacity,
+            pool_capacity: bytes_or_none(&at, "pool.capacity", &self.pool.capacity)?,
             fill_rate: fill_rate(&at, &self.pool)?,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
@@ -154,11 +150,12 @@ impl Raw {
     }
 }
 
+fn bytes_or_none(at: &Place<'_>, key: &str, text: &str) -> Result<Option<u64>, ConfigError> {
+    if text.is_empty() { Ok(None) } else { at.bytes(key, text).map(Some) }
+}
+
 fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
-    let bytes = match raw.bytes.as_str() {
-        "" => None,
-        text => Some(at.bytes("quota.bytes", text)?),
-    };
+    let bytes = bytes_or_none(at, "quota.bytes", &raw.bytes)?;
     Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
 }
 

@@ -30,7 +30,8 @@ async fn open(dir: &Path, bytes_per_second: Option<u64>) -> Rig {
         let volume = VolumeCreate {
             part_of: None,
             name: "orders".to_owned(),
-            bytes: 1 << 20,
+            bytes: Some(1 << 20),
+            from: None,
             group: None,
             settings: VolumeSettings::default(),
         };

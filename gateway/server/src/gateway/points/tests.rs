@@ -11,7 +11,8 @@ async fn rig(dir: &tempfile::TempDir) -> Rig {
     let wanted = VolumeCreate {
         part_of: None,
         name: "orders".to_owned(),
-        bytes: 1 << 20,
+        bytes: Some(1 << 20),
+        from: None,
         group: None,
         settings: VolumeSettings::default(),
     };

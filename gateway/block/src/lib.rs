@@ -40,7 +40,9 @@ pub use range::{
     ACTIVITY_BYTES, ActivityExtent, BLOCK_BYTES, BlockRange, BlockSet, Extent, ExtentError,
     Geometry, SLOT_BYTES, VOLUME_BYTES_MAX,
 };
-pub use request::{Answer, Completion, Completions, Op, Request, Segment, Segments, Ticket};
+pub use request::{
+    Answer, Completion, Completions, Op, Request, Segment, Segments, Ticket, joined,
+};
 pub use store::{Ledger, Recovery, Snapshot, Store, Usage};
 pub use volume::{Run, RunKind, Volume};
 pub use witness::{

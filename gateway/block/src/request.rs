@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::{Extent, IoError};
@@ -97,6 +97,25 @@ impl Segment {
 
 /// What was read, in order; the lengths add up to the extent's.
 pub type Segments = SmallVec<[Segment; 1]>;
+
+/// What was read, in one piece; copied unless it is one already.
+#[must_use]
+pub fn joined(segments: &[Segment]) -> Bytes {
+    if let [Segment::Data(only)] = segments {
+        return only.clone();
+    }
+    let mut out = BytesMut::new();
+    for segment in segments {
+        match segment {
+            Segment::Data(data) => out.extend_from_slice(data),
+            // No read is longer than what memory can hold.
+            Segment::Zero(len) => {
+                out.resize(out.len() + usize::try_from(*len).unwrap_or(usize::MAX), 0);
+            }
+        }
+    }
+    out.freeze()
+}
 
 /// What a request is answered with when it succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]

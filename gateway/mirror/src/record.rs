@@ -222,22 +222,12 @@ impl GroupRecord {
         if let Some(parts) = &self.parts {
             w.parts(parts);
         }
-        let crc = crc32c(&w.0);
-        w.0.extend(crc.to_le_bytes());
-        Bytes::from(w.0)
+        w.sealed()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
-        if crc32c(body) != u32::from_le_bytes(*crc) {
-            return Err(RecordError::Damaged);
-        }
-        let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
-        let version = u16::from_le_bytes(r.take()?);
-        r.1 = version;
-        if version > VERSION_OF_PARTS {
-            return Err(RecordError::Newer(version));
-        }
+        let mut r = Reader::open(bytes, MAGIC, VERSION_OF_PARTS)?;
+        let version = r.1;
         let record = Self {
             group: GroupId::from_uuid(r.uuid()?),
             name: r.text()?,

@@ -4,6 +4,7 @@
 //! Invariant: what a clone shows is compared by reading it over NBD, before, while and after it is
 //! filled.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -48,7 +49,7 @@ fn holds(site: &Site, volume: &str, (at_kib, kib): (u64, u64), pattern: u8) -> R
     qemu_io(site, volume, &format!("read -P {pattern} {at_kib}k {kib}k"))
 }
 
-fn download(site: &Site, export: &str, file: &str) -> Result<std::path::PathBuf> {
+fn download(site: &Site, export: &str, file: &str) -> Result<PathBuf> {
     let path = site.dir().join(file);
     Tool::new("nbdcopy").arg(site.nbd(export)).arg(&path).run()?;
     Ok(path)
@@ -71,8 +72,18 @@ fn remove(site: &Site, arguments: &[&str]) -> Result<()> {
     expect(site, arguments, 0, "").map(drop)
 }
 
+/// A site that fills a clone of its volume, slowly, and what the clone holds.
+fn cloning(dir: &Path) -> Result<(Site, PathBuf)> {
+    let mut east = single(dir, "east")?;
+    slow_down(&mut east)?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    let good = prepare(&east)?;
+    create(&east, &[])?;
+    Ok((east, good))
+}
+
 /// A volume with content and a snapshot of it, from which much was overwritten since.
-fn prepare(site: &Site) -> Result<std::path::PathBuf> {
+fn prepare(site: &Site) -> Result<PathBuf> {
     let content = random_file(&site.dir().join("content"), 48 << 20, 7)?;
     Tool::new("nbdcopy").arg(&content).arg(site.nbd(VOLUME)).run()?;
     site.cli(&["snapshot", "create", VOLUME, "--name", "good"])?;
@@ -186,11 +197,7 @@ fn snap_03_a_mirrors_site_makes_one_too() -> Result<()> {
 #[test]
 fn snap_03_a_kill_in_the_middle_of_filling_loses_nothing() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut east = single(dir.path(), "east")?;
-    slow_down(&mut east)?;
-    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
-    prepare(&east)?;
-    create(&east, &[])?;
+    let (mut east, _) = cloning(dir.path())?;
     write(&east, CLONE, (2048, 4096), 6)?;
     let wanted = download(&east, CLONE, "wanted")?;
     let mut left = u64::MAX;
@@ -219,11 +226,7 @@ fn snap_03_a_kill_in_the_middle_of_filling_loses_nothing() -> Result<()> {
 #[test]
 fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut east = single(dir.path(), "east")?;
-    slow_down(&mut east)?;
-    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
-    let good = prepare(&east)?;
-    create(&east, &[])?;
+    let (mut east, good) = cloning(dir.path())?;
     // The snapshot goes from the list at once, and its content stays for the clone, also after a
     // restart; the volume waits.
     remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
@@ -257,11 +260,7 @@ fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
 #[test]
 fn snap_06_a_clone_that_is_deleted_ends_its_filling_and_lets_go() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut east = single(dir.path(), "east")?;
-    slow_down(&mut east)?;
-    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
-    prepare(&east)?;
-    create(&east, &[])?;
+    let (east, _) = cloning(dir.path())?;
     remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
     remove(&east, &["volume", "delete", CLONE])?;
     wait_for("the room of the snapshot", SOON, || {

@@ -11,8 +11,8 @@
 use block::{GatewayId, SnapshotId, VolumeId};
 use bytes::Bytes;
 
+use super::RecordError;
 use super::wire::{Reader, Writer};
-use super::{RecordError, crc32c};
 use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
 const MAGIC: [u8; 4] = *b"TwN1";
@@ -101,25 +101,15 @@ pub(crate) fn encode(named: &[Named]) -> Option<Bytes> {
         });
         w.list(&named.held_by, |w, gateway| w.uuid(gateway.uuid()));
     });
-    let crc = crc32c(&w.0);
-    w.0.extend(crc.to_le_bytes());
-    Some(Bytes::from(w.0))
+    Some(w.sealed())
 }
 
 /// Reads what [`encode`] wrote.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Named>, RecordError> {
-    let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
-    if crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err(RecordError::Damaged);
-    }
-    let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
-    let version = u16::from_le_bytes(r.take()?);
-    if version > VERSION {
-        return Err(RecordError::Newer(version));
-    }
+    let mut r = Reader::open(bytes, MAGIC, VERSION)?;
     let named = r.list(|r| {
         Ok(Named {
-            label: r.label(version > VERSION_PLAIN)?,
+            label: r.label(r.1 > VERSION_PLAIN)?,
             here: SnapshotId::from_uuid(r.uuid()?),
             state: match r.u8()? {
                 1 => SnapshotState::Available,
@@ -258,6 +248,7 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::crc32c;
     use super::*;
 
     fn sample(state: SnapshotState) -> Named {

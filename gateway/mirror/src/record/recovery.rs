@@ -9,8 +9,8 @@
 use block::{GatewayId, GroupId, SnapshotId};
 use bytes::Bytes;
 
+use super::RecordError;
 use super::wire::{Reader, Writer};
-use super::{RecordError, crc32c};
 
 const MAGIC: [u8; 4] = *b"TwP1";
 const VERSION: u16 = 1;
@@ -47,21 +47,11 @@ impl RecoveryRecord {
             w.uuid(gone.id.uuid());
             w.list(&gone.at, |w, gateway| w.uuid(gateway.uuid()));
         });
-        let crc = crc32c(&w.0);
-        w.0.extend(crc.to_le_bytes());
-        Some(Bytes::from(w.0))
+        Some(w.sealed())
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
-        if crc32c(body) != u32::from_le_bytes(*crc) {
-            return Err(RecordError::Damaged);
-        }
-        let mut r = Reader(body.strip_prefix(&MAGIC).ok_or(RecordError::Damaged)?, VERSION);
-        let version = u16::from_le_bytes(r.take()?);
-        if version > VERSION {
-            return Err(RecordError::Newer(version));
-        }
+        let mut r = Reader::open(bytes, MAGIC, VERSION)?;
         let policy = r.option(Reader::bytes)?;
         let gone = r.list(|r| {
             Ok(Gone {
@@ -91,6 +81,7 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::crc32c;
     use super::*;
 
     #[test]

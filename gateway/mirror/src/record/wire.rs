@@ -7,7 +7,7 @@ use block::{GatewayId, Generation, Mode, Quality, SessionId, SnapshotId, VolumeI
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Arbitrated, Discarded, Kept, LegRecord, PointsRecord, RecordError, Snapshots};
+use super::{Arbitrated, Discarded, Kept, LegRecord, PointsRecord, RecordError, Snapshots, crc32c};
 use crate::bandwidth::{Bandwidth, Days, WINDOWS_MAX, Window, Zone};
 use crate::lineage::Lineage;
 use crate::policy::{CUT_INTERVAL_MS, Failover, OnSlow, Policy, Recovery, Split};
@@ -48,6 +48,13 @@ pub(super) fn quality_of(code: u8) -> Result<Quality, RecordError> {
 pub(super) struct Writer(pub(super) Vec<u8>);
 
 impl Writer {
+    /// All of it, with its checksum behind.
+    pub(super) fn sealed(mut self) -> Bytes {
+        let crc = crc32c(&self.0);
+        self.0.extend(crc.to_le_bytes());
+        Bytes::from(self.0)
+    }
+
     pub(super) fn u8(&mut self, value: u8) {
         self.0.push(value);
     }
@@ -182,6 +189,19 @@ impl Writer {
 
 /// The bytes that are left, and the version that they were written in.
 pub(super) struct Reader<'a>(pub(super) &'a [u8], pub(super) u16);
+
+impl<'a> Reader<'a> {
+    /// What [`Writer::sealed`] made of a record that begins with `magic` and its version.
+    pub(super) fn open(bytes: &'a [u8], magic: [u8; 4], newest: u16) -> Result<Self, RecordError> {
+        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
+        if crc32c(body) != u32::from_le_bytes(*crc) {
+            return Err(RecordError::Damaged);
+        }
+        let mut reader = Self(body.strip_prefix(&magic).ok_or(RecordError::Damaged)?, 0);
+        reader.1 = u16::from_le_bytes(reader.take()?);
+        if reader.1 > newest { Err(RecordError::Newer(reader.1)) } else { Ok(reader) }
+    }
+}
 
 impl Reader<'_> {
     pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {

@@ -21,6 +21,19 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
+    /// Makes the volume `orders`, in a group of its own.
+    pub(crate) async fn make_orders(&self) {
+        let wanted = VolumeCreate {
+            part_of: None,
+            name: "orders".to_owned(),
+            bytes: Some(1 << 20),
+            from: None,
+            group: None,
+            settings: VolumeSettings::default(),
+        };
+        self.gateway.create_volume(wanted).await.unwrap();
+    }
+
     /// Opens the gateway in this directory, making it if it is new.
     pub(crate) async fn open(dir: &Path) -> Self {
         Self::open_with(dir, |_| {}).await

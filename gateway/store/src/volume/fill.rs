@@ -19,7 +19,7 @@ use block::{
     BLOCK_BYTES, BlockSet, Extent, IoError, Origin, SLOT_BYTES, Segment, Segments, SnapshotId,
     Ticket,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use roaring::RoaringTreemap;
 
 use crate::crc::{BLOCK_SIZE, crc32c};
@@ -159,7 +159,7 @@ impl Inner {
             return Ok(());
         }
         self.flush_group();
-        let content = flat(data);
+        let content = block::joined(data);
         let mut records = Vec::new();
         let mut changes = Vec::new();
         for piece in extent.pieces(SLOT_BYTES) {
@@ -372,20 +372,6 @@ fn push_run(out: &mut Vec<Extent>, run: &mut Option<(u64, u64)>, next: (u64, u64
 
 fn extent_of((first, end): (u64, u64)) -> Option<Extent> {
     Extent::new(first * BLOCK_BYTES, (end - first) * BLOCK_BYTES).ok()
-}
-
-fn flat(data: &Segments) -> Bytes {
-    if let [Segment::Data(only)] = data.as_slice() {
-        return only.clone();
-    }
-    let mut out = BytesMut::new();
-    for segment in data {
-        match segment {
-            Segment::Data(data) => out.extend_from_slice(data),
-            Segment::Zero(len) => out.resize(out.len() + size(*len), 0),
-        }
-    }
-    out.freeze()
 }
 
 fn size(bytes: u64) -> usize {

@@ -332,13 +332,7 @@ fn a_change_that_is_being_recorded_is_answered_by_what_is_recorded() {
 fn rule_14_a_snapshot_is_of_the_volumes_that_belong_when_it_is_taken() {
     let mut bench = modes::mirror_in_sync();
     bench.apply(Event::UpstreamLost { orderly: true }).record();
-    bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
-    let rounds: Vec<u64> = bench.out.iter().filter_map(parted::flush_round).collect();
-    for round in rounds {
-        bench.apply(Event::Flushed { round, result: Ok(()) });
-    }
-    bench.record();
-    assert_eq!(bench.machine.status().role, Role::Primary);
+    bench.promote(Consent::Outdated);
     bench.enlist().record();
     assert_eq!(bench.machine.volumes(), 2);
     bench.take();

@@ -131,12 +131,7 @@ fn rule_9_what_was_written_here_alone_outlives_a_promotion_over_a_primary_that_w
     let site = "west".to_owned();
     bench.apply(Event::Opened { open: diverged, site, gateway: WEST }).record();
     bench.apply(Event::UpstreamLost { orderly: true }).record().take();
-    bench.apply(Event::Command(Command::Promote { consent: Consent::Inconsistent }));
-    let rounds: Vec<u64> = bench.out.iter().filter_map(flush_round).collect();
-    for round in rounds {
-        bench.apply(Event::Flushed { round, result: Ok(()) });
-    }
-    bench.record();
+    bench.promote(Consent::Inconsistent);
     let status = bench.machine.status();
     assert_eq!(status.role, Role::Primary);
     assert_eq!(status.legs[0].sessions[0].out_of_sync_bytes, lacks);
@@ -167,12 +162,7 @@ fn rule_9_a_half_copy_that_is_promoted_does_not_know_where_its_earlier_mirrors_d
     let west = |bench: &Bench| bench.machine.status().legs[0].phase;
     assert_ne!(west(&bench), Phase::NoPair);
     bench.apply(Event::UpstreamLost { orderly: true }).record().take();
-    bench.apply(Event::Command(Command::Promote { consent: Consent::Inconsistent }));
-    let rounds: Vec<u64> = bench.out.iter().filter_map(flush_round).collect();
-    for round in rounds {
-        bench.apply(Event::Flushed { round, result: Ok(()) });
-    }
-    bench.record();
+    bench.promote(Consent::Inconsistent);
     assert_eq!(bench.machine.status().role, Role::Primary);
     assert_eq!(west(&bench), Phase::NoPair, "only a full copy helps");
 }
@@ -202,7 +192,20 @@ fn rule_9_what_is_under_way_when_a_gateway_stops_is_recorded_before_it_is_gone()
     assert!(bench.machine.is_idle());
 }
 
-pub(super) fn flush_round(effect: &Effect) -> Option<u64> {
+impl Bench {
+    /// Makes a copy that follows nobody the primary, as it is.
+    pub(super) fn promote(&mut self, consent: Consent) {
+        self.apply(Event::Command(Command::Promote { consent }));
+        let rounds: Vec<u64> = self.out.iter().filter_map(flush_round).collect();
+        for round in rounds {
+            self.apply(Event::Flushed { round, result: Ok(()) });
+        }
+        self.record();
+        assert_eq!(self.machine.status().role, Role::Primary);
+    }
+}
+
+fn flush_round(effect: &Effect) -> Option<u64> {
     match effect {
         Effect::FlushLocal { round, .. } => Some(*round),
         _ => None,

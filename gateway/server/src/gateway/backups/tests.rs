@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use api::{BackupPolicySet, BackupRetention, OperationState, VolumeCreate, VolumeSettings};
+use api::{BackupPolicySet, BackupRetention, OperationState};
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
@@ -27,15 +27,7 @@ async fn open(dir: &Path, bytes_per_second: Option<u64>) -> Rig {
     let target = target(dir, bytes_per_second);
     let rig = Rig::open_with(dir, |config| config.backup_targets = vec![target]).await;
     if rig.gateway.find_volume("orders").is_err() {
-        let volume = VolumeCreate {
-            part_of: None,
-            name: "orders".to_owned(),
-            bytes: Some(1 << 20),
-            from: None,
-            group: None,
-            settings: VolumeSettings::default(),
-        };
-        rig.gateway.create_volume(volume).await.unwrap();
+        rig.make_orders().await;
     }
     rig
 }

@@ -2,21 +2,13 @@
 
 use std::sync::Arc;
 
-use api::{Code, PointKeeper, PointLock, PointPolicyPatch, VolumeCreate, VolumeSettings};
+use api::{Code, PointKeeper, PointLock, PointPolicyPatch};
 
 use crate::gateway::tests::Rig;
 
 async fn rig(dir: &tempfile::TempDir) -> Rig {
     let rig = Rig::open(dir.path()).await;
-    let wanted = VolumeCreate {
-        part_of: None,
-        name: "orders".to_owned(),
-        bytes: Some(1 << 20),
-        from: None,
-        group: None,
-        settings: VolumeSettings::default(),
-    };
-    rig.gateway.create_volume(wanted).await.unwrap();
+    rig.make_orders().await;
     rig
 }
 

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use api::Code;
 use block::{
     Answer, BLOCK_BYTES, BlockRange, BlockSet, Extent, GroupId, IoError, Op, Request, RunKind,
-    Segment, Store, Volume, VolumeId,
+    Store, Volume, VolumeId,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{OpenVolume, ShardState, ask};
 use crate::backups::point::Place;
@@ -239,20 +239,7 @@ async fn read(volume: &dyn Volume, extent: Extent) -> Result<Bytes, Refused> {
     let Answer::Read(segments) = submit(volume, Op::Read(extent)).await? else {
         return Err(Refused::new(Code::Internal, "a read was answered without data"));
     };
-    if let [Segment::Data(data)] = segments.as_slice() {
-        return Ok(data.clone());
-    }
-    let mut content = BytesMut::new();
-    for segment in segments {
-        match segment {
-            Segment::Data(data) => content.extend_from_slice(&data),
-            Segment::Zero(len) => {
-                let len = usize::try_from(len).unwrap_or_default();
-                content.resize(content.len() + len, 0);
-            }
-        }
-    }
-    Ok(content.freeze())
+    Ok(block::joined(&segments))
 }
 
 /// The runs of blocks in which two pieces of the same length differ, as bytes from their beginning.

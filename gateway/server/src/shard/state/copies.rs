@@ -2,8 +2,8 @@
 //!
 //! Invariant: it changes nothing, and gives way to hosts between pieces.
 
-use block::{Answer, Extent, GroupId, IoError, Op, Request, Segment, Store, VolumeId};
-use bytes::{Bytes, BytesMut};
+use block::{Answer, Extent, GroupId, IoError, Op, Request, Store, VolumeId};
+use bytes::Bytes;
 use std::rc::Rc;
 
 use super::{ShardState, ask};
@@ -68,16 +68,6 @@ impl ShardState {
         let Answer::Read(segments) = answer else {
             return Err(Refused::new(api::Code::Internal, "a read was answered without data"));
         };
-        let mut content = BytesMut::new();
-        for segment in segments {
-            match segment {
-                Segment::Data(data) => content.extend_from_slice(&data),
-                Segment::Zero(len) => {
-                    let len = usize::try_from(len).unwrap_or_default();
-                    content.resize(content.len() + len, 0);
-                }
-            }
-        }
-        Ok(content.freeze())
+        Ok(block::joined(&segments))
     }
 }

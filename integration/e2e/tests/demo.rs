@@ -158,13 +158,14 @@ fn what_ransomware_made_of_a_volume_is_looked_at_beside_its_snapshot_and_undone(
     let run = ["snapshot", "rollback", "run", "orders", "clean", "--token", &token];
     demo.ends_with(&run, 0)?;
     demo.ends_with(&["demo", "verify", "orders"], 0)?;
+    // It has no mirror, and status says so for as long as it is there.
+    demo.ends_with(&["volume", "delete", "trial"], 0)?;
     wait_for("the mirror", SOON, || demo.ends_with(&["status"], 0).map(drop))?;
     let [east, west] =
         ["east", "west"].map(|site| demo.ask(&["volume", "digest", "orders", "--from", site]));
     ensure!(text(&east?, "/digest")? == text(&west?, "/digest")?, "the copies differ");
     let session = demo.ask(&["session", "show", "orders"])?;
     ensure!(text(&session, "/resync_kind")? == "delta", "{session:#}");
-    demo.ends_with(&["volume", "delete", "trial"], 0)?;
     Ok(())
 }
 

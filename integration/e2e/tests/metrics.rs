@@ -202,6 +202,8 @@ fn is_quiet_when_well(query: &str) -> bool {
 #[test]
 fn a_prometheus_scrapes_both_sites_and_every_panel_has_data() -> Result<()> {
     let pair = Pair::mirrored("64MiB")?;
+    pair.primary.cli(&["point", "policy", "set", VOLUME])?;
+    pair.primary.cli(&["point", "take", VOLUME])?;
     let mut prometheus = Prometheus::start(pair.dir.path(), &[&pair.primary, &pair.mirror])?;
     let journal = Journal::new(0, 0, 2, 512);
     let load = load(&pair, &journal)?;

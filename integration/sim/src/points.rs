@@ -53,7 +53,10 @@ impl Point {
 impl World {
     /// A primary sends a cut.
     pub(crate) fn on_cut_sent(&self, from: usize, to: usize, name: CutName, sure: Moment) {
-        let Some(branch) = self.sites[from].branch.borrow().clone() else { return };
+        let state = &self.sites[from];
+        // One that handed over, and does not know that yet, sends a cut of what it had then.
+        let own = state.branch.borrow().clone();
+        let Some(branch) = own.or_else(|| state.handed.borrow().clone()) else { return };
         let at = self.count();
         let point = Point { name, branch, at, sure };
         self.sites[to].points.borrow_mut().push_back(point);

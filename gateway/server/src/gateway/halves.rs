@@ -146,8 +146,7 @@ impl Gateway {
     ) -> Result<Answer, Refused> {
         match question {
             Question::Take(take) => {
-                let name = self.take_volume(peer, &take).await?;
-                Ok(Answer::Taken { name })
+                Ok(Answer::Taken { name: self.take_volume(peer, &take).await? })
             }
             Question::Name { session, remote } => {
                 let name = |numbers: &mut crate::numbers::Numbers| {
@@ -156,8 +155,7 @@ impl Gateway {
                     entry.is_deleted = false;
                     entry.number
                 };
-                let number = self.numbers.change(&self.book, name).await?;
-                Ok(Answer::Named { number })
+                Ok(Answer::Named { number: self.numbers.change(&self.book, name).await? })
             }
             Question::Look { session } => {
                 let half = self.half_with(session, peer).await;
@@ -185,8 +183,7 @@ impl Gateway {
                 self.point_for(peer, (group, snapshot), name).await
             }
             Question::Survey { group } => {
-                let group = GroupId::from_uuid(group);
-                Ok(Answer::Surveyed(self.survey_for(group, peer).await?))
+                Ok(Answer::Surveyed(self.survey_for(GroupId::from_uuid(group), peer).await?))
             }
             Question::Release { session } => {
                 let half = self.half_with(session, peer).await?;
@@ -196,8 +193,7 @@ impl Gateway {
             Question::Part { session } => {
                 let half = self.half_with(session, peer).await?;
                 let leg = half.leg.ok_or_else(|| Refused::from(mirror::Refusal::NotPrimary))?;
-                let group = half.entry.group();
-                self.command(group, Command::RemoveLeg { leg: leg.leg }).await?;
+                self.command(half.entry.group(), Command::RemoveLeg { leg: leg.leg }).await?;
                 let text = format!("deleted by {}, with the copy there", peer.site);
                 self.events.tell("session", &half.entry.name, text);
                 Ok(Answer::Done)

@@ -19,6 +19,7 @@ use croner::Cron;
 use croner::errors::CronError;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The most due times that are counted one by one: a year of downtime of a schedule of seconds must
@@ -198,24 +199,25 @@ fn whole_second(moment: Timestamp) -> Timestamp {
 
 /// How long to rest when the clock says `now` and something is due next at `wanted`: not for long, as
 /// the clock may be moved, and not for nothing, as a schedule knows whole seconds.
-#[must_use]
-pub(crate) fn rest(wanted: Option<Timestamp>, now: Timestamp) -> Duration {
+fn rest(wanted: Option<Timestamp>, now: Timestamp) -> Duration {
     let until = wanted.map(|at| at.duration_since(now));
     let rest = until.map_or(LOOK, |until| Duration::try_from(until).unwrap_or_default());
     rest.clamp(Duration::from_millis(20), LOOK)
 }
 
 /// Looks at schedules for as long as the gateway runs: `look` is told what the clock says and answers
-/// when it wants to be asked again, at the latest. It begins runs, and does not wait for them.
+/// when it wants to be asked again, at the latest; it is asked sooner when `wake` is notified, as when a
+/// schedule was set. It begins runs, and does not wait for them.
 pub(crate) async fn drive<F: Future<Output = Option<Timestamp>>>(
     clock: impl Fn() -> Timestamp,
-    stopping: CancellationToken,
+    (stopping, wake): (CancellationToken, &Notify),
     mut look: impl FnMut(Timestamp) -> F,
 ) {
     loop {
         let wanted = look(clock()).await;
         tokio::select! {
             () = tokio::time::sleep(rest(wanted, clock())) => {}
+            () = wake.notified() => {}
             () = stopping.cancelled() => return,
         }
     }

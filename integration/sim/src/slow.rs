@@ -267,6 +267,7 @@ impl Store for SlowStore {
         from: u64,
         limit: usize,
     ) -> Result<BlockSet, IoError> {
+        self.there()?;
         self.inner.changed_between(snapshots, from, limit)
     }
 

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::refusal::Refused;
-use crate::shard::Shard;
+use crate::shard::{Shard, Silent};
 
 /// Where a snapshot's volume lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,20 +42,10 @@ pub(crate) struct Point {
     pub(crate) others: HashMap<SnapshotId, SnapshotId>,
 }
 
-fn told(
-    result: Result<Result<Bytes, Refused>, crate::shard::Silent>,
-) -> Result<Bytes, VolumeError> {
+/// What the thread said, in the words of backups.
+fn told<T>(result: Result<Result<T, Refused>, Silent>) -> Result<T, VolumeError> {
     match result {
-        Ok(read) => read.map_err(|refused| VolumeError::new(refused.0.detail.clone())),
-        Err(silent) => Err(VolumeError::new(silent.to_string())),
-    }
-}
-
-fn listed(
-    result: Result<Result<BlockSet, Refused>, crate::shard::Silent>,
-) -> Result<BlockSet, VolumeError> {
-    match result {
-        Ok(set) => set.map_err(|refused| VolumeError::new(refused.0.detail.clone())),
+        Ok(said) => said.map_err(|refused| VolumeError::new(refused.0.detail.clone())),
         Err(silent) => Err(VolumeError::new(silent.to_string())),
     }
 }
@@ -83,7 +73,7 @@ impl Source for Point {
 
     fn mapped(&self, from: u64, limit: usize) -> BoxFuture<'_, Result<BlockSet, VolumeError>> {
         let place = self.place;
-        async move { listed(self.shard.call(move |s| s.point_mapped(place, from, limit)).await) }
+        async move { told(self.shard.call(move |s| s.point_mapped(place, from, limit)).await) }
             .boxed()
     }
 
@@ -98,7 +88,7 @@ impl Source for Point {
         async move {
             let earlier = earlier.ok_or_else(|| VolumeError::new("that point is not kept"))?;
             let ask = self.shard.call(move |s| s.point_changed(place, earlier, from, limit));
-            listed(ask.await)
+            told(ask.await)
         }
         .boxed()
     }

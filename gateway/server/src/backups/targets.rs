@@ -21,6 +21,8 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Targets {
     all: Vec<Arc<Connected>>,
+    /// A policy was set: its schedule is looked at at once.
+    pub(crate) policy_set: tokio::sync::Notify,
 }
 
 /// One target, and what is known of it.
@@ -51,7 +53,8 @@ impl Targets {
                 up: Mutex::default(),
             })
         };
-        Self { all: configs.iter().map(connected).collect() }
+        let policy_set = tokio::sync::Notify::new();
+        Self { all: configs.iter().map(connected).collect(), policy_set }
     }
 
     /// All of them, in the order of the configuration.

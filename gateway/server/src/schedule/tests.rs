@@ -187,7 +187,24 @@ async fn a_clock_is_looked_at_again_soon_and_until_the_gateway_stops() {
             Some(seen + SignedDuration::from_hours(2))
         }
     };
-    drive(|| *now.borrow(), stopping.clone(), look).await;
+    drive(|| *now.borrow(), (stopping.clone(), &Notify::new()), look).await;
     assert_eq!(*looks.borrow(), 3);
     assert!(began.elapsed() <= 3 * LOOK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_was_just_set_is_looked_at_at_once() {
+    let (stopping, wake) = (CancellationToken::new(), Notify::new());
+    let looks = Rc::new(RefCell::new(0));
+    let began = tokio::time::Instant::now();
+    let look = |_seen: Timestamp| {
+        *looks.borrow_mut() += 1;
+        if *looks.borrow() == 2 {
+            stopping.cancel();
+        }
+        async { None }
+    };
+    wake.notify_one();
+    drive(|| at("2026-11-26T08:00:00Z"), (stopping.clone(), &wake), look).await;
+    assert_eq!((*looks.borrow(), began.elapsed()), (2, Duration::ZERO));
 }

@@ -25,6 +25,7 @@ use super::runs::Asker;
 use crate::book::{Pages, PolicyEntry};
 use crate::clock::text;
 use crate::gateway::Gateway;
+use crate::points::moment;
 use crate::refusal::Refused;
 use crate::schedule::{Act, Schedule, drive};
 
@@ -37,11 +38,11 @@ impl Gateway {
     /// Looks at the schedules for as long as the gateway runs.
     pub(super) async fn run_policies(self: Arc<Self>) {
         let (clock, stopping) = (self.clock, self.stopping.clone());
-        let look = move |now: Timestamp| {
+        let look = |now: Timestamp| {
             let gateway = Arc::clone(&self);
             async move { gateway.look_at_policies(now).await }
         };
-        drive(move || moment(clock.unix_ms()), stopping, look).await;
+        drive(|| moment(clock.unix_ms()), (stopping, &self.targets.policy_set), look).await;
     }
 
     fn now(&self) -> Timestamp {
@@ -224,6 +225,7 @@ impl Gateway {
                 Ok::<(), Refused>(())
             })
             .await?;
+        self.targets.policy_set.notify_one();
         self.events.tell("backup", of, "policy set");
         self.backup_policy(of)
     }
@@ -241,6 +243,7 @@ impl Gateway {
         let now_ms = self.now().as_millisecond();
         self.change_policy(policy.of, |policy| (policy.on, policy.before_ms) = (on, now_ms))
             .await?;
+        self.targets.policy_set.notify_one();
         self.events.tell("backup", of, if on { "policy turned on" } else { "policy turned off" });
         self.backup_policy(of)
     }
@@ -332,11 +335,6 @@ impl Gateway {
             Refused::new(Code::NoBackupPolicy, format!("{of} has no policy of backups here"))
         })
     }
-}
-
-fn moment(unix_ms: u64) -> Timestamp {
-    let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(ms).unwrap_or_default()
 }
 
 /// The name of the group, and the name of what the policy is of.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::book::GroupEntry;
 use crate::gateway::Gateway;
 use crate::points::{self, Stored, moment, unix_ms};
-use crate::schedule::{self, Act, COUNTED_MAX, Look, Schedule, drive};
+use crate::schedule::{Act, COUNTED_MAX, Look, Schedule, drive};
 
 /// Where the ledger keeps what was done by the clock.
 const KEY: &str = "control/points";
@@ -133,23 +133,9 @@ impl Gateway {
         let (clock, stopping) = (self.clock, self.stopping.clone());
         let look = |now: Timestamp| {
             let gateway = Arc::clone(&self);
-            async move {
-                let next = gateway.look_at_all_points(now).await;
-                gateway.rest(next).await;
-                Some(now)
-            }
+            async move { gateway.look_at_all_points(now).await }
         };
-        drive(|| moment(clock.unix_ms()), stopping, look).await;
-    }
-
-    /// Rests until something may be due, or a policy was set.
-    async fn rest(&self, next: Option<Timestamp>) {
-        let rest = schedule::rest(next, moment(self.clock.unix_ms()));
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = self.keeping.wake.notified() => {}
-            () = self.stopping.cancelled() => {}
-        }
+        drive(|| moment(clock.unix_ms()), (stopping, &self.keeping.wake), look).await;
     }
 
     async fn look_at_all_points(self: &Arc<Self>, now: Timestamp) -> Option<Timestamp> {

@@ -172,6 +172,9 @@ codes! {
     NoSuchCut "GW0425" 409 7
         "the copy here has no point of that cut",
         "make a new plan: twinspan failover plan GROUP";
+    PartsSlow "GW0426" 409 4
+        "the parts of the group did not stop together in time",
+        "ask again; if it comes back, look which gateway is slow: twinspan status";
     RolledBack "GW0450" 409 1
         "the planned swap was rolled back",
         "read the reason; hosts go on where they were. Make a new plan: twinspan migrate plan GROUP --to SITE";

@@ -64,7 +64,7 @@ pub use session::{
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
 pub use snapshot::{
     ChangedRange, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges, SnapshotCreate,
-    SnapshotHolder, SnapshotList, SnapshotOrigin, SnapshotState, SnapshotVolume,
+    SnapshotHolder, SnapshotList, SnapshotOrigin, SnapshotPart, SnapshotState, SnapshotVolume,
 };
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};

@@ -65,6 +65,16 @@ pub struct SnapshotHolder {
     pub gateway: Uuid,
 }
 
+/// Another part of a group over several gateways.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// The gateway that has it.
+    pub gateway: Uuid,
+    /// Whether it keeps the snapshot; absent when it cannot be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<bool>,
+}
+
 /// A snapshot of a group, as one gateway sees it.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 pub struct Snapshot {
@@ -92,6 +102,9 @@ pub struct Snapshot {
     /// Who keeps it, as far as this gateway knows: itself, and the mirrors that told it so. Only the
     /// gateway that took it is told.
     pub held_by: Vec<SnapshotHolder>,
+    /// Of a group over several gateways: whether the other parts keep it. All did when it was taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<SnapshotPart>,
     /// What can be done to it now, here.
     pub allowed_actions: Vec<String>,
 }

@@ -111,6 +111,23 @@ pub enum Command {
         /// When, in Unix milliseconds.
         unix_ms: u64,
     },
+    /// Hold hosts' changes for a snapshot of all parts of the group, of which this is one: from the
+    /// answer on, until [`Command::TakeHeld`], [`crate::Group::let_go`], or a few seconds have passed.
+    Hold {
+        /// What it is known by, at every part and every copy.
+        snapshot: SnapshotId,
+        /// What people call it.
+        name: String,
+        /// When, in Unix milliseconds.
+        unix_ms: u64,
+        /// The cut at which all parts became primaries, as whoever asks knows it.
+        from: u64,
+    },
+    /// Every part holds its hosts: take the snapshot. Answered when it is durable here.
+    TakeHeld {
+        /// Which.
+        snapshot: SnapshotId,
+    },
     /// Forget a snapshot, here and, at a primary, at every mirror that may keep it, as soon as it is
     /// connected. The room comes back a little later.
     RemoveSnapshot {
@@ -314,6 +331,12 @@ pub enum Refusal {
         /// What it does, or does not.
         what: &'static str,
     },
+    /// A part is not a primary, or took over at another cut than the others.
+    #[error("the parts of the group are not served together now")]
+    PartsApart,
+    /// Hosts are never held for long.
+    #[error("hosts are not held for that snapshot any more: the other parts took too long")]
+    HoldEnded,
     /// The copy here is no point of that stretch and keeps none.
     #[error("the copy here has no point of stretch {cut}; make the plan anew")]
     NoSuchCut {

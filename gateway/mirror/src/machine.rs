@@ -203,8 +203,7 @@ pub struct Machine {
     /// What the stores found active when they were opened is in no recorded dirty map yet, so the
     /// next activity record, which replaces theirs, must wait for one (rule 3).
     unkept: bool,
-    /// What follows from a store's doubt is not recorded yet, so the next activity record, with which
-    /// the store forgets it, must wait for that (rule 11).
+    /// A store's doubt is not recorded yet: the activity record that ends it waits (rule 11).
     doubtful: bool,
     seq: Seq,
     spares: Vec<Generation>,
@@ -304,6 +303,7 @@ impl Machine {
             Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
             Event::Recall => self.recall_handover(out),
+            Event::LetGo { snapshot } => self.let_go(snapshot, out),
             Event::CompanionSaid { gateway, state, answers } => {
                 self.on_companion_said(gateway, *state, answers, out);
             }
@@ -369,7 +369,7 @@ impl Machine {
         self.is_serving()
             && self.untold.is_none()
             && self.dismissal.is_none()
-            && self.asked.is_none()
+            && !self.wants_snapshot()
             && self.live.is_empty()
             && self.counting.is_empty()
             && self.legs.iter().all(Option::is_none)

@@ -142,6 +142,8 @@ impl From<Refusal> for Refused {
             Refusal::LeaseRuns { .. } => Code::LeaseRuns,
             Refusal::NoCompanion => Code::NoCompanion,
             Refusal::Spanning { .. } => Code::Spanning,
+            Refusal::PartsApart => Code::NoCompanion,
+            Refusal::HoldEnded => Code::PartsSlow,
             Refusal::NoSuchCut { .. } => Code::NoSuchCut,
             Refusal::SnapshotExists => Code::Exists,
             Refusal::NoSuchSnapshot => Code::NotFound,

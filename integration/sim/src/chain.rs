@@ -61,13 +61,25 @@ impl Chain {
         self.places[place]
     }
 
+    /// How many of its steps are over, if the last one was made at that site.
+    pub(crate) fn ended(&self, site: usize) -> Option<usize> {
+        let under_way = self.steps.last().is_some_and(|last| !last.acked);
+        (self.made_at == Some(site)).then_some(self.steps.len() - usize::from(under_way))
+    }
+
     /// Whether a step that was acknowledged is not there, or a newer one at its place; `seen` is what
     /// each place holds.
     pub(crate) fn lacks_acknowledged(&self, seen: &[u64]) -> bool {
+        self.lacks_acknowledged_of(seen, self.steps.len())
+    }
+
+    /// The same of that many first steps.
+    pub(crate) fn lacks_acknowledged_of(&self, seen: &[u64], first: usize) -> bool {
         let of = |value: &u64| self.steps.iter().rposition(|step| step.value == *value);
         let newest: Vec<Option<usize>> = seen.iter().map(of).collect();
-        let steps = self.steps.iter().enumerate().skip(self.floor).filter(|(_, step)| step.acked);
-        steps.into_iter().any(|(number, step)| newest[step.place].is_none_or(|seen| seen < number))
+        let steps = self.steps.iter().enumerate().take(first).skip(self.floor);
+        let mut steps = steps.filter(|(_, step)| step.acked);
+        steps.any(|(number, step)| newest[step.place].is_none_or(|seen| seen < number))
     }
 
     /// Whether a later step is there without one that was acknowledged before it began; `seen` is

@@ -12,6 +12,7 @@ mod gateway;
 mod host;
 mod nemesis;
 mod operator;
+mod snapshots;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -65,6 +66,8 @@ struct Scene {
     calm: Cell<bool>,
     /// The site at which both parts were served last.
     served: Cell<Option<usize>>,
+    /// The snapshots that all parts keep.
+    wholes: RefCell<Vec<snapshots::Whole>>,
     /// A swap of roles is under way that was answered well so far: it loses nothing.
     swapped: Cell<bool>,
     count: Cell<u64>,
@@ -120,6 +123,7 @@ async fn history(scene: &Rc<Scene>) {
     tokio::time::sleep(Duration::from_secs(3)).await;
     scene.look();
     scene.compare();
+    snapshots::compare(scene);
 }
 
 /// Looks at what is served, again and again.
@@ -177,6 +181,7 @@ impl Scene {
             stopped: Cell::new(false),
             calm: Cell::new(false),
             served: Cell::new(None),
+            wholes: RefCell::default(),
             swapped: Cell::new(false),
             count: Cell::new(0),
             polls: Cell::new((0, 0)),

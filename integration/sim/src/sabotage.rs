@@ -79,6 +79,8 @@ pub enum Sabotage {
     CountsNewcomers,
     /// Rule 14: a snapshot holds what came after its place, too.
     SnapshotsLate,
+    /// Rule 14: parts hold their hosts and take their snapshot one after the other.
+    PartsHeldOneByOne,
     /// Rule 13: a primary goes on without a mirror that the witness was not asked about.
     GoesOnUnasked,
     /// Rule 13: a mirror does not look whether the witness names it.

@@ -71,6 +71,11 @@ fn companions_that_are_not_asked() {
 }
 
 #[test]
+fn parts_that_are_held_one_after_the_other() {
+    found(Modes::Parts, Sabotage::PartsHeldOneByOne);
+}
+
+#[test]
 fn each_rule_has_a_break() {
     let breaks = include_str!("../src/sabotage.rs");
     for rule in 1..=14 {

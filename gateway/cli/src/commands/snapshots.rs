@@ -3,7 +3,7 @@
 use api::units::bytes_text;
 use api::{
     Code, Operation, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges, SnapshotCreate,
-    SnapshotList,
+    SnapshotList, SnapshotPart,
 };
 
 use super::segment;
@@ -103,7 +103,27 @@ fn known(bytes: Option<u64>) -> String {
 
 fn sites(snapshot: &Snapshot) -> String {
     let sites: Vec<&str> = snapshot.held_by.iter().map(|of| of.site.as_str()).collect();
-    if sites.is_empty() { "-".to_owned() } else { sites.join(", ") }
+    let kept = if sites.is_empty() { "-".to_owned() } else { sites.join(", ") };
+    let lacking = snapshot.parts.iter().filter(|part| part.keeps == Some(false)).count();
+    let unknown = snapshot.parts.iter().filter(|part| part.keeps.is_none()).count();
+    match (lacking, unknown) {
+        (0, 0) => kept,
+        (0, unknown) => format!("{kept} ({unknown} parts UNKNOWN)"),
+        (lacking, _) => format!("{kept} (LACKING at {lacking} parts)"),
+    }
+}
+
+/// The other parts of a group over several gateways.
+fn parts(snapshot: &Snapshot) -> String {
+    let line = |part: &SnapshotPart| {
+        let word = match part.keeps {
+            Some(true) => "keeps it too",
+            Some(false) => "LACKS it: what is kept here is no snapshot of the whole group",
+            None => "UNKNOWN: it cannot be asked now",
+        };
+        format!("the part at gateway {}: {word}\n", part.gateway)
+    };
+    snapshot.parts.iter().map(line).collect()
 }
 
 fn rows(snapshots: &[Snapshot]) -> String {
@@ -146,6 +166,7 @@ fn one(snapshot: &Snapshot) -> String {
         ]
     });
     out.push_str(&table(&["VOLUME", "SIZE", "EXCLUSIVE", "SHARED", "READ AT"], rows));
+    out.push_str(&parts(snapshot));
     out
 }
 

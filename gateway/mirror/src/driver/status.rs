@@ -72,6 +72,12 @@ impl Group {
         self.push_event(Event::Recall);
     }
 
+    /// Lets hosts go on that are held for a snapshot of all parts, because not all of them are. One
+    /// that is being taken already is taken.
+    pub fn let_go(self: &std::rc::Rc<Self>, snapshot: block::SnapshotId) {
+        self.push_event(Event::LetGo { snapshot });
+    }
+
     /// Who this gateway is.
     #[must_use]
     pub fn identity(&self) -> &block::Identity {

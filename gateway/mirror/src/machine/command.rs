@@ -26,6 +26,8 @@ pub(crate) enum Pending {
     Grow { volume: usize, bytes: u64, waiting: LegSet },
     /// Answered when the copy is open to hosts.
     Detach,
+    /// Answered when hosts are held for that snapshot of all parts.
+    Hold(SnapshotId),
     /// Answered when that snapshot is recorded.
     Snapshot(SnapshotId),
     /// Answered when the group is what it was at that snapshot.
@@ -72,6 +74,11 @@ impl Machine {
                 self.recovery.here_only = here_only.then_some(id);
                 self.begin_snapshot(Label { id, name, origin, unix_ms, marks }, out)
             }
+            Command::Hold { snapshot: id, name, unix_ms, from } => {
+                let (origin, marks) = (SnapshotOrigin::Manual, Marks::default());
+                self.hold_together(Label { id, name, origin, unix_ms, marks }, from, out)
+            }
+            Command::TakeHeld { snapshot } => self.take_held(snapshot),
             Command::MarkSnapshot { snapshot, marks } => self.mark_snapshot(snapshot, &marks, out),
             Command::ForgetSnapshot { snapshot } => self.forget_here(snapshot, out),
             Command::SetPointPolicy { policy } => self.set_point_policy(policy, out),

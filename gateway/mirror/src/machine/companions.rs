@@ -14,6 +14,7 @@
 mod command;
 mod mirror;
 mod stretch;
+mod together;
 
 use std::collections::VecDeque;
 
@@ -80,6 +81,8 @@ pub(super) struct Company {
     /// Hosts wait for a companion, since when.
     waiting_since: Option<u64>,
     excluded_by: Option<GatewayId>,
+    /// Hosts are held for a snapshot of all parts.
+    holding: Option<together::Holding>,
 }
 
 // === impl Company ===
@@ -122,6 +125,7 @@ impl Company {
             target: None,
             waiting_since: None,
             excluded_by: None,
+            holding: None,
         }
     }
 
@@ -353,6 +357,7 @@ impl Machine {
     }
 
     pub(super) fn companions_tick(&mut self, out: &mut Vec<Effect>) {
+        self.hold_tick(out);
         let now_ms = self.now_ms;
         let waits = self.role == Role::Primary && self.waits_for_companions();
         let Some(company) = &mut self.company else { return };

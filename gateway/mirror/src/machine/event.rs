@@ -245,6 +245,11 @@ pub enum Event {
     /// Whoever began the planned swap of roles does not wait for it any longer: if its mirror was
     /// not asked yet, it is taken back.
     Recall,
+    /// Not every part holds its hosts for that snapshot of all parts: they go on here.
+    LetGo {
+        /// Which.
+        snapshot: SnapshotId,
+    },
     /// The witness answered an [`Effect::Arbitrate`], or did not.
     Arbitrated {
         /// Which.

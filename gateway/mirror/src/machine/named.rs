@@ -126,7 +126,7 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.require_primary()?;
-        self.require_alone("has no snapshots on request")?;
+        self.require_alone("has snapshots of all its parts only, and none by schedule")?;
         self.may_name(&label)?;
         self.command = Some(Pending::Snapshot(label.id));
         self.ask_for(label, out);
@@ -166,12 +166,16 @@ impl Machine {
     /// Whether hosts' changes wait for a snapshot that is about to be taken. Only for as long as it
     /// takes the copy here to apply what is under way.
     pub(super) fn holds_for_snapshot(&self) -> bool {
-        self.asked.is_some() && self.points.is_planned() && self.is_plan_recorded()
+        let asked = self.asked.is_some() && self.points.is_planned() && self.is_plan_recorded();
+        asked || self.holds_together()
     }
 
     /// Takes the snapshot that was asked for when this copy is at one place in the stream: what was
     /// sent to mirrors is applied here, and nothing else is.
     pub(super) fn advance_named(&mut self, out: &mut Vec<Effect>) {
+        if let Some(label) = self.advance_hold(out) {
+            self.take_named(label, out);
+        }
         if self.asked.is_none() {
             return;
         }
@@ -182,7 +186,13 @@ impl Machine {
         if !self.holds_for_snapshot() || self.writes.any_unapplied() || self.points.is_busy() {
             return;
         }
-        let Some(label) = self.asked.take() else { return };
+        if let Some(label) = self.asked.take() {
+            self.take_named(label, out);
+        }
+    }
+
+    /// This copy is at one place in the stream: it is taken here, and by every mirror that has it all.
+    fn take_named(&mut self, label: Label, out: &mut Vec<Effect>) {
         assert!(!self.writes.any_unapplied(), "what mirrors were sent before it is here (rule 14)");
         let word = SnapshotWord::Take(label.clone()).encode();
         let since = if label.is_plain() { SNAPSHOTS_SINCE_VERSION } else { POINTS_SINCE_VERSION };

@@ -239,7 +239,7 @@ impl Machine {
     /// Names the next snapshots, if there are to be any.
     pub(super) fn plan_points(&mut self) {
         let wanted =
-            matches!(self.role, Role::Secondary | Role::Promoting(_)) || self.asked.is_some();
+            matches!(self.role, Role::Secondary | Role::Promoting(_)) || self.wants_snapshot();
         if !wanted || !self.points.planned.is_empty() || self.points.unsupported {
             return;
         }

@@ -162,8 +162,8 @@ impl Question {
             Self::PartOf { .. }
             | Self::Accompany { .. }
             | Self::Companion { .. }
-            | Self::PartLook { .. }
-            | Self::Do { .. } => block::SPAN_SINCE_VERSION,
+            | Self::PartLook { .. } => block::SPAN_SINCE_VERSION,
+            Self::Do { deed, .. } => deed.version_min(),
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             _ => VERSION_MIN,
         }

@@ -9,6 +9,7 @@
 //! which part, and can be taken up again.
 
 mod rule;
+pub(super) mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,48 @@ pub(crate) enum Deed {
         /// It is a new number: the mirrors have none in common.
         apart: bool,
     },
+    /// Hold hosts for a snapshot of all parts.
+    Hold {
+        /// What it is known by.
+        snapshot: Uuid,
+        /// What it is called.
+        name: String,
+        /// When, in Unix milliseconds.
+        unix_ms: u64,
+        /// The cut at which all parts became primaries.
+        from: u64,
+    },
+    /// All parts hold their hosts: take it.
+    TakeHeld {
+        /// Which.
+        snapshot: Uuid,
+    },
+    /// Not all do: let hosts go on.
+    LetGo {
+        /// Which.
+        snapshot: Uuid,
+    },
+    /// Remove a snapshot of all parts, if it is here.
+    Forget {
+        /// Which.
+        snapshot: Uuid,
+    },
+}
+
+impl Deed {
+    /// The oldest version of the protocol whose gateways understand it.
+    pub(super) const fn version_min(&self) -> u16 {
+        match self {
+            Self::Suspend
+            | Self::Resume { .. }
+            | Self::Reverse { .. }
+            | Self::Recall
+            | Self::TakeOver { .. } => block::SPAN_SINCE_VERSION,
+            Self::Hold { .. } | Self::TakeHeld { .. } | Self::LetGo { .. } | Self::Forget { .. } => {
+                block::POINTS_SINCE_VERSION
+            }
+        }
+    }
 }
 
 /// How a part is, for the gateway that plans for all.
@@ -65,6 +108,9 @@ pub(crate) struct Look {
     pub(crate) quality: api::Quality,
     /// Whether it follows a primary just now.
     pub(crate) connected: bool,
+    /// The snapshots that it keeps; nothing from a gateway that does not say.
+    #[serde(default)]
+    pub(crate) snapshots: Option<Vec<Uuid>>,
 }
 
 /// A part, as it is planned for.
@@ -323,6 +369,12 @@ impl Gateway {
             state: state.unwrap_or_default(),
             quality: status::quality(status.quality),
             connected: is_connected(&status),
+            snapshots: Some(
+                (status.snapshots.iter())
+                    .filter(|kept| kept.state != mirror::SnapshotState::Error)
+                    .map(|kept| kept.id.uuid())
+                    .collect(),
+            ),
         }))
     }
 
@@ -382,6 +434,9 @@ impl Gateway {
             Deed::TakeOver { accept, cut, apart } => {
                 let consent = failover::consent(Some(&accept))?;
                 self.command(group, Command::TakeOver { consent, cut, apart }).await
+            }
+            Deed::Hold { .. } | Deed::TakeHeld { .. } | Deed::LetGo { .. } | Deed::Forget { .. } => {
+                self.snapshot_deed(group, deed).await
             }
         }
     }

@@ -11,6 +11,7 @@ use mirror::{Command, GroupStatus, Role, SnapshotOrigin, SnapshotState, Snapshot
 use uuid::Uuid;
 
 use super::members::check_name;
+use super::parts::together::parts_of;
 use super::{Gateway, Known};
 use crate::book::GroupEntry;
 use crate::clock::text;
@@ -33,8 +34,12 @@ impl Gateway {
     pub(crate) async fn show_snapshots(&self, group: &str) -> Result<Vec<Snapshot>, Refused> {
         let entry = self.find_group(group)?;
         let (status, room) = self.look_at_snapshots(&entry).await?;
-        let all = status.snapshots.iter();
-        Ok(all.map(|snapshot| self.show_snapshot(&entry, &status, snapshot, &room)).collect())
+        let parts = self.snapshots_of_parts(&status).await;
+        let show = |snapshot: &SnapshotStatus| Snapshot {
+            parts: parts_of(&parts, snapshot.id),
+            ..self.show_snapshot(&entry, &status, snapshot, &room)
+        };
+        Ok(status.snapshots.iter().map(show).collect())
     }
 
     /// One of them, by name or identity.
@@ -45,7 +50,8 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let (status, room) = self.look_at_snapshots(&entry).await?;
         let snapshot = find(&status, name)?;
-        Ok(self.show_snapshot(&entry, &status, snapshot, &room))
+        let parts = parts_of(&self.snapshots_of_parts(&status).await, snapshot.id);
+        Ok(Snapshot { parts, ..self.show_snapshot(&entry, &status, snapshot, &room) })
     }
 
     /// What a group says, and the room of its snapshots as far as its thread answers.
@@ -108,6 +114,7 @@ impl Gateway {
             shared_bytes: sum(|kept| kept.shared_bytes),
             volumes: snapshot.volumes.iter().zip(&kept).map(volume).collect(),
             held_by: self.holders(snapshot),
+            parts: Vec::new(),
             allowed_actions: actions(status, snapshot),
         }
     }
@@ -152,6 +159,10 @@ impl Gateway {
             return Err(Refused::new(Code::ReservedName, detail));
         }
         let snapshot = SnapshotId::from_uuid(Uuid::now_v7());
+        if status.parts.is_some() {
+            self.take_together(&status, snapshot, (name, unix_ms)).await?;
+            return self.snapshot(&entry.name, &snapshot.uuid().to_string()).await;
+        }
         let origin = SnapshotOrigin::Manual;
         let command = Command::Snapshot { snapshot, name, origin, unix_ms };
         let (group_id, manual_max) = (entry.group(), self.config.snapshots_max_manual);
@@ -194,6 +205,7 @@ impl Gateway {
                 format!("{} is read by a backup, or the next one builds upon it", snapshot.name);
             return Err(Refused::new(Code::BackupPoint, detail));
         }
+        self.remove_at_companions(&status, snapshot.id).await?;
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };
         let subject = export_name(&entry.name, &snapshot.name);
         self.command(entry.group(), command).await.map_err(|refused| {

@@ -249,6 +249,13 @@ impl ShardState {
         }
     }
 
+    /// Lets hosts go on that are held for a snapshot of all parts of a group.
+    pub(crate) fn let_go(&self, group: GroupId, snapshot: block::SnapshotId) {
+        if let Some(open) = self.group(group) {
+            open.group.let_go(snapshot);
+        }
+    }
+
     // === Groups ===
 
     /// Opens a group and its stores.

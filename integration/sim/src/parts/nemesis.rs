@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mirror::Consent;
 
-use super::{GATEWAYS, Scene, companion, operator, opposite, site_of};
+use super::{GATEWAYS, Scene, companion, operator, opposite, site_of, snapshots};
 
 /// Lets things go wrong for a while.
 pub(super) async fn rage(scene: &Rc<Scene>) {
@@ -45,6 +45,12 @@ async fn fault(scene: &Rc<Scene>) {
             let site = usize::from(scene.is_primary(2) && scene.is_primary(3));
             operator::swap(scene, site).await;
         }
+        86..94 => {
+            // Everything else happens meanwhile, too.
+            let ruler = scene.serving_site().map_or(gateway, |site| site * 2 + gateway % 2);
+            scene.spawn(snapshots::take(Rc::clone(scene), ruler));
+        }
+        94 => snapshots::remove(Rc::clone(scene)).await,
         _ => operator::anything(scene).await,
     }
 }

@@ -451,3 +451,92 @@ fn a_mirror_that_lost_the_snapshot_of_its_cut_offers_none() {
     };
     assert_eq!((again(snapshots), again(Vec::new())), (1, 0));
 }
+
+const CUT_SNAPSHOT: SnapshotId = SnapshotId::of(700);
+
+fn hold(from: u64) -> Event {
+    let (snapshot, name) = (CUT_SNAPSHOT, "all".to_owned());
+    Event::Command(Command::Hold { snapshot, name, unix_ms: 7, from })
+}
+
+fn take_held() -> Event {
+    Event::Command(Command::TakeHeld { snapshot: CUT_SNAPSHOT })
+}
+
+fn answered(bench: &Bench) -> Option<Result<(), Refusal>> {
+    bench.out.iter().rev().find_map(|effect| match effect {
+        Effect::Answered(result) => Some(result.clone()),
+        _ => None,
+    })
+}
+
+fn takes(bench: &Bench) -> bool {
+    bench.out.iter().any(|effect| matches!(effect, Effect::Snapshot { .. }))
+}
+
+#[test]
+fn rule_14_a_part_holds_its_hosts_until_all_do_and_then_takes_the_snapshot() {
+    let mut bench = Bench::in_stretch();
+    bench.change(1, at(1, 1)).apply(hold(0)).record();
+    assert_eq!(answered(&bench), Some(Ok(())), "hosts are held");
+    bench.change(2, at(2, 1));
+    assert_eq!(bench.sent(2), None, "what comes now waits");
+    bench.applied(1);
+    assert!(!takes(&bench), "not before the others hold theirs");
+    bench.apply(take_held());
+    assert!(takes(&bench));
+    assert!(bench.sent(2).is_some(), "hosts go on");
+    bench.apply(Event::Snapshotted(Ok(()), Taken::default())).record();
+    assert_eq!(answered(&bench), Some(Ok(())));
+    assert_eq!(bench.machine.status().snapshots[0].name, "all");
+}
+
+#[test]
+fn rule_14_a_part_that_is_told_to_waits_for_what_is_under_way() {
+    let mut bench = Bench::in_stretch();
+    bench.change(1, at(1, 1)).apply(hold(0)).record();
+    bench.apply(take_held());
+    assert!(!takes(&bench), "the copy here has not applied it");
+    bench.change(2, at(2, 1));
+    assert_eq!(bench.sent(2), None, "hosts are held without a pause");
+    bench.applied(1);
+    assert!(takes(&bench));
+}
+
+#[test]
+fn rule_14_hosts_that_went_on_are_in_no_snapshot_of_that_name() {
+    let mut late = Bench::in_stretch();
+    late.tick(10).apply(hold(0)).record();
+    assert_eq!(answered(&late), Some(Ok(())), "{:?}", late.out);
+    late.change(1, at(1, 1));
+    assert_eq!(late.sent(1), None, "held");
+    late.tick(3_009);
+    assert_eq!(late.sent(1), None);
+    late.tick(3_010);
+    assert!(late.sent(1).is_some(), "nobody is held for long");
+    late.take();
+    late.apply(take_held());
+    assert_eq!(answered(&late), Some(Err(Refusal::HoldEnded)));
+
+    let mut given_up = Bench::in_stretch();
+    given_up.apply(hold(0)).record().change(1, at(1, 1));
+    given_up.apply(Event::LetGo { snapshot: CUT_SNAPSHOT });
+    assert!(given_up.sent(1).is_some(), "a part could not");
+    given_up.take();
+    given_up.apply(take_held());
+    assert_eq!(answered(&given_up), Some(Err(Refusal::HoldEnded)));
+    assert!(!takes(&given_up));
+}
+
+#[test]
+fn a_part_is_not_held_for_parts_that_took_over_elsewhere() {
+    let mut bench = Bench::in_stretch();
+    bench.apply(hold(9));
+    assert_eq!(answered(&bench), Some(Err(Refusal::PartsApart)));
+    bench.take();
+    bench.apply(said(PartFacts { is_primary: false, ..joined(1) })).apply(hold(0));
+    assert_eq!(answered(&bench), Some(Err(Refusal::PartsApart)));
+    let mut alone = Bench::in_sync(Policy::default());
+    alone.apply(hold(0));
+    assert_eq!(answered(&alone), Some(Err(Refusal::Unknown)));
+}

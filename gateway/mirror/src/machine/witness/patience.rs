@@ -66,7 +66,11 @@ impl Machine {
             Some(Pending::GoOn) => true,
             // One that is asked for does not wait for a mirror that leaves; a way back begins without.
             Some(
-                Pending::Members | Pending::Snapshot(_) | Pending::RollBack(_) | Pending::Detach,
+                Pending::Members
+                | Pending::Hold(_)
+                | Pending::Snapshot(_)
+                | Pending::RollBack(_)
+                | Pending::Detach,
             ) => false,
             Some(Pending::Plain | Pending::Grow { .. }) | None => self.give_dismissal_up(out),
         };

@@ -125,6 +125,24 @@ impl Span {
         PLAN.check(&fronts.collect::<Result<Vec<_>>>()?)
     }
 
+    /// What a snapshot of all parts holds at a site, as `read` of the volumes.
+    fn read_at(&self, site: usize, snapshot: &str) -> Result<Vec<u64>> {
+        let fronts = self.sites[site].iter().zip(VOLUMES).map(|(gateway, name)| {
+            read_front(&gateway.nbd_socket(), &format!("{name}@{snapshot}"), PLAN.bytes())
+        });
+        PLAN.check(&fronts.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Every gateway lists these snapshots.
+    fn await_listed(&self, wanted: usize) -> Result<()> {
+        for gateway in self.sites.iter().flatten() {
+            gateway.wait_for(&["snapshot", "list", GROUP], SOON, |list| {
+                list["items"].as_array().is_some_and(|items| items.len() == wanted)
+            })?;
+        }
+        Ok(())
+    }
+
     fn fail_over(&self, site: usize) -> Result<()> {
         let gateway = &self.sites[site][0];
         let plan = ["failover", "plan", GROUP, "--accept", "outdated"];
@@ -227,4 +245,48 @@ fn a_dead_companion_is_named_and_excluded_by_a_word() -> Result<()> {
     span.sites[0][0].cli(&["group", "include", GROUP, "--gateway", &other])?;
     span.await_serving(0)?;
     span.await_stretch(0)
+}
+
+#[test]
+fn rule_14_a_snapshot_of_all_parts_is_one_point_at_both_sites_while_hosts_write() -> Result<()> {
+    let mut span = Span::mirrored()?;
+    let mut random = Random::new(14);
+    let chain = span.write(0, &[0; 3])?;
+    let names: Vec<String> = (0..5).map(|number| format!("s{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        chain.await_more(random.within(20..100), SYNC_LIMIT)?;
+        let before = chain.acknowledged();
+        let taken =
+            span.sites[0][number % 2].cli(&["snapshot", "create", GROUP, "--name", name])?;
+        let parts = taken["parts"].as_array().context("which parts keep it")?;
+        ensure!(parts.iter().all(|part| part["keeps"] == true) && parts.len() == 1, "{taken}");
+        let found = span.read_at(0, name)?;
+        let holds_all = before.iter().zip(&found).all(|(acked, found)| acked <= found);
+        ensure!(holds_all, "{name} holds {found:?}, and {before:?} were acknowledged before");
+    }
+    span.await_listed(names.len())?;
+    let written = chain.end()?;
+    for name in &names {
+        ensure!(span.read_at(0, name)? == span.read_at(1, name)?, "{name} differs between sites");
+    }
+    ensure!(span.read(0)? == written, "hosts lost nothing");
+    let refused = span.sites[0][0].ask(&["snapshot", "rollback", "plan", GROUP, &names[0]])?;
+    ensure!(refused.code != 0 && refused.text.contains("several gateways"), "{}", refused.text);
+    span.sites[0][1].cli(&["snapshot", "delete", GROUP, &names[0]])?;
+    span.await_listed(names.len() - 1)?;
+
+    // A companion that cannot be asked is named; hosts go on, and nothing is listed.
+    span.sites[0][1].kill()?;
+    let refused = span.sites[0][0].ask(&["snapshot", "create", GROUP, "--name", "late"])?;
+    ensure!(refused.code != 0 && refused.text.contains(&span.ids[0][1]), "{}", refused.text);
+    let listed = span.sites[0][0].cli(&["snapshot", "list", GROUP])?;
+    let items = listed["items"].as_array().context("snapshots")?;
+    ensure!(items.len() == names.len() - 1, "{listed}");
+    let unknown = items.iter().all(|item| item["parts"][0].get("keeps").is_none());
+    ensure!(unknown, "what a dead companion keeps is not known: {listed}");
+    span.sites[0][1].start()?;
+    span.await_serving(0)?;
+    span.await_stretch(0)?;
+    span.sites[0][1].cli(&["snapshot", "create", GROUP, "--name", "again"])?;
+    span.await_listed(names.len())
 }

@@ -92,9 +92,10 @@ impl Deed {
             | Self::Reverse { .. }
             | Self::Recall
             | Self::TakeOver { .. } => block::SPAN_SINCE_VERSION,
-            Self::Hold { .. } | Self::TakeHeld { .. } | Self::LetGo { .. } | Self::Forget { .. } => {
-                block::POINTS_SINCE_VERSION
-            }
+            Self::Hold { .. }
+            | Self::TakeHeld { .. }
+            | Self::LetGo { .. }
+            | Self::Forget { .. } => block::POINTS_SINCE_VERSION,
         }
     }
 }
@@ -435,9 +436,10 @@ impl Gateway {
                 let consent = failover::consent(Some(&accept))?;
                 self.command(group, Command::TakeOver { consent, cut, apart }).await
             }
-            Deed::Hold { .. } | Deed::TakeHeld { .. } | Deed::LetGo { .. } | Deed::Forget { .. } => {
-                self.snapshot_deed(group, deed).await
-            }
+            Deed::Hold { .. }
+            | Deed::TakeHeld { .. }
+            | Deed::LetGo { .. }
+            | Deed::Forget { .. } => self.snapshot_deed(group, deed).await,
         }
     }
 

@@ -35,7 +35,7 @@ impl Gateway {
     /// What going back to a snapshot would mean.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::ShardSilent`].
+    /// [`Code::NotFound`], [`Code::ShardSilent`], [`Code::Spanning`].
     pub(crate) async fn plan_rollback(
         &self,
         group: &str,
@@ -45,6 +45,11 @@ impl Gateway {
         let group = entry.group();
         let status = self.status_of(group).await?;
         let snapshot = find(&status, name)?;
+        if status.parts.is_some() {
+            let detail = "a group over several gateways goes back to no snapshot; read it at each \
+                          part as VOLUME@SNAPSHOT, or make volumes from it";
+            return Err(Refused::new(Code::Spanning, detail));
+        }
         let busy = self.operations.running_on(&entry.name);
         let busy = busy.map(|other| format!("operation {} ({})", other.id, other.kind));
         let hosts = self.hosts_of(group).await?;

@@ -26,7 +26,12 @@ const SERVE_PAUSE: Duration = Duration::from_millis(50);
 impl Gateway {
     // --- ruling all parts ---
 
-    pub(super) async fn tell_part(&self, part: GatewayId, group: GroupId, deed: Deed) -> Result<(), Refused> {
+    pub(super) async fn tell_part(
+        &self,
+        part: GatewayId,
+        group: GroupId,
+        deed: Deed,
+    ) -> Result<(), Refused> {
         let question = Question::Do { group: group.uuid(), deed };
         let told = self.ask(part.uuid(), &question).await.and_then(Answer::done);
         told.map_err(|refused| {

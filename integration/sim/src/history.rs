@@ -41,6 +41,8 @@ pub struct Outcome {
 /// - P11 (14) a snapshot that a copy keeps holds everything that was acknowledged before it was asked
 ///   for and nothing that was asked for after it was answered, and the same at every copy; it is there
 ///   until an operator removes it
+/// - P12 (15) a snapshot that is locked is removed by nobody until its time has passed, whatever clocks
+///   on walls say
 #[must_use]
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     run_in(Modes::default(), seed, sabotage)

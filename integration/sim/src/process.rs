@@ -18,7 +18,7 @@ use crate::slow::{SlowLedger, SlowStore};
 use crate::spill::SimSpill;
 use crate::tap::{Ear, Tapped};
 use crate::tasks::Tasks;
-use crate::world::{GROUP, World};
+use crate::world::{EPOCH_MS, GROUP, World};
 
 /// One start of a gateway.
 pub(crate) struct Process {
@@ -232,7 +232,15 @@ impl Clock for SiteClock {
     fn unix_ms(&self) -> u64 {
         let Some(world) = self.world.upgrade() else { return 0 };
         let ahead = world.sites[self.site].clock_ms.get();
-        (1_000_000_000_000_u64 + world.now_ms()).saturating_add_signed(ahead)
+        (EPOCH_MS + world.now_ms()).saturating_add_signed(ahead)
+    }
+
+    fn lock_ms(&self) -> u64 {
+        let Some(world) = self.world.upgrade() else { return 0 };
+        if world.sabotage == Sabotage::LocksByTheWall {
+            return self.unix_ms();
+        }
+        world.lock_ms()
     }
 }
 

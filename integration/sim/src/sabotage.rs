@@ -81,6 +81,8 @@ pub enum Sabotage {
     SnapshotsLate,
     /// Rule 14: parts hold their hosts and take their snapshot one after the other.
     PartsHeldOneByOne,
+    /// Rule 15: locks end by the clock on the wall.
+    LocksByTheWall,
     /// Rule 13: a primary goes on without a mirror that the witness was not asked about.
     GoesOnUnasked,
     /// Rule 13: a mirror does not look whether the witness names it.

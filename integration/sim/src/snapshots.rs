@@ -1,12 +1,12 @@
-//! Snapshots with names: operators take and remove them at any moment (P11).
+//! Snapshots with names: operators take, lock and remove them at any moment (P11, P12).
 //!
 //! Invariant: what is compared is read from the stores, whoever has the group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::SnapshotId;
-use mirror::{Command, Role, SnapshotOrigin, SnapshotState};
+use mirror::{Command, Group, Marks, Role, SnapshotOrigin, SnapshotState};
 
 use crate::checks::{differs, fits_in};
 use crate::disks::Image;
@@ -28,7 +28,14 @@ pub(crate) struct Wish {
     removed: bool,
     /// The sites that said that they keep it.
     holders: BTreeSet<usize>,
+    /// Until when it is locked, by the sites that an operator told so and that answered.
+    locked: BTreeMap<usize, u64>,
 }
+
+/// One in so many is locked.
+const LOCKED_ONE_IN: u64 = 3;
+/// For how long: so that most locks end within the history, and some do not.
+const LOCK_MS: u64 = 20_000;
 
 /// Takes one, or removes one.
 pub(crate) fn strike(world: &Rc<World>) {
@@ -63,6 +70,7 @@ fn take(world: &Rc<World>, site: usize) {
                 image: None,
                 removed: false,
                 holders: BTreeSet::new(),
+                locked: BTreeMap::new(),
             });
             kept.log(format_args!("{name} is asked for snapshot {id}"));
             let (origin, unix_ms) = (SnapshotOrigin::Manual, asked);
@@ -77,9 +85,27 @@ fn take(world: &Rc<World>, site: usize) {
                     wish.holders.insert(site);
                 }
                 kept.check_snapshots(site);
+                if asked % LOCKED_ONE_IN == 0 {
+                    lock(&kept, (site, number, id), &group).await;
+                }
             }
         }),
     );
+}
+
+/// Locks one for a while.
+async fn lock(world: &World, (site, number, id): (usize, usize, SnapshotId), group: &Rc<Group>) {
+    let until = world.lock_ms() + LOCK_MS;
+    let marks = Marks { locked_until_ms: until, ..Marks::default() };
+    let answer = group.command(Command::MarkSnapshot { snapshot: id, marks }).await;
+    let name = world.sites[site].name;
+    world.log(format_args!("{name} locked snapshot {id} until {until}: {answer:?}"));
+    if answer.is_ok() {
+        world.happened("a snapshot is locked");
+        if let Some(wish) = world.wishes.borrow_mut().get_mut(number) {
+            wish.locked.insert(site, until);
+        }
+    }
 }
 
 /// At any site that has one.
@@ -113,8 +139,12 @@ impl World {
             let usable = found.filter(|snapshot| snapshot.state == SnapshotState::Available);
             let promised = wish.holders.contains(&site) && !wish.removed;
             let Some(snapshot) = usable else {
+                let locked = wish.locked.get(&site).is_some_and(|until| *until > self.lock_ms());
                 // It goes with the volumes that left the group.
                 let stays = wish.members.iter().any(|member| self.is_member(site, *member));
+                if locked && stays {
+                    self.fail("P12", format!("{name} lost locked snapshot {}: {found:?}", wish.id));
+                }
                 if promised && stays {
                     self.fail("P11", format!("{name} lost snapshot {}: {found:?}", wish.id));
                 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 67] = [
+pub const FAULTS: [&str; 68] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -49,6 +49,7 @@ pub const FAULTS: [&str; 67] = [
     "a volume is deleted behind the back of its gateway",
     "the link flaps every second for an hour",
     "a snapshot is taken",
+    "a snapshot is locked",
     "a snapshot is removed",
     "a mirror keeps a snapshot",
     "a volume joins the group",

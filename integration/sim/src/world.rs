@@ -34,6 +34,8 @@ use crate::tasks::Stage;
 use crate::trace::{LinkLog, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
+/// When every history begins, in Unix milliseconds.
+pub(crate) const EPOCH_MS: u64 = 1_000_000_000_000;
 /// How much a volume may grow.
 pub(crate) const GROWTH_BYTES: u64 = 256 << 10;
 
@@ -143,6 +145,11 @@ impl World {
 
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).expect("a history is short")
+    }
+
+    /// What a clock says that nobody sets.
+    pub(crate) fn lock_ms(&self) -> u64 {
+        EPOCH_MS + self.now_ms()
     }
 
     pub(crate) fn log(&self, text: impl std::fmt::Display) {

@@ -185,7 +185,7 @@ impl Generations for Way {
 
 impl Clock for Way {
     fn unix_ms(&self) -> u64 {
-        1_000_000_000_000_u64 + self.scene.upgrade().map_or(0, |scene| scene.now_ms())
+        crate::world::EPOCH_MS + self.scene.upgrade().map_or(0, |scene| scene.now_ms())
     }
 }
 

@@ -117,6 +117,8 @@ struct Inner {
     /// last such record.
     uncommitted: NumberMap<u64, (u16, u64)>,
     group: Group,
+    /// What is being submitted need not stay in memory.
+    aside: bool,
     lanes: Lanes,
     busy: Vec<Busy>,
     held: VecDeque<Request>,
@@ -235,6 +237,12 @@ impl Store for PoolVolume {
 
     fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError> {
         self.inner.borrow_mut().checksums(extent)
+    }
+
+    fn submit_aside(&self, batch: &mut Vec<Request>) {
+        self.inner.borrow_mut().aside = true;
+        self.submit(batch);
+        self.inner.borrow_mut().aside = false;
     }
 
     fn grow(&self, bytes: u64, ticket: Ticket) {

@@ -136,6 +136,7 @@ impl Machine {
             arbitrated: record.arbitrated,
             dismissal: None,
             highest_copying: None,
+            changed_ms: None,
             granted: Vec::new(),
         }
     }

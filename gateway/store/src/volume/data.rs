@@ -82,6 +82,19 @@ impl DataFiles {
     }
 
     pub(crate) fn write(&mut self, place: Place, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.for_writing(place)?.write_at(parts, place.offset)
+    }
+
+    /// Writes what nobody is about to read.
+    pub(crate) fn write_aside(
+        &mut self,
+        place: Place,
+        parts: &mut [IoSlice<'_>],
+    ) -> io::Result<()> {
+        self.for_writing(place)?.write_aside_at(parts, place.offset)
+    }
+
+    fn for_writing(&mut self, place: Place) -> io::Result<&dyn File> {
         if self.files.get(place.file).is_none_or(Option::is_none) {
             let file = match self.get(place.file)? {
                 Some(file) => file,
@@ -93,10 +106,7 @@ impl DataFiles {
             self.put(place.file, &file);
         }
         self.dirty[place.file] = true;
-        match &self.files[place.file] {
-            Some(file) => file.write_at(parts, place.offset),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+        self.files[place.file].as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Whether a file was made whose name is not durable.

@@ -25,6 +25,10 @@ const PARTS_MAX: usize = 256;
 /// 1 MiB at a time costs several times as much as overwriting those that came 32 KiB at a time,
 /// while a first write in small pieces is no slower than one in larger pieces.
 const RUN_BYTES_MAX: u64 = SLOT_BYTES / 2;
+/// Of what does not stay in the page cache: a disk takes one large write in less time than several.
+const ASIDE_BYTES_MAX: u64 = 1 << 20;
+/// Less than a slot is left in the page cache: it is likely to be changed again, or to be folded.
+const ASIDE_BYTES_MIN: u64 = SLOT_BYTES;
 /// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 /// On a small medium it is this part of it.
@@ -407,7 +411,7 @@ impl Inner {
     fn try_commit(&mut self) -> Result<(), IoError> {
         let none = Mark { fresh: 0, over: 0, records: 0, undo: 0 };
         let fresh = std::mem::take(&mut self.group.fresh);
-        for run in runs(&fresh) {
+        for run in runs(&fresh, self.run_bytes_max()) {
             if let Err(e) = self.write_run(run) {
                 self.undo_to(none);
                 return Err(self.failed(&e));
@@ -430,7 +434,7 @@ impl Inner {
         }
         self.group.undo.clear();
         let over = std::mem::take(&mut self.group.over);
-        for run in runs(&over) {
+        for run in runs(&over, self.run_bytes_max()) {
             if self.write_run(run).is_err() {
                 self.write_singly(run);
             }
@@ -455,12 +459,20 @@ impl Inner {
         }
     }
 
+    fn run_bytes_max(&self) -> u64 {
+        if self.aside { ASIDE_BYTES_MAX } else { RUN_BYTES_MAX }
+    }
+
     fn write_run(&mut self, run: &[DataWrite]) -> io::Result<()> {
         let Some(first) = run.first() else { return Ok(()) };
         if let [only] = run {
             return self.data.write(only.place, &mut [IoSlice::new(&only.data)]);
         }
         let mut parts: Vec<IoSlice<'_>> = run.iter().map(|w| IoSlice::new(&w.data)).collect();
+        let bytes: u64 = run.iter().map(|w| w.data.len() as u64).sum();
+        if self.aside && bytes >= ASIDE_BYTES_MIN {
+            return self.data.write_aside(first.place, &mut parts);
+        }
         self.data.write(first.place, &mut parts)
     }
 
@@ -472,7 +484,7 @@ impl Inner {
 }
 
 /// Cuts writes into runs that lie behind one another.
-fn runs(writes: &[DataWrite]) -> impl Iterator<Item = &[DataWrite]> {
+fn runs(writes: &[DataWrite], bytes_max: u64) -> impl Iterator<Item = &[DataWrite]> {
     let mut rest = writes;
     std::iter::from_fn(move || {
         let first = rest.first()?;
@@ -481,7 +493,7 @@ fn runs(writes: &[DataWrite]) -> impl Iterator<Item = &[DataWrite]> {
         let mut bytes = first.data.len() as u64;
         for next in rest.iter().skip(1).take(PARTS_MAX - 1) {
             bytes += next.data.len() as u64;
-            if next.place != end || bytes > RUN_BYTES_MAX {
+            if next.place != end || bytes > bytes_max {
                 break;
             }
             end.offset += next.data.len() as u64;

@@ -13,6 +13,7 @@
 
 mod account;
 pub(crate) mod activity;
+mod bulk;
 mod change;
 mod chores;
 mod data;
@@ -334,7 +335,9 @@ impl Inner {
                 self.read(extent, ticket);
             }
             Op::Write(extent, data) => {
-                if data.len() as u64 == extent.len() {
+                if self.is_bulk(extent, &data) {
+                    self.write_bulk(extent, data, fua, ticket);
+                } else if data.len() as u64 == extent.len() {
                     self.plan(extent, data, fua, Some(ticket));
                 } else {
                     ticket.fail(IoError::Invalid);
@@ -398,6 +401,9 @@ impl Inner {
         }
         for long in self.long.drain(..) {
             long.ticket.fail(IoError::Latched);
+        }
+        for (_, ticket) in self.lanes.bulks.drain(..) {
+            ticket.fail(IoError::Latched);
         }
         for ticket in self.lanes.drain().into_iter().chain(self.chores.drain()) {
             ticket.fail(IoError::Latched);

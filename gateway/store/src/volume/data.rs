@@ -82,7 +82,9 @@ impl DataFiles {
     }
 
     pub(crate) fn write(&mut self, place: Place, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.for_writing(place)?.write_at(parts, place.offset)
+        let file = self.for_writing(place)?;
+        self.mark_dirty(place);
+        file.write_at(parts, place.offset)
     }
 
     /// Writes what nobody is about to read.
@@ -91,10 +93,18 @@ impl DataFiles {
         place: Place,
         parts: &mut [IoSlice<'_>],
     ) -> io::Result<()> {
-        self.for_writing(place)?.write_aside_at(parts, place.offset)
+        let file = self.for_writing(place)?;
+        self.mark_dirty(place);
+        file.write_aside_at(parts, place.offset)
     }
 
-    fn for_writing(&mut self, place: Place) -> io::Result<&dyn File> {
+    /// Something was written that the next sync must cover.
+    pub(crate) fn mark_dirty(&mut self, place: Place) {
+        self.dirty[place.file] = true;
+    }
+
+    /// The file of this place, which is made if it is not there.
+    pub(crate) fn for_writing(&mut self, place: Place) -> io::Result<Arc<dyn File>> {
         if self.files.get(place.file).is_none_or(Option::is_none) {
             let file = match self.get(place.file)? {
                 Some(file) => file,
@@ -105,8 +115,7 @@ impl DataFiles {
             };
             self.put(place.file, &file);
         }
-        self.dirty[place.file] = true;
-        self.files[place.file].as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.files[place.file].clone().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Whether a file was made whose name is not durable.

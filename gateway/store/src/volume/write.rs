@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use crate::crc::crc32c;
 use crate::error::of_io;
 
+use super::bulk::Piece;
 use super::data::Place;
 use super::page::{BLOCKS, Entry, NO_SLOT};
 use super::record::Record;
@@ -142,7 +143,7 @@ impl Inner {
         }
     }
 
-    fn is_unrecorded(&self, extent: Extent) -> bool {
+    pub(super) fn is_unrecorded(&self, extent: Extent) -> bool {
         extent.activity().any(|a| !self.recorded.contains_key(&a.index()))
     }
 
@@ -153,7 +154,7 @@ impl Inner {
 
     /// Writes the activity record with these extents in it, and with their surroundings: whoever
     /// writes here will soon write beside it.
-    fn record_extents(&mut self, extents: &[Extent]) -> Result<(), IoError> {
+    pub(super) fn record_extents(&mut self, extents: &[Extent]) -> Result<(), IoError> {
         const PER_PAGE: u64 = 4;
         const AHEAD: u64 = 4;
         if self.latched {
@@ -257,6 +258,20 @@ impl Inner {
         }
         let taken = before.slot == NO_SLOT;
         let slot = if taken { self.take_slot()? } else { before.slot };
+        let fresh = self.map_piece((top, chunk, slot), before, mask, sums)?;
+        self.push_data((top, chunk, slot), first, data, fresh);
+        Ok(())
+    }
+
+    /// Maps blocks to a slot, in memory; says which of them were not there before.
+    fn map_piece(
+        &mut self,
+        (layer, chunk, slot): (u32, u64, u64),
+        before: Entry,
+        mask: u16,
+        sums: [u32; BLOCKS],
+    ) -> Result<u16, IoError> {
+        let taken = before.slot == NO_SLOT;
         let fresh = mask & !before.valid;
         let known = self.uncommitted.get(&slot).copied();
         let recorded = fresh | mask & known.map_or(0, |(blocks, _)| blocks);
@@ -268,8 +283,8 @@ impl Inner {
         for block in (0..BLOCKS).filter(|b| mask & (1 << b) != 0) {
             entry.sums[block] = sums[block];
         }
-        let undo = Undo { layer: top, chunk, entry: before, slot, taken, uncommitted: known };
-        if let Err(e) = self.map.set(top, chunk, entry) {
+        let undo = Undo { layer, chunk, entry: before, slot, taken, uncommitted: known };
+        if let Err(e) = self.map.set(layer, chunk, entry) {
             if taken {
                 self.slots.put_back(slot);
             }
@@ -280,14 +295,58 @@ impl Inner {
             let blocks = known.map_or(0, |(blocks, _)| blocks) | recorded;
             self.uncommitted.insert(slot, (blocks, u64::MAX));
             let sums = Box::new(sums);
-            self.group.records.push(Record::Map { layer: top, chunk, slot, fresh: recorded, sums });
+            self.group.records.push(Record::Map { layer, chunk, slot, fresh: recorded, sums });
         }
-        self.push_data((top, chunk, slot), first, data, fresh);
-        Ok(())
+        Ok(fresh)
+    }
+
+    /// Plans a write whose data a worker has written already.
+    pub(super) fn plan_landed(
+        &mut self,
+        (extent, data): (Extent, Bytes),
+        fua: bool,
+        ticket: Ticket,
+        pieces: &[Piece],
+    ) {
+        let mark = self.group.mark();
+        let mut result =
+            if self.is_unrecorded(extent) { self.record_extents(&[extent]) } else { Ok(()) };
+        let mut rest = data.clone();
+        for piece in pieces {
+            let now = rest.split_to(size(piece.extent.len()));
+            match result {
+                Ok(()) => result = self.land_piece(piece, now),
+                Err(_) => self.slots.put_back(piece.slot),
+            }
+        }
+        if result.is_err() {
+            self.undo_to(mark);
+        }
+        self.group.writes.push(Planned { extent, data, fua, ticket: Some(ticket), result });
+    }
+
+    fn land_piece(&mut self, piece: &Piece, data: Bytes) -> Result<(), IoError> {
+        let chunk = piece.extent.offset() / SLOT_BYTES;
+        let looked_up = self.map.top(chunk).and_then(|t| self.map.entry(t, chunk).map(|e| (t, e)));
+        match looked_up {
+            Ok((top, before)) if before.slot == NO_SLOT => {
+                let mask = super::read::mask_of(piece.extent);
+                self.map_piece((top, chunk, piece.slot), before, mask, piece.sums).map(|_fresh| ())
+            }
+            // A fold brought the chunk a slot meanwhile: the data goes there.
+            Ok(_) => {
+                self.slots.put_back(piece.slot);
+                self.plan_piece(piece.extent, data)
+            }
+            Err(e) => {
+                self.slots.put_back(piece.slot);
+                Err(e)
+            }
+        }
     }
 
     /// Takes a slot, unless that would eat up the room that checkpoints and recovery need.
-    fn take_slot(&mut self) -> Result<u64, IoError> {
+    pub(super) fn take_slot(&mut self) -> Result<u64, IoError> {
         if self.takes_unasked == 0 {
             // A medium that cannot say what it has refuses the write itself when it is full.
             if let Ok(room) = self.dir.room() {

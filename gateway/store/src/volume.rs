@@ -30,6 +30,7 @@ mod scrub;
 mod slots;
 mod snapshot;
 mod state;
+mod touch;
 mod view;
 mod write;
 

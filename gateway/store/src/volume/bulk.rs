@@ -22,17 +22,18 @@ use super::Inner;
 use super::data::Place;
 use super::lanes::Done;
 use super::page::{BLOCKS, NO_SLOT};
+use super::read::mask_of;
 
 /// Less is written sooner than a worker is woken.
 const BULK_BYTES_MIN: u64 = 2 * SLOT_BYTES;
 
 /// The part of a write that lies in one chunk, and goes to one new slot.
 #[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) extent: Extent,
-    pub(super) slot: u64,
+struct Piece {
+    extent: Extent,
+    slot: u64,
     /// Of each block that is written.
-    pub(super) sums: [u32; BLOCKS],
+    sums: [u32; BLOCKS],
 }
 
 /// Neighbouring slots of one file: where they begin, and the bytes of the write that go there.
@@ -159,6 +160,51 @@ impl Inner {
             }
         }
         self.end(id);
+    }
+
+    /// Plans a write whose data a worker has written already.
+    fn plan_landed(
+        &mut self,
+        (extent, data): (Extent, Bytes),
+        fua: bool,
+        ticket: Ticket,
+        pieces: &[Piece],
+    ) {
+        let mark = self.group.mark();
+        let mut result =
+            if self.is_unrecorded(extent) { self.record_extents(&[extent]) } else { Ok(()) };
+        let mut rest = data.clone();
+        for piece in pieces {
+            let now = rest.split_to(size(piece.extent.len()));
+            match result {
+                Ok(()) => result = self.land_piece(piece, now),
+                Err(_) => self.slots.put_back(piece.slot),
+            }
+        }
+        if result.is_err() {
+            self.undo_to(mark);
+        }
+        self.group.add((extent, data), fua, Some(ticket), result);
+    }
+
+    fn land_piece(&mut self, piece: &Piece, data: Bytes) -> Result<(), IoError> {
+        let chunk = piece.extent.offset() / SLOT_BYTES;
+        let looked_up = self.map.top(chunk).and_then(|t| self.map.entry(t, chunk).map(|e| (t, e)));
+        match looked_up {
+            Ok((top, before)) if before.slot == NO_SLOT => {
+                let mask = mask_of(piece.extent);
+                self.map_piece((top, chunk, piece.slot), before, mask, piece.sums).map(|_fresh| ())
+            }
+            // A fold brought the chunk a slot meanwhile: the data goes there.
+            Ok(_) => {
+                self.slots.put_back(piece.slot);
+                self.plan_piece(piece.extent, data)
+            }
+            Err(e) => {
+                self.slots.put_back(piece.slot);
+                Err(e)
+            }
+        }
     }
 }
 

@@ -17,9 +17,9 @@ use crate::database;
 use crate::error::StoreError;
 use crate::executor::Lane;
 
+use super::bulk::Bulk;
 use super::map::{PAGES, PageKey};
 use super::page::Page;
-use super::bulk::Bulk;
 use super::read::Cold;
 use super::record::Record;
 use super::state::State;

@@ -173,8 +173,14 @@ impl Slots {
     /// was not given back to the medium yet.
     pub(crate) fn for_checkpoint(&self) -> (RoaringTreemap, RoaringTreemap) {
         let parked = self.parked.iter().map(|p| &p.slot);
-        let waiting: RoaringTreemap =
-            self.freed.iter().chain(&self.freeing).chain(&self.flying).chain(parked).copied().collect();
+        let waiting: RoaringTreemap = self
+            .freed
+            .iter()
+            .chain(&self.freeing)
+            .chain(&self.flying)
+            .chain(parked)
+            .copied()
+            .collect();
         (&self.free | &waiting, waiting)
     }
 }

@@ -7,13 +7,12 @@
 
 use std::io::{self, IoSlice};
 
-use block::{ActivityExtent, BLOCK_BYTES, Extent, IoError, Op, Request, SLOT_BYTES, Ticket};
+use block::{BLOCK_BYTES, Extent, IoError, SLOT_BYTES, Ticket};
 use bytes::{Bytes, BytesMut};
 
 use crate::crc::crc32c;
 use crate::error::of_io;
 
-use super::bulk::Piece;
 use super::data::Place;
 use super::page::{BLOCKS, Entry, NO_SLOT};
 use super::record::Record;
@@ -80,7 +79,7 @@ struct Undo {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+pub(super) struct Mark {
     fresh: usize,
     over: usize,
     records: usize,
@@ -99,7 +98,18 @@ impl Group {
         })
     }
 
-    fn mark(&self) -> Mark {
+    /// Adds a write of which everything else is planned.
+    pub(super) fn add(
+        &mut self,
+        (extent, data): (Extent, Bytes),
+        fua: bool,
+        ticket: Option<Ticket>,
+        result: Result<(), IoError>,
+    ) {
+        self.writes.push(Planned { extent, data, fua, ticket, result });
+    }
+
+    pub(super) fn mark(&self) -> Mark {
         Mark {
             fresh: self.fresh.len(),
             over: self.over.len(),
@@ -112,82 +122,10 @@ impl Group {
 // === impl Inner ===
 
 impl Inner {
-    /// Records the activity of all changes of a batch at once, before any of them is done.
-    pub(super) fn record_batch(&mut self, batch: &[Request]) {
-        for request in batch {
-            if let Op::Write(extent, _) = &request.op
-                && self.is_unrecorded(*extent)
-            {
-                let extents =
-                    batch.iter().filter(|r| r.op.is_change()).filter_map(|r| match r.op {
-                        Op::Write(extent, _) => Some(extent),
-                        _ => None,
-                    });
-                let whole = self.geometry.whole();
-                let extents: Vec<Extent> = extents.filter(|e| whole.covers(*e)).collect();
-                // A failure is met again, and answered, by the write itself.
-                if let Err(e) = self.record_extents(&extents) {
-                    tracing::warn!(error = %e, "record activity of a batch");
-                }
-                return;
-            }
-        }
-    }
-
-    pub(super) fn record_change(&mut self, op: &Op, extent: Extent) {
-        if matches!(op, Op::Write(..))
-            && self.is_unrecorded(extent)
-            && let Err(e) = self.record_extents(&[extent])
-        {
-            tracing::warn!(error = %e, "record activity of a write");
-        }
-    }
-
-    pub(super) fn is_unrecorded(&self, extent: Extent) -> bool {
-        extent.activity().any(|a| !self.recorded.contains_key(&a.index()))
-    }
-
-    /// Marks the volume as open before its first change.
-    pub(super) fn ensure_open(&mut self) -> Result<(), IoError> {
-        if self.lanes.marked_clean { self.record_extents(&[]) } else { Ok(()) }
-    }
-
-    /// Writes the activity record with these extents in it, and with their surroundings: whoever
-    /// writes here will soon write beside it.
-    pub(super) fn record_extents(&mut self, extents: &[Extent]) -> Result<(), IoError> {
-        const PER_PAGE: u64 = 4;
-        const AHEAD: u64 = 4;
-        if self.latched {
-            return Err(IoError::Latched);
-        }
-        let end = self.geometry.bytes().div_ceil(block::ACTIVITY_BYTES);
-        let mut new = Vec::new();
-        for activity in extents.iter().flat_map(|e| e.activity()) {
-            if self.recorded.contains_key(&activity.index()) {
-                continue;
-            }
-            let page = activity.index() / PER_PAGE;
-            let pages = if page == self.last_miss + 1 { AHEAD } else { 1 };
-            self.last_miss = page + pages - 1;
-            let range = page * PER_PAGE..((page + pages) * PER_PAGE).min(end);
-            new.extend(range.filter(|i| !self.recorded.contains_key(i)));
-        }
-        let mut activity = self.activity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        activity.add(new.iter().map(|i| ActivityExtent::new(*i))).map_err(|e| {
-            self.metrics.errors_write.increment(1);
-            e.for_request()
-        })?;
-        self.own = activity.own().len();
-        drop(activity);
-        self.lanes.marked_clean = false;
-        self.recorded.extend(new.into_iter().map(|i| (i, ())));
-        Ok(())
-    }
-
     /// Plans one write into the group. A failure is kept as its result.
     pub(super) fn plan(&mut self, extent: Extent, data: Bytes, fua: bool, ticket: Option<Ticket>) {
         let result = self.try_plan(extent, &data);
-        self.group.writes.push(Planned { extent, data, fua, ticket, result });
+        self.group.add((extent, data), fua, ticket, result);
     }
 
     fn try_plan(&mut self, extent: Extent, data: &Bytes) -> Result<(), IoError> {
@@ -240,7 +178,7 @@ impl Inner {
     }
 
     /// Plans the part of a write that lies in one chunk.
-    fn plan_piece(&mut self, piece: Extent, data: Bytes) -> Result<(), IoError> {
+    pub(super) fn plan_piece(&mut self, piece: Extent, data: Bytes) -> Result<(), IoError> {
         let chunk = piece.offset() / SLOT_BYTES;
         let first = size(piece.offset() % SLOT_BYTES / BLOCK_BYTES);
         let mut sums = [0; BLOCKS];
@@ -264,7 +202,7 @@ impl Inner {
     }
 
     /// Maps blocks to a slot, in memory; says which of them were not there before.
-    fn map_piece(
+    pub(super) fn map_piece(
         &mut self,
         (layer, chunk, slot): (u32, u64, u64),
         before: Entry,
@@ -298,51 +236,6 @@ impl Inner {
             self.group.records.push(Record::Map { layer, chunk, slot, fresh: recorded, sums });
         }
         Ok(fresh)
-    }
-
-    /// Plans a write whose data a worker has written already.
-    pub(super) fn plan_landed(
-        &mut self,
-        (extent, data): (Extent, Bytes),
-        fua: bool,
-        ticket: Ticket,
-        pieces: &[Piece],
-    ) {
-        let mark = self.group.mark();
-        let mut result =
-            if self.is_unrecorded(extent) { self.record_extents(&[extent]) } else { Ok(()) };
-        let mut rest = data.clone();
-        for piece in pieces {
-            let now = rest.split_to(size(piece.extent.len()));
-            match result {
-                Ok(()) => result = self.land_piece(piece, now),
-                Err(_) => self.slots.put_back(piece.slot),
-            }
-        }
-        if result.is_err() {
-            self.undo_to(mark);
-        }
-        self.group.writes.push(Planned { extent, data, fua, ticket: Some(ticket), result });
-    }
-
-    fn land_piece(&mut self, piece: &Piece, data: Bytes) -> Result<(), IoError> {
-        let chunk = piece.extent.offset() / SLOT_BYTES;
-        let looked_up = self.map.top(chunk).and_then(|t| self.map.entry(t, chunk).map(|e| (t, e)));
-        match looked_up {
-            Ok((top, before)) if before.slot == NO_SLOT => {
-                let mask = super::read::mask_of(piece.extent);
-                self.map_piece((top, chunk, piece.slot), before, mask, piece.sums).map(|_fresh| ())
-            }
-            // A fold brought the chunk a slot meanwhile: the data goes there.
-            Ok(_) => {
-                self.slots.put_back(piece.slot);
-                self.plan_piece(piece.extent, data)
-            }
-            Err(e) => {
-                self.slots.put_back(piece.slot);
-                Err(e)
-            }
-        }
     }
 
     /// Takes a slot, unless that would eat up the room that checkpoints and recovery need.
@@ -398,7 +291,7 @@ impl Inner {
     }
 
     /// Takes back everything that was planned after `mark`.
-    fn undo_to(&mut self, mark: Mark) {
+    pub(super) fn undo_to(&mut self, mark: Mark) {
         self.group.fresh.truncate(mark.fresh);
         self.group.records.truncate(mark.records);
         for undo in self.group.undo.split_off(mark.undo).into_iter().rev() {

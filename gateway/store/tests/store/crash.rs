@@ -11,7 +11,7 @@ use bytes::Bytes;
 use store::PoolVolume;
 use testkit::SimDisk;
 
-use crate::rig::{ask, close, disk_with, extent, flush, open, read, run, try_open};
+use crate::rig::{ask, close, disk_with, extent, flush, open, read, run, run_aside, try_open};
 
 pub(crate) const BYTES: u64 = 32 << 20;
 pub(crate) const SPAN: u64 = 512 << 10;
@@ -159,7 +159,7 @@ fn step(
     byte: &mut u8,
 ) -> Result<(), IoError> {
     let blocks = SPAN / 4096;
-    match random.below(28) {
+    match random.below(31) {
         0..=9 => {
             *byte = byte.checked_add(1).unwrap_or(1);
             let (offset, len) = if random.below(3) == 0 {
@@ -202,6 +202,13 @@ fn step(
         }
         18 => model.roll_back(volume, random.below(4).into()),
         20..=27 => model.snapshot(volume, random.below(4).into()),
+        28..=30 => {
+            *byte = byte.checked_add(1).unwrap_or(1);
+            let (block, count) = (random.below(blocks - 64), random.below(33) + 32);
+            model.set(block * 4096, count * 4096, *byte);
+            let data = Bytes::from(vec![*byte; usize::try_from(count * 4096).unwrap()]);
+            run_aside(volume, Op::Write(extent(block * 4096, count * 4096), data)).map(drop)
+        }
         _ => {
             let result = close(volume).map(drop);
             if result.is_ok() {

@@ -17,13 +17,16 @@ use crate::bandwidth::Bandwidth;
 use crate::policy::Policy;
 use crate::priority::{Crowd, Priority, Share};
 
-/// What a leg has in flight that copies alone while hosts write: eight of 256 KiB keep a link of
+/// What a leg has in flight that copies alone while hosts write, or over a slow link: eight of 256 KiB keep a link of
 /// 1 ms and 10 Gbit/s busy, hold no more than 2 MiB away from hosts, and are what a host's change
 /// has to wait behind on the link.
 const BESIDE_HOSTS: Window = Window { copies: COPIES_MAX / 2, blocks: COPY_BLOCKS };
 /// And while they do not: 16 MiB, so that both sides always have something to do, and a link of
 /// 13 ms and 10 Gbit/s is busy. The mirror's disk takes 1 MiB in half the time of four quarters.
 const ALONE: Window = Window { copies: COPIES_MAX, blocks: 4 * COPY_BLOCKS };
+/// In so long the last copy must have been acknowledged: over a slow link heartbeats would come too
+/// late behind so much.
+const SWIFT_MS: u64 = 100;
 /// For so long no host must have written.
 const REST_MS: u64 = 300;
 
@@ -107,6 +110,11 @@ impl Leg {
         self.is_relaying() || !self.in_set && copies
     }
 
+    /// A copy was acknowledged after so long.
+    pub(super) fn note_copy_took(&mut self, took_ms: u64) {
+        self.swift = took_ms <= SWIFT_MS;
+    }
+
     /// Whether its copier must wait for time to pass.
     pub(super) fn is_held_back(&self) -> bool {
         self.is_limited() && self.bucket.is_empty()
@@ -146,7 +154,7 @@ impl Machine {
         let Some(state) = self.leg(leg) else { return 0 };
         let own = Priority::highest(self.copying());
         let highest = own.max(self.highest_copying).unwrap_or_default();
-        let window = self.window();
+        let window = self.window(state);
         let share = state.policy.priority.share(highest, window.whole());
         let under_way = state.copies.iter().flatten().filter(|copy| !copy.verify);
         let (count, bytes) =
@@ -157,10 +165,10 @@ impl Machine {
         (share.bytes.saturating_sub(bytes) / BLOCK_BYTES).min(window.blocks)
     }
 
-    /// How much of this group is copied at a time: little while its hosts write.
-    fn window(&self) -> Window {
+    /// How much is copied to a mirror at a time: little while hosts write, and over a slow link.
+    fn window(&self, leg: &Leg) -> Window {
         let rests = |at| self.now_ms.saturating_sub(at) >= REST_MS;
-        if self.changed_ms.is_none_or(rests) { ALONE } else { BESIDE_HOSTS }
+        if leg.swift && self.changed_ms.is_none_or(rests) { ALONE } else { BESIDE_HOSTS }
     }
 
     /// The policies whose limit depends on the time of day, and the limit that each leg was told.

@@ -56,7 +56,7 @@ pub const INBOX_BYTES: usize = 256 << 10;
 pub const LARGE_FRAME_BYTES: usize = 64 << 10;
 /// A copy of 1 MiB, its header, a page to begin at, and a TLS record of what comes behind it.
 pub const SHELF_BUFFER_BYTES_MAX: usize = (1 << 20) + (64 << 10);
-/// Buffers that a link uses again: as many as a copier has on their way. 17 MiB.
+/// Buffers that a link uses again: twice as many as a copier has on their way. 17 MiB at most.
 pub const SHELF_BUFFERS_MAX: usize = 16;
 /// Bytes taken in one poll before others on this thread get their turn.
 pub const RECEIVE_TURN_BYTES: usize = 1 << 20;

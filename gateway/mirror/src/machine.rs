@@ -218,8 +218,6 @@ pub struct Machine {
     dismissal: Option<members::Dismissal>,
     /// The highest priority that copies at this gateway, as far as this group was told.
     highest_copying: Option<crate::Priority>,
-    /// When the last change was launched, if one was.
-    changed_ms: Option<u64>,
     /// Reused while locks are given back.
     granted: Vec<Holder>,
 }

@@ -232,8 +232,6 @@ pub(crate) struct Leg {
     pub(crate) wipe: Vec<usize>,
     /// Where the copier looks next.
     pub(crate) cursor: (usize, u64),
-    /// The last copy was acknowledged within a moment: the link is fast.
-    pub(crate) swift: bool,
     pub(crate) progress: Progress,
     pub(crate) theirs: Option<MirrorState>,
     pub(crate) last_flush_ms: u64,
@@ -295,7 +293,6 @@ impl Leg {
             copies: [None; super::copy::COPIES_MAX],
             wipe: Vec::new(),
             cursor: (0, 0),
-            swift: false,
             progress: Progress {
                 total_bytes: vec![0; volumes],
                 copied_bytes: vec![0; volumes],
@@ -405,7 +402,6 @@ impl Leg {
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.flushes.clear();
-        self.swift = false;
         self.journaled = false;
         self.stepping_down = false;
         self.degraded = false;

@@ -276,11 +276,9 @@ impl Machine {
     }
 
     fn on_acked(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
-        let now_ms = self.now_ms;
         let Some(state) = self.leg_mut(leg) else { return };
         let Some(done) = state.acknowledge(seq) else { return };
         if let Some(Holder::Copy(_, copy)) = done.holder {
-            state.note_copy_took(now_ms.saturating_sub(done.at_ms));
             let asked = state.copies[usize::from(copy)].is_some_and(|copy| copy.compare);
             if asked {
                 let why = "acknowledged what was asked".to_owned();

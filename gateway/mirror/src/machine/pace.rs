@@ -17,26 +17,9 @@ use crate::bandwidth::Bandwidth;
 use crate::policy::Policy;
 use crate::priority::{Crowd, Priority, Share};
 
-/// What a leg has in flight that copies alone while hosts write, or over a slow link: eight of 256 KiB keep a link of
-/// 1 ms and 10 Gbit/s busy, hold no more than 2 MiB away from hosts, and are what a host's change
-/// has to wait behind on the link.
-const BESIDE_HOSTS: Window = Window { copies: COPIES_MAX / 2, blocks: COPY_BLOCKS };
-/// And while they do not: 16 MiB, so that both sides always have something to do, and a link of
-/// 13 ms and 10 Gbit/s is busy. The mirror's disk takes 1 MiB in half the time of four quarters.
-const ALONE: Window = Window { copies: COPIES_MAX, blocks: 4 * COPY_BLOCKS };
-/// In so long the last copy must have been acknowledged: over a slow link heartbeats would come too
-/// late behind so much.
-const SWIFT_MS: u64 = 100;
-/// For so long no host must have written.
-const REST_MS: u64 = 300;
-
-/// How much is copied at a time.
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    copies: usize,
-    /// Of one copy.
-    blocks: u64,
-}
+/// What a leg has in flight that copies alone.
+const MOST: Share =
+    Share { copies: COPIES_MAX, bytes: COPIES_MAX as u64 * COPY_BLOCKS * BLOCK_BYTES };
 
 /// What a copier may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +46,6 @@ pub enum Pace {
         /// The highest priority among them.
         highest: Option<Priority>,
     },
-}
-
-// === impl Window ===
-
-impl Window {
-    /// All of it.
-    const fn whole(self) -> Share {
-        Share { copies: self.copies, bytes: self.copies as u64 * self.blocks * BLOCK_BYTES }
-    }
 }
 
 // === impl Bucket ===
@@ -108,11 +82,6 @@ impl Leg {
     fn is_limited(&self) -> bool {
         let copies = matches!(self.stage, Stage::Copying | Stage::Following);
         self.is_relaying() || !self.in_set && copies
-    }
-
-    /// A copy was acknowledged after so long.
-    pub(super) fn note_copy_took(&mut self, took_ms: u64) {
-        self.swift = took_ms <= SWIFT_MS;
     }
 
     /// Whether its copier must wait for time to pass.
@@ -154,21 +123,14 @@ impl Machine {
         let Some(state) = self.leg(leg) else { return 0 };
         let own = Priority::highest(self.copying());
         let highest = own.max(self.highest_copying).unwrap_or_default();
-        let window = self.window(state);
-        let share = state.policy.priority.share(highest, window.whole());
+        let share = state.policy.priority.share(highest, MOST);
         let under_way = state.copies.iter().flatten().filter(|copy| !copy.verify);
         let (count, bytes) =
             under_way.fold((0, 0), |(count, bytes), copy| (count + 1, bytes + copy.extent.len()));
         if count >= share.copies {
             return 0;
         }
-        (share.bytes.saturating_sub(bytes) / BLOCK_BYTES).min(window.blocks)
-    }
-
-    /// How much is copied to a mirror at a time: little while hosts write, and over a slow link.
-    fn window(&self, leg: &Leg) -> Window {
-        let rests = |at| self.now_ms.saturating_sub(at) >= REST_MS;
-        if leg.swift && self.changed_ms.is_none_or(rests) { ALONE } else { BESIDE_HOSTS }
+        (share.bytes.saturating_sub(bytes) / BLOCK_BYTES).min(COPY_BLOCKS)
     }
 
     /// The policies whose limit depends on the time of day, and the limit that each leg was told.

@@ -55,7 +55,7 @@ pub(crate) struct Relay {
     todo: Vec<DirtyMap>,
     /// Volumes whose copy there must be emptied first.
     wipe: Vec<usize>,
-    slots: [Option<Slot>; COPIES_MAX / 2],
+    slots: [Option<Slot>; COPIES_MAX],
 }
 
 impl Relay {
@@ -69,7 +69,7 @@ impl Relay {
             since: vec![DirtyMap::default(); volumes],
             todo: vec![DirtyMap::default(); volumes],
             wipe: Vec::new(),
-            slots: [None; COPIES_MAX / 2],
+            slots: [None; COPIES_MAX],
         }
     }
 

@@ -136,7 +136,6 @@ impl Machine {
             arbitrated: record.arbitrated,
             dismissal: None,
             highest_copying: None,
-            changed_ms: None,
             granted: Vec::new(),
         }
     }

@@ -218,7 +218,6 @@ impl Machine {
         change.step = Step::Flying;
         let (volume, extent, payload) = (change.volume, change.extent, change.payload);
         out.push(Effect::Apply { write });
-        self.changed_ms = Some(self.now_ms);
         if change.incoming.is_some() {
             self.note_for_relays(volume, extent.blocks());
             return;

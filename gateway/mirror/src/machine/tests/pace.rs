@@ -126,27 +126,6 @@ fn what_a_leg_has_in_flight_follows_its_priority() {
     }
 }
 
-#[test]
-fn little_is_copied_at_a_time_while_hosts_write_or_over_a_slow_link() {
-    let mut bench = Bench::primary();
-    bench.add_leg(Policy::default()).connect(None);
-    // Where no copy comes for now.
-    bench.change(1, Extent::new(63 << 20, 4096).unwrap()).record();
-    bench.take();
-    let whole = block::BlockRange::new(0, 16_384);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![vec![whole]] });
-    let bytes = |copies: &[(Seq, Extent, bool)]| copies.iter().map(|c| c.1.len()).sum::<u64>();
-    let beside = copies(&mut bench);
-    assert_eq!((beside.len(), bytes(&beside)), (8, 2 << 20), "a host wrote");
-    bench.apply(Event::Tick { now_ms: 1_000 });
-    bench.ack(beside[0].0);
-    let slow = copies(&mut bench);
-    assert_eq!((slow.len(), bytes(&slow)), (1, 256 << 10), "it took a second");
-    bench.ack(slow[0].0);
-    let swift = copies(&mut bench);
-    assert_eq!((swift.len(), bytes(&swift)), (9, 9 << 20), "sixteen, of 1 MiB from here on");
-}
-
 /// An operator says that the mirror holds the content.
 fn asked_to_hold() -> Bench {
     let mut bench = Bench::primary();

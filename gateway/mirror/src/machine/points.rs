@@ -53,8 +53,7 @@ pub struct Taken {
     pub mapped_bytes: u64,
 }
 
-/// A point that is being kept. What comes behind it in the stream waits; behind a cut only until its
-/// snapshots are begun.
+/// A point that is being kept. What comes behind it in the stream waits.
 #[derive(Debug)]
 struct Keeping {
     link: u64,
@@ -178,11 +177,6 @@ impl Points {
         self.rollback || self.rolling_back || self.keeping.is_some()
     }
 
-    /// Whether a point is being kept: another one must wait for it.
-    pub(super) fn is_keeping(&self) -> bool {
-        self.keeping.is_some()
-    }
-
     pub(super) fn is_rolling_back(&self) -> bool {
         self.rollback || self.rolling_back
     }
@@ -254,17 +248,10 @@ impl Machine {
             self.point_unsupported(out);
         } else if named {
             let snapshots = std::mem::take(&mut self.points.planned);
-            let mut cut = false;
             if let Some(keeping) = &mut self.points.keeping {
                 keeping.step = Step::Taking(snapshots.clone());
-                cut = matches!(keeping.why, Why::Cut { .. });
             }
             out.push(Effect::Snapshot { snapshots });
-            if cut {
-                // What comes behind a cut is not in its snapshots, whenever those become durable.
-                // Until they are recorded, the copy has the cut before.
-                self.quality_kept(out);
-            }
         }
     }
 
@@ -384,7 +371,7 @@ impl Machine {
         }
     }
 
-    /// The point is recorded: the stream goes on, if it had to wait.
+    /// The point is recorded: the stream goes on.
     pub(super) fn point_kept(&mut self, link: u64, cut: Option<Seq>, out: &mut Vec<Effect>) {
         self.points.keeping = None;
         if self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {

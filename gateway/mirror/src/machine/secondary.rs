@@ -44,7 +44,7 @@ pub(super) struct Upstream {
     /// The answer that it waits for.
     answer: Option<(Vec<DirtyReport>, Opened)>,
     waiting: VecDeque<Waiting>,
-    /// What the copy is worth is being recorded, or a point is being kept that the stream waits for.
+    /// What the copy is worth is being recorded, or a point is being kept: the stream waits.
     pub(super) recording: bool,
     /// The primary may overwrite so many bytes that only this copy has: a snapshot comes first.
     pub(super) discards: Option<u64>,
@@ -288,8 +288,6 @@ impl Machine {
         let keeps = !discards && (next || quality == Quality::Inconsistent);
         if upstream.recording || !keeps {
             upstream.waiting.push_back(Waiting::Change(write, change));
-            // What needs a point of its own waits until the one that is being kept is recorded.
-            upstream.recording |= self.points.is_keeping();
             if upstream.recording {
                 return;
             }
@@ -362,15 +360,9 @@ impl Machine {
 
     pub(super) fn on_told(&mut self, message: Message, out: &mut Vec<Effect>) {
         let Some(upstream) = self.upstream.as_mut().filter(|u| u.accepted) else { return };
-        if !matches!(message, Message::Ping { .. }) {
-            // Behind a cut that is being kept, changes go on and are flushed; what the copy is worth
-            // does not change before the cut is recorded.
-            let flush = matches!(message, Message::Flush { .. });
-            upstream.recording |= !flush && self.points.is_keeping();
-            if upstream.recording {
-                upstream.waiting.push_back(Waiting::Message(message));
-                return;
-            }
+        if upstream.recording && !matches!(message, Message::Ping { .. }) {
+            upstream.waiting.push_back(Waiting::Message(message));
+            return;
         }
         match message {
             Message::Flush { seq } => {

@@ -302,63 +302,32 @@ fn rule_10_where_nothing_can_be_kept_nothing_is_overwritten_and_the_difference_i
 }
 
 #[test]
-fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_is_not_in_it() {
+fn rule_8_a_cut_waits_for_what_came_before_it_and_what_comes_after_waits_for_it() {
     let mut bench = mirror_in_sync();
     incoming(&mut bench, 1, false);
     bench.record();
     assert!(is_applied(&bench, 1));
-    let cut = |bench: &mut Bench, seq| {
-        let (generation, ancestors) = (Generation::of(1), Vec::new());
-        let message = Message::Cut { seq: Seq::new(seq), generation, ancestors };
-        bench.apply(Event::Told { message });
-    };
-    cut(&mut bench, 2);
+    let message =
+        Message::Cut { seq: Seq::new(2), generation: Generation::of(1), ancestors: Vec::new() };
+    bench.apply(Event::Told { message });
     incoming(&mut bench, 3, false);
     let snapshots = |bench: &Bench| {
         bench.out.iter().filter(|effect| matches!(effect, Effect::Snapshot { .. })).count()
     };
     assert_eq!(snapshots(&bench), 0, "a change before it is under way");
-    assert!(!is_applied(&bench, 3));
     bench.applied(1);
     assert_eq!(snapshots(&bench), 1);
-    let place = |is: fn(&Effect) -> bool| bench.out.iter().position(is).unwrap();
-    let (taken, applied) = (
-        place(|effect| matches!(effect, Effect::Snapshot { .. })),
-        place(|effect| matches!(effect, Effect::Apply { write } if write.get() == 3)),
-    );
-    assert!(taken < applied, "the stream goes on behind the snapshots, before they are durable");
-    // The next cut waits until this one is recorded, and so does what comes behind it.
-    cut(&mut bench, 4);
-    incoming(&mut bench, 5, false);
-    bench.applied(3);
+    assert!(!is_applied(&bench, 3));
     bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 }));
-    let told = |bench: &Bench, cut: u64| {
+    let told = |bench: &Bench| {
         bench.out.iter().any(|effect| {
-            matches!(effect, Effect::Reply { message: Message::CutApplied { seq } } if seq.get() == cut)
+            matches!(effect, Effect::Reply { message: Message::CutApplied { seq } } if seq.get() == 2)
         })
     };
-    assert!(!told(&bench, 2) && !is_applied(&bench, 5), "the record comes first");
-    assert_eq!(snapshots(&bench), 1);
+    assert!(!told(&bench) && !is_applied(&bench, 3), "the record comes first");
     bench.record();
-    assert!(told(&bench, 2) && is_applied(&bench, 5) && !told(&bench, 4));
-    assert_eq!((snapshots(&bench), bench.machine.status().quality), (2, Quality::Consistent));
-}
-
-#[test]
-fn rule_8_a_change_out_of_order_waits_for_the_cut_that_is_being_kept() {
-    let mut bench = mirror_in_sync();
-    let (generation, ancestors) = (Generation::of(1), Vec::new());
-    let message = Message::Cut { seq: Seq::new(2), generation, ancestors };
-    bench.apply(Event::Told { message });
-    incoming(&mut bench, 3, true);
-    incoming(&mut bench, 4, false);
-    bench.apply(Event::Snapshotted(Ok(()), Taken { unix_ms: 7, mapped_bytes: 8192 }));
-    assert!(!is_applied(&bench, 3) && !is_applied(&bench, 4), "the cut is not recorded yet");
-    bench.record();
-    assert!(is_applied(&bench, 3) && is_applied(&bench, 4));
-    let status = bench.machine.status();
-    assert_eq!(status.quality, Quality::Inconsistent);
-    assert_eq!(status.kept.unwrap().unix_ms, 7, "the cut stays until there is another one");
+    assert!(told(&bench) && is_applied(&bench, 3));
+    assert_eq!(bench.machine.status().quality, Quality::Consistent);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::{ActivityExtent, BlockSet, Extent, IoError, SnapshotId, Ticket, Volume};
+use crate::{ActivityExtent, BlockSet, Extent, IoError, Request, SnapshotId, Ticket, Volume};
 
 /// What a store found when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,12 @@ pub trait Store: Volume {
     /// # Errors
     /// As for a read.
     fn checksums(&self, extent: Extent) -> Result<Vec<u32>, IoError>;
+
+    /// As [`Volume::submit`], for what nobody is about to read here, as a mirror's copy: the store
+    /// may bring it to its medium at once and keep none of it in memory. Nothing else is promised.
+    fn submit_aside(&self, batch: &mut Vec<Request>) {
+        self.submit(batch);
+    }
 
     /// Makes the volume `bytes` long, durably, then answers. Never shrinks:
     /// [`IoError::Invalid`] for a smaller size or one that no volume can have.

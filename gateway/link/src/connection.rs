@@ -12,7 +12,8 @@ use block::{Identity, Link, LinkError, LinkTraffic, Message};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use crate::limits::{INBOX_BYTES, RECEIVE_TURN_BYTES};
+use crate::limits::{INBOX_BYTES, LARGE_FRAME_BYTES, RECEIVE_TURN_BYTES};
+use crate::shelf::Shelf;
 use crate::wire::{Decoder, Frame, HEADER_BYTES, Outbox, encode};
 
 /// Slices in one vectored write: with 4 KiB changes, as much as TLS buffers at once.
@@ -29,6 +30,7 @@ pub struct Connection<S> {
     peer: Identity,
     version: u16,
     inbox: BytesMut,
+    shelf: Shelf,
     outbox: Outbox,
     /// Bytes were written that the stream may still hold.
     unflushed: bool,
@@ -47,6 +49,7 @@ impl<S> Connection<S> {
             peer,
             version,
             inbox,
+            shelf: Shelf::default(),
             outbox: Outbox::new(),
             unflushed: false,
             receiving_ended: None,
@@ -67,6 +70,7 @@ impl<S> Connection<S> {
             peer: self.peer,
             version: self.version,
             inbox: self.inbox,
+            shelf: self.shelf,
             outbox: self.outbox,
             unflushed: self.unflushed,
             receiving_ended: self.receiving_ended,
@@ -98,8 +102,14 @@ impl<S> Connection<S> {
     fn make_room(&mut self) {
         let missing = Decoder::messages(self.version).missing(&self.inbox).unwrap_or(HEADER_BYTES);
         let room = self.inbox.capacity() - self.inbox.len();
-        if room < missing.max(ROOM_BYTES) {
-            self.inbox.reserve(missing.max(INBOX_BYTES));
+        let large = missing + self.inbox.len() >= LARGE_FRAME_BYTES;
+        // What has just begun is moved for little.
+        let begins = large && self.inbox.len() <= 2 * ROOM_BYTES;
+        if begins && !Shelf::is_housed(&self.inbox) {
+            // Behind it a whole record has room, so that it is not moved once more near its end.
+            self.shelf.rehouse(&mut self.inbox, missing + ROOM_BYTES);
+        } else if room < missing.max(ROOM_BYTES) {
+            self.shelf.rehouse(&mut self.inbox, missing.max(INBOX_BYTES));
         }
     }
 }

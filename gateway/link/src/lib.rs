@@ -18,6 +18,7 @@ mod handshake;
 pub mod join;
 pub mod limits;
 mod outbox;
+mod shelf;
 mod socket;
 pub mod trust;
 pub mod wire;

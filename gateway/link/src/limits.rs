@@ -52,8 +52,14 @@ pub const SOCKET_READ_BYTES: usize = 128 << 10;
 pub const TLS_BUFFER_BYTES: usize = 1 << 20;
 /// The buffer that frames are cut from.
 pub const INBOX_BYTES: usize = 256 << 10;
+/// Frames from here on are worth a buffer of their own.
+pub const LARGE_FRAME_BYTES: usize = 64 << 10;
+/// A copy of 1 MiB, its header, a page to begin at, and a TLS record of what comes behind it.
+pub const SHELF_BUFFER_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// Buffers that a link uses again: twice as many as a copier has on their way. 17 MiB at most.
+pub const SHELF_BUFFERS_MAX: usize = 16;
 /// Bytes taken in one poll before others on this thread get their turn.
-pub const RECEIVE_TURN_BYTES: usize = 4 << 20;
+pub const RECEIVE_TURN_BYTES: usize = 1 << 20;
 /// Bytes that a simulated distance holds back: 1 GB/s over 64 ms.
 pub const DISTANCE_BYTES_MAX: usize = 64 << 20;
 

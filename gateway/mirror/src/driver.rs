@@ -400,7 +400,11 @@ impl Core {
     fn submit(&mut self) {
         for (member, batch) in self.members.iter().zip(&mut self.batches) {
             if !batch.is_empty() {
-                member.store.submit(batch);
+                if self.upstream.is_some() {
+                    member.store.submit_aside(batch);
+                } else {
+                    member.store.submit(batch);
+                }
                 debug_assert!(batch.is_empty(), "a store takes the whole batch");
             }
         }

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -16,6 +17,10 @@ use crate::medium::{Directory, File, LockGuard, Room};
 
 /// `f_type` of tmpfs, statfs(2).
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
+/// `RWF_DONTCACHE` of Linux 6.14 (ext4: 6.16): written out at once, and its memory given back then.
+/// It is still written through the page cache, so that nobody ever reads anything else.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// A directory of the host's file system.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub struct DiskFile {
     file: fs::File,
     /// The file system keeps everything in memory: a read never waits for a disk.
     in_memory: bool,
+    /// The file system does not know [`DONTCACHE`].
+    keeps_in_memory: AtomicBool,
 }
 
 // === impl DiskDirectory ===
@@ -122,7 +129,7 @@ impl Directory for DiskDirectory {
 impl DiskFile {
     fn new(file: fs::File) -> io::Result<Self> {
         let in_memory = rustix::fs::fstatfs(&file)?.f_type == TMPFS_MAGIC;
-        Ok(Self { file, in_memory })
+        Ok(Self { file, in_memory, keeps_in_memory: AtomicBool::new(in_memory) })
     }
 
     /// Opens a file or block device for reading and writing.
@@ -177,20 +184,22 @@ impl File for DiskFile {
     }
 
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut parts = parts;
-        let mut at = offset;
-        while !parts.is_empty() {
-            match rustix::io::pwritev(&self.file, parts, at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    at += written as u64;
-                    IoSlice::advance_slices(&mut parts, written);
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
+        write_all(parts, offset, |parts, at| rustix::io::pwritev(&self.file, parts, at))
+    }
+
+    fn write_aside_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_all(parts, offset, |parts, at| {
+            if self.keeps_in_memory.load(Ordering::Relaxed) {
+                return rustix::io::pwritev(&self.file, parts, at);
             }
-        }
-        Ok(())
+            match rustix::io::pwritev2(&self.file, parts, at, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL) => {
+                    self.keeps_in_memory.store(true, Ordering::Relaxed);
+                    rustix::io::pwritev(&self.file, parts, at)
+                }
+                other => other,
+            }
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -242,6 +251,27 @@ impl File for DiskFile {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Writes all parts, however few bytes each call takes.
+fn write_all(
+    mut parts: &mut [IoSlice<'_>],
+    offset: u64,
+    write: impl Fn(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    let mut at = offset;
+    while !parts.is_empty() {
+        match write(parts, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                IoSlice::advance_slices(&mut parts, written);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A file that ends early is read by a worker, which knows what that means.

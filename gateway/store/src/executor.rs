@@ -1,4 +1,4 @@
-//! Who does what would make a shard wait: cold reads, syncs, checkpoints.
+//! Who does what would make a shard wait: cold reads, syncs, checkpoints, large writes.
 //!
 //! Invariant: a job runs exactly once. [`Executor::Inline`] runs it before it returns, so that a
 //! simulation needs no threads; [`Executor::Threads`] runs it on one of a fixed number of threads.
@@ -17,7 +17,12 @@ pub(crate) enum Lane {
     Read,
     /// Syncs, checkpoints, small records.
     Sync,
+    /// Large writes, which cost the processor's time more than the disk's.
+    Write,
 }
+
+/// Writers: one keeps up with what a shard takes in, and another one with the next shard.
+const WRITERS: usize = 2;
 
 /// Runs jobs.
 #[derive(Clone, Debug)]
@@ -28,10 +33,11 @@ pub enum Executor {
     Threads(Arc<Threads>),
 }
 
-/// Threads for both lanes. They end when the last clone is dropped.
+/// Threads for all lanes. They end when the last clone is dropped.
 pub struct Threads {
     read: Lanes,
     sync: Lanes,
+    write: Lanes,
 }
 
 struct Lanes {
@@ -54,7 +60,8 @@ struct QueueState {
 // === impl Executor ===
 
 impl Executor {
-    /// Starts `readers` threads for cold reads and `syncers` for everything else.
+    /// Starts `readers` threads for cold reads, `syncers` for what waits for a disk, and two for
+    /// large writes.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -62,6 +69,7 @@ impl Executor {
         Ok(Self::Threads(Arc::new(Threads {
             read: Lanes::start("store-read", readers.max(1))?,
             sync: Lanes::start("store-sync", syncers.max(1))?,
+            write: Lanes::start("store-write", WRITERS)?,
         })))
     }
 
@@ -71,6 +79,7 @@ impl Executor {
             Self::Threads(threads) => match lane {
                 Lane::Read => threads.read.push(Box::new(job)),
                 Lane::Sync => threads.sync.push(Box::new(job)),
+                Lane::Write => threads.write.push(Box::new(job)),
             },
         }
     }
@@ -83,6 +92,7 @@ impl fmt::Debug for Threads {
         f.debug_struct("Threads")
             .field("read", &self.read.threads.len())
             .field("sync", &self.sync.threads.len())
+            .field("write", &self.write.threads.len())
             .finish()
     }
 }

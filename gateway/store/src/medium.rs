@@ -30,6 +30,16 @@ pub trait File: Send + Sync + fmt::Debug {
     /// What the medium says; then any part of it may have been written.
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
 
+    /// As [`File::write_at`], for what nobody is about to read: where the medium knows how, it is
+    /// brought down at once and its memory given back, so that the next [`File::sync`] finds little
+    /// left to do.
+    ///
+    /// # Errors
+    /// As for [`File::write_at`].
+    fn write_aside_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(parts, offset)
+    }
+
     /// Makes everything that was written durable.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod account;
 pub(crate) mod activity;
 mod ask;
 mod beneath;
+mod bulk;
 mod change;
 mod chores;
 mod data;
@@ -32,6 +33,7 @@ mod scrub;
 mod slots;
 mod snapshot;
 mod state;
+mod touch;
 mod view;
 mod write;
 
@@ -123,6 +125,8 @@ struct Inner {
     /// last such record.
     uncommitted: NumberMap<u64, (u16, u64)>,
     group: Group,
+    /// What is being submitted need not stay in memory.
+    aside: bool,
     lanes: Lanes,
     busy: Vec<Busy>,
     held: VecDeque<Request>,
@@ -247,6 +251,12 @@ impl Store for PoolVolume {
         self.inner.borrow_mut().checksums(extent)
     }
 
+    fn submit_aside(&self, batch: &mut Vec<Request>) {
+        self.inner.borrow_mut().aside = true;
+        self.submit(batch);
+        self.inner.borrow_mut().aside = false;
+    }
+
     fn grow(&self, bytes: u64, ticket: Ticket) {
         let mut inner = self.inner.borrow_mut();
         inner.grow(bytes, ticket);
@@ -346,7 +356,9 @@ impl Inner {
                 self.read(extent, ticket);
             }
             Op::Write(extent, data) => {
-                if data.len() as u64 == extent.len() {
+                if self.is_bulk(extent, &data) {
+                    self.write_bulk(extent, data, fua, ticket);
+                } else if data.len() as u64 == extent.len() {
                     self.plan(extent, data, fua, Some(ticket));
                 } else {
                     ticket.fail(IoError::Invalid);
@@ -410,6 +422,9 @@ impl Inner {
         }
         for long in self.long.drain(..) {
             long.ticket.fail(IoError::Latched);
+        }
+        for (_, ticket) in self.lanes.bulks.drain(..) {
+            ticket.fail(IoError::Latched);
         }
         for ticket in self.lanes.drain().into_iter().chain(self.chores.drain()) {
             ticket.fail(IoError::Latched);

@@ -1,13 +1,19 @@
 //! What an operator waits for: a mirror that catches up, and a failover.
 //!
 //! ```text
-//!   round:  fill ─ plain TCP copy ─ fill ─ delta resync ─ kill the primary, promote, first write
+//!   round:  fill ─ plain copy, over the old ─ fill ─ plain copy, beside the old ─ fill ─ delta resync
+//!           ─ kill the primary, promote, first write
 //! ```
 //!
-//! Invariant: the plain copy moves as many bytes over the same loopback, from file to file on the
-//! same disk, in pieces as large as the copier's, in the same round, and ends when they are on the
-//! disk, as a resync does; so it says what the machine could do then. Either begins when a fill of
-//! the volume has just been put on the disk: disks that are lent by the second are slower after it.
+//! Invariant: the plain copies move as many bytes over the same loopback, from file to file on the
+//! same disk, in pieces of 256 KiB, in the same round, and end when they are on the disk, as a resync
+//! does; so they say what the machine could do then. Each begins when a fill of the volume has just
+//! been put on the disk: disks that are lent by the second are slower after it.
+//!
+//! One writes over the blocks of the last copy, which is the least work there is, and leaves nothing
+//! whole when it is cut short. The other keeps the old file until the new one is whole, as a resync
+//! does: both take new blocks from the file system, new memory from the kernel, and give the old ones
+//! back afterwards.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -28,6 +34,11 @@ use crate::rounds::write_out;
 const VOLUME: &str = "bench";
 /// Bytes that the copier moves at a time.
 const PIECE_BYTES: usize = 256 << 10;
+/// The state of a leg, one line for each that there is, and 1 behind the one that it is in.
+const LEG_STATE: &str = "twinspan_leg_session_state{";
+const IN_SYNC: &str = "state=\"active\"";
+/// Between two looks at whether a resync is over.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// For a busy machine; what takes longer is a fault.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -35,6 +46,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Round {
     plain_mib_per_second: f64,
+    beside_mib_per_second: f64,
     resync_mib_per_second: f64,
     promote_ms: f64,
     first_write_ms: f64,
@@ -49,6 +61,8 @@ struct Report {
     medians: Round,
     /// Median of resync over plain, round by round.
     resync_over_plain: f64,
+    /// The same over the plain copy that keeps the old file.
+    resync_over_beside: f64,
 }
 
 /// Measures and prints.
@@ -58,18 +72,21 @@ struct Report {
 pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     let mut pair = Pair::start(options, dir)?;
     // The first one makes its files; a resync finds its blocks there, too.
-    plain_copy(dir, options.size_mib)?;
+    plain_copy(dir, options.size_mib, Target::Over)?;
     let mut rounds = Vec::new();
     for repeat in 1..=options.repeats {
         eprintln!("recovery: round {repeat}");
         pair.suspend()?;
         pair.spoil()?;
-        let plain_mib_per_second = plain_copy(dir, options.size_mib)?;
+        let plain_mib_per_second = plain_copy(dir, options.size_mib, Target::Over)?;
+        pair.spoil()?;
+        let beside_mib_per_second = plain_copy(dir, options.size_mib, Target::Beside)?;
         pair.spoil()?;
         let resync_mib_per_second = pair.resync(options.size_mib)?;
         let (promote_ms, first_write_ms) = pair.fail_over()?;
         rounds.push(Round {
             plain_mib_per_second,
+            beside_mib_per_second,
             resync_mib_per_second,
             promote_ms,
             first_write_ms,
@@ -117,9 +134,14 @@ impl Pair {
         write_out()
     }
 
+    /// From the command until the primary counts on the mirror again.
     fn resync(&self, mib: u64) -> Result<f64> {
         let watch = Deadline::after(LIMIT);
-        self.primary.cli(&["session", "resume", VOLUME, "--wait"])?;
+        self.primary.cli(&["session", "resume", VOLUME])?;
+        while !is_in_sync(&self.primary.metrics()?) {
+            ensure!(watch.elapsed() < LIMIT, "the mirror is not in sync after {LIMIT:?}");
+            std::thread::sleep(LOOK_EVERY);
+        }
         Ok(mib as f64 / watch.elapsed().as_secs_f64())
     }
 
@@ -146,13 +168,30 @@ impl Pair {
     }
 }
 
+/// Whether the one mirror has everything, by the text of `/metrics`.
+fn is_in_sync(metrics: &str) -> bool {
+    let states = metrics.lines().filter(|line| line.starts_with(LEG_STATE));
+    states.filter(|line| line.contains(IN_SYNC)).any(|line| line.ends_with(" 1"))
+}
+
 fn address(site: &Site) -> Address {
     Address::Unix(site.nbd_socket())
 }
 
+/// Where a plain copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// Over the blocks of the last copy.
+    Over,
+    /// Into a new file, which replaces the old one when it is whole.
+    Beside,
+}
+
 /// From file to file through a socket, as a program without checksums, maps and encryption would.
-fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
-    let (from, to) = (dir.join("plain-from"), dir.join("plain-to"));
+fn plain_copy(dir: &Path, mib: u64, target: Target) -> Result<f64> {
+    let (from, last) = (dir.join("plain-from"), dir.join("plain-to"));
+    let to = if target == Target::Over { last.clone() } else { dir.join("plain-new") };
+    let new = to.clone();
     if !from.exists() {
         let mut file = File::create(&from).context("make the file to copy")?;
         let piece: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[n as usize % 3]).collect();
@@ -161,7 +200,7 @@ fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
         }
     }
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("listen for the copy")?;
-    let target = listener.local_addr()?;
+    let address = listener.local_addr()?;
     let watch = Deadline::after(LIMIT);
     let receiver = std::thread::spawn(move || -> Result<u64> {
         let (mut stream, _) = listener.accept()?;
@@ -179,7 +218,7 @@ fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
         file.sync_all().context("put the copy on the disk")?;
         Ok(received)
     });
-    let mut stream = TcpStream::connect(target).context("connect for the copy")?;
+    let mut stream = TcpStream::connect(address).context("connect for the copy")?;
     let (mut file, mut buffer) = (File::open(&from)?, vec![0; PIECE_BYTES]);
     loop {
         match file.read(&mut buffer)? {
@@ -189,8 +228,12 @@ fn plain_copy(dir: &Path, mib: u64) -> Result<f64> {
     }
     drop(stream);
     let Ok(received) = receiver.join() else { bail!("the receiver of the copy panicked") };
+    let took = watch.elapsed();
     ensure!(received? == mib << 20, "the copy is not whole");
-    Ok(mib as f64 / watch.elapsed().as_secs_f64())
+    if target == Target::Beside {
+        std::fs::rename(&new, &last).context("replace the old copy")?;
+    }
+    Ok(mib as f64 / took.as_secs_f64())
 }
 
 // === impl Report ===
@@ -204,26 +247,36 @@ impl Report {
         };
         let medians = Round {
             plain_mib_per_second: middle(&|r| r.plain_mib_per_second),
+            beside_mib_per_second: middle(&|r| r.beside_mib_per_second),
             resync_mib_per_second: middle(&|r| r.resync_mib_per_second),
             promote_ms: middle(&|r| r.promote_ms),
             first_write_ms: middle(&|r| r.first_write_ms),
         };
         let resync_over_plain = middle(&|r| r.resync_mib_per_second / r.plain_mib_per_second);
-        Self { mib, rounds, medians, resync_over_plain }
+        let resync_over_beside = middle(&|r| r.resync_mib_per_second / r.beside_mib_per_second);
+        Self { mib, rounds, medians, resync_over_plain, resync_over_beside }
     }
 
     fn table(&self) -> String {
-        let Round { plain_mib_per_second, resync_mib_per_second, promote_ms, first_write_ms } =
-            self.medians;
+        let Round {
+            plain_mib_per_second,
+            beside_mib_per_second,
+            resync_mib_per_second,
+            promote_ms,
+            first_write_ms,
+        } = self.medians;
         format!(
             "medians of {} rounds, {} MiB each\n\
-             plain TCP copy, file to file   {plain_mib_per_second:8.0} MiB/s\n\
-             delta resync, TLS, checksums   {resync_mib_per_second:8.0} MiB/s   {:.2} of the copy\n\
+             plain TCP copy, over the old   {plain_mib_per_second:8.0} MiB/s\n\
+             plain TCP copy, beside the old {beside_mib_per_second:8.0} MiB/s\n\
+             delta resync, TLS, checksums   {resync_mib_per_second:8.0} MiB/s   {:.2} of the copy \
+             over the old, {:.2} of the one beside it\n\
              kill to promoted               {promote_ms:8.0} ms\n\
              kill to first write            {first_write_ms:8.0} ms",
             self.rounds.len(),
             self.mib,
             self.resync_over_plain,
+            self.resync_over_beside,
         )
     }
 }
@@ -236,6 +289,7 @@ mod tests {
     fn takes_medians_and_the_ratio_round_by_round() {
         let round = |plain, resync| Round {
             plain_mib_per_second: plain,
+            beside_mib_per_second: plain / 2.0,
             resync_mib_per_second: resync,
             promote_ms: 5.0,
             first_write_ms: 6.0,
@@ -243,14 +297,28 @@ mod tests {
         let report = Report::of(1, vec![round(100.0, 90.0), round(10.0, 9.0), round(400.0, 100.0)]);
         assert!((report.medians.plain_mib_per_second - 100.0).abs() < 0.01);
         assert!((report.resync_over_plain - 0.9).abs() < 0.01, "{report:?}");
-        assert!(report.table().contains("0.90 of the copy"), "{}", report.table());
+        assert!((report.resync_over_beside - 1.8).abs() < 0.01, "{report:?}");
+        assert!(report.table().contains("0.90 of the copy over"), "{}", report.table());
+    }
+
+    #[test]
+    fn finds_out_when_the_mirror_is_in_sync() {
+        let text = |active| {
+            format!(
+                "{LEG_STATE}leg=\"west\",state=\"syncing\"}} 1\n{LEG_STATE}leg=\"west\",{IN_SYNC}}} {active}\n"
+            )
+        };
+        assert!(is_in_sync(&text(1)) && !is_in_sync(&text(0)) && !is_in_sync(""));
     }
 
     #[test]
     fn the_plain_copy_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(plain_copy(dir.path(), 3).unwrap() > 0.0);
-        let read = |name| std::fs::read(dir.path().join(name)).unwrap();
-        assert_eq!(read("plain-from"), read("plain-to"));
+        for target in [Target::Over, Target::Beside, Target::Over] {
+            assert!(plain_copy(dir.path(), 3, target).unwrap() > 0.0);
+            let read = |name| std::fs::read(dir.path().join(name)).unwrap();
+            assert_eq!(read("plain-from"), read("plain-to"));
+            assert!(!dir.path().join("plain-new").exists());
+        }
     }
 }

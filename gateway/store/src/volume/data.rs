@@ -82,6 +82,29 @@ impl DataFiles {
     }
 
     pub(crate) fn write(&mut self, place: Place, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let file = self.for_writing(place)?;
+        self.mark_dirty(place);
+        file.write_at(parts, place.offset)
+    }
+
+    /// Writes what nobody is about to read.
+    pub(crate) fn write_aside(
+        &mut self,
+        place: Place,
+        parts: &mut [IoSlice<'_>],
+    ) -> io::Result<()> {
+        let file = self.for_writing(place)?;
+        self.mark_dirty(place);
+        file.write_aside_at(parts, place.offset)
+    }
+
+    /// Something was written that the next sync must cover.
+    pub(crate) fn mark_dirty(&mut self, place: Place) {
+        self.dirty[place.file] = true;
+    }
+
+    /// The file of this place, which is made if it is not there.
+    pub(crate) fn for_writing(&mut self, place: Place) -> io::Result<Arc<dyn File>> {
         if self.files.get(place.file).is_none_or(Option::is_none) {
             let file = match self.get(place.file)? {
                 Some(file) => file,
@@ -92,11 +115,7 @@ impl DataFiles {
             };
             self.put(place.file, &file);
         }
-        self.dirty[place.file] = true;
-        match &self.files[place.file] {
-            Some(file) => file.write_at(parts, place.offset),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+        self.files[place.file].clone().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Whether a sync has something to do here.

@@ -18,6 +18,7 @@ use crate::error::StoreError;
 use crate::executor::Lane;
 
 use super::ask::Told;
+use super::bulk::Bulk;
 use super::map::{PAGES, PageKey};
 use super::page::Page;
 use super::read::Cold;
@@ -48,6 +49,7 @@ const PAGE_BYTES_MAX: u64 = 24 << 10;
 #[derive(Debug)]
 pub(super) enum Done {
     Read(Cold),
+    Wrote(Bulk),
     DataSynced(io::Result<f64>),
     LogSynced(Result<(), StoreError>),
     Checkpointed(Result<u64, StoreError>),
@@ -64,6 +66,7 @@ pub(super) enum Done {
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     pub(super) reads: Vec<(u64, Ticket)>,
+    pub(super) bulks: Vec<(u64, Ticket)>,
     sync: Sync,
     checkpoint: Checkpoint,
     activity: Activity,
@@ -194,6 +197,7 @@ impl Inner {
     pub(super) fn finish(&mut self, done: Done) {
         match done {
             Done::Read(cold) => self.finish_read(cold),
+            Done::Wrote(bulk) => self.finish_bulk(bulk),
             Done::Continue => self.continue_long(),
             Done::Chore => self.step_chores(),
             Done::Told(told) => self.told(told),
@@ -425,7 +429,8 @@ impl Inner {
 
     fn is_busy(&self) -> bool {
         let lanes = &self.lanes;
-        lanes.sync.running
+        !lanes.bulks.is_empty()
+            || lanes.sync.running
             || !lanes.sync.waiting.is_empty()
             || lanes.checkpoint.running
             || lanes.activity.running

@@ -140,6 +140,7 @@ impl PoolVolume {
             takes_unasked: 0,
             uncommitted: NumberMap::default(),
             group: Group::default(),
+            aside: false,
             lanes: Lanes::new(clean),
             busy: Vec::new(),
             held: VecDeque::new(),

@@ -23,6 +23,8 @@ pub(crate) struct Slots {
     budget: Arc<Budget>,
     pub(crate) next: u64,
     pub(crate) free: RoaringTreemap,
+    /// Taken, and being written by a worker: no record names them yet.
+    flying: Vec<u64>,
     /// Given up, but perhaps read from, or needed if a record is not believed.
     parked: Vec<Parked>,
     /// Given up; the record is not durable yet.
@@ -83,7 +85,7 @@ impl Slots {
         free -= unpunched;
         let freed: Vec<u64> = unpunched.iter().collect();
         let (parked, freeing) = (Vec::new(), Vec::new());
-        let slots = Self { budget, next, free, parked, freed, freeing };
+        let slots = Self { budget, next, free, flying: Vec::new(), parked, freed, freeing };
         slots.budget.charge(slots.used());
         slots
     }
@@ -114,6 +116,16 @@ impl Slots {
     pub(crate) fn put_back(&mut self, slot: u64) {
         self.free.insert(slot);
         self.budget.refund(1);
+    }
+
+    /// A worker writes into a slot that was taken.
+    pub(crate) fn fly(&mut self, slot: u64) {
+        self.flying.push(slot);
+    }
+
+    /// It has written.
+    pub(crate) fn land(&mut self, slot: u64) {
+        self.flying.retain(|other| *other != slot);
     }
 
     /// Gives a slot up that a record named.
@@ -161,8 +173,14 @@ impl Slots {
     /// was not given back to the medium yet.
     pub(crate) fn for_checkpoint(&self) -> (RoaringTreemap, RoaringTreemap) {
         let parked = self.parked.iter().map(|p| &p.slot);
-        let waiting: RoaringTreemap =
-            self.freed.iter().chain(&self.freeing).chain(parked).copied().collect();
+        let waiting: RoaringTreemap = self
+            .freed
+            .iter()
+            .chain(&self.freeing)
+            .chain(&self.flying)
+            .chain(parked)
+            .copied()
+            .collect();
         (&self.free | &waiting, waiting)
     }
 }

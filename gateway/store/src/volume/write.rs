@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSlice};
 
-use block::{ActivityExtent, BLOCK_BYTES, Extent, IoError, Op, Request, SLOT_BYTES, Ticket};
+use block::{BLOCK_BYTES, Extent, IoError, SLOT_BYTES, Ticket};
 use bytes::{Bytes, BytesMut};
 
 use crate::crc::crc32c;
@@ -25,6 +25,10 @@ const PARTS_MAX: usize = 256;
 /// 1 MiB at a time costs several times as much as overwriting those that came 32 KiB at a time,
 /// while a first write in small pieces is no slower than one in larger pieces.
 const RUN_BYTES_MAX: u64 = SLOT_BYTES / 2;
+/// Of what does not stay in the page cache: a disk takes one large write in less time than several.
+const ASIDE_BYTES_MAX: u64 = 1 << 20;
+/// Less than a slot is left in the page cache: it is likely to be changed again, or to be folded.
+const ASIDE_BYTES_MIN: u64 = SLOT_BYTES;
 /// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 /// On a small medium it is this part of it.
@@ -75,7 +79,7 @@ struct Undo {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+pub(super) struct Mark {
     fresh: usize,
     over: usize,
     records: usize,
@@ -94,7 +98,18 @@ impl Group {
         })
     }
 
-    fn mark(&self) -> Mark {
+    /// Adds a write of which everything else is planned.
+    pub(super) fn add(
+        &mut self,
+        (extent, data): (Extent, Bytes),
+        fua: bool,
+        ticket: Option<Ticket>,
+        result: Result<(), IoError>,
+    ) {
+        self.writes.push(Planned { extent, data, fua, ticket, result });
+    }
+
+    pub(super) fn mark(&self) -> Mark {
         Mark {
             fresh: self.fresh.len(),
             over: self.over.len(),
@@ -107,82 +122,10 @@ impl Group {
 // === impl Inner ===
 
 impl Inner {
-    /// Records the activity of all changes of a batch at once, before any of them is done.
-    pub(super) fn record_batch(&mut self, batch: &[Request]) {
-        for request in batch {
-            if let Op::Write(extent, _) = &request.op
-                && self.is_unrecorded(*extent)
-            {
-                let extents =
-                    batch.iter().filter(|r| r.op.is_change()).filter_map(|r| match r.op {
-                        Op::Write(extent, _) => Some(extent),
-                        _ => None,
-                    });
-                let whole = self.geometry.whole();
-                let extents: Vec<Extent> = extents.filter(|e| whole.covers(*e)).collect();
-                // A failure is met again, and answered, by the write itself.
-                if let Err(e) = self.record_extents(&extents) {
-                    tracing::warn!(error = %e, "record activity of a batch");
-                }
-                return;
-            }
-        }
-    }
-
-    pub(super) fn record_change(&mut self, op: &Op, extent: Extent) {
-        if matches!(op, Op::Write(..))
-            && self.is_unrecorded(extent)
-            && let Err(e) = self.record_extents(&[extent])
-        {
-            tracing::warn!(error = %e, "record activity of a write");
-        }
-    }
-
-    fn is_unrecorded(&self, extent: Extent) -> bool {
-        extent.activity().any(|a| !self.recorded.contains_key(&a.index()))
-    }
-
-    /// Marks the volume as open before its first change.
-    pub(super) fn ensure_open(&mut self) -> Result<(), IoError> {
-        if self.lanes.marked_clean { self.record_extents(&[]) } else { Ok(()) }
-    }
-
-    /// Writes the activity record with these extents in it, and with their surroundings: whoever
-    /// writes here will soon write beside it.
-    fn record_extents(&mut self, extents: &[Extent]) -> Result<(), IoError> {
-        const PER_PAGE: u64 = 4;
-        const AHEAD: u64 = 4;
-        if self.latched {
-            return Err(IoError::Latched);
-        }
-        let end = self.geometry.bytes().div_ceil(block::ACTIVITY_BYTES);
-        let mut new = Vec::new();
-        for activity in extents.iter().flat_map(|e| e.activity()) {
-            if self.recorded.contains_key(&activity.index()) {
-                continue;
-            }
-            let page = activity.index() / PER_PAGE;
-            let pages = if page == self.last_miss + 1 { AHEAD } else { 1 };
-            self.last_miss = page + pages - 1;
-            let range = page * PER_PAGE..((page + pages) * PER_PAGE).min(end);
-            new.extend(range.filter(|i| !self.recorded.contains_key(i)));
-        }
-        let mut activity = self.activity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        activity.add(new.iter().map(|i| ActivityExtent::new(*i))).map_err(|e| {
-            self.metrics.errors_write.increment(1);
-            e.for_request()
-        })?;
-        self.own = activity.own().len();
-        drop(activity);
-        self.lanes.marked_clean = false;
-        self.recorded.extend(new.into_iter().map(|i| (i, ())));
-        Ok(())
-    }
-
     /// Plans one write into the group. A failure is kept as its result.
     pub(super) fn plan(&mut self, extent: Extent, data: Bytes, fua: bool, ticket: Option<Ticket>) {
         let result = self.try_plan(extent, &data);
-        self.group.writes.push(Planned { extent, data, fua, ticket, result });
+        self.group.add((extent, data), fua, ticket, result);
     }
 
     fn try_plan(&mut self, extent: Extent, data: &Bytes) -> Result<(), IoError> {
@@ -235,7 +178,7 @@ impl Inner {
     }
 
     /// Plans the part of a write that lies in one chunk.
-    fn plan_piece(&mut self, piece: Extent, data: Bytes) -> Result<(), IoError> {
+    pub(super) fn plan_piece(&mut self, piece: Extent, data: Bytes) -> Result<(), IoError> {
         let chunk = piece.offset() / SLOT_BYTES;
         let first = size(piece.offset() % SLOT_BYTES / BLOCK_BYTES);
         let mut sums = [0; BLOCKS];
@@ -253,6 +196,20 @@ impl Inner {
         }
         let taken = before.slot == NO_SLOT;
         let slot = if taken { self.take_slot()? } else { before.slot };
+        let fresh = self.map_piece((top, chunk, slot), before, mask, sums)?;
+        self.push_data((top, chunk, slot), first, data, fresh);
+        Ok(())
+    }
+
+    /// Maps blocks to a slot, in memory; says which of them were not there before.
+    pub(super) fn map_piece(
+        &mut self,
+        (layer, chunk, slot): (u32, u64, u64),
+        before: Entry,
+        mask: u16,
+        sums: [u32; BLOCKS],
+    ) -> Result<u16, IoError> {
+        let taken = before.slot == NO_SLOT;
         let fresh = mask & !before.valid;
         let known = self.uncommitted.get(&slot).copied();
         let recorded = fresh | mask & known.map_or(0, |(blocks, _)| blocks);
@@ -264,8 +221,8 @@ impl Inner {
         for block in (0..BLOCKS).filter(|b| mask & (1 << b) != 0) {
             entry.sums[block] = sums[block];
         }
-        let undo = Undo { layer: top, chunk, entry: before, slot, taken, uncommitted: known };
-        if let Err(e) = self.map.set(top, chunk, entry) {
+        let undo = Undo { layer, chunk, entry: before, slot, taken, uncommitted: known };
+        if let Err(e) = self.map.set(layer, chunk, entry) {
             if taken {
                 self.slots.put_back(slot);
             }
@@ -276,10 +233,9 @@ impl Inner {
             let blocks = known.map_or(0, |(blocks, _)| blocks) | recorded;
             self.uncommitted.insert(slot, (blocks, u64::MAX));
             let sums = Box::new(sums);
-            self.group.records.push(Record::Map { layer: top, chunk, slot, fresh: recorded, sums });
+            self.group.records.push(Record::Map { layer, chunk, slot, fresh: recorded, sums });
         }
-        self.push_data((top, chunk, slot), first, data, fresh);
-        Ok(())
+        Ok(fresh)
     }
 
     /// Takes a slot, unless that would eat up the room that checkpoints and recovery need.
@@ -335,7 +291,7 @@ impl Inner {
     }
 
     /// Takes back everything that was planned after `mark`.
-    fn undo_to(&mut self, mark: Mark) {
+    pub(super) fn undo_to(&mut self, mark: Mark) {
         self.group.fresh.truncate(mark.fresh);
         self.group.records.truncate(mark.records);
         for undo in self.group.undo.split_off(mark.undo).into_iter().rev() {
@@ -407,7 +363,7 @@ impl Inner {
     fn try_commit(&mut self) -> Result<(), IoError> {
         let none = Mark { fresh: 0, over: 0, records: 0, undo: 0 };
         let fresh = std::mem::take(&mut self.group.fresh);
-        for run in runs(&fresh) {
+        for run in runs(&fresh, self.run_bytes_max()) {
             if let Err(e) = self.write_run(run) {
                 self.undo_to(none);
                 return Err(self.failed(&e));
@@ -430,7 +386,7 @@ impl Inner {
         }
         self.group.undo.clear();
         let over = std::mem::take(&mut self.group.over);
-        for run in runs(&over) {
+        for run in runs(&over, self.run_bytes_max()) {
             if self.write_run(run).is_err() {
                 self.write_singly(run);
             }
@@ -455,12 +411,20 @@ impl Inner {
         }
     }
 
+    fn run_bytes_max(&self) -> u64 {
+        if self.aside { ASIDE_BYTES_MAX } else { RUN_BYTES_MAX }
+    }
+
     fn write_run(&mut self, run: &[DataWrite]) -> io::Result<()> {
         let Some(first) = run.first() else { return Ok(()) };
         if let [only] = run {
             return self.data.write(only.place, &mut [IoSlice::new(&only.data)]);
         }
         let mut parts: Vec<IoSlice<'_>> = run.iter().map(|w| IoSlice::new(&w.data)).collect();
+        let bytes: u64 = run.iter().map(|w| w.data.len() as u64).sum();
+        if self.aside && bytes >= ASIDE_BYTES_MIN {
+            return self.data.write_aside(first.place, &mut parts);
+        }
         self.data.write(first.place, &mut parts)
     }
 
@@ -472,7 +436,7 @@ impl Inner {
 }
 
 /// Cuts writes into runs that lie behind one another.
-fn runs(writes: &[DataWrite]) -> impl Iterator<Item = &[DataWrite]> {
+fn runs(writes: &[DataWrite], bytes_max: u64) -> impl Iterator<Item = &[DataWrite]> {
     let mut rest = writes;
     std::iter::from_fn(move || {
         let first = rest.first()?;
@@ -481,7 +445,7 @@ fn runs(writes: &[DataWrite]) -> impl Iterator<Item = &[DataWrite]> {
         let mut bytes = first.data.len() as u64;
         for next in rest.iter().skip(1).take(PARTS_MAX - 1) {
             bytes += next.data.len() as u64;
-            if next.place != end || bytes > RUN_BYTES_MAX {
+            if next.place != end || bytes > bytes_max {
                 break;
             }
             end.offset += next.data.len() as u64;

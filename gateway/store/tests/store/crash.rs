@@ -13,7 +13,8 @@ use store::{PoolVolume, StoreError};
 use testkit::SimDisk;
 
 use crate::rig::{
-    TestOrigin, ask, close, disk_to_fill, disk_with, extent, flush, open, read, run, try_open,
+    TestOrigin, ask, close, disk_to_fill, disk_with, extent, flush, open, read, run, run_aside,
+    try_open,
 };
 
 pub(crate) const BYTES: u64 = 32 << 20;
@@ -200,7 +201,7 @@ fn step(
     byte: &mut u8,
 ) -> Result<(), IoError> {
     let blocks = SPAN / 4096;
-    match random.below(if model.origin.is_some() { 36 } else { 28 }) {
+    match random.below(if model.origin.is_some() { 39 } else { 31 }) {
         0..=9 => {
             *byte = byte.checked_add(1).unwrap_or(1);
             let (offset, len) = if random.below(3) == 0 {
@@ -243,7 +244,14 @@ fn step(
         }
         18 => model.roll_back(volume, random.below(4).into()),
         20..=27 => model.snapshot(volume, random.below(4).into()),
-        28..=35 => ask(|ticket| volume.fill(random.below(200_000), ticket)).map(drop),
+        28..=30 => {
+            *byte = byte.checked_add(1).unwrap_or(1);
+            let (block, count) = (random.below(blocks - 64), random.below(33) + 32);
+            model.set(block * 4096, count * 4096, *byte);
+            let data = Bytes::from(vec![*byte; usize::try_from(count * 4096).unwrap()]);
+            run_aside(volume, Op::Write(extent(block * 4096, count * 4096), data)).map(drop)
+        }
+        31..=38 => ask(|ticket| volume.fill(random.below(200_000), ticket)).map(drop),
         _ => {
             let result = close(volume).map(drop);
             if result.is_ok() {

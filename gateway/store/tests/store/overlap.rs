@@ -62,7 +62,7 @@ impl Shard {
 
     async fn step(&mut self) -> Result<(), IoError> {
         let blocks = SPAN / 4096;
-        match self.random.below(24) {
+        match self.random.below(27) {
             0..=10 => {
                 self.byte = self.byte.checked_add(1).unwrap_or(1);
                 let (offset, len) = (self.random.below(blocks - 8), self.random.below(8) + 1);
@@ -92,6 +92,17 @@ impl Shard {
                 }
             }
             16..=19 => self.remove(),
+            24..=26 => {
+                self.byte = self.byte.checked_add(1).unwrap_or(1);
+                let block = self.random.below(blocks - 64);
+                let (offset, len) = (block * 4096, (self.random.below(33) + 32) * 4096);
+                self.model.set(offset, len, self.byte);
+                let data = Bytes::from(vec![self.byte; usize::try_from(len).unwrap()]);
+                let op = Op::Write(extent(offset, len), data);
+                let ticket = self.queue.ticket(WAITED);
+                self.volume.submit_aside(&mut vec![Request { op, fua: false, ticket }]);
+                self.wait().await?;
+            }
             _ => self.snapshot().await?,
         }
         Ok(())
@@ -164,4 +175,42 @@ fn changes_and_folds_take_turns_and_power_is_cut() {
     for seed in 0..300 {
         check(seed);
     }
+}
+
+/// A worker writes what is large; what overlaps it waits, and nothing else does.
+#[test]
+fn what_overlaps_a_large_write_waits_for_it() {
+    let disk = disk_with(BYTES);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    let executor = Executor::threads(1, 1).unwrap();
+    let pool = Pool::open(disk.root(), executor, PoolOptions::default()).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    let queue = Completions::new();
+    let ops = [
+        Op::Write(extent(4096, 300 << 10), Bytes::from(vec![1; 300 << 10])),
+        Op::Write(extent(8192, 4096), Bytes::from(vec![2; 4096])),
+        Op::Read(extent(0, 16_384)),
+    ];
+    let requests = (0..).zip(ops);
+    let mut batch: Vec<Request> =
+        requests.map(|(tag, op)| Request { op, fua: false, ticket: queue.ticket(tag) }).collect();
+    let mut done = Vec::new();
+    local.block_on(&runtime, async {
+        let tracker = TaskTracker::new();
+        tracker.spawn_local(volume.pump());
+        volume.submit_aside(&mut batch);
+        while done.len() < 3 {
+            std::future::poll_fn(|cx| queue.poll_ready(cx)).await;
+            queue.take(&mut done);
+        }
+    });
+    done.sort_by_key(|completion| completion.tag);
+    let seen = flatten(done.pop().unwrap().result.unwrap());
+    let blocks: Vec<u8> = seen.chunks(4096).map(|block| block[0]).collect();
+    assert_eq!(blocks, [0, 1, 2, 1]);
+    drop((local, runtime, pool, volume));
+    disk.kill();
+    let volume = open(&disk);
+    assert_eq!(crate::rig::read(volume.as_ref(), 0, 16_384).unwrap(), seen);
 }

@@ -80,6 +80,11 @@ pub(crate) fn run(volume: &dyn Volume, op: Op) -> Result<Answer, IoError> {
     submit(volume, vec![op]).pop().unwrap()
 }
 
+/// As [`run`], for what nobody is about to read.
+pub(crate) fn run_aside(volume: &dyn Store, op: Op) -> Result<Answer, IoError> {
+    ask(|ticket| volume.submit_aside(&mut vec![Request { op, fua: false, ticket }]))
+}
+
 pub(crate) fn write(volume: &dyn Volume, offset: u64, data: Vec<u8>) -> Result<(), IoError> {
     let extent = extent(offset, data.len() as u64);
     run(volume, Op::Write(extent, Bytes::from(data))).map(drop)

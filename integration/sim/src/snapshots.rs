@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::SnapshotId;
 use mirror::{Command, Group, Marks, Role, SnapshotOrigin, SnapshotState};
@@ -33,16 +34,16 @@ pub(crate) struct Wish {
 }
 
 /// One in so many is locked.
-const LOCKED_ONE_IN: u64 = 3;
-/// For how long: so that most locks end within the history, and some do not.
-const LOCK_MS: u64 = 20_000;
+const LOCKED_ONE_IN: u64 = 2;
+/// For how long: some locks end within the history, and some do not although a clock is set.
+const LOCK_MS: [u64; 2] = [20_000, 3_600_000];
 
 /// Takes one, or removes one.
 pub(crate) fn strike(world: &Rc<World>) {
     let is_primary =
         |site: &usize| world.group(*site).is_some_and(|g| g.status().role == Role::Primary);
     let Some(site) = (0..world.sites.len()).find(is_primary) else { return };
-    if world.rng.chance(25) {
+    if world.rng.chance(40) {
         remove(world);
     } else {
         take(world, site);
@@ -95,7 +96,7 @@ fn take(world: &Rc<World>, site: usize) {
 
 /// Locks one for a while.
 async fn lock(world: &World, (site, number, id): (usize, usize, SnapshotId), group: &Rc<Group>) {
-    let until = world.lock_ms() + LOCK_MS;
+    let until = world.lock_ms() + LOCK_MS[number % 2];
     let marks = Marks { locked_until_ms: until, ..Marks::default() };
     let answer = group.command(Command::MarkSnapshot { snapshot: id, marks }).await;
     let name = world.sites[site].name;
@@ -117,11 +118,23 @@ fn remove(world: &Rc<World>) {
         return;
     }
     let id = snapshots[world.rng.index(snapshots.len())].id;
+    let mut locked = false;
     if let Some(wish) = world.wishes.borrow_mut().iter_mut().find(|wish| wish.id == id) {
         wish.removed = true;
+        locked = wish.locked.get(&site).is_some_and(|until| *until > world.lock_ms());
     }
-    world.happened("a snapshot is removed");
-    crate::operator::ask(world, site, Command::RemoveSnapshot { snapshot: id });
+    let kept = Rc::clone(world);
+    world.spawn(async move {
+        if locked {
+            // Whoever wants to be rid of it sets the clock.
+            let clock = &kept.sites[site].clock_ms;
+            clock.set(clock.get() + 2 * 3_600_000);
+            kept.happened("a clock is set to end a lock");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        kept.happened("a snapshot is removed");
+        crate::operator::ask(&kept, site, Command::RemoveSnapshot { snapshot: id });
+    });
 }
 
 impl World {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 68] = [
+pub const FAULTS: [&str; 69] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -50,6 +50,7 @@ pub const FAULTS: [&str; 68] = [
     "the link flaps every second for an hour",
     "a snapshot is taken",
     "a snapshot is locked",
+    "a clock is set to end a lock",
     "a snapshot is removed",
     "a mirror keeps a snapshot",
     "a volume joins the group",

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::backups::{BackupPages, FillEntry, FilledEntry, PolicyEntry, RunEntry};
+pub(crate) use self::backups::{
+    BackupPages, FillEntry, FilledEntry, PinEntry, PolicyEntry, RunEntry,
+};
 use crate::shard::Shard;
 
 /// Where the ledger keeps it.

@@ -18,6 +18,7 @@ mod failover;
 mod groups;
 
 mod hostile;
+mod hydration;
 mod metrics;
 mod modes;
 mod moves;

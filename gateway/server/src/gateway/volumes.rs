@@ -396,7 +396,10 @@ impl Gateway {
                     tries += 1;
                     tokio::time::sleep(DELETE_PAUSE).await;
                 }
-                Ok(result) => return Ok(result?),
+                Ok(result) => {
+                    self.targets.unneeded.notify_one();
+                    return Ok(result?);
+                }
                 Err(error) => return Err(Refused::new(Code::Internal, error.to_string())),
             }
         }

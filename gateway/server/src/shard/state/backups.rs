@@ -163,7 +163,7 @@ impl ShardState {
         open.group.volume(volume).ok_or_else(missing)
     }
 
-    /// Writes a piece; with `compare`, only the blocks in which it differs from what is there.
+    /// Writes the blocks of a piece in which it differs from what is there.
     ///
     /// # Errors
     /// The volume's.
@@ -172,12 +172,8 @@ impl ShardState {
         target: Target,
         offset: u64,
         data: Bytes,
-        compare: bool,
     ) -> Result<(), Refused> {
         let volume = self.served(target)?;
-        if !compare {
-            return write(volume.as_ref(), offset, data).await;
-        }
         let extent = Extent::new(offset, data.len() as u64).map_err(|_e| IoError::OutOfRange)?;
         let there = read(volume.as_ref(), extent).await?;
         for (from, to) in differing(&there, &data) {

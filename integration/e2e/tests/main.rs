@@ -30,5 +30,6 @@ mod rados;
 mod random;
 mod rec;
 mod records;
+mod scrubs;
 mod snapshots;
 mod witness;

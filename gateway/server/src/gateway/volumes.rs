@@ -126,6 +126,7 @@ impl Gateway {
             bytes,
             mapped_bytes: mapped,
             filling,
+            scrub: self.show_scrub(id),
             group: group.name.clone(),
             copy,
             role: shown.role,

@@ -4,10 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{
-    BlockRange, Completions, IoError, Ledger, Op, Request, SLOT_BYTES, Store, Volume, VolumeId,
+    BlockRange, Completions, IoError, Ledger, Op, Request, SLOT_BYTES, SnapshotId, Store, Volume,
+    VolumeId,
 };
 use bytes::Bytes;
-use store::{Executor, Pool, PoolOptions, PoolVolume, StoreError};
+use store::{Executor, Pool, PoolOptions, PoolVolume, Repaired, StoreError};
 use testkit::SimDisk;
 
 use crate::rig::{

@@ -103,6 +103,10 @@ codes! {
     QuotaReached "GW0305" 403 7
         "the gateway's quota is reached",
         "ask who runs the gateway to raise it in the section [quota], or delete volumes";
+    BlocksBad "GW0306" 409 4
+        "blocks of the copy here cannot be read, and no other copy has them",
+        "take the disk for failing; restore the volume: twinspan backup list, or make its mirror the \
+         source: twinspan failover plan GROUP";
     PeerUnknown "GW0401" 404 7
         "site is not known here",
         "twinspan site token create there, then twinspan site join TOKEN here";

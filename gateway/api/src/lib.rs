@@ -69,6 +69,6 @@ pub use snapshot::{
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};
 pub use volume::{
-    Copy, Filling, FillingState, SnapshotSource, Volume, VolumeCreate, VolumeDigest, VolumeGrow,
-    VolumeList, VolumeSettings,
+    Copy, Filling, FillingState, Scrub, SnapshotSource, Volume, VolumeCreate, VolumeDigest,
+    VolumeGrow, VolumeList, VolumeSettings,
 };

@@ -47,6 +47,9 @@ pub struct Volume {
     /// hydrating).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filling: Option<Filling>,
+    /// What the last scrub of the copy here found; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<Scrub>,
     /// The group that it belongs to.
     pub group: String,
     /// Whether it is served here.
@@ -91,6 +94,26 @@ pub struct Filling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_bytes: Option<u64>,
     /// What stands in the way, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// What a scrub found: every stored block was read and held against its checksum.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct Scrub {
+    /// When it was begun, RFC 3339.
+    pub begun_at: String,
+    /// When it ended, RFC 3339.
+    pub ended_at: String,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Blocks of 4096 bytes that did not match their checksum or could not be read.
+    pub bad_blocks: u64,
+    /// Those of them that another copy had.
+    pub repaired_blocks: u64,
+    /// The first of those that nobody had, by number.
+    pub left: Vec<u64>,
+    /// Why nobody had them, or why the scrub did not come to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use block::{BLOCK_BYTES, Extent, VolumeId};
+use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, VolumeId};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -89,6 +89,58 @@ impl Repository {
             }
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// Pins a backup under a name that the caller remembers, for readers that come and go while
+    /// processes die: it stays until [`Repository::unpin`], and what it protects can be read by
+    /// [`Repository::read_pinned`] until then, whoever removes the backup meanwhile.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read); then there is no pin.
+    ///
+    /// # Cancellation
+    /// A call that is dropped may leave the pin.
+    pub async fn pin_reading(
+        &self,
+        pin: BackupId,
+        (backup, volume): (BackupId, VolumeId),
+        now: Timestamp,
+    ) -> Result<(), BackupError> {
+        let gateway = self.gateway.to_string();
+        self.put_pin(pin, &Pin { gateway, needs: vec![backup], purpose: Purpose::Reading }).await?;
+        if let Err(error) = self.held(backup, volume, now).await {
+            self.unpin(pin).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Opens a volume of a backup that the caller keeps by a pin, removed or not.
+    ///
+    /// # Errors
+    /// [`BackupError::NoBackup`] when it is gone all the same, [`BackupError::NoVolume`]; or what
+    /// the store says.
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub async fn read_pinned(
+        &self,
+        (backup, volume): (BackupId, VolumeId),
+        watch: &Arc<Watch>,
+    ) -> Result<Reader, BackupError> {
+        let manifest = match self.manifest(backup).await {
+            Err(BackupError::Missing { .. }) => None,
+            manifest => manifest?,
+        };
+        let manifest = manifest.ok_or(BackupError::NoBackup { id: backup })?;
+        let member = manifest.members.into_iter().find(|member| member.id == volume);
+        Ok(Reader {
+            repository: self.clone(),
+            member: member.ok_or(BackupError::NoVolume { id: backup, volume })?,
+            pin: None,
+            watch: Arc::clone(watch),
+            segments: Mutex::default(),
+        })
     }
 
     /// Removes the pin of a reader that is no more.
@@ -188,6 +240,38 @@ impl Reader {
             first = span.end;
         }
         Ok(parts)
+    }
+
+    /// The blocks that may hold anything but zeroes, in order, from block `from` on, as at most
+    /// `limit` ranges. Fewer ranges than `limit` say that there are no more.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub async fn mapped(&self, from: u64, limit: usize) -> Result<BlockSet, BackupError> {
+        let mut blocks = BlockSet::new();
+        let first = u32::try_from(from / SEGMENT_BLOCKS).unwrap_or(u32::MAX);
+        let begin = self.member.segments.partition_point(|(segment, _)| *segment < first);
+        for (segment, _) in &self.member.segments[begin..] {
+            for entry in self.segment(*segment).await?.iter() {
+                let (first, end) = (entry.span.first.max(from), entry.span.end);
+                if first >= end || entry.content == Content::Zero {
+                    continue;
+                }
+                let before = blocks.last().copied().filter(|last| last.end() == first);
+                if let Some(before) = before {
+                    blocks.pop();
+                    blocks.push(BlockRange::new(before.first(), end));
+                } else if blocks.len() == limit {
+                    return Ok(blocks);
+                } else {
+                    blocks.push(BlockRange::new(first, end));
+                }
+            }
+        }
+        Ok(blocks)
     }
 
     /// The merged maps of a segment.

@@ -124,6 +124,43 @@ async fn the_first_byte_costs_a_manifest_its_maps_and_a_part_of_a_pack() {
 }
 
 #[tokio::test]
+async fn what_is_pinned_by_name_is_read_again_after_its_removal_until_it_is_let_go() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 3 << 30);
+    volume.write(10..4000, 1);
+    volume.write(262_140..262_150, 3);
+    volume.write(600_000..601_000, 1);
+    take(&repository, 1, &volume.point()).await;
+    volume.trim(100..200);
+    let point = volume.point();
+    take(&repository, 2, &point).await;
+    let (pin, what) = (id(77), (id(2), volume.id));
+    repository.pin_reading(pin, what, now()).await.unwrap();
+    repository.remove(id(2), now()).await.unwrap();
+    assert_eq!(repository.collect(now(), &watch()).await.unwrap().kept, [id(2)]);
+    let reader = repository.read_pinned(what, &watch()).await.unwrap();
+    let extent = Extent::new(262_000 * BLOCK_BYTES, 300 * BLOCK_BYTES).unwrap();
+    assert_eq!(reader.read(extent).await.unwrap(), bytes_of(&point.content, extent));
+    // All of it, from anywhere, in pieces that join.
+    let all = reader.mapped(0, 10).await.unwrap();
+    let spans: Vec<_> = all.iter().map(|range| (range.first(), range.end())).collect();
+    assert_eq!(spans, [(10, 100), (200, 4000), (262_140, 262_150), (600_000, 601_000)]);
+    assert_eq!(reader.mapped(0, 2).await.unwrap(), all[..2]);
+    assert_eq!(reader.mapped(4000, 10).await.unwrap(), all[2..]);
+    let within = reader.mapped(600_500, 10).await.unwrap();
+    assert_eq!(within, [block::BlockRange::new(600_500, 601_000)]);
+    reader.close().await.unwrap();
+    assert_eq!(repository.collect(now(), &watch()).await.unwrap().kept, [id(2)]);
+    repository.unpin(pin).await.unwrap();
+    assert_eq!(repository.collect(now(), &watch()).await.unwrap().gone, [id(2)]);
+    assert!(repository.read_pinned(what, &watch()).await.is_err());
+    // What was removed before is not pinned.
+    let refused = repository.pin_reading(pin, what, now()).await;
+    assert!(refused.is_err() && repository.collect(now(), &watch()).await.unwrap().pins == []);
+}
+
+#[tokio::test]
 async fn a_segment_of_many_maps_is_merged_and_the_oldest_backup_can_go() {
     let store = Seen::memory();
     let repository = store.create(None).await;

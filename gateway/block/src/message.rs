@@ -98,8 +98,9 @@ pub struct Open {
 /// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
 /// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`], and knows no gateway
 /// but a primary that opens a group. Version 3 has no [`Message::Span`], version 4 no
-/// [`Message::Snapshot`], and in version 5 it says nothing of recovery points.
-pub const PROTOCOL_VERSION: u16 = 6;
+/// [`Message::Snapshot`], in version 5 it says nothing of recovery points, and up to version 6 nobody
+/// asks another gateway for the content of a block.
+pub const PROTOCOL_VERSION: u16 = 7;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
@@ -113,6 +114,9 @@ pub const SNAPSHOTS_SINCE_VERSION: u16 = 5;
 /// The oldest version in which [`Message::Snapshot`] says what becomes of a snapshot after it was
 /// taken, and which recovery points a group has.
 pub const POINTS_SINCE_VERSION: u16 = 6;
+
+/// The oldest version in which a gateway asks another one for a block that its own copy lost.
+pub const BLOCKS_SINCE_VERSION: u16 = 7;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

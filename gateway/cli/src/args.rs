@@ -247,6 +247,13 @@ pub(crate) enum Volume {
         #[arg(long)]
         read_only: bool,
     },
+    /// Read every stored block of the copy at a site, and repair what is bad from another copy
+    Scrub {
+        /// Its name or id.
+        volume: String,
+        #[command(flatten)]
+        follow: Follow,
+    },
     /// Read every block of the copy at a site and digest it
     Digest {
         /// Its name or id.

@@ -315,6 +315,7 @@ async fn serve(
     let listener = TcpListener::bind(address).await.map_err(failed(&doing("links", &address)))?;
     gateway.tasks.spawn(Arc::clone(gateway).accept_links(listener));
     gateway.tasks.spawn(Arc::clone(gateway).verify_regularly());
+    gateway.tasks.spawn(Arc::clone(gateway).scrub_regularly());
     let door = HostDoor::new();
     door.open(Arc::clone(gateway));
     for listener in nbd {

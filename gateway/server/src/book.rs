@@ -5,6 +5,7 @@
 //! except for those of join tokens, whose records the link makes so that they hold none.
 
 mod backups;
+mod scrubs;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,7 +14,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::backups::{BackupPages, FillEntry, FilledEntry, PolicyEntry, RunEntry};
+pub(crate) use self::backups::{
+    BackupPages, FillEntry, FilledEntry, PinEntry, PolicyEntry, RunEntry,
+};
+pub(crate) use self::scrubs::ScrubEntry;
 use crate::shard::Shard;
 
 /// Where the ledger keeps it.
@@ -173,6 +177,9 @@ pub(crate) struct Pages {
     /// Backups, and restores from them.
     #[serde(default)]
     pub(crate) backups: BackupPages,
+    /// The last scrub of each volume.
+    #[serde(default)]
+    pub(crate) scrubs: Vec<ScrubEntry>,
 }
 
 impl Default for Pages {
@@ -186,6 +193,7 @@ impl Default for Pages {
             restores: Vec::new(),
             rollbacks: Vec::new(),
             backups: BackupPages::default(),
+            scrubs: Vec::new(),
         }
     }
 }

@@ -74,6 +74,15 @@ pub struct Quota {
     pub bytes: Option<u64>,
 }
 
+/// When every stored block is read and held against its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubConfig {
+    /// How often; zero: only when an operator asks.
+    pub every: Duration,
+    /// What it reads in a second.
+    pub bytes_per_second: u64,
+}
+
 /// Everything, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -88,6 +97,8 @@ pub struct Config {
     /// Bytes a second that each volume copies at most which is filled while it is used; `None`: no
     /// limit.
     pub fill_rate: Option<u64>,
+    /// Reading what is stored, to find what the disk lost.
+    pub scrub: ScrubConfig,
     /// What may be made here.
     pub quota: Quota,
     /// Most snapshots of a group that operators asked for.

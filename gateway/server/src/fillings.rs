@@ -9,12 +9,17 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use api::Code;
+use backup::Watch;
 use block::{BlockSet, Extent, GroupId, IoError, Origin, Reply, Segments, SnapshotId, VolumeId};
 use store::OriginRecord;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::backups::origin::{BackupOrigin, Source};
 use crate::gateway::Gateway;
+use crate::refusal::io_code;
 use crate::shard::Shard;
 
 /// How long a read waits for a group that is not open, as while a gateway starts.
@@ -39,14 +44,27 @@ pub(crate) struct Progress {
     pub(crate) left_bytes: Option<u64>,
     /// What stands in the way.
     pub(crate) standing: Standing,
+    /// How often this was told since the volume was opened.
+    pub(crate) steps: u64,
 }
 
 /// All volumes of a gateway that are filled.
 #[derive(Debug)]
 pub(crate) struct Fillings {
     known: Mutex<HashMap<VolumeId, Progress>>,
+    /// Of those that are filled from a backup.
+    read: Mutex<HashMap<VolumeId, Read>>,
     told: mpsc::UnboundedSender<Told>,
-    gateway: OnceLock<Weak<Gateway>>,
+    gateway: OnceLock<(Weak<Gateway>, Handle)>,
+}
+
+/// How the backup is read that a volume is filled from.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    /// Follows it.
+    pub(crate) watch: Arc<Watch>,
+    /// Why the last question to the store that failed did.
+    pub(crate) reason: Option<(Code, String)>,
 }
 
 /// What the thread that fills a volume tells.
@@ -68,14 +86,50 @@ impl Fillings {
     #[must_use]
     pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Told>) {
         let (told, inbox) = mpsc::unbounded_channel();
-        let (known, gateway) = (Mutex::default(), OnceLock::new());
-        (Arc::new(Self { known, told, gateway }), inbox)
+        let (known, read, gateway) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        (Arc::new(Self { known, read, told, gateway }), inbox)
     }
 
-    /// Says which gateway finds the groups of origins. Shards are started before it is whole.
+    /// Says which gateway finds the groups of origins, on its control thread. Shards are started
+    /// before it is whole.
     pub(crate) fn set_gateway(&self, gateway: &Arc<Gateway>) {
         // A second gateway in one process would be a fault of ours; the first one stays.
-        let _second = self.gateway.set(Arc::downgrade(gateway));
+        let _second = self.gateway.set((Arc::downgrade(gateway), Handle::current()));
+    }
+
+    /// The gateway, and the threads on which it speaks to object stores.
+    #[must_use]
+    pub(crate) fn control(&self) -> Option<(Arc<Gateway>, Handle)> {
+        let (gateway, control) = self.gateway.get()?;
+        Some((gateway.upgrade()?, control.clone()))
+    }
+
+    /// How the backup is read that a volume is filled from.
+    #[must_use]
+    pub(crate) fn read(&self, volume: VolumeId) -> Option<Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).get(&volume).cloned()
+    }
+
+    pub(crate) fn watch(&self, volume: VolumeId, watch: Arc<Watch>) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(volume, Read { watch, reason: None });
+    }
+
+    /// Why a question to the store failed.
+    pub(crate) fn note_reason(&self, volume: VolumeId, reason: (Code, String)) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = read.get_mut(&volume) {
+            read.reason = Some(reason);
+        }
+    }
+
+    /// What stands in the way of a volume that could not be read or written: a code and words.
+    #[must_use]
+    pub(crate) fn reason(&self, volume: VolumeId, error: IoError) -> (Code, String) {
+        let of_store = self.read(volume).and_then(|read| read.reason);
+        let is_of_origin = matches!(error, IoError::Origin | IoError::Checksum);
+        let reason = of_store.filter(|_| is_of_origin);
+        reason.unwrap_or_else(|| (io_code(error), error.to_string()))
     }
 
     /// How far a volume is, if it is filled.
@@ -84,17 +138,21 @@ impl Fillings {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&volume).copied()
     }
 
-    pub(crate) fn post(&self, volume: VolumeId, progress: Progress) {
+    /// Tells how far a volume is.
+    pub(crate) fn post(&self, volume: VolumeId, left_bytes: Option<u64>, standing: Standing) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = known.insert(volume, progress);
-        if before.map_or(Standing::Copying, |before| before.standing) != progress.standing {
-            self.tell(Told::Stands(volume, progress.standing));
+        let before =
+            known.get(&volume).map_or((Standing::Copying, 0), |of| (of.standing, of.steps));
+        known.insert(volume, Progress { left_bytes, standing, steps: before.1 + 1 });
+        if before.0 != standing {
+            self.tell(Told::Stands(volume, standing));
         }
     }
 
     /// The volume was closed, or all of it is there.
     pub(crate) fn remove(&self, volume: VolumeId) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&volume);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).remove(&volume);
     }
 
     pub(crate) fn tell(&self, told: Told) {
@@ -105,6 +163,7 @@ impl Fillings {
     /// Where an origin is read, on the thread of the volume that it fills.
     pub(crate) fn open(
         self: &Arc<Self>,
+        filled: VolumeId,
         record: &OriginRecord,
         tasks: &TaskTracker,
     ) -> Rc<dyn Origin> {
@@ -116,13 +175,25 @@ impl Fillings {
                 bytes: *bytes,
                 tasks: tasks.clone(),
             }),
-            OriginRecord::Other { bytes, .. } => Rc::new(Nowhere { bytes: *bytes }),
+            OriginRecord::Other { description, bytes } => match Source::decode(description) {
+                Some(source) => Rc::new(BackupOrigin::new(self, filled, source, *bytes)),
+                None => Rc::new(Nowhere { bytes: *bytes }),
+            },
         }
+    }
+
+    /// What may be copied from an origin in a second, by where it lies; `None`: as much as there is.
+    #[must_use]
+    pub(crate) fn limit(&self, record: &OriginRecord) -> Option<u64> {
+        let OriginRecord::Other { description, .. } = record else { return None };
+        let (gateway, _) = self.control()?;
+        let target = gateway.targets.get(&Source::decode(description)?.target).ok()?;
+        target.config.bytes_per_second
     }
 
     /// Where a volume's snapshot is kept; `None` when nobody knows the volume now.
     fn place(&self, volume: VolumeId, snapshot: SnapshotId) -> Option<Place> {
-        let gateway = self.gateway.get()?.upgrade()?;
+        let (gateway, _) = self.control()?;
         let pages = gateway.book.read();
         let (group, _) = pages.volumes().find(|(_, of)| of.id == volume.uuid())?;
         let group = group.group();

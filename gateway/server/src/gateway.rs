@@ -22,6 +22,7 @@ pub(crate) mod points;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
+mod scrubs;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod snapshots;

@@ -24,7 +24,7 @@ pub use executor::Executor;
 pub use memory::MemoryStore;
 pub use pool::{OriginRecord, Pool, PoolIdentity, PoolLedger, PoolOptions, VolumeRecord};
 pub use raw::{RawOptions, RawStore};
-pub use volume::{PoolVolume, Scrubbed};
+pub use volume::{PoolVolume, Repaired, Scrubbed};
 
 /// For tests that hold bytes against what a release wrote.
 #[cfg(test)]

@@ -69,7 +69,7 @@ use self::page::{BLOCKS, CHUNKS};
 use self::slots::Slots;
 use self::write::Group;
 
-pub use self::scrub::Scrubbed;
+pub use self::scrub::{Repaired, Scrubbed};
 pub(crate) use self::slots::Budget;
 
 /// What a volume needs from its pool.
@@ -192,6 +192,16 @@ impl PoolVolume {
     /// unreadable data is in the answer.
     pub fn scrub(&self, from: u64, budget_bytes: u64) -> Result<Scrubbed, IoError> {
         self.inner.borrow_mut().scrub(from, budget_bytes)
+    }
+
+    /// Puts the content of a bad block back, from another copy of the volume. Only content that
+    /// matches the checksum of what was stored here is taken, and a good block is left alone.
+    ///
+    /// # Errors
+    /// [`IoError::Invalid`] unless `content` is one block long; [`IoError::Media`] when what was
+    /// written does not read back; [`IoError::Latched`].
+    pub fn repair(&self, block: u64, content: &[u8]) -> Result<Repaired, IoError> {
+        self.inner.borrow_mut().repair(block, content)
     }
 
     fn drive(&self, inner: &mut Inner) {

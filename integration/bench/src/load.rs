@@ -117,6 +117,30 @@ pub(crate) fn write_once(client: &mut Client) -> Result<()> {
     write(client, 0, payload(4096).all())
 }
 
+/// Writes one block at each of these places, all under way at once.
+///
+/// # Errors
+/// When the server fails.
+pub(crate) fn write_at(client: &mut Client, places: &[u64]) -> Result<()> {
+    // Blocks that differ from what is there: a place is told by its number.
+    let mut random = Random::new(places.first().map_or(2, |place| place / 4096 + 2));
+    let mut batch = Vec::with_capacity(places.len() * (REQUEST_BYTES + 4096));
+    for offset in places.iter().copied() {
+        let request =
+            Request { command: Command::Write, fua: false, cookie: 0, offset, bytes: 4096 };
+        batch.extend(request.header());
+        batch.extend((0..512).flat_map(|_| random.next().to_le_bytes()));
+    }
+    client.stream.write_all(&batch)?;
+    for _ in places {
+        let mut reply = [0; 16];
+        client.stream.read_exact(&mut reply)?;
+        let is_good = matches!(wire::reply(&reply), Ok(Some(reply)) if !reply.is_error);
+        ensure!(is_good, "writing one of {} blocks failed", places.len());
+    }
+    Ok(())
+}
+
 fn write(client: &mut Client, offset: u64, data: &[u8]) -> Result<()> {
     let bytes = u32::try_from(data.len())?;
     let request = Request { command: Command::Write, fua: false, cookie: 0, offset, bytes };

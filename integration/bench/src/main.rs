@@ -22,6 +22,7 @@ mod qmp;
 mod recovery;
 mod report;
 mod rounds;
+mod snapshots;
 mod wire;
 mod workload;
 
@@ -55,6 +56,8 @@ enum Command {
     Recovery(Options),
     /// Two gateways at a distance: what each mode costs a host, and how far its mirror is behind.
     Distance(Options),
+    /// One gateway beside qcow2: snapshots, writes after them, backups and restores.
+    Snapshots(Options),
     /// Puts load on any NBD server and prints what it measured as JSON.
     Load(LoadOptions),
 }
@@ -134,6 +137,7 @@ fn run() -> Result<()> {
         Command::Store(options) => rounds::run(Suite::Store, &options),
         Command::Recovery(options) => rounds::in_own_folder(&options, recovery::run),
         Command::Distance(options) => rounds::in_own_folder(&options, distance::run),
+        Command::Snapshots(options) => rounds::in_own_folder(&options, snapshots::run),
         Command::Load(options) => load(options),
     }
 }

@@ -18,46 +18,52 @@ use crate::rados::Rados;
 use crate::records::{attach, random_file};
 
 /// A target in a directory, with these lines more.
-fn directory(name: &str, path: &Path, more: &str) -> String {
+pub(crate) fn directory(name: &str, path: &Path, more: &str) -> String {
     let path = path.display();
     format!("[[backup.targets]]\nname = \"{name}\"\nurl = \"file://{path}\"\n{more}\n")
 }
 
 /// A site with one target in a directory beside it.
-fn site(dir: &Path, name: &str, more: &str) -> Result<Site> {
+pub(crate) fn site(dir: &Path, name: &str, more: &str) -> Result<Site> {
     let mut site = Site::new(dir, name)?;
     site.configure(&directory("disk", &dir.join("repository"), more))?;
     site.start()?;
     Ok(site)
 }
 
-fn qemu_io(site: &Site, volume: &str, command: &str) -> Result<()> {
+pub(crate) fn qemu_io(site: &Site, volume: &str, command: &str) -> Result<()> {
     let uri = site.nbd(volume);
     Tool::new("qemu-io").args(["-f", "raw", "-c", command, "-c", "flush", &uri]).run().map(drop)
 }
 
 /// A volume that holds bytes without a pattern in its first half.
-fn filled(site: &Site, dir: &Path, volume: &str, mib: u64, seed: u64) -> Result<()> {
+pub(crate) fn filled(site: &Site, dir: &Path, volume: &str, mib: u64, seed: u64) -> Result<()> {
     site.cli(&["volume", "create", volume, "--size", &format!("{mib}MiB")])?;
     write_random(site, dir, volume, mib << 19, seed)
 }
 
 /// Overwrites the beginning of a volume with bytes without a pattern.
-fn write_random(site: &Site, dir: &Path, volume: &str, bytes: u64, seed: u64) -> Result<()> {
+pub(crate) fn write_random(
+    site: &Site,
+    dir: &Path,
+    volume: &str,
+    bytes: u64,
+    seed: u64,
+) -> Result<()> {
     let file = random_file(&dir.join(format!("{volume}-{seed}.random")), bytes, seed)?;
     let uri = site.nbd(volume);
     Tool::new("nbdcopy").arg(&file).arg(&uri).run().map(drop)
 }
 
 /// An export, byte for byte, in a file of the site's folder.
-fn download(site: &Site, export: &str, file: &str) -> Result<PathBuf> {
+pub(crate) fn download(site: &Site, export: &str, file: &str) -> Result<PathBuf> {
     let path = site.dir().join(file);
     Tool::new("nbdcopy").arg(site.nbd(export)).arg(&path).run()?;
     Ok(path)
 }
 
 /// The backups in a list, oldest first.
-fn list(site: &Site) -> Result<Vec<Value>> {
+pub(crate) fn list(site: &Site) -> Result<Vec<Value>> {
     let answer = site.cli(&["backup", "list"])?;
     answer["items"].as_array().cloned().with_context(|| format!("no items in {answer}"))
 }
@@ -69,7 +75,7 @@ fn available(site: &Site) -> Result<Vec<String>> {
     all.map(|backup| text(backup, "/name")).collect()
 }
 
-fn take(site: &Site, of: &str, target: &str, name: &str) -> Result<Value> {
+pub(crate) fn take(site: &Site, of: &str, target: &str, name: &str) -> Result<Value> {
     site.cli(&["backup", "create", of, "--target", target, "--name", name])?;
     site.cli(&["backup", "show", name])
 }
@@ -84,13 +90,13 @@ fn detail(operation: &Value, step: &str) -> Result<String> {
 }
 
 /// Begins something and says by which operation.
-fn begin(site: &Site, arguments: &[&str]) -> Result<String> {
+pub(crate) fn begin(site: &Site, arguments: &[&str]) -> Result<String> {
     let begun = site.cli(&[arguments, &["--detach"]].concat())?;
     text(&begun, "/id")
 }
 
 /// Waits until an operation has moved so many bytes.
-fn await_moved(site: &Site, operation: &str, bytes: u64) -> Result<()> {
+pub(crate) fn await_moved(site: &Site, operation: &str, bytes: u64) -> Result<()> {
     wait_for("bytes that are moved", SOON, || {
         let now = site.cli(&["operation", "show", operation])?;
         ensure!(now["state"] == "running", "it ended: {now:#}");
@@ -101,7 +107,7 @@ fn await_moved(site: &Site, operation: &str, bytes: u64) -> Result<()> {
 }
 
 /// Waits until the operation of this kind that was begun last is over.
-fn await_end(site: &Site, kind: &str) -> Result<Value> {
+pub(crate) fn await_end(site: &Site, kind: &str) -> Result<Value> {
     wait_for(&format!("the end of a {kind}"), SYNC_LIMIT, || {
         let all = site.cli(&["operation", "list"])?;
         let all = all["items"].as_array().cloned().unwrap_or_default();
@@ -336,15 +342,14 @@ fn bak_12_what_a_kill_interrupts_goes_on_and_what_is_cancelled_leaves_nothing() 
     ensure!(found > 0, "{ended:#}");
     ensure!(available(&east)? == ["n"], "{:?}", list(&east)?);
 
-    // A restore is killed, too: no host gets in before all of it is there.
+    // A restore is killed, too: hosts use the volume, and it is filled to the end.
     east.stop()?;
     east.configure(&directory("disk", &dir.path().join("repository"), slow))?;
     east.start()?;
     let operation = begin(&east, &["backup", "restore", "new", "n", "--to", "copy"])?;
     await_moved(&east, &operation, 8 << 20)?;
-    ensure!(attach(&east.nbd_socket(), "copy").is_err(), "a host attached half a volume");
     let mirror = ["session", "create", "copy", "--to", "west"];
-    expect(&east, &mirror, 7, "GW0514")?;
+    expect(&east, &mirror, 7, "GW0490")?;
     east.kill()?;
     east.configure(&directory("disk", &dir.path().join("repository"), ""))?;
     east.start()?;
@@ -454,7 +459,8 @@ fn damage_is_named_with_what_it_hurts_and_a_full_pool_interrupts_a_restore() -> 
     west.start()?;
     let new = ["backup", "restore", "new", "whole", "--to", "copy"];
     expect(&west, &new, 1, "GW0304")?;
-    ensure!(attach(&west.nbd_socket(), "copy").is_err(), "a host attached half a volume");
+    // It is used all the same: what has no room here is read where it lies.
+    compare(&download(&east, VOLUME, "first")?, &download(&west, "copy", "beyond-the-room")?)?;
     west.stop()?;
     west.configure(&directory("disk", &dir.path().join("repository"), ""))?;
     west.start()?;
@@ -484,7 +490,7 @@ fn damage_is_named_with_what_it_hurts_and_a_full_pool_interrupts_a_restore() -> 
     east.cli(&["backup", "verify", "again"]).map(drop)
 }
 
-fn first_file(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn first_file(folder: &Path) -> Result<PathBuf> {
     let mut entries = std::fs::read_dir(folder).context("list a folder")?;
     let first = entries.next().with_context(|| format!("nothing in {}", folder.display()))?;
     let path = first?.path();
@@ -548,7 +554,6 @@ fn bak_01_in_a_real_s3_server_lost_and_refused_in_the_middle_and_no_secret_is_to
     rados.lose()?;
     let ended = await_end(&east, "backup-restore")?;
     ensure!(ended["error"]["code"] == "GW0502", "{ended:#}");
-    ensure!(attach(&east.nbd_socket(), "copy").is_err(), "a host attached half a volume");
     rados.resume()?;
     let lost = text(&list(&east)?[0], "/id")?;
     east.cli(&["backup", "resume", &lost])?;

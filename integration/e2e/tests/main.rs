@@ -18,6 +18,7 @@ mod failover;
 mod groups;
 
 mod hostile;
+mod hydration;
 mod metrics;
 mod modes;
 mod moves;
@@ -29,5 +30,6 @@ mod rados;
 mod random;
 mod rec;
 mod records;
+mod scrubs;
 mod snapshots;
 mod witness;

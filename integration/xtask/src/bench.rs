@@ -11,8 +11,8 @@ use crate::run::{self, become_it, cargo, release};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// `nbd` (one gateway), `mirror` (two), `store` (flush and FUA on the disk), `recovery` (resync
-    /// and failover) or `distance` (modes at 5 ms).
-    #[arg(value_parser = ["nbd", "mirror", "store", "recovery", "distance"])]
+    /// and failover), `distance` (modes at 5 ms) or `snapshots` (snapshots and backups).
+    #[arg(value_parser = ["nbd", "mirror", "store", "recovery", "distance", "snapshots"])]
     what: String,
     /// How long each measurement takes.
     #[arg(long, value_name = "S")]

@@ -78,7 +78,7 @@ pub(crate) fn backup(command: &args::Backup, global: &Global) -> Outcome {
 }
 
 /// Begins what takes long, and looks on unless it is to go on alone.
-fn begin(
+pub(super) fn begin(
     client: &Client,
     path: &str,
     wanted: &impl Serialize,

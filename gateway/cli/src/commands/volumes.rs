@@ -3,9 +3,12 @@
 use std::io::Write;
 
 use api::units::bytes_text;
-use api::{Filling, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings};
+use api::{
+    Filling, Scrub, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings,
+};
 use ureq::http::Method;
 
+use super::backups::begin;
 use super::segment;
 use crate::args::{self, Global};
 use crate::client::Client;
@@ -55,6 +58,10 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
             if let Some(volume) = client.ask(&Method::PUT, &path(volume, ""), &settings)? {
                 show(global.output, &volume, one);
             }
+        }
+        args::Volume::Scrub { volume, follow } => {
+            let wanted = serde_json::json!({});
+            return begin(&client, &path(volume, "/scrub"), &wanted, (follow, global));
         }
         args::Volume::Digest { volume } => {
             let digest: VolumeDigest = client.get_patiently(&path(volume, "/digest"))?;
@@ -117,11 +124,26 @@ fn one(volume: &Volume) -> String {
     if let Some(filling) = &volume.filling {
         out.push_str(&filled(filling));
     }
+    if let Some(scrub) = &volume.scrub {
+        out.push_str(&scrubbed(scrub));
+    }
     for explanation in &volume.explanations {
         out.push_str(&format!("cause  {} [{}]\n", explanation.cause, explanation.code));
         out.push_str(&format!("next   {}\n", explanation.next));
     }
     out
+}
+
+/// What the last scrub found.
+fn scrubbed(scrub: &Scrub) -> String {
+    let (read, bad, repaired) =
+        (bytes_text(scrub.read_bytes), scrub.bad_blocks, scrub.repaired_blocks);
+    let left = match (&scrub.cause, scrub.left.as_slice()) {
+        (None, _) => String::new(),
+        (Some(cause), []) => format!(": {cause}"),
+        (Some(cause), left) => format!(": {left:?} are bad: {cause}"),
+    };
+    format!("scrub  {}, {read} read, {bad} bad, {repaired} repaired{left}\n", scrub.ended_at)
 }
 
 /// How far a volume is that is used before it is filled.

@@ -22,21 +22,15 @@ pub(crate) struct Filling {
     group: GroupId,
     volume: VolumeId,
     bytes: u64,
-    is_blank: bool,
     /// The code of what failed last: the engine knows only words.
     failed: Mutex<Option<Code>>,
 }
 
 impl Filling {
-    /// This volume; `is_blank` if nobody wrote to it but this restore.
+    /// This volume.
     #[must_use]
-    pub(crate) fn new(
-        shard: Shard,
-        (group, volume): (GroupId, VolumeId),
-        bytes: u64,
-        is_blank: bool,
-    ) -> Self {
-        Self { shard, group, volume, bytes, is_blank, failed: Mutex::default() }
+    pub(crate) fn new(shard: Shard, (group, volume): (GroupId, VolumeId), bytes: u64) -> Self {
+        Self { shard, group, volume, bytes, failed: Mutex::default() }
     }
 
     /// The code of what failed last.
@@ -63,15 +57,14 @@ impl Sink for Filling {
     }
 
     fn is_blank(&self) -> bool {
-        self.is_blank
+        false
     }
 
     fn write(&self, offset: u64, data: Bytes) -> BoxFuture<'_, Result<(), VolumeError>> {
-        let (place, compare) = ((self.group, self.volume), !self.is_blank);
+        let place = (self.group, self.volume);
         async move {
-            let write = self
-                .shard
-                .run(move |state| async move { state.fill(place, offset, data, compare).await });
+            let write =
+                self.shard.run(move |state| async move { state.fill(place, offset, data).await });
             self.told(write.await)
         }
         .boxed()

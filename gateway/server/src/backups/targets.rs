@@ -3,10 +3,12 @@
 //! Invariant: credentials and keys are read when a target is connected, are kept nowhere else, and are
 //! in no error. A connection whose store failed is made anew for the next call.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::Code;
 use backup::{Access, BackupError, Catalogue, Key, Repository, Target, Watch};
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::TargetConfig;
@@ -23,6 +25,17 @@ pub(crate) struct Targets {
     all: Vec<Arc<Connected>>,
     /// A policy was set: its schedule is looked at at once.
     pub(crate) policy_set: tokio::sync::Notify,
+    /// A volume was filled or removed: pins may be kept for nobody.
+    pub(crate) unneeded: tokio::sync::Notify,
+    /// Pins that are kept for volumes that are being made.
+    making: Mutex<HashSet<Uuid>>,
+}
+
+/// A pin is kept for a volume that is being made, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Making<'a> {
+    targets: &'a Targets,
+    pin: Uuid,
 }
 
 /// One target, and what is known of it.
@@ -53,8 +66,23 @@ impl Targets {
                 up: Mutex::default(),
             })
         };
-        let policy_set = tokio::sync::Notify::new();
-        Self { all: configs.iter().map(connected).collect(), policy_set }
+        Self {
+            all: configs.iter().map(connected).collect(),
+            policy_set: tokio::sync::Notify::new(),
+            unneeded: tokio::sync::Notify::new(),
+            making: Mutex::default(),
+        }
+    }
+
+    /// Keeps a pin although no volume names it yet.
+    pub(crate) fn making(&self, pin: Uuid) -> Making<'_> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).insert(pin);
+        Making { targets: self, pin }
+    }
+
+    /// Whether a pin is kept for a volume that is being made.
+    pub(crate) fn is_making(&self, pin: Uuid) -> bool {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).contains(&pin)
     }
 
     /// All of them, in the order of the configuration.
@@ -73,6 +101,17 @@ impl Targets {
             let detail = format!("no target {name:?} is configured here");
             Refused::new(Code::BackupTargetUnknown, detail)
         })
+    }
+}
+
+// === impl Making ===
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut making = self.targets.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.remove(&self.pin);
+        // It may never have been made.
+        self.targets.unneeded.notify_one();
     }
 }
 

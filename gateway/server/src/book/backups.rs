@@ -1,8 +1,8 @@
 //! What the gateway remembers of backups: runs, the snapshots that it keeps for the next ones, and
 //! volumes that are being restored.
 //!
-//! Invariant: a snapshot that is taken for a backup is noted before it is taken, so that one that a
-//! crash leaves is found and removed.
+//! Invariant: a snapshot that is taken for a backup is noted before it is taken, and a pin before it
+//! is put, so that one that a crash leaves is found and removed.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -52,7 +52,21 @@ pub(crate) struct FilledEntry {
     pub(crate) is_filled: bool,
 }
 
-/// A restore from a backup that is under way or was interrupted. Its volumes take no host.
+/// A pin of a backup that a new volume is filled from: noted before it is put, and until it was
+/// removed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct PinEntry {
+    /// The pin.
+    pub(crate) pin: Uuid,
+    /// The target that holds the backup.
+    pub(crate) target: String,
+    /// The backup.
+    pub(crate) backup: Uuid,
+    /// The volume here that is filled.
+    pub(crate) volume: Uuid,
+}
+
+/// A restore over its originals that is under way or was interrupted. Its volumes take no host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct FillEntry {
     /// The backup.
@@ -63,8 +77,6 @@ pub(crate) struct FillEntry {
     pub(crate) group: Uuid,
     /// They.
     pub(crate) volumes: Vec<FilledEntry>,
-    /// Whether the volumes were made for it: nobody else ever wrote to them.
-    pub(crate) is_new: bool,
     /// The sessions that were suspended for it, one of each leg.
     pub(crate) sessions: Vec<Uuid>,
     /// The snapshot of what was there before, when it is an original.
@@ -118,12 +130,14 @@ pub(crate) struct PolicyEntry {
 pub(crate) struct BackupPages {
     /// Runs, and behind them those that are complete, in the order in which they were completed.
     pub(crate) runs: Vec<RunEntry>,
-    /// Restores.
+    /// Restores over originals.
     pub(crate) fills: Vec<FillEntry>,
     /// Policies, one for each group or volume that has one.
     pub(crate) policies: Vec<PolicyEntry>,
     /// One for each group and target.
     pub(crate) lasts: Vec<LastEntry>,
+    /// Pins of backups that new volumes are filled from.
+    pub(crate) pins: Vec<PinEntry>,
 }
 
 impl BackupPages {

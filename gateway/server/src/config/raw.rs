@@ -92,11 +92,21 @@ pub struct RawPool {
     /// Bytes a second that each volume copies at most which is used before it is filled; empty: as
     /// fast as it goes.
     pub fill_bytes_per_second: String,
+    /// How often every stored block of each volume is read and held against its checksum; `0s`: only
+    /// when an operator asks for it.
+    pub scrub_every: String,
+    /// Bytes a second that this reads.
+    pub scrub_rate: String,
 }
 
 impl Default for RawPool {
     fn default() -> Self {
-        Self { capacity: String::new(), fill_bytes_per_second: "256MiB".to_owned() }
+        Self {
+            capacity: String::new(),
+            fill_bytes_per_second: "256MiB".to_owned(),
+            scrub_every: "720h".to_owned(),
+            scrub_rate: "32MiB".to_owned(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::raw::{
 };
 use super::{
     ApiConfig, Config, ConfigError, EtcdSettings, Hook, HookKind, LinkConfig, LogConfig,
-    MirrorConfig, NbdAddress, NbdConfig, NbdListener, Quota, Site, Tls, VerifyConfig,
+    MirrorConfig, NbdAddress, NbdConfig, NbdListener, Quota, ScrubConfig, Site, Tls, VerifyConfig,
     WitnessConfig,
 };
 
@@ -29,6 +29,8 @@ const BUSY_POLL_US_MAX: u64 = 1000;
 const HEARTBEAT_MS_MIN: u64 = 100;
 /// One comparison: less would never begin.
 const VERIFY_RATE_MIN: u64 = 64 << 10;
+/// One step of a scrub a second.
+const SCRUB_RATE_MIN: u64 = 64 << 10;
 /// A step of filling is 4 MiB: less would look as if nothing happened.
 const FILL_RATE_MIN: u64 = 64 << 10;
 /// Two chunks for the disk, at least.
@@ -120,6 +122,7 @@ impl Raw {
             shards,
             pool_capacity: bytes_or_none(&at, "pool.capacity", &self.pool.capacity)?,
             fill_rate: fill_rate(&at, &self.pool)?,
+            scrub: scrub(&at, &self.pool)?,
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             hooks: hooks(&at, &self.points.hooks)?,
@@ -169,6 +172,16 @@ fn fill_rate(at: &Place<'_>, raw: &RawPool) -> Result<Option<u64>, ConfigError> 
         return Err(at.bad(KEY, format!("must be empty or at least {FILL_RATE_MIN} bytes")));
     }
     Ok(Some(rate))
+}
+
+fn scrub(at: &Place<'_>, raw: &RawPool) -> Result<ScrubConfig, ConfigError> {
+    let bytes_per_second = at.bytes("pool.scrub_rate", &raw.scrub_rate)?;
+    if bytes_per_second < SCRUB_RATE_MIN {
+        let reason = format!("must be at least {SCRUB_RATE_MIN} bytes");
+        return Err(at.bad("pool.scrub_rate", reason));
+    }
+    let every = Duration::from_millis(at.millis("pool.scrub_every", &raw.scrub_every)?);
+    Ok(ScrubConfig { every, bytes_per_second })
 }
 
 fn snapshots(at: &Place<'_>, raw: &RawSnapshots) -> Result<usize, ConfigError> {

@@ -147,6 +147,15 @@ pub(crate) enum Question {
         /// What it is called; absent when it is needed no more.
         name: Option<String>,
     },
+    /// What does your copy hold in this block? Mine was lost, and we have the same.
+    Block {
+        /// The group.
+        group: Uuid,
+        /// The volume.
+        volume: Uuid,
+        /// The block.
+        block: u64,
+    },
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
         /// The group.
@@ -165,6 +174,7 @@ impl Question {
             | Self::PartLook { .. } => block::SPAN_SINCE_VERSION,
             Self::Do { deed, .. } => deed.version_min(),
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
+            Self::Block { .. } => block::BLOCKS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }
@@ -202,6 +212,11 @@ pub(crate) enum Answer {
     },
     /// How the part is, for a plan over all.
     Looked(Look),
+    /// What the block holds.
+    Block {
+        /// It, as hexadecimal digits.
+        content: String,
+    },
     /// Done.
     Done,
     /// Not done.
@@ -256,6 +271,13 @@ impl Answer {
     /// When it is another.
     pub(crate) fn done(self) -> Result<(), Refused> {
         if self == Self::Done { Ok(()) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn block(self) -> Result<Vec<u8>, Refused> {
+        let Self::Block { content } = self else { return Err(unexpected()) };
+        crate::book::unhex(&content).ok_or_else(unexpected)
     }
 
     /// # Errors
@@ -411,6 +433,7 @@ mod tests {
         for question in [
             Question::Look { session },
             Question::Promote { session, carried: Carried::default() },
+            Question::Block { group: session, volume: Uuid::from_u128(3), block: 7 },
             Question::Take(Take {
                 number: 7,
                 name: None,

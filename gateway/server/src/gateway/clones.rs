@@ -21,9 +21,10 @@ use super::Gateway;
 use super::changes::named_volume;
 use super::snapshots::{Place, export_name, find};
 use super::volumes::{NewGroup, NewVolume};
+use crate::backups::origin::Source;
 use crate::book::GroupEntry;
 use crate::fillings::{Standing, Told};
-use crate::refusal::{Refused, io_code};
+use crate::refusal::Refused;
 
 /// When what was filled and could not be recorded as such is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -146,7 +147,9 @@ impl Gateway {
             Some(Standing::NoRoom) => {
                 (FillingState::WaitingForRoom, Some("the pool is full".to_owned()))
             }
-            Some(Standing::Failed(error)) => (FillingState::Failed, Some(error.to_string())),
+            Some(Standing::Failed(error)) => {
+                (FillingState::Failed, Some(self.fillings.reason(id, error).1))
+            }
         };
         Some(Filling {
             from: self.origin_text(&origin),
@@ -164,7 +167,10 @@ impl Gateway {
                 let name = known.map_or_else(|| volume.to_string(), |(_, of)| of.name.clone());
                 format!("a snapshot of volume {name}")
             }
-            OriginRecord::Other { .. } => "elsewhere".to_owned(),
+            OriginRecord::Other { description, .. } => match Source::decode(description) {
+                Some(source) => format!("backup {} in {}", source.backup, source.target),
+                None => "elsewhere".to_owned(),
+            },
         }
     }
 
@@ -174,6 +180,7 @@ impl Gateway {
     /// [`Code::NotOpened`], [`Code::ShardSilent`], or the store's.
     pub(crate) async fn let_go_of_origin(&self, id: VolumeId) -> Result<(), Refused> {
         let origin = self.pool.volume(id).and_then(|record| record.origin);
+        // What keeps a backup is noted by itself, and let go when no volume names it any more.
         let Some(OriginRecord::Snapshot { volume, snapshot, .. }) = origin else { return Ok(()) };
         let group = {
             let pages = self.book.read();
@@ -222,7 +229,8 @@ impl Gateway {
                 format!("filling waits: the pool is full [{}]", Code::PoolFull.as_str())
             }
             Standing::Failed(error) => {
-                format!("filling waits: {error} [{}]", io_code(error).as_str())
+                let (code, why) = self.fillings.reason(id, error);
+                format!("filling waits: {why} [{}]", code.as_str())
             }
         };
         self.events.tell("volume", &record.name, text);
@@ -243,6 +251,7 @@ impl Gateway {
             tokio::time::sleep(RETRY).await;
         }
         self.fillings.remove(id);
+        self.targets.unneeded.notify_one();
         self.events.tell("volume", &record.name, "filled: it needs nothing else any more");
     }
 

@@ -182,6 +182,9 @@ impl Gateway {
             Question::Point { group, snapshot, name } => {
                 self.point_for(peer, (group, snapshot), name).await
             }
+            Question::Block { group, volume, block } => {
+                self.block_for(peer, (group, volume), block).await
+            }
             Question::Survey { group } => {
                 Ok(Answer::Surveyed(self.survey_for(GroupId::from_uuid(group), peer).await?))
             }

@@ -126,6 +126,7 @@ impl Gateway {
             bytes,
             mapped_bytes: mapped,
             filling,
+            scrub: self.show_scrub(id),
             group: group.name.clone(),
             copy,
             role: shown.role,
@@ -396,7 +397,10 @@ impl Gateway {
                     tries += 1;
                     tokio::time::sleep(DELETE_PAUSE).await;
                 }
-                Ok(result) => return Ok(result?),
+                Ok(result) => {
+                    self.targets.unneeded.notify_one();
+                    return Ok(result?);
+                }
                 Err(error) => return Err(Refused::new(Code::Internal, error.to_string())),
             }
         }

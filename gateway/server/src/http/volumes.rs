@@ -89,6 +89,17 @@ pub(super) async fn grow(
     Ok(Json(gateway.grow_volume(&volume, request.bytes).await?))
 }
 
+/// Read every stored block of the copy at this site, and repair what is bad
+#[utoipa::path(post, path = "/api/v1/volumes/{volume}/scrub", tag = "volumes",
+    operation_id = "scrub_volume", params(("volume" = String, Path)),
+    responses((status = 202, body = api::Operation), (status = "default", body = api::Problem)))]
+pub(super) async fn scrub(
+    State(gateway): Shared,
+    Path(volume): Path<String>,
+) -> Result<(StatusCode, Json<api::Operation>), Failure> {
+    Ok((StatusCode::ACCEPTED, Json(gateway.scrub_volume(&volume)?)))
+}
+
 /// Read every block of the copy at this site and digest it
 #[utoipa::path(get, path = "/api/v1/volumes/{volume}/digest", tag = "volumes",
     operation_id = "digest_volume", params(("volume" = String, Path)),

@@ -46,6 +46,11 @@ fn store() {
         Unit::Count,
         "Blocks that did not match their checksum."
     );
+    describe_counter!(
+        "twinspan_scrub_repaired_blocks_total",
+        Unit::Count,
+        "Bad blocks that were put back from another copy."
+    );
     describe_gauge!("twinspan_store_capacity_bytes", Unit::Bytes, "Room that the pool may take.");
     describe_gauge!("twinspan_store_used_bytes", Unit::Bytes, "Room that the pool takes.");
 }

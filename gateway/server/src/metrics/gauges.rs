@@ -104,6 +104,14 @@ const FILL_LEFT: Name = (
     "twinspan_volume_fill_left_bytes",
     "Bytes that a volume is to copy from its origin; absent when it has all, or before they were counted.",
 );
+const SCRUB_LAST: Name = (
+    "twinspan_scrub_last_completed_timestamp_seconds",
+    "When the last scrub of the copy here ended.",
+);
+const SCRUB_BAD: Name = (
+    "twinspan_scrub_bad_blocks",
+    "Blocks that the last scrub of the copy here found bad and that no other copy had.",
+);
 const FILL_WAITS: Name = (
     "twinspan_volume_fill_waits",
     "Whether something stands in the way of a volume that is filled.",
@@ -152,6 +160,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     families.gauge(LOCK_CLOCK, &[], seconds(gateway.clock.lock_ms()));
     quota(&mut families, gateway);
     fillings(&mut families, gateway);
+    scrubs(&mut families, gateway);
     super::backups::render(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
@@ -202,6 +211,19 @@ fn fillings(families: &mut Families, gateway: &Gateway) {
             families.gauge(FILL_LEFT, &labels, number(left));
         }
         families.gauge(FILL_WAITS, &labels, flag(progress.standing != Standing::Copying));
+    }
+}
+
+/// What the last scrub of each volume left behind.
+fn scrubs(families: &mut Families, gateway: &Gateway) {
+    let pages = gateway.book.read();
+    for found in &pages.scrubs {
+        let Some((_, volume)) = pages.volumes().find(|(_, of)| of.id == found.volume) else {
+            continue;
+        };
+        let labels = [("volume", volume.name.as_str())];
+        families.gauge(SCRUB_LAST, &labels, seconds(found.ended_ms));
+        families.gauge(SCRUB_BAD, &labels, number(found.bad - found.repaired));
     }
 }
 

@@ -9,6 +9,7 @@ mod copies;
 mod filling;
 mod members;
 mod notes;
+mod scrub;
 pub(crate) mod snapshots;
 
 use std::cell::{Cell, RefCell};

@@ -1,6 +1,11 @@
-//! Reading what is stored and holding it against its checksums.
+//! Reading what is stored and holding it against its checksums, and putting back what was lost.
 //!
-//! Invariant: nothing is changed but the trust in checksums; the caller sets the pace.
+//! Invariant: a scrub changes nothing but the trust in checksums; the caller sets the pace. A repair
+//! writes only over a block that does not match its checksum, and only content that does: whatever
+//! copy that came from, it is what was stored here. It looks and writes in one turn of the volume's
+//! thread, so no lock against hosts is needed.
+
+use std::io::IoSlice;
 
 use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, IoError, SLOT_BYTES};
 
@@ -21,6 +26,17 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Blocks that do not match their checksum or cannot be read.
     pub bad: BlockSet,
+}
+
+/// What became of a block that was to be repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repaired {
+    /// What was lost is there again, durable with the next flush.
+    Done,
+    /// There is nothing to repair: it is good, or was overwritten or given back meanwhile.
+    Good,
+    /// What was given is not what was stored here, or nothing says what that was.
+    Differs,
 }
 
 // === impl Inner ===
@@ -78,6 +94,44 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Puts the content of a block back where it does not match its checksum.
+    pub(super) fn repair(&mut self, block: u64, content: &[u8]) -> Result<Repaired, IoError> {
+        if self.latched {
+            return Err(IoError::Latched);
+        }
+        if content.len() != BLOCK_SIZE {
+            return Err(IoError::Invalid);
+        }
+        self.flush_group();
+        let at = usize::try_from(block % BLOCKS as u64).unwrap_or(0);
+        let source = self.map.sources(block / BLOCKS as u64, 1 << at)?.into_iter().next();
+        let Some((source, entry)) = source else { return Ok(Repaired::Good) };
+        if entry.summed & (1 << at) == 0 {
+            return Ok(Repaired::Differs);
+        }
+        let place = Place::of(source.slot, at as u64 * BLOCK_BYTES);
+        let sum = entry.sums[at];
+        if self.holds(place, sum) {
+            return Ok(Repaired::Good);
+        }
+        if crc32c(content) != sum {
+            return Ok(Repaired::Differs);
+        }
+        // The same place: every layer and snapshot that reads it has it back. A crash in the middle
+        // leaves what does not match, as before.
+        if let Err(e) = self.data.write(place, &mut [IoSlice::new(content)]) {
+            return Err(self.failed(&e));
+        }
+        self.metrics.written_data.increment(content.len() as u64);
+        if self.holds(place, sum) { Ok(Repaired::Done) } else { Err(IoError::Media) }
+    }
+
+    /// Whether a place can be read and matches a checksum.
+    fn holds(&mut self, place: Place, sum: u32) -> bool {
+        let mut there = [0; BLOCK_SIZE];
+        self.read_place(place, &mut there).is_ok() && crc32c(&there) == sum
     }
 
     pub(super) fn scrub(&mut self, from: u64, budget_bytes: u64) -> Result<Scrubbed, IoError> {

@@ -4,10 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{
-    BlockRange, Completions, IoError, Ledger, Op, Request, SLOT_BYTES, Store, Volume, VolumeId,
+    BlockRange, Completions, IoError, Ledger, Op, Request, SLOT_BYTES, SnapshotId, Store, Volume,
+    VolumeId,
 };
 use bytes::Bytes;
-use store::{Executor, Pool, PoolOptions, PoolVolume, StoreError};
+use store::{Executor, Pool, PoolOptions, PoolVolume, Repaired, StoreError};
 use testkit::SimDisk;
 
 use crate::rig::{
@@ -244,6 +245,46 @@ fn damage_is_found_on_a_cold_read_and_by_a_scrub() {
     disk.fail_reads(&data_path(), 0, 4096);
     assert_eq!(read(volume.as_ref(), 0, 10), Err(IoError::Media));
     assert_eq!(read(volume.as_ref(), 4096, 10).unwrap(), vec![1; 10]);
+}
+
+#[test]
+fn a_bad_block_is_repaired_by_what_was_stored_and_by_nothing_else() {
+    let disk = disk_with(1 << 20);
+    let volume = open(&disk);
+    let content: Vec<u8> = (0..65_536_u32).map(|at| (at / 4096 + 1) as u8).collect();
+    write(volume.as_ref(), 0, content.clone()).unwrap();
+    ask(|ticket| volume.snapshot(SnapshotId::of(1), ticket)).unwrap();
+    write(volume.as_ref(), 9 * 4096, vec![77; 4096]).unwrap();
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    disk.corrupt(&data_path(), 5 * 4096 + 17);
+    disk.corrupt(&data_path(), 7 * 4096);
+    let volume = open(&disk);
+    disk.set_cold(true);
+    let bad = [BlockRange::new(5, 6), BlockRange::new(7, 8)];
+    assert_eq!(volume.scrub(0, u64::MAX).unwrap().bad, bad);
+    let (good, other) = (&content[5 * 4096..6 * 4096], vec![9; 4096]);
+    // Another content, a good block, a hole, the end, half a block.
+    assert_eq!(volume.repair(5, &other), Ok(Repaired::Differs));
+    assert_eq!(volume.repair(9, &other), Ok(Repaired::Good));
+    assert_eq!(volume.repair(40, &other), Ok(Repaired::Good));
+    assert_eq!(volume.repair(1 << 40, &other), Ok(Repaired::Good));
+    assert_eq!(volume.repair(5, &good[..512]), Err(IoError::Invalid));
+    assert_eq!(volume.scrub(0, u64::MAX).unwrap().bad, bad);
+    assert_eq!(volume.repair(5, good), Ok(Repaired::Done));
+    assert_eq!(volume.repair(5, good), Ok(Repaired::Good));
+    // A host was quicker: its content is the newer one, and stays.
+    write(volume.as_ref(), 7 * 4096, vec![3; 4096]).unwrap();
+    assert_eq!(volume.repair(7, &content[7 * 4096..8 * 4096]), Ok(Repaired::Good));
+    assert_eq!(read(volume.as_ref(), 7 * 4096, 4096).unwrap(), vec![3; 4096]);
+    assert_eq!(volume.scrub(0, u64::MAX).unwrap().bad, []);
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    let volume = open(&disk);
+    assert_eq!(read(volume.as_ref(), 5 * 4096, 4096).unwrap(), good);
+    // The snapshot reads the same place.
+    let view = volume.open_snapshot(SnapshotId::of(1)).unwrap();
+    assert_eq!(read(view.as_ref(), 5 * 4096, 4096).unwrap(), good);
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! ```text
 //!   original   book: noted ─▶ volumes take no host ─▶ sessions suspended ─▶ what is there is kept
 //!              ─▶ filled ─▶ book: over ─▶ hosts again ─▶ sessions resumed, by delta
-//!   new        book: noted ─▶ volume made ─▶ filled ─▶ book: over ─▶ hosts
+//!   new        book: pin noted ─▶ pin put ─▶ volume made with the backup as its origin: hosts use it
+//!              ─▶ filled ─▶ pin removed ─▶ book: over
 //! ```
 //!
-//! Invariant: a volume that is noted as being restored takes no host, through every restart, until all
-//! of it is there, or the group went back to a snapshot, or it was deleted.
+//! Invariant: an original that is noted as being restored takes no host, through every restart, until
+//! all of it is there, or the group went back to a snapshot, or it was deleted.
 
+mod fresh;
 mod originals;
 
 pub(crate) use originals::Deed;
@@ -27,8 +29,6 @@ use crate::backups::Connected;
 use crate::backups::filling::Filling;
 use crate::book::{FillEntry, FilledEntry};
 use crate::gateway::Gateway;
-use crate::gateway::members::check_name;
-use crate::gateway::volumes::{NewGroup, NewVolume};
 use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
 
@@ -48,7 +48,7 @@ impl Gateway {
     /// Begins a restore.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::Invalid`]; for a new volume [`Code::Exists`], [`Code::BadSize`]; for
+    /// [`Code::NotFound`], [`Code::Invalid`]; for a new volume [`Code::Exists`], [`Code::BadSize`], or what the store says; for
     /// the original [`Code::PlanToken`], [`Code::RestoreProtected`], [`Code::HostsAttached`],
     /// [`Code::Busy`]. Nothing was changed then; what goes wrong later is in the operation.
     pub(crate) async fn restore_backup(
@@ -61,63 +61,6 @@ impl Gateway {
             Some(to) => self.restore_to_new(&found, to, request).await,
             None => self.restore_to_original(&found, request).await,
         }
-    }
-
-    async fn restore_to_new(
-        self: &Arc<Self>,
-        found: &Found,
-        to: &str,
-        request: &BackupRestoreRequest,
-    ) -> Result<Operation, Refused> {
-        check_name(to)?;
-        let held = wanted(found, request.volume.as_deref())?;
-        let [held] = held.as_slice() else {
-            let names: Vec<&str> = held.iter().map(|held| held.name.as_str()).collect();
-            let detail = format!("it holds several volumes: name one of {}", names.join(", "));
-            return Err(Refused::new(Code::Invalid, detail).next("--volume VOLUME"));
-        };
-        let bytes = request.bytes.unwrap_or(held.bytes);
-        crate::gateway::volumes::check_size(bytes)?;
-        if bytes < held.bytes {
-            let detail = format!(
-                "{} is smaller than what is restored, which is {}",
-                bytes_text(bytes),
-                bytes_text(held.bytes)
-            );
-            return Err(Refused::new(Code::BadSize, detail));
-        }
-        let pages = self.book.read();
-        if pages.volume(to).is_some() || pages.group(to).is_some() {
-            let detail = format!("a volume or group {to:?} exists here");
-            return Err(Refused::new(Code::Exists, detail));
-        }
-        let volume = VolumeId::from_uuid(Uuid::now_v7());
-        let group = GroupId::from_uuid(Uuid::now_v7());
-        let filled = FilledEntry {
-            volume: volume.uuid(),
-            from: held.id.uuid(),
-            position: 0,
-            is_filled: false,
-        };
-        let fill = fill_entry(found, group, vec![filled], true);
-        let settings = api::VolumeSettings::default();
-        let new = NewVolume { volume, name: to.to_owned(), bytes, settings, origin: None };
-        let new = NewGroup { group, name: to.to_owned(), volumes: vec![new] };
-        let running = self.operations.begin_alone("backup-restore", to).map_err(Refused)?;
-        let made = async {
-            let _alone = self.change_alone().await;
-            self.note_fill(&fill).await?;
-            self.create_group(new).await
-        };
-        if let Err(refused) = made.await {
-            if let Err(other) = self.forget_fill(group.uuid()).await {
-                tracing::warn!(why = other.0.detail, "a restore that was not begun is still noted");
-            }
-            running.end(Err((*refused.0).clone()));
-            return Err(refused);
-        }
-        self.events.tell("volume", to, "created, to be filled from a backup");
-        self.start(running, self.task(fill, Arc::clone(&found.target), false))
     }
 
     fn task(&self, fill: FillEntry, target: Arc<Connected>, drop_hosts: bool) -> Task {
@@ -135,27 +78,32 @@ impl Gateway {
         shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
     }
 
-    /// Goes on with a restore from this backup, or of this group or volume, that was interrupted.
+    /// Goes on with a restore from this backup that was interrupted.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::Busy`].
     pub(super) fn resume_restore(self: &Arc<Self>, backup: Uuid) -> Result<Operation, Refused> {
         let pages = self.book.read();
-        let name = |fill: &FillEntry| {
-            let known = pages.group_by_id(GroupId::from_uuid(fill.group));
-            known.map(|group| group.name.clone())
-        };
-        let waiting = pages.backups.fills.iter().filter(|fill| fill.backup == backup);
-        let mut busy = None;
-        for fill in waiting {
-            let Some(group) = name(fill) else { continue };
-            if let Some(other) = self.operations.running_on(&group) {
-                busy = Some(other);
-                continue;
+        let (mut waiting, mut busy) = (None, None);
+        for fill in pages.backups.fills.iter().filter(|fill| fill.backup == backup) {
+            let group = pages.group_by_id(GroupId::from_uuid(fill.group));
+            let Some(group) = group.map(|group| group.name.clone()) else { continue };
+            match self.operations.running_on(&group) {
+                Some(other) => busy = Some(other),
+                None => waiting = Some((group, fill.clone())),
             }
+        }
+        if let Some((group, fill)) = waiting {
             let target = self.targets.get(&fill.target)?;
             let running = self.operations.begin_alone("backup-restore", &group).map_err(Refused)?;
-            return self.start(running, self.task(fill.clone(), target, false));
+            return self.start(running, self.task(fill, target, false));
+        }
+        for pin in pages.backups.pins.iter().filter(|pin| pin.backup == backup) {
+            match self.follow_restore(pin) {
+                Ok(None) => {}
+                Ok(Some(operation)) => return Ok(operation),
+                Err(other) => busy = Some(other),
+            }
         }
         Err(match busy {
             Some(other) => Refused::new(Code::Busy, under_way(&other)),
@@ -175,7 +123,7 @@ impl Gateway {
                 let resumed = match gateway.await_open(group).await {
                     Some(_) => gateway.resume_restore(fill.backup).map(drop),
                     None if gateway.stopping.is_cancelled() => Ok(()),
-                    // Its volume was never made, or is gone.
+                    // Its group is gone.
                     None => gateway.forget_fill(fill.group).await,
                 };
                 if let Err(refused) = resumed {
@@ -184,6 +132,7 @@ impl Gateway {
                 }
             });
         }
+        self.take_new_ones_up();
     }
 
     async fn carry_restore_out(&self, running: Running, task: Task) {
@@ -220,17 +169,13 @@ impl Gateway {
         let shard = self.shard_of(group);
         shard.call(move |state| state.close_to_hosts(group, &closed, drop_hosts)).await??;
         running.done("none is attached");
-        if !task.fill.is_new {
-            self.keep_original(running, &mut task.fill).await?;
-        }
+        self.keep_original(running, &mut task.fill).await?;
         for at in 0..task.fill.volumes.len() {
             self.fill_volume(running, task, at, watch).await?;
         }
         running.step("let hosts in");
-        if !task.fill.is_new {
-            self.resume_for_restore(running, &task.fill).await?;
-            self.drop_older_originals(&task.fill).await?;
-        }
+        self.resume_for_restore(running, &task.fill).await?;
+        self.drop_older_originals(&task.fill).await?;
         self.forget_fill(task.fill.group).await?;
         shard.call(move |state| state.open_to_hosts(group, &volumes)).await?;
         running.done("they may attach");
@@ -260,7 +205,7 @@ impl Gateway {
             Refused::new(Code::NotFound, "the volume left its group while it was restored")
         })?;
         let shard = self.shard_of(group).clone();
-        let sink = Filling::new(shard, (group, volume), bytes, task.fill.is_new);
+        let sink = Filling::new(shard, (group, volume), bytes);
         let repository = task.target.open(false).await?;
         let (id, from) = (BackupId::from_uuid(task.fill.backup), VolumeId::from_uuid(filled.from));
         let restore = Restore::new(id, from, filled.position, task.target.now());
@@ -322,18 +267,7 @@ impl Gateway {
     /// It did not come to its end.
     async fn not_restored(&self, running: &mut Running, task: &Task, refused: Refused) -> Refused {
         running.failed(&refused.0.detail);
-        let is_cancelled = refused.0.code == Code::BackupCancelled.as_str();
-        if task.fill.is_new && is_cancelled {
-            running.step("delete the volume that was to be filled");
-            return match self.delete_filled(&task.group, &task.fill).await {
-                Ok(()) => {
-                    running.done("nothing of it is left");
-                    refused
-                }
-                Err(other) => other,
-            };
-        }
-        if !task.fill.is_new && !self.is_begun(&task.fill) {
+        if !self.is_begun(&task.fill) {
             return self.undo_original(running, task, refused).await;
         }
         let error = Some((refused.0.code.clone(), refused.0.detail.clone()));
@@ -341,17 +275,10 @@ impl Gateway {
             tracing::warn!(why = other.0.detail, "why a restore was interrupted is not noted");
         }
         let group = &task.group;
-        let back = if task.fill.is_new {
-            format!("or give it up: twinspan volume delete {group}")
-        } else {
-            format!("or go back to what was there: twinspan snapshot list {group}")
-        };
-        refused.next(format!("twinspan backup resume {}, {back}", task.backup))
-    }
-
-    async fn delete_filled(&self, group: &str, fill: &FillEntry) -> Result<(), Refused> {
-        self.delete_volume(group).await?;
-        self.forget_fill(fill.group).await
+        refused.next(format!(
+            "twinspan backup resume {}, or go back to what was there: twinspan snapshot list {group}",
+            task.backup
+        ))
     }
 
     pub(super) async fn note_fill(&self, fill: &FillEntry) -> Result<(), Refused> {
@@ -401,13 +328,12 @@ fn ids(fill: &FillEntry) -> Vec<VolumeId> {
     fill.volumes.iter().map(|of| VolumeId::from_uuid(of.volume)).collect()
 }
 
-fn fill_entry(found: &Found, group: GroupId, volumes: Vec<FilledEntry>, is_new: bool) -> FillEntry {
+fn fill_entry(found: &Found, group: GroupId, volumes: Vec<FilledEntry>) -> FillEntry {
     FillEntry {
         backup: found.entry.id.uuid(),
         target: found.target.config.name.clone(),
         group: group.uuid(),
         volumes,
-        is_new,
         sessions: Vec::new(),
         safety: None,
         error: None,

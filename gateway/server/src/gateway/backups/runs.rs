@@ -48,8 +48,8 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::BackupTargetUnknown`], [`Code::Busy`] while one of the same group to
-    /// the same target is taken here, [`Code::VolumeRestoring`]. What goes wrong later is in the
-    /// operation.
+    /// the same target is taken here, [`Code::VolumeRestoring`], [`Code::Filling`]. What goes wrong later
+    /// is in the operation.
     pub(crate) async fn create_backup(
         self: &Arc<Self>,
         wanted: &BackupCreate,
@@ -59,6 +59,7 @@ impl Gateway {
         let (group, volumes) = self.find_backed_up(&wanted.of)?;
         let locked_until = wanted.locked_until.as_deref().map(date).transpose()?;
         self.require_not_restoring(&volumes)?;
+        self.require_filled(&group)?;
         let begun_ms = self.clock.unix_ms();
         let name = match &wanted.name {
             Some(name) => {

@@ -112,7 +112,7 @@ impl ShardState {
         read(volume.as_ref(), extent).await
     }
 
-    fn open_of(&self, group: GroupId, volume: VolumeId) -> Result<OpenVolume, Refused> {
+    pub(super) fn open_of(&self, group: GroupId, volume: VolumeId) -> Result<OpenVolume, Refused> {
         let missing = || Refused::new(Code::NotFound, "the group has no such volume");
         self.open_group(group)?.volume(volume).ok_or_else(missing)
     }
@@ -163,7 +163,7 @@ impl ShardState {
         open.group.volume(volume).ok_or_else(missing)
     }
 
-    /// Writes a piece; with `compare`, only the blocks in which it differs from what is there.
+    /// Writes the blocks of a piece in which it differs from what is there.
     ///
     /// # Errors
     /// The volume's.
@@ -172,12 +172,8 @@ impl ShardState {
         target: Target,
         offset: u64,
         data: Bytes,
-        compare: bool,
     ) -> Result<(), Refused> {
         let volume = self.served(target)?;
-        if !compare {
-            return write(volume.as_ref(), offset, data).await;
-        }
         let extent = Extent::new(offset, data.len() as u64).map_err(|_e| IoError::OutOfRange)?;
         let there = read(volume.as_ref(), extent).await?;
         for (from, to) in differing(&there, &data) {
@@ -235,7 +231,7 @@ async fn write(volume: &dyn Volume, offset: u64, data: Bytes) -> Result<(), Refu
     Ok(submit(volume, Op::Write(extent, data)).await.map(drop)?)
 }
 
-async fn read(volume: &dyn Volume, extent: Extent) -> Result<Bytes, Refused> {
+pub(super) async fn read(volume: &dyn Volume, extent: Extent) -> Result<Bytes, Refused> {
     let Answer::Read(segments) = submit(volume, Op::Read(extent)).await? else {
         return Err(Refused::new(Code::Internal, "a read was answered without data"));
     };

@@ -16,7 +16,7 @@ use mirror::SnapshotState;
 use store::PoolVolume;
 
 use super::{ShardState, ask};
-use crate::fillings::{Fillings, Progress, Standing, Told};
+use crate::fillings::{Fillings, Standing, Told};
 use crate::refusal::Refused;
 
 /// What one step copies: a few milliseconds for a disk.
@@ -33,9 +33,10 @@ impl ShardState {
             return;
         };
         let fillings = Arc::clone(&self.parts.fillings);
-        volume.set_origin(fillings.open(&origin, &self.tasks));
-        fillings.post(id, Progress { left_bytes: None, standing: Standing::Copying });
-        let filling = fill(Rc::downgrade(volume), id, fillings, self.parts.fill_rate);
+        volume.set_origin(fillings.open(id, &origin, &self.tasks));
+        fillings.post(id, None, Standing::Copying);
+        let rate = [self.parts.fill_rate, fillings.limit(&origin)].into_iter().flatten().min();
+        let filling = fill(Rc::downgrade(volume), id, fillings, rate);
         let stop = self.stop.clone();
         self.spawn(async move {
             stop.run_until_cancelled(filling).await;
@@ -163,7 +164,7 @@ async fn fill(volume: Weak<PoolVolume>, id: VolumeId, fillings: Arc<Fillings>, r
             Some(Err(error)) => Standing::Failed(error),
             None => Standing::Failed(IoError::Dropped),
         };
-        fillings.post(id, Progress { left_bytes: volume.left_bytes(), standing });
+        fillings.post(id, volume.left_bytes(), standing);
         drop(volume);
         let pause = if standing == Standing::Copying { pause } else { RETRY };
         tokio::time::sleep(pause).await;

@@ -142,7 +142,7 @@ impl Gateway {
             is_filled: false,
         };
         let volumes = originals.volumes.iter().map(filled).collect();
-        let mut fill = fill_entry(found, group.group(), volumes, false);
+        let mut fill = fill_entry(found, group.group(), volumes);
         fill.sessions = sessions_running(&originals.status).filter_map(first_session).collect();
         if let Err(refused) = self.note_fill(&fill).await {
             running.end(Err((*refused.0).clone()));

@@ -1,0 +1,390 @@
+//! Scrubs: every stored block of a volume is read and held against its checksum, and what is bad is
+//! put back from another copy.
+//!
+//! ```text
+//!   bad block ─▶ a mirror that is in sync, or the primary of this mirror ─▶ matches the checksum? ─▶ written
+//!             ─▶ the newest backup since which it was not changed        ─▶ the same
+//! ```
+//!
+//! Invariant: nothing is put back that does not match the checksum of what was stored here, so no copy
+//! can spoil another; a block that is good, or that a host wrote meanwhile, is left alone (the store
+//! looks and writes in one turn). A block that nobody has stays bad, and is told by its number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Code, Operation, OperationProgress, Scrub};
+use backup::{BackupId, Watch};
+use block::{Extent, GatewayId, GroupId, Identity, Quality, SnapshotId, VolumeId};
+use bytes::Bytes;
+use mirror::{GroupStatus, LinkState, Role};
+use store::Repaired;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Gateway;
+use super::asks::{Answer, Question};
+use crate::book::{ScrubEntry, hex};
+use crate::operations::{Running, under_way};
+use crate::refusal::Refused;
+
+/// What one step reads: a fraction of a millisecond, so that hosts do not notice.
+const STEP_BYTES: u64 = 64 << 10;
+/// Blocks that are told by their number.
+const LEFT_TOLD: usize = 16;
+/// A copy that is asked may be a change ahead or behind.
+const TRIES: u32 = 3;
+const TRY_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two looks at what is due.
+const LOOK_PAUSE: Duration = Duration::from_mins(10);
+
+/// What is scrubbed.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    group: GroupId,
+    volume: VolumeId,
+}
+
+impl Gateway {
+    /// Begins a scrub of a volume's copy here.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Busy`] while one runs. What is found is in the operation.
+    pub(crate) fn scrub_volume(self: &Arc<Self>, name: &str) -> Result<Operation, Refused> {
+        let (group, volume) = self.find_volume(name)?;
+        let place = Place { group: group.group(), volume: VolumeId::from_uuid(volume.id) };
+        let running = self.begin_scrub(&volume.name)?;
+        let shown = running.snapshot();
+        let gateway = Arc::clone(self);
+        self.tasks
+            .spawn(async move { gateway.carry_scrub_out(running, place, &volume.name).await });
+        shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
+    }
+
+    /// An operation that stands in the way of nothing else that is done to the volume.
+    fn begin_scrub(&self, name: &str) -> Result<Running, Refused> {
+        let subject = format!("{name}>pool");
+        if let Some(other) = self.operations.running_on(&subject) {
+            return Err(Refused::new(Code::Busy, under_way(&other)));
+        }
+        self.operations.begin_alone("scrub", &subject).map_err(Refused)
+    }
+
+    /// Scrubs the volumes that are due, one after the other, until the gateway stops.
+    pub(crate) async fn scrub_regularly(self: Arc<Self>) {
+        let every = self.config.scrub.every;
+        if every.is_zero() {
+            return;
+        }
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK_PAUSE.min(every)).await;
+                for (place, name) in self.due() {
+                    if let Ok(running) = self.begin_scrub(&name) {
+                        self.carry_scrub_out(running, place, &name).await;
+                    }
+                }
+            }
+        };
+        self.stopping.run_until_cancelled(look).await;
+    }
+
+    /// The volumes whose last scrub, or whose beginning, is too long ago.
+    fn due(&self) -> Vec<(Place, String)> {
+        let every_ms = u64::try_from(self.config.scrub.every.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.clock.unix_ms();
+        let pages = self.book.read();
+        let is_due = |volume: Uuid| {
+            let last = pages.scrubs.iter().find(|of| of.volume == volume).map(|of| of.ended_ms);
+            let made = || {
+                let record = self.pool.volume(VolumeId::from_uuid(volume))?;
+                Some(record.created.saturating_mul(1000))
+            };
+            last.or_else(made).is_some_and(|at| now_ms.saturating_sub(at) >= every_ms)
+        };
+        let due = pages.volumes().filter(|(_, volume)| is_due(volume.id));
+        due.map(|(group, volume)| {
+            let volume_id = VolumeId::from_uuid(volume.id);
+            (Place { group: group.group(), volume: volume_id }, volume.name.clone())
+        })
+        .collect()
+    }
+
+    async fn carry_scrub_out(&self, running: Running, place: Place, name: &str) {
+        let mut running = running;
+        let cancel = running.cancellable(&self.stopping);
+        running.step("read every stored block");
+        let mut found = ScrubEntry {
+            volume: place.volume.uuid(),
+            begun_ms: self.clock.unix_ms(),
+            ended_ms: 0,
+            read_bytes: 0,
+            bad: 0,
+            repaired: 0,
+            left: Vec::new(),
+            cause: None,
+        };
+        let ended = self.scrub_all(&running, (place, name), &mut found, &cancel).await;
+        found.ended_ms = self.clock.unix_ms();
+        let left = found.bad - found.repaired;
+        let result = match ended {
+            Err(refused) => {
+                found.cause = Some(refused.0.detail.clone());
+                Err(refused)
+            }
+            Ok(()) if left > 0 => {
+                let why = found.cause.as_deref().unwrap_or("no other copy could be asked");
+                let detail =
+                    format!("{left} blocks of {name} are bad, the first {:?}: {why}", found.left);
+                Err(Refused::new(Code::BlocksBad, detail))
+            }
+            Ok(()) => Ok(()),
+        };
+        let text = format!(
+            "scrubbed: {} bytes read, {} blocks bad, {} repaired",
+            found.read_bytes, found.bad, found.repaired
+        );
+        if result.is_ok() {
+            running.done(text.clone());
+        }
+        if !self.stopping.is_cancelled() {
+            let text = match &result {
+                Ok(()) => text,
+                Err(refused) => format!("{text}: {} [{}]", refused.0.detail, refused.0.code),
+            };
+            self.events.tell("volume", name, text);
+            if let Err(refused) = self.note_scrub(found).await {
+                tracing::warn!(volume = name, why = refused.0.detail, "note a scrub");
+            }
+        }
+        running.end(result.map_err(|refused| *refused.0));
+    }
+
+    async fn scrub_all(
+        &self,
+        running: &Running,
+        (place, name): (Place, &str),
+        found: &mut ScrubEntry,
+        cancel: &CancellationToken,
+    ) -> Result<(), Refused> {
+        let shard = self.shard_of(place.group);
+        let target = (place.group, place.volume);
+        let status = self.status_of(place.group).await?;
+        let known = status.volumes.iter().find(|of| of.volume == place.volume);
+        let total_bytes = known.map_or(0, |of| of.mapped_bytes);
+        let rate = self.config.scrub.bytes_per_second.max(1);
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let step =
+                shard.call(move |state| state.scrub_step(target, from, STEP_BYTES)).await??;
+            next = step.next;
+            found.read_bytes += step.bytes;
+            for block in step.bad.iter().flat_map(|range| range.first()..range.end()) {
+                found.bad += 1;
+                match self.heal((place, name), block).await {
+                    Ok(()) => found.repaired += 1,
+                    Err(refused) => {
+                        found.cause = Some(refused.0.detail);
+                        if found.left.len() < LEFT_TOLD {
+                            found.left.push(block);
+                        }
+                    }
+                }
+            }
+            let done_bytes = found.read_bytes;
+            let total_bytes = total_bytes.max(done_bytes);
+            let told =
+                OperationProgress { total_bytes, done_bytes, moved_bytes: 0, found_bytes: 0 };
+            running.progress(told);
+            let pause = Duration::from_millis(step.bytes.saturating_mul(1000) / rate);
+            if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Err(Refused::new(Code::BackupCancelled, "the scrub was given up"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a bad block back from whoever has what was stored in it.
+    ///
+    /// # Errors
+    /// Why nobody has.
+    async fn heal(&self, (place, name): (Place, &str), block: u64) -> Result<(), Refused> {
+        tracing::error!(volume = name, block, "a stored block is bad");
+        let mut why = Refused::new(Code::BlocksBad, "no other copy is in sync");
+        for turn in 0..TRIES {
+            if turn > 0 {
+                tokio::time::sleep(TRY_PAUSE).await;
+            }
+            let status = self.status_of(place.group).await?;
+            for (gateway, site) in equals(&status) {
+                let (group, volume) = (place.group.uuid(), place.volume.uuid());
+                let question = Question::Block { group, volume, block };
+                let told = self.ask(gateway.uuid(), &question).await.and_then(Answer::block);
+                let healed = match told {
+                    Ok(content) => self.put_back(place, block, content.into()).await,
+                    Err(refused) => Err(refused),
+                };
+                match healed {
+                    Ok(Repaired::Done | Repaired::Good) => {
+                        self.told_healed(name, block, &site);
+                        return Ok(());
+                    }
+                    Ok(Repaired::Differs) => {
+                        let detail = format!("what {site} has is not what was stored here");
+                        why = Refused::new(Code::BlocksBad, detail);
+                    }
+                    Err(refused) => why = refused,
+                }
+            }
+        }
+        let status = self.status_of(place.group).await?;
+        match self.heal_from_backup(place, &status, block).await? {
+            Some(target) => {
+                self.told_healed(name, block, &target);
+                Ok(())
+            }
+            None => Err(why),
+        }
+    }
+
+    fn told_healed(&self, name: &str, block: u64, from: &str) {
+        metrics::counter!("twinspan_scrub_repaired_blocks_total", "volume" => name.to_owned())
+            .increment(1);
+        self.events.tell("volume", name, format!("block {block} was bad; it is good, by {from}"));
+    }
+
+    async fn put_back(
+        &self,
+        place: Place,
+        block: u64,
+        content: Bytes,
+    ) -> Result<Repaired, Refused> {
+        let target = (place.group, place.volume);
+        let shard = self.shard_of(place.group).clone();
+        shard.run(move |state| async move { state.repair(target, block, content).await }).await?
+    }
+
+    /// Looks for a backup whose snapshot is kept and since which the block was not changed; where it
+    /// was found.
+    async fn heal_from_backup(
+        &self,
+        place: Place,
+        status: &GroupStatus,
+        block: u64,
+    ) -> Result<Option<String>, Refused> {
+        let pages = self.book.read();
+        let volume = place.volume.uuid();
+        let taken = pages.backups.runs.iter().rev();
+        for run in taken.filter(|run| run.is_taken && run.volumes.contains(&volume)) {
+            let id = SnapshotId::from_uuid(run.snapshot);
+            let kept = status.snapshots.iter().find(|of| of.id == id && of.state.is_readable());
+            let here = kept.and_then(|of| of.volumes.iter().find(|(id, _)| *id == place.volume));
+            let Some((_, here)) = here.copied() else { continue };
+            let (target, shard) = ((place.group, place.volume), self.shard_of(place.group));
+            if !shard.call(move |state| state.is_unchanged(target, here, block)).await?? {
+                continue;
+            }
+            let content = self.read_backed_up(&run.target, run.backup, (place.volume, block)).await;
+            match content {
+                Ok(content) => {
+                    let healed = self.put_back(place, block, content).await?;
+                    if healed != Repaired::Differs {
+                        return Ok(Some(format!("backup {} in {}", run.name, run.target)));
+                    }
+                }
+                Err(refused) => {
+                    let (backup, why) = (run.backup, refused.0.detail);
+                    tracing::warn!(%backup, why, "a bad block is not repaired from a backup");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read_backed_up(
+        &self,
+        target: &str,
+        backup: Uuid,
+        (volume, block): (VolumeId, u64),
+    ) -> Result<Bytes, Refused> {
+        let target = self.targets.get(target)?;
+        let repository = target.open(false).await?;
+        let watch = Arc::new(Watch::new(self.stopping.child_token()));
+        let id = BackupId::from_uuid(backup);
+        let reader = target.note(repository.read(id, volume, target.now(), &watch).await)?;
+        let extent = Extent::new(block * block::BLOCK_BYTES, block::BLOCK_BYTES);
+        let content = match extent {
+            Ok(extent) if extent.end() <= reader.bytes() => reader.read(extent).await,
+            _ => Ok(Bytes::new()),
+        };
+        target.note(reader.close().await)?;
+        Ok(target.note(content)?)
+    }
+
+    /// Gives another gateway a block of the copy here, if the two have the same.
+    ///
+    /// # Errors
+    /// [`Code::NotInSync`], or the store's: what is bad here too is not given.
+    pub(super) async fn block_for(
+        &self,
+        peer: &Identity,
+        (group, volume): (Uuid, Uuid),
+        block: u64,
+    ) -> Result<Answer, Refused> {
+        let group = GroupId::from_uuid(group);
+        let status = self.status_of(group).await?;
+        if !equals(&status).iter().any(|(gateway, _)| *gateway == peer.gateway) {
+            let detail = format!("the copy here and the one at {} may differ", peer.site);
+            return Err(Refused::new(Code::NotInSync, detail));
+        }
+        let target = (group, VolumeId::from_uuid(volume));
+        let shard = self.shard_of(group).clone();
+        let read = shard.run(move |state| async move { state.read_good(target, block).await });
+        Ok(Answer::Block { content: hex(&read.await??) })
+    }
+
+    async fn note_scrub(&self, found: ScrubEntry) -> Result<(), Refused> {
+        self.book
+            .change(Vec::new(), |pages| {
+                let known: Vec<Uuid> = pages.volumes().map(|(_, volume)| volume.id).collect();
+                pages.scrubs.retain(|of| of.volume != found.volume && known.contains(&of.volume));
+                if known.contains(&found.volume) {
+                    pages.scrubs.push(found.clone());
+                }
+                Ok::<(), Refused>(())
+            })
+            .await
+    }
+
+    /// What the last scrub of a volume found, for people.
+    pub(super) fn show_scrub(&self, id: VolumeId) -> Option<Scrub> {
+        let pages = self.book.read();
+        let found = pages.scrubs.iter().find(|of| of.volume == id.uuid())?;
+        Some(Scrub {
+            begun_at: crate::clock::text(found.begun_ms),
+            ended_at: crate::clock::text(found.ended_ms),
+            read_bytes: found.read_bytes,
+            bad_blocks: found.bad,
+            repaired_blocks: found.repaired,
+            left: found.left.clone(),
+            cause: found.cause.clone(),
+        })
+    }
+}
+
+/// The gateways whose copies are the same as the one here: in-sync mirrors, or the primary of one.
+fn equals(status: &GroupStatus) -> Vec<(GatewayId, String)> {
+    match status.role {
+        Role::Primary => {
+            let legs = status.legs.iter();
+            let same = legs.filter(|leg| leg.in_sync && leg.link == LinkState::Connected);
+            same.map(|leg| (leg.gateway, leg.site.clone())).collect()
+        }
+        Role::Secondary if status.quality == Quality::InSync => {
+            let upstream = status.upstream.iter();
+            let same = upstream.filter(|of| of.link == LinkState::Connected);
+            same.map(|of| (of.gateway, of.site.clone())).collect()
+        }
+        Role::Secondary | Role::Fenced => Vec::new(),
+    }
+}

@@ -1,0 +1,87 @@
+//! Scrubbing on a shard: a few blocks at a time, between the hosts' requests.
+//!
+//! Invariant: what is read for another gateway was held against its checksum in the same turn.
+
+use block::{
+    BLOCK_BYTES, Extent, GroupId, IoError, Op, Request, SnapshotId, Store, Volume, VolumeId,
+};
+use bytes::Bytes;
+use store::{Repaired, Scrubbed};
+
+use super::{ShardState, ask, backups::read};
+use crate::refusal::Refused;
+
+type Target = (GroupId, VolumeId);
+
+impl ShardState {
+    /// Reads and checks what is stored from a block on, about so many bytes.
+    ///
+    /// # Errors
+    /// [`api::Code::NotOpened`], [`api::Code::NotFound`], or the store's.
+    pub(crate) fn scrub_step(
+        &self,
+        (group, volume): Target,
+        from: u64,
+        bytes: u64,
+    ) -> Result<Scrubbed, Refused> {
+        Ok(self.open_of(group, volume)?.store.scrub(from, bytes)?)
+    }
+
+    /// A block of the copy here, if it is good.
+    ///
+    /// # Errors
+    /// As for [`Self::scrub_step`], and for a block that is not.
+    pub(crate) async fn read_good(
+        &self,
+        (group, volume): Target,
+        block: u64,
+    ) -> Result<Bytes, Refused> {
+        let store = self.open_of(group, volume)?.store;
+        let extent = extent_of(block)?;
+        let sums = store.checksums(extent)?;
+        let content = read(store.as_ref(), extent).await?;
+        // Changed between the two, it is not what was checked.
+        let is_checked = store.checksums(extent)? == sums;
+        if is_checked { Ok(content) } else { Err(IoError::Checksum.into()) }
+    }
+
+    /// Puts the content of a bad block back, durably.
+    ///
+    /// # Errors
+    /// As for [`Self::scrub_step`].
+    pub(crate) async fn repair(
+        &self,
+        (group, volume): Target,
+        block: u64,
+        content: Bytes,
+    ) -> Result<Repaired, Refused> {
+        let store = self.open_of(group, volume)?.store;
+        let repaired = store.repair(block, &content)?;
+        if repaired == Repaired::Done {
+            let flush = |ticket| {
+                store.submit(&mut vec![Request { op: Op::Flush, fua: false, ticket }]);
+            };
+            ask(flush).await?;
+        }
+        Ok(repaired)
+    }
+
+    /// Whether a block is what it was at a snapshot.
+    ///
+    /// # Errors
+    /// As for [`Self::scrub_step`].
+    pub(crate) fn is_unchanged(
+        &self,
+        (group, volume): Target,
+        since: SnapshotId,
+        block: u64,
+    ) -> Result<bool, Refused> {
+        let changed = self.open_of(group, volume)?.store.changed_since(since, block, 1)?;
+        Ok(changed.first().is_none_or(|range| range.first() > block))
+    }
+}
+
+fn extent_of(block: u64) -> Result<Extent, Refused> {
+    let at = block.checked_mul(BLOCK_BYTES).ok_or(IoError::OutOfRange)?;
+    Ok(Extent::new(at, BLOCK_BYTES).map_err(|_e| IoError::OutOfRange)?)
+}

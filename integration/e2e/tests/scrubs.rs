@@ -1,0 +1,134 @@
+//! Blocks that a disk loses: found by a scrub, and put back from whoever has what was stored.
+//!
+//! Invariant: what is damaged is damaged in the files of a pool, as a disk would; what is repaired is
+//! compared with what was written.
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use harness::{Site, Tool};
+use serde_json::Value;
+
+use crate::backup_runs::{download, filled, qemu_io, site, take};
+use crate::pair::{Pair, SYNC_LIMIT, VOLUME, compare, expect, number, text};
+
+const BLOCK: usize = 4096;
+
+/// The data files of a site's volumes.
+fn data_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            data_files(&path, found)?;
+        } else if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("data.")) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Changes one bit of a block where it is stored.
+fn rot(site: &Site, content: &Path, block: usize) -> Result<()> {
+    let content = std::fs::read(content)?;
+    let wanted = &content[block * BLOCK..(block + 1) * BLOCK];
+    let mut files = Vec::new();
+    data_files(&site.data_dir(), &mut files)?;
+    for path in files {
+        let stored = std::fs::read(&path)?;
+        let Some(at) = stored.chunks(BLOCK).position(|stored| stored == wanted) else { continue };
+        let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+        let offset = at * BLOCK + 100;
+        file.write_all_at(&[stored[offset] ^ 4], offset as u64)?;
+        return Ok(());
+    }
+    anyhow::bail!("block {block} is stored nowhere at {}", site.dir().display())
+}
+
+fn last(site: &Site) -> Result<Value> {
+    Ok(site.cli(&["volume", "show", VOLUME])?["scrub"].clone())
+}
+
+fn scrub(site: &Site, (bad, repaired): (u64, u64)) -> Result<()> {
+    let code = if bad > repaired { 4 } else { 0 };
+    let word = if bad > repaired { "GW0306" } else { "succeeded" };
+    expect(site, &["volume", "scrub", VOLUME], code, word)?;
+    let found = last(site)?;
+    let is = (number(&found, "/bad_blocks")?, number(&found, "/repaired_blocks")?);
+    ensure!(is == (bad, repaired), "{found:#}");
+    ensure!(number(&found, "/read_bytes")? >= 32 << 20, "{found:#}");
+    let metrics = site.metrics()?;
+    let left = format!("twinspan_scrub_bad_blocks{{volume=\"{VOLUME}\"}} {}", bad - repaired);
+    ensure!(metrics.contains(&left), "{left} is not in {metrics}");
+    Ok(())
+}
+
+#[test]
+fn scrub_repairs_either_copy_from_the_other_and_names_what_nobody_has() -> Result<()> {
+    let mut pair = Pair::mirrored("64MiB")?;
+    crate::backup_runs::write_random(&pair.primary, pair.dir.path(), VOLUME, 32 << 20, 31)?;
+    let content = download(&pair.primary, VOLUME, "content")?;
+    scrub(&pair.primary, (0, 0))?;
+    rot(&pair.primary, &content, 17)?;
+    rot(&pair.primary, &content, 4000)?;
+    scrub(&pair.primary, (2, 2))?;
+    let told = pair.primary.ask(&["events", "--since", "0"])?.text;
+    ensure!(told.contains("block 4000 was bad; it is good, by west"), "{told}");
+    scrub(&pair.primary, (0, 0))?;
+    compare(&content, &download(&pair.primary, VOLUME, "repaired")?)?;
+    // The mirror's copy from its primary.
+    rot(&pair.mirror, &content, 99)?;
+    scrub(&pair.mirror, (1, 1))?;
+    scrub(&pair.mirror, (0, 0))?;
+    pair.is_identical()?;
+    // What is bad in both is good for neither.
+    rot(&pair.primary, &content, 7)?;
+    rot(&pair.mirror, &content, 7)?;
+    scrub(&pair.primary, (1, 0))?;
+    let found = last(&pair.primary)?;
+    ensure!(found["left"] == serde_json::json!([7]), "{found:#}");
+    let block = &std::fs::read(&content)?[7 * BLOCK..8 * BLOCK];
+    let whole = pair.dir.path().join("block");
+    std::fs::write(&whole, block)?;
+    let copy = format!("write -s {} 28k 4k", whole.display());
+    qemu_io(&pair.primary, VOLUME, &copy)?;
+    for site in [&pair.primary, &pair.mirror] {
+        scrub(site, (0, 0))?;
+    }
+    // Without a mirror nobody has it; when it is back, it has.
+    pair.mirror.stop()?;
+    rot(&pair.primary, &content, 1234)?;
+    scrub(&pair.primary, (1, 0))?;
+    ensure!(
+        text(&last(&pair.primary)?, "/cause")?.contains("in sync"),
+        "{:#}",
+        last(&pair.primary)?
+    );
+    pair.mirror.start()?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    scrub(&pair.primary, (1, 1))?;
+    compare(&content, &download(&pair.primary, VOLUME, "again")?)?;
+    pair.is_identical()
+}
+
+#[test]
+fn scrub_repairs_from_a_backup_only_what_was_not_changed_since() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let east = site(dir.path(), "east", "")?;
+    filled(&east, dir.path(), VOLUME, 64, 33)?;
+    take(&east, VOLUME, "disk", "kept")?;
+    let content = download(&east, VOLUME, "content")?;
+    qemu_io(&east, VOLUME, "write -P 5 80k 4k")?;
+    let now = download(&east, VOLUME, "now")?;
+    rot(&east, &content, 21)?;
+    rot(&east, &content, 5000)?;
+    scrub(&east, (2, 2))?;
+    compare(&now, &download(&east, VOLUME, "repaired")?)?;
+    rot(&east, &now, 20)?;
+    scrub(&east, (1, 0))?;
+    let found = last(&east)?;
+    ensure!(found["left"] == serde_json::json!([20]), "{found:#}");
+    // It is an operation like any other: one at a time, and it can be given up.
+    Tool::new("qemu-io").args(["-f", "raw", "-c", "write -P 5 80k 4k", &east.nbd(VOLUME)]).run()?;
+    scrub(&east, (0, 0))
+}

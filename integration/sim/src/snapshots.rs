@@ -86,7 +86,7 @@ fn take(world: &Rc<World>, site: usize) {
                     wish.holders.insert(site);
                 }
                 kept.check_snapshots(site);
-                if asked % LOCKED_ONE_IN == 0 {
+                if asked.is_multiple_of(LOCKED_ONE_IN) {
                     lock(&kept, (site, number, id), &group).await;
                 }
             }

@@ -36,9 +36,7 @@ pub(super) async fn take(scene: Rc<Scene>, ruler: usize) {
     gateways.sort_unstable();
     let asked = scene.count();
     let id = SnapshotId::of(u128::from(asked));
-    let chains = scene.chains.borrow();
-    let before: Before = chains.iter().map(|chain| chain.ended(super::site_of(ruler))).collect();
-    drop(chains);
+    let before = ended(&scene, super::site_of(ruler));
     let from = parts.state.facts.from;
     let hold = Command::Hold { snapshot: id, name: id.to_string(), unix_ms: asked, from };
     let take = Command::TakeHeld { snapshot: id };
@@ -62,6 +60,10 @@ pub(super) async fn take(scene: Rc<Scene>, ruler: usize) {
         scene.happened("a snapshot of all parts is taken");
         check(&scene, (id, [first, second]), &before);
     }
+}
+
+fn ended(scene: &Scene, site: usize) -> Before {
+    scene.chains.borrow().iter().map(|chain| chain.ended(site)).collect()
 }
 
 /// Tells all at the same time. Says whether all did it.

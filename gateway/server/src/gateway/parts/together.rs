@@ -26,7 +26,7 @@ use crate::refusal::Refused;
 type Done = (Option<GatewayId>, Result<(), Refused>);
 
 fn first_failure(done: Vec<Done>) -> Result<(), Refused> {
-    done.into_iter().map(|(_, result)| result).collect()
+    done.into_iter().try_for_each(|(_, result)| result)
 }
 
 impl Gateway {

@@ -9,6 +9,7 @@
 //! Invariant: everything here runs on the group's own thread. A *turn* takes all that is there,
 //! applies it, and submits what follows as one batch per store; nothing awaits inside a turn.
 
+mod attributes;
 mod clock;
 mod companions;
 mod effects;
@@ -148,6 +149,8 @@ struct Core {
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,
     waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
+    /// Who waits until something is kept of a volume, by token.
+    keepers: HashMap<u64, oneshot::Sender<Result<(), IoError>>>,
     witness: Option<Rc<witness::WitnessPort>>,
     companions: Option<Rc<companions::CompanionPort>>,
     metrics: Metrics,

@@ -21,6 +21,7 @@
 //! named in comments are those of `docs/SEMANTICS.md`.
 
 mod activate;
+mod attributes;
 mod check;
 mod command;
 mod companions;
@@ -59,14 +60,12 @@ mod write;
 
 use std::collections::VecDeque;
 
-use block::{
-    Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, SnapshotId, VolumeId,
-};
+use block::{Epoch, Generation, Geometry, GroupId, LegId, Mode, Quality, Seq, VolumeId};
 
 use crate::activity::Activity;
 use crate::lineage::Lineage;
 use crate::locks::{Holder, RangeLocks};
-use crate::record::{Arbitrated, Label, Named, RoleRecord, UpstreamRecord};
+use crate::record::{Arbitrated, Attributes, Label, Named, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
@@ -107,7 +106,7 @@ enum After {
     /// A point that this mirror can go back to is recorded: the stream of this link goes on.
     PointKept { link: u64, cut: Option<Seq> },
     /// A snapshot that was asked for is recorded; by the link to the primary that asked, or 0.
-    SnapshotNamed { id: SnapshotId, link: u64 },
+    SnapshotNamed { id: block::SnapshotId, link: u64 },
     /// The primary is recorded as what a named snapshot holds.
     RolledBack,
     /// This mirror recorded that it goes back to its kept point.
@@ -157,6 +156,8 @@ struct VolumeState {
     parked: VecDeque<block::WriteId>,
     /// Its part of the snapshots that have names.
     named: Vec<Named>,
+    /// What host protocols keep of it.
+    attributes: Option<Attributes>,
 }
 
 /// One group's mirror.
@@ -200,8 +201,7 @@ pub struct Machine {
     records: VecDeque<(u64, After)>,
     next_record: u64,
     activity_round: Option<ActivityRound>,
-    /// What the stores found active when they were opened is in no recorded dirty map yet, so the
-    /// next activity record, which replaces theirs, must wait for one (rule 3).
+    /// What was found active is in no recorded dirty map yet: activity records wait (rule 3).
     unkept: bool,
     /// A store's doubt is not recorded yet: the activity record that ends it waits (rule 11).
     doubtful: bool,
@@ -216,8 +216,7 @@ pub struct Machine {
     retire_idle: bool,
     /// A mirror that shares our history is lost: the next change begins a new one.
     begins_with_next: bool,
-    /// The record that makes the current history durable; new changes wait for it. No mirror hears of
-    /// that history before: one that had would be ahead of a primary that died in between (rule 9).
+    /// The record that makes the current history durable: changes and mirrors wait for it (rule 9).
     untold: Option<u64>,
     /// The gateway stops in good order: nothing new is admitted, a link that ends means nothing.
     closing: bool,
@@ -302,6 +301,7 @@ impl Machine {
             }
             Event::Dismissed => self.on_dismissed(out),
             Event::Command(command) => self.on_command(command, out),
+            Event::SetAttributes { at, bytes } => self.set_attributes(at, bytes, out),
             Event::Recall => self.recall_handover(out),
             Event::LetGo { snapshot } => self.let_go(snapshot, out),
             Event::CompanionSaid { gateway, state, answers } => {
@@ -362,8 +362,7 @@ impl Machine {
         matches!(self.role, Role::Primary | Role::Yielding(_) | Role::Detached) && !self.latched
     }
 
-    /// Whether a change there could go straight to the store: nobody mirrors it, nothing is held
-    /// and its extents are recorded.
+    /// Whether a change there may go straight to its store: nothing of it is mirrored or held.
     #[must_use]
     pub fn is_plain(&self, volume: usize, extent: block::Extent) -> bool {
         self.is_serving()
@@ -471,7 +470,7 @@ impl Machine {
             return;
         }
         self.recorded_part(number);
-        self.confirm_removals(number, out);
+        self.confirm(number, out);
         self.tell_history(number, out);
         match after {
             After::Nothing | After::Fenced => {}

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
+mod attributes;
 mod named;
 mod parts;
 mod points;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use crate::lineage::Lineage;
 use crate::policy::Policy;
 
+pub(crate) use self::attributes::{Attributes, attributes_key};
 pub use self::named::locked_in;
 pub(crate) use self::named::{
     Label, Named, SnapshotWord, decode as decode_named, encode as encode_named, named_key,

@@ -93,6 +93,12 @@ impl Core {
                     drop(waiter.send(result));
                 }
             }
+            Effect::AttributesKept { token, result } => {
+                if let Some(waiter) = self.keepers.remove(&token) {
+                    // A caller that went away no longer wants to know.
+                    let _unheard = waiter.send(result);
+                }
+            }
             Effect::Note(note) => self.note(group, note),
         }
     }

@@ -22,8 +22,8 @@ use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
 use crate::record::{
-    Arbitrated, GroupRecord, PartsRecord, RecordError, RecoveryRecord, decode_named, dirty_key,
-    fresh_key, group_key, named_key, recovery_key,
+    Arbitrated, Attributes, GroupRecord, PartsRecord, RecordError, RecoveryRecord, attributes_key,
+    decode_named, dirty_key, fresh_key, group_key, named_key, recovery_key,
 };
 use crate::relay::relay_key;
 use crate::status::Verified;
@@ -141,6 +141,12 @@ impl Group {
         named_key(volume)
     }
 
+    /// Where the ledger keeps what host protocols keep of a volume, for whoever removes it.
+    #[must_use]
+    pub fn attributes_key(volume: VolumeId) -> String {
+        attributes_key(volume)
+    }
+
     /// Opens a group: its mirrors are dialled, or its primary is awaited. Must be called on the
     /// thread of its stores, inside its `LocalSet`.
     ///
@@ -199,6 +205,7 @@ impl Group {
             upstream: None,
             candidate: None,
             waiter: None,
+            keepers: HashMap::new(),
             witness: witness.map(|(port, _)| port),
             companions: parts.companions.map(CompanionPort::new),
             metrics: Metrics::new(&name),
@@ -298,6 +305,7 @@ pub(super) fn restored(
 ) -> Result<Restored, OpenError> {
     let recovery = store.recovery();
     let named = ledger.get(&named_key(volume)).map_err(OpenError::Ledger)?;
+    let kept = ledger.get(&attributes_key(volume)).map_err(OpenError::Ledger)?;
     Ok(Restored {
         volume,
         name: name.to_owned(),
@@ -307,6 +315,7 @@ pub(super) fn restored(
         active: recovery.active,
         snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
         named: named.map_or(Ok(Vec::new()), |named| decode_named(&named))?,
+        attributes: kept.map(|kept| Attributes::decode(&kept)).transpose()?,
     })
 }
 

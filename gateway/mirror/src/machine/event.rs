@@ -240,6 +240,13 @@ pub enum Event {
     },
     /// The driver took the volume out that [`super::Machine::ready_to_dismiss`] named.
     Dismissed,
+    /// A host protocol keeps something of a volume; answered by [`Effect::AttributesKept`].
+    SetAttributes {
+        /// The volume, and under which token it is answered.
+        at: (VolumeId, u64),
+        /// What takes the place of what is kept.
+        bytes: Bytes,
+    },
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
     /// Whoever began the planned swap of roles does not wait for it any longer: if its mirror was
@@ -467,6 +474,13 @@ pub enum Effect {
     },
     /// End every attachment of a host, before anything else.
     DropHosts,
+    /// An [`Event::SetAttributes`] is answered.
+    AttributesKept {
+        /// Which.
+        token: u64,
+        /// How it ended.
+        result: Result<(), IoError>,
+    },
     /// Answer the operator.
     Answered(Result<(), Refusal>),
     /// Tell people.

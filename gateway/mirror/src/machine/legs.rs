@@ -455,6 +455,7 @@ impl Machine {
         }
         self.strike_off(leg, false, out);
         self.strike_off_flush(leg, out);
+        self.attributes_without(leg, out);
         self.finish_suspend(leg, out);
     }
 

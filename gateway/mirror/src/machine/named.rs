@@ -303,7 +303,15 @@ impl Machine {
             Ok(SnapshotWord::Retire(id)) => self.told_gone(id, true, out),
             Ok(SnapshotWord::Mark { id, marks }) => self.told_marks(id, &marks, out),
             Ok(SnapshotWord::Policy(policy)) => self.told_point_policy(policy, out),
-            Ok(SnapshotWord::Taken { .. } | SnapshotWord::Retired(_)) | Err(_) => {
+            Ok(SnapshotWord::Attributes { volume, kept }) => {
+                self.told_attributes(volume, kept, out);
+            }
+            Ok(
+                SnapshotWord::Taken { .. }
+                | SnapshotWord::Retired(_)
+                | SnapshotWord::AttributesKept { .. },
+            )
+            | Err(_) => {
                 let why = "a word about snapshots that makes no sense".to_owned();
                 self.drop_upstream(Some(block::Goodbye::Protocol(why)), out);
             }
@@ -334,12 +342,16 @@ impl Machine {
                 out.push(Effect::Note(super::Note::SnapshotMissed { id, leg, why }));
             }
             Ok(SnapshotWord::Retired(id)) => self.heard_retired(leg, id, out),
+            Ok(SnapshotWord::AttributesKept { volume, number }) => {
+                self.heard_attributes(leg, (volume, number), out);
+            }
             Ok(
                 SnapshotWord::Take(_)
                 | SnapshotWord::Remove(_)
                 | SnapshotWord::Retire(_)
                 | SnapshotWord::Mark { .. }
-                | SnapshotWord::Policy(_),
+                | SnapshotWord::Policy(_)
+                | SnapshotWord::Attributes { .. },
             )
             | Err(_) => {
                 let why = "a word about snapshots that makes no sense".to_owned();

@@ -33,7 +33,9 @@ pub(super) struct Recovery {
     /// The snapshot that is being taken is for this copy only.
     pub(super) here_only: Option<SnapshotId>,
     /// What is said to the primary when that record is durable.
-    confirming: Vec<(u64, SnapshotId)>,
+    pub(super) confirming: Vec<(u64, SnapshotWord)>,
+    /// What host protocols wait for.
+    pub(super) keeping: Vec<super::attributes::Keeping>,
 }
 
 // === impl Machine ===
@@ -226,6 +228,7 @@ impl Machine {
 
     /// A mirror is connected: it hears what it may have missed.
     pub(super) fn tell_recovery(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        self.tell_all_attributes(leg, out);
         let Some((version, gateway)) = self.leg(leg).map(|leg| (leg.version, leg.gateway)) else {
             return;
         };
@@ -277,13 +280,18 @@ impl Machine {
             return;
         }
         match self.records.back() {
-            Some((number, _)) => self.recovery.confirming.push((*number, id)),
-            None => self.say_retired(id, out),
+            Some((number, _)) => {
+                self.recovery.confirming.push((*number, SnapshotWord::Retired(id)));
+            }
+            None => self.say(&SnapshotWord::Retired(id), out),
         }
     }
 
-    /// A record is durable, and with it that what was removed is not kept.
-    pub(super) fn confirm_removals(&mut self, recorded: u64, out: &mut Vec<Effect>) {
+    /// A record is durable: what waited for it is said or answered.
+    pub(super) fn confirm(&mut self, recorded: u64, out: &mut Vec<Effect>) {
+        if !self.recovery.keeping.is_empty() {
+            self.attributes_recorded(recorded, out);
+        }
         if self.recovery.confirming.is_empty() {
             return;
         }
@@ -291,13 +299,13 @@ impl Machine {
             .into_iter()
             .partition(|(number, _)| *number <= recorded);
         self.recovery.confirming = waiting;
-        let done: Vec<(u64, SnapshotId)> = done;
-        done.into_iter().for_each(|(_, id)| self.say_retired(id, out));
+        let done: Vec<(u64, SnapshotWord)> = done;
+        done.into_iter().for_each(|(_, word)| self.say(&word, out));
     }
 
-    fn say_retired(&self, id: SnapshotId, out: &mut Vec<Effect>) {
+    fn say(&self, word: &SnapshotWord, out: &mut Vec<Effect>) {
         if self.role == Role::Secondary && self.upstream.is_some() {
-            let message = Message::Snapshot(SnapshotWord::Retired(id).encode());
+            let message = Message::Snapshot(word.encode());
             out.push(Effect::Reply { message });
         }
     }

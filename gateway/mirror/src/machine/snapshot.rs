@@ -14,7 +14,7 @@ use super::{Activity, Machine, Points, RangeLocks, Role, VolumeState, Writes};
 use crate::activity::ACTIVITY_EXTENTS;
 use crate::dirty::DirtyMap;
 use crate::record::{
-    GroupRecord, LegRecord, Named, RoleRecord, UpstreamRecord, dirty_key, group_key,
+    Attributes, GroupRecord, LegRecord, Named, RoleRecord, UpstreamRecord, dirty_key, group_key,
 };
 use crate::status::{
     Cause, GroupCounters, GroupStatus, LegStatus, LinkState, Phase, PointStatus, Serving,
@@ -40,6 +40,8 @@ pub struct Restored {
     pub snapshots: Vec<SnapshotId>,
     /// What those are called that have names.
     pub(crate) named: Vec<Named>,
+    /// What host protocols keep of it.
+    pub(crate) attributes: Option<Attributes>,
 }
 
 /// What a mirror may lack of a volume, as it was recorded.
@@ -383,6 +385,7 @@ pub(super) fn restore_volume(volume: &Restored) -> VolumeState {
         activity: Activity::new(ACTIVITY_EXTENTS, volume.geometry),
         parked: VecDeque::new(),
         named: volume.named.clone(),
+        attributes: volume.attributes.clone(),
     }
 }
 
@@ -395,8 +398,7 @@ fn restore_quality(recorded: Quality, power_lost: bool, points: &Points) -> Qual
     }
 }
 
-/// Which histories mirrors share that are not in sync is not recorded: one more is harmless. A mirror
-/// may share ours although nothing is known of what it lacks (no base).
+/// Which histories mirrors share is recorded of those in sync only: one more is harmless.
 fn restore_begins_with_next(record: &GroupRecord, role: Role) -> bool {
     matches!(role, Role::Primary | Role::Detached)
         && record.legs.iter().flatten().any(|leg| !leg.in_sync)

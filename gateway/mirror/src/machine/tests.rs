@@ -42,6 +42,7 @@ fn restored(clean: bool, active: &[u64]) -> Restored {
         active: active.iter().map(|index| block::ActivityExtent::new(*index)).collect(),
         snapshots: Vec::new(),
         named: Vec::new(),
+        attributes: None,
     }
 }
 
@@ -770,6 +771,7 @@ fn a_block_that_cannot_be_read_here_is_counted_and_the_mirrors_is_left_alone() {
     bench.change(5, at(0, 1));
     assert!(bench.sent(5).is_some());
 }
+mod attributes;
 mod companions;
 mod handover;
 mod members;

@@ -371,6 +371,7 @@ impl Machine {
     /// Answers every request of a host that has no answer yet with `error`. What is in flight goes
     /// on to its end; what waits is dropped.
     pub(super) fn fail_everything(&mut self, error: IoError, out: &mut Vec<Effect>) {
+        self.fail_attributes(error, out);
         for held in std::mem::take(&mut self.held) {
             let (Held::Change { write, .. } | Held::Flush { write, .. }) = held;
             refuse(write, error, out);

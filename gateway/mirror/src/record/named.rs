@@ -11,8 +11,8 @@
 use block::{GatewayId, SnapshotId, VolumeId};
 use bytes::Bytes;
 
-use super::RecordError;
 use super::wire::{Reader, Writer};
+use super::{Attributes, RecordError};
 use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
 const MAGIC: [u8; 4] = *b"TwN1";
@@ -72,6 +72,10 @@ pub(crate) enum SnapshotWord {
     Mark { id: SnapshotId, marks: Marks },
     /// To a mirror: which recovery points the group has.
     Policy(Option<Bytes>),
+    /// To a mirror: this is what host protocols keep of a volume.
+    Attributes { volume: VolumeId, kept: Attributes },
+    /// From a mirror: it has that, durably.
+    AttributesKept { volume: VolumeId, number: u64 },
 }
 
 /// Where the ledger keeps the named snapshots of a volume.
@@ -174,6 +178,17 @@ impl SnapshotWord {
                 w.u8(8);
                 w.option(policy.as_ref(), |w, policy| w.bytes(policy));
             }
+            Self::Attributes { volume, kept } => {
+                w.u8(9);
+                w.uuid(volume.uuid());
+                w.u64(kept.number);
+                w.bytes(&kept.bytes);
+            }
+            Self::AttributesKept { volume, number } => {
+                w.u8(10);
+                w.uuid(volume.uuid());
+                w.u64(*number);
+            }
         }
         Bytes::from(w.0)
     }
@@ -192,6 +207,11 @@ impl SnapshotWord {
             6 => Self::Retired(SnapshotId::from_uuid(r.uuid()?)),
             7 => Self::Mark { id: SnapshotId::from_uuid(r.uuid()?), marks: r.marks()? },
             8 => Self::Policy(r.option(Reader::bytes)?),
+            9 => Self::Attributes {
+                volume: VolumeId::from_uuid(r.uuid()?),
+                kept: Attributes { number: r.u64()?, bytes: r.bytes()? },
+            },
+            10 => Self::AttributesKept { volume: VolumeId::from_uuid(r.uuid()?), number: r.u64()? },
             _ => return Err(RecordError::Damaged),
         };
         if r.0.is_empty() { Ok(word) } else { Err(RecordError::Damaged) }
@@ -356,6 +376,11 @@ mod tests {
             SnapshotWord::Retire(id),
             SnapshotWord::Retired(id),
             SnapshotWord::Mark { id, marks: marked().label.marks },
+            SnapshotWord::Attributes {
+                volume: VolumeId::of(1),
+                kept: Attributes { number: 3, bytes: Bytes::from_static(b"keys") },
+            },
+            SnapshotWord::AttributesKept { volume: VolumeId::of(1), number: 3 },
             SnapshotWord::Policy(None),
             SnapshotWord::Policy(Some(Bytes::from_static(b"{}"))),
         ] {

@@ -157,7 +157,7 @@ async fn what_is_pinned_by_name_is_read_again_after_its_removal_until_it_is_let_
     assert!(repository.read_pinned(what, &watch()).await.is_err());
     // What was removed before is not pinned.
     let refused = repository.pin_reading(pin, what, now()).await;
-    assert!(refused.is_err() && repository.collect(now(), &watch()).await.unwrap().pins == []);
+    assert!(refused.is_err() && repository.collect(now(), &watch()).await.unwrap().pins.is_empty());
 }
 
 #[tokio::test]

@@ -104,23 +104,7 @@ pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     eprintln!("snapshots: backups");
     let (backup_moved_percent, restore_made_ms, first_byte_ms) = backups(&site, &address)?;
     eprintln!("snapshots: 1 TiB");
-    let large_mapped_slots = (LARGE_GIB << 30) / STRIDE_BYTES;
-    site.cli(&["volume", "create", LARGE, "--size", &format!("{LARGE_GIB}GiB")])?;
-    let mut client = Client::attach(&address, LARGE, false)?;
-    for from in (0..large_mapped_slots).step_by(DEPTH) {
-        let to = large_mapped_slots.min(from + DEPTH as u64);
-        let places: Vec<u64> = (from..to).map(|slot| slot * STRIDE_BYTES).collect();
-        write_at(&mut client, &places)?;
-    }
-    drop(client);
-    write_out()?;
-    let watch = Deadline::after(LIMIT);
-    site.cli(&["snapshot", "create", LARGE, "--name", "now"])?;
-    let with_command_ms = watch.elapsed().as_secs_f64() * 1e3;
-    let watch = Deadline::after(LIMIT);
-    site.cli(&["snapshot", "list", LARGE])?;
-    // What starting the command and asking costs is no part of a snapshot.
-    let snapshot_ms = (with_command_ms - watch.elapsed().as_secs_f64() * 1e3).max(0.0);
+    let (large_mapped_slots, snapshot_ms) = large(&site, &address)?;
     let qcow2_snapshot_ms = large_qcow2(dir)?;
     let raw_copy_ms = raw_copy(dir, options.size_mib)?;
 
@@ -151,6 +135,29 @@ pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     };
     println!("{text}");
     Ok(())
+}
+
+/// How many slots of a volume of 1 TiB are mapped, and how long a snapshot of it takes, in
+/// milliseconds.
+fn large(site: &Site, address: &Address) -> Result<(u64, f64)> {
+    let large_mapped_slots = (LARGE_GIB << 30) / STRIDE_BYTES;
+    site.cli(&["volume", "create", LARGE, "--size", &format!("{LARGE_GIB}GiB")])?;
+    let mut client = Client::attach(address, LARGE, false)?;
+    for from in (0..large_mapped_slots).step_by(DEPTH) {
+        let to = large_mapped_slots.min(from + DEPTH as u64);
+        let places: Vec<u64> = (from..to).map(|slot| slot * STRIDE_BYTES).collect();
+        write_at(&mut client, &places)?;
+    }
+    drop(client);
+    write_out()?;
+    let watch = Deadline::after(LIMIT);
+    site.cli(&["snapshot", "create", LARGE, "--name", "now"])?;
+    let with_command_ms = watch.elapsed().as_secs_f64() * 1e3;
+    let watch = Deadline::after(LIMIT);
+    site.cli(&["snapshot", "list", LARGE])?;
+    // What starting the command and asking costs is no part of a snapshot.
+    let snapshot_ms = (with_command_ms - watch.elapsed().as_secs_f64() * 1e3).max(0.0);
+    Ok((large_mapped_slots, snapshot_ms))
 }
 
 fn load(address: &Address, export: &str, seconds: f64) -> Load {

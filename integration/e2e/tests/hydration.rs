@@ -5,10 +5,10 @@
 //! by reading it over NBD; what cannot be read is an error, never zeroes.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Site, Tool, wait_for};
+use harness::{Deadline, Site, Tool, wait_for};
 use serde_json::Value;
 
 use crate::backup_runs::{
@@ -227,12 +227,12 @@ fn evs_05_from_a_real_s3_server_a_tebibyte_is_there_at_once_and_outlives_its_los
     take(&east, VOLUME, "s3", "kept")?;
     restart(&mut east, &target(SLOW))?;
 
-    let begun = Instant::now();
+    let begun = Deadline::after(SYNC_LIMIT);
     begin(&east, &["backup", "restore", "new", "kept", "--to", COPY])?;
     let made = begun.elapsed();
     reads(&east, "read -P 11 512G 4k")?;
     println!("1 TiB restored from S3: made in {made:?}, first byte read in {:?}", begun.elapsed());
-    let begun = Instant::now();
+    let begun = Deadline::after(SYNC_LIMIT);
     reads(&east, "read -P 78 77G 64k")?;
     println!("another first touch: {:?}", begun.elapsed());
     wait_for("what is left to be counted", SOON, || number(&filling(&east)?, "/left_bytes"))?;
@@ -265,13 +265,21 @@ fn evs_05_from_a_real_s3_server_a_tebibyte_is_there_at_once_and_outlives_its_los
     };
     ensure!(dump(VOLUME)? == dump(COPY)?, "the copies differ");
 
-    // Without the store a volume goes all the same, and the pin when the store is back.
-    restart(&mut east, &target(SLOW))?;
-    begin(&east, &["backup", "restore", "new", "kept", "--to", "other"])?;
+    goes_without_the_store(&mut rados, &mut east, (&target(SLOW), &target(FAST)))
+}
+
+/// Without the store a volume goes all the same, and its pin when the store is back.
+fn goes_without_the_store(
+    rados: &mut Rados,
+    east: &mut Site,
+    (slow, fast): (&str, &str),
+) -> Result<()> {
+    restart(east, slow)?;
+    begin(east, &["backup", "restore", "new", "kept", "--to", "other"])?;
     rados.lose()?;
-    wait_for("a volume that goes", SOON, || expect(&east, &["volume", "delete", "other"], 0, ""))?;
+    wait_for("a volume that goes", SOON, || expect(east, &["volume", "delete", "other"], 0, ""))?;
     rados.resume()?;
-    restart(&mut east, &target(FAST))?;
+    restart(east, fast)?;
     wait_for("the pin to be removed", SOON, || {
         let of = east.cli(&["backup", "gc", "--target", "s3", "--dry-run"])?.to_string();
         ensure!(!of.contains("in use by"), "{of}");

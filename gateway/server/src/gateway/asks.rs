@@ -69,6 +69,17 @@ pub(crate) struct Carried {
     pub(crate) recovery: Option<String>,
 }
 
+/// A block of a copy that was lost there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Lost {
+    /// The group.
+    pub(crate) group: Uuid,
+    /// The volume.
+    pub(crate) volume: Uuid,
+    /// The block.
+    pub(crate) block: u64,
+}
+
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -148,14 +159,7 @@ pub(crate) enum Question {
         name: Option<String>,
     },
     /// What does your copy hold in this block? Mine was lost, and we have the same.
-    Block {
-        /// The group.
-        group: Uuid,
-        /// The volume.
-        volume: Uuid,
-        /// The block.
-        block: u64,
-    },
+    Block(Lost),
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
         /// The group.
@@ -174,7 +178,7 @@ impl Question {
             | Self::PartLook { .. } => block::SPAN_SINCE_VERSION,
             Self::Do { deed, .. } => deed.version_min(),
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
-            Self::Block { .. } => block::BLOCKS_SINCE_VERSION,
+            Self::Block(_) => block::BLOCKS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }
@@ -433,7 +437,7 @@ mod tests {
         for question in [
             Question::Look { session },
             Question::Promote { session, carried: Carried::default() },
-            Question::Block { group: session, volume: Uuid::from_u128(3), block: 7 },
+            Question::Block(Lost { group: session, volume: Uuid::from_u128(3), block: 7 }),
             Question::Take(Take {
                 number: 7,
                 name: None,

@@ -10,6 +10,8 @@
 //! one point in time. Either change is one record: a gateway that is killed finds the one or the
 //! other.
 
+mod answers;
+
 use std::sync::Arc;
 
 use api::Code;
@@ -146,17 +148,9 @@ impl Gateway {
     ) -> Result<Answer, Refused> {
         match question {
             Question::Take(take) => {
-                Ok(Answer::Taken { name: self.take_volume(peer, &take).await? })
+                self.take_volume(peer, &take).await.map(|name| Answer::Taken { name })
             }
-            Question::Name { session, remote } => {
-                let name = |numbers: &mut crate::numbers::Numbers| {
-                    let entry = numbers.give_session(session);
-                    entry.remote = Some(remote);
-                    entry.is_deleted = false;
-                    entry.number
-                };
-                Ok(Answer::Named { number: self.numbers.change(&self.book, name).await? })
-            }
+            Question::Name { session, remote } => self.name_half(session, remote).await,
             Question::Look { session } => {
                 let half = self.half_with(session, peer).await;
                 let own_bytes = half.as_ref().map_or(0, Half::own_bytes);
@@ -182,25 +176,14 @@ impl Gateway {
             Question::Point { group, snapshot, name } => {
                 self.point_for(peer, (group, snapshot), name).await
             }
-            Question::Block { group, volume, block } => {
-                self.block_for(peer, (group, volume), block).await
-            }
-            Question::Survey { group } => {
-                Ok(Answer::Surveyed(self.survey_for(GroupId::from_uuid(group), peer).await?))
-            }
+            Question::Block(lost) => self.block_for(peer, lost).await,
+            Question::Survey { group } => self.survey_for(group, peer).await,
             Question::Release { session } => {
                 let half = self.half_with(session, peer).await?;
                 self.release_half(&half).await?;
                 Ok(Answer::Done)
             }
-            Question::Part { session } => {
-                let half = self.half_with(session, peer).await?;
-                let leg = half.leg.ok_or_else(|| Refused::from(mirror::Refusal::NotPrimary))?;
-                self.command(half.entry.group(), Command::RemoveLeg { leg: leg.leg }).await?;
-                let text = format!("deleted by {}, with the copy there", peer.site);
-                self.events.tell("session", &half.entry.name, text);
-                Ok(Answer::Done)
-            }
+            Question::Part { session } => self.part_with(session, peer).await,
         }
     }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Gateway;
-use super::asks::{Answer, Question};
+use super::asks::{Answer, Lost, Question};
 use crate::book::{ScrubEntry, hex};
 use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
@@ -32,6 +32,8 @@ use crate::refusal::Refused;
 const STEP_BYTES: u64 = 64 << 10;
 /// Blocks that are told by their number.
 const LEFT_TOLD: usize = 16;
+/// So many that nobody has, and the rest is only counted: the disk is to be replaced.
+const LEFT_MAX: u64 = 256;
 /// A copy that is asked may be a change ahead or behind.
 const TRIES: u32 = 3;
 const TRY_PAUSE: Duration = Duration::from_millis(100);
@@ -181,6 +183,9 @@ impl Gateway {
             found.read_bytes += step.bytes;
             for block in step.bad.iter().flat_map(|range| range.first()..range.end()) {
                 found.bad += 1;
+                if found.bad - found.repaired > LEFT_MAX {
+                    continue;
+                }
                 match self.heal((place, name), block).await {
                     Ok(()) => found.repaired += 1,
                     Err(refused) => {
@@ -215,10 +220,13 @@ impl Gateway {
             if turn > 0 {
                 tokio::time::sleep(TRY_PAUSE).await;
             }
-            let status = self.status_of(place.group).await?;
-            for (gateway, site) in equals(&status) {
+            let others = equals(&*self.status_of(place.group).await?);
+            if others.is_empty() {
+                break;
+            }
+            for (gateway, site) in others {
                 let (group, volume) = (place.group.uuid(), place.volume.uuid());
-                let question = Question::Block { group, volume, block };
+                let question = Question::Block(Lost { group, volume, block });
                 let told = self.ask(gateway.uuid(), &question).await.and_then(Answer::block);
                 let healed = match told {
                     Ok(content) => self.put_back(place, block, content.into()).await,
@@ -328,8 +336,7 @@ impl Gateway {
     pub(super) async fn block_for(
         &self,
         peer: &Identity,
-        (group, volume): (Uuid, Uuid),
-        block: u64,
+        Lost { group, volume, block }: Lost,
     ) -> Result<Answer, Refused> {
         let group = GroupId::from_uuid(group);
         let status = self.status_of(group).await?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::asks::Question;
+use super::asks::{Answer, Question};
 use crate::refusal::Refused;
 use crate::status;
 
@@ -151,14 +151,13 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Forbidden`] when it has no part of the group.
-    pub(super) async fn survey_for(
-        &self,
-        group: GroupId,
-        peer: &Identity,
-    ) -> Result<Survey, Refused> {
+    pub(super) async fn survey_for(&self, group: Uuid, peer: &Identity) -> Result<Answer, Refused> {
+        let group = GroupId::from_uuid(group);
         let status = self.status_of(group).await;
         match status {
-            Ok(status) if is_part(&status, peer.gateway) => self.survey(group, peer.gateway).await,
+            Ok(status) if is_part(&status, peer.gateway) => {
+                self.survey(group, peer.gateway).await.map(Answer::Surveyed)
+            }
             Err(refused) if self.book.read().group_by_id(group).is_some() => Err(refused),
             Ok(_) | Err(_) => {
                 let detail = format!("{} has no part of group {group}", peer.site);
@@ -211,10 +210,10 @@ mod tests {
 
     #[test]
     fn the_largest_one_fits_an_answer() {
-        let answer = super::super::asks::Answer::Surveyed(largest());
+        let answer = Answer::Surveyed(largest());
         let text = serde_json::to_vec(&answer).unwrap();
         assert!(text.len() <= 16 << 10, "{} bytes", text.len());
-        assert_eq!(serde_json::from_slice::<super::super::asks::Answer>(&text).unwrap(), answer);
+        assert_eq!(serde_json::from_slice::<Answer>(&text).unwrap(), answer);
     }
 
     #[test]

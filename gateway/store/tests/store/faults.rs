@@ -251,7 +251,7 @@ fn damage_is_found_on_a_cold_read_and_by_a_scrub() {
 fn a_bad_block_is_repaired_by_what_was_stored_and_by_nothing_else() {
     let disk = disk_with(1 << 20);
     let volume = open(&disk);
-    let content: Vec<u8> = (0..65_536_u32).map(|at| (at / 4096 + 1) as u8).collect();
+    let content: Vec<u8> = (1..=16_u8).flat_map(|block| [block; 4096]).collect();
     write(volume.as_ref(), 0, content.clone()).unwrap();
     ask(|ticket| volume.snapshot(SnapshotId::of(1), ticket)).unwrap();
     write(volume.as_ref(), 9 * 4096, vec![77; 4096]).unwrap();

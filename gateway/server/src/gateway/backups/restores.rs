@@ -89,7 +89,7 @@ impl Gateway {
             let group = pages.group_by_id(GroupId::from_uuid(fill.group));
             let Some(group) = group.map(|group| group.name.clone()) else { continue };
             match self.operations.running_on(&group) {
-                Some(other) => busy = Some(other),
+                Some(other) => busy = Some(Refused::new(Code::Busy, under_way(&other))),
                 None => waiting = Some((group, fill.clone())),
             }
         }
@@ -102,16 +102,13 @@ impl Gateway {
             match self.follow_restore(pin) {
                 Ok(None) => {}
                 Ok(Some(operation)) => return Ok(operation),
-                Err(other) => busy = Some(other),
+                Err(refused) => busy = Some(refused),
             }
         }
-        Err(match busy {
-            Some(other) => Refused::new(Code::Busy, under_way(&other)),
-            None => {
-                let detail = format!("nothing of backup {backup} was interrupted here");
-                Refused::new(Code::NotFound, detail)
-            }
-        })
+        Err(busy.unwrap_or_else(|| {
+            let detail = format!("nothing of backup {backup} was interrupted here");
+            Refused::new(Code::NotFound, detail)
+        }))
     }
 
     /// Takes up the restores that the last stop cut short.

@@ -126,20 +126,17 @@ impl Gateway {
     /// Begins to follow a volume that is filled; `None` when it is not, or is gone.
     ///
     /// # Errors
-    /// The operation that is under way on it.
+    /// [`Code::Busy`].
     pub(super) fn follow_restore(
         self: &Arc<Self>,
         pin: &PinEntry,
-    ) -> Result<Option<Operation>, Operation> {
+    ) -> Result<Option<Operation>, Refused> {
         let volume = VolumeId::from_uuid(pin.volume);
         let is_filled = self.pool.volume(volume).is_none_or(|record| record.origin.is_none());
         let known = self.book.read().volume_by_id(volume).map(|(group, _)| group.name.clone());
         let Some(group) = known.filter(|_| !is_filled) else { return Ok(None) };
-        if let Some(other) = self.operations.running_on(&group) {
-            return Err(other);
-        }
-        let running = self.operations.begin("backup-restore", &group);
-        Ok(self.follow(running, group, pin.clone()).ok())
+        let running = self.operations.begin_alone("backup-restore", &group).map_err(Refused)?;
+        self.follow(running, group, pin.clone()).map(Some)
     }
 
     fn follow(
@@ -266,9 +263,9 @@ impl Gateway {
                 };
                 if let Some(group) = group
                     && gateway.await_open(group).await.is_some()
-                    && let Err(other) = gateway.follow_restore(&pin)
+                    && let Err(refused) = gateway.follow_restore(&pin)
                 {
-                    tracing::warn!(operation = %other.id, "a restore is not followed");
+                    tracing::warn!(why = refused.0.detail, "a restore is not followed");
                 }
             });
         }

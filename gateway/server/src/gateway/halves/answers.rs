@@ -1,0 +1,39 @@
+//! What is done when another gateway asks about a half of a session.
+//!
+//! Invariant: who asks is looked at before anything is done.
+
+use block::Identity;
+use mirror::Command;
+use uuid::Uuid;
+
+use crate::gateway::Gateway;
+use crate::gateway::asks::Answer;
+use crate::numbers::{Numbers, Remote};
+use crate::refusal::Refused;
+
+impl Gateway {
+    /// Gives a session that was made at its source a number here.
+    pub(super) async fn name_half(&self, session: Uuid, remote: Remote) -> Result<Answer, Refused> {
+        let name = |numbers: &mut Numbers| {
+            let entry = numbers.give_session(session);
+            entry.remote = Some(remote);
+            entry.is_deleted = false;
+            entry.number
+        };
+        Ok(Answer::Named { number: self.numbers.change(&self.book, name).await? })
+    }
+
+    /// Forgets a session whose destination is deleted at the gateway that asks.
+    pub(super) async fn part_with(
+        &self,
+        session: Uuid,
+        peer: &Identity,
+    ) -> Result<Answer, Refused> {
+        let half = self.half_with(session, peer).await?;
+        let leg = half.leg.ok_or_else(|| Refused::from(mirror::Refusal::NotPrimary))?;
+        self.command(half.entry.group(), Command::RemoveLeg { leg: leg.leg }).await?;
+        let text = format!("deleted by {}, with the copy there", peer.site);
+        self.events.tell("session", &half.entry.name, text);
+        Ok(Answer::Done)
+    }
+}

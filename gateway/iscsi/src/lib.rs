@@ -1,0 +1,5 @@
+//! The iSCSI target: the other host protocol in front of a [`block::Volume`] (RFC 7143).
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod scsi;

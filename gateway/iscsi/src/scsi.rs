@@ -18,6 +18,7 @@ mod mode;
 mod nexus;
 mod opcodes;
 mod report;
+pub mod reserve;
 pub mod sense;
 mod unit;
 mod unmap;

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use super::cdb::{Blocks, Check, Command};
 use super::limits::{BLOCK_BYTES, CONTENT_BYTES_MAX, PIECE_BYTES_MAX, STATUS_RUNS_MAX};
 use super::nexus::{self, Nexus};
+use super::reserve::{self, Refusal};
 use super::sense::{self, Sense};
 use super::unit::Unit;
-use super::{Outcome, Slow, Status, mode};
+use super::{KeepError, Outcome, Slow, Status, mode};
 
 /// Why a command stops before its end.
 #[derive(Debug)]
@@ -107,6 +108,9 @@ impl Run<'_> {
                 if !start && !load_eject && !no_flush {
                     self.flush(immediate).await?;
                 }
+            }
+            Command::PersistentOut { action, scope, kind, .. } => {
+                return Ok(self.reserve(action, (scope, kind), data).await?.taking(taken));
             }
             Command::LayoutOf { at, room } => return self.layout(&at, room),
             Command::ModeSelect { long, page_format, save, .. } => {
@@ -266,6 +270,37 @@ impl Run<'_> {
         self.op(Op::Write(extent, new.into()), fua).await?;
         drop(held);
         Ok(())
+    }
+
+    /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a
+    /// reservation finds it after the loss of power.
+    async fn reserve(
+        &self,
+        action: u8,
+        place: (u8, u8),
+        list: &Bytes,
+    ) -> Result<Outcome, Stop> {
+        let who = self.nexus.registrant();
+        let order = reserve::order(action, place, list)?;
+        let _turn = self.unit.ordering.lock().await;
+        let mut next = self.unit.reservations.borrow().clone();
+        let was = next.persistent();
+        let notices = match next.apply(&who, order) {
+            Ok(notices) => notices,
+            Err(Refusal::Conflict) => return Ok(Outcome::of(Status::ReservationConflict)),
+            Err(Refusal::WrongRelease) => return Err(sense::INVALID_RELEASE.into()),
+            Err(Refusal::Field(at)) => return Err(sense::INVALID_IN_LIST.list(at).into()),
+            Err(Refusal::NoRoom) => return Err(sense::NO_REGISTRATION_ROOM.into()),
+        };
+        if was || next.persistent() {
+            match self.unit.keeper.keep(next.encode()).await {
+                Ok(()) => {}
+                Err(KeepError::Store) => return Err(sense::NO_REGISTRATION_ROOM.into()),
+                Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
+            }
+        }
+        self.unit.set_reservations(next, &notices);
+        Ok(Outcome::good())
     }
 
     fn layout(&self, at: &Blocks, room: u32) -> Result<Outcome, Stop> {

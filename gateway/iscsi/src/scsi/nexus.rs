@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use smallvec::SmallVec;
 
 use super::limits::ATTENTIONS_MAX;
+use super::reserve::{Registrant, Reservations, Standing};
 use super::sense::Sense;
 use super::unit::Unit;
 use super::{Form, InitiatorPort};
@@ -45,6 +46,7 @@ struct State {
     waiting: RefCell<SmallVec<[u16; ATTENTIONS_MAX]>>,
     attentive: Cell<bool>,
     epoch: Cell<u32>,
+    standing: Cell<Standing>,
 }
 
 /// A nexus, as its unit remembers it.
@@ -61,7 +63,8 @@ impl Nexus {
     pub(super) fn new(id: u64, port: InitiatorPort, target_port: u16, unit: Weak<Unit>) -> Self {
         let waiting = RefCell::new(SmallVec::from_slice(&[POWER_ON]));
         let (attentive, epoch) = (Cell::new(true), Cell::new(0));
-        Self(Rc::new(State { id, port, target_port, unit, waiting, attentive, epoch }))
+        let standing = Cell::default();
+        Self(Rc::new(State { id, port, target_port, unit, waiting, attentive, epoch, standing }))
     }
 
     pub(super) fn weak(&self) -> WeakNexus {
@@ -95,6 +98,26 @@ impl Nexus {
     #[must_use]
     pub fn form(&self) -> Form {
         self.0.unit.upgrade().map_or(Form::Fixed, |unit| unit.form())
+    }
+
+    /// What it is to the reservation that there is, as was last computed.
+    pub(super) fn standing(&self) -> Standing {
+        self.0.standing.get()
+    }
+
+    /// Computes that anew.
+    pub(super) fn stand(&self, reservations: &Reservations) {
+        self.0.standing.set(reservations.standing(&self.0.port, self.0.target_port));
+    }
+
+    /// Itself, as reservations know it.
+    pub(super) fn registrant(&self) -> Registrant {
+        Registrant { port: self.0.port.clone(), target_port: self.0.target_port }
+    }
+
+    /// Whether reservations know it by this.
+    pub(super) fn is(&self, who: &Registrant) -> bool {
+        self.0.target_port == who.target_port && self.0.port == who.port
     }
 
     /// Forgets every command that has begun.

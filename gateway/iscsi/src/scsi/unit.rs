@@ -15,6 +15,7 @@ use super::limits::{BLOCK_BYTES, PARAMETERS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES
 use super::mode::{self, Modes};
 use super::nexus::{self, Nexus, WeakNexus};
 use super::opcodes::{self, Access, Beside, Entry};
+use super::reserve::{self, Notice, Reservations, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
     Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow, Status,
@@ -33,6 +34,10 @@ pub struct Unit {
     guarded: Cell<bool>,
     /// The size that every nexus knows or is about to be told.
     bytes: Cell<u64>,
+    /// Who is registered, and who holds a persistent reservation.
+    pub(super) reservations: RefCell<Reservations>,
+    /// Held by the one PERSISTENT RESERVE OUT that is being kept.
+    pub(super) ordering: tokio::sync::Mutex<()>,
     /// Which nexus holds the unit with RESERVE.
     holder: Cell<Option<u64>>,
     nexuses: RefCell<Vec<WeakNexus>>,
@@ -63,14 +68,19 @@ pub(super) struct Exclusive<'a> {
 
 impl Unit {
     /// A unit in front of `volume`, with the reservations that its keeper has.
-    #[must_use]
+    ///
+    /// # Errors
+    /// [`StateError`] when what was kept cannot be read: to go on without it could let a host write
+    /// that was fenced.
     pub fn new(
         identity: UnitIdentity,
         volume: Rc<dyn Volume>,
         keeper: Rc<dyn ReservationKeeper>,
         settings: UnitSettings,
-    ) -> Rc<Self> {
+    ) -> Result<Rc<Self>, StateError> {
         let bytes = volume.geometry().bytes();
+        let kept = keeper.load().map(|kept| Reservations::decode(&kept)).transpose()?;
+        let reservations = kept.filter(Reservations::persistent).unwrap_or_default();
         let unit = Rc::new(Self {
             identity,
             volume: VolumeRef(volume),
@@ -79,6 +89,8 @@ impl Unit {
             modes: Cell::new(Modes::DEFAULT),
             guarded: Cell::new(false),
             bytes: Cell::new(bytes),
+            reservations: RefCell::new(reservations),
+            ordering: tokio::sync::Mutex::new(()),
             holder: Cell::new(None),
             nexuses: RefCell::default(),
             next: Cell::new(0),
@@ -87,7 +99,7 @@ impl Unit {
             freed: Notify::new(),
         });
         unit.guard();
-        unit
+        Ok(unit)
     }
 
     /// A nexus of this initiator port at this relative target port. Its first command is answered
@@ -98,6 +110,7 @@ impl Unit {
         self.next.set(id + 1);
         let nexus = Nexus::new(id, port, target_port, Rc::downgrade(self));
         self.nexuses.borrow_mut().push(nexus.weak());
+        nexus.stand(&self.reservations.borrow());
         nexus
     }
 
@@ -194,6 +207,7 @@ impl Unit {
     /// Computes anew whether anything may forbid reads or writes.
     pub(super) fn guard(&self) {
         let guarded = self.holder.get().is_some()
+            || self.reservations.borrow().kind().is_some()
             || self.state() != PortState::Optimized
             || self.modes.get() != Modes::DEFAULT;
         self.guarded.set(guarded);
@@ -214,6 +228,12 @@ impl Unit {
                 return Some(conflict);
             }
             _ => {}
+        }
+        if let Some(kind) = self.reservations.borrow().kind()
+            && !starts(command)
+            && !reserve::passes(kind, nexus.standing(), entry.access)
+        {
+            return Some(conflict);
         }
         if entry.access == Access::Write && self.is_protected() && is_change(command) {
             return Some(Outcome::refused(sense::WRITE_PROTECTED));
@@ -350,6 +370,9 @@ impl Unit {
             Command::TestUnitReady => Outcome::good(),
             Command::Reserve { third_party } => self.reserve(nexus, third_party)?,
             Command::Release { third_party } => self.release(nexus, third_party)?,
+            Command::PersistentIn { action, room } => {
+                Outcome::data(reserve::read(&self.reservations.borrow(), action)?, room)
+            }
             _ => return Err(sense::INVALID_OPCODE),
         })
     }
@@ -393,7 +416,8 @@ impl Unit {
         if third_party {
             return Err(sense::INVALID_FIELD.cdb(1));
         }
-        if self.holder.get().is_some_and(|holder| holder != nexus.id()) {
+        let registered = !self.reservations.borrow().is_empty();
+        if registered || self.holder.get().is_some_and(|holder| holder != nexus.id()) {
             return Ok(Outcome::of(Status::ReservationConflict));
         }
         self.holder.set(Some(nexus.id()));
@@ -410,6 +434,23 @@ impl Unit {
             self.guard();
         }
         Ok(Outcome::good())
+    }
+
+    /// Puts reservations in force, and tells those whom it concerns.
+    pub(super) fn set_reservations(&self, next: Reservations, notices: &[Notice]) {
+        *self.reservations.borrow_mut() = next;
+        self.guard();
+        for nexus in self.nexuses() {
+            nexus.stand(&self.reservations.borrow());
+            for notice in notices.iter().filter(|notice| nexus.is(&notice.who)) {
+                if let Some(code) = notice.code {
+                    nexus.tell(code);
+                }
+                if notice.abort {
+                    nexus.abort();
+                }
+            }
+        }
     }
 
     // === Nexuses ===
@@ -500,6 +541,11 @@ impl Drop for Exclusive<'_> {
 /// Blocks of one transfer.
 pub(super) const fn transfer_blocks_max() -> u64 {
     TRANSFER_BYTES_MAX / BLOCK_BYTES as u64
+}
+
+/// Whether a command only starts the unit, which any may.
+fn starts(command: Command) -> bool {
+    matches!(command, Command::StartStop { start: true, condition: 0, .. })
 }
 
 /// Whether a command of access `Write` changes content, rather than settings.

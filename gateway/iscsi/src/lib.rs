@@ -3,3 +3,5 @@
 #![warn(missing_docs)]
 
 pub mod scsi;
+pub mod limits;
+pub mod wire;

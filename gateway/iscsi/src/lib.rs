@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod limits;
 pub mod scsi;
 pub mod status;
+pub mod wire;

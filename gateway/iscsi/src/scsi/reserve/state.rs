@@ -159,7 +159,7 @@ mod tests {
             bytes.extend(body);
             let sum = crc_fast::crc32_iscsi(&bytes).to_be_bytes();
             bytes.extend(sum);
-            let _ = Reservations::decode(&bytes);
+            drop(Reservations::decode(&bytes));
         }
     }
 }

@@ -172,8 +172,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_list_panics(action in 0u8..32, kind: u8, list in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = order(action, (kind >> 4, kind & 15), &list);
-            let _ = transport_id(&list);
+            drop(order(action, (kind >> 4, kind & 15), &list));
+            drop(transport_id(&list));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! never waits; nothing a host sends can panic it or make it hold memory without bound.
 
 mod cdb;
+mod copy;
 mod inquiry;
 pub mod limits;
 mod medium;

@@ -122,7 +122,6 @@ pub(crate) enum Command {
     ExtendedCopy { len: u32 },
     CopyStatus { list: u8, room: u32 },
     CopyParameters { room: u32 },
-    CopyFailed { room: u32 },
 }
 
 /// What MODE SENSE asks.
@@ -410,8 +409,4 @@ pub(super) fn copy_status(cdb: &Cdb) -> Result<Command, Sense> {
 
 pub(super) fn copy_parameters(cdb: &Cdb) -> Result<Command, Sense> {
     Ok(Command::CopyParameters { room: cdb.long(10) })
-}
-
-pub(super) fn copy_failed(cdb: &Cdb) -> Result<Command, Sense> {
-    Ok(Command::CopyFailed { room: cdb.long(10) })
 }

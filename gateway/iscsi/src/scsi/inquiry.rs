@@ -5,6 +5,7 @@
 
 use block::VolumeId;
 
+use super::copy;
 use super::limits::{
     BLOCK_BYTES, COMPARE_BLOCKS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_BEST, TRANSFER_BYTES_MAX,
     UNMAP_RANGES_MAX,
@@ -170,13 +171,12 @@ fn block_limits() -> Vec<u8> {
 fn third_party() -> Vec<u8> {
     let mut out = Vec::new();
     // Supported commands: the opcodes with their service actions.
-    let commands: &[u8] = &[0x83, 1, 0x00, 0x84, 3, 0x00, 0x03, 0x04];
-    describe(&mut out, 0x0001, &[&[8], commands, &[0, 0, 0]].concat());
-    // Parameter data: one copy at a time of one list.
+    let commands: &[u8] = &[0x83, 1, 0x00, 0x84, 2, 0x00, 0x03];
+    describe(&mut out, 0x0001, &[&[7], commands].concat());
     let mut parameters = vec![0; 28];
-    parameters[4..6].copy_from_slice(&2u16.to_be_bytes()); // Targets.
-    parameters[6..8].copy_from_slice(&1u16.to_be_bytes()); // Segments.
-    parameters[8..12].copy_from_slice(&256u32.to_be_bytes()); // Length of descriptors.
+    parameters[4..6].copy_from_slice(&copy::TARGETS_MAX.to_be_bytes());
+    parameters[6..8].copy_from_slice(&copy::SEGMENTS_MAX.to_be_bytes());
+    parameters[8..12].copy_from_slice(&copy::DESCRIPTORS_BYTES_MAX.to_be_bytes());
     describe(&mut out, 0x0004, &parameters);
     // Supported descriptors: block to block, and the identification of a target.
     describe(&mut out, 0x0008, &[2, 0x02, 0xe4, 0]);

@@ -8,12 +8,13 @@ use block::{Answer, Completions, Extent, IoError, Op, Request, Ticket, joined};
 use bytes::Bytes;
 
 use super::cdb::{Blocks, Check, Command};
+use super::copy::{self, Ended};
 use super::limits::{BLOCK_BYTES, CONTENT_BYTES_MAX, PIECE_BYTES_MAX, STATUS_RUNS_MAX};
 use super::nexus::{self, Nexus};
 use super::reserve::{self, Refusal};
 use super::sense::{self, Sense};
 use super::unit::Unit;
-use super::{KeepError, Outcome, Slow, Status, mode};
+use super::{KeepError, Outcome, Slow, Status, inquiry, mode};
 
 /// Why a command stops before its end.
 #[derive(Debug)]
@@ -60,9 +61,7 @@ pub(super) async fn run(
     match run.command(slow, data_out).await {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Io(error)) => Err(error),
-        Err(Stop::Sense(sense)) => {
-            Ok(Outcome::refused(sense).taking(u64::from(slow.data_out)))
-        }
+        Err(Stop::Sense(sense)) => Ok(Outcome::refused(sense).taking(u64::from(slow.data_out))),
         Err(Stop::Aborted) => Ok(Outcome::of(Status::TaskAborted)),
     }
 }
@@ -109,6 +108,7 @@ impl Run<'_> {
                     self.flush(immediate).await?;
                 }
             }
+            Command::ExtendedCopy { .. } => self.copy(data).await?,
             Command::PersistentOut { action, scope, kind, .. } => {
                 return Ok(self.reserve(action, (scope, kind), data).await?.taking(taken));
             }
@@ -272,14 +272,45 @@ impl Run<'_> {
         Ok(())
     }
 
+    async fn copy(&self, list: &Bytes) -> Result<(), Stop> {
+        let copy = copy::parse(list, &inquiry::naa(self.unit.identity.volume))?;
+        let mut ended = Ended { list: 0, segments: 0, bytes: 0, well: false };
+        let mut result = Ok(());
+        for (from, to) in &copy.segments {
+            result = self.copy_segment(from, to, &mut ended.bytes).await;
+            if result.is_err() {
+                break;
+            }
+            ended.segments += 1;
+        }
+        if let Some(list) = copy.list {
+            self.nexus.remember(Ended { list, well: result.is_ok(), ..ended });
+        }
+        result
+    }
+
+    async fn copy_segment(&self, from: &Blocks, to: &Blocks, bytes: &mut u64) -> Result<(), Stop> {
+        let (Ok(from), Ok(to)) = (self.unit.extent(from, u64::MAX), self.unit.extent(to, u64::MAX))
+        else {
+            return Err(sense::COPY_ABORTED.into());
+        };
+        let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
+        let mut at = to.offset();
+        for piece in from.pieces(CONTENT_BYTES_MAX) {
+            let data = self.read(piece).await?;
+            // It ends where `to` does, whose length is the same.
+            let Ok(there) = Extent::new(at, piece.len()) else { return Ok(()) };
+            self.unit.until_free(there).await;
+            self.op(Op::Write(there, data), false).await?;
+            at = there.end();
+            *bytes += piece.len();
+        }
+        Ok(())
+    }
+
     /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a
     /// reservation finds it after the loss of power.
-    async fn reserve(
-        &self,
-        action: u8,
-        place: (u8, u8),
-        list: &Bytes,
-    ) -> Result<Outcome, Stop> {
+    async fn reserve(&self, action: u8, place: (u8, u8), list: &Bytes) -> Result<Outcome, Stop> {
         let who = self.nexus.registrant();
         let order = reserve::order(action, place, list)?;
         let _turn = self.unit.ordering.lock().await;

@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 
 use smallvec::SmallVec;
 
+use super::copy::{Ended, REMEMBERED_MAX};
 use super::limits::ATTENTIONS_MAX;
 use super::reserve::{Registrant, Reservations, Standing};
 use super::sense::Sense;
@@ -47,6 +48,7 @@ struct State {
     attentive: Cell<bool>,
     epoch: Cell<u32>,
     standing: Cell<Standing>,
+    copies: RefCell<Vec<Ended>>,
 }
 
 /// A nexus, as its unit remembers it.
@@ -63,8 +65,18 @@ impl Nexus {
     pub(super) fn new(id: u64, port: InitiatorPort, target_port: u16, unit: Weak<Unit>) -> Self {
         let waiting = RefCell::new(SmallVec::from_slice(&[POWER_ON]));
         let (attentive, epoch) = (Cell::new(true), Cell::new(0));
-        let standing = Cell::default();
-        Self(Rc::new(State { id, port, target_port, unit, waiting, attentive, epoch, standing }))
+        let (standing, copies) = (Cell::default(), RefCell::default());
+        Self(Rc::new(State {
+            id,
+            port,
+            target_port,
+            unit,
+            waiting,
+            attentive,
+            epoch,
+            standing,
+            copies,
+        }))
     }
 
     pub(super) fn weak(&self) -> WeakNexus {
@@ -118,6 +130,21 @@ impl Nexus {
     /// Whether reservations know it by this.
     pub(super) fn is(&self, who: &Registrant) -> bool {
         self.0.target_port == who.target_port && self.0.port == who.port
+    }
+
+    /// Remembers how a copy ended, in place of what was remembered under its number.
+    pub(super) fn remember(&self, ended: Ended) {
+        let mut copies = self.0.copies.borrow_mut();
+        copies.retain(|other| other.list != ended.list);
+        if copies.len() == REMEMBERED_MAX {
+            copies.remove(0);
+        }
+        copies.push(ended);
+    }
+
+    /// How the copy of this number ended.
+    pub(super) fn copy(&self, list: u8) -> Option<Ended> {
+        self.0.copies.borrow().iter().find(|ended| ended.list == list).copied()
     }
 
     /// Forgets every command that has begun.

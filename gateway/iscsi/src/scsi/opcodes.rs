@@ -48,13 +48,7 @@ const fn row(opcode: u8, access: Access, usage: &'static [u8], parse: Parse) -> 
     Entry { opcode, action, access, beside, attentive: true, usage, parse }
 }
 
-const fn with(
-    opcode: u8,
-    action: u8,
-    access: Access,
-    usage: &'static [u8],
-    parse: Parse,
-) -> Entry {
+const fn with(opcode: u8, action: u8, access: Access, usage: &'static [u8], parse: Parse) -> Entry {
     let (action, beside) = (Some(action), Beside::Holder);
     Entry { opcode, action, access, beside, attentive: true, usage, parse }
 }
@@ -112,7 +106,6 @@ pub(crate) static TABLE: &[Entry] = &[
     with(0x83, 0x00, Write, &long_16(0x83, 0x00), cdb::extended_copy),
     with(0x84, 0x00, Free, &copy_16(0x00, 0xff), cdb::copy_status),
     with(0x84, 0x03, Free, &copy_16(0x03, 0x00), cdb::copy_parameters),
-    with(0x84, 0x04, Free, &copy_16(0x04, 0xff), cdb::copy_failed),
     row(0x88, Read, &blocks_16(0x88, 0x18), cdb::read_16),
     row(0x89, Write, &COMPARE_AND_WRITE, cdb::compare_and_write),
     row(0x8a, Write, &blocks_16(0x8a, 0x18), cdb::write_16),

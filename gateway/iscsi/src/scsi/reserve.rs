@@ -98,9 +98,9 @@ pub(crate) const fn passes(kind: Kind, standing: Standing, access: Access) -> bo
             Kind::WriteExclusive | Kind::WriteExclusiveRegistrants | Kind::WriteExclusiveAll => {
                 true
             }
-            Kind::ExclusiveAccess
-            | Kind::ExclusiveAccessRegistrants
-            | Kind::ExclusiveAccessAll => false,
+            Kind::ExclusiveAccess | Kind::ExclusiveAccessRegistrants | Kind::ExclusiveAccessAll => {
+                false
+            }
         },
         (_, Access::Write) => false,
     }
@@ -293,12 +293,7 @@ impl Reservations {
         Ok(notices)
     }
 
-    fn reserve(
-        &mut self,
-        who: &Registrant,
-        key: u64,
-        kind: Kind,
-    ) -> Result<Vec<Notice>, Refusal> {
+    fn reserve(&mut self, who: &Registrant, key: u64, kind: Kind) -> Result<Vec<Notice>, Refusal> {
         let at = self.proven(who, key)?;
         match self.reservation {
             None => self.reservation = Some((kind, at)),
@@ -308,12 +303,7 @@ impl Reservations {
         Ok(Vec::new())
     }
 
-    fn release(
-        &mut self,
-        who: &Registrant,
-        key: u64,
-        kind: Kind,
-    ) -> Result<Vec<Notice>, Refusal> {
+    fn release(&mut self, who: &Registrant, key: u64, kind: Kind) -> Result<Vec<Notice>, Refusal> {
         let at = self.proven(who, key)?;
         match self.reservation {
             Some((held, holder)) if held.is_shared() || holder == at => {
@@ -357,15 +347,9 @@ impl Reservations {
             return Err(Refusal::Field(8));
         }
         // One that takes the reservation keeps its own registration.
-        let is_victim = |r: &Registration| {
-            (all || r.key == victim) && !(takes && r.who == *who)
-        };
-        let victims: Vec<Registrant> = self
-            .registrations
-            .iter()
-            .filter(|r| is_victim(r))
-            .map(|r| r.who.clone())
-            .collect();
+        let is_victim = |r: &Registration| (all || r.key == victim) && !(takes && r.who == *who);
+        let victims: Vec<Registrant> =
+            self.registrations.iter().filter(|r| is_victim(r)).map(|r| r.who.clone()).collect();
         if victims.is_empty() && !takes {
             return Err(Refusal::Conflict);
         }
@@ -431,9 +415,7 @@ impl Reservations {
 
     /// The place of `who`, if it is registered with this key.
     fn proven(&self, who: &Registrant, key: u64) -> Result<usize, Refusal> {
-        self.place(who)
-            .filter(|at| self.registrations[*at].key == key)
-            .ok_or(Refusal::Conflict)
+        self.place(who).filter(|at| self.registrations[*at].key == key).ok_or(Refusal::Conflict)
     }
 
     /// Ends a registration; returns the type of the reservation that ended with it.

@@ -60,7 +60,9 @@ pub(crate) const INVALID_FIELD: Sense = plain(0x5, 0x2400);
 pub(crate) const NO_UNIT: Sense = plain(0x5, 0x2500);
 pub(crate) const INVALID_IN_LIST: Sense = plain(0x5, 0x2600);
 pub(crate) const INVALID_RELEASE: Sense = plain(0x5, 0x2604);
+pub(crate) const COPY_ABORTED: Sense = plain(0xa, 0x0000);
 pub(crate) const UNREACHABLE_TARGET: Sense = plain(0xa, 0x0d02);
+pub(crate) const TOO_MUCH_INLINE: Sense = plain(0x5, 0x260b);
 pub(crate) const TOO_MANY_TARGETS: Sense = plain(0x5, 0x2606);
 pub(crate) const UNSUPPORTED_TARGET: Sense = plain(0x5, 0x2607);
 pub(crate) const TOO_MANY_SEGMENTS: Sense = plain(0x5, 0x2608);
@@ -69,7 +71,6 @@ pub(crate) const UNSUPPORTED_SEGMENT: Sense = plain(0x5, 0x2609);
 pub(crate) const SHORT_DATA: Sense = plain(0x5, 0x0e03);
 pub(crate) const SAVING_UNSUPPORTED: Sense = plain(0x5, 0x3900);
 pub(crate) const NO_REGISTRATION_ROOM: Sense = plain(0x5, 0x5504);
-pub(crate) const NO_ROOM_NOW: Sense = plain(0x5, 0x5503);
 pub(crate) const WRITE_PROTECTED: Sense = plain(0x7, 0x2700);
 pub(crate) const NO_SPACE: Sense = plain(0x7, 0x2707);
 pub(crate) const ABORTED: Sense = plain(0xb, 0x0000);
@@ -156,10 +157,7 @@ mod tests {
     fn both_forms_say_the_same() {
         let sense = INVALID_FIELD.cdb(2).about(7);
         let fixed = sense.encode(Form::Fixed);
-        assert_eq!(
-            &fixed[..],
-            [0xf0, 0, 5, 0, 0, 0, 7, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xc0, 0, 2]
-        );
+        assert_eq!(&fixed[..], [0xf0, 0, 5, 0, 0, 0, 7, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xc0, 0, 2]);
         let other = sense.encode(Form::Descriptors);
         assert_eq!(&other[..8], [0x72, 5, 0x24, 0, 0, 0, 0, 20]);
         assert_eq!(other.len(), 28);

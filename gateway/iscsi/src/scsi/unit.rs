@@ -19,7 +19,7 @@ use super::reserve::{self, Notice, Reservations, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
     Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow, Status,
-    UnitEvent, UnitIdentity, UnitSettings, inquiry, report,
+    UnitEvent, UnitIdentity, UnitSettings, copy, inquiry, report,
 };
 
 /// A disk behind any number of nexuses.
@@ -143,7 +143,13 @@ impl Unit {
 
     /// Whether a read or a write that [`Self::begin`] planned, when the nexus's epoch was `epoch`,
     /// may be handed to the volume now. It must be, before anything else is begun or run.
-    pub fn admit(&self, nexus: &Nexus, epoch: u32, extent: Extent, write: Option<bool>) -> Admission {
+    pub fn admit(
+        &self,
+        nexus: &Nexus,
+        epoch: u32,
+        extent: Extent,
+        write: Option<bool>,
+    ) -> Admission {
         if nexus.epoch() != epoch {
             return Admission::Aborted;
         }
@@ -370,6 +376,11 @@ impl Unit {
             Command::TestUnitReady => Outcome::good(),
             Command::Reserve { third_party } => self.reserve(nexus, third_party)?,
             Command::Release { third_party } => self.release(nexus, third_party)?,
+            Command::CopyParameters { room } => Outcome::data(copy::parameters(), room),
+            Command::CopyStatus { list, room } => {
+                let ended = nexus.copy(list).ok_or(sense::INVALID_FIELD.cdb(2))?;
+                Outcome::data(copy::status(&ended), room)
+            }
             Command::PersistentIn { action, room } => {
                 Outcome::data(reserve::read(&self.reservations.borrow(), action)?, room)
             }

@@ -121,7 +121,8 @@ mod tests {
 
     fn one() -> Reservations {
         let name = "iqn.a".to_owned();
-        let who = Registrant { port: InitiatorPort { name, isid: [1, 2, 3, 4, 5, 6] }, target_port: 2 };
+        let who =
+            Registrant { port: InitiatorPort { name, isid: [1, 2, 3, 4, 5, 6] }, target_port: 2 };
         Reservations {
             generation: 3,
             registrations: vec![Registration { who, key: 0xabcd }],

@@ -103,7 +103,9 @@ impl Model {
                 }
                 knows(key)
             }
-            Order::Preempt { key, victim, kind, .. } => knows(key) && self.preempt(who, victim, kind),
+            Order::Preempt { key, victim, kind, .. } => {
+                knows(key) && self.preempt(who, victim, kind)
+            }
             Order::Move { .. } => unreachable!("has a test of its own"),
         }
     }
@@ -122,7 +124,9 @@ impl Model {
         let doomed: BTreeSet<Registrant> = self
             .keys
             .iter()
-            .filter(|(who, key)| **key == victim || takes && victim == 0 && !who.port.name.is_empty())
+            .filter(|(who, key)| {
+                **key == victim || takes && victim == 0 && !who.port.name.is_empty()
+            })
             .map(|(who, _)| who.clone())
             .filter(|doomed| !(takes && doomed == who))
             .collect();

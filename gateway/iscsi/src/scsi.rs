@@ -21,6 +21,8 @@ mod opcodes;
 mod report;
 pub mod reserve;
 pub mod sense;
+#[cfg(test)]
+mod tests;
 mod unit;
 mod unmap;
 

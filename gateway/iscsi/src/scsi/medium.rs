@@ -193,10 +193,7 @@ impl Run<'_> {
         let Some(extent) = self.extent(at)? else { return Ok(()) };
         let mut rest = match check {
             Check::Readable | Check::Each => data.clone(),
-            Check::Same if data.len() < BLOCK_BYTES as usize => {
-                return Err(sense::SHORT_DATA.into());
-            }
-            Check::Same => data.repeat(len(extent).min(piece()) / data.len()).into(),
+            Check::Same => repeated(data, extent)?,
         };
         let whole = if check == Check::Each { part(Some(extent), data) } else { Some(extent) };
         for piece in whole.into_iter().flat_map(|extent| extent.pieces(CONTENT_BYTES_MAX)) {
@@ -215,14 +212,14 @@ impl Run<'_> {
         data: &Bytes,
         (unmap, no_data): (bool, bool),
     ) -> Result<(), Stop> {
-        if !no_data && data.len() < BLOCK_BYTES as usize {
-            return Err(sense::SHORT_DATA.into());
-        }
         let Some(extent) = self.rest(at)? else { return Ok(()) };
-        if no_data || data.iter().all(|byte| *byte == 0) {
+        if no_data {
             return self.zero(extent, unmap).await;
         }
-        let page: Bytes = data.repeat(len(extent).min(piece()) / data.len()).into();
+        let page = repeated(data, extent)?;
+        if page.iter().all(|byte| *byte == 0) {
+            return self.zero(extent, unmap).await;
+        }
         for piece in extent.pieces(CONTENT_BYTES_MAX) {
             self.unit.until_free(piece).await;
             self.op(Op::Write(piece, page.slice(..len(piece))), false).await?;
@@ -370,6 +367,9 @@ fn len(extent: Extent) -> usize {
     usize::try_from(extent.len()).unwrap_or(usize::MAX)
 }
 
-fn piece() -> usize {
-    usize::try_from(CONTENT_BYTES_MAX).unwrap_or(usize::MAX)
+/// One block of data-out, as often as it fits what is written or compared at once.
+fn repeated(data: &Bytes, extent: Extent) -> Result<Bytes, Sense> {
+    let block = data.get(..BLOCK_BYTES as usize).ok_or(sense::SHORT_DATA)?;
+    let most = extent.len().min(CONTENT_BYTES_MAX) / u64::from(BLOCK_BYTES);
+    Ok(block.repeat(usize::try_from(most).unwrap_or(0)).into())
 }

@@ -28,5 +28,5 @@ pub mod wire;
 pub use capacity::Capacity;
 pub use export::{InitiatorInfo, Portal, Refusal, TargetInfo, Targets};
 pub use negotiate::{Auth, ChapUser, Secret, WeakSecret};
-pub use server::{ListenError, Listener, ListenerConfig};
+pub use server::{ListenError, Listener, ListenerConfig, Sessions};
 pub use session::{Attachment, Ending, LoggedIn, serve};

@@ -15,7 +15,7 @@ mod request;
 mod response;
 pub mod text;
 
-pub use digest::{crc, Crc};
+pub use digest::{Crc, crc};
 pub use header::{HEADER_BYTES, Header, NO_TAG, padding};
 pub use request::{Function, Malformed, Request};
 pub use response::{AsyncEvent, LoginStatus, RejectReason, Response, Stamp};

@@ -59,9 +59,7 @@ pub(super) async fn run(
     match run.command(slow, data_out).await {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Io(error)) => Err(error),
-        Err(Stop::Sense(sense)) => {
-            Ok(Outcome::refused(sense).taking(u64::from(slow.data_out)))
-        }
+        Err(Stop::Sense(sense)) => Ok(Outcome::refused(sense).taking(u64::from(slow.data_out))),
         Err(Stop::Aborted) => Ok(Outcome::of(Status::TaskAborted)),
     }
 }

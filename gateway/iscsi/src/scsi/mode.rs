@@ -172,11 +172,9 @@ fn change(code: u8, given: &[u8], modes: Modes) -> Option<Modes> {
     }
     Some(match code {
         CACHING => Modes { write_cache: given[2] & 0x04 != 0, ..modes },
-        CONTROL => Modes {
-            descriptors: given[2] & 0x04 != 0,
-            protected: given[4] & 0x08 != 0,
-            ..modes
-        },
+        CONTROL => {
+            Modes { descriptors: given[2] & 0x04 != 0, protected: given[4] & 0x08 != 0, ..modes }
+        }
         _ => modes,
     })
 }
@@ -189,14 +187,21 @@ mod tests {
 
     fn ask(page: u8, control: u8, long: bool) -> ModeSense {
         let (subpage, room) = (0, 255);
-        ModeSense { long, no_descriptors: true, long_addresses: false, control, page, subpage, room }
+        ModeSense {
+            long,
+            no_descriptors: true,
+            long_addresses: false,
+            control,
+            page,
+            subpage,
+            room,
+        }
     }
 
     #[test]
     fn a_page_that_is_read_can_be_written_back_with_a_changeable_bit() {
         for long in [false, true] {
-            let mut list =
-                sense_data(&ask(CONTROL, 0, long), Modes::DEFAULT, (8, false)).unwrap();
+            let mut list = sense_data(&ask(CONTROL, 0, long), Modes::DEFAULT, (8, false)).unwrap();
             let at = if long { 8 } else { 4 };
             assert_eq!(select(&list, long, Modes::DEFAULT), Ok(Modes::DEFAULT));
             list[at + 2] ^= 0x04;

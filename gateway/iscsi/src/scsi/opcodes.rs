@@ -48,13 +48,7 @@ const fn row(opcode: u8, access: Access, usage: &'static [u8], parse: Parse) -> 
     Entry { opcode, action, access, beside, attentive: true, usage, parse }
 }
 
-const fn with(
-    opcode: u8,
-    action: u8,
-    access: Access,
-    usage: &'static [u8],
-    parse: Parse,
-) -> Entry {
+const fn with(opcode: u8, action: u8, access: Access, usage: &'static [u8], parse: Parse) -> Entry {
     let (action, beside) = (Some(action), Beside::Holder);
     Entry { opcode, action, access, beside, attentive: true, usage, parse }
 }

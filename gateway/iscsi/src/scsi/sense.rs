@@ -156,10 +156,7 @@ mod tests {
     fn both_forms_say_the_same() {
         let sense = INVALID_FIELD.cdb(2).about(7);
         let fixed = sense.encode(Form::Fixed);
-        assert_eq!(
-            &fixed[..],
-            [0xf0, 0, 5, 0, 0, 0, 7, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xc0, 0, 2]
-        );
+        assert_eq!(&fixed[..], [0xf0, 0, 5, 0, 0, 0, 7, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xc0, 0, 2]);
         let other = sense.encode(Form::Descriptors);
         assert_eq!(&other[..8], [0x72, 5, 0x24, 0, 0, 0, 0, 20]);
         assert_eq!(other.len(), 28);

@@ -130,7 +130,13 @@ impl Unit {
 
     /// Whether a read or a write that [`Self::begin`] planned, when the nexus's epoch was `epoch`,
     /// may be handed to the volume now. It must be, before anything else is begun or run.
-    pub fn admit(&self, nexus: &Nexus, epoch: u32, extent: Extent, write: Option<bool>) -> Admission {
+    pub fn admit(
+        &self,
+        nexus: &Nexus,
+        epoch: u32,
+        extent: Extent,
+        write: Option<bool>,
+    ) -> Admission {
         if nexus.epoch() != epoch {
             return Admission::Aborted;
         }

@@ -14,7 +14,17 @@ pub const NO_TAG: u32 = u32::MAX;
 
 /// A basic header, as it lies on the wire.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct Header {
@@ -26,7 +36,7 @@ pub struct Header {
     pub specific: [u8; 2],
     /// Length of the additional header segments, in words of four bytes.
     pub ahs_words: u8,
-    data_len: [u8; 3],
+    pub(crate) data_len: [u8; 3],
     /// Logical unit number, or what depends on the opcode.
     pub lun: [u8; 8],
     /// Initiator task tag.

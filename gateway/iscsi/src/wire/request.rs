@@ -283,7 +283,15 @@ impl Request {
                 header.words[3] = ref_cmd_sn.into();
             }
             Self::Login {
-                transit, more, stage, next_stage, version_max, version_min, isid, tsih, ..
+                transit,
+                more,
+                stage,
+                next_stage,
+                version_max,
+                version_min,
+                isid,
+                tsih,
+                ..
             } => {
                 header.flags =
                     bit(transit, 0x80) | bit(more, 0x40) | (stage & 3) << 2 | next_stage & 3;

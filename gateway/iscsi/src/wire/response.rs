@@ -118,7 +118,11 @@ pub enum AsyncEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named as the standard names them")]
 pub enum Response {
-    NopIn { lun: [u8; 8], tag: u32, target_tag: u32 },
+    NopIn {
+        lun: [u8; 8],
+        tag: u32,
+        target_tag: u32,
+    },
     Command {
         tag: u32,
         status: u8,
@@ -127,7 +131,10 @@ pub enum Response {
         residual: u32,
         exp_data_sn: u32,
     },
-    Task { tag: u32, response: u8 },
+    Task {
+        tag: u32,
+        response: u8,
+    },
     Login {
         transit: bool,
         more: bool,
@@ -138,7 +145,13 @@ pub enum Response {
         tag: u32,
         status: LoginStatus,
     },
-    Text { is_final: bool, more: bool, lun: [u8; 8], tag: u32, target_tag: u32 },
+    Text {
+        is_final: bool,
+        more: bool,
+        lun: [u8; 8],
+        tag: u32,
+        target_tag: u32,
+    },
     DataIn {
         is_final: bool,
         /// With status GOOD or another that has no sense data, and the residual.
@@ -147,8 +160,20 @@ pub enum Response {
         data_sn: u32,
         offset: u32,
     },
-    Logout { tag: u32, response: u8, wait: u16, retain: u16 },
-    ReadyToTransfer { lun: [u8; 8], tag: u32, target_tag: u32, r2t_sn: u32, offset: u32, len: u32 },
+    Logout {
+        tag: u32,
+        response: u8,
+        wait: u16,
+        retain: u16,
+    },
+    ReadyToTransfer {
+        lun: [u8; 8],
+        tag: u32,
+        target_tag: u32,
+        r2t_sn: u32,
+        offset: u32,
+        len: u32,
+    },
     Async(AsyncEvent),
     Reject(RejectReason),
 }
@@ -315,9 +340,7 @@ impl Response {
                     status: LoginStatus::of(halves(word(4)).0.to_be_bytes())?,
                 }
             }
-            0x24 => {
-                Self::Text { is_final: header.is_final(), more, lun, tag, target_tag: word(0) }
-            }
+            0x24 => Self::Text { is_final: header.is_final(), more, lun, tag, target_tag: word(0) },
             0x25 => Self::DataIn {
                 is_final: header.is_final(),
                 status: (header.flags & 1 != 0)

@@ -15,29 +15,66 @@ fn request() -> impl Strategy<Value = Request> {
             match kind {
                 0 => Request::NopOut { lun, tag, target_tag: one, cmd_sn, exp_stat_sn },
                 1 => Request::Command {
-                    lun, tag, read: a, write: b, is_final: c, attribute: bytes[0] & 7,
-                    expected: one, cmd_sn, exp_stat_sn, cdb,
+                    lun,
+                    tag,
+                    read: a,
+                    write: b,
+                    is_final: c,
+                    attribute: bytes[0] & 7,
+                    expected: one,
+                    cmd_sn,
+                    exp_stat_sn,
+                    cdb,
                 },
                 2 => Request::Task {
                     function: [
-                        Function::AbortTask, Function::LogicalUnitReset, Function::Other(99),
+                        Function::AbortTask,
+                        Function::LogicalUnitReset,
+                        Function::Other(99),
                     ][usize::from(bytes[0] % 3)],
-                    lun, tag, referenced: one, cmd_sn, exp_stat_sn, ref_cmd_sn: four,
+                    lun,
+                    tag,
+                    referenced: one,
+                    cmd_sn,
+                    exp_stat_sn,
+                    ref_cmd_sn: four,
                 },
                 3 => Request::Login {
-                    transit: a, more: b, stage: bytes[0] & 3, next_stage: bytes[1] & 3,
-                    version_max: bytes[2], version_min: bytes[3],
-                    isid: [1, 2, 3, cdb[0], cdb[1], cdb[2]], tsih: connection, tag, connection,
-                    cmd_sn, exp_stat_sn,
+                    transit: a,
+                    more: b,
+                    stage: bytes[0] & 3,
+                    next_stage: bytes[1] & 3,
+                    version_max: bytes[2],
+                    version_min: bytes[3],
+                    isid: [1, 2, 3, cdb[0], cdb[1], cdb[2]],
+                    tsih: connection,
+                    tag,
+                    connection,
+                    cmd_sn,
+                    exp_stat_sn,
                 },
                 4 => Request::Text {
-                    more: a, is_final: b, tag, target_tag: one, cmd_sn, exp_stat_sn,
+                    more: a,
+                    is_final: b,
+                    tag,
+                    target_tag: one,
+                    cmd_sn,
+                    exp_stat_sn,
                 },
                 5 => Request::DataOut {
-                    is_final: a, tag, target_tag: one, exp_stat_sn, data_sn: four, offset: five,
+                    is_final: a,
+                    tag,
+                    target_tag: one,
+                    exp_stat_sn,
+                    data_sn: four,
+                    offset: five,
                 },
                 6 => Request::Logout {
-                    reason: bytes[0] & 0x7f, tag, connection, cmd_sn, exp_stat_sn,
+                    reason: bytes[0] & 0x7f,
+                    tag,
+                    connection,
+                    cmd_sn,
+                    exp_stat_sn,
                 },
                 _ => Request::Snack { tag, exp_stat_sn },
             }
@@ -74,8 +111,8 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         if let Some(header) = Header::read(&bytes) {
-            drop(Request::decode(&header));
-            drop(Response::decode(&header));
+            let _request = Request::decode(&header);
+            let _response = Response::decode(&header);
         }
         drop(parse(&bytes));
         if let Ok(text) = str::from_utf8(&bytes) {

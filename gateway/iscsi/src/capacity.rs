@@ -105,11 +105,6 @@ impl Grant {
         }
     }
 
-    /// Whether this connection holds bytes that another waits for.
-    pub(crate) fn is_coveted(&self) -> bool {
-        self.held > 0 && self.is_contended()
-    }
-
     fn is_contended(&self) -> bool {
         self.capacity.waiting.load(Ordering::Relaxed) > 0
     }
@@ -148,10 +143,8 @@ mod tests {
         let mut other = Grant::new(Arc::clone(&capacity));
         assert!(hog.covers(FLOOR_BYTES + 900));
         assert!(!other.covers(FLOOR_BYTES + 200));
-        assert!(hog.is_coveted());
         hog.settle(FLOOR_BYTES + 100, false);
         assert!(other.covers(FLOOR_BYTES + 200));
-        assert!(!hog.is_coveted());
         drop((hog, other));
         assert_eq!(capacity.bytes_free.load(Ordering::Relaxed), 1000);
     }

@@ -79,12 +79,6 @@ pub const QUEUE_DEPTH: u32 = 128;
 /// Immediate commands beside them.
 pub const IMMEDIATE_MAX: usize = 16;
 
-/// Data of one command: the largest that READ (10) can ask for is just below 32 MiB.
-pub const TRANSFER_BYTES_MAX: u64 = 16 * MIB;
-
-/// Data-out of a command that carries parameters.
-pub const PARAMETERS_MAX: u32 = 64 << 10;
-
 /// Bytes in flight per connection, as content on its way down or as replies that the initiator has
 /// not taken. What comes unasked is beside them, see [`QUEUE_DEPTH`] and [`FIRST_BURST_BYTES`].
 pub const INFLIGHT_BYTES_MAX: u64 = 64 * MIB;
@@ -108,8 +102,8 @@ pub const UNSENT_BYTES_MAX: u64 = INFLIGHT_BYTES_MAX + MIB;
 /// room for what we skip.
 pub const AHS_WORDS_MAX: usize = 68;
 
-/// Task management requests that wait for commands to end.
-pub const MANAGEMENT_MAX: usize = 16;
+/// Task management requests that wait for commands to end: one for each, and some for all.
+pub const MANAGEMENT_MAX: usize = QUEUE_DEPTH as usize + 16;
 
 // === Buffers ===
 
@@ -187,7 +181,7 @@ pub const KEEPALIVE_PROBES: u32 = 6;
 
 // === How they fit together ===
 
-const _: () = assert!(INFLIGHT_BYTES_MAX >= 2 * TRANSFER_BYTES_MAX);
+const _: () = assert!(INFLIGHT_BYTES_MAX >= 2 * crate::scsi::limits::TRANSFER_BYTES_MAX);
 const _: () = assert!(GATEWAY_BYTES_MAX >= 2 * INFLIGHT_BYTES_MAX);
 const _: () = assert!(FIRST_BURST_BYTES <= MAX_BURST_BYTES);
 const _: () = assert!(RECV_SEGMENT_BYTES <= SEGMENT_BYTES_MAX);

@@ -234,7 +234,11 @@ impl Login {
             self.introduce(&mut pairs, targets, out)?;
         }
         let wants = transit.then_some(next_stage);
-        if stage == SECURITY { self.secure(&pairs, out, fill)? } else { self.operate(&pairs, out)? }
+        if stage == SECURITY {
+            self.secure(&pairs, out, fill)?
+        } else {
+            self.operate(&pairs, out)?
+        }
         match (stage, wants) {
             (_, None) => Ok(None),
             (SECURITY, Some(next @ (OPERATIONAL | FULL_FEATURE))) => {

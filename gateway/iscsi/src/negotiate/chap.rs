@@ -149,11 +149,8 @@ impl Algorithm {
             parts.iter().for_each(|part| sum.update(part));
             return sum.finalize().to_vec();
         }
-        let algorithm = if self == Self::Sha1 {
-            &digest::SHA1_FOR_LEGACY_USE_ONLY
-        } else {
-            &digest::SHA256
-        };
+        let algorithm =
+            if self == Self::Sha1 { &digest::SHA1_FOR_LEGACY_USE_ONLY } else { &digest::SHA256 };
         let mut sum = digest::Context::new(algorithm);
         parts.iter().for_each(|part| sum.update(part));
         sum.finish().as_ref().to_vec()

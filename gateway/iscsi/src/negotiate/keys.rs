@@ -116,8 +116,12 @@ pub(super) fn answer(params: &mut Params, key: &str, value: &str) -> Answer {
         }
         "InitiatorAlias" => Answer::Silent,
         // Said by targets only, or fixed by the first request.
-        "TargetAlias" | "TargetAddress" | "TargetPortalGroupTag" | "InitiatorName"
-        | "SessionType" | "TargetName" => Answer::Wrong,
+        "TargetAlias"
+        | "TargetAddress"
+        | "TargetPortalGroupTag"
+        | "InitiatorName"
+        | "SessionType"
+        | "TargetName" => Answer::Wrong,
         "SendTargets" => reject(),
         _ => say("NotUnderstood"),
     }

@@ -27,12 +27,8 @@ impl Targets for One {
 
 fn login(auth: Auth) -> Login {
     let address: SocketAddr = "192.0.2.1:1000".parse().unwrap();
-    let initiator = InitiatorInfo {
-        address,
-        name: String::new(),
-        user: None,
-        listener: "tcp".to_owned(),
-    };
+    let initiator =
+        InitiatorInfo { address, name: String::new(), user: None, listener: "tcp".to_owned() };
     Login::new(Terms { tag: 1, auth: Arc::new(auth) }, initiator)
 }
 
@@ -162,7 +158,9 @@ fn answer_of(number: &str, id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
             use md5::Digest;
             md5::Md5::digest(&all).to_vec()
         }
-        "6" => ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &all).as_ref().to_vec(),
+        "6" => {
+            ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &all).as_ref().to_vec()
+        }
         _ => ring::digest::digest(&ring::digest::SHA256, &all).as_ref().to_vec(),
     }
 }

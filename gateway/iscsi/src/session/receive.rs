@@ -31,8 +31,6 @@ pub(crate) enum Place {
     Into(BytesMut, usize),
     /// Nowhere.
     Drop,
-    /// The PDU has to wait.
-    Wait,
 }
 
 /// Data that has come.
@@ -53,8 +51,6 @@ pub(crate) enum Item {
     Pdu(Header, Body),
     /// Nothing until more bytes come.
     NeedBytes,
-    /// A PDU that has to wait.
-    Waiting,
 }
 
 /// Why nothing more can be understood.
@@ -103,8 +99,7 @@ impl Receiver {
         !self.buffer.is_empty() || !matches!(self.state, State::Header)
     }
 
-    /// The next PDU. `gate` is asked once for each header that it lets through, and again for one
-    /// that had to wait.
+    /// The next PDU. `gate` is asked once for each header.
     pub(crate) fn next(
         &mut self,
         mut gate: impl FnMut(&Header) -> Place,
@@ -116,9 +111,6 @@ impl Receiver {
                         return Ok(Item::NeedBytes);
                     };
                     let place = gate(&header);
-                    if matches!(place, Place::Wait) {
-                        return Ok(Item::Waiting);
-                    }
                     self.buffer.advance(bytes);
                     self.short = header.data_len() >= OWN_BUFFER_BYTES;
                     self.state = self.begin(header, place);
@@ -215,7 +207,7 @@ impl Receiver {
             }
             Place::Drop => State::Drop { header, left: self.tailed(len) },
             Place::Into(into, _) => State::Tail { header, into, sum: None },
-            Place::Shared | Place::Wait => State::Shared { header },
+            Place::Shared => State::Shared { header },
         }
     }
 

@@ -36,7 +36,7 @@ pub struct Header {
     pub specific: [u8; 2],
     /// Length of the additional header segments, in words of four bytes.
     pub ahs_words: u8,
-    pub(super) data_len: [u8; 3],
+    pub(crate) data_len: [u8; 3],
     /// Logical unit number, or what depends on the opcode.
     pub lun: [u8; 8],
     /// Initiator task tag.

@@ -111,8 +111,8 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         if let Some(header) = Header::read(&bytes) {
-            drop(Request::decode(&header));
-            drop(Response::decode(&header));
+            let _request = Request::decode(&header);
+            let _response = Response::decode(&header);
         }
         drop(parse(&bytes));
         if let Ok(text) = str::from_utf8(&bytes) {

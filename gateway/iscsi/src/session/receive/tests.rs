@@ -67,7 +67,6 @@ proptest! {
                         let read = std::future::poll_fn(|cx| receiver.poll_fill(cx, &mut piece)).await;
                         at += read.unwrap();
                     }
-                    Item::Waiting => unreachable!(),
                 }
             }
         });

@@ -108,7 +108,11 @@ fn shard(geometry: Geometry, mut connections: mpsc::UnboundedReceiver<LoggedIn>)
     let volume: Rc<dyn Volume> =
         if null { Rc::new(Null(geometry)) } else { MemoryStore::new(geometry) };
     let identity = UnitIdentity { volume: VolumeId::of(7), target: TARGET.to_owned() };
-    let unit = Unit::new(identity, Rc::clone(&volume), Rc::new(Forgetful), UnitSettings::alone());
+    let made = Unit::new(identity, Rc::clone(&volume), Rc::new(Forgetful), UnitSettings::alone());
+    let unit = match made {
+        Ok(unit) => unit,
+        Err(error) => return eprintln!("no unit: {error}"),
+    };
     let work = async {
         while let Some(connection) = connections.recv().await {
             let attachment = Attachment {

@@ -83,6 +83,20 @@ pub struct Slow {
     pub(crate) epoch: u32,
 }
 
+impl Slow {
+    /// Whether it can be run with as many bytes of data-out as the host has announced. Where a
+    /// block is repeated or compared, too few and too many are both a mistake of the host.
+    #[must_use]
+    pub const fn fits(&self, announced: u32) -> bool {
+        match self.command {
+            Command::WriteSame { .. } | Command::CompareAndWrite { .. } => {
+                self.data_out == announced
+            }
+            _ => true,
+        }
+    }
+}
+
 /// Whether a read or a write may be handed to the volume now.
 #[derive(Debug)]
 pub enum Admission {

@@ -93,6 +93,7 @@ pub(crate) enum Check {
 pub(crate) enum Command {
     Read { at: Blocks },
     Write { at: Blocks, fua: bool },
+    WriteAtomic { at: Blocks, fua: bool },
     TestUnitReady,
     RequestSense { descriptors: bool, room: u32 },
     Inquiry { page: Option<u8>, room: u32 },
@@ -376,6 +377,16 @@ pub(super) fn compare_and_write(cdb: &Cdb) -> Result<Command, Sense> {
     cdb.unprotected()?;
     let at = Blocks { lba: cdb.number(2, 8), count: cdb.byte(13).into(), lba_at: 2 };
     Ok(Command::CompareAndWrite { at, fua: is_fua(cdb.byte(1)) })
+}
+
+pub(super) fn write_atomic(cdb: &Cdb) -> Result<Command, Sense> {
+    cdb.unprotected()?;
+    // A boundary would cut it into pieces, of which none can be.
+    if cdb.short(10) != 0 {
+        return Err(sense::INVALID_FIELD.cdb(10));
+    }
+    let at = Blocks { lba: cdb.number(2, 8), count: cdb.number(12, 2), lba_at: 2 };
+    Ok(Command::WriteAtomic { at, fua: is_fua(cdb.byte(1)) })
 }
 
 pub(super) fn or_write(cdb: &Cdb) -> Result<Command, Sense> {

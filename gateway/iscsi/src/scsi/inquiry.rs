@@ -7,8 +7,8 @@ use block::VolumeId;
 
 use super::copy;
 use super::limits::{
-    BLOCK_BYTES, COMPARE_BLOCKS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_BEST, TRANSFER_BYTES_MAX,
-    UNMAP_RANGES_MAX,
+    ATOMIC_BLOCKS_MAX, BLOCK_BYTES, COMPARE_BLOCKS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_BEST,
+    TRANSFER_BYTES_MAX, UNMAP_BLOCKS_MAX, UNMAP_RANGES_MAX,
 };
 use super::sense::{self, Sense};
 
@@ -153,16 +153,18 @@ fn extended() -> Vec<u8> {
 fn block_limits() -> Vec<u8> {
     let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
     let block = u64::from(BLOCK_BYTES);
-    let mut out = vec![0x01, COMPARE_BLOCKS_MAX];
+    // WRITE SAME of no block means all that follow.
+    let mut out = vec![0x00, COMPARE_BLOCKS_MAX];
     out.extend_from_slice(&8u16.to_be_bytes()); // Best granularity: 4 KiB.
     out.extend_from_slice(&short(TRANSFER_BYTES_MAX / block));
     out.extend_from_slice(&short(TRANSFER_BYTES_BEST / block));
     out.extend_from_slice(&short(TRANSFER_BYTES_MAX / block)); // PRE-FETCH.
-    out.extend_from_slice(&short(SAME_BLOCKS_MAX)); // UNMAP.
+    out.extend_from_slice(&short(UNMAP_BLOCKS_MAX)); // UNMAP.
     out.extend_from_slice(&UNMAP_RANGES_MAX.to_be_bytes());
     out.extend_from_slice(&short(8)); // Blocks are given back in 4 KiB,
     out.extend_from_slice(&0x8000_0000u32.to_be_bytes()); // which begin at 0.
     out.extend_from_slice(&SAME_BLOCKS_MAX.to_be_bytes());
+    out.extend_from_slice(&ATOMIC_BLOCKS_MAX.to_be_bytes()); // Anywhere, without a boundary.
     out.resize(60, 0);
     out
 }

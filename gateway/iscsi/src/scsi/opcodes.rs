@@ -115,6 +115,7 @@ pub(crate) static TABLE: &[Entry] = &[
     row(0x90, Read, &blocks_16(0x90, 0x02), cdb::pre_fetch_16),
     row(0x91, Write, &blocks_16(0x91, 0x02), cdb::synchronize_16),
     row(0x93, Write, &blocks_16(0x93, 0x09), cdb::write_same_16),
+    row(0x9c, Write, &blocks_16(0x9c, 0x18), cdb::write_atomic),
     with(0x9e, 0x10, Free, &long_16(0x9e, 0x10), cdb::read_capacity_16),
     with(0x9e, 0x12, Read, &blocks_16(0x9e, 0x12), cdb::layout_of),
     row(0xa0, Free, &long_12(0xa0, 0, 0xff, 0), cdb::report_luns).anybody().inattentive(),

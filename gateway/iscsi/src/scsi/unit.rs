@@ -19,7 +19,7 @@ use super::reserve::{self, Notice, Reservations, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
     Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow, Status,
-    UnitEvent, UnitIdentity, UnitSettings, copy, inquiry, report,
+    UnitEvent, UnitIdentity, UnitSettings, copy, inquiry, limits, report,
 };
 
 /// A disk behind any number of nexuses.
@@ -278,12 +278,10 @@ impl Unit {
                 Some(extent) => Ok(Plan::Read(extent)),
                 None => Ok(Plan::Answer(Outcome::good())),
             },
-            Command::Write { at, fua } => match self.writable(&at, transfer_blocks_max())? {
-                Some(extent) => {
-                    Ok(Plan::Write { extent, fua: fua || !self.modes.get().write_cache })
-                }
-                None => Ok(Plan::Answer(Outcome::good())),
-            },
+            Command::Write { at, fua } => self.plan_write(&at, fua, transfer_blocks_max()),
+            Command::WriteAtomic { at, fua } => {
+                self.plan_write(&at, fua, limits::ATOMIC_BLOCKS_MAX.into())
+            }
             Command::Verify { at, check } => {
                 self.extent(&at, SAME_BLOCKS_MAX)?;
                 match check {
@@ -305,6 +303,9 @@ impl Unit {
             }
             Command::WriteSame { at, no_data, .. } => {
                 self.writable(&at, SAME_BLOCKS_MAX)?;
+                if at.count == 0 && self.blocks() - at.lba > SAME_BLOCKS_MAX {
+                    return Err(sense::INVALID_FIELD);
+                }
                 slow(if no_data { 0 } else { BLOCK_BYTES.into() }, true)
             }
             Command::PreFetch { at, .. } => {
@@ -333,6 +334,12 @@ impl Unit {
             Command::StartStop { .. } => slow(0, true),
             _ => self.known(nexus, command).map(Plan::Answer),
         }
+    }
+
+    fn plan_write(&self, at: &Blocks, fua: bool, max: u64) -> Result<Plan, Sense> {
+        let fua = fua || !self.modes.get().write_cache;
+        let extent = self.writable(at, max)?;
+        Ok(extent.map_or(Plan::Answer(Outcome::good()), |extent| Plan::Write { extent, fua }))
     }
 
     /// The answer to a command that needs no I/O.

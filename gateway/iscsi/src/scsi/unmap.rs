@@ -1,11 +1,11 @@
 //! What is given back, and what lies where: the lists of UNMAP and GET LBA STATUS.
 //!
-//! Invariant: a list names at most [`UNMAP_RANGES_MAX`] ranges and [`SAME_BLOCKS_MAX`] blocks.
+//! Invariant: a list names at most [`UNMAP_RANGES_MAX`] ranges and [`UNMAP_BLOCKS_MAX`] blocks.
 
 use block::{Extent, Run, RunKind};
 
 use super::cdb::Blocks;
-use super::limits::{BLOCK_BYTES, SAME_BLOCKS_MAX, UNMAP_RANGES_MAX};
+use super::limits::{BLOCK_BYTES, UNMAP_BLOCKS_MAX, UNMAP_RANGES_MAX};
 use super::sense::{self, Sense};
 
 /// The ranges of an UNMAP parameter list (SBC-3 §5.28.2). One that breaks off before its first
@@ -28,7 +28,7 @@ pub(super) fn ranges(list: &[u8]) -> Result<Vec<Blocks>, Sense> {
     }
     let ranges: Vec<Blocks> = ranges.iter().map(range).collect();
     let blocks: u64 = ranges.iter().map(|at| at.count).sum();
-    if blocks > SAME_BLOCKS_MAX {
+    if blocks > UNMAP_BLOCKS_MAX {
         return Err(sense::INVALID_IN_LIST.list(8));
     }
     Ok(ranges)

@@ -90,6 +90,9 @@ fn planned(plan: Plan, (expected_in, expected_out): (u32, u32)) -> (Work, u64, u
             let work = cut(extent, len).map_or(nothing, |extent| Work::Write(extent, fua));
             (work, whole, u32::try_from(len).unwrap_or(u32::MAX))
         }
+        Plan::Slow(slow) if !slow.fits(expected_out) => {
+            (Work::Answer(Outcome::refused(sense::INVALID_FIELD)), 0, 0)
+        }
         Plan::Slow(slow) => {
             let wanted = slow.data_out;
             (Work::Slow(slow), 0, wanted)

@@ -90,7 +90,7 @@ fn check_targets(list: &[u8], name: &[u8; 8]) -> Result<usize, Sense> {
             return Err(sense::UNSUPPORTED_TARGET.list(16));
         }
         if target[1] >> 6 != 0 {
-            return Err(sense::INVALID_FIELD);
+            return Err(sense::UNREACHABLE_TARGET);
         }
         let nobody = target[1] & 0x20 != 0;
         // Our NAA name: binary, of the unit, eight bytes.

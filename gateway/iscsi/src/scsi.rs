@@ -268,7 +268,10 @@ pub type KeepFuture = Pin<Box<dyn Future<Output = Result<(), KeepError>>>>;
 /// Keeps persistent reservations beyond the life of the process.
 pub trait ReservationKeeper: fmt::Debug {
     /// What was kept last; `None` if nothing ever was.
-    fn load(&self) -> Option<Bytes>;
+    ///
+    /// # Errors
+    /// When that cannot be found out; the unit is not served then.
+    fn load(&self) -> Result<Option<Bytes>, KeepError>;
 
     /// Puts this in place of what is kept. PERSISTENT RESERVE OUT is answered when it is done.
     ///
@@ -282,8 +285,8 @@ pub trait ReservationKeeper: fmt::Debug {
 pub struct Forgetful;
 
 impl ReservationKeeper for Forgetful {
-    fn load(&self) -> Option<Bytes> {
-        None
+    fn load(&self) -> Result<Option<Bytes>, KeepError> {
+        Ok(None)
     }
 
     fn keep(&self, _: Bytes) -> KeepFuture {

@@ -12,6 +12,7 @@ mod chain;
 mod changes;
 mod clients;
 mod clones;
+mod conformance;
 mod copies;
 mod demo;
 mod failover;

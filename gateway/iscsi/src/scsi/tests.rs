@@ -17,8 +17,8 @@ const BYTES: u64 = 8 << 20;
 struct Drawer(RefCell<Option<Bytes>>);
 
 impl ReservationKeeper for Drawer {
-    fn load(&self) -> Option<Bytes> {
-        self.0.borrow().clone()
+    fn load(&self) -> Result<Option<Bytes>, KeepError> {
+        Ok(self.0.borrow().clone())
     }
 
     fn keep(&self, state: Bytes) -> KeepFuture {

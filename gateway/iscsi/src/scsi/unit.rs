@@ -79,7 +79,8 @@ impl Unit {
         settings: UnitSettings,
     ) -> Result<Rc<Self>, StateError> {
         let bytes = volume.geometry().bytes();
-        let kept = keeper.load().map(|kept| Reservations::decode(&kept)).transpose()?;
+        let kept = keeper.load().map_err(|_unread| StateError::Unread)?;
+        let kept = kept.map(|kept| Reservations::decode(&kept)).transpose()?;
         let reservations = kept.filter(Reservations::persistent).unwrap_or_default();
         let unit = Rc::new(Self {
             identity,

@@ -21,6 +21,9 @@ pub enum StateError {
     /// They are torn, or were damaged.
     #[error("kept reservations are damaged")]
     Damaged,
+    /// Their medium does not give them.
+    #[error("kept reservations cannot be read")]
+    Unread,
     /// They were written by a later release.
     #[error("kept reservations are of version {0}, and this release reads 1")]
     Version(u8),

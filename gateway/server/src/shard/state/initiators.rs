@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use block::{Extent, Geometry, GroupId, IoError, Ledger, Request, Run, Volume, VolumeId};
 use bytes::Bytes;
+use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
     KeepError, KeepFuture, PortGroup, PortState, ReservationKeeper, Unit, UnitIdentity,
     UnitSettings,
@@ -70,10 +71,10 @@ impl fmt::Debug for LedgerKeeper {
 }
 
 impl ReservationKeeper for LedgerKeeper {
-    fn load(&self) -> Option<Bytes> {
-        self.ledger.get(&self.key).unwrap_or_else(|error| {
+    fn load(&self) -> Result<Option<Bytes>, KeepError> {
+        self.ledger.get(&self.key).map_err(|error| {
             tracing::error!(key = self.key, %error, "reservations cannot be read");
-            None
+            KeepError::Store
         })
     }
 
@@ -113,12 +114,22 @@ impl ShardState {
         let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
         let Some(handle) = open.group.volume(volume) else { return };
         let known = of.disk.borrow().clone();
-        let disk = known.unwrap_or_else(|| {
-            let target = host.target().name.clone();
-            let made = self.disk((volume, target), handle, portal_group);
-            *of.disk.borrow_mut() = Some(made.clone());
-            made
-        });
+        let disk = match known {
+            Some(disk) => disk,
+            None => {
+                let target = host.target().name.clone();
+                // Without what was reserved, a host could write that others have fenced.
+                let made = match self.disk((volume, target), handle, portal_group) {
+                    Ok(made) => made,
+                    Err(error) => {
+                        tracing::error!(%volume, %error, "volume is not served over iSCSI");
+                        return;
+                    }
+                };
+                *of.disk.borrow_mut() = Some(made.clone());
+                made
+            }
+        };
         disk.read_only.set(read_only);
         let stop = open.group.hosts();
         let (hosts, closing) = (of.hosts, of.closing.borrow().clone());
@@ -143,7 +154,7 @@ impl ShardState {
         (volume, target): (VolumeId, String),
         handle: Rc<dyn Volume>,
         portal_group: u16,
-    ) -> Disk {
+    ) -> Result<Disk, StateError> {
         let read_only = Rc::new(Cell::new(false));
         let guarded: Rc<dyn Volume> =
             Rc::new(Guarded { volume: handle, read_only: Rc::clone(&read_only) });
@@ -161,7 +172,7 @@ impl ShardState {
             transition_seconds: TRANSITION_SECONDS,
         };
         let identity = UnitIdentity { volume, target };
-        let unit = Unit::new(identity, Rc::clone(&guarded), Rc::new(keeper), settings);
-        Disk { unit, volume: guarded, read_only }
+        let unit = Unit::new(identity, Rc::clone(&guarded), Rc::new(keeper), settings)?;
+        Ok(Disk { unit, volume: guarded, read_only })
     }
 }

@@ -122,12 +122,11 @@ fn who_may_not_log_in_does_not() -> Result<()> {
     refused(url(port, &format!("eve%{SECRET}@"), "orders"), "Authentication failure")?;
     refused(url(port, "", "orders"), "Authentication failure")?;
     refused(url(port, &user, "nothing"), "Target not found")?;
-    site.cli(&["volume", "set", "orders", "--allow", "iqn.2026-01.com.example:host1"])?;
-    refused(url(port, &user, "orders"), "Target not found")?;
-    let (code, said) = Tool::new("iscsi-inq")
-        .args(["-i", "iqn.2026-01.com.example:host1"])
-        .arg(url(port, &user, "orders"))
-        .code()?;
+    let host = "iqn.2026-01.com.example:host1";
+    site.cli(&["volume", "create", "ledger", "--size", "16MiB", "--allow", host])?;
+    refused(url(port, &user, "ledger"), "Target not found")?;
+    let inquiry = Tool::new("iscsi-inq").args(["-i", host]);
+    let (code, said) = inquiry.arg(url(port, &user, "ledger")).code()?;
     ensure!(code == 0, "{said}");
     // No secret is told to anybody.
     let log = std::fs::read_to_string(site.process()?.log())?;
@@ -189,6 +188,7 @@ fn a_volume_that_is_not_served_here_is_not_told_as_gone() -> Result<()> {
     east.cli(&["volume", "create", "orders", "--size", "32MiB"])?;
     east.join(west)?;
     east.mirror("orders", west)?;
+    east.wait_equivalent(SOON)?;
     let here = url(*east_port, "", "orders");
     qemu_io(&["-f", "raw", &here], &["write -P 0x42 0 4M", "flush"])?;
     let inquired = Tool::new("iscsi-inq").args(["-e", "1", "-c", "131"]).arg(&here).run()?;
@@ -200,13 +200,11 @@ fn a_volume_that_is_not_served_here_is_not_told_as_gone() -> Result<()> {
     let (code, said) = Tool::new("iscsi-inq").arg(&there).code()?;
     ensure!(code != 0 && !said.contains("not found"), "{said}");
     ensure!(said.contains("769") || said.contains("unavailable"), "{said}");
-    east.wait_equivalent(SOON)?;
     east.kill()?;
-    west.cli(&["failover", "run", "orders", "--force", "--yes"]).or_else(|_| {
-        let plan = west.cli(&["failover", "plan", "orders"])?;
-        let token = plan["token"].as_str().context("the plan has a token")?.to_owned();
-        west.cli(&["failover", "run", "orders", "--plan", &token])
-    })?;
+    let plan =
+        west.wait_for(&["failover", "plan", "orders"], SOON, |plan| plan["token"].is_string())?;
+    let token = plan["token"].as_str().context("the plan has a token")?.to_owned();
+    west.cli(&["failover", "run", "orders", "--token", &token])?;
     qemu_io(&["-f", "raw", &there], &["read -P 0x42 0 4M", "write -P 0x43 0 1M"])?;
     let again = Tool::new("iscsi-inq").args(["-e", "1", "-c", "131"]).arg(&there).run()?;
     ensure!(named(&inquired) == named(&again), "{inquired}\n{again}");

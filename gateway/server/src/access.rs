@@ -1,8 +1,9 @@
-//! Who may attach a volume: addresses, networks, and names of client certificates.
+//! Who may attach a volume: addresses, networks, names of client certificates and of initiators.
 
 use std::net::IpAddr;
 
 use api::VolumeSettings;
+use iscsi::InitiatorInfo;
 use nbd_server::{ClientAddress, ClientInfo};
 
 /// One line of an access list.
@@ -10,6 +11,7 @@ use nbd_server::{ClientAddress, ClientInfo};
 enum Rule<'a> {
     Network(IpAddr, u8),
     Name(&'a str),
+    Initiator(&'a str),
 }
 
 fn rule(text: &str) -> Result<Rule<'_>, String> {
@@ -20,9 +22,13 @@ fn rule(text: &str) -> Result<Rule<'_>, String> {
             Ok(Rule::Name(name))
         };
     }
+    if ["iqn.", "eui.", "naa."].iter().any(|kind| text.starts_with(kind)) {
+        return Ok(Rule::Initiator(text));
+    }
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-    let address: IpAddr =
-        address.parse().map_err(|_e| format!("{text:?} is no address, network or cn:NAME"))?;
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_e| format!("{text:?} is no address, network, cn:NAME or iSCSI name"))?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => longest,
@@ -53,11 +59,25 @@ pub(crate) fn may_attach(settings: &VolumeSettings, client: &ClientInfo) -> bool
     }
     rules.iter().any(|rule| match rule {
         Rule::Name(name) => client.tls_subject.as_ref().is_some_and(|s| s.is_named(name)),
+        Rule::Initiator(_) => false,
         Rule::Network(network, length) => match &client.address {
             ClientAddress::Tcp(from) => contains(*network, *length, from.ip().to_canonical()),
             ClientAddress::Unix { .. } => true,
         },
     })
+}
+
+/// Whether this initiator may log in. Its name is what it says; with CHAP, who it is was proven, and
+/// both must fit what the operator wrote down.
+#[must_use]
+pub(crate) fn may_log_in(settings: &VolumeSettings, initiator: &InitiatorInfo) -> bool {
+    let from = initiator.address.ip().to_canonical();
+    settings.allow.is_empty()
+        || settings.allow.iter().filter_map(|text| rule(text).ok()).any(|rule| match rule {
+            Rule::Name(_) => false,
+            Rule::Initiator(name) => name == initiator.name,
+            Rule::Network(network, length) => contains(network, length, from),
+        })
 }
 
 fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
@@ -108,6 +128,24 @@ mod tests {
         assert!(may_attach(&allowing(&[]), &client("198.51.100.1:1")));
         assert!(may_attach(&allowing(&["0.0.0.0/0"]), &client("198.51.100.1:1")));
         assert!(!may_attach(&allowing(&["cn:db1"]), &client("198.51.100.1:1")));
+    }
+
+    #[test]
+    fn initiators_are_told_by_name_and_network() {
+        let initiator = |name: &str| InitiatorInfo {
+            address: "10.0.0.1:1".parse().unwrap(),
+            name: name.to_owned(),
+            user: None,
+            listener: "tcp".to_owned(),
+        };
+        let list = allowing(&["iqn.2026-01.com.example:host1", "192.0.2.0/24"]);
+        assert_eq!(check(&list), Ok(()));
+        assert!(may_log_in(&list, &initiator("iqn.2026-01.com.example:host1")));
+        assert!(!may_log_in(&list, &initiator("iqn.2026-01.com.example:host2")));
+        assert!(may_log_in(&allowing(&[]), &initiator("any")));
+        assert!(may_log_in(&allowing(&["10.0.0.0/8"]), &initiator("any")));
+        assert!(!may_log_in(&allowing(&["cn:host1"]), &initiator("host1")));
+        assert!(!may_attach(&list, &client("198.51.100.1:1")));
     }
 
     #[test]

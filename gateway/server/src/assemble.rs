@@ -28,9 +28,11 @@ use crate::fillings::Fillings;
 use crate::gateway::sites::Desk;
 use crate::gateway::{Gateway, GatewayParts};
 use crate::metrics::Exporter;
+use crate::portals::{self, Portals};
 use crate::refusal::{Refused, chain_text};
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
+use crate::targets::TargetDoor;
 use crate::witnessing::Witnessing;
 use crate::{gateway, http, metrics, shutdown, telemetry, tls};
 
@@ -106,6 +108,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     // The desk takes join tokens from here on.
     let _first_book = desk_book.set(Arc::clone(&book));
     let (listeners, nbd_uris) = bind_nbd(&config).await?;
+    let portals = portals::bind(&config.iscsi).map_err(failed("open the iSCSI listeners"))?;
     let parts = GatewayParts {
         config,
         clock,
@@ -118,10 +121,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         fillings,
         links,
         nbd_uris,
+        iscsi_uris: portals.uris.clone(),
     };
     let gateway = Gateway::new(parts);
     gateway.begin_fillings(of_fillings);
     serve(&gateway, exporter, listeners).await?;
+    serve_iscsi(&gateway, portals);
     begin(&gateway).await;
     shutdown::wait_for_signal(&gateway.stopping).await;
     shutdown::stop(&gateway, threads).await.map_err(because("stop"))
@@ -324,6 +329,17 @@ async fn serve(
         gateway.tasks.spawn(run);
     }
     Ok(())
+}
+
+/// Begins to serve on the iSCSI listeners.
+fn serve_iscsi(gateway: &Arc<Gateway>, portals: Portals) {
+    let door = Arc::new(TargetDoor(Arc::clone(gateway)));
+    let told: Arc<[iscsi::Portal]> = portals.told.into();
+    for listener in portals.listeners {
+        let stop = (gateway.tasks.clone(), gateway.stopping.clone());
+        let door: Arc<dyn iscsi::Targets> = Arc::<TargetDoor>::clone(&door);
+        gateway.tasks.spawn(listener.run(door, Arc::clone(&told), stop));
+    }
 }
 
 async fn logged(what: &'static str, serving: impl Future<Output = std::io::Result<()>>) {

@@ -9,6 +9,7 @@
 //! not in force.
 
 mod backup;
+mod iscsi;
 mod load;
 mod raw;
 mod validate;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use backup::TargetConfig;
+pub use iscsi::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
 pub use load::{defaults_toml, effective_toml, load};
 pub use raw::Raw;
 
@@ -115,6 +117,8 @@ pub struct Config {
     pub link: LinkConfig,
     /// NBD.
     pub nbd: NbdConfig,
+    /// iSCSI.
+    pub iscsi: IscsiConfig,
     /// Mirroring.
     pub mirror: MirrorConfig,
     /// The witness; `None`: an operator decides.

@@ -41,7 +41,8 @@ impl HostDoor {
     }
 }
 
-fn serves(status: &GroupStatus) -> bool {
+/// Whether hosts of a group are served.
+pub(crate) fn serves(status: &GroupStatus) -> bool {
     match &status.serving {
         Serving::Yes
         | Serving::Halted

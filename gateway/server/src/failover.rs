@@ -369,7 +369,7 @@ fn check_export(status: &GroupStatus, nbd: &[String]) -> Check {
         return check(
             &format!("export {names}"),
             CheckState::Warning,
-            "this gateway has no NBD listener: nobody can attach",
+            "this gateway has no NBD or iSCSI listener: nobody can attach",
         );
     }
     check(&format!("export {names}"), CheckState::Ok, nbd.join(", "))

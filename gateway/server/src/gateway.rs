@@ -89,6 +89,8 @@ pub(crate) struct Gateway {
     pub(crate) links: link::LinkContext,
     /// Where hosts attach: addresses as NBD URIs without an export.
     pub(crate) nbd_uris: Vec<String>,
+    /// Where initiators log in: iSCSI URIs without a volume.
+    pub(crate) iscsi_uris: Vec<String>,
     /// Its background work on the control thread.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when it stops.
@@ -132,6 +134,8 @@ pub(crate) struct GatewayParts {
     pub(crate) links: link::LinkContext,
     /// See [`Gateway`].
     pub(crate) nbd_uris: Vec<String>,
+    /// See [`Gateway`].
+    pub(crate) iscsi_uris: Vec<String>,
 }
 
 impl Gateway {
@@ -160,6 +164,7 @@ impl Gateway {
             fillings: parts.fillings,
             links: parts.links,
             nbd_uris: parts.nbd_uris,
+            iscsi_uris: parts.iscsi_uris,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             not_opened: Mutex::default(),

@@ -12,6 +12,7 @@ mod chain;
 mod changes;
 mod clients;
 mod clones;
+mod conformance;
 mod copies;
 mod demo;
 mod failover;
@@ -19,6 +20,7 @@ mod groups;
 
 mod hostile;
 mod hydration;
+mod iscsi;
 mod metrics;
 mod modes;
 mod moves;

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod clock;
+mod conformance;
 mod http;
 mod ports;
 mod process;
@@ -16,6 +17,7 @@ mod site;
 mod tools;
 
 pub use clock::{Deadline, wait_for};
+pub use conformance::{Verdict, Verdicts, conformance, conformance_tests, expected};
 pub use http::get;
 pub use ports::free_port;
 pub use process::{CpuTime, Process};

@@ -18,12 +18,17 @@ use crate::wait_for;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Debian's packages of the tools that tests use.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("ceph", "ceph-common"),
     ("ceph-authtool", "ceph-common"),
     ("ceph-mon", "ceph-mon"),
     ("ceph-osd", "ceph-osd"),
     ("fio", "fio"),
+    ("iscsi-inq", "libiscsi-bin"),
+    ("iscsi-ls", "libiscsi-bin"),
+    ("iscsi-readcapacity16", "libiscsi-bin"),
+    ("iscsi-swp", "libiscsi-bin"),
+    ("iscsi-test-cu", "libiscsi-bin"),
     ("mkfs.ext4", "e2fsprogs"),
     ("nbd-server", "nbd-server"),
     ("nbdcopy", "libnbd-bin"),
@@ -37,6 +42,8 @@ const PACKAGES: [(&str, &str); 18] = [
     ("qemu-nbd", "qemu-utils"),
     ("radosgw", "radosgw"),
     ("radosgw-admin", "radosgw"),
+    ("tgtadm", "tgt"),
+    ("tgtd", "tgt"),
 ];
 
 /// An error unless the program is installed.

@@ -33,18 +33,19 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 17] = [
+pub const CRATES: [Crate; 18] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
     krate("gateway/witness", &["block"], &[]),
     krate("gateway/link", &["block"], &[]),
     krate("gateway/nbd", &["block"], &["store"]),
+    krate("gateway/iscsi", &["block"], &["store"]),
     krate("gateway/backup", &["block"], &[]),
     krate("gateway/api", &["block"], &[]),
     krate(
         "gateway/server",
-        &["api", "backup", "block", "link", "mirror", "nbd", "store", "witness"],
+        &["api", "backup", "block", "iscsi", "link", "mirror", "nbd", "store", "witness"],
         &[],
     ),
     krate("gateway/cli", &["api", "server"], &[]),
@@ -58,7 +59,7 @@ pub const CRATES: [Crate; 17] = [
 ];
 
 /// Host protocols; each has the same files, so that one reads like the other.
-pub const PROTOCOLS: [&str; 1] = ["gateway/nbd"];
+pub const PROTOCOLS: [&str; 2] = ["gateway/nbd", "gateway/iscsi"];
 
 /// Crates that may hold `unsafe` blocks, each with a reason at the block.
 pub const UNSAFE: [&str; 1] = ["gateway/store"];

@@ -53,6 +53,17 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     tested
 }
 
+/// Runs the conformance suite of iSCSI against this product and against tgt.
+///
+/// # Errors
+/// When it cannot be run, or a test ends otherwise than is expected.
+pub(crate) fn conformance() -> Result<()> {
+    packages::for_conformance()?;
+    run(&mut cargo(&["build", "--package", "twinspan-cli"]))?;
+    let mut tests = cargo(&["test", "--package", "twinspan-e2e", "--", "conformance"]);
+    run(tests.args(["--include-ignored", "--nocapture", "--test-threads=1"]))
+}
+
 /// The quick gate: installs nothing.
 ///
 /// # Errors

@@ -32,6 +32,8 @@ enum Command {
     Test(gate::TestArguments),
     /// Runs this product and its peers side by side and prints ratios.
     Bench(bench::Arguments),
+    /// Runs the conformance suite of iSCSI against this product and against tgt, and prints both.
+    Conformance,
     /// The quick gate before a push: format, lints, and all tests but the end-to-end ones.
     Ci,
     /// Writes the committed OpenAPI document anew.
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => gate::test(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Conformance => gate::conformance(),
         Command::Ci => gate::ci(),
         Command::Openapi => openapi::run(),
         Command::FmtCheck => gate::format_check(),

@@ -31,13 +31,15 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 12] = [
+const CLIENTS: [Need; 14] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
     need("qemu-io", "qemu-utils", "the client that writes patterns"),
     need("nbdkit", "nbdkit", "a foreign server to import from"),
     need("fio", "fio", "the client that writes and verifies"),
+    need("iscsi-test-cu", "libiscsi-bin", "the conformance suite of iSCSI"),
+    need("qemu:iscsi", "qemu-block-extra", "the initiator of QEMU"),
     need("mkfs.ext4", "e2fsprogs", "a file system on a volume"),
     need("etcd", "etcd-server", "the witness that sites ask"),
     need("prometheus", "prometheus", "scrapes /metrics and checks rules"),
@@ -52,6 +54,20 @@ const CLIENTS: [Need; 12] = [
 /// When something is missing and cannot be installed; the message says what to do by hand.
 pub(crate) fn for_tests() -> Result<()> {
     install(&CLIENTS)
+}
+
+/// The peer that the conformance suite runs against, beside this product.
+const CONFORMANCE: [Need; 2] = [
+    need("iscsi-test-cu", "libiscsi-bin", "the conformance suite of iSCSI"),
+    need("tgtd", "tgt", "the peer whose score stands beside ours"),
+];
+
+/// Installs what a comparison of conformance needs.
+///
+/// # Errors
+/// As for tests.
+pub(crate) fn for_conformance() -> Result<()> {
+    install(&CONFORMANCE)
 }
 
 /// Installs what the benchmarks need.
@@ -134,6 +150,10 @@ fn as_root() -> Option<Command> {
 }
 
 fn is_there(need: &Need) -> bool {
+    if let Some(driver) = need.what.strip_prefix("qemu:") {
+        let file = format!("/usr/lib/{}-linux-gnu/qemu/block-{driver}.so", std::env::consts::ARCH);
+        return std::path::Path::new(&file).is_file();
+    }
     let Some(module) = need.what.strip_prefix("python:") else {
         return is_installed(need.what);
     };

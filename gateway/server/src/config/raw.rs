@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub(super) use super::backup::RawBackup;
+pub(super) use super::iscsi::RawIscsi;
 
 /// The file as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -35,6 +36,8 @@ pub struct Raw {
     pub link: RawLink,
     /// NBD.
     pub nbd: RawNbd,
+    /// iSCSI.
+    pub iscsi: RawIscsi,
     /// Mirroring.
     pub mirror: RawMirror,
     /// Arbitration by a witness.
@@ -58,6 +61,7 @@ impl Default for Raw {
             metrics: RawMetrics::default(),
             link: RawLink::default(),
             nbd: RawNbd::default(),
+            iscsi: RawIscsi::default(),
             mirror: RawMirror::default(),
             witness: RawWitness::default(),
             log: RawLog::default(),

@@ -78,6 +78,12 @@ fn a_bad_value_is_refused_by_key() {
         ),
         ("[site]\nname = \"a b\"\n", "site.name"),
         ("[link]\nlisten = \"0.0.0.0:7702\"\n", "link.advertise"),
+        ("[iscsi]\nauth = \"chap\"\n", "iscsi.auth"),
+        ("[iscsi]\nauth = \"often\"\n", "iscsi.auth"),
+        ("[iscsi]\nportal_group = 256\n", "iscsi.portal_group"),
+        ("[iscsi]\nprefix = \"twinspan\"\n", "iscsi.prefix"),
+        ("[[iscsi.listeners]]\naddress = \"0.0.0.0:3260\"\n", "iscsi.listeners.advertise"),
+        ("[iscsi]\nauth = \"chap\"\n[[iscsi.users]]\nname = \"joe\"\n", "iscsi.users.secret_file"),
         ("[[nbd.listeners]]\nname = \"x\"\ntls = \"required\"\n", "nbd.listeners.tls"),
         ("shards = \"many\"\n", "shards"),
     ] {

@@ -24,7 +24,7 @@ use super::{
 /// Threads beyond this help nobody: a group is bounded by one.
 const SHARDS_MAX: usize = 256;
 /// A host that takes longer than this to go on does not notice that a thread slept.
-const BUSY_POLL_US_MAX: u64 = 1000;
+pub(super) const BUSY_POLL_US_MAX: u64 = 1000;
 /// The machine that hears of time ten times a second cannot ask more often.
 const HEARTBEAT_MS_MIN: u64 = 100;
 /// One comparison: less would never begin.
@@ -54,7 +54,7 @@ impl Place<'_> {
         ConfigError::Value { place: self.0.to_owned(), key: key.to_owned(), reason: reason.into() }
     }
 
-    fn address(&self, key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+    pub(super) fn address(&self, key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
         text.parse().map_err(|_e| {
             self.bad(key, format!("{text:?} is not an address and port, like 127.0.0.1:7701"))
         })
@@ -64,11 +64,16 @@ impl Place<'_> {
         parse_millis(text).map_err(|reason| self.bad(key, reason))
     }
 
-    fn bytes(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+    pub(super) fn bytes(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
         parse_bytes(text).map_err(|reason| self.bad(key, reason))
     }
 
-    fn word<T: Copy>(&self, key: &str, text: &str, words: &[(&str, T)]) -> Result<T, ConfigError> {
+    pub(super) fn word<T: Copy>(
+        &self,
+        key: &str,
+        text: &str,
+        words: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
         words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
             self.bad(key, format!("{text:?} is none of {}", words.join(", ")))
@@ -140,6 +145,7 @@ impl Raw {
                 distance: Duration::from_millis(at.millis("link.distance", &self.link.distance)?),
             },
             nbd: nbd(&at, &self.nbd)?,
+            iscsi: super::iscsi::iscsi(&at, &self.iscsi)?,
             mirror: MirrorConfig {
                 policy: policy(&at, &self.mirror)?,
                 heartbeat: heartbeat(&at, &self.mirror)?,

@@ -139,7 +139,7 @@ impl Gateway {
             quality: status::quality(status.quality),
             generation: status.generation.map(block::Generation::uuid),
             hosts: u64::try_from(hosts).unwrap_or(u64::MAX),
-            has_listener: !self.nbd_uris.is_empty(),
+            has_listener: !self.nbd_uris.is_empty() || !self.iscsi_uris.is_empty(),
             room_bytes: capacity.map(|bytes| bytes.saturating_sub(self.pool.used_bytes())),
             base: differences.first().and_then(Differences::base).map(block::Generation::uuid),
             is_whole: differences.iter().all(|of| of.base().is_some()),

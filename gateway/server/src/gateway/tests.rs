@@ -98,6 +98,7 @@ impl Rig {
             fillings,
             links,
             nbd_uris,
+            iscsi_uris: Vec::new(),
         };
         let gateway = Gateway::new(parts);
         gateway.begin_fillings(of_fillings);

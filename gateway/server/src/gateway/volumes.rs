@@ -147,6 +147,7 @@ impl Gateway {
                 Some((before, after)) => format!("{before}{volume}?{after}"),
                 None => format!("{uri}{volume}"),
             })
+            .chain(self.iscsi_uris.iter().map(|uri| format!("{uri}{volume}/0")))
             .collect()
     }
 

@@ -7,6 +7,7 @@ mod backups;
 mod changes;
 mod copies;
 mod filling;
+pub(crate) mod initiators;
 mod members;
 mod notes;
 mod scrub;
@@ -108,13 +109,16 @@ struct OpenVolume {
     closing: Rc<RefCell<CancellationToken>>,
     /// Whether it takes no host: it is being restored.
     is_closed: Rc<Cell<bool>>,
+    /// The disk that initiators see, once one has logged in.
+    disk: Rc<RefCell<Option<initiators::Disk>>>,
 }
 
 impl OpenVolume {
     fn new(id: VolumeId, store: Rc<PoolVolume>) -> Self {
         let (hosts, readers) = (Rc::default(), Rc::default());
         let (closing, is_closed) = (Rc::default(), Rc::default());
-        Self { id, store, hosts, readers, closing, is_closed }
+        let disk = Rc::default();
+        Self { id, store, hosts, readers, closing, is_closed, disk }
     }
 }
 

@@ -1,0 +1,259 @@
+//! Reservations against a reference model: a map of keys and a set of holders.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const KINDS: [Kind; 6] = [
+    Kind::WriteExclusive,
+    Kind::ExclusiveAccess,
+    Kind::WriteExclusiveRegistrants,
+    Kind::ExclusiveAccessRegistrants,
+    Kind::WriteExclusiveAll,
+    Kind::ExclusiveAccessAll,
+];
+
+fn host(number: u8) -> Registrant {
+    let port = InitiatorPort { name: format!("iqn.host-{number}"), isid: [0; 6] };
+    Registrant { port, target_port: 1 }
+}
+
+/// The same rules, told as sets: who is registered with what, and who holds.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    keys: BTreeMap<Registrant, u64>,
+    held: Option<(Kind, BTreeSet<Registrant>)>,
+    told: BTreeSet<(Registrant, u16)>,
+}
+
+impl Model {
+    fn settle(&mut self) {
+        let keys = &self.keys;
+        if let Some((kind, holders)) = &mut self.held {
+            if kind.is_shared() {
+                *holders = keys.keys().cloned().collect();
+            }
+            holders.retain(|holder| keys.contains_key(holder));
+        }
+        self.held.take_if(|(_, holders)| holders.is_empty());
+    }
+
+    fn tell(&mut self, but: &Registrant, code: u16) {
+        let others = self.keys.keys().filter(|who| *who != but).cloned();
+        self.told.extend(others.map(|who| (who, code)));
+    }
+
+    fn holds(&self, who: &Registrant) -> bool {
+        self.held.as_ref().is_some_and(|(_, holders)| holders.contains(who))
+    }
+
+    fn apply(&mut self, who: &Registrant, order: &Order) -> bool {
+        self.told.clear();
+        let mine = self.keys.get(who).copied();
+        let knows = |key: u64| mine == Some(key);
+        match *order {
+            Order::Register { key, new, .. } => {
+                if key.is_some_and(|key| key != mine.unwrap_or(0)) {
+                    return false;
+                }
+                if new != 0 {
+                    self.keys.insert(who.clone(), new);
+                } else if mine.is_some() {
+                    let held = self.held.as_ref().map(|(kind, _)| *kind);
+                    self.keys.remove(who);
+                    self.settle();
+                    if let Some(kind) = held
+                        && self.held.is_none()
+                        && kind.has_registrants()
+                    {
+                        self.tell(who, RELEASED);
+                    }
+                }
+                true
+            }
+            Order::Reserve { key, kind } => {
+                let may = match &self.held {
+                    None => true,
+                    Some((held, holders)) => *held == kind && holders.contains(who),
+                };
+                if knows(key) && may {
+                    self.held = Some((kind, BTreeSet::from([who.clone()])));
+                }
+                knows(key) && may
+            }
+            Order::Release { key, kind } => {
+                let held = self.held.as_ref().map(|(held, _)| *held);
+                if !knows(key) || self.holds(who) && held != Some(kind) {
+                    return false;
+                }
+                if self.holds(who) {
+                    self.held = None;
+                    if kind.has_registrants() {
+                        self.tell(who, RELEASED);
+                    }
+                }
+                true
+            }
+            Order::Clear { key } => {
+                if knows(key) {
+                    self.tell(who, PREEMPTED);
+                    *self = Self { told: std::mem::take(&mut self.told), ..Self::default() };
+                }
+                knows(key)
+            }
+            Order::Preempt { key, victim, kind, .. } => {
+                knows(key) && self.preempt(who, victim, kind)
+            }
+            Order::Move { .. } => unreachable!("has a test of its own"),
+        }
+    }
+
+    fn preempt(&mut self, who: &Registrant, victim: u64, kind: Kind) -> bool {
+        let (takes, old) = match &self.held {
+            None => (false, None),
+            Some((held, _)) if held.is_shared() => (victim == 0, Some(*held)),
+            Some((held, holders)) => {
+                (victim != 0 && holders.iter().any(|h| self.keys[h] == victim), Some(*held))
+            }
+        };
+        if victim == 0 && !takes {
+            return false;
+        }
+        let doomed: BTreeSet<Registrant> = self
+            .keys
+            .iter()
+            .filter(|(who, key)| {
+                **key == victim || takes && victim == 0 && !who.port.name.is_empty()
+            })
+            .map(|(who, _)| who.clone())
+            .filter(|doomed| !(takes && doomed == who))
+            .collect();
+        if doomed.is_empty() && !takes {
+            return false;
+        }
+        for doomed in doomed {
+            self.keys.remove(&doomed);
+            if doomed != *who {
+                self.told.insert((doomed, REGISTRATION_PREEMPTED));
+            }
+        }
+        if takes {
+            self.held = Some((kind, BTreeSet::from([who.clone()])));
+            if old != Some(kind) {
+                self.tell(who, RELEASED);
+            }
+        }
+        true
+    }
+}
+
+fn orders() -> impl Strategy<Value = Order> {
+    let key = 0u64..4;
+    let kind = (0usize..6).prop_map(|at| KINDS[at]);
+    prop_oneof![
+        (prop::option::of(key.clone()), key.clone(), any::<bool>())
+            .prop_map(|(key, new, persistent)| Order::Register { key, new, persistent }),
+        (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Reserve { key, kind }),
+        (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Release { key, kind }),
+        (key.clone(), key.clone(), kind, any::<bool>())
+            .prop_map(|(key, victim, kind, abort)| Order::Preempt { key, victim, kind, abort }),
+        key.prop_map(|key| Order::Clear { key }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn behaves_as_the_model_and_survives_being_kept(
+        script in prop::collection::vec((0u8..4, orders()), 1..60),
+    ) {
+        let (mut state, mut model) = (Reservations::default(), Model::default());
+        for (number, order) in script {
+            let who = host(number);
+            let before = state.clone();
+            let result = state.apply(&who, order.clone());
+            let done = model.apply(&who, &order);
+            model.settle();
+            prop_assert_eq!(result.is_ok(), done, "{:?} of {}", order, number);
+            match result {
+                Ok(notices) => {
+                    let told: BTreeSet<_> =
+                        notices.into_iter().filter_map(|n| Some((n.who, n.code?))).collect();
+                    prop_assert_eq!(&told, &model.told);
+                }
+                Err(_) => prop_assert_eq!(&state, &before),
+            }
+            prop_assert_eq!(state.kind(), model.held.as_ref().map(|(kind, _)| *kind));
+            for number in 0..4 {
+                let who = host(number);
+                let standing = state.standing(&who.port, who.target_port);
+                let expected = match (model.holds(&who), model.keys.contains_key(&who)) {
+                    (true, _) => Standing::Holder,
+                    (false, true) => Standing::Registered,
+                    (false, false) => Standing::Stranger,
+                };
+                prop_assert_eq!(standing, expected);
+            }
+            prop_assert_eq!(Reservations::decode(&state.encode()), Ok(state.clone()));
+        }
+    }
+}
+
+#[test]
+fn a_reservation_is_moved_to_a_port_that_was_never_here() {
+    let (a, b) = (host(1), host(2));
+    let mut state = Reservations::default();
+    let register = |new| Order::Register { key: None, new, persistent: false };
+    let hand = |key, to: &Registrant, leave| Order::Move {
+        key,
+        new: 9,
+        to: to.clone(),
+        leave,
+        persistent: true,
+    };
+    state.apply(&a, register(1)).unwrap();
+    assert_eq!(state.apply(&a, hand(1, &b, true)), Err(Refusal::Conflict), "nothing is held");
+    state.apply(&a, Order::Reserve { key: 1, kind: Kind::WriteExclusive }).unwrap();
+    assert_eq!(state.apply(&a, hand(1, &a, true)), Err(Refusal::Field(24)));
+    assert_eq!(state.apply(&a, hand(2, &b, true)), Err(Refusal::Conflict), "another key");
+    state.apply(&a, hand(1, &b, true)).unwrap();
+    assert_eq!(state.standing(&b.port, 1), Standing::Holder);
+    assert_eq!(state.standing(&a.port, 1), Standing::Stranger);
+    assert!(state.persistent());
+}
+
+#[test]
+fn the_table_of_conflicts() {
+    use Access::{None as Free, Read, Write};
+    use Standing::{Holder, Registered, Stranger};
+    // For each type: whether a registrant reads, writes; whether a stranger reads, writes.
+    for (kind, expected) in [
+        (Kind::WriteExclusive, [true, false, true, false]),
+        (Kind::ExclusiveAccess, [false, false, false, false]),
+        (Kind::WriteExclusiveRegistrants, [true, true, true, false]),
+        (Kind::ExclusiveAccessRegistrants, [true, true, false, false]),
+        (Kind::WriteExclusiveAll, [true, true, true, false]),
+        (Kind::ExclusiveAccessAll, [true, true, false, false]),
+    ] {
+        let asked = [(Registered, Read), (Registered, Write), (Stranger, Read), (Stranger, Write)];
+        assert_eq!(asked.map(|(standing, access)| passes(kind, standing, access)), expected);
+        assert!(passes(kind, Holder, Write) && passes(kind, Stranger, Free));
+    }
+}
+
+#[test]
+fn preempting_aborts_those_that_lose_their_registration_and_no_others() {
+    let (a, b, c) = (host(1), host(2), host(3));
+    let mut state = Reservations::default();
+    for (who, new) in [(&a, 1), (&b, 2), (&c, 3)] {
+        state.apply(who, Order::Register { key: Some(0), new, persistent: false }).unwrap();
+    }
+    let kind = Kind::WriteExclusiveRegistrants;
+    state.apply(&b, Order::Reserve { key: 2, kind }).unwrap();
+    let notices = state.apply(&a, Order::Preempt { key: 1, victim: 2, kind, abort: true }).unwrap();
+    let code = Some(REGISTRATION_PREEMPTED);
+    assert_eq!(notices, [Notice { who: b, code, abort: true }]);
+    assert_eq!(state.standing(&a.port, 1), Standing::Holder);
+    assert_eq!(state.standing(&c.port, 1), Standing::Registered);
+}

@@ -1,0 +1,576 @@
+//! A disk behind any number of nexuses: what is decided before any I/O.
+//!
+//! Invariant: on the way of a read or a write that nothing forbids there are a few cells to look
+//! at, and no allocation. Whatever could forbid it sets `guarded` or the nexus's attention.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use block::{Extent, Volume};
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::cdb::{Blocks, Cdb, Command};
+use super::limits::{BLOCK_BYTES, PARAMETERS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_MAX};
+use super::mode::{self, Modes};
+use super::nexus::{self, Nexus, WeakNexus};
+use super::opcodes::{self, Access, Beside, Entry};
+use super::reserve::{self, Notice, Reservations, StateError};
+use super::sense::{self, Form, Sense};
+use super::{
+    Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow, Status,
+    UnitEvent, UnitIdentity, UnitSettings, copy, inquiry, limits, report,
+};
+
+/// A disk behind any number of nexuses.
+#[derive(Debug)]
+pub struct Unit {
+    pub(super) identity: UnitIdentity,
+    pub(super) volume: VolumeRef,
+    pub(super) keeper: Rc<dyn ReservationKeeper>,
+    pub(super) settings: RefCell<UnitSettings>,
+    pub(super) modes: Cell<Modes>,
+    /// Whether anything may forbid reads or writes: a reservation, a port state, a protection.
+    guarded: Cell<bool>,
+    /// The size that every nexus knows or is about to be told.
+    bytes: Cell<u64>,
+    /// Who is registered, and who holds a persistent reservation.
+    pub(super) reservations: RefCell<Reservations>,
+    /// Held by the one PERSISTENT RESERVE OUT that is being kept.
+    pub(super) ordering: tokio::sync::Mutex<()>,
+    /// Which nexus holds the unit with RESERVE.
+    holder: Cell<Option<u64>>,
+    nexuses: RefCell<Vec<WeakNexus>>,
+    next: Cell<u64>,
+    /// Where commands run that must not be interrupted.
+    exclusive: RefCell<Vec<Extent>>,
+    /// Whether there are any.
+    pub(super) busy: Cell<bool>,
+    /// Woken when one of them ends.
+    pub(super) freed: Notify,
+}
+
+/// A volume, for a struct that shows itself.
+pub(super) struct VolumeRef(pub(super) Rc<dyn Volume>);
+
+impl std::fmt::Debug for VolumeRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a volume")
+    }
+}
+
+/// Takes blocks for one command alone; gives them back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Exclusive<'a> {
+    unit: &'a Unit,
+    extent: Extent,
+}
+
+impl Unit {
+    /// A unit in front of `volume`, with the reservations that its keeper has.
+    ///
+    /// # Errors
+    /// [`StateError`] when what was kept cannot be read: to go on without it could let a host write
+    /// that was fenced.
+    pub fn new(
+        identity: UnitIdentity,
+        volume: Rc<dyn Volume>,
+        keeper: Rc<dyn ReservationKeeper>,
+        settings: UnitSettings,
+    ) -> Result<Rc<Self>, StateError> {
+        let bytes = volume.geometry().bytes();
+        let kept = keeper.load().map_err(|_unread| StateError::Unread)?;
+        let kept = kept.map(|kept| Reservations::decode(&kept)).transpose()?;
+        let reservations = kept.filter(Reservations::persistent).unwrap_or_default();
+        let unit = Rc::new(Self {
+            identity,
+            volume: VolumeRef(volume),
+            keeper,
+            settings: RefCell::new(settings),
+            modes: Cell::new(Modes::DEFAULT),
+            guarded: Cell::new(false),
+            bytes: Cell::new(bytes),
+            reservations: RefCell::new(reservations),
+            ordering: tokio::sync::Mutex::new(()),
+            holder: Cell::new(None),
+            nexuses: RefCell::default(),
+            next: Cell::new(0),
+            exclusive: RefCell::default(),
+            busy: Cell::new(false),
+            freed: Notify::new(),
+        });
+        unit.guard();
+        Ok(unit)
+    }
+
+    /// A nexus of this initiator port at this relative target port. Its first command is answered
+    /// with a unit attention.
+    #[must_use]
+    pub fn attach(self: &Rc<Self>, port: InitiatorPort, target_port: u16) -> Nexus {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let nexus = Nexus::new(id, port, target_port, Rc::downgrade(self));
+        self.nexuses.borrow_mut().push(nexus.weak());
+        nexus.stand(&self.reservations.borrow());
+        nexus
+    }
+
+    /// In which form sense is sent.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.modes.get().form()
+    }
+
+    /// What a command needs before it can be answered. Costs no I/O and never waits.
+    pub fn begin(&self, nexus: &Nexus, cdb: &[u8]) -> Plan {
+        self.look_at_size();
+        let (entry, command) = match opcodes::decode(&Cdb::of(cdb)) {
+            Ok(decoded) => decoded,
+            Err(refusal) => return self.refuse(nexus, refusal),
+        };
+        if nexus.is_attentive()
+            && entry.attentive
+            && let Some(attention) = nexus.take_attention()
+        {
+            return Plan::Answer(Outcome::refused(attention));
+        }
+        if self.guarded.get()
+            && let Some(outcome) = self.forbidden(nexus, entry, command)
+        {
+            return Plan::Answer(outcome);
+        }
+        self.plan(nexus, command).unwrap_or_else(|sense| Plan::Answer(Outcome::refused(sense)))
+    }
+
+    /// Whether a read or a write that [`Self::begin`] planned, when the nexus's epoch was `epoch`,
+    /// may be handed to the volume now. It must be, before anything else is begun or run.
+    pub fn admit(
+        &self,
+        nexus: &Nexus,
+        epoch: u32,
+        extent: Extent,
+        write: Option<bool>,
+    ) -> Admission {
+        if nexus.epoch() != epoch {
+            return Admission::Aborted;
+        }
+        if !self.busy.get() || self.is_free(extent) {
+            return Admission::Go;
+        }
+        let block = u64::from(BLOCK_BYTES);
+        let at = Blocks { lba: extent.offset() / block, count: extent.len() / block, lba_at: 2 };
+        let command = match write {
+            Some(fua) => Command::Write { at, fua },
+            None => Command::Read { at },
+        };
+        Admission::Slow(Slow { data_out: 0, change: write.is_some(), command, epoch })
+    }
+
+    /// Ends everything that a reset ends; the sessions find the epochs of their nexuses changed.
+    pub fn reset(&self, by: &Nexus, kind: Reset) {
+        for nexus in self.nexuses() {
+            nexus.abort();
+            match kind {
+                Reset::ClearTaskSet if nexus.id() == by.id() => {}
+                Reset::ClearTaskSet => nexus.tell(nexus::CLEARED),
+                Reset::LogicalUnit | Reset::Target => nexus.tell(nexus::RESET),
+            }
+        }
+        match kind {
+            Reset::ClearTaskSet => {}
+            Reset::LogicalUnit | Reset::Target => {
+                self.holder.set(None);
+                self.modes.set(Modes::DEFAULT);
+                self.guard();
+            }
+        }
+    }
+
+    /// Tells every nexus what changed.
+    pub fn changed(&self, what: UnitEvent) {
+        match what {
+            UnitEvent::Groups(groups) => {
+                if self.settings.borrow().groups == groups {
+                    return;
+                }
+                self.settings.borrow_mut().groups = groups;
+                self.tell_all(nexus::ACCESS_CHANGED, None);
+                self.guard();
+            }
+        }
+    }
+
+    // === What stands in the way ===
+
+    /// Tells every nexus when the volume grew. Hosts that poll find out by any command.
+    fn look_at_size(&self) {
+        let bytes = self.volume.0.geometry().bytes();
+        if bytes != self.bytes.get() {
+            self.bytes.set(bytes);
+            self.tell_all(nexus::CAPACITY_CHANGED, None);
+        }
+    }
+
+    /// Computes anew whether anything may forbid reads or writes.
+    pub(super) fn guard(&self) {
+        let guarded = self.holder.get().is_some()
+            || self.reservations.borrow().kind().is_some()
+            || self.state() != PortState::Optimized
+            || self.modes.get() != Modes::DEFAULT;
+        self.guarded.set(guarded);
+    }
+
+    /// The state of this gateway's ports.
+    fn state(&self) -> PortState {
+        let settings = self.settings.borrow();
+        let ours = settings.groups.iter().find(|group| group.group == settings.group);
+        ours.map_or(PortState::Unavailable, |group| group.state)
+    }
+
+    /// How a command ends that may not be begun.
+    fn forbidden(&self, nexus: &Nexus, entry: &Entry, command: Command) -> Option<Outcome> {
+        let conflict = Outcome::of(Status::ReservationConflict);
+        match self.holder.get() {
+            Some(holder) if holder != nexus.id() && entry.beside == Beside::Holder => {
+                return Some(conflict);
+            }
+            _ => {}
+        }
+        if let Some(kind) = self.reservations.borrow().kind()
+            && !starts(command)
+            && !reserve::passes(kind, nexus.standing(), entry.access)
+        {
+            return Some(conflict);
+        }
+        if entry.access == Access::Write && self.is_protected() && is_change(command) {
+            return Some(Outcome::refused(sense::WRITE_PROTECTED));
+        }
+        if matches!(entry.access, Access::None | Access::Reservation) {
+            return None;
+        }
+        match self.state() {
+            PortState::Optimized | PortState::NonOptimized => None,
+            PortState::Standby => Some(Outcome::refused(sense::STANDBY)),
+            PortState::Unavailable => Some(Outcome::refused(sense::UNAVAILABLE)),
+            PortState::Transitioning => Some(Outcome::of(Status::Busy)),
+        }
+    }
+
+    fn refuse(&self, nexus: &Nexus, refusal: Sense) -> Plan {
+        let sense = if nexus.is_attentive() { nexus.take_attention() } else { None };
+        Plan::Answer(Outcome::refused(sense.unwrap_or(refusal)))
+    }
+
+    /// Whether writes are refused, by an initiator's word or because the volume takes none.
+    pub(super) fn is_protected(&self) -> bool {
+        self.modes.get().protected || self.volume.0.read_only()
+    }
+
+    // === What a command needs ===
+
+    fn plan(&self, nexus: &Nexus, command: Command) -> Result<Plan, Sense> {
+        let slow = |data_out: u64, change: bool| {
+            let data_out = u32::try_from(data_out).unwrap_or(u32::MAX);
+            Ok(Plan::Slow(Slow { data_out, change, command, epoch: nexus.epoch() }))
+        };
+        let content = |at: &Blocks, times: u64| at.count * u64::from(BLOCK_BYTES) * times;
+        match command {
+            Command::Read { at } => match self.extent(&at, transfer_blocks_max())? {
+                Some(extent) => Ok(Plan::Read(extent)),
+                None => Ok(Plan::Answer(Outcome::good())),
+            },
+            Command::Write { at, fua } => self.plan_write(&at, fua, transfer_blocks_max()),
+            Command::WriteAtomic { at, fua } => {
+                self.plan_write(&at, fua, limits::ATOMIC_BLOCKS_MAX.into())
+            }
+            Command::Verify { at, check } => {
+                self.extent(&at, SAME_BLOCKS_MAX)?;
+                match check {
+                    super::cdb::Check::Readable => slow(0, false),
+                    super::cdb::Check::Each => {
+                        self.extent(&at, transfer_blocks_max())?;
+                        slow(content(&at, 1), false)
+                    }
+                    super::cdb::Check::Same => slow(BLOCK_BYTES.into(), false),
+                }
+            }
+            Command::WriteVerify { at, .. } | Command::OrWrite { at, .. } => {
+                self.writable(&at, transfer_blocks_max())?;
+                slow(content(&at, 1), true)
+            }
+            Command::CompareAndWrite { at, .. } => {
+                self.writable(&at, transfer_blocks_max())?;
+                slow(content(&at, 2), true)
+            }
+            Command::WriteSame { at, no_data, .. } => {
+                self.writable(&at, SAME_BLOCKS_MAX)?;
+                if at.count == 0 && self.blocks() - at.lba > SAME_BLOCKS_MAX {
+                    return Err(sense::INVALID_FIELD);
+                }
+                slow(if no_data { 0 } else { BLOCK_BYTES.into() }, true)
+            }
+            Command::PreFetch { at, .. } => {
+                self.extent(&at, u64::MAX)?;
+                slow(0, false)
+            }
+            Command::Synchronize { at, .. } => {
+                self.extent(&at, u64::MAX)?;
+                slow(0, true)
+            }
+            Command::LayoutOf { at, .. } => {
+                self.extent(&at, u64::MAX)?;
+                slow(0, false)
+            }
+            Command::Unmap { len } => {
+                self.changeable()?;
+                slow(len.into(), true)
+            }
+            Command::ModeSelect { len, .. } => slow(len.into(), false),
+            Command::PersistentOut { len, .. } | Command::ExtendedCopy { len } => {
+                if len > PARAMETERS_MAX {
+                    return Err(sense::LIST_LENGTH);
+                }
+                slow(len.into(), matches!(command, Command::ExtendedCopy { .. }))
+            }
+            Command::StartStop { .. } => slow(0, true),
+            _ => self.known(nexus, command).map(Plan::Answer),
+        }
+    }
+
+    fn plan_write(&self, at: &Blocks, fua: bool, max: u64) -> Result<Plan, Sense> {
+        let fua = fua || !self.modes.get().write_cache;
+        let extent = self.writable(at, max)?;
+        Ok(extent.map_or(Plan::Answer(Outcome::good()), |extent| Plan::Write { extent, fua }))
+    }
+
+    /// The answer to a command that needs no I/O.
+    fn known(&self, nexus: &Nexus, command: Command) -> Result<Outcome, Sense> {
+        let blocks = self.blocks();
+        Ok(match command {
+            Command::Inquiry { page: None, room } => Outcome::data(inquiry::standard(), room),
+            Command::Inquiry { page: Some(page), room } => {
+                let port = inquiry::Port {
+                    volume: self.identity.volume,
+                    target: &self.identity.target,
+                    group: self.settings.borrow().group,
+                    port: nexus.target_port(),
+                };
+                Outcome::data(inquiry::page(page, &port)?, room)
+            }
+            Command::RequestSense { descriptors, room } => {
+                let sense = nexus.take_attention().unwrap_or(sense::NONE);
+                let form = if descriptors { Form::Descriptors } else { Form::Fixed };
+                Outcome::data(sense.encode(form).to_vec(), room)
+            }
+            Command::ModeSense(ask) => {
+                let state = (blocks, self.is_protected());
+                Outcome::data(mode::sense_data(&ask, self.modes.get(), state)?, ask.room)
+            }
+            Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
+            Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),
+            Command::ReportLuns { select, room } => report::luns(&[0], select, room)?,
+            Command::ReportOpcodes { timeouts, options, opcode, action, room } => {
+                Outcome::data(report::opcodes(options, timeouts, (opcode, action))?, room)
+            }
+            Command::ReportTaskManagement { extended, room } => {
+                Outcome::data(report::task_management(extended), room)
+            }
+            Command::ReportPortGroups { extended, room } => {
+                Outcome::data(report::port_groups(&self.settings.borrow(), extended), room)
+            }
+            Command::ReadDefects { long, lists, room } => {
+                Outcome::data(report::defects(long, lists), room)
+            }
+            Command::TestUnitReady => Outcome::good(),
+            Command::Reserve { third_party } => self.reserve(nexus, third_party)?,
+            Command::Release { third_party } => self.release(nexus, third_party)?,
+            Command::CopyParameters { room } => Outcome::data(copy::parameters(), room),
+            Command::CopyStatus { list, room } => {
+                let ended = nexus.copy(list).ok_or(sense::INVALID_FIELD.cdb(2))?;
+                Outcome::data(copy::status(&ended), room)
+            }
+            Command::PersistentIn { action, room } => {
+                Outcome::data(reserve::read(&self.reservations.borrow(), action)?, room)
+            }
+            _ => return Err(sense::INVALID_OPCODE),
+        })
+    }
+
+    // === Ranges ===
+
+    /// How many logical blocks there are.
+    pub(super) fn blocks(&self) -> u64 {
+        self.bytes.get() / u64::from(BLOCK_BYTES)
+    }
+
+    /// The bytes of these blocks; `None` for no block.
+    ///
+    /// # Errors
+    /// LOGICAL BLOCK ADDRESS OUT OF RANGE; INVALID FIELD IN CDB for more than `max` at once.
+    pub(super) fn extent(&self, at: &Blocks, max: u64) -> Result<Option<Extent>, Sense> {
+        let blocks = self.blocks();
+        if at.lba > blocks || at.count > blocks - at.lba {
+            return Err(sense::OUT_OF_RANGE.cdb(at.lba_at));
+        }
+        if at.count > max {
+            return Err(sense::INVALID_FIELD);
+        }
+        let block = u64::from(BLOCK_BYTES);
+        Ok(Extent::new(at.lba * block, at.count * block).ok())
+    }
+
+    /// As [`Self::extent`], where it may be written.
+    fn writable(&self, at: &Blocks, max: u64) -> Result<Option<Extent>, Sense> {
+        self.changeable()?;
+        self.extent(at, max)
+    }
+
+    fn changeable(&self) -> Result<(), Sense> {
+        if self.is_protected() { Err(sense::WRITE_PROTECTED) } else { Ok(()) }
+    }
+
+    // === RESERVE and RELEASE (SPC-2) ===
+
+    fn reserve(&self, nexus: &Nexus, third_party: bool) -> Result<Outcome, Sense> {
+        if third_party {
+            return Err(sense::INVALID_FIELD.cdb(1));
+        }
+        let registered = !self.reservations.borrow().is_empty();
+        if registered || self.holder.get().is_some_and(|holder| holder != nexus.id()) {
+            return Ok(Outcome::of(Status::ReservationConflict));
+        }
+        self.holder.set(Some(nexus.id()));
+        self.guard();
+        Ok(Outcome::good())
+    }
+
+    fn release(&self, nexus: &Nexus, third_party: bool) -> Result<Outcome, Sense> {
+        if third_party {
+            return Err(sense::INVALID_FIELD.cdb(1));
+        }
+        if self.holder.get() == Some(nexus.id()) {
+            self.holder.set(None);
+            self.guard();
+        }
+        Ok(Outcome::good())
+    }
+
+    /// Puts reservations in force, and tells those whom it concerns.
+    pub(super) fn set_reservations(&self, next: Reservations, notices: &[Notice]) {
+        *self.reservations.borrow_mut() = next;
+        self.guard();
+        for nexus in self.nexuses() {
+            nexus.stand(&self.reservations.borrow());
+            for notice in notices.iter().filter(|notice| nexus.is(&notice.who)) {
+                if let Some(code) = notice.code {
+                    nexus.tell(code);
+                }
+                if notice.abort {
+                    nexus.abort();
+                }
+            }
+        }
+    }
+
+    // === Nexuses ===
+
+    pub(super) fn nexuses(&self) -> Vec<Nexus> {
+        self.nexuses.borrow().iter().filter_map(WeakNexus::get).collect()
+    }
+
+    /// Tells every nexus but one.
+    pub(super) fn tell_all(&self, code: u16, but: Option<u64>) {
+        for nexus in self.nexuses().iter().filter(|nexus| Some(nexus.id()) != but) {
+            nexus.tell(code);
+        }
+    }
+
+    /// A nexus was lost.
+    pub(super) fn forget(&self, id: u64) {
+        if self.holder.get() == Some(id) {
+            self.holder.set(None);
+            self.guard();
+        }
+        // Its own entry can be upgraded no more.
+        self.nexuses.borrow_mut().retain(|nexus| nexus.get().is_some());
+    }
+
+    // === Commands that must not be interrupted ===
+
+    /// Whether no such command runs on these blocks.
+    pub(super) fn is_free(&self, extent: Extent) -> bool {
+        !self.exclusive.borrow().iter().any(|other| other.overlaps(extent))
+    }
+
+    /// Waits until these blocks are free, and takes them.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is taken.
+    pub(super) async fn exclusively(&self, extent: Extent) -> Exclusive<'_> {
+        self.until_free(extent).await;
+        self.exclusive.borrow_mut().push(extent);
+        self.busy.set(true);
+        Exclusive { unit: self, extent }
+    }
+
+    /// Waits until these blocks are free.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is changed.
+    pub(super) async fn until_free(&self, extent: Extent) {
+        loop {
+            let freed = self.freed.notified();
+            if self.is_free(extent) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Runs a command that [`Self::begin`] or [`Self::admit`] found to be slow, with the data-out
+    /// that it wants.
+    ///
+    /// # Errors
+    /// What the volume answers; [`crate::status::fate`] says what the host is told.
+    ///
+    /// # Cancellation
+    /// Safe: what was handed to the volume is done, and the rest is not.
+    pub async fn run(
+        self: Rc<Self>,
+        nexus: Nexus,
+        command: Slow,
+        data_out: Bytes,
+    ) -> Result<Outcome, block::IoError> {
+        super::medium::run(&self, &nexus, &command, &data_out).await
+    }
+}
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        let mut all = self.unit.exclusive.borrow_mut();
+        if let Some(at) = all.iter().position(|extent| *extent == self.extent) {
+            all.swap_remove(at);
+        }
+        self.unit.busy.set(!all.is_empty());
+        drop(all);
+        self.unit.freed.notify_waiters();
+    }
+}
+
+/// Blocks of one transfer.
+pub(super) const fn transfer_blocks_max() -> u64 {
+    TRANSFER_BYTES_MAX / BLOCK_BYTES as u64
+}
+
+/// Whether a command only starts the unit, which any may.
+fn starts(command: Command) -> bool {
+    matches!(command, Command::StartStop { start: true, condition: 0, .. })
+}
+
+/// Whether a command of access `Write` changes content, rather than settings.
+fn is_change(command: Command) -> bool {
+    !matches!(
+        command,
+        Command::ModeSelect { .. } | Command::StartStop { .. } | Command::Synchronize { .. }
+    )
+}

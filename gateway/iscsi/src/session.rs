@@ -1,0 +1,210 @@
+//! One session in full feature phase: a single task on the thread that owns the volume.
+//!
+//! ```text
+//!   socket ──one read──▶ receive ──▶ commands ──▶ one batch ──▶ Volume::submit
+//!                                       ╰─ slow ones ──▶ Unit::run, polled by the same task
+//!   socket ◀─one write── outgoing ◀── reply ◀── Completions ◀──────╯ (most at once, some later)
+//! ```
+//!
+//! Invariant: in the steady state a command costs no task, no channel, no lock and no allocation of
+//! ours. What an initiator can make us hold is bounded (see `limits`). A command whose outcome is
+//! in doubt is not answered: pings still are, and when it takes too long the connection is dropped.
+
+mod commands;
+mod manage;
+mod outgoing;
+mod patience;
+mod payloads;
+mod receive;
+mod reply;
+mod tasks;
+mod text;
+mod transfer;
+mod turn;
+mod watch;
+mod window;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::Volume;
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::capacity::Capacity;
+use crate::export::{Portal, TargetInfo};
+use crate::limits::FAREWELL_TIMEOUT;
+use crate::negotiate::Agreed;
+use crate::scsi::Unit;
+use crate::server::Place;
+use turn::{Session, Turn};
+
+/// What a discovery session is made of, too.
+pub(crate) mod parts {
+    pub(crate) use super::outgoing::Outgoing;
+    pub(crate) use super::receive::{Body, Item, Place, Receiver};
+    pub(crate) use super::text::TextExchange;
+    pub(crate) use super::window::{Place as Due, Window};
+}
+
+/// A connection whose initiator is logged in, on its way to its volume's thread.
+///
+/// Dropping it closes the connection.
+#[derive(Debug)]
+pub struct LoggedIn {
+    pub(crate) stream: std::net::TcpStream,
+    /// What the initiator sent behind its login.
+    pub(crate) received: BytesMut,
+    pub(crate) agreed: Agreed,
+    pub(crate) target: TargetInfo,
+    /// Where the target is reached.
+    pub(crate) portals: Arc<[Portal]>,
+    /// The number of the next response.
+    pub(crate) stat_sn: u32,
+    /// The port that it called, among those of the target.
+    pub(crate) target_port: u16,
+    pub(crate) capacity: Arc<Capacity>,
+    /// How long its session looks again before it sleeps.
+    pub(crate) busy_poll: Duration,
+    /// Its place among the sessions: a login of the same initiator port takes it.
+    pub(crate) place: Place,
+    /// Its places among the connections of the gateway and of its listener.
+    pub(crate) _places: [OwnedSemaphorePermit; 2],
+}
+
+impl LoggedIn {
+    /// The target that it logged in to.
+    #[must_use]
+    pub const fn target(&self) -> &TargetInfo {
+        &self.target
+    }
+
+    /// Who logged in, and from where.
+    #[must_use]
+    pub const fn initiator(&self) -> &crate::export::InitiatorInfo {
+        &self.agreed.initiator
+    }
+}
+
+/// What a session is attached to.
+pub struct Attachment {
+    /// The volume. All its sessions share it, so a flush on one covers the writes of all.
+    pub volume: Rc<dyn Volume>,
+    /// The disk in front of it. All its sessions share it.
+    pub unit: Rc<Unit>,
+    /// The name of the volume, for metrics and logs.
+    pub label: String,
+    /// Cancelled when the gateway may no longer serve the volume, or is draining: what is answered
+    /// by then is sent, the initiator is asked to log out, and the connection is closed.
+    pub stop: CancellationToken,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The initiator logged out.
+    LoggedOut,
+    /// The initiator closed its side without a word.
+    Closed,
+    /// The network or the kernel broke it, or the initiator answered no ping.
+    Lost(std::io::ErrorKind),
+    /// The gateway closed it.
+    Stopped,
+    /// The same initiator port logged in anew.
+    Reinstated,
+    /// The initiator sent what is not of this protocol, or what does not match its digest.
+    Violated,
+    /// The initiator took none of its answers, or did not send the data of a command.
+    Stalled,
+    /// The outcome of a command was in doubt for too long.
+    InDoubt,
+    /// A reset ended every session of the target.
+    Reset,
+}
+
+/// Serves a session to its end.
+///
+/// # Cancellation
+/// Closes the connection. What was handed to the volume goes on without it.
+pub async fn serve(connection: LoggedIn, attachment: Attachment) -> Ending {
+    let span = info_span!(
+        "iscsi",
+        volume = %attachment.label,
+        client = %connection.agreed.initiator.address,
+    );
+    async {
+        let initiator = &connection.agreed.initiator;
+        info!(initiator = initiator.name, target = connection.target.name, "host attached");
+        let ending = run(connection, attachment).await;
+        match ending {
+            Ending::Violated | Ending::Stalled | Ending::InDoubt => {
+                warn!(?ending, "host dropped");
+            }
+            Ending::LoggedOut
+            | Ending::Closed
+            | Ending::Lost(_)
+            | Ending::Stopped
+            | Ending::Reinstated
+            | Ending::Reset => info!(?ending, "host gone"),
+        }
+        ending
+    }
+    .instrument(span)
+    .await
+}
+
+async fn run(mut connection: LoggedIn, attachment: Attachment) -> Ending {
+    let stream = connection.stream.try_clone().and_then(TcpStream::from_std);
+    let mut stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => return Ending::Lost(error.kind()),
+    };
+    let (stop, replaced) = (attachment.stop.clone(), connection.place.replaced());
+    let received = std::mem::take(&mut connection.received);
+    let mut session = Box::new(Session::new(&connection, &received, attachment));
+    drop(received);
+    let mut stopped = pin!(async {
+        tokio::select! {
+            () = stop.cancelled() => Ending::Stopped,
+            () = replaced.cancelled() => Ending::Reinstated,
+        }
+    });
+    let ending = loop {
+        match poll_fn(|cx| session.poll_turn(cx, &mut stream, stopped.as_mut())).await {
+            Turn::Yield if stop.is_cancelled() => break Ending::Stopped,
+            Turn::Yield if replaced.is_cancelled() => break Ending::Reinstated,
+            // Others have their turn, and the runtime looks at its sockets.
+            Turn::Yield => tokio::task::yield_now().await,
+            Turn::End(ending) => break ending,
+        }
+    };
+    if matches!(ending, Ending::Stopped) {
+        session.ask_for_logout();
+    }
+    let polite = match ending {
+        Ending::LoggedOut | Ending::Closed | Ending::Stopped | Ending::Violated | Ending::Reset => {
+            true
+        }
+        Ending::Lost(_) | Ending::Stalled | Ending::Reinstated | Ending::InDoubt => false,
+    };
+    if polite {
+        let farewell = async {
+            poll_fn(|cx| session.poll_last(cx, &mut stream)).await?;
+            stream.shutdown().await?;
+            // Closing with unread bytes would reset the connection and lose the last words.
+            let mut ignored = [0; 4096];
+            while stream.read(&mut ignored).await? > 0 {}
+            Ok::<(), std::io::Error>(())
+        };
+        // The initiator may be gone already; then there is nobody to say goodbye to.
+        drop(tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await);
+    }
+    ending
+}

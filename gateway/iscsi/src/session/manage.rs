@@ -1,0 +1,224 @@
+//! What is no SCSI command: pings, task management, text, logout, and what is rejected.
+//!
+//! Invariant: ABORT TASK is never refused. A task management function is answered when the volume
+//! has nothing more to do for what it ended.
+
+use tracing::debug;
+use zerocopy::IntoBytes;
+
+use super::Ending;
+use super::commands::is_unit;
+use super::receive::Body;
+use super::tasks::Stage;
+use super::turn::Session;
+use crate::export::push_target;
+use crate::limits::{MANAGEMENT_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TIME_TO_WAIT_SECONDS};
+use crate::scsi::Reset;
+use crate::wire::text::{number, push};
+use crate::wire::{AsyncEvent, Function, Header, NO_TAG, RejectReason, Request, Response};
+
+/// Answers to task management (RFC 7143 §11.6.1).
+const COMPLETE: u8 = 0;
+const NO_SUCH_TASK: u8 = 1;
+const NO_SUCH_UNIT: u8 = 2;
+const NO_REASSIGNMENT: u8 = 4;
+const NOT_SUPPORTED: u8 = 5;
+const REJECTED: u8 = 255;
+
+/// A task management function that waits for commands to end.
+#[derive(Debug)]
+pub(super) struct Managing {
+    tag: u32,
+    response: u8,
+    waits: Vec<u64>,
+    ends_session: bool,
+}
+
+impl Session {
+    /// Takes a PDU that is neither a command nor its data.
+    pub(super) fn manage(&mut self, request: &Request, header: &Header, body: &Body) {
+        let data: &[u8] = match body {
+            Body::Shared(data) => data,
+            Body::Own(data) => data,
+            Body::Dropped => &[],
+        };
+        match *request {
+            // The answer to a ping of ours has none.
+            Request::NopOut { tag: NO_TAG, .. } => {}
+            Request::NopOut { tag, .. } => {
+                let len = data.len().min(self.params.send_segment as usize);
+                let lun = [0; 8];
+                self.say(Response::NopIn { lun, tag, target_tag: NO_TAG }, &data[..len]);
+            }
+            Request::Task { function, lun, tag, referenced, ref_cmd_sn, .. } => {
+                if self.managing.len() >= MANAGEMENT_MAX {
+                    return self.reject(RejectReason::ImmediateOverflow, header);
+                }
+                let managing = self.function((function, lun), tag, (referenced, ref_cmd_sn));
+                self.managing.push(managing);
+            }
+            Request::Text { more, tag, target_tag, .. } => {
+                self.text_request((more, tag, target_tag), header, data);
+            }
+            Request::Logout { reason, tag, connection, .. } => self.logout(reason, tag, connection),
+            Request::Snack { .. } => self.reject(RejectReason::Snack, header),
+            Request::Login { .. } | Request::Command { .. } | Request::DataOut { .. } => {
+                self.reject(RejectReason::Protocol, header);
+            }
+        }
+    }
+
+    /// Rejects a PDU, with its header.
+    pub(super) fn reject(&mut self, reason: RejectReason, header: &Header) {
+        debug!(?reason, opcode = header.opcode, "rejected");
+        self.say(Response::Reject(reason), header.as_bytes());
+    }
+
+    /// The gateway is about to close: the initiator may come back elsewhere.
+    pub(super) fn ask_for_logout(&mut self) {
+        self.say(Response::Async(AsyncEvent::LogoutRequest { within: 1 }), &[]);
+    }
+
+    // === Task management ===
+
+    fn function(
+        &mut self,
+        (function, lun): (Function, [u8; 8]),
+        tag: u32,
+        (referenced, number): (u32, u32),
+    ) -> Managing {
+        let mut managing =
+            Managing { tag, response: COMPLETE, waits: Vec::new(), ends_session: false };
+        let of_unit = matches!(
+            function,
+            Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset
+        );
+        if of_unit && !is_unit(lun) {
+            managing.response = NO_SUCH_UNIT;
+            return managing;
+        }
+        match function {
+            Function::AbortTask => match self.tasks.find(referenced) {
+                Some(key) => managing.waits.extend(self.abort(key)),
+                // It may never have come; then it never will.
+                None if self.window.holds(number) => {}
+                None => managing.response = NO_SUCH_TASK,
+            },
+            Function::AbortTaskSet => managing.waits = self.abort_all(),
+            Function::ClearTaskSet => managing.waits = self.reset(Reset::ClearTaskSet),
+            Function::LogicalUnitReset => managing.waits = self.reset(Reset::LogicalUnit),
+            Function::TargetWarmReset => managing.waits = self.reset(Reset::Target),
+            Function::TargetColdReset => {
+                managing.waits = self.reset(Reset::Target);
+                managing.ends_session = true;
+            }
+            Function::ClearAca => managing.response = NOT_SUPPORTED,
+            Function::TaskReassign => managing.response = NO_REASSIGNMENT,
+            Function::Other(_) => managing.response = REJECTED,
+        }
+        managing
+    }
+
+    fn reset(&mut self, kind: Reset) -> Vec<u64> {
+        let waits = self.abort_all();
+        self.unit.reset(&self.nexus, kind);
+        waits
+    }
+
+    fn abort_all(&mut self) -> Vec<u64> {
+        let keys: Vec<u64> = self.tasks.iter().map(|(key, _)| key).collect();
+        keys.into_iter().filter_map(|key| self.abort(key)).collect()
+    }
+
+    /// Ends a command without an answer; gives its key if somebody still works on it.
+    fn abort(&mut self, key: u64) -> Option<u64> {
+        // What is in the batch has not been handed down, but is about to be.
+        let task = self.tasks.get_mut(key)?;
+        if task.stage == Stage::Running {
+            task.aborted = true;
+            return Some(key);
+        }
+        self.forget(key);
+        None
+    }
+
+    /// Answers the functions whose commands have ended.
+    pub(super) fn finish_managing(&mut self) {
+        let mut index = 0;
+        while let Some(managing) = self.managing.get_mut(index) {
+            managing.waits.retain(|key| self.tasks.get(*key).is_some());
+            if !managing.waits.is_empty() {
+                index += 1;
+                continue;
+            }
+            let Managing { tag, response, ends_session, .. } = self.managing.remove(index);
+            self.say(Response::Task { tag, response }, &[]);
+            if ends_session {
+                self.over = Some(Ending::Reset);
+            }
+        }
+    }
+
+    // === Text and logout ===
+
+    fn text_request(
+        &mut self,
+        (more, tag, target_tag): (bool, u32, u32),
+        header: &Header,
+        data: &[u8],
+    ) {
+        let (target, portals) = (&self.target, &self.portals);
+        let mut segment = None;
+        let answer = |pairs: &[(&str, &str)]| {
+            let mut out = Vec::new();
+            for (key, value) in pairs {
+                match *key {
+                    // Of a session to one target, that is all there is to see.
+                    "SendTargets" if value.is_empty() || *value == "All" || value == target => {
+                        push_target(&mut out, target, portals);
+                    }
+                    "SendTargets" => {}
+                    "MaxRecvDataSegmentLength" => {
+                        let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+                        match number(value).filter(|len| range.contains(len)) {
+                            Some(len) => segment = Some(len),
+                            None => push(&mut out, key, "Reject"),
+                        }
+                    }
+                    other => push(&mut out, other, "NotUnderstood"),
+                }
+            }
+            out
+        };
+        let room = self.params.send_segment as usize;
+        let reply = self.text.take((more, target_tag), data, room, answer);
+        if let Some(segment) = segment {
+            self.params.send_segment = segment;
+        }
+        match reply {
+            Ok(reply) => {
+                let (is_final, more, target_tag) = (reply.is_final, reply.more, reply.target_tag);
+                let response = Response::Text { is_final, more, lun: [0; 8], tag, target_tag };
+                self.say(response, &reply.data);
+            }
+            Err(_bad) => self.reject(RejectReason::Protocol, header),
+        }
+    }
+
+    fn logout(&mut self, reason: u8, tag: u32, connection: u16) {
+        const CLOSED: u8 = 0;
+        const NO_SUCH_CONNECTION: u8 = 1;
+        const NO_RECOVERY: u8 = 2;
+        let response = match reason {
+            0 => CLOSED,
+            1 if connection == self.connection => CLOSED,
+            1 => NO_SUCH_CONNECTION,
+            _ => NO_RECOVERY,
+        };
+        let wait = u16::try_from(TIME_TO_WAIT_SECONDS).unwrap_or(u16::MAX);
+        self.say(Response::Logout { tag, response, wait, retain: 0 }, &[]);
+        if response == CLOSED {
+            self.over = Some(Ending::LoggedOut);
+        }
+    }
+}

@@ -213,7 +213,7 @@ pub(crate) enum Volume {
         /// Hosts may only read.
         #[arg(long)]
         read_only: bool,
-        /// Who may attach it: an address, a network, `cn:NAME`. May be given several times.
+        /// Who may attach it: an address, a network, `cn:NAME`, an initiator's name. May be given several times.
         #[arg(long, value_name = "RULE")]
         allow: Vec<String>,
     },

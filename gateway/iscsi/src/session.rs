@@ -121,7 +121,7 @@ pub enum Ending {
     Reinstated,
     /// The initiator sent what is not of this protocol, or what does not match its digest.
     Violated,
-    /// The initiator took none of its answers.
+    /// The initiator took none of its answers, or did not send the data of a command.
     Stalled,
     /// The outcome of a command was in doubt for too long.
     InDoubt,

@@ -19,6 +19,7 @@ mod failover;
 mod groups;
 
 mod hostile;
+mod iscsi;
 mod metrics;
 mod modes;
 mod moves;

@@ -18,12 +18,15 @@ use crate::wait_for;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Debian's packages of the tools that tests use.
-const PACKAGES: [(&str, &str); 22] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("ceph", "ceph-common"),
     ("ceph-authtool", "ceph-common"),
     ("ceph-mon", "ceph-mon"),
     ("ceph-osd", "ceph-osd"),
     ("fio", "fio"),
+    ("iscsi-inq", "libiscsi-bin"),
+    ("iscsi-ls", "libiscsi-bin"),
+    ("iscsi-readcapacity16", "libiscsi-bin"),
     ("iscsi-swp", "libiscsi-bin"),
     ("iscsi-test-cu", "libiscsi-bin"),
     ("mkfs.ext4", "e2fsprogs"),

@@ -31,7 +31,7 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 13] = [
+const CLIENTS: [Need; 14] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
@@ -39,6 +39,7 @@ const CLIENTS: [Need; 13] = [
     need("nbdkit", "nbdkit", "a foreign server to import from"),
     need("fio", "fio", "the client that writes and verifies"),
     need("iscsi-test-cu", "libiscsi-bin", "the conformance suite of iSCSI"),
+    need("qemu:iscsi", "qemu-block-extra", "the initiator of QEMU"),
     need("mkfs.ext4", "e2fsprogs", "a file system on a volume"),
     need("etcd", "etcd-server", "the witness that sites ask"),
     need("prometheus", "prometheus", "scrapes /metrics and checks rules"),
@@ -149,6 +150,10 @@ fn as_root() -> Option<Command> {
 }
 
 fn is_there(need: &Need) -> bool {
+    if let Some(driver) = need.what.strip_prefix("qemu:") {
+        let file = format!("/usr/lib/{}-linux-gnu/qemu/block-{driver}.so", std::env::consts::ARCH);
+        return std::path::Path::new(&file).is_file();
+    }
     let Some(module) = need.what.strip_prefix("python:") else {
         return is_installed(need.what);
     };

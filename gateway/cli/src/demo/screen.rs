@@ -18,7 +18,7 @@ pub(crate) fn welcome(state: &State, distance: Duration) -> String {
             site.metrics,
             site.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         ));
-        for uri in [&site.nbd, &site.nbd_unix].into_iter().flatten() {
+        for uri in [&site.nbd, &site.nbd_unix, &site.iscsi].into_iter().flatten() {
             out.push_str(&format!("       {:<6} attach {uri}\n", ""));
         }
     }

@@ -204,6 +204,7 @@ pub(crate) fn refresh(state: &mut State) {
             .and_then(|client| client.get::<Volume>(&format!("/api/v1/volumes/{VOLUME}")).ok());
         let exports = volume.map(|volume| volume.exports).unwrap_or_default();
         site.nbd = exports.iter().find(|uri| uri.starts_with("nbd:")).cloned();
+        site.iscsi = exports.iter().find(|uri| uri.starts_with("iscsi:")).cloned();
         site.nbd_unix = exports.iter().find(|uri| uri.starts_with("nbd+unix:")).cloned();
     }
 }
@@ -216,7 +217,7 @@ fn lay_out(wanted: &Wanted) -> Result<State, Failure> {
     let directory = std::fs::canonicalize(&wanted.directory).map_err(failed)?;
     // Held until all are chosen, so that none is chosen twice.
     let mut held = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..10 {
         held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?);
     }
     let ports: Vec<u16> = held
@@ -226,7 +227,7 @@ fn lay_out(wanted: &Wanted) -> Result<State, Failure> {
         .map_err(failed)?;
     drop(held);
     let mut sites = Vec::new();
-    for (name, ports) in ["east", "west"].into_iter().zip(ports.chunks_exact(4)) {
+    for (name, ports) in ["east", "west"].into_iter().zip(ports.chunks_exact(5)) {
         sites.push(lay_out_site(&directory, name, ports, wanted.distance).map_err(failed)?);
     }
     Ok(State { dir: directory, sites })
@@ -238,7 +239,7 @@ fn lay_out_site(
     ports: &[u16],
     distance: Duration,
 ) -> std::io::Result<Site> {
-    let &[api, metrics, link, nbd] = ports else {
+    let &[api, metrics, link, nbd, iscsi] = ports else {
         return Err(std::io::ErrorKind::InvalidInput.into());
     };
     let home = directory.join(name);
@@ -249,7 +250,10 @@ fn lay_out_site(
          [api]\nlisten = \"127.0.0.1:{api}\"\n\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\n\
          [link]\nlisten = \"127.0.0.1:{link}\"\ndistance = \"{distance}ms\"\n\n\
          [[nbd.listeners]]\nname = \"tcp\"\naddress = \"127.0.0.1:{nbd}\"\n\n\
-         [[nbd.listeners]]\nname = \"unix\"\naddress = \"unix:{home}/nbd.sock\"\n",
+         [[nbd.listeners]]\nname = \"unix\"\naddress = \"unix:{home}/nbd.sock\"\n\n\
+         [iscsi]\nportal_group = {group}\n\n\
+         [[iscsi.listeners]]\nname = \"tcp\"\naddress = \"127.0.0.1:{iscsi}\"\n",
+        group = if name == "east" { 1 } else { 2 },
         home = home.display(),
         distance = distance.as_millis(),
     );
@@ -261,6 +265,7 @@ fn lay_out_site(
         api: format!("https://127.0.0.1:{api}"),
         nbd: None,
         nbd_unix: None,
+        iscsi: None,
         metrics: format!("http://127.0.0.1:{metrics}/metrics"),
         token_file: home.join(server::ADMIN_TOKEN_FILE).display().to_string(),
         config,

@@ -40,6 +40,8 @@ pub(crate) struct Site {
     pub(crate) nbd: Option<String>,
     /// Where hosts attach the volume over a Unix socket; null while it does not serve.
     pub(crate) nbd_unix: Option<String>,
+    /// Where initiators log in; null while it does not serve.
+    pub(crate) iscsi: Option<String>,
     /// Where Prometheus scrapes.
     pub(crate) metrics: String,
     /// Its admin token.

@@ -181,6 +181,7 @@ impl Session {
             aborted: false,
             charged: 0,
             received: now,
+            moved: now,
         });
         match wrong {
             Some(wrong) => self.wrong(key, wrong, now),
@@ -198,6 +199,7 @@ impl Session {
         if let Body::Own(buffer) = body {
             task.came = Came::Own(buffer);
         }
+        task.moved = now;
         let Some(data) = &mut task.data else { return };
         let burst = (target_tag != NO_TAG).then_some(target_tag);
         // A tag of another command stands for no burst that there is.

@@ -69,6 +69,8 @@ pub(crate) struct Task {
     /// Bytes that it holds of the connection's share.
     pub(crate) charged: u64,
     pub(crate) received: Instant,
+    /// When data of it came last.
+    pub(crate) moved: Instant,
 }
 
 /// Data that has come.

@@ -23,7 +23,7 @@ use super::manage::Managing;
 use super::outgoing::Outgoing;
 use super::patience::Patience;
 use super::receive::{Item, ReceiveError, Receiver};
-use super::tasks::{Stage, Tasks};
+use super::tasks::{Stage, Task, Tasks};
 use super::text::TextExchange;
 use super::watch::Watch;
 use super::window::Window;
@@ -31,8 +31,8 @@ use super::{Attachment, Ending, LoggedIn};
 use crate::capacity::Grant;
 use crate::export::Portal;
 use crate::limits::{
-    BUDGET_RETRY, HOLD_MAX, LINGER, NOP_INTERVAL, NOP_TIMEOUT, QUEUE_DEPTH, STALL_TIMEOUT,
-    TURN_WORK, UNSENT_BYTES_MAX, UNSENT_REPLIES_MAX, WATCH_INTERVAL,
+    BUDGET_RETRY, FLOOR_BYTES, HOLD_MAX, LINGER, NOP_INTERVAL, NOP_TIMEOUT, QUEUE_DEPTH,
+    STALL_TIMEOUT, TURN_WORK, UNSENT_BYTES_MAX, UNSENT_REPLIES_MAX, WATCH_INTERVAL,
 };
 use crate::metrics::Meter;
 use crate::negotiate::Params;
@@ -55,6 +55,8 @@ enum Halt {
     Bytes,
     /// The initiator does not take its answers.
     Full,
+    /// Too much is in flight on the gateway.
+    Budget,
     /// The turn has done its share.
     Work,
     /// The initiator sends no more, or nothing more is listened to.
@@ -191,7 +193,7 @@ impl Session {
             if self.patience.looks(Instant::now) {
                 return Poll::Ready(Turn::Yield);
             }
-            if let Some(ending) = ready!(self.poll_park(cx)) {
+            if let Some(ending) = ready!(self.poll_park(cx, halt)) {
                 return Poll::Ready(Turn::End(ending));
             }
         }
@@ -240,7 +242,9 @@ impl Session {
             return Poll::Ready(Ok(()));
         }
         // What was answered or asked for made room for what was held back.
-        if self.progress() != before && (halt == Halt::Full || !self.waiting.is_empty()) {
+        if self.progress() != before
+            && (matches!(halt, Halt::Full | Halt::Budget) || !self.waiting.is_empty())
+        {
             return Poll::Ready(Ok(()));
         }
         if !self.tasks.is_empty() && self.completions.poll_ready(cx).is_ready() {
@@ -309,6 +313,11 @@ impl Session {
             {
                 return Ok(Halt::Full);
             }
+            // What came unasked may be more than this session's share: it is done first.
+            let load = self.load();
+            if load > FLOOR_BYTES && !self.grant.covers(load) {
+                return Ok(Halt::Budget);
+            }
             let tasks = &mut self.tasks;
             match self.receiver.next(|header| super::commands::place(header, tasks))? {
                 Item::NeedBytes => return Ok(Halt::Bytes),
@@ -374,12 +383,12 @@ impl Session {
 
     /// Registers the slow eye; ready with an ending when it has seen enough, or with `None` when it
     /// is worth looking again.
-    fn poll_park(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+    fn poll_park(&mut self, cx: &mut Context<'_>, halt: Halt) -> Poll<Option<Ending>> {
         self.meter.inflight(self.tasks.len());
         let quiet = self.tasks.is_empty() && self.outgoing.is_empty();
         self.grant.settle(self.load(), quiet);
         let held = self.tasks.iter().any(|(_, task)| matches!(task.stage, Stage::Held(_)));
-        let interval = if !self.waiting.is_empty() {
+        let interval = if halt == Halt::Budget || !self.waiting.is_empty() {
             BUDGET_RETRY
         } else if held || !self.outgoing.is_empty() || self.over.is_some() {
             WATCH_INTERVAL
@@ -399,6 +408,11 @@ impl Session {
         let doubtful = |stage| matches!(stage, Stage::Held(since) if now - since > HOLD_MAX);
         if self.tasks.iter().any(|(_, task)| doubtful(task.stage)) {
             return Some(Ending::InDoubt);
+        }
+        // Data that was asked for, or announced, and does not come keeps memory from others.
+        let late = |task: &Task| task.stage == Stage::Gathering && now - task.moved > STALL_TIMEOUT;
+        if self.tasks.iter().any(|(_, task)| late(task)) {
+            return Some(Ending::Stalled);
         }
         if let Some(ending) = self.over {
             return (still > LINGER).then_some(ending);

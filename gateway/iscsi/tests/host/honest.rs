@@ -1,0 +1,239 @@
+//! What initiators do.
+
+use block::IoError;
+use twinspan_iscsi::wire::{AsyncEvent, Function, LoginStatus, NO_TAG, Request, Response, text};
+use twinspan_iscsi::{Auth, ChapUser, Ending, Secret};
+
+use crate::initiator::{Ended, Initiator, READ, WRITE, cdb};
+use crate::rig::{TARGET, with};
+
+fn content(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from((at / 512 * 31 + at + seed) % 251).unwrap()).collect()
+}
+
+const GOOD: Ended = Ended { status: 0, sense: None, data: Vec::new() };
+
+#[test]
+fn what_is_written_is_read_whatever_was_agreed_on() {
+    let digests = ["HeaderDigest=None", "HeaderDigest=CRC32C"];
+    let data_digests = ["DataDigest=None", "DataDigest=CRC32C,None"];
+    for (number, (head, data)) in digests.into_iter().zip(data_digests).enumerate() {
+        for (r2t, immediate) in [("Yes", "Yes"), ("No", "Yes"), ("Yes", "No"), ("No", "No")] {
+            let r2t = format!("InitialR2T={r2t}");
+            let allowed = immediate == "Yes";
+            let immediate = format!("ImmediateData={immediate}");
+            let keys = [
+                head,
+                data,
+                &r2t,
+                &immediate,
+                "MaxBurstLength=65536",
+                "MaxOutstandingR2T=3",
+                "FirstBurstLength=65536",
+                "MaxRecvDataSegmentLength=10000",
+            ];
+            with(
+                |_| {},
+                |rig| async move {
+                    let mut host = Initiator::login(rig.address, &keys).await;
+                    assert_eq!(host.digests, (number == 1, number == 1));
+                    for (len, first) in [(512, 512), (4096, 4096), (300_032, 65_536), (1 << 20, 0)]
+                    {
+                        let blocks = u16::try_from(len / 512).unwrap();
+                        let (written, first) = (content(len, len), if allowed { first } else { 0 });
+                        let wrote =
+                            host.command_with(cdb(WRITE, 9, blocks), (0, &written), first).await;
+                        assert_eq!(wrote, GOOD);
+                        let room = u32::try_from(len).unwrap();
+                        let read = host.command(cdb(READ, 9, blocks), room, &[]).await;
+                        assert_eq!((read.status, read.data == written), (0, true), "{len}");
+                    }
+                    host.ping(b"still there?").await;
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn data_comes_unasked_where_that_was_agreed_on() {
+    with(
+        |_| {},
+        |rig| async move {
+            let keys = ["InitialR2T=No", "FirstBurstLength=200000", "MaxBurstLength=200000"];
+            let mut host = Initiator::login(rig.address, &keys).await;
+            let written = content(1, 400_384);
+            let mut request = host.command_of(cdb(WRITE, 0, 782), 0, 400_384);
+            let Request::Command { is_final, tag, .. } = &mut request else { unreachable!() };
+            (*is_final, *tag) = (false, 77);
+            host.send(&request.encode(false), &written[..8192]).await;
+            host.give((77, NO_TAG), 8192, &written[8192..200_000]).await;
+            assert_eq!(host.finish(&written).await, GOOD);
+            let read = host.command(cdb(READ, 0, 782), 400_384, &[]).await;
+            assert!(read.data == written);
+        },
+    );
+}
+
+#[test]
+fn targets_are_told_to_those_who_ask() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::call(rig.address).await;
+            let keys = ["InitiatorName=iqn.i:test", "SessionType=Discovery"];
+            assert_eq!(host.log_in(&keys).await, LoginStatus::Success);
+            let request = Request::Text {
+                more: false,
+                is_final: true,
+                tag: 5,
+                target_tag: NO_TAG,
+                cmd_sn: host.cmd_sn,
+                exp_stat_sn: host.exp_stat_sn,
+            };
+            host.send(&request.encode(false), b"SendTargets=All\0").await;
+            let (_, data) = host.receive().await.unwrap();
+            let address = format!("{},1", rig.address);
+            let expected = vec![("TargetName", TARGET), ("TargetAddress", address.as_str())];
+            assert_eq!(text::parse(&data), Ok(expected));
+            let logout = Request::Logout {
+                reason: 0,
+                tag: 6,
+                connection: 0,
+                cmd_sn: host.cmd_sn + 1,
+                exp_stat_sn: host.exp_stat_sn,
+            };
+            host.send(&logout.encode(false), &[]).await;
+            assert!(matches!(
+                host.receive().await,
+                Some((Response::Logout { response: 0, .. }, _))
+            ));
+            assert!(host.is_closed().await);
+        },
+    );
+}
+
+#[test]
+fn a_login_is_told_why_it_is_refused() {
+    let secret = Secret::new(b"secretsecret12".to_vec()).unwrap();
+    let user = ChapUser::new("joe".to_owned(), secret, None).unwrap();
+    with(
+        |config| config.auth = std::sync::Arc::new(Auth::Chap(vec![user])),
+        |rig| async move {
+            let mut host = Initiator::call(rig.address).await;
+            let keys = ["InitiatorName=iqn.i:test", "TargetName=iqn.t:disk"];
+            assert_eq!(host.log_in(&keys).await, LoginStatus::AuthenticationFailure);
+            assert!(host.is_closed().await);
+        },
+    );
+    with(
+        |_| {},
+        |rig| async move {
+            for (name, expected) in [
+                ("TargetName=iqn.t:away", LoginStatus::ServiceUnavailable),
+                ("TargetName=iqn.t:none", LoginStatus::NotFound),
+            ] {
+                let mut host = Initiator::call(rig.address).await;
+                assert_eq!(host.log_in(&["InitiatorName=iqn.i:test", name]).await, expected);
+                assert!(host.is_closed().await);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_new_login_ends_the_session_before_it() {
+    with(
+        |_| {},
+        |mut rig| async move {
+            let mut first = Initiator::login(rig.address, &[]).await;
+            let mut second = Initiator::login(rig.address, &[]).await;
+            assert!(first.is_closed().await);
+            assert_eq!(rig.endings.recv().await, Some(Ending::Reinstated));
+            second.ping(b"").await;
+            let mut other = Initiator::call(rig.address).await;
+            other.isid = 2;
+            let keys = ["InitiatorName=iqn.i:test", "TargetName=iqn.t:disk"];
+            assert_eq!(other.log_in(&keys).await, LoginStatus::Success);
+            second.ping(b"").await;
+        },
+    );
+}
+
+#[test]
+fn a_command_in_doubt_is_held_and_pings_are_answered() {
+    with(
+        |_| {},
+        |mut rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.doubt.set(Some(IoError::NoWitness));
+            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+            host.send(&request.encode(false), &[1; 512]).await;
+            // The answer to the ping is the first thing that comes.
+            host.ping(b"and you?").await;
+            tokio::time::pause();
+            assert!(host.is_closed().await);
+            assert_eq!(rig.endings.recv().await, Some(Ending::InDoubt));
+        },
+    );
+}
+
+fn function(host: &Initiator, function: Function, referenced: u32) -> Request {
+    Request::Task {
+        function,
+        lun: [0; 8],
+        tag: 0x9000,
+        referenced,
+        cmd_sn: host.cmd_sn,
+        exp_stat_sn: host.exp_stat_sn,
+        ref_cmd_sn: host.cmd_sn.wrapping_sub(1),
+    }
+}
+
+#[test]
+fn commands_are_aborted_and_the_session_goes_on() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=No"]).await;
+            for (kind, attention) in
+                [(Function::AbortTask, None), (Function::LogicalUnitReset, Some((6, 0x2903)))]
+            {
+                let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+                let Request::Command { tag, .. } = request else { unreachable!() };
+                host.send(&request.encode(false), &[]).await;
+                let asked = host.receive().await;
+                assert!(matches!(asked, Some((Response::ReadyToTransfer { .. }, _))), "{asked:?}");
+                host.send(&function(&host, kind, tag).encode(true), &[]).await;
+                let done = host.receive().await.unwrap().0;
+                assert_eq!(done, Response::Task { tag: 0x9000, response: 0 }, "{kind:?}");
+                if attention.is_some() {
+                    assert_eq!(host.command([0; 16], 0, &[]).await.sense, attention);
+                }
+            }
+            let none = function(&host, Function::AbortTask, 0x1234);
+            host.send(&none.encode(true), &[]).await;
+            let done = host.receive().await.unwrap().0;
+            assert_eq!(done, Response::Task { tag: 0x9000, response: 1 });
+            // Data of a command that was aborted is nobody's.
+            host.give((3, 0), 0, &[1; 512]).await;
+            assert_eq!(host.command(cdb(WRITE, 0, 1), 0, &[2; 512]).await, GOOD);
+        },
+    );
+}
+
+#[test]
+fn a_gateway_that_stops_asks_for_a_logout() {
+    with(
+        |_| {},
+        |mut rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            rig.stop.cancel();
+            let said = host.receive().await.unwrap().0;
+            assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
+            assert!(host.is_closed().await);
+            drop(host);
+            assert_eq!(rig.endings.recv().await, Some(Ending::Stopped));
+        },
+    );
+}

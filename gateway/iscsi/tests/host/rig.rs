@@ -1,0 +1,126 @@
+//! A listener, and a volume in memory on the same thread.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::{Extent, Geometry, IoError, Request, Run, Volume, VolumeId};
+use store::MemoryStore;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
+use twinspan_iscsi::{
+    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Portal,
+    Refusal, Sessions, TargetInfo, Targets, serve,
+};
+
+pub(crate) const TARGET: &str = "iqn.t:disk";
+pub(crate) const BYTES: u64 = 16 << 20;
+
+/// A volume that can be in doubt.
+pub(crate) struct Doubtful {
+    volume: Rc<dyn Volume>,
+    pub(crate) doubt: Cell<Option<IoError>>,
+}
+
+impl Volume for Doubtful {
+    fn geometry(&self) -> Geometry {
+        self.volume.geometry()
+    }
+
+    fn read_only(&self) -> bool {
+        self.volume.read_only()
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        match self.doubt.get() {
+            Some(error) => batch.drain(..).for_each(|request| request.ticket.fail(error)),
+            None => self.volume.submit(batch),
+        }
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        self.volume.layout(extent, limit)
+    }
+}
+
+struct Only(mpsc::UnboundedSender<LoggedIn>);
+
+impl Targets for Only {
+    fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
+        vec![TargetInfo { name: TARGET.to_owned(), volume: "disk".to_owned() }]
+    }
+
+    fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
+        match name {
+            TARGET => Ok(TargetInfo { name: name.to_owned(), volume: "disk".to_owned() }),
+            "iqn.t:away" => Err(Refusal::NotServed),
+            _ => Err(Refusal::Unknown),
+        }
+    }
+
+    fn seat(&self, connection: LoggedIn) {
+        drop(self.0.send(connection));
+    }
+}
+
+/// What a test has in its hands.
+pub(crate) struct Rig {
+    pub(crate) address: SocketAddr,
+    pub(crate) volume: Rc<Doubtful>,
+    /// Stops the gateway's sessions.
+    pub(crate) stop: CancellationToken,
+    /// How sessions ended.
+    pub(crate) endings: mpsc::UnboundedReceiver<Ending>,
+}
+
+/// Runs a test against a listener that is set up like this.
+pub(crate) fn with<F: Future<Output = ()>>(
+    set: impl FnOnce(&mut ListenerConfig),
+    test: impl FnOnce(Rig) -> F,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let mut config = ListenerConfig::new("test", "127.0.0.1:0".parse().unwrap());
+        set(&mut config);
+        let shared = (Arc::new(Capacity::default()), Arc::new(Sessions::default()));
+        let listener = Listener::bind(config, shared).unwrap();
+        let address = listener.address();
+        let (sender, mut seats) = mpsc::unbounded_channel();
+        let (ended, endings) = mpsc::unbounded_channel();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let portals: Arc<[Portal]> = Arc::new([Portal { address: address.to_string(), tag: 1 }]);
+        let running = (tasks.clone(), CancellationToken::new());
+        tasks.spawn(listener.run(Arc::new(Only(sender)), portals, running));
+        let store: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
+        let volume = Rc::new(Doubtful { volume: store, doubt: Cell::new(None) });
+        let identity = UnitIdentity { volume: VolumeId::of(7), target: TARGET.to_owned() };
+        let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(&volume);
+        let keeper = Rc::new(Forgetful);
+        let unit = Unit::new(identity, Rc::clone(&under), keeper, UnitSettings::alone());
+        let sessions = (tasks, stop.clone());
+        let seating = async move {
+            while let Some(connection) = seats.recv().await {
+                let attachment = Attachment {
+                    volume: Rc::clone(&under),
+                    unit: Rc::clone(&unit),
+                    label: "disk".to_owned(),
+                    stop: sessions.1.clone(),
+                };
+                let ended = ended.clone();
+                sessions.0.spawn_local(async move {
+                    drop(ended.send(serve(connection, attachment).await));
+                });
+            }
+        };
+        tokio::select! {
+            () = seating => {}
+            () = test(Rig { address, volume, stop, endings }) => {}
+        }
+    });
+}

@@ -326,13 +326,15 @@ impl Gateway {
         };
         let mut records = vec![record];
         if replaced {
-            // With the content go the names of its snapshots.
-            let old = mirror::Group::snapshots_key(VolumeId::from_uuid(volume.id));
-            if take.keep {
-                let named = self.record(group.group(), old.clone()).await?;
-                records.push((mirror::Group::snapshots_key(id), named));
+            // With the content go the names of its snapshots, and what host protocols keep of it.
+            for key in [mirror::Group::snapshots_key, mirror::Group::attributes_key] {
+                let old = key(VolumeId::from_uuid(volume.id));
+                if take.keep {
+                    let kept = self.record(group.group(), old.clone()).await?;
+                    records.push((key(id), kept));
+                }
+                records.push((old, None));
             }
-            records.push((old, None));
         }
         self.replace_group(group, &entry, records, |numbers| {
             numbers.change_identity(volume.id, take.volume);

@@ -241,6 +241,7 @@ impl Gateway {
         self.refuse_locked(group, &ids).await?;
         let mut records = vec![gone(&entry), (mirror::Group::points_key(group), None)];
         records.extend(ids.iter().map(|id| (mirror::Group::snapshots_key(*id), None)));
+        records.extend(ids.iter().map(|id| (mirror::Group::attributes_key(*id), None)));
         self.book
             .change(records, |pages| {
                 pages.groups.retain(|other| other.id != entry.id);

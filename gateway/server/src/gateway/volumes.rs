@@ -367,6 +367,7 @@ impl Gateway {
             (mirror::Group::record_key(group_id), None),
             (mirror::Group::points_key(group_id), None),
             (mirror::Group::snapshots_key(id), None),
+            (mirror::Group::attributes_key(id), None),
         ];
         self.book
             .change(records, |pages| {

@@ -1,13 +1,14 @@
 //! Initiators at volumes: the disk in front of each, and what it keeps.
 //!
 //! Invariant: a volume has one disk, however many sessions it has, for as long as it is open here.
-//! Reservations are in the gateway's ledger before they are answered.
+//! Reservations are durable with the volume, at every in-sync mirror too, before they are answered;
+//! a disk that was made before this gateway lost the volume to another is not used again.
 
 use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
-use block::{Extent, Geometry, GroupId, IoError, Ledger, Request, Run, Volume, VolumeId};
+use block::{Extent, Geometry, GroupId, IoError, Request, Run, Volume, VolumeId};
 use bytes::Bytes;
 use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
@@ -15,8 +16,10 @@ use iscsi::scsi::{
     UnitSettings,
 };
 use iscsi::{Attachment, LoggedIn};
+use mirror::Group;
+use tokio_util::sync::CancellationToken;
 
-use super::{ShardState, ask};
+use super::ShardState;
 
 /// How long a group may take to change hands, for initiators that ask.
 const TRANSITION_SECONDS: u8 = 30;
@@ -27,6 +30,8 @@ pub(super) struct Disk {
     unit: Rc<Unit>,
     volume: Rc<dyn Volume>,
     read_only: Rc<Cell<bool>>,
+    /// Cancelled when this gateway may not serve what it was made of any more.
+    stop: CancellationToken,
 }
 
 /// A volume as the settings have it.
@@ -58,44 +63,37 @@ impl Volume for Guarded {
     }
 }
 
-/// Keeps a volume's reservations in the ledger.
-struct LedgerKeeper {
-    ledger: Rc<dyn Ledger>,
-    key: String,
+/// Keeps a volume's reservations with the volume, at every in-sync mirror too.
+struct GroupKeeper {
+    group: Rc<Group>,
+    volume: VolumeId,
 }
 
-impl fmt::Debug for LedgerKeeper {
+impl fmt::Debug for GroupKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LedgerKeeper").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("GroupKeeper").field("volume", &self.volume).finish_non_exhaustive()
     }
 }
 
-impl ReservationKeeper for LedgerKeeper {
+impl ReservationKeeper for GroupKeeper {
     fn load(&self) -> Result<Option<Bytes>, KeepError> {
-        self.ledger.get(&self.key).map_err(|error| {
-            tracing::error!(key = self.key, %error, "reservations cannot be read");
-            KeepError::Store
-        })
+        Ok(self.group.attributes(self.volume))
     }
 
     fn keep(&self, state: Bytes) -> KeepFuture {
-        let (ledger, records) = (Rc::clone(&self.ledger), vec![(self.key.clone(), Some(state))]);
+        let (group, volume) = (Rc::clone(&self.group), self.volume);
         Box::pin(async move {
-            let put = ask(|ticket| ledger.put(records, ticket)).await;
-            put.map(drop).map_err(|error| match error {
-                IoError::NoSpace | IoError::Media | IoError::Checksum | IoError::Latched => {
-                    KeepError::Store
-                }
+            group.set_attributes(volume, state).await.map_err(|error| match error {
+                IoError::NoSpace
+                | IoError::Media
+                | IoError::Checksum
+                | IoError::Latched
+                | IoError::Invalid
+                | IoError::Unsupported => KeepError::Store,
                 _ => KeepError::NotNow,
             })
         })
     }
-}
-
-/// Where a volume's reservations are kept in the ledger.
-#[must_use]
-pub(crate) fn reservations_key(volume: VolumeId) -> String {
-    format!("iscsi/reservations/{volume}")
 }
 
 impl ShardState {
@@ -113,13 +111,13 @@ impl ShardState {
         }
         let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
         let Some(handle) = open.group.volume(volume) else { return };
-        let known = of.disk.borrow().clone();
+        let known = of.disk.borrow().clone().filter(|disk| !disk.stop.is_cancelled());
         let disk = match known {
             Some(disk) => disk,
             None => {
                 let target = host.target().name.clone();
                 // Without what was reserved, a host could write that others have fenced.
-                let made = match self.disk((volume, target), handle, portal_group) {
+                let made = match Self::disk((volume, target), (&open.group, handle), portal_group) {
                     Ok(made) => made,
                     Err(error) => {
                         tracing::error!(%volume, %error, "volume is not served over iSCSI");
@@ -150,29 +148,28 @@ impl ShardState {
     }
 
     fn disk(
-        &self,
         (volume, target): (VolumeId, String),
-        handle: Rc<dyn Volume>,
+        (group, handle): (&Rc<Group>, Rc<dyn Volume>),
         portal_group: u16,
     ) -> Result<Disk, StateError> {
         let read_only = Rc::new(Cell::new(false));
         let guarded: Rc<dyn Volume> =
             Rc::new(Guarded { volume: handle, read_only: Rc::clone(&read_only) });
-        let keeper =
-            LedgerKeeper { ledger: Rc::clone(&self.ledger), key: reservations_key(volume) };
+        let keeper = GroupKeeper { group: Rc::clone(group), volume };
+        let stop = group.hosts();
         // Where it does not serve, nobody is logged in: so here it is always the best way.
-        let group = PortGroup {
+        let ports = PortGroup {
             group: portal_group,
             state: PortState::Optimized,
             ports: vec![portal_group << 8 | 1],
         };
         let settings = UnitSettings {
             group: portal_group,
-            groups: vec![group],
+            groups: vec![ports],
             transition_seconds: TRANSITION_SECONDS,
         };
         let identity = UnitIdentity { volume, target };
         let unit = Unit::new(identity, Rc::clone(&guarded), Rc::new(keeper), settings)?;
-        Ok(Disk { unit, volume: guarded, read_only })
+        Ok(Disk { unit, volume: guarded, read_only, stop })
     }
 }

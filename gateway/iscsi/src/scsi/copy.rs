@@ -89,9 +89,7 @@ fn check_targets(list: &[u8], name: &[u8; 8]) -> Result<usize, Sense> {
         if target[0] != IDENTIFICATION {
             return Err(sense::UNSUPPORTED_TARGET.list(16));
         }
-        if target[1] >> 6 != 0 {
-            return Err(sense::UNREACHABLE_TARGET);
-        }
+        // The type of the unit's identifier is heeded only by descriptors that have one.
         let nobody = target[1] & 0x20 != 0;
         // Our NAA name: binary, of the unit, eight bytes.
         let ours = target[4] & 0x0f == 1

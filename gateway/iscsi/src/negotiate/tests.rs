@@ -223,7 +223,7 @@ fn text_may_come_in_pieces_and_only_so_much_of_it() {
     assert!(reply.text.is_empty() && reply.next == Next::Continue);
     let reply = login.take(&ask(0, Some(1), false), second, &One, fill);
     assert_eq!(said(&reply), ["TargetPortalGroupTag=1"]);
-    let mut greedy = super::tests::login(Auth::None);
+    let mut greedy = tests::login(Auth::None);
     let refused = (0..8).map(|_| greedy.take(&ask(0, None, true), &[b'a'; 8192], &One, fill));
     assert!(refused.into_iter().any(|reply| status(&reply) == LoginStatus::OutOfResources));
 }
@@ -238,7 +238,7 @@ fn a_key_is_negotiated_once_and_a_session_is_joined_by_nobody() {
     if let Request::Login { tsih, .. } = &mut request {
         *tsih = 4;
     }
-    let reply = take(&mut super::tests::login(Auth::None), &request, &WHO);
+    let reply = take(&mut tests::login(Auth::None), &request, &WHO);
     assert_eq!(status(&reply), LoginStatus::NoSuchSession);
 }
 

@@ -403,7 +403,7 @@ impl Session {
             sense: sense.as_deref().unwrap_or_default(),
         };
         let stamp = self.stamp();
-        reply::end(&mut self.outgoing, &self.params, stamp, segments, len, &end);
+        reply::end(&mut self.outgoing, (&self.params, stamp), (segments, len), &end);
         self.stat_sn = self.stat_sn.wrapping_add(1);
         let times = (task.received, now);
         self.meter.answered(task.opcode, outcome.status, outcome.transfer, times);

@@ -100,6 +100,7 @@ impl Receiver {
     }
 
     /// The next PDU. `gate` is asked once for each header.
+    #[expect(clippy::too_many_lines, reason = "one arm for each state, each short")]
     pub(crate) fn next(
         &mut self,
         mut gate: impl FnMut(&Header) -> Place,

@@ -39,14 +39,12 @@ pub(crate) struct End<'s> {
 /// Sends data and the end of its command; says how many status numbers that took.
 pub(crate) fn end(
     out: &mut Outgoing,
-    params: &Params,
-    stamp: Stamp,
-    segments: &[Segment],
-    len: u32,
+    (params, stamp): (&Params, Stamp),
+    (segments, len): (&[Segment], u32),
     end: &End<'_>,
 ) {
     let together = len > 0 && end.sense.is_empty();
-    let data_pdus = data(out, params, stamp, (segments, len), (end, together));
+    let data_pdus = data(out, (params, stamp), (segments, len), (end, together));
     if together {
         return;
     }
@@ -71,8 +69,7 @@ pub(crate) fn end(
 
 fn data(
     out: &mut Outgoing,
-    params: &Params,
-    stamp: Stamp,
+    (params, stamp): (&Params, Stamp),
     (segments, len): (&[Segment], u32),
     (end, together): (&End<'_>, bool),
 ) -> u32 {

@@ -212,6 +212,7 @@ impl Response {
 
     /// As a header. Data is described by [`Header::with_data_len`].
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one arm for each PDU of the standard")]
     pub fn encode(&self, stamp: Stamp) -> Header {
         let mut header = Header { flags: 0x80, ..Header::default() };
         header.words[1] = stamp.stat_sn.into();

@@ -119,8 +119,8 @@ fn what_is_not_understood_is_rejected_and_too_much_is_not_read() {
         |_| {},
         |rig| async move {
             let mut host = Initiator::login(rig.address, &[]).await;
-            let unknown =
-                Header { opcode: 0x1f, ..Request::Snack { tag: 1, exp_stat_sn: 0 }.encode(true) };
+            let mut unknown = Request::Snack { tag: 1, exp_stat_sn: 0 }.encode(true);
+            unknown.opcode = 0x1f;
             host.send(&unknown, b"what?").await;
             let said = host.receive().await.unwrap().0;
             assert_eq!(said, Response::Reject(RejectReason::NotSupported));

@@ -102,7 +102,8 @@ pub(crate) fn with<F: Future<Output = ()>>(
         let identity = UnitIdentity { volume: VolumeId::of(7), target: TARGET.to_owned() };
         let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(&volume);
         let keeper = Rc::new(Forgetful);
-        let unit = Unit::new(identity, Rc::clone(&under), keeper, UnitSettings::alone());
+        let settings = UnitSettings::alone();
+        let unit = Unit::new(identity, Rc::clone(&under), keeper, settings).unwrap();
         let sessions = (tasks, stop.clone());
         let seating = async move {
             while let Some(connection) = seats.recv().await {
@@ -114,7 +115,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
                 };
                 let ended = ended.clone();
                 sessions.0.spawn_local(async move {
-                    drop(ended.send(serve(connection, attachment).await));
+                    let _told = ended.send(serve(connection, attachment).await);
                 });
             }
         };

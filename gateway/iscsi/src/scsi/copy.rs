@@ -12,8 +12,8 @@ pub(super) const TARGETS_MAX: u16 = 8;
 /// Segments of one list.
 pub(super) const SEGMENTS_MAX: u16 = 8;
 /// Bytes of both, together.
-pub(super) const DESCRIPTORS_BYTES_MAX: u32 =
-    TARGETS_MAX as u32 * TARGET_BYTES as u32 + SEGMENTS_MAX as u32 * SEGMENT_BYTES as u32;
+pub(super) const DESCRIPTORS_BYTES_MAX: u32 = TARGETS_MAX as u32 * 32 + SEGMENTS_MAX as u32 * 28;
+const _: () = assert!(TARGET_BYTES == 32 && SEGMENT_BYTES == 28);
 /// Copies of one nexus of which the end is remembered.
 pub(super) const REMEMBERED_MAX: usize = 16;
 

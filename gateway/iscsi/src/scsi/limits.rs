@@ -12,7 +12,7 @@ pub const TRANSFER_BYTES_MAX: u64 = 32 << 20;
 pub const TRANSFER_BYTES_BEST: u64 = 1 << 20;
 /// The longest parameter list: an UNMAP of [`UNMAP_RANGES_MAX`] ranges, with room to spare.
 pub const PARAMETERS_MAX: u32 = 64 << 10;
-/// Ranges in one UNMAP. Linux sends one, ESXi up to what is offered.
+/// Ranges in one UNMAP. Linux sends one, others up to what is offered.
 pub const UNMAP_RANGES_MAX: u32 = 1024;
 /// Blocks of all ranges of an UNMAP: 512 MiB, the most that the conformance suite takes.
 pub const UNMAP_BLOCKS_MAX: u64 = 1 << 20;
@@ -29,7 +29,7 @@ pub const PIECE_BYTES_MAX: u64 = 1 << 30;
 pub const CONTENT_BYTES_MAX: u64 = 1 << 20;
 /// Runs in one answer to GET LBA STATUS: 16 bytes each.
 pub const STATUS_RUNS_MAX: usize = 1024;
-/// Registrations of persistent reservations. ESXi clusters have 64 hosts with a few paths each.
+/// Registrations of persistent reservations. Clusters have 64 hosts with a few paths each.
 pub const REGISTRATIONS_MAX: usize = 1024;
 /// Unit attentions that wait for one nexus; more are told as the last.
 pub const ATTENTIONS_MAX: usize = 8;

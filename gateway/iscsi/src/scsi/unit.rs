@@ -3,6 +3,8 @@
 //! Invariant: on the way of a read or a write that nothing forbids there are a few cells to look
 //! at, and no allocation. Whatever could forbid it sets `guarded` or the nexus's attention.
 
+mod plan;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -11,15 +13,15 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::cdb::{Blocks, Cdb, Command};
-use super::limits::{BLOCK_BYTES, PARAMETERS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_MAX};
-use super::mode::{self, Modes};
+use super::limits::BLOCK_BYTES;
+use super::mode::Modes;
 use super::nexus::{self, Nexus, WeakNexus};
 use super::opcodes::{self, Access, Beside, Entry};
 use super::reserve::{self, Notice, Reservations, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
     Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow, Status,
-    UnitEvent, UnitIdentity, UnitSettings, copy, inquiry, limits, report,
+    UnitEvent, UnitIdentity, UnitSettings,
 };
 
 /// A disk behind any number of nexuses.
@@ -266,169 +268,6 @@ impl Unit {
         self.modes.get().protected || self.volume.0.read_only()
     }
 
-    // === What a command needs ===
-
-    fn plan(&self, nexus: &Nexus, command: Command) -> Result<Plan, Sense> {
-        let slow = |data_out: u64, change: bool| {
-            let data_out = u32::try_from(data_out).unwrap_or(u32::MAX);
-            Ok(Plan::Slow(Slow { data_out, change, command, epoch: nexus.epoch() }))
-        };
-        let content = |at: &Blocks, times: u64| at.count * u64::from(BLOCK_BYTES) * times;
-        match command {
-            Command::Read { at } => match self.extent(&at, transfer_blocks_max())? {
-                Some(extent) => Ok(Plan::Read(extent)),
-                None => Ok(Plan::Answer(Outcome::good())),
-            },
-            Command::Write { at, fua } => self.plan_write(&at, fua, transfer_blocks_max()),
-            Command::WriteAtomic { at, fua } => {
-                self.plan_write(&at, fua, limits::ATOMIC_BLOCKS_MAX.into())
-            }
-            Command::Verify { at, check } => {
-                self.extent(&at, SAME_BLOCKS_MAX)?;
-                match check {
-                    super::cdb::Check::Readable => slow(0, false),
-                    super::cdb::Check::Each => {
-                        self.extent(&at, transfer_blocks_max())?;
-                        slow(content(&at, 1), false)
-                    }
-                    super::cdb::Check::Same => slow(BLOCK_BYTES.into(), false),
-                }
-            }
-            Command::WriteVerify { at, .. } | Command::OrWrite { at, .. } => {
-                self.writable(&at, transfer_blocks_max())?;
-                slow(content(&at, 1), true)
-            }
-            Command::CompareAndWrite { at, .. } => {
-                self.writable(&at, transfer_blocks_max())?;
-                slow(content(&at, 2), true)
-            }
-            Command::WriteSame { at, no_data, .. } => {
-                self.writable(&at, SAME_BLOCKS_MAX)?;
-                if at.count == 0 && self.blocks() - at.lba > SAME_BLOCKS_MAX {
-                    return Err(sense::INVALID_FIELD);
-                }
-                slow(if no_data { 0 } else { BLOCK_BYTES.into() }, true)
-            }
-            Command::PreFetch { at, .. } => {
-                self.extent(&at, u64::MAX)?;
-                slow(0, false)
-            }
-            Command::Synchronize { at, .. } => {
-                self.extent(&at, u64::MAX)?;
-                slow(0, true)
-            }
-            Command::LayoutOf { at, .. } => {
-                self.extent(&at, u64::MAX)?;
-                slow(0, false)
-            }
-            Command::Unmap { len } => {
-                self.changeable()?;
-                slow(len.into(), true)
-            }
-            Command::ModeSelect { len, .. } => slow(len.into(), false),
-            Command::PersistentOut { len, .. } | Command::ExtendedCopy { len } => {
-                if len > PARAMETERS_MAX {
-                    return Err(sense::LIST_LENGTH);
-                }
-                slow(len.into(), matches!(command, Command::ExtendedCopy { .. }))
-            }
-            Command::StartStop { .. } => slow(0, true),
-            _ => self.known(nexus, command).map(Plan::Answer),
-        }
-    }
-
-    fn plan_write(&self, at: &Blocks, fua: bool, max: u64) -> Result<Plan, Sense> {
-        let fua = fua || !self.modes.get().write_cache;
-        let extent = self.writable(at, max)?;
-        Ok(extent.map_or(Plan::Answer(Outcome::good()), |extent| Plan::Write { extent, fua }))
-    }
-
-    /// The answer to a command that needs no I/O.
-    fn known(&self, nexus: &Nexus, command: Command) -> Result<Outcome, Sense> {
-        let blocks = self.blocks();
-        Ok(match command {
-            Command::Inquiry { page: None, room } => Outcome::data(inquiry::standard(), room),
-            Command::Inquiry { page: Some(page), room } => {
-                let port = inquiry::Port {
-                    volume: self.identity.volume,
-                    target: &self.identity.target,
-                    group: self.settings.borrow().group,
-                    port: nexus.target_port(),
-                };
-                Outcome::data(inquiry::page(page, &port)?, room)
-            }
-            Command::RequestSense { descriptors, room } => {
-                let sense = nexus.take_attention().unwrap_or(sense::NONE);
-                let form = if descriptors { Form::Descriptors } else { Form::Fixed };
-                Outcome::data(sense.encode(form).to_vec(), room)
-            }
-            Command::ModeSense(ask) => {
-                let state = (blocks, self.is_protected());
-                Outcome::data(mode::sense_data(&ask, self.modes.get(), state)?, ask.room)
-            }
-            Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
-            Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),
-            Command::ReportLuns { select, room } => report::luns(&[0], select, room)?,
-            Command::ReportOpcodes { timeouts, options, opcode, action, room } => {
-                Outcome::data(report::opcodes(options, timeouts, (opcode, action))?, room)
-            }
-            Command::ReportTaskManagement { extended, room } => {
-                Outcome::data(report::task_management(extended), room)
-            }
-            Command::ReportPortGroups { extended, room } => {
-                Outcome::data(report::port_groups(&self.settings.borrow(), extended), room)
-            }
-            Command::ReadDefects { long, lists, room } => {
-                Outcome::data(report::defects(long, lists), room)
-            }
-            Command::TestUnitReady => Outcome::good(),
-            Command::Reserve { third_party } => self.reserve(nexus, third_party)?,
-            Command::Release { third_party } => self.release(nexus, third_party)?,
-            Command::CopyParameters { room } => Outcome::data(copy::parameters(), room),
-            Command::CopyStatus { list, room } => {
-                let ended = nexus.copy(list).ok_or(sense::INVALID_FIELD.cdb(2))?;
-                Outcome::data(copy::status(&ended), room)
-            }
-            Command::PersistentIn { action, room } => {
-                Outcome::data(reserve::read(&self.reservations.borrow(), action)?, room)
-            }
-            _ => return Err(sense::INVALID_OPCODE),
-        })
-    }
-
-    // === Ranges ===
-
-    /// How many logical blocks there are.
-    pub(super) fn blocks(&self) -> u64 {
-        self.bytes.get() / u64::from(BLOCK_BYTES)
-    }
-
-    /// The bytes of these blocks; `None` for no block.
-    ///
-    /// # Errors
-    /// LOGICAL BLOCK ADDRESS OUT OF RANGE; INVALID FIELD IN CDB for more than `max` at once.
-    pub(super) fn extent(&self, at: &Blocks, max: u64) -> Result<Option<Extent>, Sense> {
-        let blocks = self.blocks();
-        if at.lba > blocks || at.count > blocks - at.lba {
-            return Err(sense::OUT_OF_RANGE.cdb(at.lba_at));
-        }
-        if at.count > max {
-            return Err(sense::INVALID_FIELD);
-        }
-        let block = u64::from(BLOCK_BYTES);
-        Ok(Extent::new(at.lba * block, at.count * block).ok())
-    }
-
-    /// As [`Self::extent`], where it may be written.
-    fn writable(&self, at: &Blocks, max: u64) -> Result<Option<Extent>, Sense> {
-        self.changeable()?;
-        self.extent(at, max)
-    }
-
-    fn changeable(&self) -> Result<(), Sense> {
-        if self.is_protected() { Err(sense::WRITE_PROTECTED) } else { Ok(()) }
-    }
-
     // === RESERVE and RELEASE (SPC-2) ===
 
     fn reserve(&self, nexus: &Nexus, third_party: bool) -> Result<Outcome, Sense> {
@@ -555,11 +394,6 @@ impl Drop for Exclusive<'_> {
         drop(all);
         self.unit.freed.notify_waiters();
     }
-}
-
-/// Blocks of one transfer.
-pub(super) const fn transfer_blocks_max() -> u64 {
-    TRANSFER_BYTES_MAX / BLOCK_BYTES as u64
 }
 
 /// Whether a command only starts the unit, which any may.

@@ -8,7 +8,7 @@ use block::{IoError, VolumeId};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::Group;
+use super::{Core, Group};
 use crate::machine::Event;
 
 impl Group {
@@ -48,5 +48,14 @@ impl Group {
         }
         self.turn();
         waiting.await.unwrap_or(Err(IoError::ShuttingDown))
+    }
+}
+
+impl Core {
+    pub(super) fn attributes_kept(&mut self, token: u64, result: Result<(), IoError>) {
+        if let Some(waiter) = self.keepers.remove(&token) {
+            // A caller that went away no longer wants to know.
+            let _unheard = waiter.send(result);
+        }
     }
 }

@@ -93,12 +93,7 @@ impl Core {
                     drop(waiter.send(result));
                 }
             }
-            Effect::AttributesKept { token, result } => {
-                if let Some(waiter) = self.keepers.remove(&token) {
-                    // A caller that went away no longer wants to know.
-                    let _unheard = waiter.send(result);
-                }
-            }
+            Effect::AttributesKept { token, result } => self.attributes_kept(token, result),
             Effect::Note(note) => self.note(group, note),
         }
     }

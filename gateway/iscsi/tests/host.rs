@@ -1,4 +1,5 @@
 //! Sessions over real sockets, by an initiator of our own.
+#![expect(clippy::unwrap_used, reason = "a rig that cannot be set up is a failed test")]
 
 #[path = "host/honest.rs"]
 mod honest;

@@ -224,7 +224,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_list_panics(list in prop::collection::vec(any::<u8>(), 0..64), long: bool) {
-            let _ = select(&list, long, Modes::DEFAULT);
+            let _taken_or_refused = select(&list, long, Modes::DEFAULT);
         }
     }
 }

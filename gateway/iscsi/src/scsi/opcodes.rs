@@ -271,9 +271,7 @@ mod tests {
                 heeded[1] = heeded[1] & 0xe0 | action;
             }
             let mut other = heeded;
-            for at in entry.usage.len()..16 {
-                other[at] = bytes[at];
-            }
+            other[entry.usage.len()..].copy_from_slice(&bytes[entry.usage.len()..]);
             prop_assert_eq!((entry.parse)(&Cdb::of(&heeded)), (entry.parse)(&Cdb::of(&other)));
         }
     }

@@ -102,11 +102,8 @@ mod tests {
         let last = exchange.take((false, first.target_tag), b"gets=All\0", 512, seen).unwrap();
         assert_eq!((last.is_final, last.data.as_slice()), (true, &b"All"[..]));
         let mut reply = exchange.take((true, NO_TAG), &[b'a'; 8192], 512, none).unwrap();
-        loop {
-            match exchange.take((true, reply.target_tag), &[b'a'; 8192], 512, none) {
-                Ok(more) => reply = more,
-                Err(BadText) => break,
-            }
+        while let Ok(more) = exchange.take((true, reply.target_tag), &[b'a'; 8192], 512, none) {
+            reply = more;
         }
     }
 }

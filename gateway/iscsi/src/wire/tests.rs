@@ -6,6 +6,9 @@ use zerocopy::IntoBytes;
 use super::text::{binary, hex, number, parse, push};
 use super::*;
 
+const FUNCTIONS: [Function; 3] =
+    [Function::AbortTask, Function::LogicalUnitReset, Function::Other(99)];
+
 fn request() -> impl Strategy<Value = Request> {
     let ints = any::<[u32; 8]>();
     (0u8..8, ints, any::<[u8; 16]>(), any::<[bool; 4]>(), any::<[u8; 4]>()).prop_map(
@@ -27,11 +30,7 @@ fn request() -> impl Strategy<Value = Request> {
                     cdb,
                 },
                 2 => Request::Task {
-                    function: [
-                        Function::AbortTask,
-                        Function::LogicalUnitReset,
-                        Function::Other(99),
-                    ][usize::from(bytes[0] % 3)],
+                    function: FUNCTIONS[usize::from(bytes[0] % 3)],
                     lun,
                     tag,
                     referenced: one,

@@ -11,6 +11,7 @@ use super::inbox::{Tag, join, read_of};
 use super::members::Member;
 use super::{Core, Group, upstream};
 use crate::certificate::{certificate_key, encode};
+use crate::command::Refusal;
 use crate::machine::{Effect, Event, Note};
 use crate::status::Verified;
 
@@ -87,14 +88,16 @@ impl Core {
             Effect::ListPoint { leg, snapshots, whole } => self.list_point(leg, &snapshots, whole),
             Effect::RollBack { snapshots } => self.roll_back(&snapshots),
             Effect::DropHosts => group.drop_hosts(),
-            Effect::Answered(result) => {
-                if let Some(waiter) = self.waiter.take() {
-                    // A caller that went away no longer wants to know.
-                    drop(waiter.send(result));
-                }
-            }
+            Effect::Answered(result) => self.answered(result),
             Effect::AttributesKept { token, result } => self.attributes_kept(token, result),
             Effect::Note(note) => self.note(group, note),
+        }
+    }
+
+    fn answered(&mut self, result: Result<(), Refusal>) {
+        if let Some(waiter) = self.waiter.take() {
+            // A caller that went away no longer wants to know.
+            drop(waiter.send(result));
         }
     }
 

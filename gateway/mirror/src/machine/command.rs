@@ -42,6 +42,11 @@ impl Machine {
             out.push(Effect::Answered(Err(Refusal::Busy)));
             return;
         }
+        if self.closing {
+            // What a link that ends means now is nothing, so no command could be carried through.
+            out.push(Effect::Answered(Err(Refusal::Io(IoError::ShuttingDown))));
+            return;
+        }
         self.command = Some(Pending::Plain);
         let begun = match command {
             Command::AddLeg { gateway, site, sessions, policy, holds_content } => {

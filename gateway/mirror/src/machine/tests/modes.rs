@@ -587,3 +587,20 @@ fn rec_06_a_copy_is_opened_to_hosts_when_nothing_of_the_primary_is_under_way() {
     bench.applied(1);
     assert!(bench.machine.is_serving() && answered(&bench));
 }
+
+/// Found by the simulator (seed 16935): a session that is in no in-sync set was suspended while its
+/// gateway stopped; its link meant nothing any more, and the record that it had left was believed.
+#[test]
+fn a_gateway_that_stops_takes_no_commands() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.apply(Event::Closing);
+    bench.take();
+    bench.apply(Event::Command(Command::Suspend { leg: leg() })).record();
+    let refused = Err(Refusal::Io(IoError::ShuttingDown));
+    let answered = bench
+        .out
+        .iter()
+        .any(|effect| matches!(effect, Effect::Answered(result) if *result == refused));
+    assert!(answered, "{:?}", bench.out);
+    assert!(bench.leg_record().in_sync, "nothing was changed");
+}

@@ -35,6 +35,7 @@ mod snapshot;
 mod state;
 mod touch;
 mod view;
+mod visit;
 mod write;
 
 use std::cell::RefCell;
@@ -44,8 +45,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use block::{
-    ActivityExtent, Answer, BlockRange, BlockSet, Extent, Geometry, IoError, Op, Recovery, Request,
-    Run, Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
+    ActivityExtent, Answer, BlockSet, Extent, Geometry, IoError, Op, Recovery, Request, Run,
+    Snapshot, SnapshotId, Store, Ticket, Usage, Volume, VolumeId,
 };
 use redb::Database;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -65,7 +66,6 @@ use self::fill::Fill;
 use self::lanes::{Done, Lanes};
 use self::log::Log;
 use self::map::{Map, NumberMap};
-use self::page::{BLOCKS, CHUNKS};
 use self::slots::Slots;
 use self::write::Group;
 
@@ -474,36 +474,6 @@ impl Inner {
                 Err(crate::error::of_io(&e))
             }
         }
-    }
-
-    /// Shows every run of mapped blocks from block `from` on, in order, until `show` has enough;
-    /// with `beneath` also of those that the origin may have.
-    fn visit(
-        &mut self,
-        from: u64,
-        beneath: bool,
-        mut show: impl FnMut(BlockRange) -> bool,
-    ) -> Result<(), IoError> {
-        let per_page = (CHUNKS * BLOCKS) as u64;
-        let mut page = u32::try_from(from / per_page).unwrap_or(u32::MAX);
-        while let Some(next) = self.map.next_page(page) {
-            let base = u64::from(next) * CHUNKS as u64;
-            for chunk in base..base + CHUNKS as u64 {
-                let first = chunk * BLOCKS as u64;
-                if first + BLOCKS as u64 <= from {
-                    continue;
-                }
-                let asked = if beneath { self.map.reaching(chunk, u16::MAX)? } else { 0 };
-                for run in runs::mask_runs(self.map.visible(chunk)? | asked) {
-                    if !show(BlockRange::new(first + run.first(), first + run.end())) {
-                        return Ok(());
-                    }
-                }
-            }
-            let Some(following) = next.checked_add(1) else { break };
-            page = following;
-        }
-        Ok(())
     }
 }
 

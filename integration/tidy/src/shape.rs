@@ -171,7 +171,7 @@ mod tests {
         let tree = Tree::of(&[("notes.txt", ""), ("a/mod.rs", ""), (".ci/run", "")]);
         assert_eq!(top_level(&tree).len(), TOP.len() + 2);
         assert_eq!(no_mod_rs(&tree).len(), 1);
-        assert_eq!(protocol_files(&tree).len(), PROTOCOL_FILES.len());
+        assert_eq!(protocol_files(&tree).len(), PROTOCOLS.len() * PROTOCOL_FILES.len());
     }
 
     #[test]

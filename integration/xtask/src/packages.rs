@@ -123,6 +123,9 @@ fn install(needs: &[Need]) -> Result<()> {
 
 /// Installs its arguments. A package of a server would start it: the policy file says no, as in
 /// the building of a system image, and goes when we do.
+///
+/// QEMU loads modules of its own version only. Where QEMU came from the suite of backports and that is
+/// none of the sources any more, its modules are fetched from there, and nothing else is.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
@@ -132,6 +135,22 @@ if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' > $policy && chmod 755 $policy
 fi
 apt-get update || echo 'apt-get update failed; trying with the lists that are here'
+modules() {
+    version=$(dpkg-query --show --showformat '${Version}' qemu-utils 2>/dev/null) || return 0
+    [ -n "$version" ] || return 0
+    ! apt-cache madison qemu-block-extra | grep -qF "| $version |" || return 0
+    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep 'debian/*$' | head -n 1)
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    folder=$(mktemp -d) && mkdir "$folder/lists" || return 1
+    echo "deb $site $codename-backports main" > "$folder/sources.list"
+    from="-o Dir::Etc::sourcelist=$folder/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::Lists=$folder/lists"
+    chmod 755 "$folder"
+    apt-get $from update &&
+        (cd "$folder" && apt-get $from download "qemu-block-extra=$version") &&
+        apt-get install --yes --no-install-recommends "$folder"/qemu-block-extra_*.deb
+    rm -rf "$folder"
+}
+case " $* " in *' qemu-block-extra '*) modules ;; esac
 apt-get install --yes --no-install-recommends "$@"
 "#;
 

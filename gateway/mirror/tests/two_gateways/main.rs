@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+mod attributes;
 mod cascade;
 mod copying;
 mod detached;

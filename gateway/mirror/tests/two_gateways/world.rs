@@ -298,6 +298,14 @@ impl Site {
         self.group.command(command).await
     }
 
+    pub(crate) async fn set_attributes(&self, bytes: &'static [u8]) -> Result<(), IoError> {
+        self.group.set_attributes(VOLUMES[0], Bytes::from_static(bytes)).await
+    }
+
+    pub(crate) fn attributes(&self) -> Option<Bytes> {
+        self.group.attributes(VOLUMES[0])
+    }
+
     pub(crate) fn status(&self) -> GroupStatus {
         self.group.status()
     }

@@ -14,7 +14,6 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod capacity;
 mod export;
 pub mod limits;
 mod metrics;
@@ -25,8 +24,8 @@ mod session;
 pub mod status;
 pub mod wire;
 
-pub use capacity::Capacity;
 pub use export::{InitiatorInfo, Portal, Refusal, TargetInfo, Targets};
+pub use host::Capacity;
 pub use negotiate::{Auth, ChapUser, Secret, WeakSecret};
 pub use server::{ListenError, Listener, ListenerConfig, Sessions};
 pub use session::{Attachment, Ending, LoggedIn, serve};

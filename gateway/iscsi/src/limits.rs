@@ -2,6 +2,10 @@
 //!
 //! Invariant: the limits fit together; the assertions at the end say how.
 
+pub use host::limits::{
+    CONNECTIONS_MAX, FLOOR_BYTES, GATEWAY_BYTES_MAX, PAYLOAD_KEPT_BYTES, PAYLOAD_KEPT_BYTES_MIN,
+    SPARE_GRANT_BYTES,
+};
 use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
@@ -42,9 +46,6 @@ pub const NAME_BYTES_MAX: usize = 223;
 /// Connections of one listener, unless configured otherwise.
 pub const LISTENER_CONNECTIONS_MAX: usize = 512;
 
-/// Connections of one gateway, unless configured otherwise.
-pub const CONNECTIONS_MAX: usize = 1024;
-
 /// A discovery session may be silent for so long.
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -83,15 +84,6 @@ pub const IMMEDIATE_MAX: usize = 16;
 /// not taken. What comes unasked is beside them, see [`QUEUE_DEPTH`] and [`FIRST_BURST_BYTES`].
 pub const INFLIGHT_BYTES_MAX: u64 = 64 * MIB;
 
-/// What each connection may have in flight without asking for a share of the gateway's budget.
-pub const FLOOR_BYTES: u64 = MIB;
-
-/// Bytes in flight above the floors, all connections together, unless configured otherwise.
-pub const GATEWAY_BYTES_MAX: u64 = 1024 * MIB;
-
-/// A connection keeps this much of the gateway's budget between commands.
-pub const SPARE_GRANT_BYTES: u64 = 8 * MIB;
-
 /// Replies that an initiator has not taken; then nothing more is read from it.
 pub const UNSENT_REPLIES_MAX: usize = 512;
 
@@ -112,12 +104,6 @@ pub const RECEIVE_BYTES: usize = 256 << 10;
 
 /// A payload from this size on is read straight into memory of its own.
 pub const OWN_BUFFER_BYTES: usize = 64 << 10;
-
-/// A payload up to this size is received into memory that its thread keeps.
-pub const PAYLOAD_KEPT_BYTES: usize = 1 << 20;
-
-/// A smaller payload takes memory of its own size.
-pub const PAYLOAD_KEPT_BYTES_MIN: usize = PAYLOAD_KEPT_BYTES / 4;
 
 /// After such a payload this much is read at first, so that little of the next one lands in the
 /// shared buffer and must be copied out.

@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::capacity::Capacity;
 use crate::export::{Portal, Targets};
 use crate::limits::{
     BUSY_POLL, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTENER_CONNECTIONS_MAX,
     LOGIN_TIMEOUT, LOGINS_MAX,
 };
 use crate::negotiate::Auth;
+use host::Capacity;
 use login::Caller;
 pub(crate) use sessions::Place;
 pub use sessions::Sessions;

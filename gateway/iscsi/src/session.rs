@@ -13,15 +13,12 @@
 mod commands;
 mod manage;
 mod outgoing;
-mod patience;
-mod payloads;
 mod receive;
 mod reply;
 mod tasks;
 mod text;
 mod transfer;
 mod turn;
-mod watch;
 mod window;
 
 use std::future::poll_fn;
@@ -38,12 +35,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::capacity::Capacity;
 use crate::export::{Portal, TargetInfo};
 use crate::limits::FAREWELL_TIMEOUT;
 use crate::negotiate::Agreed;
 use crate::scsi::Unit;
 use crate::server::Place;
+use host::Capacity;
 use turn::{Session, Turn};
 
 /// What a discovery session is made of, too.

@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod capacity;
 mod contexts;
 mod export;
 pub mod limits;
@@ -25,9 +24,9 @@ mod status;
 mod stream;
 pub mod wire;
 
-pub use capacity::Capacity;
 pub use contexts::{Context, Contexts};
 pub use export::{Bitmap, ClientAddress, ClientInfo, ExportInfo, Exports, Refusal, TlsSubject};
+pub use host::Capacity;
 pub use negotiate::TlsMode;
 pub use server::{ListenAddress, ListenError, Listener, ListenerConfig, TlsPolicy, listen};
 pub use session::{Attachment, Changes, Ending, Negotiated, serve};

@@ -5,6 +5,10 @@
 use std::time::Duration;
 
 use block::BLOCK_BYTES;
+pub use host::limits::{
+    CONNECTIONS_MAX, FLOOR_BYTES, GATEWAY_BYTES_MAX, PAYLOAD_KEPT_BYTES, PAYLOAD_KEPT_BYTES_MIN,
+    SPARE_GRANT_BYTES,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -37,9 +41,6 @@ pub const QUERIES_MAX: usize = 1024;
 /// Connections of one listener, unless configured otherwise.
 pub const LISTENER_CONNECTIONS_MAX: usize = 512;
 
-/// Connections of one gateway, unless configured otherwise.
-pub const CONNECTIONS_MAX: usize = 1024;
-
 // === Requests ===
 
 /// The size that is advertised as the largest; what QEMU advertises, and what the Linux kernel
@@ -61,17 +62,6 @@ pub const INFLIGHT_REQUESTS_MAX: usize = 256;
 /// not taken.
 pub const INFLIGHT_BYTES_MAX: u64 = 128 * MIB;
 
-/// What each connection may have in flight without asking for a share of the gateway's budget, so
-/// that those who hold the budget cannot starve ordinary requests: 256 of 4 KiB, or one of 1 MiB.
-pub const FLOOR_BYTES: u64 = MIB;
-
-/// Bytes in flight above the floors, all connections together, unless configured otherwise.
-pub const GATEWAY_BYTES_MAX: u64 = 1024 * MIB;
-
-/// A connection keeps this much of the gateway's budget between requests, so that a steady stream
-/// of large ones does not fetch and return it each time.
-pub const SPARE_GRANT_BYTES: u64 = 8 * MIB;
-
 /// A trim or a zeroing is handed down in pieces of this size, one after the other, so that none
 /// holds its shard or the mirror for long however many bytes it names.
 pub const PIECE_BYTES_MAX: u64 = 1024 * MIB;
@@ -87,13 +77,6 @@ pub const RECEIVE_BYTES: usize = 256 << 10;
 
 /// A payload from this size on gets a buffer of its own.
 pub const OWN_BUFFER_BYTES: usize = 64 << 10;
-
-/// A payload up to this size is received into memory that its thread keeps: what hosts send one
-/// after the other when they write in sequence. Fresh memory would cost its page faults each time.
-pub const PAYLOAD_KEPT_BYTES: usize = 1 << 20;
-
-/// A smaller payload takes memory of its own size.
-pub const PAYLOAD_KEPT_BYTES_MIN: usize = PAYLOAD_KEPT_BYTES / 4;
 
 /// What the kernel is asked to take of the replies of one connection over a Unix socket before it
 /// makes us wait; it doubles the number for its own bookkeeping and has a limit of its own. The

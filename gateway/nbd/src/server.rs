@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::capacity::Capacity;
 use crate::export::{ClientAddress, Exports};
 use crate::limits::{
     BUSY_POLL, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
@@ -31,6 +30,7 @@ use crate::limits::{
 };
 use crate::stream::{HostStream, Socket};
 use handshake::Caller;
+use host::Capacity;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;

@@ -13,12 +13,9 @@ mod admit;
 mod extents;
 mod inflight;
 mod outgoing;
-mod patience;
-mod payloads;
 mod receive;
 mod reply;
 mod turn;
-mod watch;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -33,11 +30,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::capacity::Capacity;
 use crate::export::{ClientInfo, ExportInfo};
 use crate::limits::FAREWELL_TIMEOUT;
 use crate::negotiate::Agreed;
 use crate::stream::DetachedStream;
+use host::Capacity;
 use turn::{Session, Turn};
 
 /// A connection whose client was told that transmission starts, on its way to its volume's thread.

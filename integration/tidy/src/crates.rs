@@ -33,14 +33,15 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 18] = [
+pub const CRATES: [Crate; 19] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
     krate("gateway/witness", &["block"], &[]),
     krate("gateway/link", &["block"], &[]),
-    krate("gateway/nbd", &["block"], &["store"]),
-    krate("gateway/iscsi", &["block"], &["store"]),
+    krate("gateway/host", &[], &[]),
+    krate("gateway/nbd", &["block", "host"], &["store"]),
+    krate("gateway/iscsi", &["block", "host"], &["store"]),
     krate("gateway/backup", &["block"], &[]),
     krate("gateway/api", &["block"], &[]),
     krate(

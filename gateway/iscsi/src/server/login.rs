@@ -17,7 +17,6 @@ use zerocopy::IntoBytes;
 
 use super::sessions::{Port, Sessions};
 use super::{ListenerConfig, discovery};
-use crate::capacity::Capacity;
 use crate::export::{InitiatorInfo, Portal, Targets};
 use crate::limits::{
     AHS_WORDS_MAX, DISCOVERY_TIMEOUT, LOGIN_DATA_BYTES_MAX, QUEUE_DEPTH, REINSTATE_TIMEOUT,
@@ -25,6 +24,7 @@ use crate::limits::{
 use crate::negotiate::{Agreed, Login, Next, Reply, SessionType, Terms};
 use crate::session::LoggedIn;
 use crate::wire::{HEADER_BYTES, Header, Malformed, Request, Response, Stamp, padding};
+use host::Capacity;
 
 /// An initiator that has just called.
 pub(super) struct Caller {

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Ending;
-use super::payloads;
 use super::receive::{Body, Place};
 use super::reply::{self, End, Residual};
 use super::tasks::{Came, Stage, Task, Tasks, Work};
@@ -27,6 +26,7 @@ use crate::scsi::limits::BLOCK_BYTES;
 use crate::scsi::{self, Admission, Outcome, Plan, Sense, Slow, sense};
 use crate::status::{Fate, fate};
 use crate::wire::{Header, NO_TAG, RejectReason, Request, Response};
+use host::payloads;
 
 /// DATA PHASE ERROR: data came that does not fit the command.
 const DATA_PHASE: Sense = Sense { key: 0xb, code: 0x4b00, information: None, field: None };

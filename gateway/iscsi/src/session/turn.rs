@@ -21,14 +21,11 @@ use tracing::debug;
 
 use super::manage::Managing;
 use super::outgoing::Outgoing;
-use super::patience::Patience;
 use super::receive::{Item, ReceiveError, Receiver};
 use super::tasks::{Stage, Task, Tasks};
 use super::text::TextExchange;
-use super::watch::Watch;
 use super::window::Window;
 use super::{Attachment, Ending, LoggedIn};
-use crate::capacity::Grant;
 use crate::export::Portal;
 use crate::limits::{
     BUDGET_RETRY, FLOOR_BYTES, HOLD_MAX, LINGER, NOP_INTERVAL, NOP_TIMEOUT, QUEUE_DEPTH,
@@ -38,6 +35,9 @@ use crate::metrics::Meter;
 use crate::negotiate::Params;
 use crate::scsi::{InitiatorPort, Nexus, Outcome, Unit};
 use crate::wire::{NO_TAG, RejectReason, Response, Stamp};
+use host::Grant;
+use host::Patience;
+use host::Watch;
 
 /// How a turn ended.
 #[derive(Debug)]

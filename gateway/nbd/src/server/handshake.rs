@@ -13,13 +13,13 @@ use tokio_rustls::rustls::ServerConfig;
 use tracing::debug;
 
 use super::{ListenerConfig, TlsPolicy};
-use crate::capacity::Capacity;
 use crate::export::{ClientAddress, ClientInfo, Exports};
 use crate::limits::OPTION_BYTES_MAX;
 use crate::negotiate::{Asking, Negotiation, Progress, TlsMode, Violation};
 use crate::session::Negotiated;
 use crate::stream::HostStream;
 use crate::wire::greeting;
+use host::Capacity;
 
 /// Read at once: an option with all that belongs to it.
 const READ_BYTES: usize = OPTION_BYTES_MAX + 1024;

@@ -19,12 +19,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
 use super::admit::{Admission, Refused};
-use super::payloads;
 use crate::limits::{
     OWN_BUFFER_BYTES, PAYLOAD_BYTES_PER_SECOND_MIN, PAYLOAD_GRACE, RECEIVE_BYTES,
     REFUSED_BYTES_MAX, SHORT_READ_BYTES,
 };
 use crate::wire::{HeaderStyle, Malformed, RequestHeader};
+use host::payloads;
 
 /// What the session decides about a header.
 #[derive(Debug)]

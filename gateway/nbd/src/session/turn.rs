@@ -25,12 +25,9 @@ use tracing::debug;
 use super::admit::{Admission, Refused, Terms, admit, admit_status_of};
 use super::inflight::{Inflight, Pending};
 use super::outgoing::Outgoing;
-use super::patience::Patience;
 use super::receive::{Item, ReceiveError, Receiver, Verdict};
 use super::reply::{self, Identity};
-use super::watch::Watch;
 use super::{Attachment, Changes, Ending, extents};
-use crate::capacity::{Capacity, Grant};
 use crate::contexts::Contexts;
 use crate::limits::{
     BUDGET_RETRY, INFLIGHT_BYTES_MAX, INFLIGHT_REQUESTS_MAX, LINGER, STALL_TIMEOUT,
@@ -41,6 +38,9 @@ use crate::negotiate::Agreed;
 use crate::status;
 use crate::stream::HostStream;
 use crate::wire::{Command, RequestHeader};
+use host::Patience;
+use host::Watch;
+use host::{Capacity, Grant};
 
 /// How a turn ended.
 #[derive(Debug)]

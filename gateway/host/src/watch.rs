@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 /// When to look again, and since when nothing was sent.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct Watch {
     timer: Pin<Box<Sleep>>,
     /// When the timer fires, if it matters.
     armed: Option<Instant>,
@@ -20,8 +20,16 @@ pub(super) struct Watch {
     still_since: Instant,
 }
 
+impl Default for Watch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Watch {
-    pub(super) fn new() -> Self {
+    /// One that watches nothing yet. Must be called where a timer runs.
+    #[must_use]
+    pub fn new() -> Self {
         let now = Instant::now();
         Self {
             timer: Box::pin(tokio::time::sleep_until(now)),
@@ -32,13 +40,13 @@ impl Watch {
     }
 
     /// There is nothing to watch, or it begins anew.
-    pub(super) const fn rest(&mut self) {
+    pub const fn rest(&mut self) {
         self.armed = None;
     }
 
     /// Ready when `interval` has passed since the last look, with the time of this one and for how
     /// long nothing was sent. A shorter interval than before counts from now.
-    pub(super) fn poll_look(
+    pub fn poll_look(
         &mut self,
         cx: &mut Context<'_>,
         interval: Duration,

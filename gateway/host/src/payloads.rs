@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Room for `len` bytes that begins at a cache line.
-pub(super) fn room(len: usize) -> BytesMut {
+pub fn room(len: usize) -> BytesMut {
     let kept = is_kept(len);
     let wanted = if kept { PAYLOAD_KEPT_BYTES } else { len } + LINE;
     let used = if kept { take(wanted) } else { None };
@@ -32,7 +32,7 @@ pub(super) fn room(len: usize) -> BytesMut {
 }
 
 /// Takes what was received out of its block, which is kept for later.
-pub(super) fn filled(mut block: BytesMut) -> BytesMut {
+pub fn filled(mut block: BytesMut) -> BytesMut {
     let payload = block.split();
     if is_kept(payload.len()) {
         BLOCKS.with_borrow_mut(|blocks| {

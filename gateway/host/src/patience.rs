@@ -28,7 +28,7 @@ enum State {
 
 /// How long to go on looking, as this connection taught it.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub struct Patience {
     limit: Duration,
     state: State,
     /// Times to sleep at once before the next look.
@@ -39,12 +39,12 @@ pub(super) struct Patience {
 
 impl Patience {
     /// Looks for `limit` at most; a limit of zero means never.
-    pub(super) const fn new(limit: Duration) -> Self {
+    pub const fn new(limit: Duration) -> Self {
         Self { limit, state: State::Busy, sleeps: 0, penalty: 0 }
     }
 
     /// Something came.
-    pub(super) const fn moved(&mut self) {
+    pub const fn moved(&mut self) {
         if matches!(self.state, State::Looking { .. }) {
             self.penalty = 0;
         }
@@ -52,7 +52,7 @@ impl Patience {
     }
 
     /// There is nothing to do: whether to look again, and not to sleep.
-    pub(super) fn looks(&mut self, now: impl FnOnce() -> Instant) -> bool {
+    pub fn looks(&mut self, now: impl FnOnce() -> Instant) -> bool {
         match self.state {
             State::Asleep => false,
             State::Busy if self.limit.is_zero() => false,

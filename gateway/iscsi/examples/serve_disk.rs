@@ -1,7 +1,7 @@
 //! Serves one volume in memory over iSCSI, to try initiators and to measure the protocol alone.
 //!
 //! ```text
-//! serve_memory --tcp ADDR [--tcp2 ADDR] [--size BYTES] [--null] [--chap NAME SECRET]
+//! serve_disk --tcp ADDR [--tcp2 ADDR] [--size BYTES] [--null] [--chap NAME SECRET]
 //! ```
 //!
 //! The target is `iqn.2026-01.io.twinspan:memory`, its disk LUN 0. With `--null` it stores nothing

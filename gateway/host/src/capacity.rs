@@ -55,20 +55,22 @@ impl Capacity {
 
 /// What one connection holds of the gateway's bytes.
 #[derive(Debug)]
-pub(crate) struct Grant {
+pub struct Grant {
     capacity: Arc<Capacity>,
     held: u64,
     waits: bool,
 }
 
 impl Grant {
-    pub(crate) const fn new(capacity: Arc<Capacity>) -> Self {
+    /// A connection's share, of which it holds nothing yet.
+    #[must_use]
+    pub const fn new(capacity: Arc<Capacity>) -> Self {
         Self { capacity, held: 0, waits: false }
     }
 
     /// Whether the connection may have `total` bytes in flight. One that may not counts as waiting
     /// until it asks again.
-    pub(crate) fn covers(&mut self, total: u64) -> bool {
+    pub fn covers(&mut self, total: u64) -> bool {
         let wanted = total.saturating_sub(FLOOR_BYTES);
         let covered = if wanted <= self.held {
             true
@@ -93,7 +95,7 @@ impl Grant {
 
     /// Gives back what `total` bytes in flight do not need. While nobody waits, some is kept for
     /// the next requests; an `idle` connection keeps nothing.
-    pub(crate) fn settle(&mut self, total: u64, idle: bool) {
+    pub fn settle(&mut self, total: u64, idle: bool) {
         if self.held == 0 {
             return;
         }
@@ -103,6 +105,11 @@ impl Grant {
             self.capacity.give(self.held - keep);
             self.held = keep;
         }
+    }
+
+    /// Whether this connection holds bytes that another waits for.
+    pub fn is_coveted(&self) -> bool {
+        self.held > 0 && self.is_contended()
     }
 
     fn is_contended(&self) -> bool {
@@ -143,8 +150,10 @@ mod tests {
         let mut other = Grant::new(Arc::clone(&capacity));
         assert!(hog.covers(FLOOR_BYTES + 900));
         assert!(!other.covers(FLOOR_BYTES + 200));
+        assert!(hog.is_coveted());
         hog.settle(FLOOR_BYTES + 100, false);
         assert!(other.covers(FLOOR_BYTES + 200));
+        assert!(!hog.is_coveted());
         drop((hog, other));
         assert_eq!(capacity.bytes_free.load(Ordering::Relaxed), 1000);
     }

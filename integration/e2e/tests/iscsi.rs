@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Site, Tool, free_port};
 use tempfile::TempDir;
 
+use crate::initiator::{GOOD, Initiator, RESERVATION_CONFLICT};
 use crate::pair::SOON;
 
 const PREFIX: &str = "iqn.2026-01.io.twinspan";
@@ -167,46 +168,85 @@ fn initiators_that_send_garbage_or_nothing_are_dropped_and_harm_nobody() -> Resu
     site.stop()
 }
 
-#[test]
-fn a_volume_that_is_not_served_here_is_not_told_as_gone() -> Result<()> {
-    let dir = TempDir::new()?;
-    let (east, mut sites) = ("east", Vec::new());
-    for name in [east, "west"] {
+/// Two sites that serve over iSCSI, and their ports; the volume `orders` is mirrored.
+fn two_sites(dir: &TempDir) -> Result<[(Site, u16); 2]> {
+    let make = |(name, group): (&str, u16)| -> Result<(Site, u16)> {
         let mut site = Site::new(dir.path(), name)?;
         let port = free_port()?;
-        let group = if name == east { 1 } else { 2 };
         site.configure(&format!(
             "\n[iscsi]\nportal_group = {group}\n[[iscsi.listeners]]\nname = \"tcp\"\n\
              address = \"127.0.0.1:{port}\"\n"
         ))?;
         site.start()?;
-        sites.push((site, port));
-    }
-    let [(east, east_port), (west, west_port)] = &mut sites[..] else {
-        anyhow::bail!("there are two sites")
+        Ok((site, port))
     };
-    east.cli(&["volume", "create", "orders", "--size", "32MiB"])?;
-    east.join(west)?;
-    east.mirror("orders", west)?;
-    east.wait_equivalent(SOON)?;
-    let here = url(*east_port, "", "orders");
+    let (east, west) = (make(("east", 1))?, make(("west", 2))?);
+    east.0.cli(&["volume", "create", "orders", "--size", "32MiB"])?;
+    east.0.join(&west.0)?;
+    east.0.mirror("orders", &west.0)?;
+    east.0.wait_equivalent(SOON)?;
+    Ok([east, west])
+}
+
+fn fail_over(to: &Site) -> Result<()> {
+    let plan =
+        to.wait_for(&["failover", "plan", "orders"], SOON, |plan| plan["token"].is_string())?;
+    let token = plan["token"].as_str().context("the plan has a token")?.to_owned();
+    to.cli(&["failover", "run", "orders", "--token", &token]).map(drop)
+}
+
+#[test]
+fn a_volume_that_is_not_served_here_is_not_told_as_gone() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let here = url(east_port, "", "orders");
     qemu_io(&["-f", "raw", &here], &["write -P 0x42 0 4M", "flush"])?;
     let inquired = Tool::new("iscsi-inq").args(["-e", "1", "-c", "131"]).arg(&here).run()?;
     let named = |said: &str| -> Vec<String> {
         let of_unit = said.lines().skip_while(|line| !line.contains("LOGICAL_UNIT"));
         of_unit.filter(|line| line.starts_with("Designator:")).map(str::to_owned).collect()
     };
-    let there = url(*west_port, "", "orders");
+    let there = url(west_port, "", "orders");
     let (code, said) = Tool::new("iscsi-inq").arg(&there).code()?;
     ensure!(code != 0 && !said.contains("not found"), "{said}");
     ensure!(said.contains("769") || said.contains("unavailable"), "{said}");
     east.kill()?;
-    let plan =
-        west.wait_for(&["failover", "plan", "orders"], SOON, |plan| plan["token"].is_string())?;
-    let token = plan["token"].as_str().context("the plan has a token")?.to_owned();
-    west.cli(&["failover", "run", "orders", "--token", &token])?;
+    fail_over(&west)?;
     qemu_io(&["-f", "raw", &there], &["read -P 0x42 0 4M", "write -P 0x43 0 1M"])?;
     let again = Tool::new("iscsi-inq").args(["-e", "1", "-c", "131"]).arg(&there).run()?;
     ensure!(named(&inquired) == named(&again), "{inquired}\n{again}");
     west.stop()
+}
+
+/// A node that is fenced by a reservation stays fenced when its site is lost.
+#[test]
+fn rule_1_a_reservation_that_was_answered_holds_at_the_other_site() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let target = format!("{PREFIX}:orders");
+    let mut one = Initiator::login(east_port, "one", &target)?;
+    let mut other = Initiator::login(east_port, "other", &target)?;
+    ensure!(other.write()? == GOOD, "nothing is reserved yet");
+    one.register(0xfeed)?;
+    one.reserve(0xfeed)?;
+    ensure!(other.write()? == RESERVATION_CONFLICT, "it is not registered");
+    ensure!(one.write()? == GOOD, "it holds the reservation");
+    east.kill()?;
+    fail_over(&west)?;
+    let mut other = Initiator::login(west_port, "other", &target)?;
+    ensure!(other.keys()? == [0xfeed], "what was answered is known here: {:x?}", other.keys());
+    ensure!(other.write()? == RESERVATION_CONFLICT, "it is fenced here too");
+    other.register(0xcafe)?;
+    ensure!(other.write()? == GOOD, "whoever is registered writes");
+    // And back: what was registered meanwhile is known where it began.
+    east.start()?;
+    west.cli(&["reprotect", "orders", "--wait"])?;
+    west.kill()?;
+    fail_over(&east)?;
+    let mut third = Initiator::login(east_port, "third", &target)?;
+    let mut keys = third.keys()?;
+    keys.sort_unstable();
+    ensure!(keys == [0xcafe, 0xfeed], "{keys:x?}");
+    ensure!(third.write()? == RESERVATION_CONFLICT, "it is no registrant");
+    east.stop()
 }

@@ -20,6 +20,7 @@ mod groups;
 
 mod hostile;
 mod hydration;
+mod initiator;
 mod iscsi;
 mod metrics;
 mod modes;

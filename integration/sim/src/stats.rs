@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 69] = [
+pub const FAULTS: [&str; 72] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -51,6 +51,9 @@ pub const FAULTS: [&str; 69] = [
     "a snapshot is taken",
     "a snapshot is locked",
     "a clock is set to end a lock",
+    "a snapshot of all parts is taken",
+    "hosts of parts go on without a snapshot",
+    "a gateway keeps a snapshot of its part",
     "a snapshot is removed",
     "a mirror keeps a snapshot",
     "a volume joins the group",

@@ -54,7 +54,7 @@ pub(super) async fn take(scene: Rc<Scene>, ruler: usize) {
         return scene.happened("hosts of parts go on without a snapshot");
     };
     if !taken {
-        scene.happened("a snapshot of parts is given up");
+        scene.log("--- a snapshot of parts is given up");
         all(&scene, &gateways, &Command::RemoveSnapshot { snapshot: id }).await;
     } else if let [first, second] = gateways[..] {
         scene.happened("a snapshot of all parts is taken");
@@ -142,7 +142,7 @@ pub(super) async fn remove(scene: Rc<Scene>) {
         return;
     }
     let id = scene.wholes.borrow_mut().swap_remove(number).id;
-    scene.happened("a snapshot of all parts is removed");
+    scene.log("--- a snapshot of all parts is removed");
     let site = scene.serving_site().unwrap_or_default();
     all(&scene, &[site * 2, site * 2 + 1], &Command::RemoveSnapshot { snapshot: id }).await;
 }

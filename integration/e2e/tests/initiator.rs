@@ -113,6 +113,8 @@ impl Initiator {
         let mut list = [0; 24];
         list[..8].copy_from_slice(&keys[0].to_be_bytes());
         list[8..16].copy_from_slice(&keys[1].to_be_bytes());
+        // APTPL: it is to outlive a loss of power.
+        list[20] = u8::from(action == REGISTER);
         let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
         let (status, _) = self.command(&cdb, &list, 0)?;
         ensure!(status == GOOD, "PERSISTENT RESERVE OUT {action} ended with {status:#x}");

@@ -179,6 +179,8 @@ fn configure(folder: &Path, monitor: SocketAddr, endpoint: SocketAddr) -> Result
         std::fs::create_dir_all(folder.join(name)).context("make folders")?;
     }
     let at = folder.display();
+    // Its monitor ends where a share of the disk is not free, however much that leaves, unless the
+    // share is less than nothing. It keeps a few MiB.
     let text = format!(
         "[global]
 fsid = {FSID}
@@ -197,8 +199,8 @@ osd crush chooseleaf type = 0
 mon allow pool size one = true
 mon warn on pool no redundancy = false
 mon max pg per osd = 1000
-mon data avail crit = 1
-mon data avail warn = 2
+mon data avail crit = -1
+mon data avail warn = -1
 run dir = {at}/run
 admin socket = {at}/run/$name.$pid.asok
 log file = {at}/log/$name.log

@@ -14,6 +14,7 @@ mod group;
 mod moving;
 mod operation;
 mod parts;
+mod plugin;
 mod point;
 mod problem;
 mod rec;
@@ -47,6 +48,10 @@ pub use moving::{
 };
 pub use operation::{Operation, OperationList, OperationProgress, OperationState, Step};
 pub use parts::{Companion, CompanionRequest, Parts};
+pub use plugin::{
+    Plugin, PluginAbout, PluginAction, PluginGrants, PluginHealth, PluginLine, PluginList, PluginLog,
+    PluginProbe, PluginRest, PluginState,
+};
 pub use point::{
     Point, PointFate, PointKeeper, PointList, PointLock, PointPolicy, PointPolicyPatch,
     PointPolicyState, PointRetention, PointRetentionPlan, PointTake,

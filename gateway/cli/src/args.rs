@@ -2,6 +2,7 @@
 
 mod backups;
 mod groups;
+mod plugins;
 mod points;
 mod sessions;
 mod snapshots;
@@ -15,6 +16,7 @@ pub(crate) use self::backups::{
     Backup, BackupPolicy, BackupRestore, BackupTarget, Catalogue, Follow,
 };
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
+pub(crate) use self::plugins::Plugin;
 pub(crate) use self::points::{Keep, Point, PointPolicy, RetentionRules};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};
@@ -129,6 +131,9 @@ pub(crate) enum Command {
     /// Snapshots of groups: take, list, read, delete, go back
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Plugins: what differs from cloud to cloud
+    #[command(subcommand)]
+    Plugin(Plugin),
     /// Recovery points: taken by schedule, kept by rules, locked
     #[command(subcommand)]
     Point(Box<Point>),

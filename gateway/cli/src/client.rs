@@ -78,22 +78,29 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<Response<Body>, Failure> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.place.url))
-            .header("accept", "application/json, text/event-stream");
-        if let Some(token) = &self.place.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let wrong = |error: ureq::http::Error| {
-            Failure::coded(Code::Invalid, format!("{}: {error}", self.place.url))
-        };
+        let request = self.request(method, path);
+        let wrong = |error: ureq::http::Error| self.wrong(&error);
         let answer = match body {
             None => agent.run(request.body(()).map_err(wrong)?),
             Some(body) => agent
                 .run(request.header("content-type", "application/json").body(body).map_err(wrong)?),
         };
         answer.map_err(|error| self.unreachable(&error))
+    }
+
+    fn request(&self, method: &Method, path: &str) -> ureq::http::request::Builder {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.place.url))
+            .header("accept", "application/json, text/event-stream");
+        match &self.place.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn wrong(&self, error: &ureq::http::Error) -> Failure {
+        Failure::coded(Code::Invalid, format!("{}: {error}", self.place.url))
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
@@ -108,7 +115,11 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<Option<T>, Failure> {
-        let mut answer = self.send(agent, method, path, body)?;
+        self.read(self.send(agent, method, path, body)?)
+    }
+
+    /// What an answer says; nothing if it is empty.
+    fn read<T: DeserializeOwned>(&self, mut answer: Response<Body>) -> Result<Option<T>, Failure> {
         let status = answer.status().as_u16();
         let text = answer.body_mut().read_to_string().map_err(|error| self.unreachable(&error))?;
         if status >= 400 {
@@ -179,6 +190,23 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         Self::answered(self.ask(&Method::PATCH, path, body)?)
+    }
+
+    /// Sends bytes, with a header of their own if they have one.
+    pub(crate) fn put_bytes<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: &[u8],
+        (kind, header): (&str, Option<(&str, &str)>),
+    ) -> Result<T, Failure> {
+        let mut request = self.request(&Method::PUT, path).header("content-type", kind);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let request = request.body(bytes).map_err(|error| self.wrong(&error))?;
+        // A large component is compiled before the answer.
+        let answer = self.patient.run(request).map_err(|error| self.unreachable(&error))?;
+        Self::answered(self.read(answer)?)
     }
 
     /// Deletes.

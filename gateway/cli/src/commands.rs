@@ -3,6 +3,7 @@
 mod backups;
 mod local;
 mod moves;
+mod plugins;
 mod points;
 mod sessions;
 mod snapshots;
@@ -24,6 +25,7 @@ use crate::screen;
 pub(crate) use backups::backup;
 pub(crate) use local::{completions, config, man, openapi, serve};
 pub(crate) use moves::migrate;
+pub(crate) use plugins::plugin;
 pub(crate) use points::point;
 pub(crate) use sessions::{failover, operation_text, reprotect, session};
 pub(crate) use snapshots::snapshot;

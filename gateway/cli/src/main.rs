@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Session(command) => commands::session(&command, &arguments.global),
         Command::Backup(command) => commands::backup(&command, &arguments.global),
         Command::Snapshot(command) => commands::snapshot(&command, &arguments.global),
+        Command::Plugin(command) => commands::plugin(&command, &arguments.global),
         Command::Point(command) => commands::point(&command, &arguments.global),
         Command::Failover(command) => commands::failover(&command, &arguments.global),
         Command::Migrate(command) => commands::migrate(&command, &arguments.global),

@@ -10,6 +10,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use block::{BootId, GatewayId, Identity, PoolId};
 use link::{Credentials, LinkContext, Trusted};
@@ -38,6 +39,8 @@ use crate::{gateway, http, metrics, shutdown, telemetry, tls};
 
 /// The first token, in the data directory, readable by its owner only.
 pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+/// How often the directory of plugins is looked at.
+const PLUGINS_EVERY: Duration = Duration::from_secs(2);
 /// Where the pool lies in the data directory.
 const POOL_DIR: &str = "pool";
 
@@ -109,7 +112,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let _first_book = desk_book.set(Arc::clone(&book));
     let (listeners, nbd_uris) = bind_nbd(&config).await?;
     let portals = portals::bind(&config.iscsi).map_err(failed("open the iSCSI listeners"))?;
+    let surroundings = crate::plugins::Surroundings::new(&config, clock);
+    let plugins = crate::plugins::start(&config, Arc::clone(&surroundings)).await;
     let parts = GatewayParts {
+        plugins,
         config,
         clock,
         identity,
@@ -124,6 +130,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         iscsi_uris: portals.uris.clone(),
     };
     let gateway = Gateway::new(parts);
+    surroundings.is(&gateway);
     gateway.begin_fillings(of_fillings);
     serve(&gateway, exporter, listeners).await?;
     serve_iscsi(&gateway, portals);
@@ -321,6 +328,9 @@ async fn serve(
     gateway.tasks.spawn(Arc::clone(gateway).accept_links(listener));
     gateway.tasks.spawn(Arc::clone(gateway).verify_regularly());
     gateway.tasks.spawn(Arc::clone(gateway).scrub_regularly());
+    if let Some(plugins) = gateway.plugins.clone() {
+        gateway.tasks.spawn(async move { plugins.watch(PLUGINS_EVERY).await });
+    }
     let door = HostDoor::new();
     door.open(Arc::clone(gateway));
     for listener in nbd {

@@ -11,6 +11,7 @@
 mod backup;
 mod iscsi;
 mod load;
+mod plugins;
 mod raw;
 mod validate;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use backup::TargetConfig;
 pub use iscsi::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
+pub use plugins::PluginsConfig;
 pub use load::{defaults_toml, effective_toml, load};
 pub use raw::Raw;
 
@@ -109,6 +111,8 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// Where backups go.
     pub backup_targets: Vec<TargetConfig>,
+    /// Plugins.
+    pub plugins: PluginsConfig,
     /// The REST API.
     pub api: ApiConfig,
     /// Where Prometheus scrapes; `None`: nowhere.

@@ -18,6 +18,7 @@ pub(crate) mod locks;
 pub(crate) mod members;
 pub(crate) mod migrations;
 pub(crate) mod parts;
+mod plugins;
 pub(crate) mod points;
 mod quota;
 pub(crate) mod restores;
@@ -87,6 +88,8 @@ pub(crate) struct Gateway {
     pub(crate) fillings: Arc<Fillings>,
     /// What it brings to links, and whom it trusts.
     pub(crate) links: link::LinkContext,
+    /// Its plugins; none where the system does not let them be.
+    pub(crate) plugins: Option<plugin::Plugins>,
     /// Where hosts attach: addresses as NBD URIs without an export.
     pub(crate) nbd_uris: Vec<String>,
     /// Where initiators log in: iSCSI URIs without a volume.
@@ -133,6 +136,8 @@ pub(crate) struct GatewayParts {
     /// See [`Gateway`].
     pub(crate) links: link::LinkContext,
     /// See [`Gateway`].
+    pub(crate) plugins: Option<plugin::Plugins>,
+    /// See [`Gateway`].
     pub(crate) nbd_uris: Vec<String>,
     /// See [`Gateway`].
     pub(crate) iscsi_uris: Vec<String>,
@@ -163,6 +168,7 @@ impl Gateway {
             pool: parts.pool,
             fillings: parts.fillings,
             links: parts.links,
+            plugins: parts.plugins,
             nbd_uris: parts.nbd_uris,
             iscsi_uris: parts.iscsi_uris,
             tasks: TaskTracker::new(),

@@ -19,6 +19,7 @@ mod moves;
 mod operations;
 mod paging;
 mod parts;
+mod plugins;
 mod points;
 mod problem;
 pub(crate) mod rec;
@@ -70,7 +71,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
         (name = "groups"), (name = "snapshots"), (name = "points"), (name = "backups"),
-        (name = "operations"), (name = "tokens"), (name = "rec")
+        (name = "operations"), (name = "plugins"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -87,6 +88,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_points())
         .merge(of_backups())
         .merge(of_policies())
+        .merge(of_plugins())
         .merge(rec::calls())
 }
 
@@ -168,6 +170,21 @@ fn of_policies() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(backups::turn_off))
         .routes(routes!(backups::run_policy))
         .routes(routes!(backups::retention))
+}
+
+fn of_plugins() -> OpenApiRouter<Arc<Gateway>> {
+    // A component is larger than any other body.
+    let bytes = usize::try_from(plugin::COMPONENT_BYTES_MAX).unwrap_or(usize::MAX);
+    let install = OpenApiRouter::new()
+        .routes(routes!(plugins::list, plugins::install))
+        .layer(axum::extract::DefaultBodyLimit::max(bytes));
+    OpenApiRouter::new()
+        .merge(install)
+        .routes(routes!(plugins::show, plugins::remove))
+        .routes(routes!(plugins::grant))
+        .routes(routes!(plugins::configure))
+        .routes(routes!(plugins::probe))
+        .routes(routes!(plugins::log))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

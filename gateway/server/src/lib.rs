@@ -31,6 +31,7 @@ mod names;
 mod numbers;
 mod operations;
 mod plans;
+mod plugins;
 mod points;
 mod portals;
 mod refusal;

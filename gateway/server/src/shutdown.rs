@@ -45,6 +45,9 @@ pub(crate) async fn stop(gateway: &Gateway, threads: Vec<ShardThread>) -> Result
     let stops = threads.into_iter().map(|thread| thread.stop(SHARDS_MAX));
     let silent =
         futures_util::future::join_all(stops).await.into_iter().filter(Result::is_err).count();
+    if let Some(plugins) = &gateway.plugins {
+        plugins.stop();
+    }
     gateway.tasks.close();
     if tokio::time::timeout(TASKS_MAX, gateway.tasks.wait()).await.is_err() {
         tracing::warn!("calls that were under way are cut off");

@@ -6,7 +6,7 @@
 
 mod explain;
 mod parts;
-mod words;
+pub(crate) mod words;
 
 use api::{Code, Explanation, Group, Health, KeptPoint, Leg, Spell, TheirView, Upstream, Verdict};
 use mirror::{Cause, GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Serving, SessionState};

@@ -33,7 +33,7 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 19] = [
+pub const CRATES: [Crate; 20] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
@@ -43,10 +43,11 @@ pub const CRATES: [Crate; 19] = [
     krate("gateway/nbd", &["block", "host"], &["store"]),
     krate("gateway/iscsi", &["block", "host"], &["store"]),
     krate("gateway/backup", &["block"], &[]),
+    krate("gateway/plugin", &[], &[]),
     krate("gateway/api", &["block"], &[]),
     krate(
         "gateway/server",
-        &["api", "backup", "block", "iscsi", "link", "mirror", "nbd", "store", "witness"],
+        &["api", "backup", "block", "iscsi", "link", "mirror", "nbd", "plugin", "store", "witness"],
         &[],
     ),
     krate("gateway/cli", &["api", "server"], &[]),

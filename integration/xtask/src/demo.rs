@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::plugins;
 use crate::run::{self, become_it, cargo, release};
 
 /// The demo's own arguments, passed on as they are.
@@ -30,6 +31,7 @@ pub(crate) struct Arguments {
 /// # Errors
 /// When the build fails or the demo cannot be started.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    plugins::build()?;
     run::run(&mut cargo(&["build", "--release", "--package", "twinspan-cli"]))?;
     let mut demo = std::process::Command::new(release("twinspan")?);
     demo.args(["demo", "start"]);

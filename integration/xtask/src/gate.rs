@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use crate::packages;
+use crate::{packages, plugins};
 use crate::run::{cargo, is_installed, run};
 
 /// What to test, and how much.
@@ -32,6 +32,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
         format_check()?;
         lint()?;
     }
+    plugins::build()?;
     // Programs and tests in one go: the end-to-end tests start the former, and cargo would not
     // build them for the latter.
     run(&mut cargo(&["build", "--workspace", "--all-targets"]))?;
@@ -71,6 +72,7 @@ pub(crate) fn conformance() -> Result<()> {
 pub(crate) fn ci() -> Result<()> {
     format_check()?;
     lint()?;
+    plugins::build()?;
     let mut tests = runner();
     tests.args(["--exclude", "twinspan-e2e"]);
     run(&mut tests)
@@ -81,7 +83,8 @@ pub(crate) fn ci() -> Result<()> {
 /// # Errors
 /// When it is not.
 pub(crate) fn format_check() -> Result<()> {
-    run(&mut cargo(&["fmt", "--all", "--check"]))
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    plugins::format_check()
 }
 
 fn lint() -> Result<()> {

@@ -10,6 +10,7 @@ mod demo;
 mod gate;
 mod openapi;
 mod packages;
+mod plugins;
 mod run;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Conformance,
     /// The quick gate before a push: format, lints, and all tests but the end-to-end ones.
     Ci,
+    /// Builds the first-party plugins, into `target/plugins`.
+    Plugins,
     /// Writes the committed OpenAPI document anew.
     Openapi,
     /// Says whether the code is formatted.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Conformance => gate::conformance(),
         Command::Ci => gate::ci(),
+        Command::Plugins => plugins::build(),
         Command::Openapi => openapi::run(),
         Command::FmtCheck => gate::format_check(),
     };

@@ -10,7 +10,7 @@ use super::raw::Raw;
 use super::{Config, ConfigError};
 
 /// What the environment may override: these and what is below them.
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "data_dir",
     "shards",
     "site",
@@ -19,6 +19,7 @@ const SECTIONS: [&str; 15] = [
     "snapshots",
     "points",
     "backup",
+    "plugins",
     "api",
     "metrics",
     "link",

@@ -132,6 +132,11 @@ impl Raw {
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             hooks: hooks(&at, &self.points.hooks)?,
             backup_targets: super::backup::targets(&at, &self.backup)?,
+            plugins: super::plugins::plugins(
+                &at,
+                &self.plugins,
+                std::path::Path::new(&self.data_dir),
+            )?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(

@@ -144,11 +144,12 @@ impl Gateway {
     /// Mirrors a group, named itself or by one of its volumes, to another site.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::PeerUnknown`], [`Code::Filling`], or the group's refusal. What the other side
-    /// refuses is the session's state.
+    /// [`Code::NotFound`], [`Code::PeerUnknown`], [`Code::Filling`], [`Code::PlacementRefused`], or the
+    /// group's refusal. What the other side refuses is the session's state.
     pub(crate) async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
         let (group, _) = self.find_source(&wanted.volume)?;
         self.require_filled(&group)?;
+        self.check_placement(&group, &wanted).await?;
         self.take_destination(&wanted).await?;
         self.create_session_of_taken(wanted).await
     }

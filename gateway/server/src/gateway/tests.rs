@@ -87,6 +87,7 @@ impl Rig {
         let book = Arc::new(Book::open(shards[0].clone()).await.unwrap());
         let nbd_uris = vec!["nbd://127.0.0.1:1/".to_owned()];
         let parts = GatewayParts {
+            plugins: None,
             config,
             clock,
             identity,

@@ -65,7 +65,9 @@ fn role_of(gateway: &Gateway, request: &Request) -> Option<RoleEntry> {
 }
 
 fn needed(method: &Method, path: &str) -> RoleEntry {
+    // What may run here, and what it may, is a matter of trust too.
     let trust = path.starts_with("/api/v1/tokens")
+        || (path.starts_with("/api/v1/plugins") && *method != Method::GET)
         || (path.starts_with("/api/v1/sites") && *method != Method::GET);
     if trust {
         RoleEntry::Admin
@@ -90,6 +92,9 @@ mod tests {
             (Method::POST, "/api/v1/sites/join", RoleEntry::Admin),
             (Method::GET, "/api/v1/tokens", RoleEntry::Admin),
             (Method::GET, "/api/v1/volumes/x/content", RoleEntry::Admin),
+            (Method::GET, "/api/v1/plugins/x", RoleEntry::Viewer),
+            (Method::PUT, "/api/v1/plugins", RoleEntry::Admin),
+            (Method::POST, "/api/v1/plugins/x/grants", RoleEntry::Admin),
             (Method::POST, "/api/v1/groups/x/failover/run", RoleEntry::Operator),
         ] {
             assert_eq!(needed(&method, path), role, "{method} {path}");

@@ -10,6 +10,7 @@ pub(super) fn all() {
     store();
     api();
     super::backups::describe();
+    plugin::metrics::describe();
 }
 
 fn hosts() {

@@ -163,7 +163,7 @@ pub(crate) fn policy(policy: &Policy) -> api::SessionPolicy {
     }
 }
 
-const fn mode(mode: Mode) -> &'static str {
+pub(crate) const fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Sync => "sync",
         Mode::Consistency => "consistency",

@@ -1,0 +1,15 @@
+//! The contract of `wit/`, as the tools make Rust of it.
+//!
+//! Invariant: nothing here is written by hand; the modules of the crate convert where another shape
+//! serves better.
+
+#![expect(missing_docs, reason = "the contract documents itself, in wit/")]
+#![expect(clippy::all, reason = "generated")]
+#![allow(unused_qualifications, clippy::str_to_string, reason = "generated")]
+
+wasmtime::component::bindgen!({
+    path: "../../wit",
+    world: "full-plugin",
+    imports: { default: async | trappable },
+    exports: { default: async },
+});

@@ -1,0 +1,75 @@
+//! What the gateway gives to plugins: the trait that it implements.
+//!
+//! Invariant: whatever is asked here was granted before; an implementation need not look at grants.
+
+use std::pin::Pin;
+
+pub use crate::bindings::twinspan::plugin::types::{
+    Created, Group, Mode, Progress, Role, Session, Site, Volume,
+};
+
+/// A future that may go from thread to thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why a secret was not given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// None has this name.
+    #[error("there is no secret {0}")]
+    Unknown(String),
+    /// It cannot be read now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The gateway, as plugins see it.
+pub trait World: Send + Sync {
+    /// Now, in milliseconds since the beginning of 1970, UTC.
+    fn unix_ms(&self) -> u64;
+
+    /// A secret's bytes.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    fn secret(&self, name: &str) -> Result<Vec<u8>, SecretError>;
+
+    /// The name of this gateway's site.
+    fn here(&self) -> String;
+
+    /// This site and those of the peers.
+    fn sites(&self) -> BoxFuture<'_, Vec<Site>>;
+
+    /// All groups, or those of a run.
+    ///
+    /// # Errors
+    /// In words, when they cannot be told now.
+    fn groups<'a>(&'a self, run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>>;
+
+    /// Keeps, durably, that a step made something.
+    ///
+    /// # Errors
+    /// In words, when it could not be kept.
+    fn register<'a>(
+        &'a self,
+        run: &'a str,
+        step: &'a str,
+        created: Created,
+    ) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Keeps that it is gone.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    fn unregister<'a>(
+        &'a self,
+        run: &'a str,
+        kind: &'a str,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Tells how far a step is.
+    fn report(&self, run: &str, step: &str, progress: Progress);
+
+    /// Whether somebody asked the run to stop.
+    fn is_cancelled(&self, run: &str) -> bool;
+}

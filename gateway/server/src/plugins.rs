@@ -1,0 +1,190 @@
+//! What the gateway is to its plugins.
+//!
+//! Invariant: plugins see the words and numbers that operators see, made in one place. A gateway that
+//! cannot run plugins serves its volumes all the same.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use plugin::contract::{Created, Group, Mode, Progress, Role, Session, Site, Volume};
+use plugin::world::{BoxFuture, SecretError};
+use plugin::{Plugins, Setup, World};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::gateway::Gateway;
+
+/// Where the host keeps its own, in the data directory.
+const STATE_DIR: &str = "plugin-state";
+
+/// The gateway, as its plugins see it: it is told of the plugins before it is whole itself.
+pub(crate) struct Surroundings {
+    config: Config,
+    clock: Clock,
+    gateway: OnceLock<Weak<Gateway>>,
+}
+
+impl Surroundings {
+    /// Of a gateway that is still being put together.
+    #[must_use]
+    pub(crate) fn new(config: &Config, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { config: config.clone(), clock, gateway: OnceLock::new() })
+    }
+
+    /// It is whole.
+    pub(crate) fn is(&self, gateway: &Arc<Gateway>) {
+        // A second gateway in one process would be a mistake of ours; the first one stays.
+        let _first = self.gateway.set(Arc::downgrade(gateway));
+    }
+
+    fn gateway(&self) -> Result<Arc<Gateway>, String> {
+        let gateway = self.gateway.get().and_then(Weak::upgrade);
+        gateway.ok_or_else(|| "the gateway is starting or stopping".to_owned())
+    }
+
+    fn here(&self) -> Site {
+        let site = &self.config.site;
+        Site {
+            name: site.name.clone(),
+            region: site.region.clone(),
+            zone: site.zone.clone(),
+            position: None,
+        }
+    }
+}
+
+/// Starts the host of plugins; without it when the system does not let it be.
+pub(crate) async fn start(config: &Config, world: Arc<Surroundings>) -> Option<Plugins> {
+    let setup = Setup {
+        directory: config.plugins.directory.clone(),
+        state: config.data_dir.join(STATE_DIR),
+        keys: config.plugins.keys.clone(),
+        world,
+    };
+    match Plugins::start(setup).await {
+        Ok(plugins) => Some(plugins),
+        Err(error) => {
+            tracing::error!("plugins cannot be run: {error}");
+            None
+        }
+    }
+}
+
+/// A site that only its name is known of.
+pub(crate) fn site(name: &str) -> Site {
+    Site { name: name.to_owned(), region: String::new(), zone: String::new(), position: None }
+}
+
+/// A volume as plugins see it.
+pub(crate) fn volume(volume: &api::Volume) -> Volume {
+    Volume {
+        id: volume.id.to_string(),
+        name: volume.name.clone(),
+        group: volume.group.clone(),
+        size_bytes: volume.bytes,
+        is_filling: volume.filling.is_some(),
+    }
+}
+
+/// A mode as plugins see it.
+pub(crate) fn mode(mode: &str) -> Mode {
+    match mode {
+        "consistency" => Mode::Consistency,
+        "stack" => Mode::Stack,
+        _ => Mode::Sync,
+    }
+}
+
+/// A word as the API writes it.
+fn word(value: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or("unknown").to_owned()
+}
+
+fn session(leg: &api::Leg) -> Session {
+    Session {
+        destination: leg.site.clone(),
+        mode: mode(&leg.policy.mode),
+        status: word(&leg.state),
+        phase: word(&leg.phase),
+        // What a mirror lacks is known while it is heard.
+        behind_bytes: (leg.link == api::LinkState::Connected).then_some(leg.out_of_sync_bytes),
+    }
+}
+
+fn group(group: &api::Group, volumes: &[api::Volume], here: &str) -> Group {
+    let role = match group.role {
+        Some(api::Role::Primary) if group.legs.is_empty() => Role::Alone,
+        Some(api::Role::Primary) => Role::Primary,
+        Some(api::Role::Secondary) => Role::Secondary,
+        Some(api::Role::Fenced) => Role::Fenced,
+        None => Role::Unknown,
+    };
+    let primary_site = match group.role {
+        Some(api::Role::Primary) => Some(here.to_owned()),
+        _ => group.upstream.as_ref().map(|upstream| upstream.site.clone()),
+    };
+    Group {
+        name: group.name.clone(),
+        role,
+        primary_site,
+        volumes: volumes.iter().filter(|of| of.group == group.name).map(volume).collect(),
+        sessions: group.legs.iter().map(session).collect(),
+    }
+}
+
+impl World for Surroundings {
+    fn unix_ms(&self) -> u64 {
+        self.clock.unix_ms()
+    }
+
+    fn secret(&self, name: &str) -> Result<Vec<u8>, SecretError> {
+        self.config.plugins.secret(name)
+    }
+
+    fn here(&self) -> String {
+        self.config.site.name.clone()
+    }
+
+    fn sites(&self) -> BoxFuture<'_, Vec<Site>> {
+        let peers = self.gateway().map(|gateway| gateway.book.read());
+        let peers = peers.iter().flat_map(|pages| pages.peers.iter().map(|peer| site(&peer.site)));
+        let sites = std::iter::once(self.here()).chain(peers).collect();
+        Box::pin(async { sites })
+    }
+
+    fn groups<'a>(&'a self, _run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>> {
+        Box::pin(async {
+            let gateway = self.gateway()?;
+            let (groups, volumes) =
+                tokio::join!(gateway.show_groups(), gateway.show_volumes());
+            let here = &self.config.site.name;
+            Ok(groups.iter().map(|of| group(of, &volumes.items, here)).collect())
+        })
+    }
+
+    fn register<'a>(
+        &'a self,
+        run: &'a str,
+        step: &'a str,
+        _created: Created,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { Err(format!("there is no run {run} with a step {step}")) })
+    }
+
+    fn unregister<'a>(
+        &'a self,
+        run: &'a str,
+        _kind: &'a str,
+        _id: &'a str,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { Err(format!("there is no run {run}")) })
+    }
+
+    fn report(&self, run: &str, step: &str, progress: Progress) {
+        tracing::info!(run, step, percent = progress.percent, "{}", progress.message);
+    }
+
+    fn is_cancelled(&self, _run: &str) -> bool {
+        false
+    }
+}

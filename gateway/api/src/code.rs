@@ -307,22 +307,22 @@ codes! {
     BackupPoint "GW0515" 409 7
         "snapshot belongs to backups",
         "it goes when the next backup is taken, or the newest one of the target is deleted";
-    PluginUnknown "GW0701" 404 1
+    PluginUnknown "GW0721" 404 1
         "no such plugin here",
         "twinspan plugin list; twinspan plugin install FILE";
-    PluginRefused "GW0702" 400 7
+    PluginRefused "GW0722" 400 7
         "the component is not taken as a plugin",
         "correct what the message names, then: twinspan plugin install FILE";
-    PluginFailed "GW0703" 502 4
+    PluginFailed "GW0723" 502 4
         "the plugin failed",
         "read the reason, then: twinspan plugin logs PLUGIN";
-    PluginConfig "GW0704" 400 2
+    PluginConfig "GW0724" 400 2
         "the plugin's configuration cannot be used",
         "twinspan plugin show PLUGIN has its schema";
-    PluginsDown "GW0705" 503 6
+    PluginsDown "GW0725" 503 6
         "plugins cannot be run here",
         "read the gateway's log of its start; it says what the system refused";
-    PlacementRefused "GW0706" 409 7
+    PlacementRefused "GW0726" 409 7
         "a plugin has something against this session",
         "correct what the message names, or take the plugin away: twinspan plugin remove PLUGIN";
     LinkLost "GW0601" 409 4

@@ -49,8 +49,8 @@ pub use moving::{
 pub use operation::{Operation, OperationList, OperationProgress, OperationState, Step};
 pub use parts::{Companion, CompanionRequest, Parts};
 pub use plugin::{
-    Plugin, PluginAbout, PluginAction, PluginGrants, PluginHealth, PluginLine, PluginList, PluginLog,
-    PluginProbe, PluginRest, PluginState,
+    Plugin, PluginAbout, PluginAction, PluginGrants, PluginHealth, PluginLine, PluginList,
+    PluginLog, PluginProbe, PluginRest, PluginState,
 };
 pub use point::{
     Point, PointFate, PointKeeper, PointList, PointLock, PointPolicy, PointPolicyPatch,

@@ -24,15 +24,15 @@ use crate::engine::Machine;
 use crate::error::CallError;
 use crate::instance::{Allowance, Caller, OutOfCpu, State};
 use crate::limits::{
-    ASK_TIME_MAX, CALLS_MAX, CPU_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, PURE_CPU_MAX, PURE_TIME_MAX,
+    ASK_TIME_MAX, CALLS_MAX, CPU_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, PURE_CPU_MAX,
+    PURE_TIME_MAX,
 };
 use crate::loaded::{Linked, Missing};
 use crate::world::BoxFuture;
 
 impl Allowance {
     /// For a call that only computes.
-    pub(crate) const PURE: Self =
-        Self { cpu: PURE_CPU_MAX, time: PURE_TIME_MAX, is_pure: true };
+    pub(crate) const PURE: Self = Self { cpu: PURE_CPU_MAX, time: PURE_TIME_MAX, is_pure: true };
     /// For a question.
     pub(crate) const ASK: Self = Self { cpu: CPU_MAX, time: ASK_TIME_MAX, is_pure: false };
 
@@ -69,7 +69,11 @@ pub(crate) trait Deed<R>:
 }
 
 impl<R, F> Deed<R> for F where
-    F: for<'a> FnOnce(&'a mut Store<State>, &'a Linked, Instance) -> BoxFuture<'a, wasmtime::Result<R>>
+    F: for<'a> FnOnce(
+            &'a mut Store<State>,
+            &'a Linked,
+            Instance,
+        ) -> BoxFuture<'a, wasmtime::Result<R>>
         + Send
         + 'static
 {

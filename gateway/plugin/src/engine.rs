@@ -12,9 +12,7 @@ use wasmtime::{
     Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
 };
 
-use crate::limits::{
-    CALLS_MAX, CORE_INSTANCES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TICK,
-};
+use crate::limits::{CALLS_MAX, CORE_INSTANCES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TICK};
 
 /// What an instance keeps mapped when it is given back, in bytes: the next one starts faster.
 const RESIDENT_BYTES: usize = 64 << 10;

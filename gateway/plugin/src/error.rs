@@ -47,7 +47,9 @@ pub enum LoadError {
     #[error("what it says of itself is wrong: {0}")]
     Descriptor(String),
     /// The file's name is another than the plugin's.
-    #[error("the file is called {file}, and the plugin in it {name}: rename the file to {name}.wasm")]
+    #[error(
+        "the file is called {file}, and the plugin in it {name}: rename the file to {name}.wasm"
+    )]
     Name {
         /// Its file's name without the ending.
         file: String,

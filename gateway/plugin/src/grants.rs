@@ -179,18 +179,48 @@ mod tests {
 
     #[test]
     fn a_grant_is_written_and_read_in_one_way() {
-        for text in ["http:api.example.com", "http:[::1]:80", "http:*.a.b", "secret:x", "reveal:y", "kv", "volumes"] {
+        for text in [
+            "http:api.example.com",
+            "http:[::1]:80",
+            "http:*.a.b",
+            "secret:x",
+            "reveal:y",
+            "kv",
+            "volumes",
+        ] {
             assert_eq!(text.parse::<Grant>().unwrap().to_string(), text);
         }
-        for text in ["", "http:", "http:a b", "http:a:0", "http:a:99999", "http:[x]", "files", "secret:", "all:x", "http:*"] {
+        for text in [
+            "",
+            "http:",
+            "http:a b",
+            "http:a:0",
+            "http:a:99999",
+            "http:[x]",
+            "files",
+            "secret:",
+            "all:x",
+            "http:*",
+        ] {
             assert!(text.parse::<Grant>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn only_hosts_that_were_named_are_called() {
-        let some = grants(&["http:api.example.com", "http:10.0.0.1:8080", "http:*.cloud.example", "http:[::1]:7"]);
-        for (host, port) in [("api.example.com", 443), ("api.example.com", 80), ("10.0.0.1", 8080), ("a.cloud.example", 1), ("[::1]", 7)] {
+        let some = grants(&[
+            "http:api.example.com",
+            "http:10.0.0.1:8080",
+            "http:*.cloud.example",
+            "http:[::1]:7",
+        ]);
+        for (host, port) in [
+            ("api.example.com", 443),
+            ("api.example.com", 80),
+            ("10.0.0.1", 8080),
+            ("a.cloud.example", 1),
+            ("[::1]", 7),
+        ] {
             assert!(some.has_http(host, port), "{host}:{port}");
         }
         for (host, port) in [

@@ -137,7 +137,8 @@ impl Plugins {
         let machine = Arc::new(machine);
         let linker = crate::loaded::linker(machine.engine()).map_err(StartError::Engine)?;
         let shelf = Arc::new(Shelf::open(&setup.state.join("plugins.redb"))?);
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        let http =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
         let stop = CancellationToken::new();
         let runtime = thread(stop.clone())?;
         let host = Host {
@@ -210,9 +211,8 @@ impl Plugins {
             http: host.http.clone(),
         };
         let calls = Arc::clone(&host.calls);
-        let doing = async move {
-            calls.make((&loaded.linked, caller), function, allowed, deed).await
-        };
+        let doing =
+            async move { calls.make((&loaded.linked, caller), function, allowed, deed).await };
         let doing = AbortOnDropHandle::new(host.runtime.spawn(doing));
         tokio::select! {
             made = doing => made.map_err(|_aborted| CallError::Stopped)?,

@@ -12,9 +12,9 @@ use serde_json::Value;
 use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
+use crate::bindings::FullPlugin;
 use crate::bindings::exports::twinspan::plugin::plugin::Descriptor;
 use crate::bindings::exports::twinspan::plugin::{actions, placement, plans, plugin};
-use crate::bindings::FullPlugin;
 use crate::error::LoadError;
 use crate::grants::{Grant, Grants, is_plain_name};
 use crate::instance::State;
@@ -156,7 +156,10 @@ impl Linked {
         Ok(Self {
             plugin,
             actions: part("actions").map(actions::GuestIndices::new).transpose().map_err(wrong)?,
-            placement: part("placement").map(placement::GuestIndices::new).transpose().map_err(wrong)?,
+            placement: part("placement")
+                .map(placement::GuestIndices::new)
+                .transpose()
+                .map_err(wrong)?,
             plans: part("plans").map(plans::GuestIndices::new).transpose().map_err(wrong)?,
             pre,
         })
@@ -228,7 +231,9 @@ impl Linked {
         let wrong = LoadError::Descriptor;
         if !is_plain_name(&said.name) {
             let name = said.name.escape_debug();
-            return Err(wrong(format!("its name {name:?}: lower case letters, digits and hyphens, at most 63")));
+            return Err(wrong(format!(
+                "its name {name:?}: lower case letters, digits and hyphens, at most 63"
+            )));
         }
         if said.actions.len() > ACTIONS_MAX || said.wants.len() > WANTS_MAX {
             return Err(wrong(format!("more than {ACTIONS_MAX} actions or {WANTS_MAX} wishes")));
@@ -241,7 +246,8 @@ impl Linked {
         let mut actions = BTreeMap::new();
         for action in said.actions {
             let name = action.name.clone();
-            let of = |why: String| wrong(format!("action {:?}: {why}", name.escape_debug().to_string()));
+            let of =
+                |why: String| wrong(format!("action {:?}: {why}", name.escape_debug().to_string()));
             if !is_plain_name(&name) {
                 return Err(of("its name: lower case letters, digits and hyphens".to_owned()));
             }

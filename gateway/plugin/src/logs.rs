@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::limits::{LOG_KEPT_MAX, LOG_LINES_MAX, LOG_LINE_BYTES_MAX};
+use crate::limits::{LOG_KEPT_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +75,12 @@ impl Logs {
 
     /// Takes what a plugin writes to its standard output or error, line by line.
     pub(crate) fn stream(self: &Arc<Self>, plugin: &Arc<str>) -> Said {
-        let mouth = Mouth { logs: Arc::clone(self), plugin: Arc::clone(plugin), left: LOG_LINES_MAX, begun: Vec::new() };
+        let mouth = Mouth {
+            logs: Arc::clone(self),
+            plugin: Arc::clone(plugin),
+            left: LOG_LINES_MAX,
+            begun: Vec::new(),
+        };
         Said(Arc::new(Mutex::new(mouth)))
     }
 }

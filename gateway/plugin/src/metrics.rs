@@ -128,7 +128,8 @@ impl Numbers {
         let fits = [name, label].iter().all(|text| text.len() <= NAME_BYTES_MAX);
         if !fits || custom.len() >= CUSTOM_SERIES_MAX {
             let plugin = self.plugin.clone();
-            metrics::counter!("twinspan_plugin_custom_dropped_total", "plugin" => plugin).increment(1);
+            metrics::counter!("twinspan_plugin_custom_dropped_total", "plugin" => plugin)
+                .increment(1);
             return false;
         }
         custom.insert(key)

@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::grants::{Grant, Grants};
-use crate::limits::{KV_BYTES_MAX, KV_KEYS_MAX, KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
+use crate::limits::{KV_BYTES_MAX, KV_KEY_BYTES_MAX, KV_KEYS_MAX, KV_VALUE_BYTES_MAX};
 
 /// Revision and value by plugin and key.
 const VALUES: TableDefinition<'_, (&str, &str), (u64, &[u8])> = TableDefinition::new("values");
@@ -87,10 +87,12 @@ impl Shelf {
     pub(crate) fn settings(&self, plugin: &str) -> Result<Settings, ShelfError> {
         let table = self.database.begin_read()?.open_table(SET)?;
         let Some(text) = table.get(plugin)? else { return Ok(Settings::default()) };
-        let unreadable = |why: String| ShelfError::Disk(format!("what was set for {plugin}: {why}"));
+        let unreadable =
+            |why: String| ShelfError::Disk(format!("what was set for {plugin}: {why}"));
         let written: Written =
             serde_json::from_str(text.value()).map_err(|error| unreadable(error.to_string()))?;
-        let grants = written.grants.iter().map(|text| text.parse::<Grant>()).collect::<Result<Vec<_>, _>>();
+        let grants =
+            written.grants.iter().map(|text| text.parse::<Grant>()).collect::<Result<Vec<_>, _>>();
         let grants = Grants::new(grants.map_err(|error| unreadable(error.to_string()))?);
         Ok(Settings { grants, config: written.config })
     }
@@ -104,7 +106,8 @@ impl Shelf {
             grants: settings.grants.iter().map(ToString::to_string).collect(),
             config: settings.config.clone(),
         };
-        let text = serde_json::to_string(&written).map_err(|error| ShelfError::Disk(error.to_string()))?;
+        let text =
+            serde_json::to_string(&written).map_err(|error| ShelfError::Disk(error.to_string()))?;
         let writing = self.database.begin_write()?;
         writing.open_table(SET)?.insert(plugin, text.as_str())?;
         Ok(writing.commit()?)
@@ -126,7 +129,11 @@ impl Shelf {
     ///
     /// # Errors
     /// [`ShelfError::Disk`].
-    pub(crate) fn get(&self, plugin: &str, key: &str) -> Result<Option<(u64, Vec<u8>)>, ShelfError> {
+    pub(crate) fn get(
+        &self,
+        plugin: &str,
+        key: &str,
+    ) -> Result<Option<(u64, Vec<u8>)>, ShelfError> {
         let table = self.database.begin_read()?.open_table(VALUES)?;
         Ok(table.get((plugin, key))?.map(|found| {
             let (revision, value) = found.value();
@@ -187,7 +194,8 @@ impl Shelf {
             .map(|old| (key.len() + old.value().1.len()) as u64);
         if let Some(size) = removed {
             let mut used = writing.open_table(USED)?;
-            let (keys, bytes, highest) = used.get(plugin)?.map_or((1, size, 0), |used| used.value());
+            let (keys, bytes, highest) =
+                used.get(plugin)?.map_or((1, size, 0), |used| used.value());
             used.insert(plugin, (keys - 1, bytes - size, highest))?;
         }
         Ok(writing.commit()?)

@@ -20,7 +20,8 @@ impl Key {
     /// # Errors
     /// In words, when it is none.
     pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|error| error.to_string())?;
+        let der =
+            SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|error| error.to_string())?;
         Self::from_der(&der)
     }
 
@@ -60,8 +61,11 @@ mod tests {
     #[test]
     fn only_a_trusted_key_signs() {
         use ring::signature::KeyPair;
-        let pair = |seed: u8| ring::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        let key = |of: &ring::signature::Ed25519KeyPair| Key(of.public_key().as_ref().try_into().unwrap());
+        let pair =
+            |seed: u8| ring::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let key = |of: &ring::signature::Ed25519KeyPair| {
+            Key(of.public_key().as_ref().try_into().unwrap())
+        };
         let (ours, other) = (pair(1), pair(2));
         let signature = ours.sign(b"component");
         assert!(is_right(&[key(&other), key(&ours)], b"component", signature.as_ref()));

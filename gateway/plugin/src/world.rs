@@ -63,8 +63,8 @@ pub trait World: Send + Sync {
     fn unregister<'a>(
         &'a self,
         run: &'a str,
-        kind: &'a str,
-        id: &'a str,
+        step: &'a str,
+        gone: Created,
     ) -> BoxFuture<'a, Result<(), String>>;
 
     /// Tells how far a step is.

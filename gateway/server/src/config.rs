@@ -21,8 +21,8 @@ use std::time::Duration;
 
 pub use backup::TargetConfig;
 pub use iscsi::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
-pub use plugins::PluginsConfig;
 pub use load::{defaults_toml, effective_toml, load};
+pub use plugins::PluginsConfig;
 pub use raw::Raw;
 
 /// Why a configuration cannot be used.

@@ -155,8 +155,7 @@ impl World for Surroundings {
     fn groups<'a>(&'a self, _run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>> {
         Box::pin(async {
             let gateway = self.gateway()?;
-            let (groups, volumes) =
-                tokio::join!(gateway.show_groups(), gateway.show_volumes());
+            let (groups, volumes) = tokio::join!(gateway.show_groups(), gateway.show_volumes());
             let here = &self.config.site.name;
             Ok(groups.iter().map(|of| group(of, &volumes.items, here)).collect())
         })
@@ -174,8 +173,8 @@ impl World for Surroundings {
     fn unregister<'a>(
         &'a self,
         run: &'a str,
-        _kind: &'a str,
-        _id: &'a str,
+        _step: &'a str,
+        _gone: Created,
     ) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move { Err(format!("there is no run {run}")) })
     }

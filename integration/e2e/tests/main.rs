@@ -28,6 +28,7 @@ mod moves;
 mod operator;
 mod pair;
 mod parts;
+mod plugins;
 mod points;
 mod rados;
 mod random;

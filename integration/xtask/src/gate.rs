@@ -4,8 +4,8 @@
 
 use anyhow::Result;
 
-use crate::{packages, plugins};
 use crate::run::{cargo, is_installed, run};
+use crate::{packages, plugins};
 
 /// What to test, and how much.
 #[derive(Debug, clap::Args)]

@@ -47,7 +47,8 @@ fn add_target() -> Result<()> {
 
 /// Whether the compiler has a standard library for plugins.
 fn has_target() -> bool {
-    let asked = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    let asked =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
     asked.is_ok_and(|answer| {
         let folder = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
         answer.status.success() && Path::new(&folder).is_dir()

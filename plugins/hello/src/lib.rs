@@ -12,7 +12,7 @@ const OBJECT: &str = r#"{ "type": "object" }"#;
 
 fn greeting(ctx: &Context) -> Report {
     let outputs = vec![("greeting".to_owned(), format!("Hello, {}!", ctx.actor))];
-    Report { summary: format!("greeted {}", ctx.actor), created: vec![], outputs }
+    Report { summary: format!("greeted {}", ctx.actor), created: vec![], removed: vec![], outputs }
 }
 
 impl Guest for Hello {
@@ -45,8 +45,8 @@ impl Guest for Hello {
 }
 
 impl Actions for Hello {
-    fn describe(ctx: Context, _: String, _: String) -> Result<Description, Error> {
-        Ok(Description { summary: format!("greet {}", ctx.actor), warnings: vec![] })
+    fn describe(_: String, _: String) -> Result<Description, Error> {
+        Ok(Description { summary: "greet whoever runs the plan".to_owned(), warnings: vec![] })
     }
 
     fn check(_: Context, _: String, _: String) -> Result<Standing, Error> {

@@ -15,8 +15,24 @@ use twinspan::plugin::{http, kv, log, metrics, run, secrets, volumes};
 struct Hostile;
 
 const NAMES: [&str; 18] = [
-    "loop", "sleep", "allocate", "trap", "flood-log", "flood-output", "flood-metrics", "print",
-    "bad-token", "long-token", "read-files", "connect", "call", "count", "secret", "see", "wait", "make",
+    "loop",
+    "sleep",
+    "allocate",
+    "trap",
+    "flood-log",
+    "flood-output",
+    "flood-metrics",
+    "print",
+    "bad-token",
+    "long-token",
+    "read-files",
+    "connect",
+    "call",
+    "count",
+    "secret",
+    "see",
+    "wait",
+    "make",
 ];
 
 fn error(code: ErrorCode, message: impl ToString) -> Error {
@@ -24,7 +40,8 @@ fn error(code: ErrorCode, message: impl ToString) -> Error {
 }
 
 fn done(summary: impl ToString) -> Result<Outcome, Error> {
-    Ok(Outcome::Done(Report { summary: summary.to_string(), created: vec![], outputs: vec![] }))
+    let summary = summary.to_string();
+    Ok(Outcome::Done(Report { summary, created: vec![], removed: vec![], outputs: vec![] }))
 }
 
 fn pending(token: String) -> Result<Outcome, Error> {
@@ -109,7 +126,9 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
             let variables = std::env::vars().count();
             done(format!("{files:?} {variables}"))
         }
-        "connect" => done(format!("{:?}", std::net::TcpStream::connect(text(params, "to")).is_ok())),
+        "connect" => {
+            done(format!("{:?}", std::net::TcpStream::connect(text(params, "to")).is_ok()))
+        }
         "call" => call(params),
         "count" => count(),
         "secret" => {
@@ -128,7 +147,7 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
         "wait" => pending(r#"{"asked":0}"#.to_owned()),
         "make" => {
             let id = ctx.idempotency_key.clone();
-            run::register(&Created { kind: "server".to_owned(), id, name: "s1".to_owned() });
+            run::register(&Created { kind: "server".to_owned(), id, name: "s1".to_owned() })?;
             panic!("after it was made");
         }
         _ => Err(error(ErrorCode::InvalidArgument, format!("no action {name}"))),
@@ -140,7 +159,8 @@ impl Guest for Hostile {
         let action = |name: &str| Action {
             name: name.to_owned(),
             title: format!("Misbehave: {name}"),
-            params_schema: r#"{ "type": "object", "properties": { "url": { "type": "string" } } }"#.to_owned(),
+            params_schema: r#"{ "type": "object", "properties": { "url": { "type": "string" } } }"#
+                .to_owned(),
             is_reversible: false,
             timeout_s: if name == "sleep" { 1 } else { 30 },
         };
@@ -178,16 +198,24 @@ impl Guest for Hostile {
 }
 
 impl Actions for Hostile {
-    fn describe(_: Context, name: String, _: String) -> Result<Description, Error> {
-        Ok(Description { summary: format!("misbehave by {name}"), warnings: vec!["really".to_owned()] })
+    fn describe(name: String, _: String) -> Result<Description, Error> {
+        Ok(Description {
+            summary: format!("misbehave by {name}"),
+            warnings: vec!["really".to_owned()],
+        })
     }
 
     fn check(_: Context, name: String, _: String) -> Result<Standing, Error> {
-        Ok(if name == "trap" { Standing::Blocked("it would trap".to_owned()) } else { Standing::Ready })
+        Ok(if name == "trap" {
+            Standing::Blocked("it would trap".to_owned())
+        } else {
+            Standing::Ready
+        })
     }
 
     fn run(ctx: Context, name: String, params: String) -> Result<Outcome, Error> {
-        let params = serde_json::from_str(&params).map_err(|why| error(ErrorCode::Internal, why))?;
+        let params =
+            serde_json::from_str(&params).map_err(|why| error(ErrorCode::Internal, why))?;
         act(&ctx, &name, &params)
     }
 

@@ -118,25 +118,28 @@ fn probe(client: &Client, plugin: &str, global: &Global) -> Outcome {
 }
 
 fn rows(list: &PluginList) -> String {
-    let mut table = table(&["PLUGIN", "VERSION", "STATE", "EXPORTS", "REMARKS"]);
-    for plugin in &list.items {
+    let row = |plugin: &Plugin| {
         let about = plugin.about.as_ref();
-        table.add_row([
+        vec![
             plugin.name.clone(),
             about.map_or_else(|| "-".to_owned(), |about| about.version.clone()),
             word(&plugin.state),
             about.map_or_else(|| "-".to_owned(), |about| about.exports.join(" ")),
             remarks(plugin).join("; "),
-        ]);
-    }
-    format!("{table}\n")
+        ]
+    };
+    table(&["PLUGIN", "VERSION", "STATE", "EXPORTS", "REMARKS"], list.items.iter().map(row))
 }
 
 /// What an operator should know, and the command that goes with it.
 fn remarks(plugin: &Plugin) -> Vec<String> {
     let mut all = Vec::new();
     if plugin.state == PluginState::Ungranted {
-        all.push(format!("wants {}: twinspan plugin grant {} --all", plugin.missing.join(", "), plugin.name));
+        all.push(format!(
+            "wants {}: twinspan plugin grant {} --all",
+            plugin.missing.join(", "),
+            plugin.name
+        ));
     }
     if let Some(rest) = &plugin.resting {
         all.push(format!("rests for {} s: {}", rest.seconds, rest.why));
@@ -159,7 +162,8 @@ fn one(plugin: &Plugin) -> String {
             line("action", &format!("{}/{}: {}{undo}", plugin.name, action.name, action.title));
         }
     }
-    let granted = if plugin.granted.is_empty() { "nothing".to_owned() } else { plugin.granted.join(", ") };
+    let granted =
+        if plugin.granted.is_empty() { "nothing".to_owned() } else { plugin.granted.join(", ") };
     line("granted", &granted);
     if let Some(config) = &plugin.config {
         line("config", &config.to_string());

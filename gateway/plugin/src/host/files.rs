@@ -57,8 +57,11 @@ impl Plugins {
                 Err(error) => slot.refuse("", &error),
             }
         }
-        let gone: Vec<_> =
-            locked(&self.0.slots).values().filter(|slot| !found.contains(&*slot.name)).cloned().collect();
+        let gone: Vec<_> = locked(&self.0.slots)
+            .values()
+            .filter(|slot| !found.contains(&*slot.name))
+            .cloned()
+            .collect();
         for slot in gone {
             slot.unload();
             locked(&self.0.slots).remove(&*slot.name);
@@ -152,15 +155,17 @@ impl Plugins {
     ) -> Result<Loaded, LoadError> {
         let keys = &self.0.keys;
         if !keys.is_empty() {
-            let signature = signature
-                .ok_or_else(|| LoadError::Signature("there is none, and one is required".to_owned()))?;
+            let signature = signature.ok_or_else(|| {
+                LoadError::Signature("there is none, and one is required".to_owned())
+            })?;
             if !crate::signature::is_right(keys, &bytes, &signature) {
                 return Err(LoadError::Signature("no trusted key made it".to_owned()));
             }
         }
         let linker = self.0.linker.clone();
         let compiled = self.0.runtime.spawn_blocking(move || Linked::new(&linker, &bytes));
-        let linked = compiled.await.map_err(|error| LoadError::NoComponent(error.to_string()))??;
+        let linked =
+            compiled.await.map_err(|error| LoadError::NoComponent(error.to_string()))??;
         let said = self.describe(&linked).await?;
         let about: About = linked.about(&digest, said)?;
         Ok(Loaded { linked, about: Arc::new(about) })

@@ -181,16 +181,15 @@ impl Plugins {
     pub async fn describe_action(
         &self,
         (plugin, name): (&str, &str),
-        ctx: Context,
         params: &Value,
     ) -> Result<Result<(String, Vec<String>), Error>, CallError> {
         self.action(plugin, name, params)?;
-        let (name, params, run) = (name.to_owned(), json(params), run_of(&ctx));
+        let (name, params) = (name.to_owned(), json(params));
         let said = self
-            .call((plugin, run), "actions.describe", Allowance::ASK, |store, linked, instance| {
+            .call((plugin, None), "actions.describe", Allowance::ASK, |store, linked, instance| {
                 Box::pin(async move {
                     let actions = linked.actions(store, &instance)?;
-                    actions.call_describe(store, &ctx, &name, &params).await
+                    actions.call_describe(store, &name, &params).await
                 })
             })
             .await?;
@@ -209,14 +208,13 @@ impl Plugins {
     ) -> Result<Result<Stands, Error>, CallError> {
         let allowed = self.action(plugin, name, params)?;
         let (name, params, run) = (name.to_owned(), json(params), run_of(&ctx));
-        self
-            .call((plugin, run), "actions.check", allowed, |store, linked, instance| {
-                Box::pin(async move {
-                    let actions = linked.actions(store, &instance)?;
-                    actions.call_check(store, &ctx, &name, &params).await
-                })
+        self.call((plugin, run), "actions.check", allowed, |store, linked, instance| {
+            Box::pin(async move {
+                let actions = linked.actions(store, &instance)?;
+                actions.call_check(store, &ctx, &name, &params).await
             })
-            .await
+        })
+        .await
     }
 
     /// Runs an action, or begins it.
@@ -254,8 +252,7 @@ impl Plugins {
         (token, answer): (&Value, Option<String>),
     ) -> Result<Result<Outcome, Error>, CallError> {
         let allowed = self.action(plugin, name, params)?;
-        let (name, params, token, run) =
-            (name.to_owned(), json(params), json(token), run_of(&ctx));
+        let (name, params, token, run) = (name.to_owned(), json(params), json(token), run_of(&ctx));
         let said = self
             .call((plugin, run), "actions.resume", allowed, |store, linked, instance| {
                 Box::pin(async move {
@@ -296,7 +293,8 @@ impl Plugins {
     /// Every plugin that has rules for where copies lie.
     #[must_use]
     pub fn placing(&self) -> Vec<String> {
-        let places = |of: &Standing| of.about.as_ref().is_some_and(|a| a.exports.contains(&"placement"));
+        let places =
+            |of: &Standing| of.about.as_ref().is_some_and(|a| a.exports.contains(&"placement"));
         self.list().into_iter().filter(places).map(|of| of.name).collect()
     }
 
@@ -310,14 +308,18 @@ impl Plugins {
         ctx: Context,
         proposal: Proposal,
     ) -> Result<Result<Vec<Diagnostic>, Error>, CallError> {
-        self
-            .call((plugin, None), "placement.check-session", Allowance::ASK, |store, linked, instance| {
+        self.call(
+            (plugin, None),
+            "placement.check-session",
+            Allowance::ASK,
+            |store, linked, instance| {
                 Box::pin(async move {
                     let placement = linked.placement(store, &instance)?;
                     placement.call_check_session(store, &ctx, &proposal).await
                 })
-            })
-            .await
+            },
+        )
+        .await
     }
 
     /// Sites that could be the destination of a volume, the best first.
@@ -330,14 +332,18 @@ impl Plugins {
         ctx: Context,
         (source, mode, sites): (Site, Mode, Vec<Site>),
     ) -> Result<Result<Vec<String>, Error>, CallError> {
-        self
-            .call((plugin, None), "placement.suggest", Allowance::ASK, move |store, linked, instance| {
+        self.call(
+            (plugin, None),
+            "placement.suggest",
+            Allowance::ASK,
+            move |store, linked, instance| {
                 Box::pin(async move {
                     let placement = linked.placement(store, &instance)?;
                     placement.call_suggest(store, &ctx, &source, mode, &sites).await
                 })
-            })
-            .await
+            },
+        )
+        .await
     }
 
     /// What a plugin can plan.
@@ -345,14 +351,13 @@ impl Plugins {
     /// # Errors
     /// [`CallError`].
     pub async fn plan_kinds(&self, plugin: &str) -> Result<Vec<String>, CallError> {
-        self
-            .call((plugin, None), "plans.kinds", Allowance::PURE, |store, linked, instance| {
-                Box::pin(async move {
-                    let plans = linked.plans(store, &instance)?;
-                    plans.call_kinds(store).await
-                })
+        self.call((plugin, None), "plans.kinds", Allowance::PURE, |store, linked, instance| {
+            Box::pin(async move {
+                let plans = linked.plans(store, &instance)?;
+                plans.call_kinds(store).await
             })
-            .await
+        })
+        .await
     }
 
     /// A plan of a plugin's, as JSON; nobody has checked it yet.
@@ -393,14 +398,13 @@ impl Plugins {
         plan: &Value,
     ) -> Result<Result<Vec<Diagnostic>, Error>, CallError> {
         let plan = json(plan);
-        self
-            .call((plugin, None), "plans.check", Allowance::ASK, |store, linked, instance| {
-                Box::pin(async move {
-                    let plans = linked.plans(store, &instance)?;
-                    plans.call_check(store, &ctx, &plan).await
-                })
+        self.call((plugin, None), "plans.check", Allowance::ASK, |store, linked, instance| {
+            Box::pin(async move {
+                let plans = linked.plans(store, &instance)?;
+                plans.call_check(store, &ctx, &plan).await
             })
-            .await
+        })
+        .await
     }
 }
 
@@ -418,7 +422,9 @@ fn outcome(said: Result<Outcome, Error>) -> Result<Result<Outcome, Error>, CallE
     };
     if let Some(token) = token {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(CallError::Answer(format!("its token has more than {TOKEN_BYTES_MAX} bytes")));
+            return Err(CallError::Answer(format!(
+                "its token has more than {TOKEN_BYTES_MAX} bytes"
+            )));
         }
         if let Err(error) = serde_json::from_str::<Value>(token) {
             return Err(CallError::Answer(format!("its token is no JSON: {error}")));

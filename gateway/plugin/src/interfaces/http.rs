@@ -44,7 +44,8 @@ impl State {
         }
         let bytes = self.caller.world.secret(name).map_err(invalid)?;
         // The bytes are not told, also where they are no text.
-        String::from_utf8(bytes).map_err(|_not_text| invalid(format!("the secret {name} is no text")))
+        String::from_utf8(bytes)
+            .map_err(|_not_text| invalid(format!("the secret {name} is no text")))
     }
 
     fn headers(&self, request: &Request) -> Result<HeaderMap, HttpError> {
@@ -52,8 +53,12 @@ impl State {
         for (name, value) in &request.headers {
             let name = HeaderName::try_from(name.as_str()).map_err(invalid)?;
             // Whom a request is for and how long it is are not the plugin's to say.
-            if [reqwest::header::HOST, reqwest::header::CONTENT_LENGTH, reqwest::header::TRANSFER_ENCODING]
-                .contains(&name)
+            if [
+                reqwest::header::HOST,
+                reqwest::header::CONTENT_LENGTH,
+                reqwest::header::TRANSFER_ENCODING,
+            ]
+            .contains(&name)
             {
                 return Err(invalid(format!("{name} is set by the gateway")));
             }
@@ -62,7 +67,8 @@ impl State {
         if let Auth::Header((name, secret)) = &request.auth {
             let name = HeaderName::try_from(name.as_str()).map_err(invalid)?;
             let value = HeaderValue::try_from(self.secret(secret)?);
-            let mut value = value.map_err(|_told| invalid(format!("the secret {secret} fits no header")))?;
+            let mut value =
+                value.map_err(|_told| invalid(format!("the secret {secret} fits no header")))?;
             value.set_sensitive(true);
             headers.insert(name, value);
         }

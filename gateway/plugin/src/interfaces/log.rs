@@ -15,7 +15,9 @@ impl Host for State {
         self.lines = self.lines.saturating_add(1);
         let (level, mut text) = match self.lines {
             ..=LOG_LINES_MAX => (level.into(), message),
-            n if n == LOG_LINES_MAX + 1 => (Level::Warn, "what it says beyond this is cut".to_owned()),
+            n if n == LOG_LINES_MAX + 1 => {
+                (Level::Warn, "what it says beyond this is cut".to_owned())
+            }
             _ => return Ok(()),
         };
         for (name, value) in fields {

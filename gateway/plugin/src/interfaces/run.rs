@@ -1,13 +1,13 @@
 //! `run`: the run that a call is a step of.
 
 use crate::bindings::twinspan::plugin::run::Host;
-use crate::bindings::twinspan::plugin::types::{Created, Progress};
+use crate::bindings::twinspan::plugin::types::{Created, Error, ErrorCode, Progress, Retry};
 use crate::instance::State;
 
-/// What was made could not be kept, so that nobody would find it again: the call must not go on.
-#[derive(Debug, thiserror::Error)]
-#[error("what it made could not be recorded: {0}")]
-struct NotKept(String);
+/// What was made could not be recorded, and why.
+fn not_kept(why: String) -> Error {
+    Error { code: ErrorCode::Unavailable, message: why, retry: Retry::Now, vendor_code: None }
+}
 
 impl Host for State {
     async fn report(&mut self, progress: Progress) -> wasmtime::Result<()> {
@@ -24,19 +24,20 @@ impl Host for State {
         Ok(caller.run.as_ref().is_some_and(|(run, _)| caller.world.is_cancelled(run)))
     }
 
-    async fn register(&mut self, created: Created) -> wasmtime::Result<()> {
+    async fn register(&mut self, created: Created) -> wasmtime::Result<Result<(), Error>> {
         self.reaches("run.register")?;
-        if let Some((run, step)) = &self.caller.run {
-            self.caller.world.register(run, step, created).await.map_err(NotKept)?;
-        }
-        Ok(())
+        let Some((run, step)) = &self.caller.run else { return Ok(Ok(())) };
+        Ok(self.caller.world.register(run, step, created).await.map_err(not_kept))
     }
 
-    async fn unregister(&mut self, kind: String, id: String) -> wasmtime::Result<()> {
+    async fn unregister(
+        &mut self,
+        kind: String,
+        id: String,
+    ) -> wasmtime::Result<Result<(), Error>> {
         self.reaches("run.unregister")?;
-        if let Some((run, _)) = &self.caller.run {
-            self.caller.world.unregister(run, &kind, &id).await.map_err(NotKept)?;
-        }
-        Ok(())
+        let Some((run, step)) = &self.caller.run else { return Ok(Ok(())) };
+        let gone = Created { name: id.clone(), kind, id };
+        Ok(self.caller.world.unregister(run, step, gone).await.map_err(not_kept))
     }
 }

@@ -22,7 +22,6 @@ impl State {
         let message = format!("not granted: twinspan plugin grant {plugin} volumes");
         Ok(Err(error(ErrorCode::Denied, message, Retry::Never)))
     }
-
 }
 
 impl Caller {
@@ -56,9 +55,11 @@ impl Host for State {
         if let Err(denied) = self.may_see("volumes.get-group")? {
             return Ok(Err(denied));
         }
-        let found = self.caller.seen().await.map(|groups| groups.into_iter().find(|g| g.name == name));
+        let found =
+            self.caller.seen().await.map(|groups| groups.into_iter().find(|g| g.name == name));
         Ok(found.and_then(|found| {
-            let none = || error(ErrorCode::NotFound, format!("there is no group {name}"), Retry::Never);
+            let none =
+                || error(ErrorCode::NotFound, format!("there is no group {name}"), Retry::Never);
             found.ok_or_else(none)
         }))
     }

@@ -4,12 +4,11 @@
 
 mod rig;
 
-
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use twinspan_plugin::contract::{ErrorCode, Outcome, Severity, Standing};
 use twinspan_plugin::{CallError, Grant, Grants, LoadError, Refused};
-use serde_json::{Value, json};
 
 use crate::rig::{Rig, component, context};
 
@@ -57,8 +56,8 @@ async fn a_plugin_says_who_it_is_and_what_it_wants() {
 async fn an_action_is_described_checked_run_and_undone() {
     let rig = Rig::new(&["hello"]).await;
     let greet = ("hello", "greet");
-    let said = rig.plugins.describe_action(greet, context("r", "s"), &json!({})).await.unwrap();
-    assert_eq!(said.unwrap().0, "greet tester");
+    let said = rig.plugins.describe_action(greet, &json!({})).await.unwrap();
+    assert_eq!(said.unwrap().0, "greet whoever runs the plan");
     let stands = rig.plugins.check_action(greet, context("r", "s"), &json!({})).await.unwrap();
     assert!(matches!(stands, Ok(Standing::Ready)), "{stands:?}");
     let ran = rig.plugins.run_action(greet, context("r", "s"), &json!({})).await.unwrap().unwrap();
@@ -73,10 +72,15 @@ async fn what_was_not_described_is_not_called() {
     let rig = Rig::new(&["hello"]).await;
     let run = |plugin, action, params: Value| {
         let plugins = rig.plugins.clone();
-        async move { plugins.run_action((plugin, action), context("r", "s"), &params).await.unwrap_err() }
+        async move {
+            plugins.run_action((plugin, action), context("r", "s"), &params).await.unwrap_err()
+        }
     };
     assert_eq!(run("nobody", "greet", json!({})).await, CallError::Unknown("nobody".to_owned()));
-    assert_eq!(run("hello", "shout", json!({})).await, CallError::UnknownAction("shout".to_owned()));
+    assert_eq!(
+        run("hello", "shout", json!({})).await,
+        CallError::UnknownAction("shout".to_owned())
+    );
     assert!(matches!(run("hello", "greet", json!([])).await, CallError::Parameters(_)));
     let kinds = rig.plugins.plan_kinds("hello").await;
     assert_eq!(kinds, Err(CallError::Unsupported("plans")));
@@ -136,7 +140,10 @@ async fn only_granted_hosts_are_called_and_the_gateway_puts_the_secret_in() {
     let (at, heard) = rig::answer_once("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
     let url = format!("http://{at}/x");
     let denied = rig.act("call", json!({ "url": url })).await.unwrap_err();
-    assert!(denied.contains("not granted: twinspan plugin grant hostile http:127.0.0.1"), "{denied}");
+    assert!(
+        denied.contains("not granted: twinspan plugin grant hostile http:127.0.0.1"),
+        "{denied}"
+    );
     rig.plugins.grant("hostile", grants(&["http:127.0.0.1"])).unwrap();
     let denied = rig.act("call", json!({ "url": url, "secret": "key" })).await.unwrap_err();
     assert!(denied.contains("secret key is not granted"), "{denied}");
@@ -144,7 +151,10 @@ async fn only_granted_hosts_are_called_and_the_gateway_puts_the_secret_in() {
     let said = rig.act("call", json!({ "url": url, "secret": "key" })).await.unwrap();
     assert_eq!(said, "200 hi");
     let heard = heard.await.unwrap();
-    assert!(heard.contains("authorization: Bearer s3cret") && heard.contains("x-plugin: hostile"), "{heard}");
+    assert!(
+        heard.contains("authorization: Bearer s3cret") && heard.contains("x-plugin: hostile"),
+        "{heard}"
+    );
     for url in ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "http://127.0.0.2/", "nonsense"] {
         assert!(rig.act("call", json!({ "url": url })).await.is_err(), "{url}");
     }
@@ -165,7 +175,8 @@ async fn a_redirect_is_an_answer_and_leads_nowhere() {
 async fn an_answer_without_end_is_cut_off() {
     let rig = Rig::new(&["hostile"]).await;
     rig.plugins.grant("hostile", grants(&["http:127.0.0.1"])).unwrap();
-    let long = format!("HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n{}", "x".repeat(9_000_000));
+    let long =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n{}", "x".repeat(9_000_000));
     let (at, _heard) = rig::answer_once(&long).await;
     let said = rig.act("call", json!({ "url": format!("http://{at}/") })).await.unwrap_err();
     assert!(said.contains("ResponseTooLarge"), "{said}");
@@ -217,7 +228,9 @@ async fn a_plugin_that_faults_again_and_again_rests_and_says_why() {
     for _ in 0..3 {
         assert!(matches!(rig.fault("trap").await, CallError::Trap(_)));
     }
-    let CallError::Resting { why, .. } = rig.fault("trap").await else { panic!("it does not rest") };
+    let CallError::Resting { why, .. } = rig.fault("trap").await else {
+        panic!("it does not rest")
+    };
     assert!(why.contains("it does not want to"), "{why}");
     assert!(rig.plugins.get("hostile").unwrap().rests.is_some());
     let greet = rig.plugins.run_action(("hello", "greet"), context("r", "s"), &json!({})).await;
@@ -258,11 +271,16 @@ async fn placement_and_plans_are_asked() {
     assert_eq!(said[0].vendor_code.as_deref(), Some("1025"));
     assert_eq!(against("b").await.unwrap().unwrap().len(), 0);
     assert_eq!(rig.plugins.plan_kinds("hostile").await.unwrap(), ["nothing"]);
-    let plan = rig.plugins.make_plan(("hostile", "nothing"), context("", ""), (vec![], json!({}))).await;
+    let plan =
+        rig.plugins.make_plan(("hostile", "nothing"), context("", ""), (vec![], json!({}))).await;
     assert_eq!(plan.unwrap().unwrap(), json!({ "kind": "nothing", "groups": 0 }));
-    let missing = rig.plugins.check_action(("hostile", "trap"), context("r", "s"), &json!({})).await;
+    let missing =
+        rig.plugins.check_action(("hostile", "trap"), context("r", "s"), &json!({})).await;
     assert!(matches!(missing, Ok(Ok(Standing::Blocked(_)))));
-    let wrong = rig.plugins.run_action(("hostile", "call"), context("r", "s"), &json!({ "url": "x:y" })).await;
+    let wrong = rig
+        .plugins
+        .run_action(("hostile", "call"), context("r", "s"), &json!({ "url": "x:y" }))
+        .await;
     assert!(matches!(wrong, Ok(Err(error)) if error.code == ErrorCode::Unavailable));
 }
 
@@ -309,8 +327,11 @@ async fn a_file_that_comes_goes_or_has_the_wrong_name_is_seen() {
     std::fs::copy(rig::file("hello"), rig.directory().join("bonjour.wasm")).unwrap();
     rig.plugins.scan().await;
     let wrong = rig.plugins.get("bonjour").unwrap();
-    assert!(wrong.about.is_none() && wrong.refused.unwrap().contains("rename the file to hello.wasm"));
-    std::fs::rename(rig.directory().join("bonjour.wasm"), rig.directory().join("hello.wasm")).unwrap();
+    assert!(
+        wrong.about.is_none() && wrong.refused.unwrap().contains("rename the file to hello.wasm")
+    );
+    std::fs::rename(rig.directory().join("bonjour.wasm"), rig.directory().join("hello.wasm"))
+        .unwrap();
     rig.plugins.scan().await;
     assert!(rig.plugins.get("bonjour").is_none());
     assert!(rig.plugins.get("hello").unwrap().about.is_some());

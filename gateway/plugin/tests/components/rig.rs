@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use twinspan_plugin::contract::{Context, Created, Group, Progress, Proposal, Role, Site};
-use twinspan_plugin::world::{BoxFuture, SecretError};
-use twinspan_plugin::{CallError, Key, Plugins, Setup, World};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+use twinspan_plugin::contract::{Context, Created, Group, Progress, Proposal, Role, Site};
+use twinspan_plugin::world::{BoxFuture, SecretError};
+use twinspan_plugin::{CallError, Key, Plugins, Setup, World};
 
 /// A component of `plugins/`, as it was built.
 pub(crate) fn file(name: &str) -> PathBuf {
@@ -32,6 +32,7 @@ pub(crate) fn context(run: &str, step: &str) -> Context {
         deadline: 0,
         dry_run: false,
         actor: "tester".to_owned(),
+        is_undo: false,
     }
 }
 
@@ -71,7 +72,11 @@ impl World for Fake {
     }
 
     fn secret(&self, name: &str) -> Result<Vec<u8>, SecretError> {
-        if name == "key" { Ok(b"s3cret".to_vec()) } else { Err(SecretError::Unknown(name.to_owned())) }
+        if name == "key" {
+            Ok(b"s3cret".to_vec())
+        } else {
+            Err(SecretError::Unknown(name.to_owned()))
+        }
     }
 
     fn here(&self) -> String {
@@ -109,10 +114,10 @@ impl World for Fake {
     fn unregister<'a>(
         &'a self,
         run: &'a str,
-        kind: &'a str,
-        id: &'a str,
+        _step: &'a str,
+        gone: Created,
     ) -> BoxFuture<'a, Result<(), String>> {
-        let what = format!("{kind} {id}");
+        let what = format!("{} {}", gone.kind, gone.id);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.retain(|(of, _, made)| of != run || *made != what);
         Box::pin(async { Ok(()) })

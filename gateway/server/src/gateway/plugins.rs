@@ -161,9 +161,14 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Invalid`] for what is no grant.
-    pub(crate) fn grant_plugin(&self, name: &str, wanted: &PluginGrants) -> Result<Plugin, Refused> {
+    pub(crate) fn grant_plugin(
+        &self,
+        name: &str,
+        wanted: &PluginGrants,
+    ) -> Result<Plugin, Refused> {
         let parse = |texts: &[String]| {
-            let parsed = texts.iter().map(|text| text.parse::<Grant>()).collect::<Result<Vec<_>, _>>();
+            let parsed =
+                texts.iter().map(|text| text.parse::<Grant>()).collect::<Result<Vec<_>, _>>();
             parsed.map_err(|error| Refused::new(Code::Invalid, error.to_string()))
         };
         let (more, less) = (parse(&wanted.grant)?, parse(&wanted.revoke)?);
@@ -198,7 +203,8 @@ impl Gateway {
     /// # Errors
     /// [`Code::PluginFailed`].
     pub(crate) async fn probe_plugin(&self, name: &str) -> Result<PluginProbe, Refused> {
-        let report = self.plugins()?.probe(name).await.map_err(|error| call_failed(name, &error))?;
+        let report =
+            self.plugins()?.probe(name).await.map_err(|error| call_failed(name, &error))?;
         let report = report.map_err(|error| said_no(name, &error))?;
         let health = match report.health {
             Health::Ok => PluginHealth::Ok,
@@ -233,6 +239,7 @@ impl Gateway {
             deadline: self.clock.unix_ms().saturating_add(30_000),
             dry_run: true,
             actor: actor.to_owned(),
+            is_undo: false,
         }
     }
 
@@ -253,7 +260,8 @@ impl Gateway {
         }
         let here = &self.config.site;
         let volumes = self.show_volumes().await.items;
-        let volumes: Vec<_> = volumes.iter().filter(|of| of.group == group.name).map(volume).collect();
+        let volumes: Vec<_> =
+            volumes.iter().filter(|of| of.group == group.name).map(volume).collect();
         let default = crate::status::words::mode(self.config.mirror.policy.mode);
         let mut source = site(&here.name);
         (source.region, source.zone) = (here.region.clone(), here.zone.clone());

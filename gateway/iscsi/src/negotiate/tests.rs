@@ -16,7 +16,11 @@ impl Targets for One {
 
     fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         match name {
-            "iqn.t:one" => Ok(TargetInfo { name: name.to_owned(), volume: "one".to_owned() }),
+            "iqn.t:one" => Ok(TargetInfo {
+                name: name.to_owned(),
+                volume: "one".to_owned(),
+                portals: Vec::new(),
+            }),
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }

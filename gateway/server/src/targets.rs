@@ -33,6 +33,12 @@ pub(crate) fn target_name(prefix: &str, volume: &str) -> String {
 /// What the name of a copy that is open on its own ends with: no volume's name can.
 const APART: &str = ":detached";
 
+/// What stands behind the prefix in the name of a target.
+fn volume_of<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
+    let (head, rest) = name.split_at_checked(prefix.len())?;
+    rest.strip_prefix(':').filter(|_| head.eq_ignore_ascii_case(prefix))
+}
+
 fn target(
     gateway: &Gateway,
     (group, volume): (&GroupEntry, &VolumeEntry),
@@ -76,15 +82,16 @@ impl Targets for TargetDoor {
 
     fn find(&self, name: &str, initiator: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         let gateway = self.ready()?;
-        let volume = name
-            .strip_prefix(&gateway.config.iscsi.prefix)
-            .and_then(|rest| rest.strip_prefix(':'))
-            .ok_or(Refusal::Unknown)?;
+        let volume = volume_of(name, &gateway.config.iscsi.prefix).ok_or(Refusal::Unknown)?;
         let (volume, apart) =
             volume.strip_suffix(APART).map_or((volume, false), |volume| (volume, true));
         let pages = gateway.book.read();
-        let found = pages.volumes().find(|(_, entry)| entry.name == volume);
-        target(gateway, found.ok_or(Refusal::Unknown)?, (initiator, apart))
+        let exact = pages.volumes().find(|(_, entry)| entry.name == volume);
+        // Initiators may send names in lower case, and volumes have both.
+        let mut alike =
+            pages.volumes().filter(|(_, entry)| entry.name.eq_ignore_ascii_case(volume));
+        let only = || alike.next().filter(|_| alike.next().is_none());
+        target(gateway, exact.or_else(only).ok_or(Refusal::Unknown)?, (initiator, apart))
     }
 
     fn seat(&self, connection: LoggedIn) {
@@ -106,6 +113,20 @@ impl Targets for TargetDoor {
         });
         if posted.is_err() {
             tracing::warn!("an initiator was dropped: the thread of its volume has ended");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::volume_of;
+
+    #[test]
+    fn a_target_is_found_whatever_case_its_name_is_sent_in() {
+        let prefix = "iqn.2026-01.io.twinspan";
+        assert_eq!(volume_of("IQN.2026-01.io.Twinspan:Orders", prefix), Some("Orders"));
+        for no in ["iqn.2026-01.io.twinspan", "iqn.2026-01.io.twinspanx:a", "iqn.other:a", "é"] {
+            assert_eq!(volume_of(no, prefix), None, "{no}");
         }
     }
 }

@@ -207,7 +207,6 @@ cmp --bytes=2M /dev/zero <(dd if=/dev/mapper/mpatha bs=1M count=2 iflag=direct s
 }
 
 #[test]
-#[ignore = "emulates a whole machine: `cargo xtask guest` runs it"]
 fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site() -> Result<()> {
     let dir = TempDir::new()?;
     let (mut east, east_port) = site(dir.path(), ("east", 1), GATEWAY_ADDRESS)?;

@@ -64,17 +64,6 @@ pub(crate) fn conformance() -> Result<()> {
     run(tests.args(["--include-ignored", "--nocapture", "--test-threads=1"]))
 }
 
-/// Runs the test with a real Linux in an emulated machine.
-///
-/// # Errors
-/// When something of it is missing, or the test fails.
-pub(crate) fn guest() -> Result<()> {
-    packages::for_guest()?;
-    run(&mut cargo(&["build", "--package", "twinspan-cli"]))?;
-    let mut tests = cargo(&["test", "--package", "twinspan-e2e", "--", "guest::"]);
-    run(tests.args(["--include-ignored", "--nocapture", "--test-threads=1"]))
-}
-
 /// The quick gate: installs nothing.
 ///
 /// # Errors

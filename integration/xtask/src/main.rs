@@ -34,8 +34,6 @@ enum Command {
     Bench(bench::Arguments),
     /// Runs the conformance suite of iSCSI against this product and against tgt, and prints both.
     Conformance,
-    /// Runs a real Linux, emulated, as a host of two sites: open-iscsi and multipath through failovers.
-    Guest,
     /// The quick gate before a push: format, lints, and all tests but the end-to-end ones.
     Ci,
     /// Writes the committed OpenAPI document anew.
@@ -50,7 +48,6 @@ fn main() -> ExitCode {
         Command::Test(arguments) => gate::test(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Conformance => gate::conformance(),
-        Command::Guest => gate::guest(),
         Command::Ci => gate::ci(),
         Command::Openapi => openapi::run(),
         Command::FmtCheck => gate::format_check(),

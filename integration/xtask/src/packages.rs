@@ -31,7 +31,7 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 14] = [
+const CLIENTS: [Need; 19] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
@@ -46,16 +46,11 @@ const CLIENTS: [Need; 14] = [
     need("radosgw", "radosgw", "the S3 server that backups go to"),
     need("ceph-mon", "ceph-mon", "which needs a monitor"),
     need("ceph-osd", "ceph-osd", "and a place for its objects"),
-];
-
-/// What a guest is made with and runs on.
-const GUEST: [Need; 6] = [
     need("qemu-system-x86_64", "qemu-system-x86", "the machine that a real Linux runs on"),
     need("mmdebstrap", "mmdebstrap", "makes its root out of packages"),
     need("busybox", "busybox-static", "what it boots with"),
     need("cpio", "cpio", "packs that"),
     need("depmod", "kmod", "sorts the modules of its kernel"),
-    need("mke2fs", "e2fsprogs", "makes its file system"),
 ];
 
 /// Installs what the tests need.
@@ -64,14 +59,6 @@ const GUEST: [Need; 6] = [
 /// When something is missing and cannot be installed; the message says what to do by hand.
 pub(crate) fn for_tests() -> Result<()> {
     install(&CLIENTS)
-}
-
-/// Installs what the test with a real Linux needs.
-///
-/// # Errors
-/// As for tests.
-pub(crate) fn for_guest() -> Result<()> {
-    install(&GUEST)
 }
 
 /// The peer that the conformance suite runs against, beside this product.

@@ -79,6 +79,15 @@ fn user() -> ChapUser {
     ChapUser::new("joe".to_owned(), secret("secretsecret12"), Some(ours)).unwrap()
 }
 
+/// RFC 3722: what is reserved under one spelling of a name is reserved under all.
+#[test]
+fn an_initiator_is_the_same_whatever_case_it_writes_its_name_in() {
+    let mut login = login(Auth::None);
+    let keys = ["InitiatorName=IQN.2026-01.Com.Example:A", "TargetName=iqn.t:one"];
+    assert_eq!(take(&mut login, &ask(1, Some(3), false), &keys).next, Next::Agreed);
+    assert_eq!(login.agreed().unwrap().initiator.name, "iqn.2026-01.com.example:a");
+}
+
 #[test]
 fn an_open_target_is_reached_in_one_step() {
     let mut login = login(Auth::None);

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
     Attachment, Auth, Capacity, ChapUser, InitiatorInfo, Listener, ListenerConfig, LoggedIn,
-    Portal, Refusal, Secret, Sessions, TargetInfo, Targets, serve,
+    Portal, Refusal, Secret, Sessions, TargetInfo, Targets, Told, serve,
 };
 
 const TARGET: &str = "iqn.2026-01.io.twinspan:memory";
@@ -69,11 +69,13 @@ fn read(extent: Extent, page: &'static [u8]) -> Segments {
 
 struct Only {
     shard: mpsc::UnboundedSender<LoggedIn>,
+    portals: Vec<Portal>,
 }
 
 impl Targets for Only {
     fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
-        vec![TargetInfo { name: TARGET.to_owned(), volume: "memory".to_owned() }]
+        let (name, volume) = (TARGET.to_owned(), "memory".to_owned());
+        vec![TargetInfo { name, volume, portals: self.portals.clone() }]
     }
 
     fn find(&self, name: &str, initiator: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
@@ -118,6 +120,7 @@ fn shard(geometry: Geometry, mut connections: mpsc::UnboundedReceiver<LoggedIn>)
             let attachment = Attachment {
                 volume: Rc::clone(&volume),
                 unit: Rc::clone(&unit),
+                portals: Told::default(),
                 label: "memory".to_owned(),
                 stop: CancellationToken::new(),
             };
@@ -135,7 +138,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let geometry = Geometry::new(bytes)?;
     let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || shard(geometry, receiver));
-    let targets: Arc<dyn Targets> = Arc::new(Only { shard: sender });
     let auth = Arc::new(auth()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -149,13 +151,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             eprintln!("listening: {}", listener.address());
             listeners.push(listener);
         }
-        let portals: Arc<[Portal]> = listeners
-            .iter()
-            .map(|listener| Portal { address: listener.address().to_string(), tag: 1 })
-            .collect();
+        let told = |listener: &Listener| Portal { address: listener.address().to_string(), tag: 1 };
+        let portals = listeners.iter().map(told).collect();
+        let targets: Arc<dyn Targets> = Arc::new(Only { shard: sender, portals });
         for listener in listeners {
             let stop = (tasks.clone(), shutdown.clone());
-            tasks.spawn(listener.run(Arc::clone(&targets), Arc::clone(&portals), stop));
+            tasks.spawn(listener.run(Arc::clone(&targets), stop));
         }
         tokio::signal::ctrl_c().await?;
         shutdown.cancel();

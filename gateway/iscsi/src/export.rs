@@ -2,8 +2,8 @@
 //! connection goes once it is logged in.
 //!
 //! Invariant: a target that an initiator may not see is answered exactly as one that does not
-//! exist. One that is not served *now* is never answered so: initiators give up what does not
-//! exist, and come back to what is not available.
+//! exist. One that is not there *now* is never answered so: initiators give up what does not exist,
+//! and come back to what is not available. One that another gateway serves is there, in standby.
 
 use std::net::SocketAddr;
 
@@ -38,6 +38,8 @@ pub struct TargetInfo {
     pub name: String,
     /// The volume behind it.
     pub volume: String,
+    /// Where it is reached, at every site, the best way first.
+    pub portals: Vec<Portal>,
 }
 
 /// Why a target is not given to an initiator.
@@ -46,8 +48,8 @@ pub enum Refusal {
     /// There is none of that name that this initiator may see.
     #[error("no such target")]
     Unknown,
-    /// It exists, but not for now: this gateway is not its primary, or it is fenced.
-    #[error("target is not served by this gateway")]
+    /// It exists, but not for now: it is being opened, filled or brought back.
+    #[error("target is not ready")]
     NotServed,
     /// The gateway is starting or draining.
     #[error("gateway is starting or shutting down")]

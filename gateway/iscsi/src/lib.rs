@@ -28,4 +28,4 @@ pub use export::{InitiatorInfo, Portal, Refusal, TargetInfo, Targets};
 pub use host::Capacity;
 pub use negotiate::{Auth, ChapUser, Secret, WeakSecret};
 pub use server::{ListenError, Listener, ListenerConfig, Sessions};
-pub use session::{Attachment, Ending, LoggedIn, serve};
+pub use session::{Attachment, Ending, LoggedIn, Told, serve};

@@ -306,7 +306,9 @@ impl Login {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(LoginStatus::InitiatorError);
         }
-        name.clone_into(&mut self.initiator.name);
+        // Names are compared without regard to case (RFC 3722): here they are lower case from now on,
+        // in access lists and in reservations too.
+        self.initiator.name = name.to_ascii_lowercase();
         self.kind = match find("SessionType") {
             None | Some("Normal") => SessionType::Normal,
             Some("Discovery") => SessionType::Discovery,

@@ -194,9 +194,9 @@ pub enum PortState {
     Optimized = 0x0,
     /// Active/non-optimized: it works, on a longer way.
     NonOptimized = 0x1,
-    /// It answers, but carries no I/O.
+    /// It says which disk this is, and carries no I/O: another one does.
     Standby = 0x2,
-    /// It does not even answer for the unit.
+    /// The same, and it will not soon.
     Unavailable = 0x3,
     /// Between two of these; I/O is answered BUSY.
     Transitioning = 0xf,

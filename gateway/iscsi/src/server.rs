@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::export::{Portal, Targets};
+use crate::export::Targets;
 use crate::limits::{
     BUSY_POLL, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTENER_CONNECTIONS_MAX,
     LOGIN_TIMEOUT, LOGINS_MAX,
@@ -119,15 +119,13 @@ impl Listener {
         self.socket.local_addr().unwrap_or(self.config.address)
     }
 
-    /// Accepts until `shutdown`; logins that are under way then are dropped. Initiators that ask are
-    /// told these portals.
+    /// Accepts until `shutdown`; logins that are under way then are dropped.
     ///
     /// # Cancellation
     /// Safe: as `shutdown`.
     pub async fn run(
         self,
         targets: Arc<dyn Targets>,
-        portals: Arc<[Portal]>,
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) {
         let span = info_span!("listener", name = %self.config.name);
@@ -141,8 +139,7 @@ impl Listener {
                 };
                 match accepted {
                     Ok((stream, address)) => {
-                        let asked = (&targets, &portals);
-                        self.admit((stream, address), asked, &tasks, &mut logins);
+                        self.admit((stream, address), &targets, &tasks, &mut logins);
                     }
                     // The caller hung up before its turn came; that is no trouble of ours.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -160,7 +157,7 @@ impl Listener {
     fn admit(
         &self,
         (stream, address): (TcpStream, SocketAddr),
-        (targets, portals): (&Arc<dyn Targets>, &Arc<[Portal]>),
+        targets: &Arc<dyn Targets>,
         tasks: &TaskTracker,
         logins: &mut Logins,
     ) {
@@ -179,7 +176,6 @@ impl Listener {
             stream,
             address,
             listener: Arc::clone(&self.config),
-            portals: Arc::clone(portals),
             capacity: Arc::clone(capacity),
             sessions: Arc::clone(sessions),
             places: [here, there],

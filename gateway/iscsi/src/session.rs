@@ -21,6 +21,7 @@ mod transfer;
 mod turn;
 mod window;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -61,8 +62,6 @@ pub struct LoggedIn {
     pub(crate) received: BytesMut,
     pub(crate) agreed: Agreed,
     pub(crate) target: TargetInfo,
-    /// Where the target is reached.
-    pub(crate) portals: Arc<[Portal]>,
     /// The number of the next response.
     pub(crate) stat_sn: u32,
     /// The port that it called, among those of the target.
@@ -90,16 +89,22 @@ impl LoggedIn {
     }
 }
 
+/// Where a target is reached, as it is told at any moment.
+pub type Told = Rc<RefCell<Vec<Portal>>>;
+
 /// What a session is attached to.
 pub struct Attachment {
     /// The volume. All its sessions share it, so a flush on one covers the writes of all.
     pub volume: Rc<dyn Volume>,
     /// The disk in front of it. All its sessions share it.
     pub unit: Rc<Unit>,
+    /// Where the target is reached; all its sessions share it.
+    pub portals: Told,
     /// The name of the volume, for metrics and logs.
     pub label: String,
-    /// Cancelled when the gateway may no longer serve the volume, or is draining: what is answered
-    /// by then is sent, the initiator is asked to log out, and the connection is closed.
+    /// Cancelled when the gateway lets go of the volume, or is draining: what is answered by then is
+    /// sent, the initiator is asked to log out, and the connection is closed. A gateway that only loses
+    /// the right to serve says so by [`crate::scsi::UnitEvent`], and its sessions stay.
     pub stop: CancellationToken,
 }
 

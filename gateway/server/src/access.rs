@@ -22,7 +22,8 @@ fn rule(text: &str) -> Result<Rule<'_>, String> {
             Ok(Rule::Name(name))
         };
     }
-    if ["iqn.", "eui.", "naa."].iter().any(|kind| text.starts_with(kind)) {
+    let kind = text.get(..4).map(str::to_ascii_lowercase).unwrap_or_default();
+    if ["iqn.", "eui.", "naa."].contains(&kind.as_str()) {
         return Ok(Rule::Initiator(text));
     }
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
@@ -75,7 +76,7 @@ pub(crate) fn may_log_in(settings: &VolumeSettings, initiator: &InitiatorInfo) -
     settings.allow.is_empty()
         || settings.allow.iter().filter_map(|text| rule(text).ok()).any(|rule| match rule {
             Rule::Name(_) => false,
-            Rule::Initiator(name) => name == initiator.name,
+            Rule::Initiator(name) => name.eq_ignore_ascii_case(&initiator.name),
             Rule::Network(network, length) => contains(network, length, from),
         })
 }
@@ -141,6 +142,9 @@ mod tests {
         let list = allowing(&["iqn.2026-01.com.example:host1", "192.0.2.0/24"]);
         assert_eq!(check(&list), Ok(()));
         assert!(may_log_in(&list, &initiator("iqn.2026-01.com.example:host1")));
+        let shouted = allowing(&["IQN.2026-01.COM.EXAMPLE:Host1"]);
+        assert_eq!(check(&shouted), Ok(()));
+        assert!(may_log_in(&shouted, &initiator("iqn.2026-01.com.example:host1")));
         assert!(!may_log_in(&list, &initiator("iqn.2026-01.com.example:host2")));
         assert!(may_log_in(&allowing(&[]), &initiator("any")));
         assert!(may_log_in(&allowing(&["10.0.0.0/8"]), &initiator("any")));

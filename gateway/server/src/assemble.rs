@@ -34,6 +34,7 @@ use crate::refusal::{Refused, chain_text};
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
 use crate::targets::TargetDoor;
+use crate::ways::Ways;
 use crate::witnessing::Witnessing;
 use crate::{gateway, http, metrics, shutdown, telemetry, tls};
 
@@ -87,12 +88,15 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         .map_err(failed("prepare the witness"))?;
     let copiers = mirror::Copiers::default();
     let (fillings, of_fillings) = Fillings::new();
+    let portals = portals::bind(&config.iscsi).map_err(failed("open the iSCSI listeners"))?;
+    let ways = Arc::new(Ways::new(portals.side.clone()));
     let threads = start_shards(&config, &|| ShardParts {
         identity: identity.clone(),
         pool: Arc::clone(&pool),
         fillings: Arc::clone(&fillings),
         fill_rate: config.fill_rate,
         clock,
+        ways: Arc::clone(&ways),
         board: Arc::clone(&board),
         events: Arc::clone(&events),
         links: links.clone(),
@@ -108,10 +112,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let book = Arc::new(Book::open(first).await.map_err(failed("read the book"))?);
     first_token(&config, &book).await?;
     trust_peers(&book, &links);
+    remember_portals(&book, &ways);
     // The desk takes join tokens from here on.
     let _first_book = desk_book.set(Arc::clone(&book));
     let (listeners, nbd_uris) = bind_nbd(&config).await?;
-    let portals = portals::bind(&config.iscsi).map_err(failed("open the iSCSI listeners"))?;
     let surroundings = crate::plugins::Surroundings::new(&config, clock);
     let plugins = crate::plugins::start(&config, Arc::clone(&surroundings)).await;
     let parts = GatewayParts {
@@ -128,6 +132,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         links,
         nbd_uris,
         iscsi_uris: portals.uris.clone(),
+        ways,
     };
     let gateway = Gateway::new(parts);
     surroundings.is(&gateway);
@@ -153,6 +158,15 @@ fn trust_peers(book: &Book, links: &LinkContext) {
         match peer.peer() {
             Some(peer) => links.trusted().add(peer),
             None => tracing::error!(site = peer.site, "certificate cannot be read; not trusted"),
+        }
+    }
+}
+
+/// Where other gateways are reached was told in an earlier life; they may be lost now.
+fn remember_portals(book: &Book, ways: &Ways) {
+    for peer in &book.read().peers {
+        if let Some(side) = &peer.portals {
+            ways.learn(GatewayId::from_uuid(peer.gateway), side.clone());
         }
     }
 }
@@ -344,11 +358,10 @@ async fn serve(
 /// Begins to serve on the iSCSI listeners.
 fn serve_iscsi(gateway: &Arc<Gateway>, portals: Portals) {
     let door = Arc::new(TargetDoor(Arc::clone(gateway)));
-    let told: Arc<[iscsi::Portal]> = portals.told.into();
     for listener in portals.listeners {
         let stop = (gateway.tasks.clone(), gateway.stopping.clone());
         let door: Arc<dyn iscsi::Targets> = Arc::<TargetDoor>::clone(&door);
-        gateway.tasks.spawn(listener.run(door, Arc::clone(&told), stop));
+        gateway.tasks.spawn(listener.run(door, stop));
     }
 }
 

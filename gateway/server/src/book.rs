@@ -19,6 +19,7 @@ pub(crate) use self::backups::{
 };
 pub(crate) use self::scrubs::ScrubEntry;
 use crate::shard::Shard;
+use crate::ways::Side;
 
 /// Where the ledger keeps it.
 const KEY: &str = "control/book";
@@ -81,6 +82,9 @@ pub(crate) struct PeerEntry {
     pub(crate) certificate: String,
     /// Where its link listens.
     pub(crate) addresses: Vec<String>,
+    /// Where it said last that initiators reach it.
+    #[serde(default)]
+    pub(crate) portals: Option<Side>,
 }
 
 impl PeerEntry {
@@ -92,6 +96,7 @@ impl PeerEntry {
             site: peer.site.clone(),
             certificate: hex(&peer.certificate),
             addresses: peer.addresses.clone(),
+            portals: None,
         }
     }
 
@@ -235,6 +240,14 @@ impl Pages {
         let mut of_site = self.peers.iter().filter(|peer| peer.site == name);
         // Of several gateways of a site one has to be named.
         by_id.or_else(|| of_site.next().filter(|_| of_site.next().is_none()))
+    }
+
+    /// Puts a gateway in place of what is known of it. Where initiators reach it stays known until it
+    /// says otherwise.
+    pub(crate) fn put_peer(&mut self, entry: PeerEntry) {
+        let known = self.peers.iter().position(|peer| peer.gateway == entry.gateway);
+        let before = known.and_then(|at| self.peers.remove(at).portals);
+        self.peers.push(PeerEntry { portals: entry.portals.or(before), ..entry });
     }
 
     fn encode(&self) -> Bytes {

@@ -20,6 +20,7 @@ pub(crate) mod migrations;
 pub(crate) mod parts;
 mod plugins;
 pub(crate) mod points;
+pub(crate) mod portals;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
@@ -53,6 +54,7 @@ use crate::plans::Plans;
 use crate::refusal::Refused;
 use crate::shard::Shard;
 use crate::status::Moment;
+use crate::ways::Ways;
 
 /// A running gateway, as its control thread sees it.
 pub(crate) struct Gateway {
@@ -94,6 +96,8 @@ pub(crate) struct Gateway {
     pub(crate) nbd_uris: Vec<String>,
     /// Where initiators log in: iSCSI URIs without a volume.
     pub(crate) iscsi_uris: Vec<String>,
+    /// Where initiators reach volumes, at other gateways too.
+    pub(crate) ways: Arc<Ways>,
     /// Its background work on the control thread.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when it stops.
@@ -141,6 +145,8 @@ pub(crate) struct GatewayParts {
     pub(crate) nbd_uris: Vec<String>,
     /// See [`Gateway`].
     pub(crate) iscsi_uris: Vec<String>,
+    /// See [`Gateway`].
+    pub(crate) ways: Arc<Ways>,
 }
 
 impl Gateway {
@@ -171,6 +177,7 @@ impl Gateway {
             plugins: parts.plugins,
             nbd_uris: parts.nbd_uris,
             iscsi_uris: parts.iscsi_uris,
+            ways: parts.ways,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             not_opened: Mutex::default(),
@@ -195,6 +202,7 @@ impl Gateway {
         self.take_rollbacks_up();
         self.begin_keeping();
         self.begin_backups();
+        self.begin_telling_portals();
     }
 
     /// The shard of a group: always the same one while this process runs. Ids of version 7 end in

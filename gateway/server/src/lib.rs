@@ -45,6 +45,7 @@ mod status;
 mod targets;
 mod telemetry;
 mod tls;
+mod ways;
 mod witnessing;
 
 pub use assemble::{ADMIN_TOKEN_FILE, StartError, run};

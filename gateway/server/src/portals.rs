@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use iscsi::{
-    Auth, Capacity, ChapUser, ListenError, Listener, ListenerConfig, Portal, Secret, Sessions,
-    WeakSecret,
+    Auth, Capacity, ChapUser, ListenError, Listener, ListenerConfig, Secret, Sessions, WeakSecret,
 };
 
 use crate::config::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
+use crate::ways::Side;
 
 /// Why iSCSI cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +42,8 @@ pub(crate) enum PortalError {
 pub(crate) struct Portals {
     /// The listeners.
     pub(crate) listeners: Vec<Listener>,
-    /// What initiators are told.
-    pub(crate) told: Vec<Portal>,
+    /// What initiators are told of them.
+    pub(crate) side: Side,
     /// Where they log in, as URIs without a volume.
     pub(crate) uris: Vec<String>,
 }
@@ -57,19 +57,18 @@ pub(crate) fn bind(config: &IscsiConfig) -> Result<Portals, PortalError> {
     let capacity = Arc::new(Capacity::new(config.connections_max, config.inflight_bytes_max));
     let sessions = Arc::new(Sessions::default());
     let mut open = Portals::default();
+    open.side.group = config.portal_group;
     for (index, wanted) in config.listeners.iter().enumerate() {
         warn_if_open(wanted, &auth);
         let mut listener = ListenerConfig::new(&wanted.name, wanted.address);
         listener.auth = Arc::clone(&auth);
         listener.tag = config.portal_group;
-        // No more than 255 of either are taken.
-        let number = u16::try_from(index + 1).unwrap_or(u16::MAX);
-        listener.target_port = config.portal_group << 8 | number;
+        listener.target_port = Side::port(config.portal_group, index);
         listener.busy_poll = config.busy_poll;
         let listener = Listener::bind(listener, (Arc::clone(&capacity), Arc::clone(&sessions)))?;
         let address = wanted.advertise.clone().unwrap_or_else(|| listener.address().to_string());
         open.uris.push(format!("iscsi://{address}/{}:", config.prefix));
-        open.told.push(Portal { address, tag: config.portal_group });
+        open.side.portals.push(address);
         open.listeners.push(listener);
     }
     Ok(open)

@@ -1,4 +1,5 @@
-//! An initiator of iSCSI for what no tool of Debian does: persistent reservations (SPC-4).
+//! An initiator of iSCSI for what no tool of Debian does: persistent reservations, and what a port says
+//! of itself and of the others (SPC-4).
 //!
 //! Invariant: one command at a time; a unit attention is taken once, as every initiator does.
 
@@ -18,6 +19,27 @@ const REGISTER: u8 = 0;
 const RESERVE: u8 = 1;
 /// Of the types of a reservation: only who is registered writes.
 const WRITE_EXCLUSIVE_REGISTRANTS_ONLY: u8 = 5;
+/// WRITE of the first block.
+const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// What a command is told that shall take another way: NOT READY, and the port is in standby.
+pub(crate) const STANDBY: (u8, u16) = (2, 0x040b);
+/// UNIT ATTENTION: the ways to the unit are others now.
+pub(crate) const WAYS_CHANGED: (u8, u16) = (6, 0x2a06);
+
+/// States of a group of ports.
+pub(crate) const OPTIMIZED: u8 = 0;
+pub(crate) const STANDING_BY: u8 = 2;
+pub(crate) const UNAVAILABLE: u8 = 3;
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: u8,
+    /// Sense key and code, with CHECK CONDITION.
+    pub(crate) sense: Option<(u8, u16)>,
+    pub(crate) data: Vec<u8>,
+}
 
 /// A session.
 pub(crate) struct Initiator {
@@ -29,18 +51,38 @@ pub(crate) struct Initiator {
 impl Initiator {
     /// Logs in to a target, without authentication. `name` is the end of the initiator's name.
     pub(crate) fn login(port: u16, name: &str, target: &str) -> Result<Self> {
+        Self::begin(port, name, &[&format!("TargetName={target}"), "SessionType=Normal"])
+    }
+
+    /// The portals of a target that a gateway tells in a discovery session, in its order; libiscsi
+    /// turns them round.
+    pub(crate) fn discover(port: u16, target: &str) -> Result<Vec<String>> {
+        let mut session = Self::begin(port, "discovers", &["SessionType=Discovery"])?;
+        let mut header = [0; 48];
+        // An immediate text request, whole.
+        header[..2].copy_from_slice(&[0x44, 0x80]);
+        header[20..24].copy_from_slice(&[0xff; 4]);
+        session.send(header, b"SendTargets=All\0")?;
+        let (answer, text) = session.receive()?;
+        ensure!(answer[..2] == [0x24, 0x80], "no whole answer to SendTargets: {answer:x?}");
+        let text = String::from_utf8(text).context("keys and values")?;
+        let name = format!("TargetName={target}");
+        let of_target = text.split('\0').skip_while(|pair| *pair != name).skip(1);
+        let portals = of_target.map_while(|pair| pair.strip_prefix("TargetAddress="));
+        Ok(portals.map(str::to_owned).collect())
+    }
+
+    fn begin(port: u16, name: &str, more: &[&str]) -> Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).context("connect")?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut session = Self { stream, cmd_sn: 1, stat_sn: 0 };
         let keys = [
             format!("InitiatorName=iqn.2026-01.com.example:{name}"),
-            format!("TargetName={target}"),
-            "SessionType=Normal".to_owned(),
             "HeaderDigest=None".to_owned(),
             "DataDigest=None".to_owned(),
         ];
-        let text: Vec<u8> =
-            keys.iter().flat_map(|key| key.bytes().chain(std::iter::once(0))).collect();
+        let keys = keys.iter().map(String::as_str).chain(more.iter().copied());
+        let text: Vec<u8> = keys.flat_map(|key| key.bytes().chain(std::iter::once(0))).collect();
         let mut header = [0; 48];
         // An immediate login request that goes from the operational stage to the full feature phase.
         header[..2].copy_from_slice(&[0x43, 0x87]);
@@ -77,12 +119,16 @@ impl Initiator {
 
     /// Sends a command with its data-out; answers the status and the data-in.
     fn command(&mut self, cdb: &[u8], out: &[u8], expects: u32) -> Result<(u8, Vec<u8>)> {
-        let (status, data) = self.once(cdb, out, expects)?;
+        let mut ended = self.once(cdb, out, expects)?;
         // What happened to the unit before is told once.
-        if status == CHECK_CONDITION { self.once(cdb, out, expects) } else { Ok((status, data)) }
+        if ended.status == CHECK_CONDITION {
+            ended = self.once(cdb, out, expects)?;
+        }
+        Ok((ended.status, ended.data))
     }
 
-    fn once(&mut self, cdb: &[u8], out: &[u8], expects: u32) -> Result<(u8, Vec<u8>)> {
+    /// Sends a command with its data-out; answers how it ended, whatever that is.
+    pub(crate) fn once(&mut self, cdb: &[u8], out: &[u8], expects: u32) -> Result<Ended> {
         let mut header = [0; 48];
         let direction = if out.is_empty() { 0x40 } else { 0x20 };
         header[..2].copy_from_slice(&[0x01, 0x81 | direction]);
@@ -95,11 +141,16 @@ impl Initiator {
         loop {
             let (answer, data) = self.receive()?;
             match answer[0] {
-                0x21 => return Ok((answer[3], data_in)),
+                0x21 => {
+                    let sense = data.get(2..).filter(|sense| sense.len() >= 14);
+                    let sense = sense
+                        .map(|sense| (sense[2] & 15, u16::from_be_bytes([sense[12], sense[13]])));
+                    return Ok(Ended { status: answer[3], sense, data: data_in });
+                }
                 0x25 => {
                     data_in.extend(data);
                     if answer[1] & 1 != 0 {
-                        return Ok((answer[3], data_in));
+                        return Ok(Ended { status: answer[3], sense: None, data: data_in });
                     }
                 }
                 // A ping.
@@ -139,7 +190,42 @@ impl Initiator {
 
     /// Writes the first block; answers the status.
     pub(crate) fn write(&mut self) -> Result<u8> {
-        let cdb = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        self.command(&cdb, &[7; 512], 0).map(|(status, _)| status)
+        self.command(&WRITE, &[7; 512], 0).map(|(status, _)| status)
+    }
+
+    /// The same, once: what it is told first.
+    pub(crate) fn write_once(&mut self) -> Result<Ended> {
+        self.once(&WRITE, &[7; 512], 0)
+    }
+
+    /// TEST UNIT READY, once: what is in its way.
+    pub(crate) fn ready(&mut self) -> Result<Option<(u8, u16)>> {
+        Ok(self.once(&[0; 6], &[], 0)?.sense)
+    }
+
+    /// The names of the unit: its serial number, and its designators of kind NAA.
+    pub(crate) fn names(&mut self) -> Result<(Vec<u8>, Vec<u8>)> {
+        let (status, serial) = self.command(&[0x12, 1, 0x80, 0, 255, 0], &[], 255)?;
+        ensure!(status == GOOD, "INQUIRY ended with {status:#x}");
+        let (status, names) = self.command(&[0x12, 1, 0x83, 0, 255, 0], &[], 255)?;
+        ensure!(status == GOOD, "INQUIRY ended with {status:#x}");
+        // NAA comes first: a descriptor of 4 bytes and a name of 8.
+        Ok((serial[4..].to_vec(), names[8..16].to_vec()))
+    }
+
+    /// Every group of ports, its state and its ports.
+    pub(crate) fn ways(&mut self) -> Result<Vec<(u16, u8, Vec<u16>)>> {
+        let cdb = [0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0];
+        let (status, data) = self.command(&cdb, &[], 1024)?;
+        ensure!(status == GOOD, "REPORT TARGET PORT GROUPS ended with {status:#x}");
+        let short = |at: &[u8]| u16::from_be_bytes([at[0], at[1]]);
+        let (mut groups, mut rest) = (Vec::new(), data.get(4..).unwrap_or_default());
+        while let Some((group, behind)) = rest.split_at_checked(8) {
+            let (ports, behind) = behind.split_at(4 * usize::from(group[7]));
+            let ports = ports.chunks(4).map(|port| short(&port[2..])).collect();
+            groups.push((short(&group[2..]), group[0] & 0x0f, ports));
+            rest = behind;
+        }
+        Ok(groups)
     }
 }

@@ -3,14 +3,18 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Site, Tool, free_port};
+use harness::{Site, Tool, free_port, wait_for};
 use tempfile::TempDir;
 
-use crate::initiator::{GOOD, Initiator, RESERVATION_CONFLICT};
-use crate::pair::SOON;
+use crate::initiator::{
+    GOOD, Initiator, OPTIMIZED, RESERVATION_CONFLICT, STANDBY, STANDING_BY, UNAVAILABLE,
+    WAYS_CHANGED,
+};
+use crate::pair::{SOON, fail_over, migrate};
 
 const PREFIX: &str = "iqn.2026-01.io.twinspan";
 const SECRET: &str = "secretsecret12";
@@ -168,18 +172,21 @@ fn initiators_that_send_garbage_or_nothing_are_dropped_and_harm_nobody() -> Resu
     site.stop()
 }
 
+/// A running site, with its number and the port of its portal, which initiators reach at `host`.
+pub(crate) fn site(dir: &Path, (name, group): (&str, u16), host: &str) -> Result<(Site, u16)> {
+    let mut site = Site::new(dir, name)?;
+    let port = free_port()?;
+    site.configure(&format!(
+        "\n[iscsi]\nportal_group = {group}\n[[iscsi.listeners]]\nname = \"tcp\"\n\
+         address = \"127.0.0.1:{port}\"\nadvertise = \"{host}:{port}\"\n"
+    ))?;
+    site.start()?;
+    Ok((site, port))
+}
+
 /// Two sites that serve over iSCSI, and their ports; the volume `orders` is mirrored.
 fn two_sites(dir: &TempDir) -> Result<[(Site, u16); 2]> {
-    let make = |(name, group): (&str, u16)| -> Result<(Site, u16)> {
-        let mut site = Site::new(dir.path(), name)?;
-        let port = free_port()?;
-        site.configure(&format!(
-            "\n[iscsi]\nportal_group = {group}\n[[iscsi.listeners]]\nname = \"tcp\"\n\
-             address = \"127.0.0.1:{port}\"\n"
-        ))?;
-        site.start()?;
-        Ok((site, port))
-    };
+    let make = |named| site(dir.path(), named, "127.0.0.1");
     let (east, west) = (make(("east", 1))?, make(("west", 2))?);
     east.0.cli(&["volume", "create", "orders", "--size", "32MiB"])?;
     east.0.join(&west.0)?;
@@ -188,34 +195,138 @@ fn two_sites(dir: &TempDir) -> Result<[(Site, u16); 2]> {
     Ok([east, west])
 }
 
-fn fail_over(to: &Site) -> Result<()> {
-    let plan =
-        to.wait_for(&["failover", "plan", "orders"], SOON, |plan| plan["token"].is_string())?;
-    let token = plan["token"].as_str().context("the plan has a token")?.to_owned();
-    to.cli(&["failover", "run", "orders", "--token", &token]).map(drop)
+/// Waits until a gateway tells these states of the groups of ports, its own group first, and until
+/// the session was told of all changes.
+fn await_ways(session: &mut Initiator, wanted: &[(u16, u8)]) -> Result<()> {
+    wait_for("the ways to be told", SOON, || {
+        let told = session.ways()?;
+        let states: Vec<(u16, u8)> =
+            told.iter().map(|(group, state, _)| (*group, *state)).collect();
+        ensure!(states == wanted, "they are {states:?}, not {wanted:?}");
+        for (group, _, ports) in told {
+            ensure!(ports == [group << 8 | 1], "the ports of group {group} are {ports:x?}");
+        }
+        Ok(())
+    })?;
+    while session.ready()? == Some(WAYS_CHANGED) {}
+    Ok(())
 }
 
+/// The first thing that a session hears after its gateway's place in the group changed.
+fn is_told(session: &mut Initiator, before: Option<(u8, u16)>) -> Result<()> {
+    let first = wait_for("a unit attention", SOON, || {
+        let heard = session.ready()?;
+        ensure!(heard != before, "it hears {heard:x?} still");
+        Ok(heard)
+    })?;
+    ensure!(first == Some(WAYS_CHANGED), "it heard {first:x?}");
+    Ok(())
+}
+
+fn is_sent_away(session: &mut Initiator) -> Result<()> {
+    let ended = session.write_once()?;
+    ensure!(ended.sense == Some(STANDBY), "a port in standby said {ended:x?}");
+    Ok(())
+}
+
+/// One session at each site: they see one disk, and stay while the sites swap roles and while one of
+/// them is lost. Whoever does not serve takes no write.
 #[test]
-fn a_volume_that_is_not_served_here_is_not_told_as_gone() -> Result<()> {
+fn alua_sessions_stay_while_the_sites_change_roles_and_only_who_serves_takes_writes() -> Result<()>
+{
     let dir = TempDir::new()?;
     let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
-    let here = url(east_port, "", "orders");
-    qemu_io(&["-f", "raw", &here], &["write -P 0x42 0 4M", "flush"])?;
-    let inquired = Tool::new("iscsi-inq").args(["-e", "1", "-c", "131"]).arg(&here).run()?;
-    let named = |said: &str| -> Vec<String> {
-        let of_unit = said.lines().skip_while(|line| !line.contains("LOGICAL_UNIT"));
-        of_unit.filter(|line| line.starts_with("Designator:")).map(str::to_owned).collect()
+    let target = format!("{PREFIX}:orders");
+    let mut at_east = Initiator::login(east_port, "one", &target)?;
+    let mut at_west = Initiator::login(west_port, "one", &target)?;
+    ensure!(at_east.names()? == at_west.names()?, "both sites show one disk");
+    await_ways(&mut at_east, &[(1, OPTIMIZED), (2, STANDING_BY)])?;
+    await_ways(&mut at_west, &[(2, STANDING_BY), (1, OPTIMIZED)])?;
+    ensure!(at_east.write()? == GOOD, "it serves");
+    is_sent_away(&mut at_west)?;
+    ensure!(at_west.keys()?.is_empty(), "it answers what needs no medium");
+
+    migrate(&east, &west)?;
+    is_told(&mut at_east, None)?;
+    is_told(&mut at_west, Some(STANDBY))?;
+    await_ways(&mut at_west, &[(2, OPTIMIZED), (1, STANDING_BY)])?;
+    await_ways(&mut at_east, &[(1, STANDING_BY), (2, OPTIMIZED)])?;
+    is_sent_away(&mut at_east)?;
+    ensure!(at_west.write()? == GOOD, "it serves now");
+
+    west.wait_equivalent(SOON)?;
+    west.kill()?;
+    fail_over(&east)?;
+    await_ways(&mut at_east, &[(1, OPTIMIZED), (2, UNAVAILABLE)])?;
+    ensure!(at_east.write()? == GOOD, "the session from before serves again");
+
+    // The old primary comes back, is in doubt, and learns: whoever logs in there is let in.
+    west.start()?;
+    let mut at_west = Initiator::login(west_port, "one", &target)?;
+    east.cli(&["reprotect", "orders", "--wait"])?;
+    await_ways(&mut at_west, &[(2, STANDING_BY), (1, OPTIMIZED)])?;
+    await_ways(&mut at_east, &[(1, OPTIMIZED), (2, STANDING_BY)])?;
+    is_sent_away(&mut at_west)?;
+    let attached = |site: &Site| site.cli(&["migrate", "plan", "orders", "--to", "west"]);
+    ensure!(attached(&east)?["token"].is_string(), "a session in standby stands in nobody's way");
+    west.stop()?;
+    east.stop()
+}
+
+/// Whichever site is asked tells where both are reached, the one that serves first; and still does so
+/// when the other one is lost, after a start of its own too.
+#[test]
+fn alua_discovery_tells_the_portals_of_both_sites_and_the_living_one_first() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let target = format!("{PREFIX}:orders");
+    let discover = |port| Initiator::discover(port, &target);
+    let portals = [format!("127.0.0.1:{east_port},1"), format!("127.0.0.1:{west_port},2")];
+    let are_told = |port: u16, first: usize| {
+        let wanted = [portals[first].clone(), portals[1 - first].clone()];
+        wait_for("both portals", SOON, || {
+            let told = discover(port)?;
+            ensure!(told == wanted, "{port} tells {told:?}, not {wanted:?}");
+            Ok(())
+        })
     };
-    let there = url(west_port, "", "orders");
-    let (code, said) = Tool::new("iscsi-inq").arg(&there).code()?;
-    ensure!(code != 0 && !said.contains("not found"), "{said}");
-    ensure!(said.contains("769") || said.contains("unavailable"), "{said}");
+    are_told(east_port, 0)?;
+    are_told(west_port, 0)?;
     east.kill()?;
+    are_told(west_port, 1)?;
     fail_over(&west)?;
-    qemu_io(&["-f", "raw", &there], &["read -P 0x42 0 4M", "write -P 0x43 0 1M"])?;
-    let again = Tool::new("iscsi-inq").args(["-e", "1", "-c", "131"]).arg(&there).run()?;
-    ensure!(named(&inquired) == named(&again), "{inquired}\n{again}");
+    are_told(west_port, 1)?;
+    west.kill()?;
+    west.start()?;
+    are_told(west_port, 1)?;
+    // Who may not log in is told of nothing.
+    west.cli(&["volume", "allow", "orders", "iqn.2026-01.com.example:host1"])?;
+    ensure!(discover(west_port)?.is_empty(), "a volume is told to somebody who may not use it");
     west.stop()
+}
+
+/// A copy that is open on its own holds something else than the volume: no host may take the two for
+/// one disk.
+#[test]
+fn alua_a_copy_that_is_open_on_its_own_is_another_disk() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let target = format!("{PREFIX}:orders");
+    let mut at_east = Initiator::login(east_port, "one", &target)?;
+    let mut at_west = Initiator::login(west_port, "one", &target)?;
+    ensure!(at_east.write()? == GOOD, "it serves");
+    ensure!(at_west.write()? != GOOD, "it does not");
+    east.cli(&["session", "suspend", "orders"])?;
+    let group = ["group", "show", "orders"];
+    west.wait_for(&group, SOON, |group| group["quality"] == "outdated")?;
+    west.cli(&["group", "detach", "orders"])?;
+    west.wait_for(&group, SOON, |group| group["serving"] == "detached")?;
+    let mut apart = Initiator::login(west_port, "one", &format!("{target}:detached"))?;
+    ensure!(apart.write()? == GOOD, "the copy is open");
+    ensure!(apart.names()? != at_east.names()?, "it is another disk");
+    is_sent_away(&mut at_west)?;
+    west.stop()?;
+    east.stop()
 }
 
 /// A node that is fenced by a reservation stays fenced when its site is lost.

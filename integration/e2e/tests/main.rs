@@ -17,6 +17,7 @@ mod copies;
 mod demo;
 mod failover;
 mod groups;
+mod guest;
 
 mod hostile;
 mod hydration;

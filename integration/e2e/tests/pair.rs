@@ -196,6 +196,13 @@ pub(crate) fn fail_over(to: &Site) -> Result<Value> {
     Ok(plan)
 }
 
+/// Plans a migration and runs it.
+pub(crate) fn migrate(from: &Site, to: &Site) -> Result<()> {
+    let plan = from.cli(&["migrate", "plan", VOLUME, "--to", to.name()])?;
+    let token = text(&plan, "/token")?;
+    from.cli(&["migrate", "run", VOLUME, "--token", &token]).map(drop)
+}
+
 /// Asks, and expects this exit code and this in the answer.
 pub(crate) fn expect(site: &Site, arguments: &[&str], code: i32, word: &str) -> Result<Answer> {
     let answer = site.ask(arguments)?;

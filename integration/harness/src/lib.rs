@@ -8,6 +8,7 @@
 
 mod clock;
 mod conformance;
+mod guest;
 mod http;
 mod ports;
 mod process;
@@ -18,6 +19,7 @@ mod tools;
 
 pub use clock::{Deadline, wait_for};
 pub use conformance::{Verdict, Verdicts, conformance, conformance_tests, expected};
+pub use guest::{GATEWAY_ADDRESS, Guest};
 pub use http::get;
 pub use ports::free_port;
 pub use process::{CpuTime, Process};

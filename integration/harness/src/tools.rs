@@ -18,11 +18,13 @@ use crate::wait_for;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Debian's packages of the tools that tests use.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 29] = [
+    ("busybox", "busybox-static"),
     ("ceph", "ceph-common"),
     ("ceph-authtool", "ceph-common"),
     ("ceph-mon", "ceph-mon"),
     ("ceph-osd", "ceph-osd"),
+    ("depmod", "kmod"),
     ("fio", "fio"),
     ("iscsi-inq", "libiscsi-bin"),
     ("iscsi-ls", "libiscsi-bin"),
@@ -30,6 +32,7 @@ const PACKAGES: [(&str, &str); 25] = [
     ("iscsi-swp", "libiscsi-bin"),
     ("iscsi-test-cu", "libiscsi-bin"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
     ("nbd-server", "nbd-server"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "libnbd-bin"),
@@ -40,6 +43,7 @@ const PACKAGES: [(&str, &str); 25] = [
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("radosgw", "radosgw"),
     ("radosgw-admin", "radosgw"),
     ("tgtadm", "tgt"),

@@ -31,7 +31,7 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 14] = [
+const CLIENTS: [Need; 19] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
@@ -46,6 +46,11 @@ const CLIENTS: [Need; 14] = [
     need("radosgw", "radosgw", "the S3 server that backups go to"),
     need("ceph-mon", "ceph-mon", "which needs a monitor"),
     need("ceph-osd", "ceph-osd", "and a place for its objects"),
+    need("qemu-system-x86_64", "qemu-system-x86", "the machine that a real Linux runs on"),
+    need("mmdebstrap", "mmdebstrap", "makes its root out of packages"),
+    need("busybox", "busybox-static", "what it boots with"),
+    need("cpio", "cpio", "packs that"),
+    need("depmod", "kmod", "sorts the modules of its kernel"),
 ];
 
 /// Installs what the tests need.
@@ -124,8 +129,8 @@ fn install(needs: &[Need]) -> Result<()> {
 /// Installs its arguments. A package of a server would start it: the policy file says no, as in
 /// the building of a system image, and goes when we do.
 ///
-/// QEMU loads modules of its own version only. Where QEMU came from the suite of backports and that is
-/// none of the sources any more, its modules are fetched from there, and nothing else is.
+/// All parts of QEMU are of one version. Where one came from the suite of backports and that is none of
+/// the sources any more, the others are installed from there, and nothing else that need not be.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
@@ -135,22 +140,26 @@ if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' > $policy && chmod 755 $policy
 fi
 apt-get update || echo 'apt-get update failed; trying with the lists that are here'
-modules() {
+part_of_qemu() {
     version=$(dpkg-query --show --showformat '${Version}' qemu-utils 2>/dev/null) || return 0
     [ -n "$version" ] || return 0
-    ! apt-cache madison qemu-block-extra | grep -qF "| $version |" || return 0
+    ! apt-cache madison "$1" | grep -qF "| $version |" || return 0
     site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep 'debian/*$' | head -n 1)
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    folder=$(mktemp -d) && mkdir "$folder/lists" || return 1
-    echo "deb $site $codename-backports main" > "$folder/sources.list"
-    from="-o Dir::Etc::sourcelist=$folder/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::Lists=$folder/lists"
-    chmod 755 "$folder"
+    folder=$(mktemp -d) && mkdir "$folder/lists" "$folder/parts" || return 1
+    cp -r /etc/apt/sources.list.d/. "$folder/parts"
+    [ ! -e /etc/apt/sources.list ] || cp /etc/apt/sources.list "$folder/parts/main.list"
+    echo "deb $site $codename-backports main" > "$folder/parts/backports.list"
+    from="-o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$folder/parts -o Dir::State::Lists=$folder/lists"
+    chmod -R a+rX "$folder"
     apt-get $from update &&
-        (cd "$folder" && apt-get $from download "qemu-block-extra=$version") &&
-        apt-get install --yes --no-install-recommends "$folder"/qemu-block-extra_*.deb
+        apt-get $from install --yes --no-install-recommends --target-release "$codename-backports" \
+            "$1=$version"
     rm -rf "$folder"
 }
-case " $* " in *' qemu-block-extra '*) modules ;; esac
+for package in qemu-block-extra qemu-system-x86; do
+    case " $* " in *" $package "*) part_of_qemu $package ;; esac
+done
 apt-get install --yes --no-install-recommends "$@"
 "#;
 

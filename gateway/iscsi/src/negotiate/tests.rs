@@ -16,7 +16,11 @@ impl Targets for One {
 
     fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         match name {
-            "iqn.t:one" => Ok(TargetInfo { name: name.to_owned(), volume: "one".to_owned() }),
+            "iqn.t:one" => Ok(TargetInfo {
+                name: name.to_owned(),
+                volume: "one".to_owned(),
+                portals: Vec::new(),
+            }),
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }
@@ -73,6 +77,15 @@ fn user() -> ChapUser {
     let secret = |text: &str| Secret::new(text.as_bytes().to_vec()).unwrap();
     let ours = ("gateway".to_owned(), secret("the gateway's own"));
     ChapUser::new("joe".to_owned(), secret("secretsecret12"), Some(ours)).unwrap()
+}
+
+/// RFC 3722: what is reserved under one spelling of a name is reserved under all.
+#[test]
+fn an_initiator_is_the_same_whatever_case_it_writes_its_name_in() {
+    let mut login = login(Auth::None);
+    let keys = ["InitiatorName=IQN.2026-01.Com.Example:A", "TargetName=iqn.t:one"];
+    assert_eq!(take(&mut login, &ask(1, Some(3), false), &keys).next, Next::Agreed);
+    assert_eq!(login.agreed().unwrap().initiator.name, "iqn.2026-01.com.example:a");
 }
 
 #[test]

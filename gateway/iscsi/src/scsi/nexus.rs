@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
 
 use smallvec::SmallVec;
 
@@ -49,6 +50,9 @@ struct State {
     epoch: Cell<u32>,
     standing: Cell<Standing>,
     copies: RefCell<Vec<Ended>>,
+    /// Whether its session has not seen yet that the way to the volume changed.
+    moved: Cell<bool>,
+    session: RefCell<Option<Waker>>,
 }
 
 /// A nexus, as its unit remembers it.
@@ -66,6 +70,7 @@ impl Nexus {
         let waiting = RefCell::new(SmallVec::from_slice(&[POWER_ON]));
         let (attentive, epoch) = (Cell::new(true), Cell::new(0));
         let (standing, copies) = (Cell::default(), RefCell::default());
+        let (moved, session) = (Cell::new(false), RefCell::default());
         Self(Rc::new(State {
             id,
             port,
@@ -76,6 +81,8 @@ impl Nexus {
             epoch,
             standing,
             copies,
+            moved,
+            session,
         }))
     }
 
@@ -150,6 +157,24 @@ impl Nexus {
     /// Forgets every command that has begun.
     pub(super) fn abort(&self) {
         self.0.epoch.set(self.0.epoch.get().wrapping_add(1));
+    }
+
+    /// The way to the volume changed: its session looks at what it holds.
+    pub(super) fn move_on(&self) {
+        self.0.moved.set(true);
+        if let Some(session) = self.0.session.borrow_mut().take() {
+            session.wake();
+        }
+    }
+
+    /// Whether the way to the volume changed since this was asked last.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.0.moved.replace(false)
+    }
+
+    /// Lets the session be woken when it does.
+    pub(crate) fn listen(&self, context: &Context<'_>) {
+        *self.0.session.borrow_mut() = Some(context.waker().clone());
     }
 
     /// Whether there is something that it must be told first.

@@ -38,6 +38,9 @@ pub(crate) struct Entry {
     pub(crate) beside: Beside,
     /// Whether a unit attention that waits is told instead of doing it.
     pub(crate) attentive: bool,
+    /// Whether a port answers it that carries no I/O (SPC-4 §5.15.2.4.4 and .5): what says which disk
+    /// it is, how large, and where to go instead.
+    pub(crate) aside: bool,
     /// The opcode, and the bits of each further byte that are heeded.
     pub(crate) usage: &'static [u8],
     pub(crate) parse: Parse,
@@ -45,12 +48,12 @@ pub(crate) struct Entry {
 
 const fn row(opcode: u8, access: Access, usage: &'static [u8], parse: Parse) -> Entry {
     let (action, beside) = (None, Beside::Holder);
-    Entry { opcode, action, access, beside, attentive: true, usage, parse }
+    Entry { opcode, action, access, beside, attentive: true, aside: false, usage, parse }
 }
 
 const fn with(opcode: u8, action: u8, access: Access, usage: &'static [u8], parse: Parse) -> Entry {
     let (action, beside) = (Some(action), Beside::Holder);
-    Entry { opcode, action, access, beside, attentive: true, usage, parse }
+    Entry { opcode, action, access, beside, attentive: true, aside: false, usage, parse }
 }
 
 impl Entry {
@@ -61,6 +64,10 @@ impl Entry {
     const fn inattentive(self) -> Self {
         Self { attentive: false, ..self }
     }
+
+    const fn aside(self) -> Self {
+        Self { aside: true, ..self }
+    }
 }
 
 use Access::{None as Free, Read, Reservation, Write};
@@ -68,16 +75,22 @@ use Access::{None as Free, Read, Reservation, Write};
 /// Every command, those of one opcode beside each other.
 pub(crate) static TABLE: &[Entry] = &[
     row(0x00, Free, &[0x00, 0, 0, 0, 0, 0], cdb::test_unit_ready),
-    row(0x03, Free, &[0x03, 0x01, 0, 0, 0xff, 0], cdb::request_sense).anybody().inattentive(),
+    row(0x03, Free, &[0x03, 0x01, 0, 0, 0xff, 0], cdb::request_sense)
+        .anybody()
+        .inattentive()
+        .aside(),
     row(0x08, Read, &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], cdb::read_6),
     row(0x0a, Write, &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0], cdb::write_6),
-    row(0x12, Free, &[0x12, 0x01, 0xff, 0xff, 0xff, 0], cdb::inquiry).anybody().inattentive(),
-    row(0x15, Write, &[0x15, 0x11, 0, 0, 0xff, 0], cdb::mode_select_6),
+    row(0x12, Free, &[0x12, 0x01, 0xff, 0xff, 0xff, 0], cdb::inquiry)
+        .anybody()
+        .inattentive()
+        .aside(),
+    row(0x15, Write, &[0x15, 0x11, 0, 0, 0xff, 0], cdb::mode_select_6).aside(),
     row(0x16, Reservation, &[0x16, 0, 0, 0, 0, 0], cdb::reserve).anybody(),
     row(0x17, Reservation, &[0x17, 0, 0, 0, 0, 0], cdb::release).anybody(),
-    row(0x1a, Read, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], cdb::mode_sense_6),
+    row(0x1a, Read, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], cdb::mode_sense_6).aside(),
     row(0x1b, Write, &[0x1b, 0x01, 0, 0, 0xf7, 0], cdb::start_stop),
-    row(0x25, Free, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], cdb::read_capacity_10),
+    row(0x25, Free, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], cdb::read_capacity_10).aside(),
     row(0x28, Read, &[0x28, 0x18, 255, 255, 255, 255, 0, 255, 255, 0], cdb::read_10),
     row(0x2a, Write, &[0x2a, 0x18, 255, 255, 255, 255, 0, 255, 255, 0], cdb::write_10),
     row(0x2e, Write, &[0x2e, 0x12, 255, 255, 255, 255, 0, 255, 255, 0], cdb::write_verify_10),
@@ -87,14 +100,14 @@ pub(crate) static TABLE: &[Entry] = &[
     row(0x37, Read, &[0x37, 0, 0x1f, 0, 0, 0, 0, 255, 255, 0], cdb::read_defects_10),
     row(0x41, Write, &[0x41, 0x08, 255, 255, 255, 255, 0, 255, 255, 0], cdb::write_same_10),
     row(0x42, Write, &[0x42, 0, 0, 0, 0, 0, 0, 255, 255, 0], cdb::unmap),
-    row(0x55, Write, &[0x55, 0x11, 0, 0, 0, 0, 0, 255, 255, 0], cdb::mode_select_10),
+    row(0x55, Write, &[0x55, 0x11, 0, 0, 0, 0, 0, 255, 255, 0], cdb::mode_select_10).aside(),
     row(0x56, Reservation, &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0], cdb::reserve).anybody(),
     row(0x57, Reservation, &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0], cdb::release).anybody(),
-    row(0x5a, Read, &[0x5a, 0x18, 255, 255, 0, 0, 0, 255, 255, 0], cdb::mode_sense_10),
-    with(0x5e, 0, Reservation, &PERSISTENT_IN[0], cdb::persistent_in),
-    with(0x5e, 1, Reservation, &PERSISTENT_IN[1], cdb::persistent_in),
-    with(0x5e, 2, Reservation, &PERSISTENT_IN[2], cdb::persistent_in),
-    with(0x5e, 3, Reservation, &PERSISTENT_IN[3], cdb::persistent_in),
+    row(0x5a, Read, &[0x5a, 0x18, 255, 255, 0, 0, 0, 255, 255, 0], cdb::mode_sense_10).aside(),
+    with(0x5e, 0, Reservation, &PERSISTENT_IN[0], cdb::persistent_in).aside(),
+    with(0x5e, 1, Reservation, &PERSISTENT_IN[1], cdb::persistent_in).aside(),
+    with(0x5e, 2, Reservation, &PERSISTENT_IN[2], cdb::persistent_in).aside(),
+    with(0x5e, 3, Reservation, &PERSISTENT_IN[3], cdb::persistent_in).aside(),
     with(0x5f, 0, Reservation, &PERSISTENT_OUT[0], cdb::persistent_out),
     with(0x5f, 1, Reservation, &PERSISTENT_OUT[1], cdb::persistent_out),
     with(0x5f, 2, Reservation, &PERSISTENT_OUT[2], cdb::persistent_out),
@@ -105,7 +118,7 @@ pub(crate) static TABLE: &[Entry] = &[
     with(0x5f, 7, Reservation, &PERSISTENT_OUT[7], cdb::persistent_out),
     with(0x83, 0x00, Write, &long_16(0x83, 0x00), cdb::extended_copy),
     with(0x84, 0x00, Free, &copy_16(0x00, 0xff), cdb::copy_status),
-    with(0x84, 0x03, Free, &copy_16(0x03, 0x00), cdb::copy_parameters),
+    with(0x84, 0x03, Free, &copy_16(0x03, 0x00), cdb::copy_parameters).aside(),
     row(0x88, Read, &blocks_16(0x88, 0x18), cdb::read_16),
     row(0x89, Write, &COMPARE_AND_WRITE, cdb::compare_and_write),
     row(0x8a, Write, &blocks_16(0x8a, 0x18), cdb::write_16),
@@ -116,12 +129,12 @@ pub(crate) static TABLE: &[Entry] = &[
     row(0x91, Write, &blocks_16(0x91, 0x02), cdb::synchronize_16),
     row(0x93, Write, &blocks_16(0x93, 0x09), cdb::write_same_16),
     row(0x9c, Write, &blocks_16(0x9c, 0x18), cdb::write_atomic),
-    with(0x9e, 0x10, Free, &long_16(0x9e, 0x10), cdb::read_capacity_16),
+    with(0x9e, 0x10, Free, &long_16(0x9e, 0x10), cdb::read_capacity_16).aside(),
     with(0x9e, 0x12, Read, &blocks_16(0x9e, 0x12), cdb::layout_of),
-    row(0xa0, Free, &long_12(0xa0, 0, 0xff, 0), cdb::report_luns).anybody().inattentive(),
-    with(0xa3, 0x0a, Free, &long_12(0xa3, 0x2a, 0, 0), cdb::report_port_groups),
-    with(0xa3, 0x0c, Read, &long_12(0xa3, 0x0c, 0x87, 0xff), cdb::report_opcodes),
-    with(0xa3, 0x0d, Read, &long_12(0xa3, 0x0d, 0x80, 0), cdb::report_task_management),
+    row(0xa0, Free, &long_12(0xa0, 0, 0xff, 0), cdb::report_luns).anybody().inattentive().aside(),
+    with(0xa3, 0x0a, Free, &long_12(0xa3, 0x2a, 0, 0), cdb::report_port_groups).aside(),
+    with(0xa3, 0x0c, Read, &long_12(0xa3, 0x0c, 0x87, 0xff), cdb::report_opcodes).aside(),
+    with(0xa3, 0x0d, Read, &long_12(0xa3, 0x0d, 0x80, 0), cdb::report_task_management).aside(),
     row(0xa8, Read, &blocks_12(0xa8, 0x18), cdb::read_12),
     row(0xaa, Write, &blocks_12(0xaa, 0x18), cdb::write_12),
     row(0xae, Write, &blocks_12(0xae, 0x12), cdb::write_verify_12),

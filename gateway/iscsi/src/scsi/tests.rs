@@ -1,5 +1,7 @@
 //! A unit over a volume in memory, asked as a session asks it.
 
+mod standby;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

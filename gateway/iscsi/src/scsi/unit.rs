@@ -81,9 +81,7 @@ impl Unit {
         settings: UnitSettings,
     ) -> Result<Rc<Self>, StateError> {
         let bytes = volume.geometry().bytes();
-        let kept = keeper.load().map_err(|_unread| StateError::Unread)?;
-        let kept = kept.map(|kept| Reservations::decode(&kept)).transpose()?;
-        let reservations = kept.filter(Reservations::persistent).unwrap_or_default();
+        let reservations = kept(&*keeper)?;
         let unit = Rc::new(Self {
             identity,
             volume: VolumeRef(volume),
@@ -196,9 +194,40 @@ impl Unit {
                     return;
                 }
                 self.settings.borrow_mut().groups = groups;
-                self.tell_all(nexus::ACCESS_CHANGED, None);
                 self.guard();
+                for nexus in self.nexuses() {
+                    nexus.tell(nexus::ACCESS_CHANGED);
+                    nexus.move_on();
+                }
             }
+        }
+    }
+
+    /// Puts what is kept of reservations in place of what is known here: another gateway had the
+    /// volume meanwhile. What was reserved with RESERVE was so at that gateway's nexuses, if at all.
+    ///
+    /// # Errors
+    /// [`StateError`] when it cannot be read: nobody may be served then, as in [`Self::new`].
+    pub fn reload(&self) -> Result<(), StateError> {
+        let reservations = kept(&*self.keeper)?;
+        self.holder.set(None);
+        self.set_reservations(reservations, &[]);
+        Ok(())
+    }
+
+    /// The volume serves again: sessions ask it once more for what they hold.
+    pub fn resume(&self) {
+        self.nexuses().iter().for_each(Nexus::move_on);
+    }
+
+    /// What a command for the medium is told here while this gateway knows that another one has the
+    /// volume; `None` while it is asked for itself, even if its outcome may be in doubt.
+    #[must_use]
+    pub fn detour(&self) -> Option<Sense> {
+        match self.state() {
+            PortState::Optimized | PortState::NonOptimized | PortState::Transitioning => None,
+            PortState::Standby => Some(sense::STANDBY),
+            PortState::Unavailable => Some(sense::UNAVAILABLE),
         }
     }
 
@@ -231,6 +260,10 @@ impl Unit {
 
     /// How a command ends that may not be begun.
     fn forbidden(&self, nexus: &Nexus, entry: &Entry, command: Command) -> Option<Outcome> {
+        // Whoever has the volume decides about reservations.
+        if let Some(sense) = self.detour() {
+            return (!entry.aside).then(|| Outcome::refused(sense));
+        }
         let conflict = Outcome::of(Status::ReservationConflict);
         match self.holder.get() {
             Some(holder) if holder != nexus.id() && entry.beside == Beside::Holder => {
@@ -247,15 +280,9 @@ impl Unit {
         if entry.access == Access::Write && self.is_protected() && is_change(command) {
             return Some(Outcome::refused(sense::WRITE_PROTECTED));
         }
-        if matches!(entry.access, Access::None | Access::Reservation) {
-            return None;
-        }
-        match self.state() {
-            PortState::Optimized | PortState::NonOptimized => None,
-            PortState::Standby => Some(Outcome::refused(sense::STANDBY)),
-            PortState::Unavailable => Some(Outcome::refused(sense::UNAVAILABLE)),
-            PortState::Transitioning => Some(Outcome::of(Status::Busy)),
-        }
+        let of_medium = !matches!(entry.access, Access::None | Access::Reservation);
+        let moves = self.state() == PortState::Transitioning;
+        (of_medium && moves).then(|| Outcome::of(Status::Busy))
     }
 
     fn refuse(&self, nexus: &Nexus, refusal: Sense) -> Plan {
@@ -394,6 +421,13 @@ impl Drop for Exclusive<'_> {
         drop(all);
         self.unit.freed.notify_waiters();
     }
+}
+
+/// What a keeper has of reservations; those that were not to outlive the process are gone with it.
+fn kept(keeper: &dyn ReservationKeeper) -> Result<Reservations, StateError> {
+    let kept = keeper.load().map_err(|_unread| StateError::Unread)?;
+    let kept = kept.map(|kept| Reservations::decode(&kept)).transpose()?;
+    Ok(kept.filter(Reservations::persistent).unwrap_or_default())
 }
 
 /// Whether a command only starts the unit, which any may.

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use zerocopy::IntoBytes;
 
-use crate::export::{Portal, Targets, push_target};
+use crate::export::{Targets, push_target};
 use crate::limits::QUEUE_DEPTH;
 use crate::negotiate::Agreed;
 use crate::session::parts::{Body, Due, Item, Outgoing, Place, Receiver, TextExchange, Window};
@@ -25,7 +25,6 @@ struct Discovery<'d> {
     outgoing: Outgoing,
     text: TextExchange,
     targets: &'d dyn Targets,
-    portals: &'d [Portal],
     over: bool,
 }
 
@@ -37,7 +36,7 @@ pub(super) async fn run(
     mut stream: TcpStream,
     received: &[u8],
     (agreed, stat_sn): (&Agreed, u32),
-    (targets, portals): (&dyn Targets, &[Portal]),
+    targets: &dyn Targets,
 ) -> io::Result<()> {
     let params = agreed.params;
     let mut receiver = Receiver::new((params.header_digest, params.data_digest), received);
@@ -48,7 +47,6 @@ pub(super) async fn run(
         outgoing: Outgoing::new(params.header_digest, params.data_digest),
         text: TextExchange::default(),
         targets,
-        portals,
         over: false,
     };
     while !session.over {
@@ -103,7 +101,7 @@ impl Discovery<'_> {
     }
 
     fn answer(&mut self, (more, tag, target_tag): (bool, u32, u32), header: &Header, data: &[u8]) {
-        let (targets, initiator, portals) = (self.targets, &self.agreed.initiator, self.portals);
+        let (targets, initiator) = (self.targets, &self.agreed.initiator);
         let answer = |pairs: &[(&str, &str)]| {
             let mut out = Vec::new();
             for (key, value) in pairs {
@@ -111,7 +109,7 @@ impl Discovery<'_> {
                     "SendTargets" => {
                         for target in targets.list(initiator) {
                             if *value == "All" || *value == target.name {
-                                push_target(&mut out, &target.name, portals);
+                                push_target(&mut out, &target.name, &target.portals);
                             }
                         }
                     }

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 
 use super::sessions::{Port, Sessions};
 use super::{ListenerConfig, discovery};
-use crate::export::{InitiatorInfo, Portal, Targets};
+use crate::export::{InitiatorInfo, Targets};
 use crate::limits::{
     AHS_WORDS_MAX, DISCOVERY_TIMEOUT, LOGIN_DATA_BYTES_MAX, QUEUE_DEPTH, REINSTATE_TIMEOUT,
 };
@@ -31,7 +31,6 @@ pub(super) struct Caller {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
     pub(super) listener: Arc<ListenerConfig>,
-    pub(super) portals: Arc<[Portal]>,
     pub(super) capacity: Arc<Capacity>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) places: [OwnedSemaphorePermit; 2],
@@ -66,7 +65,7 @@ struct Came {
 /// # Cancellation
 /// Closes the connection.
 pub(super) async fn run(caller: Caller, targets: &dyn Targets) -> Result<(), LoginError> {
-    let Caller { mut stream, address, listener, portals, capacity, sessions, places } = caller;
+    let Caller { mut stream, address, listener, capacity, sessions, places } = caller;
     let mut input = BytesMut::with_capacity(HEADER_BYTES + LOGIN_DATA_BYTES_MAX);
     let negotiated = negotiate(&mut stream, &mut input, (address, &listener, &sessions), targets);
     let limited = tokio::time::timeout(listener.login_timeout, negotiated).await;
@@ -80,7 +79,6 @@ pub(super) async fn run(caller: Caller, targets: &dyn Targets) -> Result<(), Log
                 received: input,
                 agreed,
                 target,
-                portals,
                 stat_sn,
                 target_port: listener.target_port,
                 capacity,
@@ -91,7 +89,7 @@ pub(super) async fn run(caller: Caller, targets: &dyn Targets) -> Result<(), Log
             Ok(())
         }
         _ => {
-            let session = discovery::run(stream, &input, (&agreed, stat_sn), (targets, &portals));
+            let session = discovery::run(stream, &input, (&agreed, stat_sn), targets);
             let limited = tokio::time::timeout(DISCOVERY_TIMEOUT, session).await;
             Ok(limited.map_err(|_late| LoginError::Late)??)
         }

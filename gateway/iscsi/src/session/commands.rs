@@ -17,7 +17,7 @@ use tracing::debug;
 use super::Ending;
 use super::receive::{Body, Place};
 use super::reply::{self, End, Residual};
-use super::tasks::{Came, Stage, Task, Tasks, Work};
+use super::tasks::{Again, Came, Stage, Task, Tasks, Work};
 use super::transfer::{Transfer, Wrong};
 use super::turn::Session;
 use super::window;
@@ -174,6 +174,8 @@ impl Session {
             expected_out: announced.1,
             transfer,
             work: Some(work),
+            again: None,
+            doubted: None,
             change,
             came: came(body, wanted as usize),
             data,
@@ -309,19 +311,31 @@ impl Session {
                 self.finish(key, &Outcome { transfer, ..outcome }, now);
             }
             Work::Slow(slow) => self.run(key, slow, whole(came)),
-            Work::Read(extent) => match self.unit.admit(&self.nexus, epoch, extent, None) {
-                Admission::Go => self.push(key, Op::Read(extent), false),
-                Admission::Aborted => self.forget(key),
-                Admission::Slow(slow) => self.run(key, slow, Bytes::new()),
-            },
+            Work::Read(extent) => self.access(key, epoch, Again::Read(extent)),
             Work::Write(extent, fua) => {
-                let data = whole(came);
-                match self.unit.admit(&self.nexus, epoch, extent, Some(fua)) {
-                    Admission::Go => self.push(key, Op::Write(extent, data), fua),
-                    Admission::Aborted => self.forget(key),
-                    Admission::Slow(slow) => self.run(key, slow, data),
+                self.access(key, epoch, Again::Write(extent, fua, whole(came)));
+            }
+        }
+    }
+
+    /// Hands a read or a write down, if nothing has come in its way since it began.
+    fn access(&mut self, key: u64, epoch: u32, access: Again) {
+        let (extent, write, data) = match &access {
+            Again::Read(extent) => (*extent, None, Bytes::new()),
+            Again::Write(extent, fua, data) => (*extent, Some(*fua), data.clone()),
+        };
+        match self.unit.admit(&self.nexus, epoch, extent, write) {
+            Admission::Go => {
+                if let Some(task) = self.tasks.get_mut(key) {
+                    task.again = Some(access);
+                }
+                match write {
+                    None => self.push(key, Op::Read(extent), false),
+                    Some(fua) => self.push(key, Op::Write(extent, data), fua),
                 }
             }
+            Admission::Aborted => self.forget(key),
+            Admission::Slow(slow) => self.run(key, slow, data),
         }
     }
 
@@ -366,7 +380,34 @@ impl Session {
             Fate::Sense(sense) => self.finish(key, &Outcome::refused(sense), now),
             Fate::Busy => self.finish(key, &Outcome::of(scsi::Status::Busy), now),
             Fate::Hold if task.aborted => self.forget(key),
-            Fate::Hold => task.stage = Stage::Held(now),
+            Fate::Hold => match self.unit.detour() {
+                // It is known already where the command has to go.
+                Some(sense) => self.finish(key, &Outcome::refused(sense), now),
+                None => task.stage = Stage::Held(*task.doubted.get_or_insert(now)),
+            },
+        }
+    }
+
+    /// The way to the volume changed. Where another gateway has it, what is held is told to go there: a
+    /// write that was under way here was done before that gateway took over, or never. Where it is
+    /// served here again, a read or a write is done once more: nobody was told that it was done, so it
+    /// may be done after whatever was answered meanwhile.
+    pub(super) fn decide_held(&mut self, now: Instant) {
+        let detour = self.unit.detour();
+        let is_held = |task: &Task| matches!(task.stage, Stage::Held(_));
+        let held = self.tasks.iter().filter(|(_, task)| is_held(task));
+        let held: Vec<u64> = held.map(|(key, _)| key).collect();
+        for key in held {
+            if let Some(sense) = detour {
+                self.finish(key, &Outcome::refused(sense), now);
+                continue;
+            }
+            let Some(task) = self.tasks.get_mut(key) else { continue };
+            if let Some(access) = task.again.take() {
+                task.stage = Stage::Running;
+                let epoch = task.epoch;
+                self.access(key, epoch, access);
+            }
         }
     }
 

@@ -167,7 +167,7 @@ impl Session {
         header: &Header,
         data: &[u8],
     ) {
-        let (target, portals) = (&self.target, &self.portals);
+        let (target, portals) = (&self.target, self.portals.borrow());
         let mut segment = None;
         let answer = |pairs: &[(&str, &str)]| {
             let mut out = Vec::new();
@@ -175,7 +175,7 @@ impl Session {
                 match *key {
                     // Of a session to one target, that is all there is to see.
                     "SendTargets" if value.is_empty() || *value == "All" || value == target => {
-                        push_target(&mut out, target, portals);
+                        push_target(&mut out, target, &portals);
                     }
                     "SendTargets" => {}
                     "MaxRecvDataSegmentLength" => {
@@ -192,6 +192,7 @@ impl Session {
         };
         let room = self.params.send_segment as usize;
         let reply = self.text.take((more, target_tag), data, room, answer);
+        drop(portals);
         if let Some(segment) = segment {
             self.params.send_segment = segment;
         }

@@ -19,6 +19,13 @@ pub(crate) enum Work {
     Answer(Outcome),
 }
 
+/// A command that is the same when it is done twice, with the content that it brings.
+#[derive(Debug)]
+pub(crate) enum Again {
+    Read(Extent),
+    Write(Extent, bool, Bytes),
+}
+
 impl Work {
     /// Bytes of memory that it takes until its answer is sent.
     pub(crate) fn memory(&self) -> u64 {
@@ -60,6 +67,10 @@ pub(crate) struct Task {
     pub(crate) transfer: u64,
     /// What is to be done; gone once it is under way.
     pub(crate) work: Option<Work>,
+    /// What is under way and may be done twice, in case its outcome is in doubt.
+    pub(crate) again: Option<Again>,
+    /// Since when its outcome is in doubt, all tries together.
+    pub(crate) doubted: Option<Instant>,
     pub(crate) change: bool,
     pub(crate) data: Option<Transfer>,
     pub(crate) came: Came,

@@ -25,8 +25,7 @@ use super::receive::{Item, ReceiveError, Receiver};
 use super::tasks::{Stage, Task, Tasks};
 use super::text::TextExchange;
 use super::window::Window;
-use super::{Attachment, Ending, LoggedIn};
-use crate::export::Portal;
+use super::{Attachment, Ending, LoggedIn, Told};
 use crate::limits::{
     BUDGET_RETRY, FLOOR_BYTES, HOLD_MAX, LINGER, NOP_INTERVAL, NOP_TIMEOUT, QUEUE_DEPTH,
     STALL_TIMEOUT, TURN_WORK, UNSENT_BYTES_MAX, UNSENT_REPLIES_MAX, WATCH_INTERVAL,
@@ -87,7 +86,7 @@ pub(super) struct Session {
     pub(super) text: TextExchange,
     pub(super) target: String,
     pub(super) connection: u16,
-    pub(super) portals: Arc<[Portal]>,
+    pub(super) portals: Told,
     pub(super) meter: Meter,
     pub(super) grant: Grant,
     /// Bytes of commands that are not answered.
@@ -131,7 +130,7 @@ impl Session {
             text: TextExchange::default(),
             target: connection.target.name.clone(),
             connection: agreed.connection,
-            portals: Arc::clone(&connection.portals),
+            portals: attachment.portals,
             meter: Meter::new(&attachment.label),
             grant: Grant::new(Arc::clone(&connection.capacity)),
             charged: 0,
@@ -167,6 +166,9 @@ impl Session {
                 }
             };
             let before = self.progress();
+            if self.nexus.has_moved() {
+                self.decide_held(Instant::now());
+            }
             self.poll_running(cx);
             self.answer_ready();
             self.serve_waiting();
@@ -388,6 +390,9 @@ impl Session {
         let quiet = self.tasks.is_empty() && self.outgoing.is_empty();
         self.grant.settle(self.load(), quiet);
         let held = self.tasks.iter().any(|(_, task)| matches!(task.stage, Stage::Held(_)));
+        if held {
+            self.nexus.listen(cx);
+        }
         let interval = if halt == Halt::Budget || !self.waiting.is_empty() {
             BUDGET_RETRY
         } else if held || !self.outgoing.is_empty() || self.over.is_some() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use block::IoError;
+use twinspan_iscsi::scsi::{PortGroup, PortState, UnitEvent};
 use twinspan_iscsi::wire::{AsyncEvent, Function, LoginStatus, NO_TAG, Request, Response, text};
 use twinspan_iscsi::{Auth, ChapUser, Ending, Secret};
 
@@ -177,6 +178,59 @@ fn a_command_in_doubt_is_held_and_pings_are_answered() {
             tokio::time::pause();
             assert!(host.is_closed().await);
             assert_eq!(rig.endings.recv().await, Some(Ending::InDoubt));
+        },
+    );
+}
+
+fn ways(own: PortState) -> UnitEvent {
+    let other = PortGroup { group: 2, state: PortState::Optimized, ports: vec![2] };
+    UnitEvent::Groups(vec![PortGroup { group: 1, state: own, ports: vec![1] }, other])
+}
+
+/// A gateway that lost the volume with writes under way: their hosts need not wait for the end of their
+/// patience, and their sessions stay.
+#[test]
+fn what_is_in_doubt_is_sent_elsewhere_when_another_gateway_has_the_volume() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.doubt.set(Some(IoError::Fenced));
+            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+            host.send(&request.encode(false), &[1; 512]).await;
+            host.ping(b"are you there?").await;
+            rig.unit.changed(ways(PortState::Standby));
+            let elsewhere = Some((2, 0x040b));
+            assert_eq!(host.finish(&[1; 512]).await.sense, elsewhere);
+            let told = host.command(cdb(READ, 0, 1), 512, &[]).await;
+            assert_eq!(told.sense, Some((6, 0x2a06)));
+            assert_eq!(host.command(cdb(READ, 0, 1), 512, &[]).await.sense, elsewhere);
+            // One that is handed down just before the gateway knows is told the same.
+            rig.unit.changed(ways(PortState::Optimized));
+            host.command([0; 16], 0, &[]).await;
+            rig.volume.doubt.set(None);
+            assert_eq!(host.command(cdb(READ, 0, 1), 512, &[]).await.data, [0; 512]);
+        },
+    );
+}
+
+#[test]
+fn what_is_in_doubt_is_done_when_the_volume_serves_again() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.doubt.set(Some(IoError::NoWitness));
+            let request = host.command_of(cdb(WRITE, 8, 1), 0, 512);
+            host.send(&request.encode(false), &[7; 512]).await;
+            host.ping(b"1").await;
+            // Asked once more, it is in doubt still.
+            rig.unit.resume();
+            host.ping(b"2").await;
+            rig.volume.doubt.set(None);
+            rig.unit.resume();
+            assert_eq!(host.finish(&[7; 512]).await, GOOD);
+            assert_eq!(host.command(cdb(READ, 8, 1), 512, &[]).await.data, [7; 512]);
         },
     );
 }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
     Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Portal,
-    Refusal, Sessions, TargetInfo, Targets, serve,
+    Refusal, Sessions, TargetInfo, Targets, Told, serve,
 };
 
 pub(crate) const TARGET: &str = "iqn.t:disk";
@@ -48,16 +48,23 @@ impl Volume for Doubtful {
     }
 }
 
-struct Only(mpsc::UnboundedSender<LoggedIn>);
+struct Only(mpsc::UnboundedSender<LoggedIn>, SocketAddr);
+
+impl Only {
+    fn target(&self) -> TargetInfo {
+        let portals = vec![Portal { address: self.1.to_string(), tag: 1 }];
+        TargetInfo { name: TARGET.to_owned(), volume: "disk".to_owned(), portals }
+    }
+}
 
 impl Targets for Only {
     fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
-        vec![TargetInfo { name: TARGET.to_owned(), volume: "disk".to_owned() }]
+        vec![self.target()]
     }
 
     fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         match name {
-            TARGET => Ok(TargetInfo { name: name.to_owned(), volume: "disk".to_owned() }),
+            TARGET => Ok(self.target()),
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }
@@ -72,6 +79,8 @@ impl Targets for Only {
 pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     pub(crate) volume: Rc<Doubtful>,
+    /// The disk in front of it.
+    pub(crate) unit: Rc<Unit>,
     /// Stops the gateway's sessions.
     pub(crate) stop: CancellationToken,
     /// How sessions ended.
@@ -94,9 +103,8 @@ pub(crate) fn with<F: Future<Output = ()>>(
         let (sender, mut seats) = mpsc::unbounded_channel();
         let (ended, endings) = mpsc::unbounded_channel();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let portals: Arc<[Portal]> = Arc::new([Portal { address: address.to_string(), tag: 1 }]);
         let running = (tasks.clone(), CancellationToken::new());
-        tasks.spawn(listener.run(Arc::new(Only(sender)), portals, running));
+        tasks.spawn(listener.run(Arc::new(Only(sender, address)), running));
         let store: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
         let volume = Rc::new(Doubtful { volume: store, doubt: Cell::new(None) });
         let identity = UnitIdentity { volume: VolumeId::of(7), target: TARGET.to_owned() };
@@ -105,11 +113,13 @@ pub(crate) fn with<F: Future<Output = ()>>(
         let settings = UnitSettings::alone();
         let unit = Unit::new(identity, Rc::clone(&under), keeper, settings).unwrap();
         let sessions = (tasks, stop.clone());
+        let served = Rc::clone(&unit);
         let seating = async move {
             while let Some(connection) = seats.recv().await {
                 let attachment = Attachment {
                     volume: Rc::clone(&under),
-                    unit: Rc::clone(&unit),
+                    unit: Rc::clone(&served),
+                    portals: Told::default(),
                     label: "disk".to_owned(),
                     stop: sessions.1.clone(),
                 };
@@ -121,7 +131,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
         };
         tokio::select! {
             () = seating => {}
-            () = test(Rig { address, volume, stop, endings }) => {}
+            () = test(Rig { address, volume, unit, stop, endings }) => {}
         }
     });
 }

@@ -21,6 +21,7 @@ use super::surveys::Survey;
 use crate::book::PeerEntry;
 use crate::numbers::Remote;
 use crate::refusal::Refused;
+use crate::ways::Side;
 
 /// To connect, to ask, to change a ledger there and to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -165,6 +166,8 @@ pub(crate) enum Question {
         /// The group.
         group: Uuid,
     },
+    /// Initiators reach me there; where do they reach you?
+    Portals(Side),
 }
 
 impl Question {
@@ -221,6 +224,8 @@ pub(crate) enum Answer {
         /// It, as hexadecimal digits.
         content: String,
     },
+    /// Initiators reach me there.
+    Portals(Side),
     /// Done.
     Done,
     /// Not done.
@@ -282,6 +287,12 @@ impl Answer {
     pub(crate) fn block(self) -> Result<Vec<u8>, Refused> {
         let Self::Block { content } = self else { return Err(unexpected()) };
         crate::book::unhex(&content).ok_or_else(unexpected)
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn portals(self) -> Result<Side, Refused> {
+        if let Self::Portals(side) = self { Ok(side) } else { Err(unexpected()) }
     }
 
     /// # Errors
@@ -437,6 +448,7 @@ mod tests {
         for question in [
             Question::Look { session },
             Question::Promote { session, carried: Carried::default() },
+            Question::Portals(Side { group: 2, portals: vec!["10.0.0.1:3260".to_owned()] }),
             Question::Block(Lost { group: session, volume: Uuid::from_u128(3), block: 7 }),
             Question::Take(Take {
                 number: 7,

@@ -178,6 +178,7 @@ impl Gateway {
             }
             Question::Block(lost) => self.block_for(peer, lost).await,
             Question::Survey { group } => self.survey_for(group, peer).await,
+            Question::Portals(side) => self.hear_portals(peer, side).await,
             Question::Release { session } => {
                 let half = self.half_with(session, peer).await?;
                 self.release_half(&half).await?;

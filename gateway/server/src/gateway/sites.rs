@@ -95,8 +95,7 @@ async fn record_peer<T>(
 ) -> Result<T, BookError> {
     let entry = PeerEntry::of(peer);
     book.change(Vec::new(), |pages| {
-        pages.peers.retain(|other| other.gateway != entry.gateway);
-        pages.peers.push(entry);
+        pages.put_peer(entry);
         Ok(more(pages))
     })
     .await
@@ -143,8 +142,7 @@ impl Desk {
                 };
                 record.redeem(proof, now).map_err(Admission::Refused)?;
                 **coded = hex(&record.to_bytes());
-                pages.peers.retain(|other| other.gateway != entry.gateway);
-                pages.peers.push(entry);
+                pages.put_peer(entry);
                 Ok(())
             })
             .await;

@@ -62,6 +62,7 @@ impl Rig {
         config.api.shard_deadline = Duration::from_millis(200);
         configure(&mut config);
         let (fillings, of_fillings) = Fillings::new();
+        let ways = Arc::<Ways>::default();
         let threads: Vec<ShardThread> = (0..2)
             .map(|index| {
                 let parts = ShardParts {
@@ -70,6 +71,7 @@ impl Rig {
                     fillings: Arc::clone(&fillings),
                     fill_rate: None,
                     clock,
+                    ways: Arc::clone(&ways),
                     board: Arc::clone(&board),
                     events: Arc::clone(&events),
                     links: links.clone(),
@@ -100,6 +102,7 @@ impl Rig {
             links,
             nbd_uris,
             iscsi_uris: Vec::new(),
+            ways,
         };
         let gateway = Gateway::new(parts);
         gateway.begin_fillings(of_fillings);
@@ -259,6 +262,7 @@ async fn a_session_needs_a_site_that_is_known() {
         site: "west".to_owned(),
         certificate: "00".to_owned(),
         addresses: vec!["127.0.0.1:1".to_owned()],
+        portals: None,
     };
     let recorded = rig.gateway.book.change(Vec::new(), |pages| {
         pages.peers.push(peer);

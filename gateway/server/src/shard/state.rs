@@ -39,6 +39,7 @@ use crate::clock::Clock;
 use crate::events::Events;
 use crate::fillings::Fillings;
 use crate::refusal::Refused;
+use crate::ways::Ways;
 use crate::witnessing::Witnessing;
 
 /// How often a group's status is posted when nothing asks for it.
@@ -59,6 +60,8 @@ pub(crate) struct ShardParts {
     pub(crate) fill_rate: Option<u64>,
     /// Its clocks.
     pub(crate) clock: Clock,
+    /// Where initiators reach volumes.
+    pub(crate) ways: Arc<Ways>,
     /// Where statuses are posted.
     pub(crate) board: Arc<Board>,
     /// Where it is told what happened.
@@ -93,16 +96,18 @@ struct OpenGroup {
     volumes: Rc<RefCell<Vec<OpenVolume>>>,
     /// What is known of its snapshots beside its status.
     snapshots: Rc<snapshots::Known>,
-    /// Cancelled when those who read snapshots are dropped: it is closed.
-    readers: CancellationToken,
+    /// Cancelled when it is closed: those who read snapshots and those who are logged in are dropped.
+    closing: CancellationToken,
 }
 
 #[derive(Clone)]
 struct OpenVolume {
     id: VolumeId,
     store: Rc<PoolVolume>,
-    /// How many hosts are attached to it.
+    /// How many hosts are attached to it that are dropped with the right to serve.
     hosts: Rc<Cell<usize>>,
+    /// How many initiators are logged in, whether it serves or not.
+    sessions: Rc<Cell<usize>>,
     /// How many hosts read snapshots of it.
     readers: Rc<Cell<usize>>,
     /// Cancelled when those that are attached are dropped; then there is a new one.
@@ -111,14 +116,16 @@ struct OpenVolume {
     is_closed: Rc<Cell<bool>>,
     /// The disk that initiators see, once one has logged in.
     disk: Rc<RefCell<Option<initiators::Disk>>>,
+    /// The same in front of the copy here while it is open on its own.
+    apart: Rc<RefCell<Option<initiators::Disk>>>,
 }
 
 impl OpenVolume {
     fn new(id: VolumeId, store: Rc<PoolVolume>) -> Self {
-        let (hosts, readers) = (Rc::default(), Rc::default());
+        let (hosts, sessions, readers) = (Rc::default(), Rc::default(), Rc::default());
         let (closing, is_closed) = (Rc::default(), Rc::default());
-        let disk = Rc::default();
-        Self { id, store, hosts, readers, closing, is_closed, disk }
+        let (disk, apart) = (Rc::default(), Rc::default());
+        Self { id, store, hosts, sessions, readers, closing, is_closed, disk, apart }
     }
 }
 
@@ -208,6 +215,7 @@ impl ShardState {
 
     fn post(&self, open: &OpenGroup) -> Seen {
         let status = open.group.status();
+        self.follow(open, &status);
         let sizes = open.sizes(&status);
         self.parts.board.post(status, sizes, self.parts.clock.steady_ms())
     }
@@ -216,7 +224,7 @@ impl ShardState {
     #[must_use]
     pub(crate) fn hosts_of(&self, group: GroupId) -> usize {
         let open = self.group(group);
-        open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.hosts.get()).sum())
+        open.map_or(0, |open| open.volumes.borrow().iter().map(OpenVolume::attached).sum())
     }
 
     /// How many hosts have anything of a group open: its volumes, or snapshots of them.
@@ -310,10 +318,12 @@ impl ShardState {
             group: opened,
             volumes: Rc::new(RefCell::new(open_volumes)),
             snapshots: Rc::default(),
-            readers: CancellationToken::new(),
+            closing: CancellationToken::new(),
         };
         self.post(&open);
-        self.groups.borrow_mut().insert(group, open);
+        self.groups.borrow_mut().insert(group, open.clone());
+        let state = Rc::clone(self);
+        self.spawn(async move { state.follow_losses(&open).await });
         Ok(())
     }
 
@@ -432,7 +442,7 @@ impl ShardState {
 }
 
 async fn close_group(open: &OpenGroup) {
-    open.readers.cancel();
+    open.closing.cancel();
     let name = open.group.name();
     match open.group.close().await {
         Ok(()) => tracing::info!(group = name, "closed cleanly"),

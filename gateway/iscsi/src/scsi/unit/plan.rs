@@ -7,7 +7,9 @@ use block::Extent;
 use super::super::cdb::{Blocks, Check, Command};
 use super::super::limits::{BLOCK_BYTES, PARAMETERS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_MAX};
 use super::super::sense::{self, Form, Sense};
-use super::super::{Nexus, Outcome, Plan, Slow, copy, inquiry, limits, mode, report, reserve};
+use super::super::{
+    Nexus, Outcome, Plan, Slow, Status, copy, inquiry, limits, mode, report, reserve,
+};
 use super::Unit;
 
 impl Unit {
@@ -137,6 +139,10 @@ impl Unit {
                 Outcome::data(copy::status(&ended), room)
             }
             Command::PersistentIn { action, room } => {
+                // Here they are what the gateway that has the volume told last.
+                if self.detour().is_some() && self.reload().is_err() {
+                    return Ok(Outcome::of(Status::Busy));
+                }
                 Outcome::data(reserve::read(&self.reservations.borrow(), action)?, room)
             }
             _ => return Err(sense::INVALID_OPCODE),

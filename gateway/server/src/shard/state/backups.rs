@@ -132,7 +132,7 @@ impl ShardState {
     ) -> Result<(), Refused> {
         let open: Vec<OpenVolume> =
             volumes.iter().map(|volume| self.open_of(group, *volume)).collect::<Result<_, _>>()?;
-        let hosts: usize = open.iter().map(|volume| volume.hosts.get()).sum();
+        let hosts: usize = open.iter().map(OpenVolume::attached).sum();
         if hosts > 0 && !drop_hosts {
             let detail = format!("{hosts} hosts are attached");
             return Err(Refused::new(Code::HostsAttached, detail));

@@ -1,10 +1,11 @@
-//! Initiators at volumes: the disk in front of each, and what it keeps.
+//! Initiators at volumes: the disk in front of each, what it keeps, and who may use it.
 //!
-//! Invariant: a volume has one disk, however many sessions it has, for as long as it is open here.
-//! Reservations are durable with the volume, at every in-sync mirror too, before they are answered;
-//! a disk that was made before this gateway lost the volume to another is not used again.
+//! Invariant: a volume has one disk, however many sessions it has, for as long as it is open here; its
+//! sessions stay when the gateway wins or loses the right to serve. A disk hands nothing to its volume
+//! while the gateway does not serve, nor before it took up the reservations of whoever served before.
+//! Reservations are durable with the volume, at every in-sync mirror too, before they are answered.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -12,32 +13,54 @@ use block::{Extent, Geometry, GroupId, IoError, Request, Run, Volume, VolumeId};
 use bytes::Bytes;
 use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
-    KeepError, KeepFuture, PortGroup, PortState, ReservationKeeper, Unit, UnitIdentity,
+    Forgetful, KeepError, KeepFuture, PortState, ReservationKeeper, Unit, UnitEvent, UnitIdentity,
     UnitSettings,
 };
-use iscsi::{Attachment, LoggedIn};
-use mirror::Group;
+use iscsi::{Attachment, LoggedIn, Told};
+use mirror::{Group, GroupStatus, Serving};
 use tokio_util::sync::CancellationToken;
 
-use super::ShardState;
+use super::{OpenGroup, OpenVolume, ShardState};
+use crate::ways::Paths;
 
 /// How long a group may take to change hands, for initiators that ask.
 const TRANSITION_SECONDS: u8 = 30;
 
-/// A disk, and whether it is written.
+/// A disk, and what stands between it and its volume.
 #[derive(Clone)]
 pub(super) struct Disk {
     unit: Rc<Unit>,
-    volume: Rc<dyn Volume>,
-    read_only: Rc<Cell<bool>>,
-    /// Cancelled when this gateway may not serve what it was made of any more.
-    stop: CancellationToken,
+    volume: Rc<Guarded>,
+    portals: Told,
 }
 
-/// A volume as the settings have it.
+/// A volume as the settings have it, and only while this gateway may serve it.
 struct Guarded {
+    group: Rc<Group>,
     volume: Rc<dyn Volume>,
-    read_only: Rc<Cell<bool>>,
+    read_only: Cell<bool>,
+    /// Cancelled when another gateway may have had the volume since the reservations were taken up.
+    licence: RefCell<CancellationToken>,
+    /// Whether requests went through when this was looked at last.
+    was_open: Cell<bool>,
+}
+
+impl Guarded {
+    fn new(group: &Rc<Group>, volume: Rc<dyn Volume>) -> Rc<Self> {
+        let (group, read_only, was_open) = (Rc::clone(group), Cell::new(false), Cell::new(false));
+        let licence = RefCell::new(CancellationToken::new());
+        licence.borrow().cancel();
+        Rc::new(Self { group, volume, read_only, licence, was_open })
+    }
+
+    fn is_licensed(&self) -> bool {
+        !self.licence.borrow().is_cancelled()
+    }
+
+    /// Whether requests go through now. The group knows it before anybody else here does.
+    fn is_open(&self) -> bool {
+        self.is_licensed() && self.group.is_serving()
+    }
 }
 
 impl Volume for Guarded {
@@ -45,11 +68,17 @@ impl Volume for Guarded {
         self.volume.geometry()
     }
 
+    /// As the settings have it. That another gateway serves the volume makes it no medium that is
+    /// protected: hosts would mount it so.
     fn read_only(&self) -> bool {
-        self.read_only.get() || self.volume.read_only()
+        self.read_only.get()
     }
 
     fn submit(&self, batch: &mut Vec<Request>) {
+        if !self.is_open() {
+            batch.drain(..).for_each(|request| request.ticket.fail(IoError::Fenced));
+            return;
+        }
         if self.read_only.get() {
             for refused in batch.extract_if(.., |request| request.op.is_change()) {
                 refused.ticket.fail(IoError::ReadOnly);
@@ -59,6 +88,9 @@ impl Volume for Guarded {
     }
 
     fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        if !self.is_open() {
+            return Err(IoError::Fenced);
+        }
         self.volume.layout(extent, limit)
     }
 }
@@ -96,28 +128,129 @@ impl ReservationKeeper for GroupKeeper {
     }
 }
 
+// === impl Disk ===
+
+impl Disk {
+    fn new(
+        identity: UnitIdentity,
+        (group, handle): (&Rc<Group>, Rc<dyn Volume>),
+        keeper: Rc<dyn ReservationKeeper>,
+        paths: &Paths,
+    ) -> Result<Self, StateError> {
+        let volume = Guarded::new(group, handle);
+        let settings = UnitSettings {
+            group: paths.groups.first().map_or(0, |own| own.group),
+            groups: closed(paths),
+            transition_seconds: TRANSITION_SECONDS,
+        };
+        let of_unit: Rc<dyn Volume> = Rc::<Guarded>::clone(&volume);
+        let unit = Unit::new(identity, of_unit, keeper, settings)?;
+        Ok(Self { unit, volume, portals: Told::default() })
+    }
+
+    /// Follows the gateway's place in the group: first what other gateways left is taken up, then
+    /// hosts are let through, then they are told; and the other way round when it is lost.
+    fn follow(&self, group: &Rc<Group>, paths: &Paths) {
+        (*self.portals.borrow_mut()).clone_from(&paths.portals);
+        let carries = !matches!(paths.own, PortState::Standby | PortState::Unavailable);
+        let serves = carries && group.is_serving();
+        if serves && !self.volume.is_licensed() {
+            if let Err(error) = self.unit.reload() {
+                // Without what was reserved, a host could write that others have fenced.
+                tracing::error!(%error, "volume is not served over iSCSI");
+                self.unit.changed(UnitEvent::Groups(closed(paths)));
+                return;
+            }
+            self.volume.licence.replace(group.hosts());
+        }
+        self.unit.changed(UnitEvent::Groups(paths.groups.clone()));
+        if serves && !self.volume.was_open.replace(serves) {
+            self.unit.resume();
+        }
+        self.volume.was_open.set(serves);
+    }
+
+    /// Whether hosts can read and write there.
+    fn is_open(&self) -> bool {
+        self.volume.is_open() && self.unit.detour().is_none()
+    }
+}
+
+/// The identity of a copy that is open on its own: what it holds is not what the volume holds, so no
+/// host may take the two for one disk.
+fn apart(volume: VolumeId, gateway: block::GatewayId) -> VolumeId {
+    let mixed = volume.uuid().as_u128() ^ gateway.uuid().as_u128();
+    VolumeId::from_uuid(uuid::Uuid::from_u128(mixed))
+}
+
+/// The ways as they are before this gateway's is known to be open.
+fn closed(paths: &Paths) -> Vec<iscsi::scsi::PortGroup> {
+    let mut groups = paths.groups.clone();
+    if let Some(own) = groups.first_mut() {
+        own.state = PortState::Unavailable;
+    }
+    groups
+}
+
+impl OpenVolume {
+    /// Lets the disks of this volume follow what became of its group.
+    fn follow(&self, group: &Rc<Group>, status: &GroupStatus, paths: &Paths) {
+        if status.serving == Serving::RollingBack {
+            // What hosts have in memory is of a content that is about to go.
+            self.closing.take().cancel();
+        }
+        if let Some(disk) = &*self.disk.borrow() {
+            disk.follow(group, paths);
+        }
+    }
+
+    /// How many hosts are attached. Who is logged in where nothing can be read or written is none.
+    pub(super) fn attached(&self) -> usize {
+        let is_open = self.disk.borrow().as_ref().is_some_and(Disk::is_open);
+        self.hosts.get() + if is_open { self.sessions.get() } else { 0 }
+    }
+}
+
 impl ShardState {
+    /// Lets initiators of a group know what became of it.
+    pub(super) fn follow(&self, open: &OpenGroup, status: &GroupStatus) {
+        let volumes = open.volumes.borrow().clone();
+        let seen = volumes.iter().filter(|volume| volume.disk.borrow().is_some());
+        let mut paths = None;
+        for volume in seen {
+            let paths = paths.get_or_insert_with(|| self.parts.ways.of(status));
+            volume.follow(&open.group, status, paths);
+        }
+    }
+
+    /// Follows a group as soon as it loses the right to serve, for as long as it is open.
+    pub(super) async fn follow_losses(&self, open: &OpenGroup) {
+        while !open.closing.is_cancelled() {
+            open.group.hosts().cancelled().await;
+            self.follow(open, &open.group.status());
+        }
+    }
+
     /// Seats an initiator's session.
     pub(crate) fn seat_initiator(
         &self,
         (group, volume): (GroupId, VolumeId),
-        (label, read_only, portal_group): (String, bool, u16),
+        (label, read_only): (String, bool),
         host: LoggedIn,
     ) {
         let Some(open) = self.group(group) else { return };
-        // It may have lost the right to serve since the initiator was told.
-        if !open.group.is_serving() {
-            return;
-        }
         let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
-        let Some(handle) = open.group.volume(volume) else { return };
-        let known = of.disk.borrow().clone().filter(|disk| !disk.stop.is_cancelled());
+        let status = open.group.status();
+        let paths = self.parts.ways.of(&status);
+        let known = of.disk.borrow().clone();
         let disk = match known {
             Some(disk) => disk,
             None => {
-                let target = host.target().name.clone();
-                // Without what was reserved, a host could write that others have fenced.
-                let made = match Self::disk((volume, target), (&open.group, handle), portal_group) {
+                let Some(handle) = open.group.volume(volume) else { return };
+                let identity = UnitIdentity { volume, target: host.target().name.clone() };
+                let keeper = Rc::new(GroupKeeper { group: Rc::clone(&open.group), volume });
+                let made = Disk::new(identity, (&open.group, handle), keeper, &paths);
+                let made = match made {
                     Ok(made) => made,
                     Err(error) => {
                         tracing::error!(%volume, %error, "volume is not served over iSCSI");
@@ -128,12 +261,56 @@ impl ShardState {
                 made
             }
         };
-        disk.read_only.set(read_only);
-        let stop = open.group.hosts();
+        disk.volume.read_only.set(read_only);
+        disk.follow(&open.group, &paths);
+        let (sessions, closing) = (of.sessions, of.closing.borrow().clone());
+        self.seat_at(disk, (label, open.closing.child_token()), (sessions, closing), host);
+    }
+
+    /// Seats an initiator's session at a copy that is open on its own.
+    pub(crate) fn seat_apart(
+        &self,
+        (group, volume): (GroupId, VolumeId),
+        (label, read_only): (String, bool),
+        host: LoggedIn,
+    ) {
+        let Some(open) = self.group(group) else { return };
+        let status = open.group.status();
+        let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
+        if status.serving != Serving::Detached {
+            return;
+        }
+        let known = of.apart.borrow().clone().filter(|disk| disk.volume.is_licensed());
+        let disk = match known {
+            Some(disk) => disk,
+            None => {
+                let Some(handle) = open.group.volume(volume) else { return };
+                let volume = apart(volume, self.parts.identity.gateway);
+                let identity = UnitIdentity { volume, target: host.target().name.clone() };
+                let paths = self.parts.ways.apart();
+                let at = (&open.group, handle);
+                // What is reserved here is this copy's alone, and goes when it is a mirror again.
+                let Ok(made) = Disk::new(identity, at, Rc::new(Forgetful), &paths) else { return };
+                made.follow(&open.group, &paths);
+                *of.apart.borrow_mut() = Some(made.clone());
+                made
+            }
+        };
+        disk.volume.read_only.set(read_only);
         let (hosts, closing) = (of.hosts, of.closing.borrow().clone());
-        let Disk { unit, volume, .. } = disk;
-        let attachment = Attachment { volume, unit, label, stop: stop.clone() };
-        hosts.set(hosts.get() + 1);
+        self.seat_at(disk, (label, open.group.hosts()), (hosts, closing), host);
+    }
+
+    fn seat_at(
+        &self,
+        disk: Disk,
+        (label, stop): (String, CancellationToken),
+        (sessions, closing): (Rc<Cell<usize>>, CancellationToken),
+        host: LoggedIn,
+    ) {
+        let Disk { unit, volume, portals } = disk;
+        let attachment = Attachment { volume, unit, portals, label, stop: stop.clone() };
+        sessions.set(sessions.get() + 1);
         self.spawn(async move {
             let mut serving = std::pin::pin!(iscsi::serve(host, attachment));
             tokio::select! {
@@ -143,33 +320,7 @@ impl ShardState {
                     serving.await;
                 }
             }
-            hosts.set(hosts.get().saturating_sub(1));
+            sessions.set(sessions.get().saturating_sub(1));
         });
-    }
-
-    fn disk(
-        (volume, target): (VolumeId, String),
-        (group, handle): (&Rc<Group>, Rc<dyn Volume>),
-        portal_group: u16,
-    ) -> Result<Disk, StateError> {
-        let read_only = Rc::new(Cell::new(false));
-        let guarded: Rc<dyn Volume> =
-            Rc::new(Guarded { volume: handle, read_only: Rc::clone(&read_only) });
-        let keeper = GroupKeeper { group: Rc::clone(group), volume };
-        let stop = group.hosts();
-        // Where it does not serve, nobody is logged in: so here it is always the best way.
-        let ports = PortGroup {
-            group: portal_group,
-            state: PortState::Optimized,
-            ports: vec![portal_group << 8 | 1],
-        };
-        let settings = UnitSettings {
-            group: portal_group,
-            groups: vec![ports],
-            transition_seconds: TRANSITION_SECONDS,
-        };
-        let identity = UnitIdentity { volume, target };
-        let unit = Unit::new(identity, Rc::clone(&guarded), Rc::new(keeper), settings)?;
-        Ok(Disk { unit, volume: guarded, read_only, stop })
     }
 }

@@ -99,7 +99,7 @@ impl ShardState {
         let open = self.open_group(group)?;
         let missing = || Refused::new(api::Code::NotFound, "the group has no such volume");
         let leaving = open.volume(volume).ok_or_else(missing)?;
-        let hosts = leaving.hosts.get() + leaving.readers.get();
+        let hosts = leaving.attached() + leaving.readers.get();
         if hosts > 0 {
             let detail = format!("{hosts} hosts are attached to it");
             return Err(Refused::new(api::Code::VolumeInUse, detail));
@@ -109,8 +109,10 @@ impl ShardState {
         let result =
             patiently(async || open.group.dismiss(volume, to.clone(), records.clone()).await);
         let result = result.await;
-        if result.is_err() {
-            open.volumes.borrow_mut().push(leaving);
+        match &result {
+            // Who is logged in finds it again in its new group.
+            Ok(()) => leaving.closing.take().cancel(),
+            Err(_) => open.volumes.borrow_mut().push(leaving),
         }
         self.post(&open);
         Ok(result?)

@@ -250,7 +250,7 @@ impl ShardState {
             }
         };
         let changes: Rc<dyn Changes> = Compared::new(&of.store, Some(here));
-        let stop = open.readers.child_token();
+        let stop = open.closing.child_token();
         let attachment = Attachment { volume, changes: Some(changes), label, stop };
         let readers = of.readers;
         readers.set(readers.get() + 1);

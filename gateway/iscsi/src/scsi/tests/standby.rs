@@ -1,0 +1,171 @@
+//! A gateway that does not serve the volume: it says which disk this is and where to go, and takes
+//! nothing.
+
+use std::cell::Cell;
+
+use block::{IoError, Run};
+
+use super::*;
+
+/// A volume that counts what is handed to it.
+struct Counting {
+    volume: Rc<dyn Volume>,
+    requests: Rc<Cell<usize>>,
+}
+
+impl Volume for Counting {
+    fn geometry(&self) -> Geometry {
+        self.volume.geometry()
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn submit(&self, batch: &mut Vec<Request>) {
+        self.requests.set(self.requests.get() + batch.len());
+        self.volume.submit(batch);
+    }
+
+    fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
+        self.requests.set(self.requests.get() + 1);
+        self.volume.layout(extent, limit)
+    }
+}
+
+fn groups(own: PortState, other: PortState) -> UnitEvent {
+    UnitEvent::Groups(vec![
+        PortGroup { group: 1, state: own, ports: vec![0x101, 0x102] },
+        PortGroup { group: 2, state: other, ports: vec![0x201] },
+    ])
+}
+
+/// A gateway in standby, and what its volume was asked.
+fn standby() -> (Rig, Rc<Drawer>, Rc<Cell<usize>>) {
+    let (drawer, requests) = (Rc::new(Drawer::default()), Rc::new(Cell::new(0)));
+    let volume = MemoryStore::new(Geometry::new(BYTES).unwrap());
+    let volume = Rc::new(Counting { volume, requests: Rc::clone(&requests) });
+    let rig = Rig::over(volume, Rc::<Drawer>::clone(&drawer));
+    rig.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    (rig, drawer, requests)
+}
+
+/// A nexus that was told all there is to tell.
+fn host(rig: &Rig, number: u8) -> Nexus {
+    let port = InitiatorPort { name: format!("iqn.host-{number}"), isid: [number; 6] };
+    let nexus = rig.unit.attach(port, 0x101);
+    while nexus.take_attention().is_some() {}
+    nexus
+}
+
+#[test]
+fn a_port_in_standby_says_which_disk_it_is_and_how_large_and_where_to_go() {
+    let (rig, _, requests) = standby();
+    let host = host(&rig, 1);
+    let good = |cdb: &[u8]| {
+        let outcome = rig.ask(&host, cdb, &[]);
+        assert_eq!(outcome.status, Status::Good, "{cdb:x?}");
+        outcome.data_in
+    };
+    let names = good(&[0x12, 1, 0x83, 0, 255, 0]);
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    host.take_attention();
+    assert_eq!(good(&[0x12, 1, 0x83, 0, 255, 0]), names, "it is the same disk");
+    rig.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    host.take_attention();
+    let capacity = good(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]);
+    assert_eq!(capacity[..8], (BYTES / 512 - 1).to_be_bytes());
+    assert_eq!(good(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0]).len(), 16);
+    good(&[0x1a, 0, 0x3f, 0, 255, 0]);
+    let told = good(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0]);
+    // By this gateway, through two ports, in standby; by the other one, through one, and best.
+    let both =
+        [2, 0x8f, 0, 1, 0, 2, 0, 2, 0, 0, 1, 1, 0, 0, 1, 2, 0, 0x8f, 0, 2, 0, 2, 0, 1, 0, 0, 2, 1];
+    assert_eq!(told[4..], both);
+    assert_eq!(requests.get(), 0);
+}
+
+#[test]
+fn all_else_is_told_to_take_the_other_way() {
+    for (state, sense) in
+        [(PortState::Standby, sense::STANDBY), (PortState::Unavailable, sense::UNAVAILABLE)]
+    {
+        let (rig, _, requests) = standby();
+        rig.unit.changed(groups(state, PortState::Optimized));
+        let host = host(&rig, 1);
+        for entry in opcodes::TABLE.iter().filter(|entry| !entry.aside) {
+            let mut cdb = vec![0; entry.usage.len()];
+            cdb[0] = entry.opcode;
+            if let Some(action) = entry.action {
+                cdb[1] = action;
+            }
+            let outcome = rig.ask(&host, &cdb, &[]);
+            assert_eq!(outcome.sense, Some(sense), "{:#x}", entry.opcode);
+        }
+        assert_eq!(requests.get(), 0);
+    }
+}
+
+#[test]
+fn every_change_of_the_ways_is_told_once_and_no_session_is_lost() {
+    let (rig, ..) = standby();
+    let hosts = [host(&rig, 1), host(&rig, 2)];
+    let told = |host: &Nexus| rig.ask(host, &[0; 6], &[]).sense;
+    let changed = Some(Sense::attention(nexus::ACCESS_CHANGED));
+    for own in [PortState::Optimized, PortState::Transitioning, PortState::Standby] {
+        rig.unit.changed(groups(own, PortState::Unavailable));
+        rig.unit.changed(groups(own, PortState::Unavailable));
+        for host in &hosts {
+            assert!(host.has_moved() && !host.has_moved());
+            assert_eq!(told(host), changed);
+            assert_ne!(told(host), changed);
+        }
+    }
+}
+
+/// What the gateway that has the volume was told of reservations is known here by the time that hosts
+/// are let through, and is shown before.
+#[test]
+fn reservations_of_the_other_gateway_hold_from_the_first_command_on() {
+    let (rig, drawer, _) = standby();
+    let there = Rig::over(MemoryStore::new(Geometry::new(BYTES).unwrap()), drawer);
+    let owner = there.host(9);
+    for (cdb, list) in [register(0, 0, 0, 7, 1), register(1, 5, 7, 0, 0)] {
+        assert_eq!(there.ask(&owner, &cdb, &list).status, Status::Good);
+    }
+    let host = host(&rig, 1);
+    let keys = rig.ask(&host, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0], &[]).data_in;
+    assert_eq!(keys[8..], 7u64.to_be_bytes());
+    let (cdb, list) = register(6, 0, 0, 3, 1);
+    assert_eq!(rig.ask(&host, &cdb, &list).sense, Some(sense::STANDBY), "it is not kept here");
+    rig.unit.reload().unwrap();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Unavailable));
+    host.take_attention();
+    let write = rig.ask(&host, &cdb_16(0x8a, 0, 0, 1), &[0; 512]);
+    assert_eq!(write.status, Status::ReservationConflict);
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_a_host_sends_reaches_the_volume(
+        commands in prop::collection::vec((any::<[u8; 16]>(), 0..opcodes::TABLE.len()), 1..40),
+        data in prop::collection::vec(any::<u8>(), 0..2048),
+    ) {
+        let (rig, _, requests) = standby();
+        let host = host(&rig, 1);
+        for (mut cdb, index) in commands {
+            let entry = &opcodes::TABLE[index];
+            for (byte, heeded) in cdb.iter_mut().zip(entry.usage) {
+                *byte &= heeded;
+            }
+            cdb[0] = entry.opcode;
+            cdb[1] |= entry.action.unwrap_or(0);
+            match rig.unit.begin(&host, &cdb) {
+                Plan::Answer(_) => {}
+                Plan::Slow(slow) => drop(rig.run(&host, slow, &data)),
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+        prop_assert_eq!(requests.get(), 0);
+    }
+}

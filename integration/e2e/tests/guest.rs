@@ -1,0 +1,260 @@
+//! A real Linux at both sites at once: open-iscsi, dm-multipath and a file system go through a planned
+//! migration and through the loss of a site, and the host's own tools see one disk.
+//!
+//! The guest is emulated, so it is slow; nothing here is about speed.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{GATEWAY_ADDRESS, Guest};
+use tempfile::TempDir;
+
+use crate::iscsi::site;
+use crate::pair::{SYNC_LIMIT, VOLUME, fail_over, migrate};
+
+const TARGET: &str = "iqn.2026-01.io.twinspan:orders";
+/// A host that looks at its paths every two seconds sees what becomes of them, emulated.
+const PATHS_LIMIT: Duration = Duration::from_mins(1);
+/// For a pass of the load, or for a request that waits until a path works.
+const LOAD_LIMIT: Duration = Duration::from_mins(3);
+
+/// What a host sets up once.
+const SET_UP: &str = r#"
+set -e
+modprobe -a iscsi_tcp sd_mod dm_multipath dm_round_robin dm_service_time scsi_dh_alua
+cat > /etc/multipath.conf <<END
+defaults {
+    find_multipaths no
+    failback immediate
+    user_friendly_names yes
+    polling_interval 2
+    max_polling_interval 2
+}
+overrides {
+    no_path_retry queue
+}
+END
+mkdir -p /run/lock/iscsi /run/udev /mnt/disk
+echo InitiatorName=iqn.2026-01.com.example:guest > /etc/iscsi/initiatorname.iscsi
+sed -i 's/^node.session.timeo.replacement_timeout.*/node.session.timeo.replacement_timeout = 5/' \
+    /etc/iscsi/iscsid.conf
+/lib/systemd/systemd-udevd --daemon
+udevadm trigger && udevadm settle
+iscsid
+multipathd
+"#;
+
+/// Passes of a load that verifies what it writes, and a journal of numbers: one is written down in
+/// memory when the file system said that it is on stable storage.
+const LOAD: &str = r#"
+rm -f /tmp/stop /tmp/failed /tmp/passes /tmp/acknowledged
+(
+    pass=0
+    while [ ! -e /tmp/stop ]; do
+        fio --name=load --directory=/mnt/disk --size=2M --rw=randwrite --bs=4k --direct=1 \
+            --ioengine=libaio --iodepth=8 --fsync=16 --verify=crc32c --verify_fatal=1 \
+            --output=/tmp/fio > /tmp/fio.errors 2>&1 || { cp /tmp/fio /tmp/failed; exit; }
+        pass=$((pass + 1))
+        echo $pass > /tmp/passes
+    done
+) > /dev/null 2>&1 &
+echo $! > /tmp/load
+(
+    number=0
+    while [ ! -e /tmp/stop ]; do
+        number=$((number + 1))
+        printf '%07d\n' $number |
+            dd of=/mnt/disk/journal bs=8 oflag=append conv=notrunc,fsync status=none \
+                2> /tmp/dd.errors || { cp /tmp/dd.errors /tmp/failed; exit; }
+        echo $number > /tmp/acknowledged
+    done
+) > /dev/null 2>&1 &
+echo $! >> /tmp/load
+"#;
+
+/// Ends the load and reads everything back from the disk.
+const CHECK: &str = r#"
+set -e
+touch /tmp/stop
+for one in $(cat /tmp/load); do while [ -e /proc/$one ]; do sleep 0.1; done; done
+[ ! -e /tmp/failed ] || { cat /tmp/failed; exit 1; }
+umount /mnt/disk
+fsck.ext4 -f -n /dev/mapper/mpatha
+mount /dev/mapper/mpatha /mnt/disk
+fio --name=load --directory=/mnt/disk --size=2M --rw=randwrite --bs=4k --direct=1 --ioengine=libaio \
+    --iodepth=8 --verify=crc32c --verify_fatal=1 --verify_only --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+acknowledged=$(cat /tmp/acknowledged)
+seq --format=%07g "$acknowledged" > /tmp/wanted
+head --lines="$acknowledged" /mnt/disk/journal | cmp - /tmp/wanted
+echo "$acknowledged numbers, $(cat /tmp/passes) passes"
+"#;
+
+/// What the kernel must not have said: an error that reached the file system or the map below it.
+const NO_ERRORS: &str = r#"
+! dmesg | grep -E 'EXT4-fs (error|warning)|Buffer I/O error|I/O error, dev dm-|JBD2: .*rror|Remounting'
+[ ! -e /tmp/failed ] || { cat /tmp/failed; exit 1; }
+"#;
+
+/// How the host sees its paths: those of the group that works come first.
+fn await_paths(guest: &mut Guest, wanted: &str, is_it: impl Fn(&Paths) -> bool) -> Result<()> {
+    let said =
+        guest.wait_for("multipath -ll 2> /dev/null", PATHS_LIMIT, |said| is_it(&Paths::of(said)));
+    said.map(drop).with_context(|| format!("waiting for {wanted}"))
+}
+
+/// What `multipath -ll` prints: the priority of each group, and the paths that are ready.
+struct Paths {
+    maps: usize,
+    /// Priority, whether the group is in use, and how many of its paths work.
+    groups: Vec<(u32, bool, usize)>,
+}
+
+impl Paths {
+    fn of(said: &str) -> Self {
+        let mut seen = Self { maps: 0, groups: Vec::new() };
+        for line in said.lines() {
+            if line.contains("TWINSPAN,MIRRORED VOLUME") {
+                seen.maps += 1;
+            } else if let Some((_, rest)) = line.split_once(" prio=") {
+                let prio = rest.split(' ').next().and_then(|prio| prio.parse().ok()).unwrap_or(0);
+                seen.groups.push((prio, line.contains("status=active"), 0));
+            } else if let Some((.., works)) = seen.groups.last_mut()
+                && (line.contains("active ready") || line.contains("active ghost"))
+            {
+                *works += 1;
+            }
+        }
+        seen
+    }
+
+    /// Two sites, one map: the one that serves is in use, the other one stands by.
+    fn are_whole(&self) -> bool {
+        let mut groups = self.groups.clone();
+        groups.sort_unstable_by(|a, b| b.cmp(a));
+        self.maps == 1 && groups == [(50, true, 1), (1, false, 1)]
+    }
+
+    /// The group in use is the best one, whatever became of the other.
+    fn have_one(&self) -> bool {
+        self.maps == 1 && self.groups.contains(&(50, true, 1))
+    }
+}
+
+/// The portal of the path that carries I/O.
+fn active_portal(guest: &mut Guest) -> Result<String> {
+    let script = r#"
+for disk in /sys/block/sd*; do
+    [ "$(cat $disk/device/access_state 2> /dev/null)" = active/optimized ] || continue
+    [ "$(cat $disk/device/state)" = running ] || continue
+    session=$(readlink -f $disk/device | grep -o 'session[0-9]*' | head -n 1)
+    cat /sys/class/iscsi_connection/connection${session#session}:0/persistent_port
+done
+"#;
+    guest.run(script).map(|said| said.trim().to_owned())
+}
+
+/// The load got on since this was asked before: passes that were verified, and numbers.
+fn await_progress(guest: &mut Guest) -> Result<()> {
+    let count = |said: &str| said.trim().parse::<u64>().unwrap_or(0);
+    for (file, steps) in [("/tmp/acknowledged", 5), ("/tmp/passes", 1)] {
+        let script = format!("cat {file} 2> /dev/null || echo 0");
+        let before = count(&guest.run(&script)?);
+        guest.wait_for(&script, LOAD_LIMIT, |said| count(said) >= before + steps)?;
+    }
+    guest.run(NO_ERRORS).map(drop)
+}
+
+/// The host's own tools see one disk, its reservations, and that it is thin.
+fn look_at_the_disk(guest: &mut Guest) -> Result<()> {
+    let disks = guest.run("lsscsi --scsi_id; lsscsi --transport")?;
+    ensure!(disks.matches("TWINSPAN MIRRORED VOLUME").count() == 2, "{disks}");
+    for tag in [1, 2] {
+        ensure!(disks.contains(&format!("{TARGET},t,0x{tag:x}")), "both targets: {disks}");
+    }
+    let script = r#"
+set -e
+one=/dev/$(ls -d /sys/block/sd* | head -n 1 | xargs basename)
+other=/dev/$(ls -d /sys/block/sd* | tail -n 1 | xargs basename)
+[ "$(sg_vpd --page=sn --quiet $one)" = "$(sg_vpd --page=sn --quiet $other)" ]
+[ "$(/lib/udev/scsi_id -g -u $one)" = "$(/lib/udev/scsi_id -g -u $other)" ]
+for disk in $one $other; do
+    if [ "$(cat /sys/block/${disk#/dev/}/device/access_state)" = active/optimized ]; then
+        serves=$disk
+    else
+        stands=$disk
+    fi
+done
+sg_rtpg --decode $stands
+# Reserved where it is served, known where it is not.
+sg_persist --out --register --param-sark=0xfeed --param-aptpl $serves
+sg_persist --out --reserve --param-rk=0xfeed --prout-type=5 $serves
+sg_persist --in --read-keys $stands
+sg_persist --in --read-reservation $stands
+! sg_persist --out --register --param-sark=0xcafe --param-aptpl $stands
+sg_persist --out --release --param-rk=0xfeed --prout-type=5 $serves
+sg_persist --out --register --param-rk=0xfeed --param-sark=0 $serves
+# What was written is gone when it was given back.
+dd if=/dev/urandom of=/dev/mapper/mpatha bs=1M count=2 oflag=direct status=none
+sg_unmap --lba=0 --num=2048 $serves
+blkdiscard --offset 1M --length 1M /dev/mapper/mpatha
+cmp --bytes=2M /dev/zero <(dd if=/dev/mapper/mpatha bs=1M count=2 iflag=direct status=none)
+"#;
+    let said = guest.run(script)?;
+    ensure!(said.contains("active/optimized") && said.contains("standby"), "{said}");
+    ensure!(said.matches("0xfeed").count() >= 2, "the key and the reservation: {said}");
+    ensure!(said.contains("Write Exclusive, registrants only"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (mut east, east_port) = site(dir.path(), ("east", 1), GATEWAY_ADDRESS)?;
+    let (mut west, west_port) = site(dir.path(), ("west", 2), GATEWAY_ADDRESS)?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    east.join(&west)?;
+    east.mirror(VOLUME, &west)?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+
+    let mut guest = Guest::start(dir.path())?;
+    guest.run(SET_UP)?;
+    // One site is asked, both are told.
+    let discover = format!("iscsiadm -m discovery -t st -p {GATEWAY_ADDRESS}:{east_port}");
+    let both = format!(
+        "{GATEWAY_ADDRESS}:{east_port},1 {TARGET}\n{GATEWAY_ADDRESS}:{west_port},2 {TARGET}\n"
+    );
+    guest.wait_for(&discover, PATHS_LIMIT, |said| said == both)?;
+    guest.run("iscsiadm -m node --login")?;
+    await_paths(&mut guest, "one map of two groups", Paths::are_whole)?;
+    ensure!(active_portal(&mut guest)? == east_port.to_string(), "east serves");
+    look_at_the_disk(&mut guest)?;
+
+    guest.run(
+        "mkfs.ext4 -q -E nodiscard /dev/mapper/mpatha && mount /dev/mapper/mpatha /mnt/disk",
+    )?;
+    guest.run(LOAD)?;
+    await_progress(&mut guest)?;
+    let sessions = guest.run("ls /sys/class/iscsi_session")?;
+    migrate(&east, &west)?;
+    await_progress(&mut guest)?;
+    await_paths(&mut guest, "both paths, west in use", Paths::are_whole)?;
+    ensure!(active_portal(&mut guest)? == west_port.to_string(), "west serves");
+    ensure!(guest.run("ls /sys/class/iscsi_session")? == sessions, "a session was lost");
+
+    west.wait_equivalent(SYNC_LIMIT)?;
+    west.kill()?;
+    fail_over(&east)?;
+    await_progress(&mut guest)?;
+    await_paths(&mut guest, "east in use", Paths::have_one)?;
+    ensure!(active_portal(&mut guest)? == east_port.to_string(), "east serves again");
+
+    west.start()?;
+    east.cli(&["reprotect", VOLUME, "--wait"])?;
+    await_paths(&mut guest, "both paths again", Paths::are_whole)?;
+    await_progress(&mut guest)?;
+    println!("{}", guest.run_within(CHECK, LOAD_LIMIT)?.trim());
+    guest.run(NO_ERRORS)?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    west.stop()?;
+    east.stop()
+}

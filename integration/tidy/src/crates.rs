@@ -3,7 +3,8 @@
 //! ```text
 //!   cli ─▶ server ─▶ mirror ─▶ block
 //!    │       ├─────▶ store, nbd ─▶ block
-//!    │       └─────▶ link, witness, backup ─▶ block
+//!    │       ├─────▶ link, witness, backup ─▶ block
+//!    │       └─────▶ recovery
 //!    └────▶ api ─▶ block
 //! ```
 //!
@@ -33,7 +34,7 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 19] = [
+pub const CRATES: [Crate; 20] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
@@ -43,10 +44,14 @@ pub const CRATES: [Crate; 19] = [
     krate("gateway/nbd", &["block", "host"], &["store"]),
     krate("gateway/iscsi", &["block", "host"], &["store"]),
     krate("gateway/backup", &["block"], &[]),
+    krate("gateway/recovery", &[], &[]),
     krate("gateway/api", &["block"], &[]),
     krate(
         "gateway/server",
-        &["api", "backup", "block", "iscsi", "link", "mirror", "nbd", "store", "witness"],
+        &[
+            "api", "backup", "block", "iscsi", "link", "mirror", "nbd", "recovery", "store",
+            "witness",
+        ],
         &[],
     ),
     krate("gateway/cli", &["api", "server"], &[]),

@@ -71,8 +71,11 @@ pub trait Actions: Send + Sync {
         answer: Option<&'a str>,
     ) -> Doing<'a, Outcome>;
 
-    /// Takes back what it did and reported. [`Outcome::Skipped`] says that there was nothing left to
-    /// take back.
+    /// Takes back what it did and reported. [`Outcome::Skipped`] says that there was nothing to take
+    /// back. What it could not remove of what it had made, it names in `created` of its own report.
+    ///
+    /// It is called for a step that failed, too, whose effect nobody knows: then the report is the
+    /// default one, and what there is to take back is found by the key.
     fn undo<'a>(
         &'a self,
         action: &'a str,
@@ -175,6 +178,9 @@ pub struct Report {
     /// What it made that stays until something removes it: a run lists what is left of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub created: Vec<Created>,
+    /// What it removed of what an earlier step of the run made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<Created>,
     /// What later steps can refer to, as `${step.name}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, String>,

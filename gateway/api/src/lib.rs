@@ -17,6 +17,7 @@ mod parts;
 mod point;
 mod problem;
 mod rec;
+mod run;
 mod session;
 mod site;
 mod snapshot;
@@ -57,6 +58,10 @@ pub use rec::{
     RecFailedResource, RecForce, RecJob, RecOperation, RecPatch, RecRemoteBox, RecResume,
     RecStorage, RecSuspendMany, RecTransferMode, RecVolume, RecVolumeCreate, RecVolumeDelete,
     RecVolumeList,
+};
+pub use run::{
+    DryRun, DryRunStep, Plan, PlanList, PlanParameter, PlanStep, PlanText, Run, RunAnswer,
+    RunBegin, RunLeft, RunList, RunQuestion, RunResume, RunStep, RunUntold, RunWord,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

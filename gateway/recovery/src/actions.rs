@@ -62,6 +62,10 @@ pub trait Actions: Send + Sync {
 
     /// Goes on after [`Outcome::Pending`], or after [`Outcome::NeedsOperator`] with the answer, which
     /// is one of the choices. With [`Direction::Back`] in the context it is an undo that goes on.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a token and an answer beside what all calls have"
+    )]
     fn resume<'a>(
         &'a self,
         action: &'a str,

@@ -22,8 +22,6 @@ mod record;
 mod show;
 mod words;
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 pub use next::{Call, CallKind, Effect};
@@ -157,8 +155,6 @@ pub struct Run {
     pub steps: Vec<Progress>,
     /// What was made and is still there.
     pub left: Vec<Left>,
-    /// Sites that could not be told of everything.
-    pub untold: BTreeSet<String>,
     /// How it ended, in a word and in a sentence, and when.
     pub ended: Option<(Ending, String, u64)>,
 }
@@ -212,7 +208,6 @@ impl Run {
             direction: Direction::Forward,
             turned: None,
             left: Vec::new(),
-            untold: BTreeSet::new(),
             ended: None,
             begun: Begun::clone(begun),
         })
@@ -222,6 +217,14 @@ impl Run {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.begun.run
+    }
+
+    /// The gateways that keep a copy of its journal, or should: all that take part but the one that runs
+    /// it.
+    pub fn keepers(&self) -> impl Iterator<Item = &Runner> {
+        let begun = &self.begun;
+        let all = begun.keepers.iter().chain(&begun.absent).chain([&begun.runner]);
+        all.filter(|keeper| keeper.gateway != self.runner.gateway)
     }
 
     /// Its sites, parameters and facts.
@@ -270,11 +273,6 @@ impl Run {
             Event::Taken { runner, .. } => {
                 self.runner = runner.clone();
                 self.term = record.term;
-                // Whoever takes over tells everybody anew.
-                self.untold.clear();
-            }
-            Event::Alone { site, .. } => {
-                self.untold.insert(site.clone());
             }
             Event::Aborted { actor, why } => self.turn(format!("{actor}: {why}"), record.at_ms),
             Event::Ended { result, summary } => {

@@ -12,6 +12,7 @@ mod backup;
 mod iscsi;
 mod load;
 mod raw;
+mod recovery;
 mod validate;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub use backup::TargetConfig;
 pub use iscsi::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
 pub use load::{defaults_toml, effective_toml, load};
 pub use raw::Raw;
+pub use recovery::RecoveryConfig;
 
 /// Why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,6 +109,8 @@ pub struct Config {
     pub snapshots_max_manual: usize,
     /// Freeze hooks, each with a name of its own.
     pub hooks: Vec<Hook>,
+    /// Plans, and what their steps may call.
+    pub recovery: RecoveryConfig,
     /// Where backups go.
     pub backup_targets: Vec<TargetConfig>,
     /// The REST API.

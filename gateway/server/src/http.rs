@@ -22,6 +22,7 @@ mod parts;
 mod points;
 mod problem;
 pub(crate) mod rec;
+mod runs;
 mod sessions;
 mod sites;
 mod snapshots;
@@ -70,7 +71,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
         (name = "groups"), (name = "snapshots"), (name = "points"), (name = "backups"),
-        (name = "operations"), (name = "tokens"), (name = "rec")
+        (name = "plans"), (name = "runs"), (name = "operations"), (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -87,6 +88,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_points())
         .merge(of_backups())
         .merge(of_policies())
+        .merge(of_runs())
         .merge(rec::calls())
 }
 
@@ -168,6 +170,22 @@ fn of_policies() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(backups::turn_off))
         .routes(routes!(backups::run_policy))
         .routes(routes!(backups::retention))
+}
+
+fn of_runs() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(runs::plans, runs::save))
+        .routes(routes!(runs::check))
+        .routes(routes!(runs::plan, runs::delete))
+        .routes(routes!(runs::dry_run))
+        .routes(routes!(runs::begin))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::answer))
+        .routes(routes!(runs::retry))
+        .routes(routes!(runs::skip))
+        .routes(routes!(runs::abort))
+        .routes(routes!(runs::resume))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

@@ -36,6 +36,7 @@ mod portals;
 mod refusal;
 mod restore;
 mod rollback;
+mod runs;
 mod schedule;
 mod shard;
 mod shutdown;

@@ -26,6 +26,7 @@ fn begin(plan: &str, facts: &[(&str, &str)]) -> Record {
         actor: "ada".to_owned(),
         runner: Runner { gateway: "g1".to_owned(), site: "west".to_owned() },
         keepers: Vec::new(),
+        absent: Vec::new(),
     };
     let event = Event::Begun(Box::new(begun));
     Record { number: 1, term: 1, at_ms: 0, event }

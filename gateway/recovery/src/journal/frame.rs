@@ -78,7 +78,7 @@ pub fn header(run: [u8; 16]) -> Vec<u8> {
 /// The bytes of a record; `None` when it is larger than [`RECORD_BYTES_MAX`].
 #[must_use]
 pub fn encode(record: &Record) -> Option<Vec<u8>> {
-    let payload = serde_json::to_vec(record).expect("records are plain data with text as keys");
+    let payload = serde_json::to_vec(record).ok()?;
     let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= RECORD_BYTES_MAX)?;
     let length = length.to_le_bytes();
     let mut bytes = Vec::with_capacity(PREFIX_BYTES + payload.len() + SUFFIX_BYTES);

@@ -47,8 +47,11 @@ pub struct Begun {
     pub actor: String,
     /// Where it runs.
     pub runner: Runner,
-    /// Other gateways that keep a copy of the journal.
+    /// Other gateways that keep a copy of the journal from its first record on.
     pub keepers: Vec<Runner>,
+    /// Those that should and could not be reached when it began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<Runner>,
 }
 
 /// What happened.
@@ -63,13 +66,6 @@ pub enum Event {
         runner: Runner,
         /// Who said so.
         actor: String,
-    },
-    /// A keeper cannot be told, and the run goes on without it.
-    Alone {
-        /// Its site.
-        site: String,
-        /// Why.
-        why: String,
     },
     /// A person must agree before a step begins.
     ApprovalAsked {
@@ -182,11 +178,7 @@ impl Event {
     #[must_use]
     pub fn step(&self) -> Option<&str> {
         match self {
-            Self::Begun(_)
-            | Self::Taken { .. }
-            | Self::Alone { .. }
-            | Self::Aborted { .. }
-            | Self::Ended { .. } => None,
+            Self::Begun(_) | Self::Taken { .. } | Self::Aborted { .. } | Self::Ended { .. } => None,
             Self::ApprovalAsked { step }
             | Self::Asked { step, .. }
             | Self::Answered { step, .. }

@@ -59,6 +59,7 @@ fn begin() -> Record {
         actor: "ada".to_owned(),
         runner,
         keepers: Vec::new(),
+        absent: Vec::new(),
     };
     Record { number: 1, term: 1, at_ms: 1, event: Event::Begun(Box::new(begun)) }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use super::backup::RawBackup;
 pub(super) use super::iscsi::RawIscsi;
+pub(super) use super::recovery::RawRecovery;
 
 /// The file as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -28,6 +29,8 @@ pub struct Raw {
     pub points: RawPoints,
     /// Backups in object stores.
     pub backup: RawBackup,
+    /// Plans and their runs.
+    pub recovery: RawRecovery,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -57,6 +60,7 @@ impl Default for Raw {
             snapshots: RawSnapshots::default(),
             points: RawPoints::default(),
             backup: RawBackup::default(),
+            recovery: RawRecovery::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),

@@ -21,6 +21,7 @@ use super::surveys::Survey;
 use crate::book::PeerEntry;
 use crate::numbers::Remote;
 use crate::refusal::Refused;
+use crate::runs::calls::{RunAnswer, RunQuestion};
 
 /// To connect, to ask, to change a ledger there and to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -160,6 +161,8 @@ pub(crate) enum Question {
     },
     /// What does your copy hold in this block? Mine was lost, and we have the same.
     Block(Lost),
+    /// It is about a run of a plan.
+    Run(Box<RunQuestion>),
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
         /// The group.
@@ -179,6 +182,7 @@ impl Question {
             Self::Do { deed, .. } => deed.version_min(),
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             Self::Block(_) => block::BLOCKS_SINCE_VERSION,
+            Self::Run(_) => block::RUNS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }
@@ -221,6 +225,8 @@ pub(crate) enum Answer {
         /// It, as hexadecimal digits.
         content: String,
     },
+    /// What is said about the run.
+    Run(RunAnswer),
     /// Done.
     Done,
     /// Not done.
@@ -282,6 +288,12 @@ impl Answer {
     pub(crate) fn block(self) -> Result<Vec<u8>, Refused> {
         let Self::Block { content } = self else { return Err(unexpected()) };
         crate::book::unhex(&content).ok_or_else(unexpected)
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn of_run(self) -> Result<RunAnswer, Refused> {
+        if let Self::Run(answer) = self { Ok(answer) } else { Err(unexpected()) }
     }
 
     /// # Errors

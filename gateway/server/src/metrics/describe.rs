@@ -10,6 +10,7 @@ pub(super) fn all() {
     store();
     api();
     super::backups::describe();
+    super::runs::describe();
 }
 
 fn hosts() {

@@ -71,7 +71,7 @@ pub(crate) struct Runs {
     pub(crate) registry: Registry,
     /// The plans.
     pub(crate) shelf: shelf::Shelf,
-    /// One run is begun, or taken over, after the other.
+    /// A lease is looked for and taken, or a run taken over, by one after the other.
     pub(crate) beginning: tokio::sync::Mutex<()>,
     dir: PathBuf,
     all: Mutex<BTreeMap<Uuid, Known>>,

@@ -33,6 +33,7 @@ mod rados;
 mod random;
 mod rec;
 mod records;
+mod runs;
 mod scrubs;
 mod snapshots;
 mod witness;

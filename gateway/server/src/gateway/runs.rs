@@ -164,7 +164,6 @@ impl Gateway {
         request: &api::RunBegin,
         actor: &str,
     ) -> Result<api::Run, Refused> {
-        let _one_at_a_time = self.runs.beginning.lock().await;
         let plan = self.plan_named(name).await?;
         let setting = Self::setting_of(&plan, request)?;
         self.require_actions(&plan, &setting).await?;
@@ -174,7 +173,6 @@ impl Gateway {
             groups.push((entry.id.to_string(), entry.name));
         }
         let id = Uuid::now_v7();
-        self.check_leases(id, &groups)?;
         let (keepers, absent) = self.ask_leases(id, &groups, &setting.sites).await?;
         let begun = Begun {
             run: id.to_string(),
@@ -188,7 +186,15 @@ impl Gateway {
         };
         let event = Event::Begun(Box::new(begun));
         let first = Record { number: 1, term: 1, at_ms: self.clock.unix_ms(), event };
-        self.keep_first(id, vec![first]).await?;
+        {
+            // A lease is looked for and taken in one go. Others are told after it: they may be about to
+            // tell of a run of theirs.
+            let _one_at_a_time = self.runs.beginning.lock().await;
+            if let Event::Begun(begun) = &first.event {
+                self.check_leases(id, &begun.groups)?;
+            }
+            self.keep_first(id, vec![first]).await?;
+        }
         self.tell_first(id).await?;
         self.events.tell("run", &format!("{id} ({name})"), format!("begun by {actor}"));
         self.execute_here(id);

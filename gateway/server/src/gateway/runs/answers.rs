@@ -47,7 +47,6 @@ impl Gateway {
                 Ok(RunAnswer::Kept { have: 0 })
             }
             RunQuestion::Keep { run, term, records } => {
-                let _one_at_a_time = self.runs.beginning.lock().await;
                 self.keep_for(peer, (run, term), records).await
             }
             RunQuestion::Yield { run, term, from } => self.yield_to(peer, (run, term), from).await,
@@ -63,21 +62,21 @@ impl Gateway {
     ) -> Result<RunAnswer, Refused> {
         let known = {
             let mut all = self.runs.all();
-            all.get_mut(&id).map(|known| {
-                let before = known.term;
-                known.term = known.term.max(term);
-                (before, known.records.clone(), known.run.clone())
-            })
+            match all.get_mut(&id) {
+                None => None,
+                Some(known) if !is_named(&known.run, peer) => return Err(stranger(peer)),
+                Some(known) if term < known.term => {
+                    return Ok(RunAnswer::Superseded { term: known.term });
+                }
+                Some(known) => {
+                    known.term = term;
+                    Some((known.records.clone(), known.run.clone()))
+                }
+            }
         };
-        let Some((heard, ours, run)) = known else {
+        let Some((ours, run)) = known else {
             return self.keep_new(peer, id, records).await;
         };
-        if term < heard {
-            return Ok(RunAnswer::Superseded { term: heard });
-        }
-        if !is_named(&run, peer) {
-            return Err(stranger(peer));
-        }
         if term > run.term {
             self.stand_still(id).await?;
         }
@@ -128,6 +127,8 @@ impl Gateway {
         if run.runner.gateway != peer.gateway.uuid().to_string() || begun.run != id.to_string() {
             return Err(stranger(peer));
         }
+        // A lease is looked for and taken in one go, as by a run that begins here.
+        let _one_at_a_time = self.runs.beginning.lock().await;
         if run.ended.is_none() {
             self.check_leases(id, &begun.groups)?;
         }
@@ -180,8 +181,10 @@ impl Gateway {
     }
 
     async fn act_for(self: &Arc<Self>, peer: &Identity, act: Act) -> Result<RunAnswer, Refused> {
-        let changes = !matches!(act.call, ActCall::Describe)
-            && !act.context.as_ref().is_some_and(|context| context.is_dry_run);
+        // A look may be had without a run; whatever can change anything may not.
+        let looks =
+            act.call == ActCall::Describe || (act.call == ActCall::Check && act.run.is_nil());
+        let changes = !looks;
         if changes {
             let all = self.runs.all();
             let known = all.get(&act.run).ok_or_else(|| {

@@ -114,7 +114,13 @@ impl Gateway {
             Some(Place::Here(_)) => {
                 return Err(Refused::new(Code::RunState, "it is executed here already"));
             }
-            _ if is_mine => self.resume_mine(id, &run, request).await?,
+            _ if is_mine => {
+                self.resume_mine(id, &run, request).await?;
+                if let Some(known) = self.runs.all().get_mut(&id) {
+                    // Whoever asked for it with a higher term did not take it.
+                    known.term = run.term;
+                }
+            }
             _ if !request.here => {
                 let detail = format!("{} executes it", run.runner.site);
                 return Err(Refused::new(Code::RunElsewhere, detail));

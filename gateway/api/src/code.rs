@@ -325,6 +325,24 @@ codes! {
     PlacementRefused "GW0726" 409 7
         "a plugin has something against this session",
         "correct what the message names, or take the plugin away: twinspan plugin remove PLUGIN";
+    PlanBad "GW0701" 400 2
+        "plan is not valid",
+        "correct what the message names; twinspan plan check FILE tells all of it";
+    RunLease "GW0702" 409 7
+        "another run has the group",
+        "let that run end, or give it up: twinspan run abort RUN";
+    RunState "GW0703" 409 7
+        "the run does not take that now",
+        "twinspan run show RUN tells what it takes";
+    RunElsewhere "GW0704" 409 7
+        "the run runs at another site",
+        "ask that site; if it is lost: twinspan run resume RUN --here";
+    RunUnasked "GW0705" 409 7
+        "who else may go on with the run cannot be asked",
+        "bring the other gateway back; if it is stopped for good, say so: --stopped";
+    RunJournal "GW0706" 500 1
+        "the journal of the run failed",
+        "repair the disk, restart the gateway, then: twinspan run resume RUN";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

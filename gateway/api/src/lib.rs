@@ -18,6 +18,7 @@ mod plugin;
 mod point;
 mod problem;
 mod rec;
+mod run;
 mod session;
 mod site;
 mod snapshot;
@@ -62,6 +63,10 @@ pub use rec::{
     RecFailedResource, RecForce, RecJob, RecOperation, RecPatch, RecRemoteBox, RecResume,
     RecStorage, RecSuspendMany, RecTransferMode, RecVolume, RecVolumeCreate, RecVolumeDelete,
     RecVolumeList,
+};
+pub use run::{
+    DryRun, DryRunStep, Plan, PlanList, PlanParameter, PlanStep, PlanText, Run, RunAnswer,
+    RunBegin, RunLeft, RunList, RunQuestion, RunResume, RunStep, RunUntold, RunWord,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

@@ -98,9 +98,10 @@ pub struct Open {
 /// [`Message::CutApplied`]; a copy that is [`Quality::Consistent`] is told as an old one there, and
 /// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`], and knows no gateway
 /// but a primary that opens a group. Version 3 has no [`Message::Span`], version 4 no
-/// [`Message::Snapshot`], in version 5 it says nothing of recovery points, and up to version 6 nobody
-/// asks another gateway for the content of a block, or says what host protocols keep of a volume.
-pub const PROTOCOL_VERSION: u16 = 7;
+/// [`Message::Snapshot`], in version 5 it says nothing of recovery points, up to version 6 nobody
+/// asks another gateway for the content of a block, or says what host protocols keep of a volume, and
+/// up to version 7 a question has at most 16 KiB and is not about runs.
+pub const PROTOCOL_VERSION: u16 = 8;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
@@ -117,6 +118,9 @@ pub const POINTS_SINCE_VERSION: u16 = 6;
 
 /// The oldest version in which a gateway asks another one for a block that its own copy lost.
 pub const BLOCKS_SINCE_VERSION: u16 = 7;
+/// The oldest version in which gateways ask each other about runs of plans, in questions of up to a
+/// megabyte.
+pub const RUNS_SINCE_VERSION: u16 = 8;
 /// The oldest version in which [`Message::Snapshot`] says what host protocols keep of a volume.
 pub const ATTRIBUTES_SINCE_VERSION: u16 = 7;
 

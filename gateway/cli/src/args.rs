@@ -4,6 +4,7 @@ mod backups;
 mod groups;
 mod plugins;
 mod points;
+mod runs;
 mod sessions;
 mod snapshots;
 
@@ -18,6 +19,7 @@ pub(crate) use self::backups::{
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::plugins::Plugin;
 pub(crate) use self::points::{Keep, Point, PointPolicy, RetentionRules};
+pub(crate) use self::runs::{Plan, PlanRun, Run, RunWait};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};
 
@@ -148,6 +150,12 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Mirror a group again after a failover; only the difference is copied
     Reprotect(Reprotect),
+    /// Plans: what is done for a recovery, step by step
+    #[command(subcommand)]
+    Plan(Box<Plan>),
+    /// Runs of plans: look, answer, retry, give up, take over
+    #[command(subcommand)]
+    Run(Box<Run>),
     /// Sites and the trust between them
     #[command(subcommand)]
     Site(Site),

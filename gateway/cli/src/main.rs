@@ -40,6 +40,8 @@ fn main() -> ExitCode {
         Command::Point(command) => commands::point(&command, &arguments.global),
         Command::Failover(command) => commands::failover(&command, &arguments.global),
         Command::Migrate(command) => commands::migrate(&command, &arguments.global),
+        Command::Plan(command) => commands::plan(&command, &arguments.global),
+        Command::Run(command) => commands::run(&command, &arguments.global),
         Command::Reprotect(command) => commands::reprotect(&command, &arguments.global),
         Command::Group(command) => commands::group(&command, &arguments.global),
         Command::Site(command) => commands::site(&command, &arguments.global),

@@ -33,6 +33,9 @@ pub const SUMS_BYTES_MAX: usize = 64 << 10;
 pub const ACKS_PER_FRAME_MAX: usize = 1 << 16;
 /// A question between two servers, or its answer: names, numbers, a sentence or two.
 pub const QUESTION_BYTES_MAX: usize = 16 << 10;
+/// The same since questions may be about runs: a record of a journal has up to 512 KiB, and what is
+/// around it little.
+pub const LONG_QUESTION_BYTES_MAX: usize = 1 << 20;
 
 /// TLS, greeting and `Open` together.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -65,6 +68,7 @@ pub const DISTANCE_BYTES_MAX: usize = 64 << 20;
 
 const _: () = assert!(RANGES_PER_FRAME_MAX * 16 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(SUMS_BYTES_MAX <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(LONG_QUESTION_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(ACKS_PER_FRAME_MAX * 8 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(ANCESTORS_MAX * 16 + TEXT_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX <= u32::MAX as usize);

@@ -147,6 +147,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 /// Opens what is there, and begins what the gateway does by itself.
 async fn begin(gateway: &Arc<Gateway>) {
     gateway.open_groups().await;
+    gateway.read_runs().await;
     gateway.set_ready();
     gateway.go_on();
     tracing::info!(api = %gateway.config.api.listen, "ready");

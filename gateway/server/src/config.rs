@@ -13,6 +13,7 @@ mod iscsi;
 mod load;
 mod plugins;
 mod raw;
+mod recovery;
 mod validate;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub use iscsi::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
 pub use load::{defaults_toml, effective_toml, load};
 pub use plugins::PluginsConfig;
 pub use raw::Raw;
+pub use recovery::RecoveryConfig;
 
 /// Why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +111,8 @@ pub struct Config {
     pub snapshots_max_manual: usize,
     /// Freeze hooks, each with a name of its own.
     pub hooks: Vec<Hook>,
+    /// Plans, and what their steps may call.
+    pub recovery: RecoveryConfig,
     /// Where backups go.
     pub backup_targets: Vec<TargetConfig>,
     /// Plugins.

@@ -24,6 +24,7 @@ pub(crate) mod portals;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
+pub(crate) mod runs;
 mod scrubs;
 pub(crate) mod sessions;
 pub(crate) mod sites;
@@ -52,6 +53,7 @@ use crate::numbers::NumberBook;
 use crate::operations::Operations;
 use crate::plans::Plans;
 use crate::refusal::Refused;
+use crate::runs::Runs;
 use crate::shard::Shard;
 use crate::status::Moment;
 use crate::ways::Ways;
@@ -82,6 +84,8 @@ pub(crate) struct Gateway {
     pub(crate) plans: Plans,
     /// What it did by schedule.
     pub(crate) keeping: points::Keeping,
+    /// Plans, their runs, and who does their steps.
+    pub(crate) runs: Arc<Runs>,
     /// Where backups go.
     pub(crate) targets: Targets,
     /// Where its volumes lie.
@@ -162,6 +166,7 @@ impl Gateway {
                 &parts.config.site.name,
                 parts.clock,
             ),
+            runs: Arc::new(Runs::new(&parts.config.data_dir, parts.config.recovery.plans.clone())),
             config: parts.config,
             clock: parts.clock,
             identity: parts.identity,
@@ -203,6 +208,7 @@ impl Gateway {
         self.begin_keeping();
         self.begin_backups();
         self.begin_telling_portals();
+        self.begin_runs();
     }
 
     /// The shard of a group: always the same one while this process runs. Ids of version 7 end in

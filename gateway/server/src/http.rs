@@ -23,6 +23,7 @@ mod plugins;
 mod points;
 mod problem;
 pub(crate) mod rec;
+mod runs;
 mod sessions;
 mod sites;
 mod snapshots;
@@ -71,7 +72,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
     tags(
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
         (name = "groups"), (name = "snapshots"), (name = "points"), (name = "backups"),
-        (name = "operations"), (name = "plugins"), (name = "tokens"), (name = "rec")
+        (name = "plans"), (name = "runs"), (name = "plugins"), (name = "operations"),
+        (name = "tokens"), (name = "rec")
     )
 )]
 struct Document;
@@ -89,6 +91,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_backups())
         .merge(of_policies())
         .merge(of_plugins())
+        .merge(of_runs())
         .merge(rec::calls())
 }
 
@@ -185,6 +188,22 @@ fn of_plugins() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(plugins::configure))
         .routes(routes!(plugins::probe))
         .routes(routes!(plugins::log))
+}
+
+fn of_runs() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(runs::plans, runs::save))
+        .routes(routes!(runs::check))
+        .routes(routes!(runs::plan, runs::delete))
+        .routes(routes!(runs::dry_run))
+        .routes(routes!(runs::begin))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::answer))
+        .routes(routes!(runs::retry))
+        .routes(routes!(runs::skip))
+        .routes(routes!(runs::abort))
+        .routes(routes!(runs::resume))
 }
 
 fn of_groups() -> OpenApiRouter<Arc<Gateway>> {

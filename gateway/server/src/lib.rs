@@ -37,6 +37,7 @@ mod portals;
 mod refusal;
 mod restore;
 mod rollback;
+mod runs;
 mod schedule;
 mod shard;
 mod shutdown;

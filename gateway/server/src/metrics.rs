@@ -11,6 +11,7 @@
 pub(crate) mod backups;
 mod describe;
 mod gauges;
+pub(crate) mod runs;
 mod text;
 
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(runs::STEP_DURATION.to_owned()), &runs::BUCKETS)?
         .build_recorder())
 }
 

@@ -35,6 +35,7 @@ mod rados;
 mod random;
 mod rec;
 mod records;
+mod runs;
 mod scrubs;
 mod snapshots;
 mod witness;

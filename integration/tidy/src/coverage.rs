@@ -28,6 +28,7 @@ const BEHAVIOURS: Table = Table {
         ("SNAP", 1, 9),
         ("BAK", 1, 13),
         ("HDR", 8, 9),
+        ("ROR", 1, 21),
     ],
     reasons: true,
 };

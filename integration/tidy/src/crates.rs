@@ -3,7 +3,8 @@
 //! ```text
 //!   cli ─▶ server ─▶ mirror ─▶ block
 //!    │       ├─────▶ store, nbd ─▶ block
-//!    │       └─────▶ link, witness, backup ─▶ block
+//!    │       ├─────▶ link, witness, backup ─▶ block
+//!    │       └─────▶ recovery
 //!    └────▶ api ─▶ block
 //! ```
 //!
@@ -33,7 +34,7 @@ const fn krate(
 }
 
 /// Every crate of the workspace and its permitted edges.
-pub const CRATES: [Crate; 20] = [
+pub const CRATES: [Crate; 21] = [
     krate("gateway/block", &[], &[]),
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
@@ -43,11 +44,15 @@ pub const CRATES: [Crate; 20] = [
     krate("gateway/nbd", &["block", "host"], &["store"]),
     krate("gateway/iscsi", &["block", "host"], &["store"]),
     krate("gateway/backup", &["block"], &[]),
+    krate("gateway/recovery", &[], &[]),
     krate("gateway/plugin", &[], &[]),
     krate("gateway/api", &["block"], &[]),
     krate(
         "gateway/server",
-        &["api", "backup", "block", "iscsi", "link", "mirror", "nbd", "plugin", "store", "witness"],
+        &[
+            "api", "backup", "block", "iscsi", "link", "mirror", "nbd", "plugin", "recovery",
+            "store", "witness",
+        ],
         &[],
     ),
     krate("gateway/cli", &["api", "server"], &[]),

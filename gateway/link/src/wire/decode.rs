@@ -6,8 +6,8 @@
 
 use block::{
     CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq,
-    Vote,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION,
+    SPAN_SINCE_VERSION, Seq, Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -17,8 +17,8 @@ use super::{
     flag, kind, status,
 };
 use crate::limits::{
-    ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    QUESTION_BYTES_MAX, SUMS_BYTES_MAX,
+    ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, LONG_QUESTION_BYTES_MAX,
+    PAYLOAD_BYTES_MAX, QUESTION_BYTES_MAX, SUMS_BYTES_MAX,
 };
 
 /// Cuts frames off what came in.
@@ -149,6 +149,9 @@ impl Decoder {
                 return Err(Corrupt("unknown kind of frame"));
             }
             kind::LIST => (0, 0),
+            kind::ASK | kind::TOLD if self.version >= Some(RUNS_SINCE_VERSION) => {
+                (0, LONG_QUESTION_BYTES_MAX)
+            }
             kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN | kind::SNAPSHOT => {
                 (0, QUESTION_BYTES_MAX)
             }

@@ -19,8 +19,8 @@ use super::{
     crc, flag, kind, status,
 };
 use crate::limits::{
-    ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    QUESTION_BYTES_MAX, RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
+    ACKS_PER_FRAME_MAX, CHANGE_BYTES_MAX, HANDSHAKE_PAYLOAD_BYTES_MAX, LONG_QUESTION_BYTES_MAX,
+    PAYLOAD_BYTES_MAX, QUESTION_BYTES_MAX, RANGES_PER_FRAME_MAX, SUMS_BYTES_MAX,
 };
 
 /// Queues what is said before a version is agreed on.
@@ -282,7 +282,8 @@ impl Encoder {
     }
 
     fn question(&self, kind: u8, text: Bytes, out: &mut Outbox) -> Result<(), Unsendable> {
-        if text.len() > QUESTION_BYTES_MAX {
+        let long = matches!(kind, kind::ASK | kind::TOLD);
+        if text.len() > if long { LONG_QUESTION_BYTES_MAX } else { QUESTION_BYTES_MAX } {
             return Err(Unsendable("a question or answer is too long"));
         }
         self.shared(Head { kind, ..Head::default() }, text, out)

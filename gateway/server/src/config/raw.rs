@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use super::backup::RawBackup;
 pub(super) use super::iscsi::RawIscsi;
 pub(super) use super::plugins::RawPlugins;
+pub(super) use super::recovery::RawRecovery;
 
 /// The file as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -31,6 +32,8 @@ pub struct Raw {
     pub backup: RawBackup,
     /// Plugins.
     pub plugins: RawPlugins,
+    /// Plans and their runs.
+    pub recovery: RawRecovery,
     /// The REST API.
     pub api: RawApi,
     /// Metrics.
@@ -61,6 +64,7 @@ impl Default for Raw {
             points: RawPoints::default(),
             backup: RawBackup::default(),
             plugins: RawPlugins::default(),
+            recovery: RawRecovery::default(),
             api: RawApi::default(),
             metrics: RawMetrics::default(),
             link: RawLink::default(),

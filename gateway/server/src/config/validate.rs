@@ -131,6 +131,7 @@ impl Raw {
             quota: quota(&at, &self.quota)?,
             snapshots_max_manual: snapshots(&at, &self.snapshots)?,
             hooks: hooks(&at, &self.points.hooks)?,
+            recovery: super::recovery::recovery(&at, &self.recovery)?,
             backup_targets: super::backup::targets(&at, &self.backup)?,
             plugins: super::plugins::plugins(
                 &at,

@@ -21,6 +21,7 @@ use super::surveys::Survey;
 use crate::book::PeerEntry;
 use crate::numbers::Remote;
 use crate::refusal::Refused;
+use crate::runs::calls::{RunAnswer, RunQuestion};
 use crate::ways::Side;
 
 /// To connect, to ask, to change a ledger there and to answer.
@@ -161,6 +162,8 @@ pub(crate) enum Question {
     },
     /// What does your copy hold in this block? Mine was lost, and we have the same.
     Block(Lost),
+    /// It is about a run of a plan.
+    Run(Box<RunQuestion>),
     /// How is your part of a group, and what did you write to it that I may lack?
     Survey {
         /// The group.
@@ -182,6 +185,7 @@ impl Question {
             Self::Do { deed, .. } => deed.version_min(),
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             Self::Block(_) => block::BLOCKS_SINCE_VERSION,
+            Self::Run(_) => block::RUNS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }
@@ -226,6 +230,8 @@ pub(crate) enum Answer {
     },
     /// Initiators reach me there.
     Portals(Side),
+    /// What is said about the run.
+    Run(RunAnswer),
     /// Done.
     Done,
     /// Not done.
@@ -293,6 +299,12 @@ impl Answer {
     /// When it is another.
     pub(crate) fn portals(self) -> Result<Side, Refused> {
         if let Self::Portals(side) = self { Ok(side) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn of_run(self) -> Result<RunAnswer, Refused> {
+        if let Self::Run(answer) = self { Ok(answer) } else { Err(unexpected()) }
     }
 
     /// # Errors

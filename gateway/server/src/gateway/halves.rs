@@ -185,6 +185,7 @@ impl Gateway {
                 Ok(Answer::Done)
             }
             Question::Part { session } => self.part_with(session, peer).await,
+            Question::Run(question) => self.answer_of_run(peer, *question).await.map(Answer::Run),
         }
     }
 

@@ -37,11 +37,13 @@ pub(crate) fn hash_token(token: &str) -> String {
 /// Lets a call through whose token allows it.
 pub(super) async fn authenticate(
     State(gateway): State<Arc<Gateway>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let needed = needed(request.method(), request.uri().path());
-    match role_of(&gateway, &request) {
+    let (name, role) = role_of(&gateway, &request).unzip();
+    let name = name.unwrap_or_default();
+    match role {
         None => Failure::new(
             Code::Unauthenticated,
             "the call carries no bearer token that this gateway knows",
@@ -52,16 +54,24 @@ pub(super) async fn authenticate(
             format!("this needs the role {needed:?}, the token has {role:?}").to_lowercase(),
         )
         .into_response(),
-        Some(_) => next.run(request).await,
+        Some(_) => {
+            request.extensions_mut().insert(Caller(name));
+            next.run(request).await
+        }
     }
 }
 
-fn role_of(gateway: &Gateway, request: &Request) -> Option<RoleEntry> {
+/// Whose token a call carries: who said something, in what is kept of it.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(pub(super) String);
+
+fn role_of(gateway: &Gateway, request: &Request) -> Option<(String, RoleEntry)> {
     let header = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
     let token = header.strip_prefix("Bearer ")?.trim();
     let hash = hash_token(token);
     let pages = gateway.book.read();
-    pages.tokens.iter().find(|entry| entry.hash == hash).map(|entry| entry.role)
+    let found = pages.tokens.iter().find(|entry| entry.hash == hash);
+    found.map(|entry| (entry.name.clone(), entry.role))
 }
 
 fn needed(method: &Method, path: &str) -> RoleEntry {

@@ -11,6 +11,7 @@ pub(super) fn all() {
     api();
     super::backups::describe();
     plugin::metrics::describe();
+    super::runs::describe();
 }
 
 fn hosts() {

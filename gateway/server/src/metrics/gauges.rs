@@ -162,6 +162,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
     fillings(&mut families, gateway);
     scrubs(&mut families, gateway);
     super::backups::render(&mut families, gateway);
+    super::runs::render(&mut families, gateway);
     let mut legs: BTreeMap<String, Vec<(GroupStatus, LegStatus)>> = BTreeMap::new();
     for (entry, known) in gateway.look().await {
         match known {

@@ -1,0 +1,197 @@
+//! One call to a provider, and what follows from its outcome.
+//!
+//! Invariant: whatever a provider answers, it becomes at most one record, and nothing beyond its limits
+//! gets into a journal.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+
+use super::{World, poll_after};
+use crate::actions::{ActionError, Actions, Context, Direction, Outcome, Report, Standing};
+use crate::limits::{
+    CHOICES_MAX, CREATED_MAX, OUTPUT_BYTES_MAX, OUTPUTS_MAX, REPORT_BYTES_MAX, TOKEN_BYTES_MAX,
+    WORDS_BYTES_MAX,
+};
+use crate::registry::split_action;
+use crate::run::{Call, CallKind, Event, Run, State};
+
+/// When an attempt must be over, and when its provider may be asked again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) until: Instant,
+    pub(super) not_before: Option<Instant>,
+}
+
+/// What a call came to.
+pub(super) enum Answer {
+    /// What its provider said.
+    Outcome(Outcome),
+    /// It was so before.
+    Found(Report),
+}
+
+pub(super) type Result = std::result::Result<Answer, ActionError>;
+
+/// When to ask again, and how far it is.
+pub(super) struct Again {
+    pub(super) after: Duration,
+    pub(super) progress: String,
+}
+
+/// Makes a call. It owns all that it needs, so that the run can go on meanwhile.
+pub(super) fn call(
+    run: &Run,
+    world: &Arc<dyn World>,
+    call: Call,
+    (times, in_doubt): (Times, bool),
+) -> impl Future<Output = Result> + Send + use<> {
+    let step = &run.plan.steps[call.place];
+    let site = step.site.map(|role| run.setting().sites.of(role).to_owned());
+    let actions = world.actions_at(site.as_deref(), &step.action);
+    let name = step.action.clone();
+    let params = run.params(call.place);
+    let context = Context {
+        run: run.id().to_owned(),
+        step: step.id.clone(),
+        idempotency_key: format!("{}/{}", run.id(), step.id),
+        attempt: call.attempt,
+        deadline: Duration::ZERO,
+        is_dry_run: false,
+        actor: run.begun.actor.clone(),
+        direction: call.direction,
+    };
+    let timeout = step.timeout;
+    async move {
+        if let Some(not_before) = times.not_before {
+            sleep_until(not_before.min(times.until)).await;
+        }
+        let late = || {
+            let detail = format!("it was not over within {timeout:?}");
+            ActionError::now("timeout", detail)
+        };
+        let left = times.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(late());
+        }
+        let actions = actions.ok_or_else(|| {
+            let place = site.map_or_else(|| "here".to_owned(), |site| format!("at {site}"));
+            ActionError::now("no_provider", format!("nobody has the action {name} {place}"))
+        })?;
+        let params = params.map_err(|why| ActionError::never("bad_reference", why))?;
+        let context = Context { deadline: left, ..context };
+        let (_, action) = split_action(&name).unwrap_or(("", &name));
+        let doing = perform(&*actions, (action, &context, &params), (call.kind, in_doubt));
+        timeout_at(times.until, doing).await.unwrap_or_else(|_elapsed| Err(late()))
+    }
+}
+
+async fn perform(
+    actions: &dyn Actions,
+    (action, context, params): (&str, &Context, &Value),
+    (kind, in_doubt): (CallKind, bool),
+) -> Result {
+    if in_doubt
+        && context.direction == Direction::Forward
+        && matches!(kind, CallKind::GoOn { .. })
+        && let Standing::Done(report) = actions.check(action, context, params).await?
+    {
+        return Ok(Answer::Found(report));
+    }
+    let outcome = match kind {
+        CallKind::Begin => match actions.check(action, context, params).await? {
+            Standing::Done(report) => return Ok(Answer::Found(report)),
+            Standing::Blocked(why) => return Err(ActionError::now("blocked", why)),
+            Standing::Ready => actions.run(action, context, params).await,
+        },
+        CallKind::GoOn { token, answer } => {
+            actions.resume(action, context, params, &token, answer.as_deref()).await
+        }
+        CallKind::Undo(report) => actions.undo(action, context, params, &report).await,
+    };
+    outcome.map(Answer::Outcome)
+}
+
+/// The record of what a call came to, and when to ask again.
+pub(super) fn judge(run: &Run, place: usize, result: Result) -> (Option<Event>, Option<Again>) {
+    let step = run.plan.steps[place].id.clone();
+    let (attempt, known, answered) = match &run.steps[place].state {
+        State::Running { attempt, token, answer } => (*attempt, token.clone(), answer.is_some()),
+        // The run went another way meanwhile.
+        _ => return (None, None),
+    };
+    let back = run.direction == Direction::Back;
+    let fail = |error: ActionError| {
+        let error = ActionError { detail: words(error.detail), ..error };
+        (Some(Event::Failed { step: step.clone(), attempt, error }), None)
+    };
+    let (outcome, found) = match result {
+        Err(error) => return fail(error),
+        Ok(Answer::Found(report)) => (Outcome::Done(report), true),
+        Ok(Answer::Outcome(outcome)) => (outcome, false),
+    };
+    if let Some(why) = too_much(&outcome) {
+        return fail(ActionError::never("too_much", why));
+    }
+    let event = match outcome {
+        Outcome::Done(report) if back => {
+            Event::Undone { step, summary: words(report.summary), left: report.created }
+        }
+        Outcome::Skipped(why) if back => {
+            Event::Undone { step, summary: words(why), left: Vec::new() }
+        }
+        Outcome::Done(report) => Event::Done { step, report, found },
+        Outcome::Skipped(why) => Event::Skipped { step, why: words(why), actor: None },
+        Outcome::NeedsOperator { prompt, choices, token } => {
+            Event::Asked { step, prompt: words(prompt), choices, token }
+        }
+        Outcome::Pending { token, poll_after: after, progress } => {
+            let again = Again { after: poll_after(after), progress: words(progress) };
+            // An answer was told now, so it must not be told again after a kill.
+            let is_new = known.as_ref() != Some(&token) || answered;
+            return (is_new.then_some(Event::Pending { step, token }), Some(again));
+        }
+    };
+    (Some(event), None)
+}
+
+/// What a journal does not take.
+fn too_much(outcome: &Outcome) -> Option<String> {
+    let token_bytes = |token: &Value| token.to_string().len();
+    match outcome {
+        Outcome::Done(report) => {
+            let bytes = serde_json::to_vec(report).map_or(usize::MAX, |text| text.len());
+            let output = report.outputs.values().any(|text| text.len() > OUTPUT_BYTES_MAX);
+            let many = report.outputs.len() > OUTPUTS_MAX
+                || report.created.len() + report.removed.len() > CREATED_MAX;
+            (bytes > REPORT_BYTES_MAX || output || many).then(|| {
+                format!(
+                    "the report of the action is too large: {bytes} bytes, {} outputs",
+                    report.outputs.len()
+                )
+            })
+        }
+        Outcome::Pending { token, .. } => (token_bytes(token) > TOKEN_BYTES_MAX)
+            .then(|| "the token of the action is too large".to_owned()),
+        Outcome::NeedsOperator { choices, token, .. } => {
+            let bad = choices.is_empty()
+                || choices.len() > CHOICES_MAX
+                || choices.iter().any(|choice| choice.len() > WORDS_BYTES_MAX)
+                || token_bytes(token) > TOKEN_BYTES_MAX;
+            bad.then(|| {
+                "the action asks with no choices, too many, or a token too large".to_owned()
+            })
+        }
+        Outcome::Skipped(_) => None,
+    }
+}
+
+/// At most so many words, cut where a character ends.
+fn words(mut text: String) -> String {
+    if text.len() > WORDS_BYTES_MAX {
+        let end = (0..=WORDS_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}

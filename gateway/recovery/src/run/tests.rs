@@ -1,0 +1,249 @@
+//! Runs as lists of records: whatever providers and people do, the rules hold and it can end.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const PLAN: &str = r#"
+name = "p"
+kind = "other"
+[sites]
+source = "east"
+destination = "west"
+[[steps]]
+id = "a"
+action = "x/a"
+retries = 1
+[[steps]]
+id = "b"
+action = "x/b"
+parallel = "both"
+approval = "go on?"
+[[steps]]
+id = "c"
+action = "x/c"
+parallel = "both"
+on_failure = "carry-on"
+[[steps]]
+id = "d"
+action = "x/d"
+on_failure = "roll-back"
+reversible = false
+[[steps]]
+id = "e"
+action = "x/e"
+on_failure = "roll-back"
+point_of_no_return = true
+[[steps]]
+id = "f"
+action = "x/f"
+on_failure = "roll-back"
+[[steps]]
+id = "g"
+action = "x/g"
+after = ["a"]
+"#;
+
+fn begin() -> Record {
+    let plan = Plan::from_toml("p.toml", PLAN).unwrap();
+    let setting = plan.setting(false, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    let runner = Runner { gateway: "g".to_owned(), site: "east".to_owned() };
+    let begun = Begun {
+        run: "r".to_owned(),
+        plan: plan.raw,
+        setting,
+        groups: Vec::new(),
+        actor: "ada".to_owned(),
+        runner,
+        keepers: Vec::new(),
+        absent: Vec::new(),
+    };
+    Record { number: 1, term: 1, at_ms: 1, event: Event::Begun(Box::new(begun)) }
+}
+
+/// What is drawn: which of the effects, what comes of it, what people say.
+#[derive(Clone, Debug)]
+struct Draw {
+    effect: usize,
+    outcome: u8,
+    word: u8,
+}
+
+fn draw() -> impl Strategy<Value = Draw> {
+    (0..64_usize, 0..6_u8, 0..12_u8).prop_map(|(effect, outcome, word)| Draw {
+        effect,
+        outcome,
+        word,
+    })
+}
+
+fn outcome(run: &Run, call: &Call, outcome: u8) -> Event {
+    let step = run.plan.steps[call.place].id.clone();
+    let back = call.direction == Direction::Back;
+    match outcome {
+        0 | 1 if back => Event::Undone { step, summary: String::new(), left: Vec::new() },
+        0 | 1 => Event::Done { step, report: Report::default(), found: outcome == 1 },
+        2 => Event::Pending { step, token: json!(run.records) },
+        3 => {
+            let choices = vec!["y".to_owned()];
+            Event::Asked { step, prompt: String::new(), choices, token: json!(1) }
+        }
+        4 => Event::Failed {
+            step,
+            attempt: call.attempt,
+            error: ActionError::now("x", "may work later"),
+        },
+        _ => Event::Failed { step, attempt: call.attempt, error: ActionError::never("x", "no") },
+    }
+}
+
+/// What people say, if that can be said now; of several steps they name the first that takes it.
+fn word(run: &Run, word: u8) -> Option<Event> {
+    let names = run.plan.steps.iter().map(|step| Some(step.id.clone()));
+    let answer = |step, answer: &str| Word::Answer { step, answer: answer.to_owned() };
+    std::iter::once(None).chain(names).find_map(|step| {
+        let word = match word {
+            0 => Word::Abort { why: "enough".to_owned() },
+            1 | 2 => Word::Retry { step },
+            3 => Word::Skip { step, why: "by hand".to_owned() },
+            4 => answer(step, REJECT),
+            5 | 6 => answer(step, "y"),
+            7 | 8 => answer(step, APPROVE),
+            _ => return None,
+        };
+        run.hear(&word, "ada").ok()
+    })
+}
+
+/// The next record, if there is any to come of this draw.
+fn step(run: &Run, draw: &Draw) -> Option<Event> {
+    if let Some(event) = word(run, draw.word) {
+        return Some(event);
+    }
+    let effects = run.next();
+    if effects.is_empty() {
+        return None;
+    }
+    match &effects[draw.effect % effects.len()] {
+        Effect::Write(event) | Effect::Pause { then: event, .. } => Some(event.clone()),
+        Effect::Call(call) => Some(outcome(run, call, draw.outcome)),
+    }
+}
+
+/// Rules that need the whole journal.
+fn rules(records: &[Record], run: &Run) {
+    let intents = |id: &str| {
+        let is_it =
+            |record: &&Record| matches!(&record.event, Event::Intent { step, .. } if step == id);
+        records.iter().filter(is_it).map(|record| record.number).collect::<Vec<_>>()
+    };
+    let no_return = intents("e");
+    let turned = records
+        .iter()
+        .find(|record| matches!(record.event, Event::Aborted { .. } | Event::TurnedBack { .. }));
+    for record in records {
+        if let Event::Undone { step, .. } = &record.event {
+            assert!(turned.is_some_and(|turned| turned.number < record.number));
+            let first = intents(step)[0];
+            assert!(no_return.first().is_none_or(|e| first > *e), "{step} is before the point");
+            assert_ne!(step, "d", "it is not reversible");
+        }
+        if let Event::Done { step, .. } = &record.event {
+            assert!(intents(step).first().is_some_and(|intent| *intent < record.number));
+        }
+    }
+    if let Some((Ending::RolledBack, ..)) = run.ended {
+        assert!(no_return.is_empty() && intents("d").is_empty());
+    }
+    if let Some((Ending::Completed, ..)) = run.ended {
+        assert!(run.steps.iter().all(|step| step.direction == Direction::Forward));
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_rules_hold_and_it_can_end(draws in prop::collection::vec(draw(), 0..80)) {
+        let mut records = vec![begin()];
+        let mut run = Run::replay(&records).unwrap();
+        let well = |word: u8| Draw { effect: 0, outcome: 0, word };
+        let mut patience = 0;
+        let mut draws = draws.into_iter();
+        while run.ended.is_none() {
+            // After what was drawn everything goes well, and people say what helps.
+            let next = draws.next();
+            let event = match &next {
+                Some(draw) => step(&run, draw),
+                None => [2, 7, 5, 9].into_iter().find_map(|number| step(&run, &well(number))),
+            };
+            if next.is_none() {
+                patience += 1;
+                prop_assert!(patience < 200, "it does not end: {:#?}", run);
+            }
+            let Some(event) = event else { continue };
+            let record = run.record(event, 1);
+            let applied = run.apply(&record);
+            prop_assert!(applied.is_ok(), "{applied:?} of {record:?}");
+            records.push(record);
+        }
+        prop_assert_eq!(Run::replay(&records).unwrap(), run.clone());
+        prop_assert!(run.next().is_empty());
+        rules(&records, &run);
+    }
+}
+
+fn apply(run: &mut Run, event: Event) -> Result<(), Unreadable> {
+    let record = run.record(event, 1);
+    run.apply(&record)
+}
+
+#[test]
+fn a_higher_term_goes_on_and_a_lower_one_is_refused() {
+    let mut run = Run::replay(&[begin()]).unwrap();
+    let runner = Runner { gateway: "h".to_owned(), site: "west".to_owned() };
+    let taken = Event::Taken { runner: runner.clone(), actor: "ada".to_owned() };
+    let taken = Record { term: 2, ..run.record(taken, 2) };
+    run.apply(&taken).unwrap();
+    assert_eq!((run.term, &run.runner), (2, &runner));
+    let intent = Event::Intent { step: "a".to_owned(), attempt: 1 };
+    let late = Record { term: 1, ..run.record(intent.clone(), 3) };
+    assert!(run.clone().apply(&late).unwrap_err().why.contains("term 1"));
+    assert!(apply(&mut run, intent).is_ok());
+}
+
+#[test]
+fn a_journal_that_says_what_cannot_be_is_refused() {
+    let run = Run::replay(&[begin()]).unwrap();
+    let early = Event::Intent { step: "d".to_owned(), attempt: 1 };
+    let done = Event::Done { step: "a".to_owned(), report: Report::default(), found: false };
+    let nobody = Event::Intent { step: "z".to_owned(), attempt: 1 };
+    for (event, why) in [(early, "too early"), (done, "no intent"), (nobody, "no step")] {
+        let found = apply(&mut run.clone(), event).unwrap_err();
+        assert!(found.why.contains(why), "{found}");
+    }
+    let gap = Record { number: 3, ..run.record(Event::TurnedBack { step: "a".to_owned() }, 1) };
+    assert!(run.clone().apply(&gap).is_err());
+    assert!(Run::replay(&[gap]).is_err());
+    assert!(Run::replay(&[]).is_err());
+}
+
+#[test]
+fn a_person_hears_what_can_be_said() {
+    let mut run = Run::replay(&[begin()]).unwrap();
+    let say = |run: &Run, word: Word| run.hear(&word, "ada").unwrap_err().to_string();
+    assert_eq!(say(&run, Word::Retry { step: None }), "no step is failed");
+    let named = Word::Retry { step: Some("a".to_owned()) };
+    assert!(say(&run, named).contains("step a is waiting"));
+    apply(&mut run, Event::Intent { step: "a".to_owned(), attempt: 1 }).unwrap();
+    let report = Report::default();
+    apply(&mut run, Event::Done { step: "a".to_owned(), report, found: false }).unwrap();
+    apply(&mut run, Event::ApprovalAsked { step: "b".to_owned() }).unwrap();
+    let wrong = Word::Answer { step: None, answer: "perhaps".to_owned() };
+    assert!(say(&run, wrong).contains("but: approve, reject"));
+    let right = Word::Answer { step: None, answer: APPROVE.to_owned() };
+    let event = run.hear(&right, "ada").unwrap();
+    apply(&mut run, event).unwrap();
+    assert_eq!(run.steps[1].state, State::Approved);
+}

@@ -1,0 +1,233 @@
+//! What other gateways ask about runs.
+//!
+//! Invariant: records are kept, and actions done, only for a gateway that the run itself names, with the
+//! highest term that is known here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Code;
+use block::Identity;
+use recovery::run::{Event, Record, Run};
+use recovery::{ActionError, Actions, Context};
+use uuid::Uuid;
+
+use super::Gateway;
+use crate::refusal::Refused;
+use crate::runs::Place;
+use crate::runs::calls::{Act, ActAnswer, ActCall, RunAnswer, RunQuestion, fitting};
+
+/// A run that is executed here stands still within this time: its calls are dropped.
+const STILL_MAX: Duration = Duration::from_secs(8);
+/// Shorter than an asker waits.
+const ACT_MAX: Duration = Duration::from_secs(12);
+
+fn is_named(run: &Run, peer: &Identity) -> bool {
+    let peer = peer.gateway.uuid().to_string();
+    run.runner.gateway == peer || run.keepers().any(|keeper| keeper.gateway == peer)
+}
+
+fn stranger(peer: &Identity) -> Refused {
+    Refused::new(Code::Forbidden, format!("{} takes no part in that run", peer.site))
+}
+
+impl Gateway {
+    /// Answers a question about a run.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub(in crate::gateway) async fn answer_of_run(
+        self: &Arc<Self>,
+        peer: &Identity,
+        question: RunQuestion,
+    ) -> Result<RunAnswer, Refused> {
+        match question {
+            RunQuestion::Lease { run, groups } => {
+                self.check_leases(run, &groups)?;
+                Ok(RunAnswer::Kept { have: 0 })
+            }
+            RunQuestion::Keep { run, term, records } => {
+                self.keep_for(peer, (run, term), records).await
+            }
+            RunQuestion::Yield { run, term, from } => self.yield_to(peer, (run, term), from).await,
+            RunQuestion::Act(act) => self.act_for(peer, *act).await,
+        }
+    }
+
+    async fn keep_for(
+        self: &Arc<Self>,
+        peer: &Identity,
+        (id, term): (Uuid, u64),
+        records: Vec<Record>,
+    ) -> Result<RunAnswer, Refused> {
+        let known = {
+            let mut all = self.runs.all();
+            match all.get_mut(&id) {
+                None => None,
+                Some(known) if !is_named(&known.run, peer) => return Err(stranger(peer)),
+                Some(known) if term < known.term => {
+                    return Ok(RunAnswer::Superseded { term: known.term });
+                }
+                Some(known) => {
+                    known.term = term;
+                    Some((known.records.clone(), known.run.clone()))
+                }
+            }
+        };
+        let Some((ours, run)) = known else {
+            return self.keep_new(peer, id, records).await;
+        };
+        if term > run.term {
+            self.stand_still(id).await?;
+        }
+        let have = u64::try_from(ours.len()).unwrap_or(u64::MAX);
+        let differs = records.iter().any(|record| {
+            let place = usize::try_from(record.number.saturating_sub(1)).unwrap_or(usize::MAX);
+            ours.get(place).is_some_and(|our| our != record)
+        });
+        if differs {
+            if term <= run.term {
+                let detail = "the journals of the run differ, in one term";
+                return Err(Refused::new(Code::RunJournal, detail));
+            }
+            // What this gateway wrote alone was overtaken; it stays in a file of its own.
+            tracing::warn!(run = %id, "set the journal of a run aside: it was taken over elsewhere");
+            let runs = Arc::clone(&self.runs);
+            let aside = self.tasks.spawn_blocking(move || runs.set_aside(id)).await;
+            let aside = aside.map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+            aside.map_err(|why| Refused::new(Code::RunJournal, why))?;
+            return Ok(RunAnswer::Kept { have: 0 });
+        }
+        let fresh: Vec<Record> = records.into_iter().filter(|of| of.number > have).collect();
+        if fresh.first().is_some_and(|first| first.number == have + 1) {
+            let mut then = run;
+            for record in &fresh {
+                let applied = then.apply(record);
+                applied.map_err(|error| Refused::new(Code::RunJournal, error.to_string()))?;
+            }
+            if then.runner.gateway != peer.gateway.uuid().to_string() {
+                return Err(stranger(peer));
+            }
+            self.keep_more(id, fresh).await?;
+        }
+        Ok(RunAnswer::Kept { have: self.run_known(id)?.records })
+    }
+
+    async fn keep_new(
+        &self,
+        peer: &Identity,
+        id: Uuid,
+        records: Vec<Record>,
+    ) -> Result<RunAnswer, Refused> {
+        let Some(Event::Begun(begun)) = records.first().map(|first| &first.event) else {
+            return Ok(RunAnswer::Kept { have: 0 });
+        };
+        let run = Run::replay(&records)
+            .map_err(|error| Refused::new(Code::RunJournal, error.to_string()))?;
+        if run.runner.gateway != peer.gateway.uuid().to_string() || begun.run != id.to_string() {
+            return Err(stranger(peer));
+        }
+        // A lease is looked for and taken in one go, as by a run that begins here.
+        let _one_at_a_time = self.runs.beginning.lock().await;
+        if run.ended.is_none() {
+            self.check_leases(id, &begun.groups)?;
+        }
+        self.keep_first(id, records).await?;
+        Ok(RunAnswer::Kept { have: run.records })
+    }
+
+    /// Lets a run that is executed here stand still, if it is.
+    async fn stand_still(&self, id: Uuid) -> Result<(), Refused> {
+        let turn = {
+            let mut all = self.runs.all();
+            let Some(known) = all.get_mut(&id) else { return Ok(()) };
+            // Nobody holds the other end of its words any more: it ends.
+            known.place = Place::Elsewhere;
+            Arc::clone(&known.turn)
+        };
+        let still = tokio::time::timeout(STILL_MAX, turn.lock()).await;
+        still.map(drop).map_err(|_elapsed| {
+            Refused::new(Code::RunState, "the run does not stand still yet; try again")
+        })
+    }
+
+    async fn yield_to(
+        &self,
+        peer: &Identity,
+        (id, term): (Uuid, u64),
+        from: u64,
+    ) -> Result<RunAnswer, Refused> {
+        let run = self.run_known(id)?;
+        if !is_named(&run, peer) {
+            return Err(stranger(peer));
+        }
+        {
+            let mut all = self.runs.all();
+            if let Some(known) = all.get_mut(&id) {
+                if known.term > term || (known.term == term && known.run.term == term) {
+                    return Ok(RunAnswer::Superseded { term: known.term });
+                }
+                // From here on nothing is written here with the old term.
+                known.term = term;
+            }
+        }
+        self.stand_still(id).await?;
+        let all = self.runs.all();
+        let records = all.get(&id).map_or(&[][..], |known| known.records.as_slice());
+        let from = usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX);
+        let lacked = records.get(from..).unwrap_or_default();
+        let told = fitting(lacked);
+        Ok(RunAnswer::Yielded { records: told.to_vec(), more: told.len() < lacked.len() })
+    }
+
+    async fn act_for(self: &Arc<Self>, peer: &Identity, act: Act) -> Result<RunAnswer, Refused> {
+        // A look may be had without a run; whatever can change anything may not.
+        let looks =
+            act.call == ActCall::Describe || (act.call == ActCall::Check && act.run.is_nil());
+        let changes = !looks;
+        if changes {
+            let all = self.runs.all();
+            let known = all.get(&act.run).ok_or_else(|| {
+                Refused::new(Code::NotFound, "no copy of the run's journal is here yet")
+            })?;
+            if known.term > act.term {
+                return Ok(RunAnswer::Superseded { term: known.term });
+            }
+            if !is_named(&known.run, peer) || known.run.ended.is_some() {
+                return Err(stranger(peer));
+            }
+        }
+        let Some(actions) = self.runs.registry.provider_of(&act.action) else {
+            let why = format!("{} has no action {}", self.config.site.name, act.action);
+            let error = ActionError::now(Code::PlanBad.as_str(), why);
+            return Ok(RunAnswer::Acted(Box::new(ActAnswer::Failed(error))));
+        };
+        let doing = tokio::time::timeout(ACT_MAX, perform(&*actions, act));
+        let late = |_elapsed| Err(ActionError::now("timeout", "the action did not answer in time"));
+        let answer = doing.await.unwrap_or_else(late).unwrap_or_else(ActAnswer::Failed);
+        Ok(RunAnswer::Acted(Box::new(answer)))
+    }
+}
+
+async fn perform(actions: &dyn Actions, act: Act) -> Result<ActAnswer, ActionError> {
+    let (_, action) = recovery::split_action(&act.action).unwrap_or(("", &act.action));
+    let params = &act.params;
+    if act.call == ActCall::Describe {
+        return actions.describe(action, params).await.map(ActAnswer::Description);
+    }
+    let nobody = || ActionError::never(Code::Invalid.as_str(), "the call is for nobody");
+    let context = act.context.ok_or_else(nobody)?;
+    let context = Context { deadline: context.deadline.min(ACT_MAX), ..context };
+    let outcome = match &act.call {
+        ActCall::Describe => return Err(nobody()),
+        ActCall::Check => {
+            return actions.check(action, &context, params).await.map(ActAnswer::Standing);
+        }
+        ActCall::Run => actions.run(action, &context, params).await,
+        ActCall::Resume { token, answer } => {
+            actions.resume(action, &context, params, token, answer.as_deref()).await
+        }
+        ActCall::Undo(report) => actions.undo(action, &context, params, report).await,
+    };
+    outcome.map(ActAnswer::Outcome)
+}

@@ -1,0 +1,135 @@
+//! What gateways say to each other about runs.
+//!
+//! Invariant: everything but a look is for a run and a term; a gateway that knows a higher term of that
+//! run refuses, and says which.
+
+use recovery::run::Record;
+use recovery::{ActionError, Context, Description, Outcome, Report, Standing};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// A question about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub(crate) enum RunQuestion {
+    /// May a run have these groups, as far as you know?
+    Lease {
+        /// The run.
+        run: Uuid,
+        /// The groups, by identity and name.
+        groups: Vec<(String, String)>,
+    },
+    /// Keep these records.
+    Keep {
+        /// The run.
+        run: Uuid,
+        /// The asker's term.
+        term: u64,
+        /// They; the first may be one that you have.
+        records: Vec<Record>,
+    },
+    /// I take the run over: stop, and tell what I lack.
+    Yield {
+        /// The run.
+        run: Uuid,
+        /// The term that the asker goes on with.
+        term: u64,
+        /// The number of the first record that the asker lacks.
+        from: u64,
+    },
+    /// Do something for a step of mine, at your site.
+    Act(Box<Act>),
+}
+
+/// A call to an action at another site.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Act {
+    /// The run; nil when nothing is to be changed.
+    pub(crate) run: Uuid,
+    /// The asker's term.
+    pub(crate) term: u64,
+    /// `provider/action`.
+    pub(crate) action: String,
+    /// Its parameters.
+    pub(crate) params: Value,
+    /// For whom; absent for a description.
+    pub(crate) context: Option<Context>,
+    /// What is called.
+    pub(crate) call: ActCall,
+}
+
+/// What is called at another site.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ActCall {
+    /// What would it do?
+    Describe,
+    /// How do things stand?
+    Check,
+    /// Do it.
+    Run,
+    /// Go on.
+    Resume {
+        /// What the provider knows it by.
+        token: Value,
+        /// What a person answered.
+        answer: Option<String>,
+    },
+    /// Take it back.
+    Undo(Report),
+}
+
+/// What another site's action said.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ActAnswer {
+    /// To a description.
+    Description(Description),
+    /// To a check.
+    Standing(Standing),
+    /// To anything else.
+    Outcome(Outcome),
+    /// It failed.
+    Failed(ActionError),
+}
+
+/// An answer about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "of", rename_all = "snake_case")]
+pub(crate) enum RunAnswer {
+    /// This many records are on stable storage here.
+    Kept {
+        /// So many.
+        have: u64,
+    },
+    /// The run has a higher term.
+    Superseded {
+        /// It.
+        term: u64,
+    },
+    /// The run stands still here; these are the records that were lacked, or the first of them.
+    Yielded {
+        /// They.
+        records: Vec<Record>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// What the action said.
+    Acted(Box<ActAnswer>),
+}
+
+/// Records of one question: what is around them is little.
+const RECORDS_BYTES_MAX: usize = 700 << 10;
+
+/// As many of these records as one question or answer takes, at least one.
+#[must_use]
+pub(crate) fn fitting(records: &[Record]) -> &[Record] {
+    let mut bytes = 0;
+    let fits = |record: &&Record| {
+        bytes += serde_json::to_vec(record).map_or(0, |text| text.len() + 1);
+        bytes <= RECORDS_BYTES_MAX
+    };
+    let count = records.iter().take_while(fits).count().max(1).min(records.len());
+    &records[..count]
+}

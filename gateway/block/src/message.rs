@@ -99,8 +99,9 @@ pub struct Open {
 /// heartbeats carry neither mode nor lag. Version 2 has no [`Message::Policy`], and knows no gateway
 /// but a primary that opens a group. Version 3 has no [`Message::Span`], version 4 no
 /// [`Message::Snapshot`], in version 5 it says nothing of recovery points, and up to version 6 nobody
-/// asks another gateway for the content of a block, or says what host protocols keep of a volume.
-pub const PROTOCOL_VERSION: u16 = 7;
+/// asks another gateway for the content of a block, or says what host protocols keep of a volume. Up to
+/// version 7 the primary does not say what its clock says.
+pub const PROTOCOL_VERSION: u16 = 8;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
@@ -119,6 +120,8 @@ pub const POINTS_SINCE_VERSION: u16 = 6;
 pub const BLOCKS_SINCE_VERSION: u16 = 7;
 /// The oldest version in which [`Message::Snapshot`] says what host protocols keep of a volume.
 pub const ATTRIBUTES_SINCE_VERSION: u16 = 7;
+/// The oldest version in which [`Message::Snapshot`] says what the clock of the primary says.
+pub const TIME_SINCE_VERSION: u16 = 8;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

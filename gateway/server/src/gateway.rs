@@ -17,12 +17,13 @@ pub(crate) mod incoming;
 pub(crate) mod locks;
 pub(crate) mod members;
 pub(crate) mod migrations;
+mod moments;
 pub(crate) mod parts;
 pub(crate) mod points;
 mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
-mod scrubs;
+pub(crate) mod scrubs;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod snapshots;
@@ -46,6 +47,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::fillings::Fillings;
 use crate::http::rec::Jobs;
+use crate::moments::Moments;
 use crate::numbers::NumberBook;
 use crate::operations::Operations;
 use crate::plans::Plans;
@@ -79,6 +81,8 @@ pub(crate) struct Gateway {
     pub(crate) plans: Plans,
     /// What it did by schedule.
     pub(crate) keeping: points::Keeping,
+    /// What its mirrors write down.
+    pub(crate) moments: Moments,
     /// Where backups go.
     pub(crate) targets: Targets,
     /// Where its volumes lie.
@@ -160,6 +164,7 @@ impl Gateway {
             events: parts.events,
             plans: Plans::default(),
             keeping: points::Keeping::default(),
+            moments: Moments::default(),
             pool: parts.pool,
             fillings: parts.fillings,
             links: parts.links,
@@ -188,6 +193,7 @@ impl Gateway {
     pub(crate) fn go_on(self: &Arc<Self>) {
         self.take_rollbacks_up();
         self.begin_keeping();
+        self.tasks.spawn(Arc::clone(self).keep_moments());
         self.begin_backups();
     }
 

@@ -11,6 +11,7 @@
 pub(crate) mod backups;
 mod describe;
 mod gauges;
+mod moments;
 mod text;
 
 use std::net::SocketAddr;

@@ -94,6 +94,8 @@ struct State {
     base_changes: u64,
     /// The disk failed at this time.
     failed_ms: Option<u64>,
+    /// The newest base, written or not.
+    newest_base: Option<SnapshotId>,
     index: Index,
     /// Segments that views need, by the volume that is filled.
     pins: HashMap<VolumeId, (u64, u64)>,
@@ -169,7 +171,7 @@ impl Journal {
         }
         state.limits = limits;
         if limits.is_none() {
-            (state.follows, state.heard_ms) = (false, None);
+            (state.follows, state.newest_base) = (false, None);
             state.queue.clear();
             state.queue_bytes = 0;
         }
@@ -190,7 +192,7 @@ impl Journal {
             durable_ms: state.durable_ms,
             last_gap: state.index.last_gap(),
             is_cut_by_bytes: state.index.is_cut_by_bytes,
-            bases: state.index.bases(),
+            bases: state.index.bases().into_iter().chain(state.newest_base).collect(),
             gaps: state.gaps,
         }
     }
@@ -310,8 +312,9 @@ impl State {
                 self.push(JournalEntry::Time { unix_ms }, 0);
                 true
             }
-            JournalEntry::Base { .. } => {
+            JournalEntry::Base { snapshot, .. } => {
                 let Some(heard_ms) = self.heard_ms else { return false };
+                self.newest_base = Some(snapshot);
                 self.base_ms = heard_ms;
                 (self.base_bytes, self.base_changes) = (0, 0);
                 if !self.follows {

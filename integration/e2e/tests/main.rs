@@ -24,6 +24,7 @@ mod initiator;
 mod iscsi;
 mod metrics;
 mod modes;
+mod moments;
 mod moves;
 mod operator;
 mod pair;

@@ -139,7 +139,7 @@ async fn write_row(
 }
 
 #[test]
-fn snap_16_every_time_holds_a_prefix_of_what_was_acknowledged() {
+fn rule_16_every_time_holds_a_prefix_of_what_was_acknowledged() {
     for mode in [Mode::Sync, Mode::Consistency] {
         World::run(|world| async move {
             let policy = Policy { mode, ..Policy::default() };

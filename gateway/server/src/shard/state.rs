@@ -8,6 +8,7 @@ mod changes;
 mod copies;
 mod filling;
 pub(crate) mod initiators;
+mod journal;
 mod members;
 mod notes;
 mod scrub;
@@ -95,6 +96,8 @@ struct OpenGroup {
     snapshots: Rc<snapshots::Known>,
     /// Cancelled when those who read snapshots are dropped: it is closed.
     readers: CancellationToken,
+    /// Whether a write journal is attached to it.
+    is_written: Rc<Cell<bool>>,
 }
 
 #[derive(Clone)]
@@ -311,6 +314,7 @@ impl ShardState {
             volumes: Rc::new(RefCell::new(open_volumes)),
             snapshots: Rc::default(),
             readers: CancellationToken::new(),
+            is_written: Rc::default(),
         };
         self.post(&open);
         self.groups.borrow_mut().insert(group, open);

@@ -243,7 +243,7 @@ fn filled(limits: JournalLimits, seconds: u64) -> Rig {
 }
 
 #[test]
-fn snap_16_a_kill_leaves_every_second_that_was_written() {
+fn rule_16_a_kill_leaves_every_second_that_was_written() {
     let mut rig = filled(ALL, 20);
     let before = rig.check();
     assert!(before >= 79, "only {before} times can be opened");

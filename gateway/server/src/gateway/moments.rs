@@ -154,13 +154,16 @@ impl Gateway {
         let _alone = self.change_alone().await;
         let new = self.new_group(&entry, &wanted, &parts, Laid::new(entry.group(), &found))?;
         let group_id = entry.group();
+        let mut kept = Vec::with_capacity(parts.len());
         for part in &parts {
             let (of, here) = (part.of, part.here);
-            let kept =
+            let asked =
                 self.shard_of(group_id).call(move |state| state.keep_snapshot(group_id, of, here));
-            let is_kept = kept.await?;
+            let is_kept = asked.await?;
+            kept.extend(is_kept.then_some(*part));
+            // What goes by itself may have been quicker.
             if !is_kept || !journal.pin(part.new, &found) {
-                self.let_go_of_parts(group_id, &parts, &journal).await;
+                self.let_go_of_parts(group_id, &kept, &journal).await;
                 return Err(unknown(&entry, &journal, &status, at_ms));
             }
         }
@@ -348,6 +351,10 @@ impl Gateway {
             }
             None => self.open_journal(group, limits).await,
         };
+        let is_base = |of: &&mirror::SnapshotStatus| of.origin == SnapshotOrigin::Journal;
+        if journal.is_none() && !status.snapshots.iter().any(|of| is_base(&of)) {
+            return;
+        }
         let attached = journal.clone().filter(|_| limits.is_some());
         let told =
             self.shard_of(group).call(move |state| state.attach_journal(group, attached)).await;
@@ -364,9 +371,8 @@ impl Gateway {
             }
             None => Vec::new(),
         };
-        let unneeded = status.snapshots.iter().filter(|of| {
-            of.origin == SnapshotOrigin::Journal
-                && matches!(of.state, SnapshotState::Available | SnapshotState::Error)
+        let unneeded = status.snapshots.iter().filter(is_base).filter(|of| {
+            matches!(of.state, SnapshotState::Available | SnapshotState::Error)
                 && !named.contains(&of.id)
         });
         for base in unneeded {

@@ -240,6 +240,12 @@ codes! {
     PointRunning "GW0474" 409 7
         "a recovery point of the group is being taken",
         "wait until it is there: twinspan point policy show GROUP";
+    MomentUnknown "GW0475" 404 7
+        "nothing is known of that second",
+        "choose one that can be opened: twinspan point journal show GROUP";
+    NoPointJournal "GW0476" 404 7
+        "the group has no write journal here",
+        "ask a mirror of the group, or begin one: twinspan point journal set GROUP --window TIME";
     Filling "GW0490" 409 7
         "the volume is still being filled",
         "wait: twinspan volume show VOLUME says how much is left";
@@ -253,6 +259,9 @@ codes! {
     BelowSnapshot "GW0493" 400 2
         "smaller than the snapshot it is made from",
         "leave the size out, or give one that is at least the snapshot's";
+    ScrubCancelled "GW0494" 409 1
+        "a scrub was cancelled",
+        "begin it again when it suits: twinspan volume scrub VOLUME";
     BackupTargetUnknown "GW0500" 404 7
         "backup target is not known here",
         "twinspan backup target list; a target stands in the section [[backup.targets]]";

@@ -11,6 +11,7 @@ mod diff;
 mod event;
 mod failover;
 mod group;
+mod moment;
 mod moving;
 mod operation;
 mod parts;
@@ -43,6 +44,9 @@ pub use group::{
     Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
     LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,
     Verifying, WitnessView,
+};
+pub use moment::{
+    Moment, MomentOpen, MomentRange, PointJournal, PointJournalState, PointJournalStatus,
 };
 pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,

@@ -183,6 +183,9 @@ pub struct PointList {
     pub lock_clock: String,
     /// They.
     pub items: Vec<Point>,
+    /// The marker of the next page, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Takes a recovery point now.

@@ -33,6 +33,8 @@ pub enum SnapshotOrigin {
     Backup,
     /// The group's schedule: it is a recovery point.
     Scheduled,
+    /// The write journal of a mirror, which begins with it.
+    Journal,
 }
 
 /// A volume of a snapshot.

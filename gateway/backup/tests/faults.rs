@@ -101,6 +101,50 @@ async fn a_collection_that_is_killed_at_any_request_loses_nothing() {
     panic!("it never ends");
 }
 
+/// A gateway that is killed between any two steps of a collection, beside another one that reads a
+/// backup all the time and takes one that builds upon what is there. Nothing of a collection is
+/// written down anywhere but in the bucket, so its requests are all its steps.
+#[tokio::test]
+async fn a_collection_that_is_killed_at_any_request_harms_nobody_who_reads_or_takes_meanwhile() {
+    for requests in 0..300 {
+        let store = Seen::memory();
+        let (repository, other) = (store.create(None).await, store.other().open(None).await);
+        let mut volume = Volume::new(1, 4 << 20);
+        let mut points = Vec::new();
+        for number in 0..4_u64 {
+            volume.write(number * 10..number * 10 + 40, number * 1000 + 1);
+            points.push(volume.point());
+            take(&repository, u128::from(number), &points[points.len() - 1]).await;
+        }
+        let reader = other.read(id(2), volume.id, now(), &watch()).await.unwrap();
+        for removed in [0, 2] {
+            repository.remove(id(removed), now()).await.unwrap();
+        }
+        store.fail_after(requests, Failure::Unreachable);
+        let collected = repository.collect(now(), &watch()).await;
+        volume.write(5..25, 9001);
+        points.push(volume.point());
+        take(&other, 4, &points[4]).await;
+        let extent = block::Extent::new(0, 200 * 4096).unwrap();
+        let read = reader.read(extent).await.unwrap();
+        assert_eq!(read, crate::volumes::bytes_of(&points[2].content, extent));
+        reader.close().await.unwrap();
+        store.mend();
+        repository.collect(now(), &watch()).await.unwrap();
+        for kept in [1, 3, 4] {
+            let number = u128::try_from(kept).unwrap();
+            assert!(restored(&other, number, &points[kept]).await, "after {requests} requests");
+        }
+        assert!(repository.verify(&[], &watch()).await.unwrap().is_whole());
+        assert_eq!((store.keys("removed").await, store.keys("pins").await), (vec![], vec![]));
+        if collected.is_ok() {
+            assert!(requests > 10, "it takes some requests");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
 #[tokio::test]
 async fn an_abandoned_run_that_is_alive_fails_and_what_it_stored_goes() {
     let store = Seen::memory();

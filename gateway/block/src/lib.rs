@@ -14,6 +14,7 @@ mod companion;
 pub mod crc;
 mod error;
 mod id;
+mod journal;
 mod link;
 mod message;
 mod origin;
@@ -29,12 +30,13 @@ pub use id::{
     BootId, Epoch, GatewayId, Generation, GroupId, LegId, PoolId, Seq, SessionId, SnapshotId,
     VolumeId, WriteId,
 };
+pub use journal::{Gap, JournalEntry, WriteJournal};
 pub use link::{Link, LinkError, LinkTraffic};
 pub use message::{
     ATTRIBUTES_SINCE_VERSION, BLOCKS_SINCE_VERSION, CUTS_SINCE_VERSION, Change, DirtyReport,
     Goodbye, Hello, Identity, Message, MirrorState, Mode, Open, Opened, POINTS_SINCE_VERSION,
     POLICY_SINCE_VERSION, PROTOCOL_VERSION, Quality, RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION,
-    SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, VolumeOffer, Vote,
+    SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, TIME_SINCE_VERSION, VolumeOffer, Vote,
 };
 pub use origin::{Origin, Reply};
 pub use range::{

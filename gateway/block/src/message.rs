@@ -100,7 +100,8 @@ pub struct Open {
 /// but a primary that opens a group. Version 3 has no [`Message::Span`], version 4 no
 /// [`Message::Snapshot`], in version 5 it says nothing of recovery points, up to version 6 nobody
 /// asks another gateway for the content of a block, or says what host protocols keep of a volume, and
-/// up to version 7 a question has at most 16 KiB and is not about runs.
+/// up to version 7 a question has at most 16 KiB and is not about runs, and the primary does not say
+/// what its clock says.
 pub const PROTOCOL_VERSION: u16 = 8;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
@@ -123,6 +124,8 @@ pub const BLOCKS_SINCE_VERSION: u16 = 7;
 pub const RUNS_SINCE_VERSION: u16 = 8;
 /// The oldest version in which [`Message::Snapshot`] says what host protocols keep of a volume.
 pub const ATTRIBUTES_SINCE_VERSION: u16 = 7;
+/// The oldest version in which [`Message::Snapshot`] says what the clock of the primary says.
+pub const TIME_SINCE_VERSION: u16 = 8;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -18,7 +18,7 @@ pub(crate) use self::backups::{
 };
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::plugins::Plugin;
-pub(crate) use self::points::{Keep, Point, PointPolicy, RetentionRules};
+pub(crate) use self::points::{Keep, Point, PointJournal, PointPolicy, RetentionRules};
 pub(crate) use self::runs::{Plan, PlanRun, Run, RunWait};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};
@@ -211,12 +211,19 @@ pub(crate) enum Volume {
         /// Its name, and that of its NBD export.
         name: String,
         /// Its size, like 64MiB; with --from-snapshot it is the snapshot's if absent.
-        #[arg(long, value_parser = size, value_name = "SIZE", required_unless_present = "from_snapshot")]
+        #[arg(long, value_parser = size, value_name = "SIZE", required_unless_present_any = ["from_snapshot", "from_group"])]
         size: Option<u64>,
         /// A snapshot whose content it has; it can be used at once. VOLUME may be left out when the
         /// snapshot has one only.
         #[arg(long, value_parser = source, value_name = "GROUP/SNAPSHOT[:VOLUME]", conflicts_with_all = ["group", "part_of"])]
         from_snapshot: Option<api::SnapshotSource>,
+        /// A group whose content it has as of --at, where a mirror's write journal knows that second:
+        /// a new group of that name, with a volume for each of the group's.
+        #[arg(long, value_name = "GROUP", requires = "at", conflicts_with_all = ["from_snapshot", "size", "group", "part_of"])]
+        from_group: Option<String>,
+        /// Which second: `2027-01-31T00:00:00Z`, or how long ago: `-90s`.
+        #[arg(long, value_name = "TIME", requires = "from_group", allow_hyphen_values = true)]
+        at: Option<String>,
         /// Its group: one that exists, which it joins, or a new one; its own name if absent.
         #[arg(long, value_name = "NAME")]
         group: Option<String>,

@@ -26,6 +26,7 @@ mod spill;
 mod status;
 mod upstream;
 mod witness;
+mod write_journal;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,7 +36,7 @@ use std::rc::Rc;
 
 use block::{
     Completion, Completions, GatewayId, Generation, GroupId, Identity, IoError, Ledger, LegId,
-    Link, LinkError, Request, Store, Ticket, VolumeId,
+    Link, LinkError, Request, Store, Ticket, VolumeId, WriteJournal,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -154,6 +155,10 @@ struct Core {
     witness: Option<Rc<witness::WitnessPort>>,
     companions: Option<Rc<companions::CompanionPort>>,
     metrics: Metrics,
+    /// Where a mirror writes down what it applies.
+    write_journal: Option<Rc<dyn WriteJournal>>,
+    /// What the clock said when mirrors were told of it last.
+    told_ms: u64,
     /// What this group said of its copying.
     place: Place,
     /// Legs to dial and ports to hang after the turn.
@@ -315,7 +320,9 @@ impl Group {
         loop {
             interval.tick().await;
             let now_ms = self.uptime_ms();
-            self.core.borrow_mut().look_around(self.clock.unix_ms(), self.clock.lock_ms());
+            let unix_ms = self.clock.unix_ms();
+            self.core.borrow_mut().look_around(unix_ms, self.clock.lock_ms());
+            self.core.borrow_mut().keep_time(unix_ms);
             self.push_event(Event::Tick { now_ms });
         }
     }

@@ -57,6 +57,7 @@ mod verify;
 mod vote;
 mod witness;
 mod write;
+mod write_journal;
 
 use std::collections::VecDeque;
 
@@ -70,7 +71,7 @@ use crate::status::GroupCounters;
 
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
-pub use self::event::{Effect, Event, Opening, Pace, PointListing, Taken};
+pub use self::event::{Effect, Entry, Event, Opening, Pace, PointListing, Taken};
 use self::flush::Flushes;
 pub(crate) use self::found::{found, found_part};
 use self::leg::{Leg, LegSet};
@@ -312,7 +313,7 @@ impl Machine {
             Event::WitnessSeen { sighting } => self.on_witness_seen(sighting, out),
             Event::WitnessLost => self.on_witness_lost(out),
             Event::Closing => self.on_closing(out),
-            Event::Pace(pace) => self.on_pace(pace),
+            Event::Pace(pace) => self.on_pace(pace, out),
             Event::Tick { now_ms } => self.on_tick(now_ms, out),
         }
         self.settle(out);

@@ -19,12 +19,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::backups::origin::{BackupOrigin, Source};
 use crate::gateway::Gateway;
+use crate::moments::Laid;
+use crate::moments::origin::LaidOrigin;
 use crate::refusal::io_code;
 use crate::shard::Shard;
 
 /// How long a read waits for a group that is not open, as while a gateway starts.
-const OPEN_TRIES_MAX: u32 = 50;
-const OPEN_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const OPEN_TRIES_MAX: u32 = 50;
+pub(crate) const OPEN_PAUSE: Duration = Duration::from_millis(200);
 
 /// What stands in the way of a volume that is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,14 +169,25 @@ impl Fillings {
         record: &OriginRecord,
         tasks: &TaskTracker,
     ) -> Rc<dyn Origin> {
+        let base = |volume: &VolumeId, snapshot: &SnapshotId, bytes: &u64| SnapshotOrigin {
+            fillings: Arc::clone(self),
+            volume: *volume,
+            snapshot: *snapshot,
+            bytes: *bytes,
+            tasks: tasks.clone(),
+        };
         match record {
-            OriginRecord::Snapshot { volume, snapshot, bytes } => Rc::new(SnapshotOrigin {
-                fillings: Arc::clone(self),
-                volume: *volume,
-                snapshot: *snapshot,
-                bytes: *bytes,
-                tasks: tasks.clone(),
-            }),
+            OriginRecord::Snapshot { volume, snapshot, bytes } => {
+                Rc::new(base(volume, snapshot, bytes))
+            }
+            OriginRecord::Laid { volume, snapshot, description, bytes } => {
+                let below = Rc::new(base(volume, snapshot, bytes));
+                let Some(laid) = Laid::decode(description) else {
+                    return Rc::new(Nowhere { bytes: *bytes });
+                };
+                let (fillings, tasks) = (Arc::clone(self), tasks.clone());
+                Rc::new(LaidOrigin::new(below, fillings, (filled, *volume), laid, tasks))
+            }
             OriginRecord::Other { description, bytes } => match Source::decode(description) {
                 Some(source) => Rc::new(BackupOrigin::new(self, filled, source, *bytes)),
                 None => Rc::new(Nowhere { bytes: *bytes }),

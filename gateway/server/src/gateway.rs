@@ -17,6 +17,7 @@ pub(crate) mod incoming;
 pub(crate) mod locks;
 pub(crate) mod members;
 pub(crate) mod migrations;
+mod moments;
 pub(crate) mod parts;
 mod plugins;
 pub(crate) mod points;
@@ -25,7 +26,7 @@ mod quota;
 pub(crate) mod restores;
 pub(crate) mod rollbacks;
 pub(crate) mod runs;
-mod scrubs;
+pub(crate) mod scrubs;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod snapshots;
@@ -49,6 +50,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::fillings::Fillings;
 use crate::http::rec::Jobs;
+use crate::moments::Moments;
 use crate::numbers::NumberBook;
 use crate::operations::Operations;
 use crate::plans::Plans;
@@ -86,6 +88,8 @@ pub(crate) struct Gateway {
     pub(crate) keeping: points::Keeping,
     /// Plans, their runs, and who does their steps.
     pub(crate) runs: Arc<Runs>,
+    /// What its mirrors write down.
+    pub(crate) moments: Moments,
     /// Where backups go.
     pub(crate) targets: Targets,
     /// Where its volumes lie.
@@ -176,6 +180,7 @@ impl Gateway {
             events: parts.events,
             plans: Plans::default(),
             keeping: points::Keeping::default(),
+            moments: Moments::default(),
             pool: parts.pool,
             fillings: parts.fillings,
             links: parts.links,
@@ -206,6 +211,7 @@ impl Gateway {
     pub(crate) fn go_on(self: &Arc<Self>) {
         self.take_rollbacks_up();
         self.begin_keeping();
+        self.tasks.spawn(Arc::clone(self).keep_moments());
         self.begin_backups();
         self.begin_telling_portals();
         self.begin_runs();

@@ -15,6 +15,7 @@ mod backups;
 mod events;
 mod failovers;
 mod groups;
+mod moments;
 mod moves;
 mod operations;
 mod paging;
@@ -147,6 +148,8 @@ fn of_points() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(points::policy, points::set_policy))
         .routes(routes!(points::retention))
         .routes(routes!(points::lock))
+        .routes(routes!(moments::journal, moments::set_journal, moments::end_journal))
+        .routes(routes!(moments::open))
 }
 
 fn of_backups() -> OpenApiRouter<Arc<Gateway>> {

@@ -27,6 +27,7 @@ mod hooks;
 mod http;
 mod metrics;
 mod migration;
+mod moments;
 mod names;
 mod numbers;
 mod operations;

@@ -11,6 +11,7 @@
 pub(crate) mod backups;
 mod describe;
 mod gauges;
+mod moments;
 pub(crate) mod runs;
 mod text;
 

@@ -3,7 +3,7 @@
 //! Invariant: pure. What the clocks say comes in, and what is decided is done elsewhere. Retention
 //! counts days by the lock clock, so that a clock on the wall that is moved forward removes nothing.
 
-use api::{PointPolicy, PointPolicyPatch, PointRetention};
+use api::{PointJournal, PointPolicy, PointPolicyPatch, PointRetention};
 use backup::Origin;
 use backup::retention::{Fate, Kept, Rules, fates};
 use block::SnapshotId;
@@ -49,11 +49,14 @@ pub(crate) struct Stored {
     /// When `current` was used last.
     #[serde(default)]
     pub(crate) current: Option<CurrentUse>,
+    /// What its mirrors write down, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) journal: Option<PointJournal>,
 }
 
 impl Default for Stored {
     fn default() -> Self {
-        Self { version: VERSION, policy: None, set_ms: 0, current: None }
+        Self { version: VERSION, policy: None, set_ms: 0, current: None, journal: None }
     }
 }
 

@@ -11,6 +11,7 @@ mod database;
 pub mod disk;
 mod error;
 mod executor;
+pub mod journal;
 pub mod medium;
 pub mod memory;
 mod metrics;

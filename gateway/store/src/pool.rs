@@ -1,13 +1,14 @@
 //! The directory that holds a gateway's volumes and its small records.
 //!
 //! ```text
-//!   lock super pool.redb volumes/<id>/{map.redb map.log.N activity data.NNNN}
+//!   lock super pool.redb volumes/<id>/{map.redb map.log.N activity data.NNNN} journals/<group>/seg.N
 //! ```
 //!
 //! Invariant: one process has a pool open, one shard has a volume open. A volume exists when the
 //! catalogue names it; a directory that it does not name is what a crash left, and is removed.
 
 mod catalogue;
+mod journals;
 mod ledger;
 mod superblock;
 
@@ -104,19 +105,18 @@ impl State {
     /// The volumes that are filled from snapshots of this one.
     fn filled_from(&self, id: VolumeId) -> impl Iterator<Item = &VolumeRecord> {
         self.volumes.values().map(|entry| &entry.record).filter(move |record| {
-            matches!(record.origin, Some(OriginRecord::Snapshot { volume, .. }) if volume == id)
+            let needed = record.origin.as_ref().and_then(OriginRecord::snapshot);
+            needed.is_some_and(|(volume, _)| volume == id)
         })
     }
 
     /// The snapshots of what lies in this directory that others are filled from.
     fn kept_in(&self, home: VolumeId) -> Vec<SnapshotId> {
         let origins = self.volumes.values().filter_map(|entry| entry.record.origin.as_ref());
-        let kept = origins.filter_map(|origin| match origin {
-            OriginRecord::Snapshot { volume, snapshot, .. } => Some((volume, *snapshot)),
-            OriginRecord::Other { .. } => None,
-        });
-        let is_here = |volume| self.volumes.get(volume).is_some_and(|entry| entry.home == home);
-        kept.filter(|(volume, _)| is_here(*volume)).map(|(_, snapshot)| snapshot).collect()
+        let kept = origins.filter_map(OriginRecord::snapshot);
+        let is_here =
+            |volume: &VolumeId| self.volumes.get(volume).is_some_and(|entry| entry.home == home);
+        kept.filter(|(volume, _)| is_here(volume)).map(|(_, snapshot)| snapshot).collect()
     }
 
     fn is_home(&self, id: VolumeId) -> bool {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use harness::Site;
 
 use crate::client::Address;
@@ -18,6 +18,9 @@ pub(crate) const IN_MEMORY: Contestant =
 /// Two gateways, the volume mirrored synchronously.
 pub(crate) const MIRRORED: Contestant =
     Contestant { name: "twinspan", start: mirrored, in_memory: false };
+/// The same with a write journal at the mirror: what any-second rollback costs.
+pub(crate) const JOURNALED: Contestant =
+    Contestant { name: "twinspan-journal", start: journaled, in_memory: false };
 /// One gateway, in a suite of mirrors: what the mirror costs.
 pub(crate) const UNMIRRORED: Contestant =
     Contestant { name: "twinspan-unmirrored", start: single, in_memory: false };
@@ -49,6 +52,19 @@ fn mirrored(place: &Place) -> Result<Running> {
     }
     east.wait_equivalent(SYNC_LIMIT)?;
     Ok(running(east, place, vec![west]))
+}
+
+/// Bytes that take more than a run writes, so that what is measured is writing and not removing.
+const JOURNAL_BYTES: &str = "16GiB";
+
+fn journaled(place: &Place) -> Result<Running> {
+    let running = mirrored(place)?;
+    let [east, west] = running.sites.as_slice() else { bail!("a mirror is two sites") };
+    east.cli(&["point", "journal", "set", VOLUME, "--window", "1h", "--bytes", JOURNAL_BYTES])?;
+    west.wait_for(&["point", "journal", "show", VOLUME], SYNC_LIMIT, |state| {
+        state["state"] == "writing"
+    })?;
+    Ok(running)
 }
 
 fn create_volume(site: &Site, place: &Place) -> Result<()> {

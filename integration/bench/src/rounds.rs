@@ -14,7 +14,7 @@ use crate::Options;
 use crate::contestant::{Contestant, Place, Running, Transport};
 use crate::load::{Load, Measured, fill};
 use crate::peers::{MIRRORS, SERVERS};
-use crate::product::{IN_MEMORY, MIRRORED, SINGLE, UNMIRRORED};
+use crate::product::{IN_MEMORY, JOURNALED, MIRRORED, SINGLE, UNMIRRORED};
 use crate::report::Report;
 use crate::workload::{Suite, Workload};
 
@@ -114,7 +114,7 @@ pub(crate) fn write_out() -> Result<()> {
 fn contestants(suite: Suite) -> Vec<Contestant> {
     match suite {
         Suite::Nbd => [&[SINGLE, IN_MEMORY], &SERVERS[..]].concat(),
-        Suite::Mirror => [&[MIRRORED, UNMIRRORED], &MIRRORS[..]].concat(),
+        Suite::Mirror => [&[MIRRORED, JOURNALED, UNMIRRORED], &MIRRORS[..]].concat(),
         // On tmpfs nothing is ever on a disk.
         Suite::Store => {
             let servers = SERVERS.into_iter().filter(|server| !server.in_memory);

@@ -25,6 +25,7 @@ mod initiator;
 mod iscsi;
 mod metrics;
 mod modes;
+mod moments;
 mod moves;
 mod operator;
 mod pair;

@@ -132,3 +132,44 @@ fn scrub_repairs_from_a_backup_only_what_was_not_changed_since() -> Result<()> {
     Tool::new("qemu-io").args(["-f", "raw", "-c", "write -P 5 80k 4k", &east.nbd(VOLUME)]).run()?;
     scrub(&east, (0, 0))
 }
+
+#[test]
+fn scrub_repairs_what_only_a_snapshot_holds_from_the_same_snapshot() -> Result<()> {
+    let mut pair = Pair::mirrored("64MiB")?;
+    crate::backup_runs::write_random(&pair.primary, pair.dir.path(), VOLUME, 32 << 20, 35)?;
+    pair.primary.cli(&["snapshot", "create", VOLUME, "--name", "then"])?;
+    pair.primary.wait_for(&["snapshot", "show", VOLUME, "then"], SYNC_LIMIT, |snapshot| {
+        snapshot["held_by"].as_array().is_some_and(|sites| sites.len() == 2)
+    })?;
+    let then = format!("{VOLUME}@then");
+    let content = download(&pair.primary, &then, "then")?;
+    // Both write block 20 elsewhere: the snapshot alone has what it was.
+    qemu_io(&pair.primary, VOLUME, "write -P 5 80k 4k")?;
+    rot(&pair.primary, &content, 20)?;
+    rot(&pair.mirror, &content, 20)?;
+    scrub(&pair.primary, (1, 0))?;
+    pair.mirror.stop()?;
+    pair.mirror.start()?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    let block = std::fs::read(&content)?[20 * BLOCK..21 * BLOCK].to_vec();
+    heal_by_hand(&pair.mirror, &block)?;
+    scrub(&pair.primary, (1, 1))?;
+    scrub(&pair.primary, (0, 0))?;
+    compare(&content, &download(&pair.primary, &then, "again")?)
+}
+
+/// Puts back what [`rot`] changed: the only block that differs from this one in a single bit.
+fn heal_by_hand(site: &Site, block: &[u8]) -> Result<()> {
+    let mut files = Vec::new();
+    data_files(&site.data_dir(), &mut files)?;
+    for path in files {
+        let stored = std::fs::read(&path)?;
+        let is_it = |stored: &[u8]| stored.iter().zip(block).filter(|(a, b)| a != b).count() == 1;
+        if let Some(at) = stored.chunks_exact(BLOCK).position(is_it) {
+            let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+            file.write_all_at(block, (at * BLOCK) as u64)?;
+            return Ok(());
+        }
+    }
+    anyhow::bail!("nothing of the kind is stored at {}", site.dir().display())
+}

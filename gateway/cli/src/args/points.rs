@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::duration;
+use super::{duration, size};
 
 /// `twinspan point`
 #[derive(Debug, Subcommand)]
@@ -52,6 +52,9 @@ pub(crate) enum Point {
     /// When points are taken, who keeps them, which stay
     #[command(subcommand)]
     Policy(PointPolicy),
+    /// What mirrors write down, so that the group can be opened as of any second
+    #[command(subcommand)]
+    Journal(PointJournal),
     /// Say what retention would remove here now, and why; nothing is changed
     Retention {
         /// The group.
@@ -93,6 +96,32 @@ pub(crate) enum PointPolicy {
         hook: Option<String>,
     },
     /// Turn it off: none is taken and none is removed; what is there stays
+    Off {
+        /// The group.
+        group: String,
+    },
+}
+
+/// `twinspan point journal`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointJournal {
+    /// Show which seconds can be opened at a site, and why not more
+    Show {
+        /// The group.
+        group: String,
+    },
+    /// Have the mirrors write down what they apply
+    Set {
+        /// The group.
+        group: String,
+        /// For how long back any second can be opened: `1h`.
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        window: Duration,
+        /// Bytes that it may take at each mirror; when they are used up the window is shorter.
+        #[arg(long, value_name = "SIZE", value_parser = size, default_value = "10GiB")]
+        bytes: u64,
+    },
+    /// Write nothing down, and remove what was; volumes that were opened stay
     Off {
         /// The group.
         group: String,

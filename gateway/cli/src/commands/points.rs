@@ -2,9 +2,11 @@
 
 use api::units::bytes_text;
 use api::{
-    Point, PointKeeper, PointList, PointLock, PointPolicyPatch, PointPolicyState, PointRetention,
-    PointRetentionPlan, PointTake,
+    Point, PointJournal, PointJournalState, PointKeeper, PointList, PointLock, PointPolicyPatch,
+    PointPolicyState, PointRetention, PointRetentionPlan, PointTake,
 };
+
+use ureq::http::Method;
 
 use super::segment;
 use crate::Outcome;
@@ -41,6 +43,7 @@ pub(crate) fn point(command: &args::Point, global: &Global) -> Outcome {
             show(global.output, &locked, one);
         }
         args::Point::Policy(command) => policy(&client, command, global)?,
+        args::Point::Journal(command) => journal(&client, command, global)?,
         args::Point::Retention { group, rules } => {
             let path = format!("{}{}", path(group, "point-retention"), query(*rules));
             let plan: PointRetentionPlan = client.get(&path)?;
@@ -80,6 +83,49 @@ fn policy(
     let state: PointPolicyState = client.patch(&path(group, "point-policy"), &patch)?;
     show(global.output, &state, state_text);
     Ok(())
+}
+
+fn journal(
+    client: &Client,
+    command: &args::PointJournal,
+    global: &Global,
+) -> Result<(), crate::failure::Failure> {
+    match command {
+        args::PointJournal::Show { group } => {
+            let state: PointJournalState = client.get(&path(group, "point-journal"))?;
+            show(global.output, &state, journal_text);
+        }
+        args::PointJournal::Set { group, window, bytes } => {
+            let wanted = PointJournal { window_seconds: window.as_secs(), bytes: *bytes };
+            let path = path(group, "point-journal");
+            if let Some(state) = client.ask(&Method::PUT, &path, &wanted)? {
+                show(global.output, &state, journal_text);
+            }
+        }
+        args::PointJournal::Off { group } => client.delete(&path(group, "point-journal"))?,
+    }
+    Ok(())
+}
+
+fn journal_text(state: &PointJournalState) -> String {
+    let mut out = format!("write journal of {}: {}\n", state.group, word(&state.state));
+    let mut line = |name: &str, text: String| out.push_str(&format!("{name:<10}{text}\n"));
+    if let Some(asked) = &state.journal {
+        let window = asked.window_seconds;
+        line("asked", format!("{window} s, in up to {}", bytes_text(asked.bytes)));
+    }
+    line("oldest", dash(state.oldest.as_ref()));
+    line("newest", dash(state.newest.as_ref()));
+    for range in state.ranges.iter().filter(|_| state.ranges.len() > 1) {
+        line("", format!("{} to {}", range.from, range.to));
+    }
+    line("takes", known(state.bytes));
+    line("durable", dash(state.durable_to.as_ref()));
+    line("holes", state.gaps.to_string());
+    if let Some(why) = &state.shorter_because {
+        line("because", why.clone());
+    }
+    out
 }
 
 fn path(group: &str, what: &str) -> String {

@@ -4,7 +4,8 @@ use std::io::Write;
 
 use api::units::bytes_text;
 use api::{
-    Filling, Scrub, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList, VolumeSettings,
+    Filling, Moment, MomentOpen, Scrub, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList,
+    VolumeSettings,
 };
 use ureq::http::Method;
 
@@ -27,7 +28,25 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
     }
     let client = client(global)?;
     match command {
-        args::Volume::Create { name, size, from_snapshot, group, part_of, read_only, allow } => {
+        args::Volume::Create {
+            name, from_group: Some(of), at: Some(at), read_only, allow, ..
+        } => {
+            let settings = VolumeSettings { read_only: *read_only, allow: allow.clone() };
+            let wanted = MomentOpen { name: name.clone(), at: at.clone(), settings };
+            let path = format!("/api/v1/groups/{}/moments", segment(of));
+            let moment: Moment = client.post_patiently(&path, &wanted)?;
+            show(global.output, &moment, opened);
+        }
+        args::Volume::Create {
+            name,
+            size,
+            from_snapshot,
+            group,
+            part_of,
+            read_only,
+            allow,
+            ..
+        } => {
             let wanted = VolumeCreate {
                 name: name.clone(),
                 bytes: *size,
@@ -110,6 +129,11 @@ fn rows(volumes: &[Volume]) -> String {
         ]
     });
     table(&["VOLUME", "SIZE", "MAPPED", "GROUP", "ROLE", "COPY", "HEALTH", "EXPORT"], rows)
+}
+
+/// A group as of a second.
+fn opened(moment: &Moment) -> String {
+    format!("{} as of {}\n{}", moment.of, moment.at, rows(&moment.volumes))
 }
 
 fn one(volume: &Volume) -> String {

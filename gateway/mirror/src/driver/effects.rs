@@ -87,6 +87,7 @@ impl Core {
             Effect::ListChanged { snapshots } => self.list_changed(&snapshots),
             Effect::ListPoint { leg, snapshots, whole } => self.list_point(leg, &snapshots, whole),
             Effect::RollBack { snapshots } => self.roll_back(&snapshots),
+            Effect::Journal(entry) => self.write_down(entry),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => self.answered(result),
             Effect::AttributesKept { token, result } => self.attributes_kept(token, result),

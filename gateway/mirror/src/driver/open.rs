@@ -209,6 +209,8 @@ impl Group {
             witness: witness.map(|(port, _)| port),
             companions: parts.companions.map(CompanionPort::new),
             metrics: Metrics::new(&name),
+            write_journal: None,
+            told_ms: 0,
             place: crate::priority::Place::new(parts.copiers),
             dials: Vec::new(),
             attempts: 0,

@@ -391,6 +391,8 @@ impl Machine {
         }
         match self.role {
             Role::Secondary => {
+                // What comes behind the old end is in no base.
+                out.push(Effect::Journal(super::Entry::Gap(block::Gap::Volumes)));
                 let index = u16::try_from(volume).expect("a group has few volumes");
                 let bytes = self.volumes[volume].geometry.bytes();
                 if self.is_following() {

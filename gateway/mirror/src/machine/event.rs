@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 pub use super::pace::Pace;
 pub use super::points::Taken;
+pub use super::write_journal::Entry;
 use super::{Note, Restored};
 use crate::command::{Command, Refusal};
 use crate::status::{Cause, Verified};
@@ -472,6 +473,8 @@ pub enum Effect {
         /// By index of the volume.
         snapshots: Vec<SnapshotId>,
     },
+    /// The next entry for the write journal, if there is one.
+    Journal(Entry),
     /// End every attachment of a host, before anything else.
     DropHosts,
     /// An [`Event::SetAttributes`] is answered.

@@ -213,6 +213,7 @@ impl Machine {
         if !self.latched {
             self.latched = true;
             out.push(Effect::Note(Note::Latched { error }));
+            out.push(Effect::Journal(super::Entry::Gap(block::Gap::Latched)));
             // What the next start finds here is no better than after a loss of power (rule 4).
             self.host_boot = [0; 16];
             self.keep(After::Nothing, out);

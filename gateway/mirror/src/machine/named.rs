@@ -21,10 +21,11 @@ use bytes::Bytes;
 use super::leg::Stage;
 use super::members::Records;
 use super::points::Why;
+use super::write_journal::{Entry, UNASKED};
 use super::{After, Effect, Machine, Pending, Role, VolumeState};
 use crate::command::Refusal;
 use crate::record::{Label, Named, SnapshotWord, encode_named, named_key};
-use crate::status::{SnapshotState, SnapshotStatus};
+use crate::status::{SnapshotOrigin, SnapshotState, SnapshotStatus};
 
 /// The most named snapshots of a group: a record that is replaced as a whole stays small.
 pub(super) const NAMED_MAX: usize = 512;
@@ -222,6 +223,9 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         let id = label.id;
+        let of_journal = label.origin == SnapshotOrigin::Journal;
+        // Whoever is told that it is kept: nobody asked for one of the write journal.
+        let asked = if of_journal { UNASKED } else { link };
         match result {
             Ok(()) => {
                 let holders = if link == 0 { self.points.take_sooner() } else { Vec::new() };
@@ -231,10 +235,13 @@ impl Machine {
                     volume.named.push(Named { label: label.clone(), here: *here, state, held_by });
                 }
                 let records = self.named_records();
-                self.keep_with(After::SnapshotNamed { id, link }, records, out);
+                self.keep_with(After::SnapshotNamed { id, link: asked }, records, out);
             }
             Err(error) => {
                 self.points.refuse_named(error);
+                if of_journal {
+                    out.push(Effect::Journal(Entry::Gap(block::Gap::Base)));
+                }
                 let names = self.volumes.iter().map(|volume| volume.id).zip(here.iter().copied());
                 let names: Vec<(VolumeId, SnapshotId)> = names.collect();
                 names.into_iter().for_each(|(v, s)| self.points.add_unneeded(v, s));
@@ -246,7 +253,7 @@ impl Machine {
                 let records = if is_ours { self.bury(id, out) } else { Vec::new() };
                 self.keep_with(After::Nothing, records, out);
                 let why = format!("cannot keep a snapshot of the copy here: {error}");
-                self.answer_named((id, link), Err((Refusal::Io(error), why)), out);
+                self.answer_named((id, asked), Err((Refusal::Io(error), why)), out);
             }
         }
         if link != 0 && self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {
@@ -303,6 +310,9 @@ impl Machine {
             Ok(SnapshotWord::Retire(id)) => self.told_gone(id, true, out),
             Ok(SnapshotWord::Mark { id, marks }) => self.told_marks(id, &marks, out),
             Ok(SnapshotWord::Policy(policy)) => self.told_point_policy(policy, out),
+            Ok(SnapshotWord::Time { unix_ms }) => {
+                out.push(Effect::Journal(Entry::Time { unix_ms }));
+            }
             Ok(SnapshotWord::Attributes { volume, kept }) => {
                 self.told_attributes(volume, kept, out);
             }
@@ -351,6 +361,7 @@ impl Machine {
                 | SnapshotWord::Retire(_)
                 | SnapshotWord::Mark { .. }
                 | SnapshotWord::Policy(_)
+                | SnapshotWord::Time { .. }
                 | SnapshotWord::Attributes { .. },
             )
             | Err(_) => {

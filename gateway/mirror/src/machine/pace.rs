@@ -8,7 +8,7 @@
 //! second, and what one leg may have in flight. What hosts write is not counted and never waits; nor
 //! is the repair of a mirror that hosts count on.
 
-use block::{BLOCK_BYTES, LegId};
+use block::{BLOCK_BYTES, LegId, SnapshotId};
 
 use super::copy::{COPIES_MAX, COPY_BLOCKS};
 use super::leg::{Leg, Stage};
@@ -45,6 +45,13 @@ pub enum Pace {
     Crowd {
         /// The highest priority among them.
         highest: Option<Priority>,
+    },
+    /// A mirror's write journal wants a base.
+    Base {
+        /// What the snapshot is to be.
+        snapshot: SnapshotId,
+        /// The time, for people.
+        unix_ms: u64,
     },
     /// What the clock says by which locks of snapshots end. It never goes back.
     LockClock {
@@ -145,11 +152,12 @@ impl Machine {
         windowed.map(|leg| (leg.id, &leg.policy.bandwidth, leg.bucket.limit))
     }
 
-    pub(super) fn on_pace(&mut self, pace: Pace) {
+    pub(super) fn on_pace(&mut self, pace: Pace, out: &mut Vec<Effect>) {
         match pace {
             Pace::Limit { leg, bytes_per_second } => self.on_limit(leg, bytes_per_second),
             Pace::Crowd { highest } => self.highest_copying = highest,
             Pace::LockClock { unix_ms } => self.on_lock_clock(unix_ms),
+            Pace::Base { snapshot, unix_ms } => self.begin_base(snapshot, unix_ms, out),
         }
     }
 

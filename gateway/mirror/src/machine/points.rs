@@ -280,6 +280,9 @@ impl Machine {
                 keeping.step = Step::Taking(snapshots.clone());
                 goes_on = matches!(keeping.why, Why::Cut { .. } | Why::Named(_));
             }
+            if let Some(keeping) = &self.points.keeping {
+                self.journal_base(&keeping.why, out);
+            }
             out.push(Effect::Snapshot { snapshots });
             if goes_on {
                 // What comes behind is not in the snapshots, whenever those become durable.

@@ -6,13 +6,14 @@
 use std::collections::VecDeque;
 
 use block::{
-    DirtyReport, Extent, GatewayId, Goodbye, IoError, LegId, Message, Open, Opened, Quality, Seq,
-    Vote, WriteId,
+    DirtyReport, Extent, Gap, GatewayId, Goodbye, IoError, LegId, Message, Open, Opened, Quality,
+    Seq, Vote, WriteId,
 };
 
 use super::leg::Leg;
 use super::points::Why;
 use super::role::{YieldStep, Yielding};
+use super::write_journal::{Entry, passes_point};
 use super::{After, Effect, Machine, Note, Role};
 use crate::lineage::{Lineage, Relation, relate};
 use crate::policy::Policy;
@@ -309,6 +310,7 @@ impl Machine {
         upstream.seq = upstream.seq.max(seq);
         self.points.note_overwritten(extent.len());
         let origin = Some((upstream.link, seq));
+        self.journal_change(write, &change, out);
         self.admit(write, (volume, extent, 0), origin, out);
     }
 
@@ -369,8 +371,7 @@ impl Machine {
         if !matches!(message, Message::Ping { .. }) {
             // Behind a cut that is being kept, changes go on and are flushed; what the copy is worth
             // does not change before the cut is recorded.
-            let flush = matches!(message, Message::Flush { .. });
-            upstream.recording |= !flush && self.points.is_keeping();
+            upstream.recording |= !passes_point(&message) && self.points.is_keeping();
             if upstream.recording {
                 upstream.waiting.push_back(Waiting::Message(message));
                 return;
@@ -477,6 +478,7 @@ impl Machine {
     pub(super) fn drop_upstream(&mut self, goodbye: Option<Goodbye>, out: &mut Vec<Effect>) {
         let Some(upstream) = self.upstream.take() else { return };
         self.abandon_point();
+        out.push(Effect::Journal(Entry::Gap(Gap::Link)));
         for waiting in upstream.waiting {
             if let Waiting::Change(write, _) = waiting {
                 out.push(Effect::Forget { write });

@@ -4,7 +4,8 @@
 //!   "TwN1"  u16 version  list  CRC32C(all before)         (all integers little-endian)
 //! ```
 //!
-//! Version 1 has no marks and no recovery points; it is still written where there are none.
+//! Version 1 has no marks and no recovery points, version 2 no bases of write journals; both are still
+//! written where there are none.
 //!
 //! Invariant: they are recorded by volume, so that they go where it goes, whatever group that is.
 
@@ -18,7 +19,9 @@ use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 const MAGIC: [u8; 4] = *b"TwN1";
 /// The version without marks.
 const VERSION_PLAIN: u16 = 1;
-const VERSION: u16 = 2;
+/// The version without bases of write journals.
+const VERSION_MARKED: u16 = 2;
+const VERSION: u16 = 3;
 
 /// What a snapshot of a group is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ impl Label {
     pub(crate) fn is_plain(&self) -> bool {
         let is_old = match self.origin {
             SnapshotOrigin::Manual | SnapshotOrigin::Safety => true,
-            SnapshotOrigin::Backup | SnapshotOrigin::Scheduled => false,
+            SnapshotOrigin::Backup | SnapshotOrigin::Scheduled | SnapshotOrigin::Journal => false,
         };
         is_old && self.marks.is_empty()
     }
@@ -76,6 +79,8 @@ pub(crate) enum SnapshotWord {
     Attributes { volume: VolumeId, kept: Attributes },
     /// From a mirror: it has that, durably.
     AttributesKept { volume: VolumeId, number: u64 },
+    /// To a mirror: what the clock says now. All that was begun before stands before it in the stream.
+    Time { unix_ms: u64 },
 }
 
 /// Where the ledger keeps the named snapshots of a volume.
@@ -90,7 +95,13 @@ pub(crate) fn encode(named: &[Named]) -> Option<Bytes> {
     }
     let mut w = Writer(MAGIC.to_vec());
     let plain = named.iter().all(|named| named.label.is_plain());
-    w.0.extend(if plain { VERSION_PLAIN } else { VERSION }.to_le_bytes());
+    let of_journal = named.iter().any(|named| named.label.origin == SnapshotOrigin::Journal);
+    let version = match (plain, of_journal) {
+        (true, _) => VERSION_PLAIN,
+        (false, false) => VERSION_MARKED,
+        (false, true) => VERSION,
+    };
+    w.0.extend(version.to_le_bytes());
     w.list(named, |w, named| {
         w.label(&named.label);
         if !plain {
@@ -189,6 +200,10 @@ impl SnapshotWord {
                 w.uuid(volume.uuid());
                 w.u64(*number);
             }
+            Self::Time { unix_ms } => {
+                w.u8(11);
+                w.u64(*unix_ms);
+            }
         }
         Bytes::from(w.0)
     }
@@ -211,6 +226,7 @@ impl SnapshotWord {
                 volume: VolumeId::from_uuid(r.uuid()?),
                 kept: Attributes { number: r.u64()?, bytes: r.bytes()? },
             },
+            11 => Self::Time { unix_ms: r.u64()? },
             10 => Self::AttributesKept { volume: VolumeId::from_uuid(r.uuid()?), number: r.u64()? },
             _ => return Err(RecordError::Damaged),
         };
@@ -227,6 +243,7 @@ impl Writer {
             SnapshotOrigin::Safety => 2,
             SnapshotOrigin::Backup => 3,
             SnapshotOrigin::Scheduled => 4,
+            SnapshotOrigin::Journal => 5,
         });
         self.u64(label.unix_ms);
     }
@@ -249,6 +266,7 @@ impl Reader<'_> {
                 2 => SnapshotOrigin::Safety,
                 3 => SnapshotOrigin::Backup,
                 4 if has_marks => SnapshotOrigin::Scheduled,
+                5 if self.1 > VERSION_MARKED => SnapshotOrigin::Journal,
                 _ => return Err(RecordError::Damaged),
             },
             unix_ms: self.u64()?,
@@ -327,6 +345,15 @@ mod tests {
     }
 
     #[test]
+    fn a_base_of_a_write_journal_is_one_of_version_3() {
+        let mut base = sample(SnapshotState::Available);
+        base.label.origin = SnapshotOrigin::Journal;
+        let bytes = encode(&[marked(), base.clone()]).unwrap();
+        assert_eq!(bytes[4], 3, "a release that does not know it refuses the record");
+        assert_eq!(decode(&bytes), Ok(vec![marked(), base]));
+    }
+
+    #[test]
     fn marks_add_up_to_the_same_in_any_order() {
         let lock = |ms| Marks { locked_until_ms: ms, ..Marks::default() };
         let some = [
@@ -357,11 +384,11 @@ mod tests {
     #[test]
     fn a_newer_record_is_refused_by_name() {
         let mut bytes = encode(&[sample(SnapshotState::Available)]).unwrap().to_vec();
-        bytes[4] = 3;
+        bytes[4] = 4;
         let end = bytes.len() - 4;
         let crc = crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(decode(&bytes), Err(RecordError::Newer(3)));
+        assert_eq!(decode(&bytes), Err(RecordError::Newer(4)));
     }
 
     #[test]
@@ -382,6 +409,7 @@ mod tests {
             },
             SnapshotWord::AttributesKept { volume: VolumeId::of(1), number: 3 },
             SnapshotWord::Policy(None),
+            SnapshotWord::Time { unix_ms: 77 },
             SnapshotWord::Policy(Some(Bytes::from_static(b"{}"))),
         ] {
             let bytes = word.encode();

@@ -15,6 +15,8 @@ pub enum SnapshotOrigin {
     Backup,
     /// The group's schedule: a recovery point.
     Scheduled,
+    /// The write journal of a mirror, to begin with.
+    Journal,
 }
 
 /// What is known of a snapshot beside what it holds. It only grows: marks are added up, in any order

@@ -11,6 +11,7 @@ mod detached;
 mod hazards;
 mod link;
 mod modes;
+mod moments;
 mod mortal;
 mod parts;
 mod points;

@@ -26,7 +26,7 @@ use crate::parts::{Counted, MemoryLedger, VirtualClock, spawn_local};
 
 const GROUP: GroupId = GroupId::of(1);
 /// Two volumes: what is one point in time is so over both.
-const VOLUMES: [VolumeId; 2] = [VolumeId::of(2), VolumeId::of(4)];
+pub(crate) const VOLUMES: [VolumeId; 2] = [VolumeId::of(2), VolumeId::of(4)];
 
 pub(crate) fn extent(offset: u64, len: u64) -> Extent {
     Extent::new(offset, len).unwrap()
@@ -298,6 +298,10 @@ impl Site {
         self.group.command(command).await
     }
 
+    pub(crate) fn write_down(&self, journal: Rc<dyn block::WriteJournal>) {
+        self.group.set_write_journal(Some(journal));
+    }
+
     pub(crate) async fn set_attributes(&self, bytes: &'static [u8]) -> Result<(), IoError> {
         self.group.set_attributes(VOLUMES[0], Bytes::from_static(bytes)).await
     }
@@ -359,7 +363,11 @@ impl Site {
 
     /// What is kept of the first volume in a snapshot of this point.
     pub(crate) async fn kept_content(&self, snapshot: SnapshotId) -> Bytes {
-        let volume = self.stores[0].open_snapshot(snapshot).unwrap();
+        self.kept_content_of(0, snapshot).await
+    }
+
+    pub(crate) async fn kept_content_of(&self, at: usize, snapshot: SnapshotId) -> Bytes {
+        let volume = self.stores[at].open_snapshot(snapshot).unwrap();
         let queue = Completions::new();
         let op = Op::Read(extent(0, Self::BYTES));
         volume.submit(&mut vec![Request { op, fua: false, ticket: queue.ticket(0) }]);

@@ -10,7 +10,7 @@ use super::raw::Raw;
 use super::{Config, ConfigError};
 
 /// What the environment may override: these and what is below them.
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 18] = [
     "data_dir",
     "shards",
     "site",
@@ -20,10 +20,12 @@ const SECTIONS: [&str; 16] = [
     "points",
     "backup",
     "plugins",
+    "recovery",
     "api",
     "metrics",
     "link",
     "nbd",
+    "iscsi",
     "mirror",
     "witness",
     "log",

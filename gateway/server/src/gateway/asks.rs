@@ -80,6 +80,9 @@ pub(crate) struct Lost {
     pub(crate) volume: Uuid,
     /// The block.
     pub(crate) block: u64,
+    /// The snapshot of the group that it is of; the volume as it is now, if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<Uuid>,
 }
 
 /// A question.
@@ -461,7 +464,12 @@ mod tests {
             Question::Look { session },
             Question::Promote { session, carried: Carried::default() },
             Question::Portals(Side { group: 2, portals: vec!["10.0.0.1:3260".to_owned()] }),
-            Question::Block(Lost { group: session, volume: Uuid::from_u128(3), block: 7 }),
+            Question::Block(Lost {
+                group: session,
+                volume: Uuid::from_u128(3),
+                block: 7,
+                snapshot: Some(Uuid::from_u128(4)),
+            }),
             Question::Take(Take {
                 number: 7,
                 name: None,

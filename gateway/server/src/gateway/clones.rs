@@ -23,7 +23,9 @@ use super::snapshots::{Place, export_name, find};
 use super::volumes::{NewGroup, NewVolume};
 use crate::backups::origin::Source;
 use crate::book::GroupEntry;
+use crate::clock::text;
 use crate::fillings::{Standing, Told};
+use crate::moments::Laid;
 use crate::refusal::Refused;
 
 /// When what was filled and could not be recorded as such is tried again.
@@ -162,16 +164,24 @@ impl Gateway {
     fn origin_text(&self, origin: &OriginRecord) -> String {
         match origin {
             OriginRecord::Snapshot { volume, .. } => {
-                let pages = self.book.read();
-                let known = pages.volumes().find(|(_, of)| of.id == volume.uuid());
-                let name = known.map_or_else(|| volume.to_string(), |(_, of)| of.name.clone());
-                format!("a snapshot of volume {name}")
+                format!("a snapshot of volume {}", self.volume_name(*volume))
+            }
+            OriginRecord::Laid { volume, description, .. } => {
+                let at = Laid::decode(description).map(|laid| text(laid.unix_ms));
+                let at = at.unwrap_or_else(|| "a second".to_owned());
+                format!("volume {} as of {at}", self.volume_name(*volume))
             }
             OriginRecord::Other { description, .. } => match Source::decode(description) {
                 Some(source) => format!("backup {} in {}", source.backup, source.target),
                 None => "elsewhere".to_owned(),
             },
         }
+    }
+
+    fn volume_name(&self, volume: VolumeId) -> String {
+        let pages = self.book.read();
+        let known = pages.volumes().find(|(_, of)| of.id == volume.uuid());
+        known.map_or_else(|| volume.to_string(), |(_, of)| of.name.clone())
     }
 
     /// Lets go of what was kept for a volume.
@@ -181,7 +191,12 @@ impl Gateway {
     pub(crate) async fn let_go_of_origin(&self, id: VolumeId) -> Result<(), Refused> {
         let origin = self.pool.volume(id).and_then(|record| record.origin);
         // What keeps a backup is noted by itself, and let go when no volume names it any more.
-        let Some(OriginRecord::Snapshot { volume, snapshot, .. }) = origin else { return Ok(()) };
+        let Some((volume, snapshot)) = origin.as_ref().and_then(OriginRecord::snapshot) else {
+            return Ok(());
+        };
+        if let Some(OriginRecord::Laid { description, .. }) = &origin {
+            self.moments.let_go(id, Laid::decode(description));
+        }
         let group = {
             let pages = self.book.read();
             let found = pages.volumes().find(|(_, of)| of.id == volume.uuid());

@@ -38,7 +38,7 @@ impl Gateway {
             items.push(self.current_point(&entry, &status));
         }
         let lock_clock = text(self.clock.lock_ms());
-        Ok(PointList { as_of: self.clock.rfc3339(), lock_clock, items })
+        Ok(PointList { as_of: self.clock.rfc3339(), lock_clock, items, next: None })
     }
 
     /// One of them, by name or identity.

@@ -8,14 +8,15 @@
 //!
 //! Invariant: nothing is put back that does not match the checksum of what was stored here, so no copy
 //! can spoil another; a block that is good, or that a host wrote meanwhile, is left alone (the store
-//! looks and writes in one turn). A block that nobody has stays bad, and is told by its number.
+//! looks and writes in one turn). A block that nobody has stays bad, and is told by its number. What
+//! only snapshots hold is read too, and put back from who keeps the same snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Code, Operation, OperationProgress, Scrub};
 use backup::{BackupId, Watch};
-use block::{Extent, GatewayId, GroupId, Identity, Quality, SnapshotId, VolumeId};
+use block::{Extent, GatewayId, GroupId, Identity, IoError, Quality, SnapshotId, VolumeId};
 use bytes::Bytes;
 use mirror::{GroupStatus, LinkState, Role};
 use store::Repaired;
@@ -39,6 +40,17 @@ const TRIES: u32 = 3;
 const TRY_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two looks at what is due.
 const LOOK_PAUSE: Duration = Duration::from_mins(10);
+
+/// Which snapshot shows a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SeenIn {
+    /// The snapshot of the group.
+    snapshot: SnapshotId,
+    /// What the store calls it here.
+    pub(crate) here: SnapshotId,
+    /// What it calls the next one, if there is one.
+    pub(crate) newer: Option<SnapshotId>,
+}
 
 /// What is scrubbed.
 #[derive(Clone, Copy, Debug)]
@@ -175,61 +187,86 @@ impl Gateway {
         let known = status.volumes.iter().find(|of| of.volume == place.volume);
         let total_bytes = known.map_or(0, |of| of.mapped_bytes);
         let rate = self.config.scrub.bytes_per_second.max(1);
-        let mut next = Some(0);
-        while let Some(from) = next {
-            let step =
-                shard.call(move |state| state.scrub_step(target, from, STEP_BYTES)).await??;
-            next = step.next;
-            found.read_bytes += step.bytes;
-            for block in step.bad.iter().flat_map(|range| range.first()..range.end()) {
-                found.bad += 1;
-                if found.bad - found.repaired > LEFT_MAX {
-                    continue;
+        for seen in seen_in(&status, place.volume) {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let read =
+                    shard.call(move |state| state.scrub_step(target, seen, from, STEP_BYTES));
+                let step = match read.await? {
+                    // A snapshot that was removed meanwhile has nothing to lose.
+                    Err(IoError::Invalid) if seen.is_some() => break,
+                    step => step.map_err(Refused::from)?,
+                };
+                next = step.next;
+                found.read_bytes += step.bytes;
+                for block in step.bad.iter().flat_map(|range| range.first()..range.end()) {
+                    self.heal_or_tell((place, name), seen, block, found).await;
                 }
-                match self.heal((place, name), block).await {
-                    Ok(()) => found.repaired += 1,
-                    Err(refused) => {
-                        found.cause = Some(refused.0.detail);
-                        if found.left.len() < LEFT_TOLD {
-                            found.left.push(block);
-                        }
-                    }
+                let done_bytes = found.read_bytes;
+                let total_bytes = total_bytes.max(done_bytes);
+                let told =
+                    OperationProgress { total_bytes, done_bytes, moved_bytes: 0, found_bytes: 0 };
+                running.progress(told);
+                let pause = Duration::from_millis(step.bytes.saturating_mul(1000) / rate);
+                if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return Err(Refused::new(Code::ScrubCancelled, "the scrub was given up"));
                 }
-            }
-            let done_bytes = found.read_bytes;
-            let total_bytes = total_bytes.max(done_bytes);
-            let told =
-                OperationProgress { total_bytes, done_bytes, moved_bytes: 0, found_bytes: 0 };
-            running.progress(told);
-            let pause = Duration::from_millis(step.bytes.saturating_mul(1000) / rate);
-            if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return Err(Refused::new(Code::BackupCancelled, "the scrub was given up"));
             }
         }
         Ok(())
+    }
+
+    /// A block is bad: it is put back, or told.
+    async fn heal_or_tell(
+        &self,
+        (place, name): (Place, &str),
+        seen: Option<SeenIn>,
+        block: u64,
+        found: &mut ScrubEntry,
+    ) {
+        found.bad += 1;
+        if found.bad - found.repaired > LEFT_MAX {
+            return;
+        }
+        match self.heal((place, name), seen, block).await {
+            Ok(()) => found.repaired += 1,
+            Err(refused) => {
+                found.cause = Some(refused.0.detail);
+                if found.left.len() < LEFT_TOLD {
+                    found.left.push(block);
+                }
+            }
+        }
     }
 
     /// Puts a bad block back from whoever has what was stored in it.
     ///
     /// # Errors
     /// Why nobody has.
-    async fn heal(&self, (place, name): (Place, &str), block: u64) -> Result<(), Refused> {
+    async fn heal(
+        &self,
+        (place, name): (Place, &str),
+        seen: Option<SeenIn>,
+        block: u64,
+    ) -> Result<(), Refused> {
         tracing::error!(volume = name, block, "a stored block is bad");
         let mut why = Refused::new(Code::BlocksBad, "no other copy is in sync");
         for turn in 0..TRIES {
             if turn > 0 {
                 tokio::time::sleep(TRY_PAUSE).await;
             }
-            let others = equals(&*self.status_of(place.group).await?);
+            let status = self.status_of(place.group).await?;
+            let others = if seen.is_some() { related(&status) } else { equals(&status) };
             if others.is_empty() {
                 break;
             }
             for (gateway, site) in others {
                 let (group, volume) = (place.group.uuid(), place.volume.uuid());
-                let question = Question::Block(Lost { group, volume, block });
+                let snapshot = seen.map(|seen| seen.snapshot.uuid());
+                let question = Question::Block(Lost { group, volume, block, snapshot });
                 let told = self.ask(gateway.uuid(), &question).await.and_then(Answer::block);
                 let healed = match told {
-                    Ok(content) => self.put_back(place, block, content.into()).await,
+                    Ok(content) => self.put_back(place, seen, block, content.into()).await,
                     Err(refused) => Err(refused),
                 };
                 match healed {
@@ -244,6 +281,9 @@ impl Gateway {
                     Err(refused) => why = refused,
                 }
             }
+        }
+        if seen.is_some() {
+            return Err(why);
         }
         let status = self.status_of(place.group).await?;
         match self.heal_from_backup(place, &status, block).await? {
@@ -264,12 +304,15 @@ impl Gateway {
     async fn put_back(
         &self,
         place: Place,
+        seen: Option<SeenIn>,
         block: u64,
         content: Bytes,
     ) -> Result<Repaired, Refused> {
         let target = (place.group, place.volume);
         let shard = self.shard_of(place.group).clone();
-        shard.run(move |state| async move { state.repair(target, block, content).await }).await?
+        shard
+            .run(move |state| async move { state.repair(target, seen, block, content).await })
+            .await?
     }
 
     /// Looks for a backup whose snapshot is kept and since which the block was not changed; where it
@@ -295,7 +338,7 @@ impl Gateway {
             let content = self.read_backed_up(&run.target, run.backup, (place.volume, block)).await;
             match content {
                 Ok(content) => {
-                    let healed = self.put_back(place, block, content).await?;
+                    let healed = self.put_back(place, None, block, content).await?;
                     if healed != Repaired::Differs {
                         return Ok(Some(format!("backup {} in {}", run.name, run.target)));
                     }
@@ -336,17 +379,29 @@ impl Gateway {
     pub(super) async fn block_for(
         &self,
         peer: &Identity,
-        Lost { group, volume, block }: Lost,
+        Lost { group, volume, block, snapshot }: Lost,
     ) -> Result<Answer, Refused> {
         let group = GroupId::from_uuid(group);
         let status = self.status_of(group).await?;
-        if !equals(&status).iter().any(|(gateway, _)| *gateway == peer.gateway) {
+        // A snapshot is the same wherever it is kept.
+        let others = if snapshot.is_some() { related(&status) } else { equals(&status) };
+        if !others.iter().any(|(gateway, _)| *gateway == peer.gateway) {
             let detail = format!("the copy here and the one at {} may differ", peer.site);
             return Err(Refused::new(Code::NotInSync, detail));
         }
         let target = (group, VolumeId::from_uuid(volume));
         let shard = self.shard_of(group).clone();
-        let read = shard.run(move |state| async move { state.read_good(target, block).await });
+        let here = match snapshot {
+            None => None,
+            Some(id) => {
+                let seen = seen_in(&status, target.1).into_iter().flatten();
+                let mut seen = seen.filter(|seen| seen.snapshot.uuid() == id);
+                let missing = || Refused::new(Code::NotFound, "that snapshot is not kept here");
+                Some(seen.next().ok_or_else(missing)?.here)
+            }
+        };
+        let read =
+            shard.run(move |state| async move { state.read_good(target, here, block).await });
         Ok(Answer::Block { content: hex(&read.await??) })
     }
 
@@ -394,4 +449,26 @@ fn equals(status: &GroupStatus) -> Vec<(GatewayId, String)> {
         }
         Role::Secondary | Role::Fenced => Vec::new(),
     }
+}
+
+/// Everybody who may keep the same snapshots.
+fn related(status: &GroupStatus) -> Vec<(GatewayId, String)> {
+    let legs = status.legs.iter().filter(|leg| leg.link == LinkState::Connected);
+    let upstream = status.upstream.iter().filter(|of| of.link == LinkState::Connected);
+    let legs = legs.map(|leg| (leg.gateway, leg.site.clone()));
+    legs.chain(upstream.map(|of| (of.gateway, of.site.clone()))).collect()
+}
+
+/// What shows blocks of a volume: the volume, and its snapshots, oldest first.
+fn seen_in(status: &GroupStatus, volume: VolumeId) -> Vec<Option<SeenIn>> {
+    let mut kept: Vec<(SnapshotId, SnapshotId)> = Vec::new();
+    for snapshot in status.snapshots.iter().filter(|of| of.state.is_readable()) {
+        let part = snapshot.volumes.iter().find(|(id, _)| *id == volume);
+        kept.extend(part.map(|(_, here)| (snapshot.id, *here)));
+    }
+    let newer = kept.iter().skip(1).map(|(_, here)| Some(*here)).chain([None]);
+    let all: Vec<Option<SnapshotId>> = newer.collect();
+    let seen = kept.into_iter().zip(all);
+    let seen = seen.map(|((snapshot, here), newer)| Some(SeenIn { snapshot, here, newer }));
+    std::iter::once(None).chain(seen).collect()
 }

@@ -107,6 +107,7 @@ impl Gateway {
                 SnapshotOrigin::Safety => api::SnapshotOrigin::Safety,
                 SnapshotOrigin::Backup => api::SnapshotOrigin::Backup,
                 SnapshotOrigin::Scheduled => api::SnapshotOrigin::Scheduled,
+                SnapshotOrigin::Journal => api::SnapshotOrigin::Journal,
             },
             state: state_word(snapshot.state),
             created_at: text(snapshot.unix_ms),

@@ -6,6 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
+use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
 
 /// Rules to ask about in place of the policy's; all are taken from here as soon as one is.
@@ -42,15 +43,26 @@ impl Rules {
     }
 }
 
-/// The recovery points of a group that this site keeps, oldest first, and `current` at its primary
+/// What points are filtered and sorted by.
+const FIELDS: &[&str] =
+    &["id", "name", "time", "application_consistent", "used", "disabled", "exclusive_bytes"];
+
+/// The recovery points of a group that this site keeps, oldest first, and `current` at its primary, in
+/// pages if asked for
+///
+/// Filters: `id`, `name`, `time`, `application_consistent`, `used`, `disabled`, `exclusive_bytes`.
 #[utoipa::path(get, path = "/api/v1/groups/{group}/points", tag = "points",
-    operation_id = "list_points", params(("group" = String, Path)),
+    operation_id = "list_points", params(("group" = String, Path), Parameters),
     responses((status = 200, body = api::PointList), (status = "default", body = api::Problem)))]
 pub(super) async fn list(
     State(gateway): Shared,
     Path(group): Path<String>,
+    Query(asked): Asked,
 ) -> Result<Json<api::PointList>, Failure> {
-    Ok(Json(gateway.show_points(&group).await?))
+    let page = Page::read(asked, FIELDS)?;
+    let mut list = gateway.show_points(&group).await?;
+    (list.items, list.next) = page.take(list.items)?;
+    Ok(Json(list))
 }
 
 /// Take a recovery point now, as the policy says

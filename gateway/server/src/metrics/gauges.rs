@@ -170,6 +170,7 @@ pub(super) async fn render(gateway: &Gateway) -> String {
                 group(&mut families, &status, moment);
                 snapshots(&mut families, gateway, &status).await;
                 points(&mut families, gateway, &status);
+                super::moments::render(&mut families, gateway, &status);
                 for leg in &status.legs {
                     pairs(&mut families, &status, leg, site);
                     let legs = legs.entry(leg.site.clone()).or_default();

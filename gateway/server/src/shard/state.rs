@@ -8,6 +8,7 @@ mod changes;
 mod copies;
 mod filling;
 pub(crate) mod initiators;
+mod journal;
 mod members;
 mod notes;
 mod scrub;
@@ -98,6 +99,8 @@ struct OpenGroup {
     snapshots: Rc<snapshots::Known>,
     /// Cancelled when it is closed: those who read snapshots and those who are logged in are dropped.
     closing: CancellationToken,
+    /// Whether a write journal is attached to it.
+    is_written: Rc<Cell<bool>>,
 }
 
 #[derive(Clone)]
@@ -319,6 +322,7 @@ impl ShardState {
             volumes: Rc::new(RefCell::new(open_volumes)),
             snapshots: Rc::default(),
             closing: CancellationToken::new(),
+            is_written: Rc::default(),
         };
         self.post(&open);
         self.groups.borrow_mut().insert(group, open.clone());

@@ -25,6 +25,10 @@ const FEATURE_HOME: u64 = 1;
 /// needs.
 const FEATURE_ORIGIN: u64 = 2;
 
+/// Its origin is a snapshot with changes laid over it: a release that does not know this would fill the
+/// volume without them.
+const FEATURE_LAID: u64 = 4;
+
 /// A volume, and the identity that its directory is called by: its own, or that of the volume which
 /// it shares its files with, or once did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,18 @@ pub enum OriginRecord {
         /// Its size in bytes.
         bytes: u64,
     },
+    /// The same, with changes laid over it that only the owner of the pool understands. The pool keeps
+    /// the snapshot and the other volume.
+    Laid {
+        /// The other volume.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// A description by which the changes are found again.
+        description: Vec<u8>,
+        /// The snapshot's size in bytes.
+        bytes: u64,
+    },
     /// What only the owner of the pool understands.
     Other {
         /// A description by which it is found again.
@@ -85,13 +101,17 @@ impl Entry {
         }
         if let Some(origin) = &record.origin {
             features |= FEATURE_ORIGIN;
+            if matches!(origin, OriginRecord::Laid { .. }) {
+                features |= FEATURE_LAID;
+            }
             origin.encode(&mut body);
         }
         FORMAT.seal_with(features, &body)
     }
 
     fn decode(id: VolumeId, data: &[u8]) -> Result<Self, StoreError> {
-        let (features, mut reader) = FORMAT.open_with(FEATURE_HOME | FEATURE_ORIGIN, data)?;
+        let (features, mut reader) =
+            FORMAT.open_with(FEATURE_HOME | FEATURE_ORIGIN | FEATURE_LAID, data)?;
         let (bytes, created) = (reader.u64()?, reader.u64()?);
         let name = reader.counted()?;
         let name = std::str::from_utf8(name)
@@ -116,7 +136,20 @@ impl OriginRecord {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Snapshot { bytes, .. } | Self::Other { bytes, .. } => *bytes,
+            Self::Snapshot { bytes, .. } | Self::Laid { bytes, .. } | Self::Other { bytes, .. } => {
+                *bytes
+            }
+        }
+    }
+
+    /// The snapshot of another volume that it needs, and that volume.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<(VolumeId, SnapshotId)> {
+        match self {
+            Self::Snapshot { volume, snapshot, .. } | Self::Laid { volume, snapshot, .. } => {
+                Some((*volume, *snapshot))
+            }
+            Self::Other { .. } => None,
         }
     }
 
@@ -132,6 +165,12 @@ impl OriginRecord {
                 body.extend_from_slice(&2u32.to_le_bytes());
                 put_counted(body, description);
             }
+            Self::Laid { volume, snapshot, description, .. } => {
+                body.extend_from_slice(&3u32.to_le_bytes());
+                put_pair(body, volume.uuid().as_u64_pair());
+                put_pair(body, snapshot.uuid().as_u64_pair());
+                put_counted(body, description);
+            }
         }
     }
 
@@ -144,6 +183,12 @@ impl OriginRecord {
                 Ok(Self::Snapshot { volume, snapshot, bytes })
             }
             2 => Ok(Self::Other { description: reader.counted()?.to_vec(), bytes }),
+            3 => {
+                let (volume, snapshot) = (pair(reader)?, pair(reader)?);
+                let (volume, snapshot) = (VolumeId::of(volume), SnapshotId::of(snapshot));
+                let description = reader.counted()?.to_vec();
+                Ok(Self::Laid { volume, snapshot, description, bytes })
+            }
             _ => Err(reader.damaged("its origin is of an unknown kind")),
         }
     }
@@ -259,5 +304,20 @@ mod tests {
             let opened = FORMAT.open_with(FEATURE_HOME, &entry.encode()).map(drop);
             assert!(matches!(opened, Err(StoreError::Features { features: 2, .. })));
         }
+    }
+
+    const BYTES_OF_A_MOMENT: &str = "";
+
+    #[test]
+    fn reads_the_bytes_of_one_that_is_filled_as_of_a_moment_and_older_releases_refuse_it() {
+        let id = VolumeId::of(3);
+        let (volume, snapshot) = (VolumeId::of(4), SnapshotId::of(5 << 64 | 6));
+        let description = b"then".to_vec();
+        let origin = OriginRecord::Laid { volume, snapshot, description, bytes: 1 << 29 };
+        let entry = Entry { record: record(id, Some(origin)), home: id };
+        assert_eq!(crate::hex(&entry.encode()), BYTES_OF_A_MOMENT);
+        assert_eq!(Entry::decode(id, &crate::unhex(BYTES_OF_A_MOMENT)).unwrap(), entry);
+        let opened = FORMAT.open_with(FEATURE_HOME | FEATURE_ORIGIN, &entry.encode()).map(drop);
+        assert!(matches!(opened, Err(StoreError::Features { features: 4, .. })));
     }
 }

@@ -7,15 +7,15 @@
 
 use std::io::IoSlice;
 
-use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, IoError, SLOT_BYTES};
+use block::{BLOCK_BYTES, BlockRange, BlockSet, Extent, IoError, SLOT_BYTES, SnapshotId};
 
 use crate::crc::{BLOCK_SIZE, SLOT_SIZE, crc32c};
 use crate::runs::mask_runs;
 
-use super::Inner;
 use super::data::Place;
 use super::page::BLOCKS;
 use super::read::mask_of;
+use super::{Inner, PoolVolume};
 
 /// What one step of a scrub found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,40 @@ pub enum Repaired {
     Good,
     /// What was given is not what was stored here, or nothing says what that was.
     Differs,
+}
+
+/// Ranges of a snapshot that one step of a scrub looks at.
+const STEP_RANGES: usize = 256;
+
+// === impl PoolVolume ===
+
+impl PoolVolume {
+    /// As [`PoolVolume::scrub`], of what a snapshot shows otherwise than a newer one does, or than the
+    /// volume itself if there is none: over all snapshots, that is what only they hold.
+    ///
+    /// # Errors
+    /// As for [`PoolVolume::scrub`]; [`IoError::Invalid`] when one of the two is not there.
+    pub fn scrub_snapshot(
+        &self,
+        snapshot: SnapshotId,
+        newer: Option<SnapshotId>,
+        (from, budget_bytes): (u64, u64),
+    ) -> Result<Scrubbed, IoError> {
+        self.inner.borrow_mut().scrub_snapshot(snapshot, newer, (from, budget_bytes))
+    }
+
+    /// As [`PoolVolume::repair`], of what a snapshot shows.
+    ///
+    /// # Errors
+    /// As for [`PoolVolume::repair`]; [`IoError::Invalid`] when the snapshot is not there.
+    pub fn repair_snapshot(
+        &self,
+        snapshot: SnapshotId,
+        block: u64,
+        content: &[u8],
+    ) -> Result<Repaired, IoError> {
+        self.inner.borrow_mut().through(snapshot, |inner| inner.repair(block, content))?
+    }
 }
 
 // === impl Inner ===
@@ -134,6 +168,74 @@ impl Inner {
         self.read_place(place, &mut there).is_ok() && crc32c(&there) == sum
     }
 
+    /// Reads the volume as it was at a snapshot while `look` lasts.
+    fn through<T>(
+        &mut self,
+        snapshot: SnapshotId,
+        look: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, IoError> {
+        let layers = self.map.layers();
+        let layer = layers.named(snapshot).ok_or(IoError::Invalid)?.id;
+        let chain = layers.chain(layer);
+        let before = self.map.read_through(chain);
+        let out = look(self);
+        self.map.read_through(before);
+        Ok(out)
+    }
+
+    fn scrub_snapshot(
+        &mut self,
+        snapshot: SnapshotId,
+        newer: Option<SnapshotId>,
+        (from, budget_bytes): (u64, u64),
+    ) -> Result<Scrubbed, IoError> {
+        if self.latched {
+            return Err(IoError::Latched);
+        }
+        let differs = match newer {
+            Some(newer) => self.changed_between((snapshot, newer), from, STEP_RANGES)?,
+            None => self.changed_since(snapshot, from, STEP_RANGES)?,
+        };
+        let more = differs.len() >= STEP_RANGES;
+        self.through(snapshot, |inner| {
+            let mut found = Scrubbed { next: None, bytes: 0, bad: BlockSet::new() };
+            for range in &differs {
+                if found.bytes >= budget_bytes {
+                    found.next = Some(range.first());
+                    return Ok(found);
+                }
+                // Of what differs, only what is stored: the rest is nobody's to lose.
+                let mut stored = BlockSet::new();
+                inner.visit(range.first(), false, |run| {
+                    let end = run.end().min(range.end());
+                    if run.first() < end {
+                        stored.push(BlockRange::new(run.first(), end));
+                    }
+                    run.end() < range.end()
+                })?;
+                found.bytes += stored.iter().map(|run| run.count() * BLOCK_BYTES).sum::<u64>();
+                inner.find_bad(&stored, &mut found.bad);
+            }
+            found.next = differs.last().filter(|_| more).map(|last| last.end());
+            Ok(found)
+        })?
+    }
+
+    /// Checks ranges that are stored. Block by block only where something is wrong.
+    fn find_bad(&mut self, ranges: &[BlockRange], bad: &mut BlockSet) {
+        for extent in ranges.iter().filter_map(|r| r.extent()) {
+            if self.checksums(extent).is_err() {
+                let blocks = extent.blocks();
+                for block in blocks.first()..blocks.end() {
+                    let one = BlockRange::new(block, block + 1);
+                    if one.extent().is_some_and(|e| self.checksums(e).is_err()) {
+                        bad.push(one);
+                    }
+                }
+            }
+        }
+    }
+
     pub(super) fn scrub(&mut self, from: u64, budget_bytes: u64) -> Result<Scrubbed, IoError> {
         if self.latched {
             return Err(IoError::Latched);
@@ -151,18 +253,7 @@ impl Inner {
             true
         })?;
         let mut found = Scrubbed { next, bytes: planned, bad: Vec::new() };
-        for extent in ranges.iter().filter_map(|r| r.extent()) {
-            // Block by block only where something is wrong.
-            if self.checksums(extent).is_err() {
-                let blocks = extent.blocks();
-                for block in blocks.first()..blocks.end() {
-                    let one = BlockRange::new(block, block + 1);
-                    if one.extent().is_some_and(|e| self.checksums(e).is_err()) {
-                        found.bad.push(one);
-                    }
-                }
-            }
-        }
+        self.find_bad(&ranges, &mut found.bad);
         Ok(found)
     }
 }

@@ -469,3 +469,39 @@ fn a_pool_without_superblock_is_no_pool() {
     let opened = Pool::open(disk.root(), Executor::Inline, PoolOptions::default());
     assert!(matches!(opened, Err(StoreError::NotFound { .. })));
 }
+
+#[test]
+fn what_only_snapshots_hold_is_scrubbed_and_repaired() {
+    let disk = disk_with(1 << 20);
+    let volume = open(&disk);
+    let stored = |fill: u8| [fill; 4096];
+    // Block 5 is in the first snapshot only, block 6 in the second, block 7 in the volume.
+    write(volume.as_ref(), 5 * 4096, vec![1; 3 * 4096]).unwrap();
+    ask(|ticket| volume.snapshot(SnapshotId::of(1), ticket)).unwrap();
+    write(volume.as_ref(), 5 * 4096, vec![2; 4096]).unwrap();
+    ask(|ticket| volume.snapshot(SnapshotId::of(2), ticket)).unwrap();
+    write(volume.as_ref(), 6 * 4096, vec![3; 4096]).unwrap();
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    // The first slot has what was written before the first snapshot.
+    disk.corrupt(&data_path(), 5 * 4096 + 9);
+    disk.corrupt(&data_path(), 6 * 4096 + 9);
+    let volume = open(&disk);
+    disk.set_cold(true);
+    assert_eq!(volume.scrub(0, u64::MAX).unwrap().bad, [], "the volume itself shows neither");
+    let first = |from| {
+        let newer = Some(SnapshotId::of(2));
+        volume.scrub_snapshot(SnapshotId::of(1), newer, (from, u64::MAX)).unwrap()
+    };
+    let second = || volume.scrub_snapshot(SnapshotId::of(2), None, (0, u64::MAX)).unwrap();
+    assert_eq!(first(0).bad, [BlockRange::new(5, 6)]);
+    assert_eq!(first(6).bad, [], "what lies before is not looked at again");
+    assert_eq!(second().bad, [BlockRange::new(6, 7)]);
+    let (one, two) = (SnapshotId::of(1), SnapshotId::of(2));
+    assert_eq!(volume.repair_snapshot(one, 5, &stored(2)), Ok(Repaired::Differs));
+    assert_eq!(volume.repair_snapshot(one, 5, &stored(1)), Ok(Repaired::Done));
+    assert_eq!(volume.repair_snapshot(two, 6, &stored(1)), Ok(Repaired::Done));
+    assert_eq!((first(0).bad, second().bad), (Vec::new(), Vec::new()));
+    let gone = volume.scrub_snapshot(SnapshotId::of(9), None, (0, u64::MAX));
+    assert_eq!(gone, Err(IoError::Invalid));
+}

@@ -8,6 +8,7 @@ extern crate twinspan_store as store;
 mod crash;
 mod faults;
 mod filling;
+mod journal;
 mod model;
 mod overlap;
 mod raw;

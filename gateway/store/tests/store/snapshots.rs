@@ -312,3 +312,51 @@ fn features(disk: &Arc<SimDisk>) -> u64 {
     });
     images.into_iter().max().unwrap().1
 }
+
+/// All the snapshots that a volume may have: what is done with it costs what it did before.
+#[test]
+fn a_volume_with_all_its_snapshots_is_used_opened_and_cleared() {
+    const ALL: u128 = 1_024;
+    let disk = disk_with(64 << 20);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    let byte = |number: u128| u8::try_from(number % 250 + 1).unwrap();
+    let mut costs = Vec::new();
+    for number in 1..=ALL {
+        let at = u64::try_from(number % 64).unwrap() * CHUNK;
+        let before = disk.written();
+        write(volume.as_ref(), at, vec![byte(number); 4096]).unwrap();
+        take(&volume, number).unwrap();
+        costs.push(disk.written() - before);
+    }
+    // The last hundred cost what the second hundred did: checkpoints aside, a write and a record.
+    let median = |costs: &[u64]| {
+        let mut sorted = costs.to_vec();
+        sorted.sort_unstable();
+        sorted[sorted.len() / 2]
+    };
+    let (early, late) = (median(&costs[100..200]), median(&costs[924..]));
+    assert!(late <= early * 2, "{early} bytes for a snapshot early on, {late} late");
+    assert_eq!(take(&volume, ALL + 1), Err(block::IoError::NoSpace), "one more is refused");
+    assert_eq!(shown(volume.as_ref(), (ALL as u64 % 64) * CHUNK), byte(ALL));
+    assert_eq!(shown(volume.as_ref(), 100 * CHUNK), 0, "what was never written asks each layer");
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    drop(pool);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    assert_eq!(volume.snapshots().len(), usize::try_from(ALL).unwrap());
+    for number in [1, 500, ALL] {
+        let view = volume.open_snapshot(SnapshotId::of(number)).unwrap();
+        let at = u64::try_from(number % 64).unwrap() * CHUNK;
+        assert_eq!(shown(view.as_ref(), at), byte(number), "snapshot {number}");
+    }
+    // In any order, and there is room for another one.
+    for number in (2..=ALL).step_by(2).chain((1..ALL).step_by(2)) {
+        remove(&volume, number).unwrap();
+    }
+    assert_eq!(volume.snapshots().len(), 0);
+    take(&volume, ALL + 1).unwrap();
+    assert_eq!(shown(volume.as_ref(), (ALL as u64 % 64) * CHUNK), byte(ALL));
+    assert_eq!(pool.used_bytes(), 64 * CHUNK);
+}

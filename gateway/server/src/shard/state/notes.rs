@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::SnapshotId;
+use mirror::SnapshotOrigin;
 use mirror::machine::Note;
 
 use super::ShardState;
@@ -33,6 +34,10 @@ impl ShardState {
                         // It is told by its name, which only the status knows.
                         let known = seen.as_ref().map(|seen| seen.status.snapshots.iter());
                         let named = known.into_iter().flatten().find(|of| of.id == snapshot);
+                        if named.is_some_and(|of| of.origin == SnapshotOrigin::Journal) {
+                            // One of those that come and go by themselves.
+                            return;
+                        }
                         let named = named.map_or_else(|| snapshot.to_string(), |s| s.name.clone());
                         let subject = format!("{name}@{named}");
                         events.tell("snapshot", &subject, note_text(&note));

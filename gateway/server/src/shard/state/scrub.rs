@@ -9,22 +9,29 @@ use bytes::Bytes;
 use store::{Repaired, Scrubbed};
 
 use super::{ShardState, ask, backups::read};
+use crate::gateway::scrubs::SeenIn;
 use crate::refusal::Refused;
 
 type Target = (GroupId, VolumeId);
 
 impl ShardState {
-    /// Reads and checks what is stored from a block on, about so many bytes.
+    /// Reads and checks what is stored from a block on, about so many bytes: of a volume, or what a
+    /// snapshot of it holds and a newer one does not.
     ///
     /// # Errors
-    /// [`api::Code::NotOpened`], [`api::Code::NotFound`], or the store's.
+    /// The store's; [`IoError::Media`] when the volume is not open.
     pub(crate) fn scrub_step(
         &self,
         (group, volume): Target,
+        seen: Option<SeenIn>,
         from: u64,
         bytes: u64,
-    ) -> Result<Scrubbed, Refused> {
-        Ok(self.open_of(group, volume)?.store.scrub(from, bytes)?)
+    ) -> Result<Scrubbed, IoError> {
+        let store = self.open_of(group, volume).map_err(|_closed| IoError::Media)?.store;
+        match seen {
+            None => store.scrub(from, bytes),
+            Some(SeenIn { here, newer, .. }) => store.scrub_snapshot(here, newer, (from, bytes)),
+        }
     }
 
     /// A block of the copy here, if it is good.
@@ -34,10 +41,16 @@ impl ShardState {
     pub(crate) async fn read_good(
         &self,
         (group, volume): Target,
+        snapshot: Option<SnapshotId>,
         block: u64,
     ) -> Result<Bytes, Refused> {
         let store = self.open_of(group, volume)?.store;
         let extent = extent_of(block)?;
+        if let Some(here) = snapshot {
+            // It does not change, and what is read of it was checked or is in memory: a scrub there
+            // finds what is not.
+            return read(store.open_snapshot(here)?.as_ref(), extent).await;
+        }
         let sums = store.checksums(extent)?;
         let content = read(store.as_ref(), extent).await?;
         // Changed between the two, it is not what was checked.
@@ -52,11 +65,15 @@ impl ShardState {
     pub(crate) async fn repair(
         &self,
         (group, volume): Target,
+        seen: Option<SeenIn>,
         block: u64,
         content: Bytes,
     ) -> Result<Repaired, Refused> {
         let store = self.open_of(group, volume)?.store;
-        let repaired = store.repair(block, &content)?;
+        let repaired = match seen {
+            None => store.repair(block, &content)?,
+            Some(seen) => store.repair_snapshot(seen.here, block, &content)?,
+        };
         if repaired == Repaired::Done {
             let flush = |ticket| {
                 store.submit(&mut vec![Request { op: Op::Flush, fua: false, ticket }]);

@@ -10,7 +10,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -22,7 +22,7 @@ use crate::bindings::exports::twinspan::plugin::plugin::Descriptor;
 use crate::bindings::twinspan::plugin::types::{Diagnostic, Error};
 use crate::engine::Machine;
 use crate::error::CallError;
-use crate::instance::{Allowance, Caller, OutOfCpu, State};
+use crate::instance::{Allowance, Caller, Computed, OutOfCpu, State};
 use crate::limits::{
     ASK_TIME_MAX, CALLS_MAX, CPU_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, PURE_CPU_MAX,
     PURE_TIME_MAX,
@@ -107,18 +107,19 @@ impl Calls {
         let _place = self.places.acquire().await.map_err(|_closed| CallError::Stopped)?;
         let _beat = self.machine.begin();
         let numbers = Arc::clone(&caller.numbers);
-        let mut store = State::store(&self.machine, caller, allowed);
+        let computed = Computed::new();
+        let turn = || computed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = State::store(&self.machine, caller, (allowed, Arc::clone(&computed)));
         let began = Instant::now();
-        let mut cpu = Duration::ZERO;
         let result = {
             let mut doing = pin!(tokio::time::timeout(allowed.time, async {
                 let instance = linked.pre.instantiate_async(&mut store).await?;
                 deed(&mut store, linked, instance).await
             }));
             poll_fn(|cx| {
-                let began = Instant::now();
+                turn().begin();
                 let polled = doing.as_mut().poll(cx);
-                cpu += began.elapsed();
+                turn().end();
                 polled
             })
             .await
@@ -128,7 +129,7 @@ impl Calls {
             Ok(Err(error)) => Err(fault(&error, store.data(), allowed)),
             Err(_elapsed) => Err(CallError::Time(allowed.time)),
         };
-        numbers.used(function, cpu, store.data().memory());
+        numbers.used(function, turn().so_far(), store.data().memory());
         let word = result.as_ref().map_or_else(CallError::word, Answer::word);
         numbers.called(function, word, began.elapsed());
         result

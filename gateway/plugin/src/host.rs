@@ -220,16 +220,17 @@ impl Plugins {
         }
     }
 
-    /// Looks at the directory from time to time, until the host stops.
+    /// Looks at the directory from time to time, until the host stops, and tells that it has looked.
     ///
     /// # Cancellation
     /// May be dropped at any time.
-    pub async fn watch(&self, every: Duration) {
+    pub async fn watch(&self, every: Duration, looked: impl Fn()) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => self.scan().await,
                 () = self.0.stop.cancelled() => return,
             }
+            looked();
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: it ends with the call. What a component reaches of the gateway it reaches through here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use crate::bindings::twinspan::plugin::types;
 use crate::engine::Machine;
 use crate::grants::Grants;
-use crate::limits::{MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, TABLE_ELEMENTS_MAX, TICK};
+use crate::limits::{MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use crate::logs::Logs;
 use crate::metrics::Numbers;
 use crate::shelf::Shelf;
@@ -52,6 +52,36 @@ pub(crate) struct Allowance {
     pub(crate) time: Duration,
     /// Whether it may reach the gateway at all, beyond its log.
     pub(crate) is_pure: bool,
+}
+
+/// How long a call has computed: the turns that it had on its thread.
+#[derive(Debug)]
+pub(crate) struct Computed {
+    spent: Duration,
+    since: Option<Instant>,
+}
+
+impl Computed {
+    /// Nothing yet.
+    pub(crate) fn new() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { spent: Duration::ZERO, since: None }))
+    }
+
+    /// A turn begins.
+    pub(crate) fn begin(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// It ends.
+    pub(crate) fn end(&mut self) {
+        self.spent = self.so_far();
+        self.since = None;
+    }
+
+    /// All turns together, the one that it is in included.
+    pub(crate) fn so_far(&self) -> Duration {
+        self.spent + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 /// The state beside an instance.
@@ -116,7 +146,11 @@ pub(crate) struct NotPure(pub(crate) &'static str);
 
 impl State {
     /// A store for one call, whose deadline begins now.
-    pub(crate) fn store(machine: &Machine, caller: Caller, allowed: Allowance) -> Store<Self> {
+    pub(crate) fn store(
+        machine: &Machine,
+        caller: Caller,
+        (allowed, computed): (Allowance, Arc<Mutex<Computed>>),
+    ) -> Store<Self> {
         // Nothing is given but what WASI needs to exist: no files, no network, no environment. Clocks
         // and random numbers are the system's.
         let wasi = WasiCtx::builder()
@@ -140,9 +174,10 @@ impl State {
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(OUTPUT_BYTES_MAX);
         store.set_epoch_deadline(1);
-        let mut left = allowed.cpu.as_millis() / TICK.as_millis();
         store.epoch_deadline_callback(move |_| {
-            left = left.checked_sub(1).ok_or(OutOfCpu)?;
+            if computed.lock().unwrap_or_else(PoisonError::into_inner).so_far() > allowed.cpu {
+                return Err(OutOfCpu.into());
+            }
             // Others that wait for this thread have their turn in between.
             Ok(UpdateDeadline::Yield(1))
         });

@@ -20,6 +20,8 @@ use crate::grants::{Grant, Grants, is_plain_name};
 use crate::instance::State;
 use crate::limits::{ACTION_SECONDS_MAX, ACTIONS_MAX, JSON_BYTES_MAX, WANTS_MAX};
 
+/// What no plugin is called: actions of this name are the gateway's.
+const RESERVED: &str = "core";
 /// What this gateway serves.
 const CONTRACT: &str = "twinspan:plugin";
 /// Its versions.
@@ -234,6 +236,9 @@ impl Linked {
             return Err(wrong(format!(
                 "its name {name:?}: lower case letters, digits and hyphens, at most 63"
             )));
+        }
+        if said.name == RESERVED {
+            return Err(wrong(format!("{RESERVED} is the gateway's own name among actions")));
         }
         if said.actions.len() > ACTIONS_MAX || said.wants.len() > WANTS_MAX {
             return Err(wrong(format!("more than {ACTIONS_MAX} actions or {WANTS_MAX} wishes")));

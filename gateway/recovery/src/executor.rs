@@ -193,7 +193,7 @@ impl Executor {
     /// An attempt has its time from its intent on; people's answers are not counted.
     fn retime(&mut self, place: usize, event: &Event) {
         match event {
-            Event::Pending { .. } => {}
+            Event::Pending { .. } | Event::Noted { .. } => {}
             Event::Answered { .. } | Event::Intent { .. } => {
                 let until = Instant::now() + self.run.plan.steps[place].timeout;
                 self.times.insert(place, calls::Times { until, not_before: None });
@@ -272,7 +272,9 @@ impl Executor {
         let Order { word, actor, told } = order;
         let result = match self.run.hear(&word, &actor) {
             Ok(event) => {
-                let step = event.step().and_then(|step| self.run.plan.place(step));
+                // What a provider notes does not end what it does.
+                let ends = !matches!(event, Event::Noted { .. });
+                let step = event.step().and_then(|step| self.run.plan.place(step)).filter(|_| ends);
                 self.write(event).await?;
                 if let Some((handle, ..)) = step.and_then(|place| self.under_way.remove(&place)) {
                     handle.abort();

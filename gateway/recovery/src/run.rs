@@ -288,11 +288,15 @@ impl Run {
             self.turn(format!("step {step} failed"), record.at_ms);
             return;
         }
+        if let Event::Noted { created, removed, .. } = &record.event {
+            self.note(place, created, removed);
+            return;
+        }
         let retries = self.plan.steps[place].retries;
         let at_ms = record.at_ms;
         let back = self.direction == Direction::Back;
         match &record.event {
-            Event::Done { report, .. } => self.made(place, report),
+            Event::Done { report, .. } => self.note(place, &report.created, &report.removed),
             Event::Undone { left, .. } => self.unmade(place, left),
             _ => {}
         }
@@ -345,11 +349,16 @@ impl Run {
         };
     }
 
-    fn made(&mut self, place: usize, report: &Report) {
+    /// What was made is told by the step as it makes it, and once more at its end.
+    fn note(&mut self, place: usize, created: &[Created], removed: &[Created]) {
         let step = self.plan.steps[place].id.clone();
-        self.left.retain(|left| !report.removed.iter().any(|gone| gone.id == left.what.id));
-        let new = |what: &Created| Left { step: step.clone(), what: what.clone() };
-        self.left.extend(report.created.iter().map(new));
+        let is = |one: &Created, other: &Created| one.kind == other.kind && one.id == other.id;
+        self.left.retain(|left| !removed.iter().any(|gone| is(gone, &left.what)));
+        for what in created {
+            if !self.left.iter().any(|left| is(what, &left.what)) {
+                self.left.push(Left { step: step.clone(), what: what.clone() });
+            }
+        }
     }
 
     fn unmade(&mut self, place: usize, left: &[Created]) {

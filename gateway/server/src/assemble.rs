@@ -344,7 +344,9 @@ async fn serve(
     gateway.tasks.spawn(Arc::clone(gateway).verify_regularly());
     gateway.tasks.spawn(Arc::clone(gateway).scrub_regularly());
     if let Some(plugins) = gateway.plugins.clone() {
-        gateway.tasks.spawn(async move { plugins.watch(PLUGINS_EVERY).await });
+        let gateway = Arc::clone(gateway);
+        let tasks = gateway.tasks.clone();
+        tasks.spawn(async move { plugins.watch(PLUGINS_EVERY, || gateway.offer_plugins()).await });
     }
     let door = HostDoor::new();
     door.open(Arc::clone(gateway));

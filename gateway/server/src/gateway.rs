@@ -19,7 +19,7 @@ pub(crate) mod members;
 pub(crate) mod migrations;
 mod moments;
 pub(crate) mod parts;
-mod plugins;
+pub(crate) mod plugins;
 pub(crate) mod points;
 pub(crate) mod portals;
 mod quota;

@@ -3,11 +3,15 @@
 //! Invariant: plugins see the words and numbers that operators see, made in one place. A gateway that
 //! cannot run plugins serves its volumes all the same.
 
+pub(crate) mod actions;
+
 use std::sync::{Arc, OnceLock, Weak};
 
 use plugin::contract::{Created, Group, Mode, Progress, Role, Session, Site, Volume};
 use plugin::world::{BoxFuture, SecretError};
 use plugin::{Plugins, Setup, World};
+use recovery::run::Word;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -41,7 +45,35 @@ impl Surroundings {
         gateway.ok_or_else(|| "the gateway is starting or stopping".to_owned())
     }
 
-    fn here(&self) -> Site {
+    fn of_run(&self, run: &str) -> Result<(Arc<Gateway>, Uuid), String> {
+        let id = Uuid::parse_str(run).map_err(|_none| format!("there is no run {run}"))?;
+        Ok((self.gateway()?, id))
+    }
+
+    /// Records that a step made or removed something.
+    async fn note(
+        &self,
+        run: &str,
+        step: &str,
+        (created, removed): (Vec<recovery::Created>, Vec<recovery::Created>),
+    ) -> Result<(), String> {
+        let (gateway, id) = self.of_run(run)?;
+        let word = Word::Note { step: step.to_owned(), created, removed };
+        let said = gateway.say_to_run(id, word, "plugin").await;
+        said.map(drop).map_err(|refused| refused.0.detail)
+    }
+
+    /// The groups of a run; all for a call that is of none.
+    fn scope(&self, run: Option<&str>) -> Result<Option<Vec<String>>, String> {
+        let Some(run) = run else { return Ok(None) };
+        let (gateway, id) = self.of_run(run)?;
+        let all = gateway.runs.all();
+        let known = all.get(&id).ok_or_else(|| format!("run {run} is not known here"))?;
+        let groups = &known.run.begun.groups;
+        Ok(Some(groups.iter().map(|(_, name)| name.clone()).collect()))
+    }
+
+    fn site(&self) -> Site {
         let site = &self.config.site;
         Site {
             name: site.name.clone(),
@@ -148,16 +180,21 @@ impl World for Surroundings {
     fn sites(&self) -> BoxFuture<'_, Vec<Site>> {
         let peers = self.gateway().map(|gateway| gateway.book.read());
         let peers = peers.iter().flat_map(|pages| pages.peers.iter().map(|peer| site(&peer.site)));
-        let sites = std::iter::once(self.here()).chain(peers).collect();
+        let sites = std::iter::once(self.site()).chain(peers).collect();
         Box::pin(async { sites })
     }
 
-    fn groups<'a>(&'a self, _run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>> {
-        Box::pin(async {
+    fn groups<'a>(&'a self, run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>> {
+        Box::pin(async move {
             let gateway = self.gateway()?;
+            let scope = self.scope(run)?;
             let (groups, volumes) = tokio::join!(gateway.show_groups(), gateway.show_volumes());
             let here = &self.config.site.name;
-            Ok(groups.iter().map(|of| group(of, &volumes.items, here)).collect())
+            let is_seen = |of: &&api::Group| {
+                scope.as_ref().is_none_or(|scope| scope.iter().any(|name| *name == of.name))
+            };
+            let seen = groups.iter().filter(is_seen);
+            Ok(seen.map(|of| group(of, &volumes.items, here)).collect())
         })
     }
 
@@ -165,25 +202,32 @@ impl World for Surroundings {
         &'a self,
         run: &'a str,
         step: &'a str,
-        _created: Created,
+        created: Created,
     ) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(async move { Err(format!("there is no run {run} with a step {step}")) })
+        Box::pin(self.note(run, step, (vec![actions::created(created)], Vec::new())))
     }
 
     fn unregister<'a>(
         &'a self,
         run: &'a str,
-        _step: &'a str,
-        _gone: Created,
+        step: &'a str,
+        gone: Created,
     ) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(async move { Err(format!("there is no run {run}")) })
+        Box::pin(self.note(run, step, (Vec::new(), vec![actions::created(gone)])))
     }
 
     fn report(&self, run: &str, step: &str, progress: Progress) {
-        tracing::info!(run, step, percent = progress.percent, "{}", progress.message);
+        let Ok((gateway, id)) = self.of_run(run) else { return };
+        if let Some(known) = gateway.runs.all().get_mut(&id) {
+            known.progress.insert(step.to_owned(), actions::progress(&progress));
+        }
     }
 
-    fn is_cancelled(&self, _run: &str) -> bool {
-        false
+    fn is_cancelled(&self, run: &str) -> bool {
+        // A run that is not known is of another site, which drops what it does not want any more.
+        self.of_run(run).is_ok_and(|(gateway, id)| {
+            let all = gateway.runs.all();
+            all.get(&id).is_some_and(|known| known.run.turned.is_some() || known.run.ended.is_some())
+        })
     }
 }

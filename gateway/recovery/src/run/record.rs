@@ -116,6 +116,17 @@ pub enum Event {
         #[serde(default)]
         found: bool,
     },
+    /// A step made something, or removed it, and goes on.
+    Noted {
+        /// The step.
+        step: String,
+        /// What it made.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        created: Vec<Created>,
+        /// What it removed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<Created>,
+    },
     /// A step is not done, or not taken back.
     Skipped {
         /// The step.
@@ -185,6 +196,7 @@ impl Event {
             | Self::Intent { step, .. }
             | Self::Pending { step, .. }
             | Self::Done { step, .. }
+            | Self::Noted { step, .. }
             | Self::Skipped { step, .. }
             | Self::Failed { step, .. }
             | Self::Retried { step, .. }

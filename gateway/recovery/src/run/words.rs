@@ -1,9 +1,9 @@
-//! What a person can say to a run.
+//! What a person, or the provider of a step, can say to a run.
 //!
 //! Invariant: a word that is accepted is one record; what is not accepted says what can be said.
 
 use super::{APPROVE, Event, REJECT, Run, State};
-use crate::actions::Direction;
+use crate::actions::{Created, Direction};
 
 /// What a person says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,16 @@ pub enum Word {
     Abort {
         /// Why.
         why: String,
+    },
+    /// A step's provider made something, or removed it. It is heard whatever the step is in: what was
+    /// made is there.
+    Note {
+        /// The step.
+        step: String,
+        /// What it made.
+        created: Vec<Created>,
+        /// What it removed.
+        removed: Vec<Created>,
     },
 }
 
@@ -99,6 +109,12 @@ impl Run {
             }
             Word::Abort { .. } if self.direction == Direction::Back => Err(WordError::TurnedBack),
             Word::Abort { why } => Ok(Event::Aborted { actor, why: why.clone() }),
+            Word::Note { step, created, removed } => {
+                let place = self.plan.place(step);
+                place.ok_or_else(|| WordError::NoSuchStep(step.clone()))?;
+                let (created, removed) = (created.clone(), removed.clone());
+                Ok(Event::Noted { step: step.clone(), created, removed })
+            }
         }
     }
 

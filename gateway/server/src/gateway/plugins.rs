@@ -3,6 +3,9 @@
 //! Invariant: what fails in a plugin is told with its name and refuses what it was asked about; it
 //! touches nothing that runs.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use api::{
     Code, Plugin, PluginAbout, PluginAction, PluginGrants, PluginHealth, PluginLine, PluginList,
     PluginLog, PluginProbe, PluginRest, PluginState, SessionCreate,
@@ -14,10 +17,12 @@ use uuid::Uuid;
 use super::Gateway;
 use crate::book::GroupEntry;
 use crate::clock::text;
+use crate::plugins::actions::Provider;
 use crate::plugins::{mode, site, volume};
 use crate::refusal::Refused;
+use crate::runs::core::CORE;
 
-fn call_code(error: &CallError) -> Code {
+pub(crate) fn call_code(error: &CallError) -> Code {
     match error {
         CallError::Unknown(_) | CallError::UnknownAction(_) | CallError::Unsupported(_) => {
             Code::PluginUnknown
@@ -138,6 +143,7 @@ impl Gateway {
             };
             Refused::new(code, error.to_string())
         })?;
+        self.offer_plugins();
         let what = format!("version {} is loaded ({})", about.version, about.digest);
         self.events.tell("plugin", &about.name, what);
         self.show_plugin(&about.name)
@@ -153,6 +159,7 @@ impl Gateway {
         }
         let removed = self.plugins()?.remove(name, forgets).await;
         removed.map_err(|error| Refused::new(Code::PoolFailed, error.to_string()))?;
+        self.offer_plugins();
         self.events.tell("plugin", name, "removed");
         Ok(())
     }
@@ -227,6 +234,29 @@ impl Gateway {
             PluginLine { at: text(line.at_ms), level: level.to_owned(), text: line.text }
         };
         Ok(PluginLog { items: lines.into_iter().map(line).collect() })
+    }
+
+    /// Lets steps of runs call the plugins that are loaded, and no others.
+    pub(crate) fn offer_plugins(&self) {
+        let Some(plugins) = &self.plugins else { return };
+        let registry = &self.runs.registry;
+        let has_actions = |of: &Standing| {
+            of.about.as_ref().is_some_and(|about| !about.actions.is_empty())
+        };
+        let loaded: BTreeSet<String> =
+            plugins.list().into_iter().filter(has_actions).map(|of| of.name).collect();
+        let offered: BTreeSet<String> = registry
+            .names()
+            .iter()
+            .filter_map(|name| name.split_once('/').map(|(provider, _)| provider.to_owned()))
+            .filter(|provider| provider != CORE)
+            .collect();
+        for gone in offered.difference(&loaded) {
+            registry.remove(gone);
+        }
+        for new in loaded.difference(&offered) {
+            registry.put(new, Arc::new(Provider::new(plugins.clone(), new.clone(), self.clock)));
+        }
     }
 
     /// What a call is told that is of no run.

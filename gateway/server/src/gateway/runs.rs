@@ -55,6 +55,17 @@ pub(crate) fn words_of(event: &Event) -> Option<String> {
         Event::Intent { step, attempt: 1 } => format!("{step}: begun"),
         Event::Intent { step, attempt } => format!("{step}: attempt {attempt}"),
         Event::Done { step, report, .. } => format!("{step}: done: {}", report.summary),
+        Event::Noted { step, created, removed } => {
+            let names = |all: &[recovery::Created]| {
+                let one = |of: &recovery::Created| format!("{} {}", of.kind, of.name);
+                all.iter().map(one).collect::<Vec<_>>().join(", ")
+            };
+            match (created.as_slice(), removed.as_slice()) {
+                (made, []) => format!("{step}: made {}", names(made)),
+                ([], gone) => format!("{step}: removed {}", names(gone)),
+                (made, gone) => format!("{step}: made {}, removed {}", names(made), names(gone)),
+            }
+        }
         Event::Skipped { step, why, .. } => format!("{step}: left out: {why}"),
         Event::Failed { step, error, .. } => format!("{step}: failed: {error}"),
         Event::Retried { step, actor } => format!("{step}: {actor} wants it tried again"),
@@ -77,6 +88,7 @@ impl Gateway {
     /// Reads the journals and offers what the gateway itself can do. Before anybody is served.
     pub(crate) async fn read_runs(self: &Arc<Self>) {
         self.runs.registry.put(CORE, Arc::new(Core::new(self)));
+        self.offer_plugins();
         let runs = Arc::clone(&self.runs);
         let read = self.tasks.spawn_blocking(move || runs.read()).await;
         if let Ok(Err(error)) = read {

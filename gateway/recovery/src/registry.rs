@@ -43,6 +43,13 @@ impl Registry {
         self.provider_of(action).is_some_and(|actions| actions.names().iter().any(|n| n == name))
     }
 
+    /// Who provides actions now, in order.
+    #[must_use]
+    pub fn providers(&self) -> Vec<String> {
+        let all = self.providers.read().unwrap_or_else(PoisonError::into_inner);
+        all.keys().cloned().collect()
+    }
+
     /// Every action that there is now, as `provider/action`, in order.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

@@ -245,12 +245,8 @@ impl Gateway {
         };
         let loaded: BTreeSet<String> =
             plugins.list().into_iter().filter(has_actions).map(|of| of.name).collect();
-        let offered: BTreeSet<String> = registry
-            .names()
-            .iter()
-            .filter_map(|name| name.split_once('/').map(|(provider, _)| provider.to_owned()))
-            .filter(|provider| provider != CORE)
-            .collect();
+        let offered: BTreeSet<String> =
+            registry.providers().into_iter().filter(|provider| provider != CORE).collect();
         for gone in offered.difference(&loaded) {
             registry.remove(gone);
         }

@@ -88,8 +88,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         .map_err(failed("prepare the witness"))?;
     let copiers = mirror::Copiers::default();
     let (fillings, of_fillings) = Fillings::new();
-    let portals = portals::bind(&config.iscsi).map_err(failed("open the iSCSI listeners"))?;
-    let ways = Arc::new(Ways::new(portals.side.clone()));
+    let (portals, ways) = bind_iscsi(&config)?;
     let threads = start_shards(&config, &|| ShardParts {
         identity: identity.clone(),
         pool: Arc::clone(&pool),
@@ -111,8 +110,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let first = shards.first().cloned().ok_or_else(none)?;
     let book = Arc::new(Book::open(first).await.map_err(failed("read the book"))?);
     first_token(&config, &book).await?;
-    trust_peers(&book, &links);
-    remember_portals(&book, &ways);
+    trust_peers(&book, &links, &ways);
     // The desk takes join tokens from here on.
     let _first_book = desk_book.set(Arc::clone(&book));
     let (listeners, nbd_uris) = bind_nbd(&config).await?;
@@ -154,20 +152,15 @@ async fn begin(gateway: &Arc<Gateway>) {
     gateway.events.tell("gateway", &gateway.config.site.name, "ready");
 }
 
-fn trust_peers(book: &Book, links: &LinkContext) {
-    for peer in &book.read().peers {
-        match peer.peer() {
-            Some(peer) => links.trusted().add(peer),
-            None => tracing::error!(site = peer.site, "certificate cannot be read; not trusted"),
-        }
-    }
-}
-
-/// Where other gateways are reached was told in an earlier life; they may be lost now.
-fn remember_portals(book: &Book, ways: &Ways) {
+/// Other gateways as they were when they were heard last; some may be lost now.
+fn trust_peers(book: &Book, links: &LinkContext, ways: &Ways) {
     for peer in &book.read().peers {
         if let Some(side) = &peer.portals {
             ways.learn(GatewayId::from_uuid(peer.gateway), side.clone());
+        }
+        match peer.peer() {
+            Some(peer) => links.trusted().add(peer),
+            None => tracing::error!(site = peer.site, "certificate cannot be read; not trusted"),
         }
     }
 }
@@ -283,6 +276,13 @@ async fn bind_nbd(config: &Config) -> Result<(Vec<Listener>, Vec<String>), Start
         listeners.push(listener);
     }
     Ok((listeners, uris))
+}
+
+/// Opens the iSCSI listeners; says where initiators are to be sent.
+fn bind_iscsi(config: &Config) -> Result<(Portals, Arc<Ways>), StartError> {
+    let portals = portals::bind(&config.iscsi).map_err(failed("open the iSCSI listeners"))?;
+    let ways = Arc::new(Ways::new(portals.side.clone()));
+    Ok((portals, ways))
 }
 
 /// Where hosts attach. A listener on every address is named as other sites name this one.

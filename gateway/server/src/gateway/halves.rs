@@ -156,11 +156,7 @@ impl Gateway {
                 let own_bytes = half.as_ref().map_or(0, Half::own_bytes);
                 Ok(Answer::Seen(Seen { is_known: half.is_ok(), own_bytes }))
             }
-            Question::Detach { session } => {
-                let half = self.half_with(session, peer).await?;
-                self.command(half.entry.group(), Command::Detach).await?;
-                Ok(Answer::Done)
-            }
+            Question::Detach { session } => self.detach_half(session, peer).await,
             Question::Promote { session, carried } => {
                 let half = self.half_with(session, peer).await?;
                 self.promote_half(&half, &carried).await?;

@@ -26,14 +26,15 @@ impl Gateway {
     pub(crate) fn begin_telling_portals(self: &Arc<Self>) {
         let gateway = Arc::clone(self);
         self.tasks.spawn(async move {
-            let mut told = HashSet::new();
-            loop {
-                gateway.tell_portals(&mut told).await;
-                tokio::select! {
-                    () = gateway.stopping.cancelled() => return,
-                    () = tokio::time::sleep(RETRY) => {}
+            let tell = async {
+                let mut told = HashSet::new();
+                loop {
+                    gateway.tell_portals(&mut told).await;
+                    tokio::time::sleep(RETRY).await;
                 }
-            }
+            };
+            // A stop does not wait for a gateway that does not answer.
+            gateway.stopping.run_until_cancelled(tell).await;
         });
     }
 

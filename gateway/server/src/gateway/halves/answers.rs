@@ -23,6 +23,17 @@ impl Gateway {
         Ok(Answer::Named { number: self.numbers.change(&self.book, name).await? })
     }
 
+    /// Opens the copy of a session to hosts: the gateway that has its source suspended it.
+    pub(super) async fn detach_half(
+        &self,
+        session: Uuid,
+        peer: &Identity,
+    ) -> Result<Answer, Refused> {
+        let half = self.half_with(session, peer).await?;
+        self.command(half.entry.group(), Command::Detach).await?;
+        Ok(Answer::Done)
+    }
+
     /// Forgets a session whose destination is deleted at the gateway that asks.
     pub(super) async fn part_with(
         &self,

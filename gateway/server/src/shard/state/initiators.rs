@@ -43,14 +43,16 @@ struct Guarded {
     licence: RefCell<CancellationToken>,
     /// Whether requests went through when this was looked at last.
     was_open: Cell<bool>,
+    /// Whether the reservations could not be read then.
+    is_unread: Cell<bool>,
 }
 
 impl Guarded {
     fn new(group: &Rc<Group>, volume: Rc<dyn Volume>) -> Rc<Self> {
-        let (group, read_only, was_open) = (Rc::clone(group), Cell::new(false), Cell::new(false));
+        let (read_only, was_open, is_unread) = Default::default();
         let licence = RefCell::new(CancellationToken::new());
         licence.borrow().cancel();
-        Rc::new(Self { group, volume, read_only, licence, was_open })
+        Rc::new(Self { group: Rc::clone(group), volume, read_only, licence, was_open, is_unread })
     }
 
     fn is_licensed(&self) -> bool {
@@ -157,10 +159,13 @@ impl Disk {
         if serves && !self.volume.is_licensed() {
             if let Err(error) = self.unit.reload() {
                 // Without what was reserved, a host could write that others have fenced.
-                tracing::error!(%error, "volume is not served over iSCSI");
+                if !self.volume.is_unread.replace(true) {
+                    tracing::error!(%error, "volume is not served over iSCSI");
+                }
                 self.unit.changed(UnitEvent::Groups(closed(paths)));
                 return;
             }
+            self.volume.is_unread.set(false);
             self.volume.licence.replace(group.hosts());
         }
         self.unit.changed(UnitEvent::Groups(paths.groups.clone()));

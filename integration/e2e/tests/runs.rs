@@ -130,6 +130,54 @@ fn ror_21_a_plan_that_migrates_a_live_group_goes_on_after_its_gateway_was_killed
     Ok(())
 }
 
+const THERE_AND_BACK: &str = r#"
+name = "there"
+kind = "other"
+groups = ["orders"]
+[sites]
+source = "east"
+destination = "west"
+[[steps]]
+id = "move"
+site = "source"
+action = "core/migrate"
+params = { group = "orders", to = "${site.destination}" }
+retries = 50
+backoff = "500ms"
+[[steps]]
+id = "quiet"
+site = "destination"
+action = "core/suspend"
+params = { group = "orders", to = "${site.source}" }
+retries = 50
+backoff = "500ms"
+[[steps]]
+id = "ask"
+action = "core/approve"
+params = { prompt = "stay there?" }
+on_failure = "roll-back"
+"#;
+
+#[test]
+fn ror_05_a_plan_that_a_person_rejects_takes_back_the_move_and_what_it_stopped() -> Result<()> {
+    let pair = Pair::mirrored("32MiB")?;
+    let file = pair.dir.path().join("there.toml");
+    std::fs::write(&file, THERE_AND_BACK).context("write the plan")?;
+    pair.primary.cli(&["plan", "save", &file.display().to_string()])?;
+    let begun = expect(&pair.primary, &["plan", "run", "there", "--wait"], 4, "waiting")?.json;
+    let id = text(&begun, "/id")?;
+    let suspended = await_group(&pair.mirror, "service", SOON, serves)?;
+    ensure!(text(&suspended, "/legs/0/state")? == "suspended", "{suspended:#}");
+    pair.primary.cli(&["run", "answer", &id, "reject"])?;
+    let done = await_run(&pair.primary, &id, ("the way back", SYNC_LIMIT), |run| {
+        run["state"] == "rolled_back"
+    })?;
+    ensure!(state(&done, "move") == "undone" && state(&done, "quiet") == "undone", "{done:#}");
+    await_group(&pair.primary, "service", SOON, serves)?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    pair.is_identical()
+}
+
 #[test]
 fn ror_21_a_run_is_taken_over_at_the_other_site_and_the_first_does_not_go_on() -> Result<()> {
     let mut pair = Pair::mirrored("32MiB")?;

@@ -38,7 +38,7 @@ impl Gateway {
         }
     }
 
-    async fn catch_up(&self, id: Uuid, run: &Run) {
+    pub(super) async fn catch_up(&self, id: Uuid, run: &Run) {
         let me = self.as_runner().gateway;
         let others = run.keepers().chain([&run.runner]).filter(|of| of.gateway != me);
         for other in others {

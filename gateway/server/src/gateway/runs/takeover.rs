@@ -105,6 +105,14 @@ impl Gateway {
     ) -> Result<api::Run, Refused> {
         let _one_at_a_time = self.runs.beginning.lock().await;
         let run = self.run_known(id)?;
+        if !matches!(
+            self.runs.all().get(&id).map(|known| known.place.clone()),
+            Some(Place::Here(_))
+        ) {
+            // Who executes it may have changed, or it may be over, and nobody could tell.
+            self.catch_up(id, &run).await;
+        }
+        let run = self.run_known(id)?;
         if run.ended.is_some() {
             return Err(Refused::new(Code::RunState, "the run has ended"));
         }

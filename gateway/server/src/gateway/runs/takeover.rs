@@ -188,6 +188,14 @@ impl Gateway {
         let event = Event::Taken { runner: me, actor: actor.to_owned() };
         let taken = Record { term, ..run.record(event, self.clock.unix_ms()) };
         self.keep_more(id, vec![taken]).await?;
+        // Told at once, not with the next record: the one that it was taken from may return.
+        let world = Keeping::new(self, id, term);
+        for keeper in self.run_known(id)?.keepers() {
+            if let Telling::Superseded(term) = world.tell(self, keeper).await {
+                let detail = format!("it was taken over with term {term} meanwhile");
+                return Err(Refused::new(Code::RunElsewhere, detail));
+            }
+        }
         self.events.tell(
             "run",
             run.id(),

@@ -239,7 +239,7 @@ impl Gateway {
             let upstream = status.upstream.iter().map(|of| (of.gateway.uuid(), of.site.clone()));
             others.extend(legs.chain(upstream));
         }
-        let asks = others.iter().map(|(peer, _)| {
+        let asks = others.keys().map(|peer| {
             let groups = groups.to_vec();
             let question = Question::Run(Box::new(RunQuestion::Lease { run, groups }));
             async move { self.ask(*peer, &question).await }

@@ -18,6 +18,7 @@
 //! intent is in the journal.
 
 mod next;
+mod progress;
 mod record;
 mod show;
 mod words;
@@ -25,6 +26,7 @@ mod words;
 use serde_json::Value;
 
 pub use next::{Call, CallKind, Effect};
+pub use progress::Progress;
 pub use record::{Begun, Ending, Event, Record, Runner};
 pub use show::{Standing, Waiting};
 pub use words::{Word, WordError};
@@ -98,29 +100,6 @@ pub enum State {
     Undone(String),
     /// It was to be taken back, and a person said that it stays.
     Kept(String),
-}
-
-/// A step in a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// How it is.
-    pub state: State,
-    /// Whether `state` is that of taking it back.
-    pub direction: Direction,
-    /// What it did.
-    pub report: Option<Report>,
-    /// The number of the record with its first intent.
-    pub begun: Option<u64>,
-    /// When its first attempt began.
-    pub begun_ms: Option<u64>,
-    /// When it came to what it is now.
-    pub since_ms: u64,
-    /// When it was over.
-    pub ended_ms: Option<u64>,
-    /// Attempts that failed.
-    pub failures: u32,
-    /// What it did was so before it did anything.
-    pub found: bool,
 }
 
 /// What was made and is still there.
@@ -478,34 +457,6 @@ impl Run {
             }
         }
         Ok(())
-    }
-}
-
-impl Progress {
-    fn attempt(&self) -> u32 {
-        match &self.state {
-            State::Running { attempt, .. }
-            | State::Asking { attempt, .. }
-            | State::Pausing { attempt, .. }
-            | State::Failed { attempt, .. } => *attempt,
-            _ => 0,
-        }
-    }
-
-    fn answered(&self, answer: &str) -> State {
-        match &self.state {
-            State::Asking { attempt, token, .. } => State::Running {
-                attempt: *attempt,
-                token: Some(token.clone()),
-                answer: Some(answer.to_owned()),
-            },
-            State::Approving if answer == REJECT => State::Failed {
-                attempt: 0,
-                error: ActionError::never("rejected", "a person did not agree"),
-            },
-            State::Approving => State::Approved,
-            other => other.clone(),
-        }
     }
 }
 

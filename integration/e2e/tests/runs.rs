@@ -71,6 +71,11 @@ fn waits_here(run: &Value) -> bool {
     run["state"] == "waiting" && run["here"] == true
 }
 
+/// Whether it does nothing.
+fn is_still(run: &Value) -> bool {
+    run["here"] == false
+}
+
 /// The state of a step.
 fn state<'a>(run: &'a Value, step: &str) -> &'a str {
     let steps = run["steps"].as_array().map_or(&[][..], Vec::as_slice);
@@ -125,6 +130,54 @@ fn ror_21_a_plan_that_migrates_a_live_group_goes_on_after_its_gateway_was_killed
     Ok(())
 }
 
+const THERE_AND_BACK: &str = r#"
+name = "there"
+kind = "other"
+groups = ["orders"]
+[sites]
+source = "east"
+destination = "west"
+[[steps]]
+id = "move"
+site = "source"
+action = "core/migrate"
+params = { group = "orders", to = "${site.destination}" }
+retries = 50
+backoff = "500ms"
+[[steps]]
+id = "quiet"
+site = "destination"
+action = "core/suspend"
+params = { group = "orders", to = "${site.source}" }
+retries = 50
+backoff = "500ms"
+[[steps]]
+id = "ask"
+action = "core/approve"
+params = { prompt = "stay there?" }
+on_failure = "roll-back"
+"#;
+
+#[test]
+fn ror_05_a_plan_that_a_person_rejects_takes_back_the_move_and_what_it_stopped() -> Result<()> {
+    let pair = Pair::mirrored("32MiB")?;
+    let file = pair.dir.path().join("there.toml");
+    std::fs::write(&file, THERE_AND_BACK).context("write the plan")?;
+    pair.primary.cli(&["plan", "save", &file.display().to_string()])?;
+    let begun = expect(&pair.primary, &["plan", "run", "there", "--wait"], 4, "waiting")?.json;
+    let id = text(&begun, "/id")?;
+    let suspended = await_group(&pair.mirror, "service", SOON, serves)?;
+    ensure!(text(&suspended, "/legs/0/state")? == "suspended", "{suspended:#}");
+    pair.primary.cli(&["run", "answer", &id, "reject"])?;
+    let done = await_run(&pair.primary, &id, ("the way back", SYNC_LIMIT), |run| {
+        run["state"] == "rolled_back"
+    })?;
+    ensure!(state(&done, "move") == "undone" && state(&done, "quiet") == "undone", "{done:#}");
+    await_group(&pair.primary, "service", SOON, serves)?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    pair.is_identical()
+}
+
 #[test]
 fn ror_21_a_run_is_taken_over_at_the_other_site_and_the_first_does_not_go_on() -> Result<()> {
     let mut pair = Pair::mirrored("32MiB")?;
@@ -157,12 +210,12 @@ fn ror_21_a_run_is_taken_over_at_the_other_site_and_the_first_does_not_go_on() -
     ensure!(done["term"] == 4 && state(&done, "say") == "skipped", "{done:#}");
     await_group(&pair.mirror, "service", SOON, serves)?;
 
-    // It returns, and hears that it was overtaken before it does anything.
+    // It returns, hears that it was overtaken before it does anything, and lets the group go.
     pair.primary.start()?;
-    let held = await_run(&pair.primary, &id, ("the fence", SYNC_LIMIT), |run| {
-        run["here"] == false && (run["term"] == 4 || run["held"].is_string())
+    let over = await_run(&pair.primary, &id, ("the end", SYNC_LIMIT), |run| {
+        is_still(run) && run["state"] == "completed"
     })?;
-    ensure!(state(&held, "serve") != "running", "{held:#}");
-    expect(&pair.primary, &["run", "answer", &id, "approve"], 7, "GW070")?;
+    ensure!(over["term"] == 4 && over["here"] == false, "{over:#}");
+    expect(&pair.primary, &["run", "answer", &id, "approve"], 7, "GW0703")?;
     Ok(())
 }

@@ -141,6 +141,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Why it is not done.
+    #[expect(clippy::cognitive_complexity, reason = "one line for each question")]
     pub(super) async fn answer(
         self: &Arc<Self>,
         peer: &Identity,

@@ -5,6 +5,7 @@
 //! gateway that may have taken it over said that it has not, or a person says so.
 
 mod answers;
+mod following;
 mod looking;
 mod show;
 mod takeover;
@@ -106,6 +107,7 @@ impl Gateway {
                 mine.push(*id);
             }
         }
+        self.tasks.spawn(Arc::clone(self).follow_runs());
         for id in mine {
             let gateway = Arc::clone(self);
             self.tasks.spawn(async move { gateway.go_on_when_heard(id).await });
@@ -185,6 +187,8 @@ impl Gateway {
             groups.push((entry.id.to_string(), entry.name));
         }
         let id = Uuid::now_v7();
+        // Said before anybody else is asked.
+        self.check_leases(id, &groups)?;
         let (keepers, absent) = self.ask_leases(id, &groups, &setting.sites).await?;
         let begun = Begun {
             run: id.to_string(),
@@ -247,7 +251,7 @@ impl Gateway {
             let upstream = status.upstream.iter().map(|of| (of.gateway.uuid(), of.site.clone()));
             others.extend(legs.chain(upstream));
         }
-        let asks = others.iter().map(|(peer, _)| {
+        let asks = others.keys().map(|peer| {
             let groups = groups.to_vec();
             let question = Question::Run(Box::new(RunQuestion::Lease { run, groups }));
             async move { self.ask(*peer, &question).await }

@@ -36,7 +36,7 @@ pub(super) async fn check(
     State(gateway): Shared,
     Body(text): Body<api::PlanText>,
 ) -> Result<Json<api::Plan>, Failure> {
-    Ok(Json(gateway.check_plan(&text).await?))
+    Ok(Json(gateway.check_plan(&text)?))
 }
 
 /// One plan

@@ -38,6 +38,13 @@ pub(crate) enum RunQuestion {
         /// The number of the first record that the asker lacks.
         from: u64,
     },
+    /// What do you know of the run beyond what I have?
+    Look {
+        /// The run.
+        run: Uuid,
+        /// The number of the first record that the asker lacks.
+        from: u64,
+    },
     /// Do something for a step of mine, at your site.
     Act(Box<Act>),
 }

@@ -50,6 +50,12 @@ impl Gateway {
                 self.keep_for(peer, (run, term), records).await
             }
             RunQuestion::Yield { run, term, from } => self.yield_to(peer, (run, term), from).await,
+            RunQuestion::Look { run, from } => {
+                if !is_named(&self.run_known(run)?, peer) {
+                    return Err(stranger(peer));
+                }
+                Ok(self.records_from(run, from))
+            }
             RunQuestion::Act(act) => self.act_for(peer, *act).await,
         }
     }
@@ -172,12 +178,17 @@ impl Gateway {
             }
         }
         self.stand_still(id).await?;
+        Ok(self.records_from(id, from))
+    }
+
+    /// The records of a run from this number on, as many as one answer takes.
+    fn records_from(&self, id: Uuid, from: u64) -> RunAnswer {
         let all = self.runs.all();
         let records = all.get(&id).map_or(&[][..], |known| known.records.as_slice());
         let from = usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX);
         let lacked = records.get(from..).unwrap_or_default();
         let told = fitting(lacked);
-        Ok(RunAnswer::Yielded { records: told.to_vec(), more: told.len() < lacked.len() })
+        RunAnswer::Yielded { records: told.to_vec(), more: told.len() < lacked.len() }
     }
 
     async fn act_for(self: &Arc<Self>, peer: &Identity, act: Act) -> Result<RunAnswer, Refused> {

@@ -111,14 +111,12 @@ impl Gateway {
         plan.map_err(|error| Refused::new(Code::PlanBad, error.to_string()))
     }
 
-    /// Proves a plan that lies nowhere yet; each step is described by its provider.
+    /// Proves a plan that lies nowhere yet, and that the steps which this gateway would do have actions
+    /// here; those of other sites are looked for when it is run.
     ///
     /// # Errors
     /// [`Code::PlanBad`].
-    pub(crate) async fn check_plan(
-        self: &Arc<Self>,
-        text: &api::PlanText,
-    ) -> Result<api::Plan, Refused> {
+    pub(crate) fn check_plan(&self, text: &api::PlanText) -> Result<api::Plan, Refused> {
         let plan = self.prove(text)?;
         let unknown = self.unknown_here(&plan, &plan.sites);
         if !unknown.is_empty() {
@@ -145,11 +143,8 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::PlanBad`], [`Code::Exists`] when a file of the operator's has its name.
-    pub(crate) async fn save_plan(
-        self: &Arc<Self>,
-        text: &api::PlanText,
-    ) -> Result<api::Plan, Refused> {
-        self.check_plan(text).await?;
+    pub(crate) async fn save_plan(&self, text: &api::PlanText) -> Result<api::Plan, Refused> {
+        self.check_plan(text)?;
         let plan = self.prove(text)?;
         let name = plan.name.clone();
         let saved = self.on_shelf(move |shelf| shelf.save(&plan)).await?;

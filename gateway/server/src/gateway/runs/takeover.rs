@@ -105,6 +105,14 @@ impl Gateway {
     ) -> Result<api::Run, Refused> {
         let _one_at_a_time = self.runs.beginning.lock().await;
         let run = self.run_known(id)?;
+        if !matches!(
+            self.runs.all().get(&id).map(|known| known.place.clone()),
+            Some(Place::Here(_))
+        ) {
+            // Who executes it may have changed, or it may be over, and nobody could tell.
+            self.catch_up(id, &run).await;
+        }
+        let run = self.run_known(id)?;
         if run.ended.is_some() {
             return Err(Refused::new(Code::RunState, "the run has ended"));
         }
@@ -180,6 +188,14 @@ impl Gateway {
         let event = Event::Taken { runner: me, actor: actor.to_owned() };
         let taken = Record { term, ..run.record(event, self.clock.unix_ms()) };
         self.keep_more(id, vec![taken]).await?;
+        // Told at once, not with the next record: the one that it was taken from may return.
+        let world = Keeping::new(self, id, term);
+        for keeper in self.run_known(id)?.keepers() {
+            if let Telling::Superseded(term) = world.tell(self, keeper).await {
+                let detail = format!("it was taken over with term {term} meanwhile");
+                return Err(Refused::new(Code::RunElsewhere, detail));
+            }
+        }
         self.events.tell(
             "run",
             run.id(),

@@ -147,7 +147,12 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let at_ms = self.asked_ms(&wanted.at)?;
         let status = self.status_of(entry.group()).await?;
-        let journal = self.moments.journal(entry.group()).ok_or_else(|| no_journal(&entry))?;
+        // A primary has one only of what it wrote down while it was a mirror.
+        let has_any = |journal: &Journal| {
+            status.role == Role::Secondary || !journal.status(is_there(&status)).ranges.is_empty()
+        };
+        let journal = self.moments.journal(entry.group()).filter(has_any);
+        let journal = journal.ok_or_else(|| no_journal(&entry))?;
         let found = journal.find(at_ms, is_there(&status));
         let found = found.ok_or_else(|| unknown(&entry, &journal, &status, at_ms))?;
         let parts = self.parts_of_base(&status, found.base)?;

@@ -227,7 +227,8 @@ impl World for Surroundings {
         // A run that is not known is of another site, which drops what it does not want any more.
         self.of_run(run).is_ok_and(|(gateway, id)| {
             let all = gateway.runs.all();
-            all.get(&id).is_some_and(|known| known.run.turned.is_some() || known.run.ended.is_some())
+            all.get(&id)
+                .is_some_and(|known| known.run.turned.is_some() || known.run.ended.is_some())
         })
     }
 }

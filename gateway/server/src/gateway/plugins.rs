@@ -240,9 +240,8 @@ impl Gateway {
     pub(crate) fn offer_plugins(&self) {
         let Some(plugins) = &self.plugins else { return };
         let registry = &self.runs.registry;
-        let has_actions = |of: &Standing| {
-            of.about.as_ref().is_some_and(|about| !about.actions.is_empty())
-        };
+        let has_actions =
+            |of: &Standing| of.about.as_ref().is_some_and(|about| !about.actions.is_empty());
         let loaded: BTreeSet<String> =
             plugins.list().into_iter().filter(has_actions).map(|of| of.name).collect();
         let offered: BTreeSet<String> =

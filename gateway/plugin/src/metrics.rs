@@ -22,10 +22,10 @@ pub fn describe() {
         Unit::Seconds,
         "How long a plugin took to answer."
     );
-    describe_counter!(
-        "twinspan_plugin_cpu_microseconds_total",
-        Unit::Microseconds,
-        "Time that a plugin computed."
+    describe_histogram!(
+        "twinspan_plugin_cpu_seconds",
+        Unit::Seconds,
+        "How long a call of a plugin computed."
     );
     describe_gauge!(
         "twinspan_plugin_memory_bytes",
@@ -80,8 +80,8 @@ impl Numbers {
     /// A call used this.
     pub(crate) fn used(&self, function: &'static str, cpu: Duration, memory: usize) {
         let plugin = self.plugin.clone();
-        let micros = u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX);
-        metrics::counter!("twinspan_plugin_cpu_microseconds_total", "plugin" => plugin.clone(), "func" => function).increment(micros);
+        metrics::histogram!("twinspan_plugin_cpu_seconds", "plugin" => plugin.clone(), "func" => function)
+            .record(cpu.as_secs_f64());
         let mut most = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if memory > *most {
             *most = memory;

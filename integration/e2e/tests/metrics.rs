@@ -204,6 +204,10 @@ fn a_prometheus_scrapes_both_sites_and_every_panel_has_data() -> Result<()> {
     let pair = Pair::mirrored("64MiB")?;
     pair.primary.cli(&["point", "policy", "set", VOLUME])?;
     pair.primary.cli(&["point", "take", VOLUME])?;
+    for site in [&pair.primary, &pair.mirror] {
+        crate::plugins::install(site, "hello")?;
+        site.cli(&["plugin", "probe", "hello"])?;
+    }
     let mut prometheus = Prometheus::start(pair.dir.path(), &[&pair.primary, &pair.mirror])?;
     let journal = Journal::new(0, 0, 2, 512);
     let load = load(&pair, &journal)?;

@@ -18,7 +18,7 @@ fn component(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn install(site: &Site, name: &str) -> Result<()> {
+pub(crate) fn install(site: &Site, name: &str) -> Result<()> {
     let path = component(name)?.display().to_string();
     let installed = site.cli(&["plugin", "install", &path])?;
     ensure!(installed["name"] == name, "{installed:#}");

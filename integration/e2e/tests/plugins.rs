@@ -111,3 +111,50 @@ fn a_plugin_that_is_against_a_session_refuses_it_by_name() -> Result<()> {
     pair.primary.wait_equivalent(SYNC_LIMIT)?;
     pair.is_identical()
 }
+
+const PLAN: &str = r#"
+name = "greet"
+kind = "other"
+
+[[steps]]
+id = "hello"
+action = "hello/greet"
+
+[[steps]]
+id = "wait"
+action = "hostile/wait"
+
+[[steps]]
+id = "make"
+action = "hostile/make"
+on_failure = "roll-back"
+"#;
+
+#[test]
+fn a_plan_calls_plugins_and_what_one_made_before_it_trapped_is_listed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let east = single(dir.path(), "east")?;
+    let plan = dir.path().join("greet.toml");
+    std::fs::write(&plan, PLAN)?;
+    let file = plan.display().to_string();
+    expect(&east, &["plan", "check", &file], 2, "hello/greet")?;
+    for name in ["hello", "hostile"] {
+        install(&east, name)?;
+    }
+    east.cli(&["plan", "save", &file])?;
+    let begun = expect(&east, &["plan", "run", "greet", "--wait"], 4, "Really?")?.json;
+    let id = text(&begun, "/id")?;
+    ensure!(begun.pointer("/steps/0/state").is_some_and(|state| state == "done"), "{begun:#}");
+    expect(&east, &["run", "answer", &id, "perhaps"], 7, "yes, no")?;
+    east.cli(&["run", "answer", &id, "yes"])?;
+    let ended = east.wait_for(&["run", "show", &id], SYNC_LIMIT, |run| {
+        matches!(run["state"].as_str(), Some("rolled_back" | "aborted"))
+    })?;
+    let told = format!("{ended:#}");
+    ensure!(told.contains("plugin hostile") && told.contains("after it was made"), "{told}");
+    ensure!(ended.pointer("/left/0/kind").is_some_and(|kind| kind == "server"), "{told}");
+    // A plugin that is gone provides nothing any more.
+    expect(&east, &["plugin", "remove", "hello"], 0, "")?;
+    expect(&east, &["plan", "check", &file], 2, "hello/greet")?;
+    Ok(())
+}

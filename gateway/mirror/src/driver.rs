@@ -36,7 +36,7 @@ use std::rc::Rc;
 
 use block::{
     Completion, Completions, GatewayId, Generation, GroupId, Identity, IoError, Ledger, LegId,
-    Link, LinkError, Request, Store, Ticket, VolumeId, WriteJournal,
+    Link, LinkError, Request, Store, Ticket, VolumeId,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -155,10 +155,7 @@ struct Core {
     witness: Option<Rc<witness::WitnessPort>>,
     companions: Option<Rc<companions::CompanionPort>>,
     metrics: Metrics,
-    /// Where a mirror writes down what it applies.
-    write_journal: Option<Rc<dyn WriteJournal>>,
-    /// What the clock said when mirrors were told of it last.
-    told_ms: u64,
+    written: write_journal::Written,
     /// What this group said of its copying.
     place: Place,
     /// Legs to dial and ports to hang after the turn.

@@ -16,7 +16,7 @@ use super::companions::CompanionPort;
 use super::members::Member;
 use super::slab::Slab;
 use super::witness::{Arbitration, WitnessPort};
-use super::{Core, Group, Parts};
+use super::{Core, Group, Parts, write_journal};
 use crate::certificate::{certificate_key, decode};
 use crate::dirty::DirtyMap;
 use crate::machine::{Lacks, Machine, Restored, Terms};
@@ -161,8 +161,7 @@ impl Group {
     /// # Errors
     /// See [`OpenError`].
     pub fn open_arbitrated(parts: Parts, arbitration: Arbitration) -> Result<Rc<Self>, OpenError> {
-        let key = group_key(parts.group);
-        let record = parts.ledger.get(&key).map_err(OpenError::Ledger)?;
+        let record = parts.ledger.get(&group_key(parts.group)).map_err(OpenError::Ledger)?;
         let mut record = GroupRecord::decode(&record.ok_or(OpenError::Unknown)?)?;
         let witness = witness_of(arbitration, &mut record)?;
         if !record.volumes.iter().eq(parts.volumes.iter().map(|(id, ..)| id)) {
@@ -209,8 +208,7 @@ impl Group {
             witness: witness.map(|(port, _)| port),
             companions: parts.companions.map(CompanionPort::new),
             metrics: Metrics::new(&name),
-            write_journal: None,
-            told_ms: 0,
+            written: write_journal::Written::default(),
             place: crate::priority::Place::new(parts.copiers),
             dials: Vec::new(),
             attempts: 0,

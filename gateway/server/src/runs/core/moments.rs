@@ -40,7 +40,8 @@ fn thing(group: &str, name: &str) -> Created {
 
 async fn exists(gateway: &Gateway, group: &str, name: &str) -> Result<bool, ActionError> {
     match gateway.snapshot(group, name).await {
-        Ok(_) => Ok(true),
+        // One that is being deleted is gone for all that a run wants of it.
+        Ok(snapshot) => Ok(snapshot.state != api::SnapshotState::Deleting),
         Err(refused) if refused.0.code == Code::NotFound.as_str() => {
             // The group must be there, or nothing is known of its snapshots.
             gateway.find_group(group).map_err(failed)?;

@@ -4,7 +4,6 @@
 //! serves better.
 
 #![expect(missing_docs, reason = "the contract documents itself, in wit/")]
-#![expect(clippy::all, reason = "generated")]
 #![allow(unused_qualifications, clippy::str_to_string, reason = "generated")]
 
 wasmtime::component::bindgen!({

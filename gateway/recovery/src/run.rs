@@ -31,7 +31,7 @@ pub use record::{Begun, Ending, Event, Record, Runner};
 pub use show::{Standing, Waiting};
 pub use words::{Word, WordError};
 
-use crate::actions::{ActionError, Created, Direction, Report, Retry};
+use crate::actions::{ActionError, Created, Direction, Retry};
 use crate::plan::{OnFailure, Plan, Reference, Setting};
 
 /// Answers to the question whether a step may begin.

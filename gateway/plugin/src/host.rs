@@ -102,6 +102,8 @@ struct Loaded {
 struct Slot {
     name: Arc<str>,
     loaded: Mutex<Option<Arc<Loaded>>>,
+    /// The files that were looked at last.
+    seen: Mutex<Option<files::Stamp>>,
     /// A newer file of its name that was not taken: its digest, and why.
     refused: Mutex<Option<(String, String)>>,
     settings: Mutex<(Arc<Settings>, Arc<str>)>,
@@ -126,11 +128,12 @@ impl Slot {
 }
 
 impl Plugins {
-    /// Opens what is kept, starts the thread that plugins run on, and loads what lies in the directory.
+    /// Opens what is kept and starts the thread that plugins run on. Nothing is loaded before
+    /// [`scan`](Self::scan): compiling may take seconds.
     ///
     /// # Errors
-    /// [`StartError`]; a component that cannot be loaded is none.
-    pub async fn start(setup: Setup) -> Result<Self, StartError> {
+    /// [`StartError`].
+    pub fn start(setup: Setup) -> Result<Self, StartError> {
         std::fs::create_dir_all(&setup.directory)?;
         std::fs::create_dir_all(&setup.state)?;
         let machine = Machine::new(&setup.state.join("compiled")).map_err(StartError::Engine)?;
@@ -154,9 +157,7 @@ impl Plugins {
             runtime,
             stop,
         };
-        let plugins = Self(Arc::new(host));
-        plugins.scan().await;
-        Ok(plugins)
+        Ok(Self(Arc::new(host)))
     }
 
     /// Ends what runs, at once. What plugins began at other sides stays begun, and is gone on with from
@@ -220,17 +221,19 @@ impl Plugins {
         }
     }
 
-    /// Looks at the directory from time to time, until the host stops, and tells that it has looked.
+    /// Looks at the directory now and from time to time, until the host stops, and tells that it has
+    /// looked.
     ///
     /// # Cancellation
     /// May be dropped at any time.
     pub async fn watch(&self, every: Duration, looked: impl Fn()) {
         loop {
+            self.scan().await;
+            looked();
             tokio::select! {
-                () = tokio::time::sleep(every) => self.scan().await,
+                () = tokio::time::sleep(every) => {}
                 () = self.0.stop.cancelled() => return,
             }
-            looked();
         }
     }
 }

@@ -72,12 +72,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let exporter = Exporter::install().map_err(because("start metrics"))?;
     make_data_dir(&config.data_dir)?;
     let pool = open_pool(&config)?;
-    let identity = Identity {
-        gateway: pool.identity().gateway,
-        boot: BootId::from_uuid(Uuid::now_v7()),
-        site: config.site.name.clone(),
-    };
-    tracing::info!(site = identity.site, gateway = %identity.gateway, "starting");
+    let identity = identity(&config, &pool);
     let clock = gateway::locks::lock_clock(Clock::start(), &*pool.ledger())
         .map_err(because("read the lock clock"))?;
     let events = Arc::new(Events::new(clock));
@@ -115,7 +110,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let _first_book = desk_book.set(Arc::clone(&book));
     let (listeners, nbd_uris) = bind_nbd(&config).await?;
     let surroundings = crate::plugins::Surroundings::new(&config, clock);
-    let plugins = crate::plugins::start(&config, Arc::clone(&surroundings)).await;
+    let plugins = crate::plugins::start(&config, Arc::clone(&surroundings));
     let parts = GatewayParts {
         plugins,
         config,
@@ -140,6 +135,14 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     begin(&gateway).await;
     shutdown::wait_for_signal(&gateway.stopping).await;
     shutdown::stop(&gateway, threads).await.map_err(because("stop"))
+}
+
+/// Who this gateway is, in this start of it.
+fn identity(config: &Config, pool: &Pool) -> Identity {
+    let gateway = pool.identity().gateway;
+    let site = config.site.name.clone();
+    tracing::info!(site, %gateway, "starting");
+    Identity { gateway, boot: BootId::from_uuid(Uuid::now_v7()), site }
 }
 
 /// Opens what is there, and begins what the gateway does by itself.

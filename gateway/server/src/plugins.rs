@@ -85,14 +85,14 @@ impl Surroundings {
 }
 
 /// Starts the host of plugins; without it when the system does not let it be.
-pub(crate) async fn start(config: &Config, world: Arc<Surroundings>) -> Option<Plugins> {
+pub(crate) fn start(config: &Config, world: Arc<Surroundings>) -> Option<Plugins> {
     let setup = Setup {
         directory: config.plugins.directory.clone(),
         state: config.data_dir.join(STATE_DIR),
         keys: config.plugins.keys.clone(),
         world,
     };
-    match Plugins::start(setup).await {
+    match Plugins::start(setup) {
         Ok(plugins) => Some(plugins),
         Err(error) => {
             tracing::error!("plugins cannot be run: {error}");
@@ -190,9 +190,8 @@ impl World for Surroundings {
             let scope = self.scope(run)?;
             let (groups, volumes) = tokio::join!(gateway.show_groups(), gateway.show_volumes());
             let here = &self.config.site.name;
-            let is_seen = |of: &&api::Group| {
-                scope.as_ref().is_none_or(|scope| scope.iter().any(|name| *name == of.name))
-            };
+            let is_seen =
+                |of: &&api::Group| scope.as_ref().is_none_or(|scope| scope.contains(&of.name));
             let seen = groups.iter().filter(is_seen);
             Ok(seen.map(|of| group(of, &volumes.items, here)).collect())
         })

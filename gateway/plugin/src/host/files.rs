@@ -5,6 +5,7 @@
 //! somebody else is still writing is refused and looked at again. Compiling happens beside all calls.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,20 @@ const ENDING: &str = "wasm";
 
 fn file_error(path: &Path, error: &impl ToString) -> LoadError {
     LoadError::File { file: path.display().to_string(), why: error.to_string() }
+}
+
+/// What tells one writing of a file, and of the signature beside it, from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp([Option<(i64, i64, u64, u64)>; 2]);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        let one = |path: &Path| {
+            let about = std::fs::metadata(path).ok()?;
+            Some((about.mtime(), about.mtime_nsec(), about.len(), about.ino()))
+        };
+        Self([one(path), one(&path.with_extension("wasm.sig"))])
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
@@ -52,10 +67,19 @@ impl Plugins {
         for name in &found {
             let path = self.path(name);
             let slot = self.slot_or_new(name);
-            match read(&path) {
-                Ok(bytes) => self.look_at(&slot, bytes).await,
-                Err(error) => slot.refuse("", &error),
+            // Taken before it is read: what is written meanwhile has another one.
+            let stamp = Stamp::of(&path);
+            if *locked(&slot.seen) == Some(stamp) {
+                continue;
             }
+            let reading = self.0.runtime.spawn_blocking(move || read(&path));
+            match reading.await {
+                Ok(Ok(bytes)) => self.look_at(&slot, bytes).await,
+                Ok(Err(error)) => slot.refuse("", &error),
+                // The host stops.
+                Err(_stopped) => return,
+            }
+            *locked(&slot.seen) = Some(stamp);
         }
         let gone: Vec<_> = locked(&self.0.slots)
             .values()
@@ -93,6 +117,7 @@ impl Plugins {
         let slot = Slot {
             name: name.into(),
             loaded: Default::default(),
+            seen: Default::default(),
             refused: Default::default(),
             settings: std::sync::Mutex::new((Arc::default(), "{}".into())),
             health: Default::default(),
@@ -104,14 +129,11 @@ impl Plugins {
         slot
     }
 
-    /// Loads what a file holds, unless that is loaded or was refused already.
+    /// Loads what a file holds, unless that is loaded already.
     async fn look_at(&self, slot: &Arc<Slot>, bytes: Vec<u8>) {
         let digest = digest(&bytes);
         if slot.loaded().is_some_and(|loaded| loaded.about.digest == digest) {
             *locked(&slot.refused) = None;
-            return;
-        }
-        if locked(&slot.refused).as_ref().is_some_and(|(refused, _)| *refused == digest) {
             return;
         }
         // Settings are read before the component is there: it is never called with others.

@@ -169,7 +169,8 @@ impl Rig {
             keys: keys.clone(),
             world: Arc::clone(&world) as Arc<dyn World>,
         };
-        let plugins = Plugins::start(setup).await.unwrap();
+        let plugins = Plugins::start(setup).unwrap();
+        plugins.scan().await;
         Self { plugins, world, folder, keys, tasks: TaskTracker::new() }
     }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::actions::Report;
 
 const PLAN: &str = r#"
 name = "p"
@@ -246,4 +247,33 @@ fn a_person_hears_what_can_be_said() {
     let event = run.hear(&right, "ada").unwrap();
     apply(&mut run, event).unwrap();
     assert_eq!(run.steps[1].state, State::Approved);
+}
+
+#[test]
+fn what_a_step_made_is_known_before_it_ends_and_however_it_ends() {
+    let mut run = Run::replay(&[begin()]).unwrap();
+    let server = Created { kind: "server".to_owned(), id: "7".to_owned(), name: "s".to_owned() };
+    let disk = Created { kind: "disk".to_owned(), id: "7".to_owned(), name: "d".to_owned() };
+    let note = |step: &str, created: &[&Created], removed: &[&Created]| Word::Note {
+        step: step.to_owned(),
+        created: created.iter().copied().cloned().collect(),
+        removed: removed.iter().copied().cloned().collect(),
+    };
+    assert!(run.hear(&note("z", &[&server], &[]), "plugin").is_err());
+    apply(&mut run, Event::Intent { step: "a".to_owned(), attempt: 1 }).unwrap();
+    let event = run.hear(&note("a", &[&server, &disk], &[]), "plugin").unwrap();
+    apply(&mut run, event).unwrap();
+    assert!(matches!(run.steps[0].state, State::Running { .. }), "it goes on");
+    let left = |run: &Run| run.left.iter().map(|of| of.what.kind.clone()).collect::<Vec<_>>();
+    assert_eq!(left(&run), ["server", "disk"]);
+    let error = ActionError::now("trap", "it trapped");
+    apply(&mut run, Event::Failed { step: "a".to_owned(), attempt: 1, error }).unwrap();
+    assert_eq!(left(&run), ["server", "disk"], "whoever failed has made them all the same");
+    apply(&mut run, Event::Intent { step: "a".to_owned(), attempt: 2 }).unwrap();
+    let event = run.hear(&note("a", &[], &[&disk]), "plugin").unwrap();
+    apply(&mut run, event).unwrap();
+    // What the report says again is there once; a thing of another kind is another thing.
+    let report = Report { created: vec![server], ..Report::default() };
+    apply(&mut run, Event::Done { step: "a".to_owned(), report, found: false }).unwrap();
+    assert_eq!(left(&run), ["server"]);
 }

@@ -42,10 +42,10 @@ pub struct PluginsConfig {
 pub(super) fn plugins(
     at: &Place<'_>,
     raw: &RawPlugins,
-    data_dir: &std::path::Path,
+    data_dir: &str,
 ) -> Result<PluginsConfig, ConfigError> {
     let directory = match raw.directory.as_str() {
-        "" => data_dir.join("plugins"),
+        "" => std::path::Path::new(data_dir).join("plugins"),
         directory => PathBuf::from(directory),
     };
     let keys = raw.trusted_keys.iter().map(|file| key(at, file)).collect::<Result<_, _>>()?;

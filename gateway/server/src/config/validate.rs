@@ -102,17 +102,6 @@ impl Raw {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shards = if self.shards == 0 { cores.min(SHARDS_MAX) } else { self.shards };
-        let listen = at.address("link.listen", &self.link.listen)?;
-        let advertise = match self.link.advertise.as_str() {
-            "" if listen.ip().is_unspecified() => {
-                return Err(at.bad(
-                    "link.advertise",
-                    "must say what other sites dial when link.listen is every address",
-                ));
-            }
-            "" => listen.to_string(),
-            text => text.to_owned(),
-        };
         let metrics_listen = match self.metrics.listen.as_str() {
             "" => None,
             text => Some(at.address("metrics.listen", text)?),
@@ -133,11 +122,7 @@ impl Raw {
             hooks: hooks(&at, &self.points.hooks)?,
             recovery: super::recovery::recovery(&at, &self.recovery)?,
             backup_targets: super::backup::targets(&at, &self.backup)?,
-            plugins: super::plugins::plugins(
-                &at,
-                &self.plugins,
-                std::path::Path::new(&self.data_dir),
-            )?,
+            plugins: super::plugins::plugins(&at, &self.plugins, &self.data_dir)?,
             api: ApiConfig {
                 listen: at.address("api.listen", &self.api.listen)?,
                 shard_deadline: Duration::from_millis(
@@ -145,11 +130,7 @@ impl Raw {
                 ),
             },
             metrics_listen,
-            link: LinkConfig {
-                listen,
-                advertise,
-                distance: Duration::from_millis(at.millis("link.distance", &self.link.distance)?),
-            },
+            link: link(&at, &self.link)?,
             nbd: nbd(&at, &self.nbd)?,
             iscsi: super::iscsi::iscsi(&at, &self.iscsi)?,
             mirror: MirrorConfig {
@@ -167,6 +148,25 @@ impl Raw {
 
 fn bytes_or_none(at: &Place<'_>, key: &str, text: &str) -> Result<Option<u64>, ConfigError> {
     if text.is_empty() { Ok(None) } else { at.bytes(key, text).map(Some) }
+}
+
+fn link(at: &Place<'_>, raw: &super::raw::RawLink) -> Result<LinkConfig, ConfigError> {
+    let listen = at.address("link.listen", &raw.listen)?;
+    let advertise = match raw.advertise.as_str() {
+        "" if listen.ip().is_unspecified() => {
+            return Err(at.bad(
+                "link.advertise",
+                "must say what other sites dial when link.listen is every address",
+            ));
+        }
+        "" => listen.to_string(),
+        text => text.to_owned(),
+    };
+    Ok(LinkConfig {
+        listen,
+        advertise,
+        distance: Duration::from_millis(at.millis("link.distance", &raw.distance)?),
+    })
 }
 
 fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {

@@ -236,6 +236,14 @@ impl Gateway {
         Ok(PluginLog { items: lines.into_iter().map(line).collect() })
     }
 
+    /// Loads what lies in the directory of plugins, and lets runs call it.
+    pub(crate) async fn load_plugins(&self) {
+        if let Some(plugins) = &self.plugins {
+            plugins.scan().await;
+            self.offer_plugins();
+        }
+    }
+
     /// Lets steps of runs call the plugins that are loaded, and no others.
     pub(crate) fn offer_plugins(&self) {
         let Some(plugins) = &self.plugins else { return };

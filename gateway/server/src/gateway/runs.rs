@@ -110,7 +110,11 @@ impl Gateway {
         self.tasks.spawn(Arc::clone(self).follow_runs());
         for id in mine {
             let gateway = Arc::clone(self);
-            self.tasks.spawn(async move { gateway.go_on_when_heard(id).await });
+            self.tasks.spawn(async move {
+                // Its next step may be a plugin's.
+                gateway.load_plugins().await;
+                gateway.go_on_when_heard(id).await;
+            });
         }
     }
 

@@ -87,7 +87,6 @@ impl Rig {
             .collect();
         let shards: Vec<Shard> = threads.iter().map(|thread| thread.shard.clone()).collect();
         let book = Arc::new(Book::open(shards[0].clone()).await.unwrap());
-        let nbd_uris = vec!["nbd://127.0.0.1:1/".to_owned()];
         let parts = GatewayParts {
             plugins: None,
             config,
@@ -100,7 +99,7 @@ impl Rig {
             pool,
             fillings,
             links,
-            nbd_uris,
+            nbd_uris: vec!["nbd://127.0.0.1:1/".to_owned()],
             iscsi_uris: Vec::new(),
             ways,
         };

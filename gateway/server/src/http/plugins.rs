@@ -42,7 +42,7 @@ pub(super) async fn install(
 /// What a text of hexadecimal digits means.
 fn bytes(text: &str) -> Option<Vec<u8>> {
     // A number may begin with a sign; a digit may not be one.
-    let is_hex = text.len() % 2 == 0 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let pair = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
     is_hex.then(|| (0..text.len()).step_by(2).map(pair).collect())?
 }

@@ -28,36 +28,7 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
     }
     let client = client(global)?;
     match command {
-        args::Volume::Create {
-            name, from_group: Some(of), at: Some(at), read_only, allow, ..
-        } => {
-            let settings = VolumeSettings { read_only: *read_only, allow: allow.clone() };
-            let wanted = MomentOpen { name: name.clone(), at: at.clone(), settings };
-            let path = format!("/api/v1/groups/{}/moments", segment(of));
-            let moment: Moment = client.post_patiently(&path, &wanted)?;
-            show(global.output, &moment, opened);
-        }
-        args::Volume::Create {
-            name,
-            size,
-            from_snapshot,
-            group,
-            part_of,
-            read_only,
-            allow,
-            ..
-        } => {
-            let wanted = VolumeCreate {
-                name: name.clone(),
-                bytes: *size,
-                from: from_snapshot.clone(),
-                group: group.clone(),
-                part_of: *part_of,
-                settings: VolumeSettings { read_only: *read_only, allow: allow.clone() },
-            };
-            let volume: Volume = client.post("/api/v1/volumes", &wanted)?;
-            show(global.output, &volume, one);
-        }
+        args::Volume::Create { .. } => create(&client, command, global)?,
         args::Volume::List => {
             let list: VolumeList = client.get("/api/v1/volumes")?;
             show(global.output, &list, |list| rows(&list.items));
@@ -96,6 +67,44 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
         args::Volume::Probe { .. } => {}
     }
     Ok(0)
+}
+
+/// A volume that is new, or a group's as of a moment.
+fn create(client: &Client, command: &args::Volume, global: &Global) -> Result<(), Failure> {
+    match command {
+        args::Volume::Create {
+            name, from_group: Some(of), at: Some(at), read_only, allow, ..
+        } => {
+            let settings = VolumeSettings { read_only: *read_only, allow: allow.clone() };
+            let wanted = MomentOpen { name: name.clone(), at: at.clone(), settings };
+            let path = format!("/api/v1/groups/{}/moments", segment(of));
+            let moment: Moment = client.post_patiently(&path, &wanted)?;
+            show(global.output, &moment, opened);
+        }
+        args::Volume::Create {
+            name,
+            size,
+            from_snapshot,
+            group,
+            part_of,
+            read_only,
+            allow,
+            ..
+        } => {
+            let wanted = VolumeCreate {
+                name: name.clone(),
+                bytes: *size,
+                from: from_snapshot.clone(),
+                group: group.clone(),
+                part_of: *part_of,
+                settings: VolumeSettings { read_only: *read_only, allow: allow.clone() },
+            };
+            let volume: Volume = client.post("/api/v1/volumes", &wanted)?;
+            show(global.output, &volume, one);
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn path(volume: &str, rest: &str) -> String {

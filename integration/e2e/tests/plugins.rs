@@ -116,6 +116,10 @@ const PLAN: &str = r#"
 name = "greet"
 kind = "other"
 
+[sites]
+source = "east"
+destination = "west"
+
 [[steps]]
 id = "hello"
 action = "hello/greet"

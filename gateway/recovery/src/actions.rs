@@ -78,8 +78,8 @@ pub trait Actions: Send + Sync {
     /// Takes back what it did and reported. [`Outcome::Skipped`] says that there was nothing to take
     /// back. What it could not remove of what it had made, it names in `created` of its own report.
     ///
-    /// It is called for a step that failed, too, whose effect nobody knows: then the report is the
-    /// default one, and what there is to take back is found by the key.
+    /// It is called for a step that failed, too, whose effect nobody knows: then the report names only
+    /// what was noted as it was made, and what there is to take back is found by the key.
     fn undo<'a>(
         &'a self,
         action: &'a str,

@@ -31,7 +31,7 @@ pub use record::{Begun, Ending, Event, Record, Runner};
 pub use show::{Standing, Waiting};
 pub use words::{Word, WordError};
 
-use crate::actions::{ActionError, Created, Direction, Retry};
+use crate::actions::{ActionError, Created, Direction, Report, Retry};
 use crate::plan::{OnFailure, Plan, Reference, Setting};
 
 /// Answers to the question whether a step may begin.
@@ -338,6 +338,13 @@ impl Run {
                 self.left.push(Left { step: step.clone(), what: what.clone() });
             }
         }
+    }
+
+    /// What is known of a step that came to no report: what it noted as it made it.
+    fn noted(&self, place: usize) -> Report {
+        let step = &self.plan.steps[place].id;
+        let made = self.left.iter().filter(|left| left.step == *step);
+        Report { created: made.map(|left| left.what.clone()).collect(), ..Report::default() }
     }
 
     fn unmade(&mut self, place: usize, left: &[Created]) {

@@ -78,7 +78,16 @@ fn find_leftover(path: &str, line: usize, text: &str, findings: &mut Findings) {
     }
 }
 
-/// No identifier carries the product's name, but for the names of crates in paths.
+/// The namespace of the contract's package, which the tools make a module of.
+const CONTRACT: &str = "twinspan";
+
+/// Whether a file is of the plugins or of their host.
+fn speaks_the_contract(path: &str) -> bool {
+    ["plugins/", "gateway/plugin/"].iter().any(|folder| path.starts_with(folder))
+}
+
+/// No identifier carries the product's name, but for the names of crates in paths, and that of the
+/// contract where it is spoken.
 #[must_use]
 pub fn product_name(tree: &Tree) -> Findings {
     let crates: Vec<String> = crate::crates::CRATES
@@ -90,7 +99,8 @@ pub fn product_name(tree: &Tree) -> Findings {
         for code in pieces(text).iter().filter(|piece| piece.kind == Kind::Code) {
             let named = identifiers(code.text)
                 .filter(|word| word.to_lowercase().contains("twinspan"))
-                .filter(|word| !crates.iter().any(|krate| krate == word));
+                .filter(|word| !crates.iter().any(|krate| krate == word))
+                .filter(|word| !(*word == CONTRACT && speaks_the_contract(path)));
             findings.extend(named.map(|w| format!("{path}: `{w}` carries the product's name")));
         }
     }

@@ -237,6 +237,10 @@ impl Actions for Hostile {
     }
 
     fn undo(_: Context, name: String, _: String, done: Report) -> Result<Outcome, Error> {
+        if !done.created.is_empty() {
+            // It cannot remove anything, and says so.
+            return Ok(Outcome::Done(Report { summary: "nothing is removed".to_owned(), ..done }));
+        }
         Ok(Outcome::Skipped(format!("{name} stays: {}", done.summary)))
     }
 }

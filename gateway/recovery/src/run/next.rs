@@ -146,7 +146,7 @@ impl Run {
                     }
                     (None, Direction::Forward) => CallKind::Begin,
                     (None, Direction::Back) => {
-                        CallKind::Undo(step.report.clone().unwrap_or_default())
+                        CallKind::Undo(step.report.clone().unwrap_or_else(|| self.noted(place)))
                     }
                 };
                 let (direction, attempt) = (self.direction, *attempt);

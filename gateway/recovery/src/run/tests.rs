@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::actions::Report;
 
 const PLAN: &str = r#"
 name = "p"

@@ -176,6 +176,7 @@ impl Run {
             ended_ms: None,
             failures: 0,
             found: false,
+            in_doubt: false,
         };
         Ok(Self {
             steps: vec![waiting; plan.steps.len()],
@@ -307,7 +308,8 @@ impl Run {
                 step.ended_ms = Some(at_ms);
                 State::Done
             }
-            Event::Skipped { why, .. } => {
+            Event::Skipped { why, actor, .. } => {
+                step.in_doubt = actor.is_some() && step.begun.is_some();
                 step.ended_ms = Some(at_ms);
                 if back { State::Kept(why.clone()) } else { State::Skipped(why.clone()) }
             }

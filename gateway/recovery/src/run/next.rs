@@ -193,7 +193,12 @@ impl Run {
     fn turned_back(&self) -> Event {
         let stays = |place: &usize| {
             let step = &self.steps[*place];
-            let undone = matches!(step.state, State::Undone(_) | State::Skipped(_));
+            let undone = match step.state {
+                State::Undone(_) => true,
+                // A provider that left it out had nothing to do; a person cannot know.
+                State::Skipped(_) => !step.in_doubt,
+                _ => false,
+            };
             step.begun.is_some() && !undone
         };
         let stays: Vec<String> =

@@ -54,6 +54,8 @@ fn a_plugin_is_installed_granted_configured_and_removed() -> Result<()> {
     // What was set outlives the gateway.
     east.kill()?;
     east.start()?;
+    // It is compiled, or taken from the cache, beside the start.
+    east.wait_for(&["plugin", "show", "hostile"], SYNC_LIMIT, |of| of["state"] == "ungranted")?;
     expect(&east, &["plugin", "probe", "hostile"], 3, "{\\\"mood\\\":\\\"good\\\"}")?;
     let shown = east.cli(&["plugin", "show", "hostile"])?;
     ensure!(shown["granted"].as_array().is_some_and(|all| all.len() == 3), "{shown:#}");

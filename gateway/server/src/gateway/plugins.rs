@@ -287,6 +287,8 @@ impl Gateway {
         wanted: &SessionCreate,
     ) -> Result<(), Refused> {
         let Some(plugins) = &self.plugins else { return Ok(()) };
+        // A rule that lies there holds, also while the gateway is starting.
+        self.load_plugins().await;
         let placing = plugins.placing();
         if placing.is_empty() {
             return Ok(());

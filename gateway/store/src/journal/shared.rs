@@ -242,13 +242,13 @@ impl Shared {
         let names = self.dir.list()?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number(name)).collect();
         numbers.sort_unstable();
+        *next = numbers.last().map_or(0, |last| last + 1);
+        let open = |number: &u64| segment::open(self.dir.as_ref(), (self.group, *number));
         // Whether the one before ends so that another may go on.
         let mut goes_on = None;
-        for number in &numbers {
-            *next = number + 1;
+        for (at, number) in numbers.iter().enumerate() {
             let place = Place { segment: *number, at: START };
-            let opened = segment::open(self.dir.as_ref(), (self.group, *number))?;
-            let Some((file, continues)) = opened else {
+            let Some((file, continues)) = open(number)? else {
                 index.push(place, Mark::Gap(Gap::Damaged));
                 index.grow(*number, 0);
                 goes_on = None;
@@ -258,15 +258,21 @@ impl Shared {
                 let gap = if goes_on.is_some() { Gap::Damaged } else { Gap::Restart };
                 index.push(place, Mark::Gap(gap));
             }
-            let is_last = numbers.last() == Some(number);
-            let scanned = segment::scan(file.as_ref(), place, (u64::MAX, is_last), |found| {
+            // Only one that another continues is known to be durable. Any other can have been the
+            // newest of a process that was killed, and have lost payloads with the power later.
+            let next = numbers.get(at + 1).filter(|next| **next == number + 1);
+            let is_durable = match next {
+                Some(next) => open(next)?.is_some_and(|(_, continues)| continues),
+                None => false,
+            };
+            let scanned = segment::scan(file.as_ref(), place, (u64::MAX, !is_durable), |found| {
                 index.note(&found.head, found.place);
             })?;
             if scanned.is_torn {
                 let place = Place { segment: *number, at: scanned.end };
-                let gap = if is_last { Gap::Restart } else { Gap::Damaged };
+                let gap = if is_durable { Gap::Damaged } else { Gap::Restart };
                 index.push(place, Mark::Gap(gap));
-                if is_last {
+                if !is_durable {
                     file.set_size(scanned.end)?;
                 }
             }

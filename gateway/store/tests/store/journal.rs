@@ -227,6 +227,24 @@ proptest! {
     }
 }
 
+/// The newest segment of a process that was killed is not durable, however whole it looked at the
+/// start that came next.
+#[test]
+fn rule_16_a_kill_and_then_a_loss_of_power_show_no_second_that_cannot_be_read() {
+    for seed in 0..64 {
+        let mut rig = Rig::new(ALL);
+        rig.time();
+        rig.base();
+        rig.write(0, 0, 2_336, 1);
+        rig.time();
+        rig.restart(None);
+        rig.time();
+        rig.base();
+        rig.restart(Some(seed));
+        rig.check();
+    }
+}
+
 /// A rig with so many seconds behind a base, four times each, with changes between all of them.
 fn filled(limits: JournalLimits, seconds: u64) -> Rig {
     let mut rig = Rig::new(limits);

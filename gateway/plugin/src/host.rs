@@ -26,13 +26,16 @@ pub use self::operate::{Refused, Standing};
 use crate::call::{Answer, Calls, Deed};
 use crate::engine::Machine;
 use crate::error::CallError;
+use crate::grants::Grants;
 use crate::health::Health;
 use crate::instance::{Allowance, Caller, State};
+use crate::interfaces::Web;
 use crate::loaded::{About, Linked};
 use crate::logs::Logs;
 use crate::metrics::Numbers;
 use crate::shelf::{Settings, Shelf, ShelfError};
 use crate::signature::Key;
+use crate::trial::Script;
 use crate::world::World;
 
 /// How much less than the rest of the gateway plugins are heard when all want to compute.
@@ -78,7 +81,7 @@ struct Host {
     shelf: Arc<Shelf>,
     linker: Linker<State>,
     calls: Arc<Calls>,
-    http: reqwest::Client,
+    web: Web,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
     /// One change of what is loaded at a time.
     changing: tokio::sync::Mutex<()>,
@@ -134,14 +137,21 @@ impl Plugins {
     /// # Errors
     /// [`StartError`].
     pub fn start(setup: Setup) -> Result<Self, StartError> {
+        Self::start_with(setup, None)
+    }
+
+    /// The same, whose plugins' requests are answered by a script if there is one.
+    pub(crate) fn start_with(
+        setup: Setup,
+        script: Option<Arc<Script>>,
+    ) -> Result<Self, StartError> {
         std::fs::create_dir_all(&setup.directory)?;
         std::fs::create_dir_all(&setup.state)?;
         let machine = Machine::new(&setup.state.join("compiled")).map_err(StartError::Engine)?;
         let machine = Arc::new(machine);
         let linker = crate::loaded::linker(machine.engine()).map_err(StartError::Engine)?;
         let shelf = Arc::new(Shelf::open(&setup.state.join("plugins.redb"))?);
-        let http =
-            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        let web = Web::new(script)?;
         let stop = CancellationToken::new();
         let runtime = thread(stop.clone())?;
         let host = Host {
@@ -151,7 +161,7 @@ impl Plugins {
             shelf,
             linker,
             calls: Arc::new(Calls::new(machine)),
-            http,
+            web,
             slots: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             runtime,
@@ -200,17 +210,9 @@ impl Plugins {
     ) -> Result<R, CallError> {
         let host = &self.0;
         let (settings, config) = locked(&slot.settings).clone();
-        let caller = Caller {
-            plugin: Arc::clone(&slot.name),
-            grants: Arc::new(settings.grants.clone()),
-            config,
-            run,
-            world: Arc::clone(&host.world),
-            shelf: Arc::clone(&host.shelf),
-            logs: Arc::clone(&slot.logs),
-            numbers: Arc::clone(&slot.numbers),
-            http: host.http.clone(),
-        };
+        let voice = (Arc::clone(&slot.logs), Arc::clone(&slot.numbers));
+        let granted = (Arc::new(settings.grants.clone()), config);
+        let caller = Caller { run, ..self.caller(Arc::clone(&slot.name), granted, voice) };
         let calls = Arc::clone(&host.calls);
         let doing =
             async move { calls.make((&loaded.linked, caller), function, allowed, deed).await };
@@ -218,6 +220,27 @@ impl Plugins {
         tokio::select! {
             made = doing => made.map_err(|_aborted| CallError::Stopped)?,
             () = host.stop.cancelled() => Err(CallError::Stopped),
+        }
+    }
+
+    /// Whose call it is, outside of any run.
+    fn caller(
+        &self,
+        plugin: Arc<str>,
+        (grants, config): (Arc<Grants>, Arc<str>),
+        (logs, numbers): (Arc<Logs>, Arc<Numbers>),
+    ) -> Caller {
+        let host = &self.0;
+        Caller {
+            plugin,
+            grants,
+            config,
+            run: None,
+            world: Arc::clone(&host.world),
+            shelf: Arc::clone(&host.shelf),
+            logs,
+            numbers,
+            web: host.web.clone(),
         }
     }
 

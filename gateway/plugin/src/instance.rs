@@ -14,6 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use crate::bindings::twinspan::plugin::types;
 use crate::engine::Machine;
 use crate::grants::Grants;
+use crate::interfaces::Web;
 use crate::limits::{MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use crate::logs::Logs;
 use crate::metrics::Numbers;
@@ -40,7 +41,7 @@ pub(crate) struct Caller {
     /// Its own numbers.
     pub(crate) numbers: Arc<Numbers>,
     /// For its requests.
-    pub(crate) http: reqwest::Client,
+    pub(crate) web: Web,
 }
 
 /// What may be used up in one call.

@@ -10,3 +10,5 @@ mod metrics;
 mod run;
 mod secrets;
 mod volumes;
+
+pub(crate) use self::http::Web;

@@ -28,6 +28,7 @@ mod logs;
 pub mod metrics;
 mod shelf;
 mod signature;
+mod trial;
 pub mod world;
 
 /// The types of the contract.
@@ -49,4 +50,5 @@ pub use self::loaded::{About, Action};
 pub use self::logs::{Level, Line};
 pub use self::shelf::{Settings, ShelfError};
 pub use self::signature::Key;
+pub use self::trial::{Answers, Finding, Mood, NoAnswers, Rule, Trial, TrialError, Verdict};
 pub use self::world::World;

@@ -12,6 +12,9 @@
 //! Invariant (rule 8): a copy that was one point in time is not changed out of order before that
 //! point is kept, durably and recorded; the point is given up only when the record that needs it no
 //! more is durable. What a kept point cannot be taken of is left as it is, and the primary is told.
+//!
+//! Invariant (rules 8 and 14): where a change could not be applied, what is behind it in the stream is
+//! no point: no cut and no snapshot is taken there.
 
 mod back;
 mod named;
@@ -270,6 +273,10 @@ impl Machine {
             self.points.keeping = None;
             let why = "the copy here failed and must be reopened".to_owned();
             self.drop_upstream(Some(Goodbye::Refused(why)), out);
+        } else if let Some(error) = self.upstream.as_ref().and_then(|upstream| upstream.gap)
+            && self.is_keeping_the_order()
+        {
+            self.point_has_gap(error, out);
         } else if self.points.unsupported {
             self.point_unsupported(out);
         } else if named {
@@ -288,6 +295,29 @@ impl Machine {
                 // What comes behind is not in the snapshots, whenever those become durable.
                 // Until they are recorded, the copy has the cut before.
                 self.quality_kept(out);
+            }
+        }
+    }
+
+    /// Whether the point that is being kept says that all before it in the stream is in it.
+    fn is_keeping_the_order(&self) -> bool {
+        let keeping = self.points.keeping.as_ref();
+        keeping.is_some_and(|keeping| !matches!(keeping.why, Why::Overwrite))
+    }
+
+    /// A change before the point could not be applied: it is none. The primary has been told of the
+    /// change, and ends the session.
+    fn point_has_gap(&mut self, error: IoError, out: &mut Vec<Effect>) {
+        let Some(Keeping { link, why, .. }) = self.points.keeping.take() else { return };
+        match why {
+            Why::Named(label) => self.named_snapshotted((link, label), &[], Err(error), out),
+            Why::Relay => {
+                self.relay_point_taken(Err(error), out);
+                self.quality_kept(out);
+            }
+            Why::Cut { .. } | Why::Overwrite => {
+                let why = format!("a change before this cut could not be applied: {error}");
+                self.drop_upstream(Some(Goodbye::Refused(why)), out);
             }
         }
     }

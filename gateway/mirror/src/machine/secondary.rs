@@ -55,6 +55,8 @@ pub(super) struct Upstream {
     pub(super) link: u64,
     pub(super) theirs: Option<block::MirrorState>,
     pub(super) seq: Seq,
+    /// A change of it was not applied, and why: what came later is no point in the order.
+    pub(super) gap: Option<IoError>,
 }
 
 impl Upstream {
@@ -141,6 +143,7 @@ impl Machine {
             link,
             theirs: None,
             seq: Seq::ZERO,
+            gap: None,
         });
         self.keep(After::Followed(link), out);
     }
@@ -353,10 +356,13 @@ impl Machine {
         let (link, seq) = change.incoming.expect("the caller checked");
         self.volumes[change.volume].activity.leave(change.extent);
         out.push(Effect::Forget { write });
-        if self.upstream.as_ref().is_some_and(|upstream| upstream.link == link) {
+        if let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.link == link) {
             match result {
                 Ok(()) => out.push(Effect::Acknowledge { seq }),
-                Err(error) => out.push(Effect::Reply { message: Message::Failed { seq, error } }),
+                Err(error) => {
+                    upstream.gap.get_or_insert(error);
+                    out.push(Effect::Reply { message: Message::Failed { seq, error } });
+                }
             }
         }
         if result == Err(IoError::Latched) {

@@ -62,7 +62,7 @@ impl Machine {
     pub(crate) fn may_begin_base(&self) -> bool {
         self.role == Role::Secondary
             && matches!(self.quality, Quality::InSync | Quality::Consistent)
-            && self.upstream.as_ref().is_some_and(|upstream| !upstream.recording)
+            && self.upstream.as_ref().is_some_and(|up| !up.recording && up.gap.is_none())
             && !self.latched
             && !self.closing
             && !self.points.is_busy()

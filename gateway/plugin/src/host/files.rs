@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Loaded, Plugins, Slot, locked};
 use crate::bindings::exports::twinspan::plugin::plugin::Descriptor;
 use crate::error::LoadError;
-use crate::instance::{Allowance, Caller};
+use crate::instance::Allowance;
 use crate::limits::COMPONENT_BYTES_MAX;
 use crate::loaded::{About, Linked, digest};
 use crate::logs::{Level, Logs};
@@ -197,17 +197,9 @@ impl Plugins {
     async fn describe(&self, linked: &Linked) -> Result<Descriptor, LoadError> {
         let host = &self.0;
         let world = Arc::clone(&host.world);
-        let caller = Caller {
-            plugin: "(new)".into(),
-            grants: Arc::default(),
-            config: "{}".into(),
-            run: None,
-            world: Arc::clone(&world),
-            shelf: Arc::clone(&host.shelf),
-            logs: Arc::new(Logs::new(move || world.unix_ms())),
-            numbers: Arc::new(Numbers::new("(new)")),
-            http: host.http.clone(),
-        };
+        let logs = Arc::new(Logs::new(move || world.unix_ms()));
+        let voice = (logs, Arc::new(Numbers::new("(new)")));
+        let caller = self.caller("(new)".into(), (Arc::default(), "{}".into()), voice);
         let calls = Arc::clone(&host.calls);
         let said = calls
             .make((linked, caller), "describe", Allowance::PURE, |store, linked, instance| {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Plugins, locked};
 use crate::bindings::exports::twinspan::plugin::actions::Standing as Stands;
 use crate::bindings::exports::twinspan::plugin::placement::Proposal;
-use crate::bindings::exports::twinspan::plugin::plugin::HealthReport;
+use crate::bindings::exports::twinspan::plugin::plugin::{Descriptor, HealthReport};
 use crate::bindings::twinspan::plugin::types::{
     Context, Diagnostic, Error, Group, Mode, Outcome, Report, Severity, Site,
 };
@@ -148,6 +148,24 @@ impl Plugins {
         self.0.shelf.set(name, &settings)?;
         slot.set(settings);
         Ok(())
+    }
+
+    /// Asks a plugin once more who it is.
+    pub(crate) async fn descriptor(&self, name: &str) -> Result<Descriptor, CallError> {
+        self.call((name, None), "describe", Allowance::PURE, |store, linked, instance| {
+            Box::pin(async move {
+                let plugin = linked.plugin(store, &instance)?;
+                plugin.call_describe(store).await
+            })
+        })
+        .await
+    }
+
+    /// Forgets a plugin's faults: it is called again at once.
+    pub(crate) fn forgive(&self, name: &str) {
+        if let Ok(slot) = self.slot(name) {
+            *locked(&slot.health) = Default::default();
+        }
     }
 
     /// Asks a plugin whether it could work now.

@@ -1,7 +1,13 @@
 //! `http`: requests to hosts that were granted.
 //!
+//! ```text
+//!   plugin ─▶ granted? ─▶ credentials put in ─▶ Web ─▶ the network, or what is simulated in a trial
+//! ```
+//!
 //! Invariant: no request leaves for another host, whatever a URL looks like and wherever an answer
 //! points. A secret is put in here, and is in no error and no log.
+
+use std::sync::Arc;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
@@ -9,6 +15,33 @@ use reqwest::{Method, Url};
 use crate::bindings::twinspan::plugin::http::{Auth, Host, HttpError, Request, Response};
 use crate::instance::State;
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_REQUESTS_MAX};
+use crate::trial::Script;
+
+/// Where requests go.
+#[derive(Clone)]
+pub(crate) struct Web {
+    client: reqwest::Client,
+    script: Option<Arc<Script>>,
+}
+
+impl Web {
+    /// The network; with a script nothing leaves, and that answers.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub(crate) fn new(script: Option<Arc<Script>>) -> reqwest::Result<Self> {
+        let client =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        Ok(Self { client, script })
+    }
+
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Response, HttpError> {
+        match &self.script {
+            None => receive(request).await,
+            Some(script) => script.answer(&request.build().map_err(told)?).await,
+        }
+    }
+}
 
 fn invalid(why: impl ToString) -> HttpError {
     HttpError::InvalidRequest(why.to_string())
@@ -86,7 +119,7 @@ impl State {
         }
         let method = Method::from_bytes(request.method.as_bytes()).map_err(invalid)?;
         let limit = std::time::Duration::from_millis(request.timeout_ms.into()).min(self.left());
-        let mut sent = self.caller.http.request(method, url).timeout(limit);
+        let mut sent = self.caller.web.client.request(method, url).timeout(limit);
         sent = sent.headers(self.headers(&request)?);
         sent = match &request.auth {
             Auth::None | Auth::Header(_) => sent,
@@ -95,7 +128,7 @@ impl State {
                 sent.basic_auth(self.secret(user)?, Some(self.secret(password)?))
             }
         };
-        let result = receive(sent.body(request.body)).await;
+        let result = self.caller.web.exchange(sent.body(request.body)).await;
         let word = match &result {
             Ok(_) => "ok",
             Err(HttpError::Timeout) => "timeout",

@@ -19,7 +19,7 @@ pub(super) fn wish() -> Event {
     })
 }
 
-fn label() -> Label {
+pub(super) fn label() -> Label {
     Label {
         id: WISH,
         name: "before".to_owned(),
@@ -53,6 +53,14 @@ fn named(out: &[Effect]) -> Option<Vec<Named>> {
 fn taking(bench: &Bench) -> Option<Vec<SnapshotId>> {
     bench.out.iter().find_map(|effect| match effect {
         Effect::Snapshot { snapshots } => Some(snapshots.clone()),
+        _ => None,
+    })
+}
+
+/// What the mirror says of a snapshot to its primary.
+pub(super) fn said_of_snapshot(bench: &Bench) -> Option<SnapshotWord> {
+    bench.out.iter().find_map(|effect| match effect {
+        Effect::Reply { message: Message::Snapshot(word) } => SnapshotWord::decode(word).ok(),
         _ => None,
     })
 }
@@ -226,15 +234,9 @@ fn snap_01_a_mirror_keeps_what_came_before_and_says_so_when_it_is_recorded() {
     bench.applied(1);
     assert_eq!(order(&bench), ["apply", "take", "apply"], "the stream goes on when it is begun");
     bench.apply(Event::Snapshotted(Ok(()), Taken::default()));
-    let said = |bench: &Bench| {
-        bench.out.iter().find_map(|effect| match effect {
-            Effect::Reply { message: Message::Snapshot(word) } => SnapshotWord::decode(word).ok(),
-            _ => None,
-        })
-    };
-    assert_eq!(said(&bench), None, "not before it is recorded");
+    assert_eq!(said_of_snapshot(&bench), None, "not before it is recorded");
     bench.record();
-    assert_eq!(said(&bench), Some(SnapshotWord::Taken { id: WISH, failed: None }));
+    assert_eq!(said_of_snapshot(&bench), Some(SnapshotWord::Taken { id: WISH, failed: None }));
     assert_eq!(bench.machine.status().snapshots[0].id, WISH);
     bench.take();
     bench.apply(Event::Told { message: Message::Snapshot(SnapshotWord::Remove(WISH).encode()) });

@@ -35,7 +35,7 @@ fn rule_14_a_mirror_keeps_no_snapshot_behind_a_change_that_it_could_not_apply() 
         let Some(SnapshotWord::Taken { id, failed: Some(why) }) = said_of_snapshot(&bench) else {
             panic!("the primary waits for a word");
         };
-        assert_eq!((id, why.contains("space")), (label().id, true), "{why}");
+        assert_eq!((id, why.contains("full")), (label().id, true), "{why}");
         bench.record();
         assert!(bench.machine.status().snapshots.is_empty());
     }

@@ -18,6 +18,7 @@ mod demo;
 mod failover;
 mod groups;
 mod guest;
+mod guide;
 
 mod hostile;
 mod hydration;

@@ -233,6 +233,13 @@ impl Site {
         Ok(answer.json)
     }
 
+    /// What tells the command line that it is about this site.
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        let token = self.data_dir().join("admin.token").display().to_string();
+        let url = format!("https://127.0.0.1:{}", self.ports.api);
+        [("TWINSPAN_URL", url), ("TWINSPAN_TOKEN_FILE", token)]
+    }
+
     /// Runs a command of the product against this site, whatever it answers.
     ///
     /// # Errors
@@ -241,8 +248,7 @@ impl Site {
         let output = Command::new(binary()?)
             .args(arguments)
             .args(["-o", "json"])
-            .env("TWINSPAN_URL", format!("https://127.0.0.1:{}", self.ports.api))
-            .env("TWINSPAN_TOKEN_FILE", self.data_dir().join("admin.token"))
+            .envs(self.environment())
             .output()
             .context("start the command line")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

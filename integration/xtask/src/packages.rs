@@ -10,7 +10,8 @@ use crate::run::{is_installed, run, succeeds};
 
 /// Something that is used and where it comes from.
 struct Need {
-    /// A program in the search path; for a module of Python, its name after `python:`.
+    /// A program in the search path, or a file by its whole path; for a module of Python, its name after
+    /// `python:`.
     what: &'static str,
     /// Debian's package.
     package: &'static str,
@@ -31,7 +32,7 @@ const PEERS: [Need; 4] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 19] = [
+const CLIENTS: [Need; 24] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
@@ -51,6 +52,11 @@ const CLIENTS: [Need; 19] = [
     need("busybox", "busybox-static", "what it boots with"),
     need("cpio", "cpio", "packs that"),
     need("depmod", "kmod", "sorts the modules of its kernel"),
+    need("clang", "clang", "compiles a plugin in C"),
+    need("wasm-ld", "lld", "links it"),
+    need("/usr/include/wasm32-wasi/stdlib.h", "wasi-libc", "the library that it has"),
+    need("/usr/lib/clang/14/lib/wasi/libclang_rt.builtins-wasm32.a", "libclang-rt-dev-wasm32", "what its compiler needs"),
+    need("npm", "npm", "brings what makes a plugin of JavaScript"),
 ];
 
 /// Installs what the tests need.

@@ -14,7 +14,7 @@ use twinspan::plugin::{http, kv, log, metrics, run, secrets, volumes};
 
 struct Hostile;
 
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 21] = [
     "loop",
     "sleep",
     "allocate",
@@ -33,6 +33,9 @@ const NAMES: [&str; 18] = [
     "see",
     "wait",
     "make",
+    "lie",
+    "blab",
+    "keep",
 ];
 
 fn error(code: ErrorCode, message: impl ToString) -> Error {
@@ -70,6 +73,25 @@ fn call(params: &serde_json::Value) -> Result<Outcome, Error> {
         Ok(answer) => done(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))),
         Err(why) => Err(error(ErrorCode::Unavailable, format!("{why:?}"))),
     }
+}
+
+/// Makes something at the other side, whatever comes of it, and without a key.
+fn lie() {
+    let request = http::Request {
+        method: "POST".to_owned(),
+        url: "http://127.0.0.1/things".to_owned(),
+        headers: vec![],
+        body: vec![],
+        auth: http::Auth::None,
+        timeout_ms: 1_000,
+    };
+    let _ignored = http::send(&request);
+}
+
+/// Says what it was not to say.
+fn blab() -> Result<Outcome, Error> {
+    let key = secrets::reveal("key").map_err(|why| error(ErrorCode::Denied, format!("{why:?}")))?;
+    Err(error(ErrorCode::Unauthorized, format!("not with {}", String::from_utf8_lossy(&key))))
 }
 
 fn count() -> Result<Outcome, Error> {
@@ -150,6 +172,16 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
             run::register(&Created { kind: "server".to_owned(), id, name: "s1".to_owned() })?;
             panic!("after it was made");
         }
+        "lie" => {
+            lie();
+            done("made it")
+        }
+        "blab" => blab(),
+        "keep" => {
+            let id = ctx.idempotency_key.clone();
+            run::register(&Created { kind: "thing".to_owned(), id, name: "t".to_owned() })?;
+            done("made a thing")
+        }
         _ => Err(error(ErrorCode::InvalidArgument, format!("no action {name}"))),
     }
 }
@@ -161,7 +193,7 @@ impl Guest for Hostile {
             title: format!("Misbehave: {name}"),
             params_schema: r#"{ "type": "object", "properties": { "url": { "type": "string" } } }"#
                 .to_owned(),
-            is_reversible: false,
+            is_reversible: name == "keep",
             timeout_s: if name == "sleep" { 1 } else { 30 },
         };
         Descriptor {
@@ -171,7 +203,7 @@ impl Guest for Hostile {
             description: "Misbehaves on request.".to_owned(),
             config_schema: r#"{ "type": "object", "properties": { "mood": { "type": "string" } }, "additionalProperties": false }"#.to_owned(),
             actions: NAMES.iter().map(|name| action(name)).collect(),
-            wants: vec![Want::Kv, Want::HttpHost("127.0.0.1".to_owned()), Want::Secret("key".to_owned()), Want::Volumes],
+            wants: vec![Want::Kv, Want::HttpHost("127.0.0.1".to_owned()), Want::Secret("key".to_owned()), Want::RevealSecret("key".to_owned()), Want::Volumes],
         }
     }
 
@@ -206,6 +238,9 @@ impl Actions for Hostile {
     }
 
     fn check(_: Context, name: String, _: String) -> Result<Standing, Error> {
+        if name == "lie" {
+            lie();
+        }
         Ok(if name == "trap" {
             Standing::Blocked("it would trap".to_owned())
         } else {
@@ -237,6 +272,10 @@ impl Actions for Hostile {
     }
 
     fn undo(_: Context, name: String, _: String, done: Report) -> Result<Outcome, Error> {
+        if name == "keep" {
+            let summary = "forgot the thing".to_owned();
+            return Ok(Outcome::Done(Report { summary, created: vec![], ..done }));
+        }
         if !done.created.is_empty() {
             // It cannot remove anything, and says so.
             return Ok(Outcome::Done(Report { summary: "nothing is removed".to_owned(), ..done }));

@@ -2,11 +2,69 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
+
+/// The language of a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// Rust, with cargo.
+    Rust,
+    /// C, with clang and wasi-libc.
+    C,
+    /// JavaScript, with npm.
+    Js,
+}
+
+/// `twinspan plugin new`
+#[derive(Debug, Args)]
+pub(crate) struct PluginNew {
+    /// Its name: lower case letters, digits and hyphens.
+    pub(crate) name: String,
+    /// The language.
+    #[arg(long, value_enum)]
+    pub(crate) lang: Language,
+    /// The folder that is made; by default of the plugin's name.
+    #[arg(long)]
+    pub(crate) at: Option<PathBuf>,
+}
+
+/// `twinspan plugin build`
+#[derive(Debug, Args)]
+pub(crate) struct PluginBuild {
+    /// The folder with Cargo.toml, plugin.c or plugin.js.
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+    /// What it exports, for C and JavaScript: a world of the contract.
+    #[arg(long, default_value = "action-plugin")]
+    pub(crate) world: String,
+}
+
+/// `twinspan plugin check`
+#[derive(Debug, Args)]
+pub(crate) struct PluginCheck {
+    /// The component, a `.wasm` file.
+    pub(crate) file: PathBuf,
+    /// Its configuration: a file with a JSON object.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// Parameters of an action, `ACTION=FILE`; by default the first example of its schema.
+    #[arg(long)]
+    pub(crate) params: Vec<String>,
+    /// What the other side answers: a file with a list of `{ "request": "GET /path/{id}", "status":
+    /// 200, "body": {} }`.
+    #[arg(long)]
+    pub(crate) answers: Option<PathBuf>,
+}
 
 /// `twinspan plugin`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plugin {
+    /// Begin a plugin of your own, in a folder; no gateway is asked
+    New(PluginNew),
+    /// Build a plugin of your own; the component is in its folder then
+    Build(PluginBuild),
+    /// Try a component as a gateway in bad moods would, and say which rules of the contract it breaks
+    Check(PluginCheck),
     /// List plugins, what they lack, and what is wrong with them
     List,
     /// Show a plugin: its actions, its configuration and their schemas

@@ -1,5 +1,7 @@
 //! `twinspan plugin`.
 
+mod author;
+
 use std::io::Read;
 use std::path::Path;
 
@@ -16,8 +18,15 @@ use crate::place::client;
 
 /// `twinspan plugin`
 pub(crate) fn plugin(command: &args::Plugin, global: &Global) -> Outcome {
+    match command {
+        args::Plugin::New(command) => return author::new(command),
+        args::Plugin::Build(command) => return author::build(command),
+        args::Plugin::Check(command) => return author::check(command, global),
+        _ => {}
+    }
     let client = client(global)?;
     match command {
+        args::Plugin::New(_) | args::Plugin::Build(_) | args::Plugin::Check(_) => {}
         args::Plugin::List => {
             let list: PluginList = client.get(ALL)?;
             show(global.output, &list, rows);

@@ -153,6 +153,8 @@ impl Tried {
                 None => params::made(&action.params_schema, fits),
             };
             match params {
+                // It would fault again, and use up its limits each time.
+                Ok(_) if self.has_faulted(name) => {}
                 Ok(params) => {
                     self.set(mood);
                     self.act((name, action.is_reversible), mood, &params).await;
@@ -162,6 +164,11 @@ impl Tried {
             }
         }
         Ok(())
+    }
+
+    fn has_faulted(&self, action: &str) -> bool {
+        let of = |found: &Finding| found.action.as_deref() == Some(action);
+        self.findings.iter().any(|found| found.rule == Rule::NoFault && of(found))
     }
 
     fn set(&self, mood: Mood) {
@@ -218,6 +225,9 @@ impl Tried {
         self.call(asks("check"), plugins.check_action(of, ctx.clone(), params)).await;
         let dry = Context { dry_run: true, ..ctx.clone() };
         self.call(asks("run (dry)"), plugins.run_action(of, dry, params)).await;
+        if self.has_faulted(name) {
+            return;
+        }
         let does = |call| At { may_change: true, ..asks(call) };
         let (first, sent) = self.drive(does("run"), ctx.clone(), params).await;
         let attempted = sent.iter().any(|sent| sent.changes);

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod rig;
+mod trials;
 
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ async fn a_plugin_says_who_it_is_and_what_it_wants() {
     assert_eq!(about.exports, ["actions", "placement", "plans"]);
     assert_eq!(about.digest.len(), 64);
     let missing: Vec<_> = hostile.missing().map(ToString::to_string).collect();
-    assert_eq!(missing, ["http:127.0.0.1", "secret:key", "kv", "volumes"]);
+    assert_eq!(missing, ["http:127.0.0.1", "secret:key", "reveal:key", "kv", "volumes"]);
     assert_eq!(rig.plugins.get("hello").unwrap().about.unwrap().exports, ["actions"]);
 }
 

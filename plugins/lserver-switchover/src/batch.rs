@@ -58,7 +58,8 @@ impl Places {
         for (key, mapping) in &self.0 {
             let here = text(item, key);
             if !here.is_empty() {
-                let there = mapping.get(here).ok_or_else(|| format!("{here} is in no mapping file"))?;
+                let there =
+                    mapping.get(here).ok_or_else(|| format!("{here} is in no mapping file"))?;
                 moved[*key] = json!(there);
             }
         }
@@ -79,7 +80,9 @@ fn cleared(export: &Export, own: &Export, scope: &Scope) -> Vec<Op> {
             let goes = match (scope.mode, scope.level) {
                 (Mode::ActiveStandby, Level::Site) => true,
                 // Tenants that were switched before stay.
-                (Mode::ActiveStandby, Level::Tenant) => !is_switched || scope.tenants.contains(tenant),
+                (Mode::ActiveStandby, Level::Tenant) => {
+                    !is_switched || scope.tenants.contains(tenant)
+                }
                 (Mode::ActiveActive, _) => scope.tenants.contains(tenant),
             };
             // Images of physical servers have a step of their own.
@@ -175,7 +178,8 @@ pub fn way_back(saved: &Export, now: &Export) -> Vec<Op> {
 #[must_use]
 pub fn cleaned(export: &Export, scope: &Scope, run: &str) -> Vec<Op> {
     let moving = scope.moving(export);
-    let fence = |name: &str, tenant: &str| put("fences", name, json!({ "tenant": tenant, "run": run }));
+    let fence =
+        |name: &str, tenant: &str| put("fences", name, json!({ "tenant": tenant, "run": run }));
     let mut all: Vec<Op> = match (scope.level, scope.is_limited()) {
         (Level::Site, false) => vec![fence("all", "")],
         _ => moving["tenants"].iter().map(|tenant| fence(tenant, tenant)).collect(),
@@ -204,15 +208,26 @@ mod tests {
         assert_eq!(
             words,
             [
-                "delete lservers/own1", "delete pools/bronze", "delete tenants/green",
-                "import tenants/blue", "import tenants/red", "import pools/gold",
-                "import pools/red-addresses", "import pools/tin", "import images/red-web",
-                "import lservers/db1", "import lservers/web1", "import lservers/web2",
-                "import platforms/erp", "import platforms/shop", "start lservers/db1",
+                "delete lservers/own1",
+                "delete pools/bronze",
+                "delete tenants/green",
+                "import tenants/blue",
+                "import tenants/red",
+                "import pools/gold",
+                "import pools/red-addresses",
+                "import pools/tin",
+                "import images/red-web",
+                "import lservers/db1",
+                "import lservers/web1",
+                "import lservers/web2",
+                "import platforms/erp",
+                "import platforms/shop",
+                "start lservers/db1",
                 "start lservers/web1"
             ]
         );
-        let Some(Op::Put { item, .. }) = ops.iter().find(|op| op.words().1 == "lservers/web1") else {
+        let Some(Op::Put { item, .. }) = ops.iter().find(|op| op.words().1 == "lservers/web1")
+        else {
             panic!("it is not imported: {words:?}");
         };
         assert_eq!((text(item, "storage"), text(item, "vm_pool")), ("array-w", "vp-w"));
@@ -231,13 +246,16 @@ mod tests {
     #[test]
     fn ror_15_what_remained_is_imported_later_beside_what_is_there() {
         let mut there = west();
-        let imported = list((&east(), &west()), &scope(json!({ "exclude": "web2" })), "west", false);
+        let imported =
+            list((&east(), &west()), &scope(json!({ "exclude": "web2" })), "west", false);
         for op in imported.unwrap() {
             match op {
                 Op::Put { kind, name, item } => {
                     there.items.entry(kind).or_default().insert(name, item);
                 }
-                Op::Delete { kind, name } => drop(there.items.get_mut(&kind).unwrap().remove(&name)),
+                Op::Delete { kind, name } => {
+                    drop(there.items.get_mut(&kind).unwrap().remove(&name))
+                }
                 Op::Power { .. } => {}
             }
         }
@@ -248,7 +266,10 @@ mod tests {
     #[test]
     fn ror_12_a_source_is_fenced_before_anything_of_it_is_deleted() {
         let ops = words(&cleaned(&east(), &scope(json!({})), "r1"));
-        assert_eq!(ops[..4], ["import fences/all", "stop lservers/db1", "stop lservers/web1", "stop lservers/web2"]);
+        assert_eq!(
+            ops[..4],
+            ["import fences/all", "stop lservers/db1", "stop lservers/web1", "stop lservers/web2"]
+        );
         assert!(ops[4..].iter().all(|op| op.starts_with("delete")), "{ops:?}");
         let red = cleaned(&east(), &scope(json!({ "level": "tenant", "tenants": "red" })), "r1");
         assert_eq!(red[0], put("fences", "red", json!({ "tenant": "red", "run": "r1" })));

@@ -28,9 +28,7 @@ fn amount(line: &Value) -> f64 {
 /// One month of one platform, from what the source and the destination have of it.
 #[must_use]
 pub fn reconcile(source: &Value, destination: Option<&Value>, run: &str) -> Value {
-    let lines = |of: &Value| {
-        of.get("lines").and_then(Value::as_array).cloned().unwrap_or_default()
-    };
+    let lines = |of: &Value| of.get("lines").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut merged = lines(source);
     let mut free: Vec<bool> = vec![true; merged.len()];
     for line in destination.map(lines).unwrap_or_default() {

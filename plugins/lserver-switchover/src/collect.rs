@@ -144,8 +144,7 @@ fn collect(outside: &dyn Outside, run: &str) -> Result<(String, Export), Trouble
             name
         }
     };
-    let status =
-        Status { checked_ms: now, export: name.clone(), revision: export.revision };
+    let status = Status { checked_ms: now, export: name.clone(), revision: export.revision };
     let bytes = serde_json::to_vec(&status).unwrap_or_default();
     outside.write(&volume, &status_name(&export.site), &bytes)?;
     keep(outside, &Collection { tried_ms: now, revision: export.revision, ..state(outside)? })?;
@@ -237,7 +236,10 @@ pub const WORDS: [(&str, &str); 9] = [
     ("status", "how collecting is set, and how fresh the newest export of each site is"),
     ("exports", "the exports in the folder, and whether each is whole"),
     ("failed", "collections that failed, and why"),
-    ("export", "collect now: noretry=true fails while operations are running, timeout_s=N waits so long"),
+    (
+        "export",
+        "collect now: noretry=true fails while operations are running, timeout_s=N waits so long",
+    ),
     ("changed", "something changed at the orchestrator: collect if changes are followed"),
     ("interval", "collect every seconds=N; 0 stops it"),
     ("event", "collect whenever something changed: on=true, on=false"),
@@ -319,7 +321,8 @@ fn by_hand(outside: &dyn Outside, params: &Value) -> Result<Value, Trouble> {
         }
         let is_over = outside.now_ms().saturating_sub(began) >= limit;
         if text(params, "noretry") == "true" || is_over {
-            let trouble = Trouble::later(Code::Conflict, format!("{running} operations are running"));
+            let trouble =
+                Trouble::later(Code::Conflict, format!("{running} operations are running"));
             note_failure(outside, &trouble)?;
             return Err(trouble);
         }
@@ -356,7 +359,8 @@ fn list(outside: &dyn Outside) -> Result<Value, Trouble> {
     let mut all = Vec::new();
     for file in outside.files(&volume, "exports/")? {
         let whole = named(outside, &file.name);
-        let health = whole.as_ref().map_or_else(|trouble| trouble.message.clone(), |_| "whole".to_owned());
+        let health =
+            whole.as_ref().map_or_else(|trouble| trouble.message.clone(), |_| "whole".to_owned());
         let revision = whole.map(|of| of.revision).ok();
         all.push(json!({
             "name": file.name, "bytes": file.bytes, "at_ms": file.at_ms, "revision": revision,

@@ -139,7 +139,8 @@ impl<'a> Manager<'a> {
         let revision = said.get("revision").and_then(Value::as_u64);
         let revision = revision.ok_or_else(|| wrong("it has no revision".to_owned()))?;
         let items = said.get("items").cloned().unwrap_or_default();
-        let items: Items = serde_json::from_value(items).map_err(|error| wrong(error.to_string()))?;
+        let items: Items =
+            serde_json::from_value(items).map_err(|error| wrong(error.to_string()))?;
         Ok(Export { site: self.outside.here()?, revision, at_ms: self.outside.now_ms(), items })
     }
 

@@ -185,8 +185,7 @@ impl Scope {
     /// What the level names and the limits leave behind, as `kind/name`.
     #[must_use]
     pub fn remaining(&self, export: &Export) -> Vec<String> {
-        let unlimited =
-            Self { exclude: BTreeSet::new(), pools: BTreeSet::new(), ..self.clone() };
+        let unlimited = Self { exclude: BTreeSet::new(), pools: BTreeSet::new(), ..self.clone() };
         let (all, moving) = (unlimited.moving(export), self.moving(export));
         let left = |kind: &&str| {
             let moves = moving.get(kind).cloned().unwrap_or_default();
@@ -285,7 +284,10 @@ mod tests {
         assert_eq!(moving["images"], ["red-web"], "physical images have a step of their own");
         let moving = scope(json!({ "level": "tenant", "tenants": "red" })).moving(&export);
         assert_eq!(moving["lservers"], ["web1", "web2"]);
-        assert_eq!((&moving["tenants"][..], &moving["platforms"][..]), (&["red"][..], &["shop"][..]));
+        assert_eq!(
+            (&moving["tenants"][..], &moving["platforms"][..]),
+            (&["red"][..], &["shop"][..])
+        );
         assert_eq!(moving["pools"], ["red-addresses"], "what all tenants share stays");
         assert!(Scope::of(&json!({ "level": "rack" })).unwrap_err().contains("site or tenant"));
     }

@@ -46,7 +46,11 @@ const PARAMETERS: [(&str, &str, &str); 10] = [
     ("timeout_s", "how long operations of the source are waited for, in seconds", "3600"),
     ("noretry", "true: fail if operations are running at the source", "false"),
     ("fresh_s", "how old the newest export may be, in seconds; 0: any age", "0"),
-    ("accept", "which copy may be served without the source: in_sync, outdated, inconsistent", "in_sync"),
+    (
+        "accept",
+        "which copy may be served without the source: in_sync, outdated, inconsistent",
+        "in_sync",
+    ),
 ];
 
 /// Facts, and what is taken for true if nobody says otherwise.
@@ -63,9 +67,18 @@ const FACTS: [(&str, bool); 7] = [
 struct Steps(Vec<Value>);
 
 impl Steps {
-    fn add(&mut self, id: &str, title: &str, (site, when): (&str, &str), action: &str, params: Value) -> &mut Map<String, Value> {
+    fn add(
+        &mut self,
+        id: &str,
+        title: &str,
+        (site, when): (&str, &str),
+        action: &str,
+        params: Value,
+    ) -> &mut Map<String, Value> {
         let mut step = Map::new();
-        for (key, value) in [("id", id), ("title", title), ("site", site), ("when", when), ("action", action)] {
+        for (key, value) in
+            [("id", id), ("title", title), ("site", site), ("when", when), ("action", action)]
+        {
             if !value.is_empty() {
                 step.insert(key.to_owned(), json!(value));
             }
@@ -77,7 +90,14 @@ impl Steps {
     }
 
     /// An action of this plugin; it is tried again while its orchestrator does not answer.
-    fn own(&mut self, id: &str, title: &str, place: (&str, &str), action: &str, params: Value) -> &mut Map<String, Value> {
+    fn own(
+        &mut self,
+        id: &str,
+        title: &str,
+        place: (&str, &str),
+        action: &str,
+        params: Value,
+    ) -> &mut Map<String, Value> {
         let action = format!("lserver-switchover/{action}");
         let step = self.add(id, title, place, &action, params);
         set(step, &[("retries", json!(5)), ("backoff", json!("1s")), ("timeout", json!("48h"))]);
@@ -124,19 +144,50 @@ const DESTINATION: &str = "destination";
 fn move_group(steps: &mut Steps, word: &str, group: &str) {
     let id = |what: &str| format!("{what}-{word}");
     let (to, back) = (json!("${site.destination}"), json!("${site.source}"));
-    steps.add(&id("in-sync"), &format!("4: wait until nothing of {group} is lacking"), (SOURCE, ALIVE), "core/wait-in-sync", json!({ "group": group, "to": to }))
+    steps
+        .add(
+            &id("in-sync"),
+            &format!("4: wait until nothing of {group} is lacking"),
+            (SOURCE, ALIVE),
+            "core/wait-in-sync",
+            json!({ "group": group, "to": to }),
+        )
         .insert("timeout".to_owned(), json!("1h"));
-    steps.add(&id("keep"), &format!("4: keep the moment before of {group}"), (SOURCE, ALIVE), "core/snapshot", json!({ "group": group }));
+    steps.add(
+        &id("keep"),
+        &format!("4: keep the moment before of {group}"),
+        (SOURCE, ALIVE),
+        "core/snapshot",
+        json!({ "group": group }),
+    );
     set(
-        steps.add(&id("move"), &format!("4: serve {group} at the destination"), (SOURCE, ALIVE), "core/migrate", json!({ "group": group, "to": to })),
+        steps.add(
+            &id("move"),
+            &format!("4: serve {group} at the destination"),
+            (SOURCE, ALIVE),
+            "core/migrate",
+            json!({ "group": group, "to": to }),
+        ),
         &[("retries", json!(20)), ("backoff", json!("1s"))],
     );
     set(
-        steps.add(&id("serve"), &format!("4: serve {group} without the source"), (DESTINATION, DEAD), "core/promote", json!({ "group": group, "accept": "${accept}" })),
+        steps.add(
+            &id("serve"),
+            &format!("4: serve {group} without the source"),
+            (DESTINATION, DEAD),
+            "core/promote",
+            json!({ "group": group, "accept": "${accept}" }),
+        ),
         &[("retries", json!(20)), ("backoff", json!("1s")), ("reversible", json!(false))],
     );
     set(
-        steps.add(&id("apart"), &format!("4: stop the replication of {group}"), (DESTINATION, ALIVE), "core/suspend", json!({ "group": group, "to": back })),
+        steps.add(
+            &id("apart"),
+            &format!("4: stop the replication of {group}"),
+            (DESTINATION, ALIVE),
+            "core/suspend",
+            json!({ "group": group, "to": back }),
+        ),
         &[("retries", json!(20)), ("backoff", json!("1s"))],
     );
 }
@@ -146,14 +197,33 @@ fn mirror_back(steps: &mut Steps, word: &str, group: &str) {
     let id = |what: &str| format!("{what}-{word}");
     let back = json!({ "group": group, "to": "${site.source}" });
     set(
-        steps.add(&id("together"), &format!("16: replicate {group} back to the source"), (DESTINATION, ALIVE), "core/resume", back.clone()),
+        steps.add(
+            &id("together"),
+            &format!("16: replicate {group} back to the source"),
+            (DESTINATION, ALIVE),
+            "core/resume",
+            back.clone(),
+        ),
         &[("retries", json!(20)), ("backoff", json!("1s")), ("reversible", json!(false))],
     );
-    steps.add(&id("mirrored"), &format!("16: wait until the source follows {group}"), (DESTINATION, ALIVE), "core/wait-in-sync", back)
+    steps
+        .add(
+            &id("mirrored"),
+            &format!("16: wait until the source follows {group}"),
+            (DESTINATION, ALIVE),
+            "core/wait-in-sync",
+            back,
+        )
         .insert("timeout".to_owned(), json!("24h"));
     let snapshot = json!({ "group": group, "snapshot": format!("${{keep-{word}.snapshot}}") });
     set(
-        steps.add(&id("tidy"), &format!("16: remove the moment before of {group}"), (DESTINATION, ALIVE), "core/delete-snapshot", snapshot),
+        steps.add(
+            &id("tidy"),
+            &format!("16: remove the moment before of {group}"),
+            (DESTINATION, ALIVE),
+            "core/delete-snapshot",
+            snapshot,
+        ),
         &[("on_failure", json!("carry-on")), ("reversible", json!(false))],
     );
 }
@@ -162,19 +232,61 @@ fn before_batch(steps: &mut Steps, groups: &[(String, String)], folder: &str) {
     let from = json!({ "source": "${site.source}" });
     let fresh = json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" });
     let (there, alive) = ((DESTINATION, ""), (SOURCE, ALIVE));
-    steps.own("prove", "1: prove modes, mapping files, names and capacity", there, "prove", scope(fresh));
-    steps.own("save-own", "1: save the destination's own configuration", there, "save-own", json!({}));
-    steps.own("pause", "1: stop collecting at the destination", there, "pause-collection", json!({}));
-    steps.own("release", "1: stop servers of the destination that give way", there, "release", scope(from.clone()));
+    steps.own(
+        "prove",
+        "1: prove modes, mapping files, names and capacity",
+        there,
+        "prove",
+        scope(fresh),
+    );
+    steps.own(
+        "save-own",
+        "1: save the destination's own configuration",
+        there,
+        "save-own",
+        json!({}),
+    );
+    steps.own(
+        "pause",
+        "1: stop collecting at the destination",
+        there,
+        "pause-collection",
+        json!({}),
+    );
+    steps.own(
+        "release",
+        "1: stop servers of the destination that give way",
+        there,
+        "release",
+        scope(from.clone()),
+    );
     let lock = json!({ "timeout_s": "${timeout_s}", "noretry": "${noretry}" });
     steps.own("lock", "2: lock the source and export it a last time", alive, "lock-export", lock);
-    steps.own("stop", "3: stop the servers that move", alive, "stop-servers", scope(json!({ "export": "${lock.export}" })));
+    steps.own(
+        "stop",
+        "3: stop the servers that move",
+        alive,
+        "stop-servers",
+        scope(json!({ "export": "${lock.export}" })),
+    );
     for (word, group) in groups {
         move_group(steps, word, group);
     }
     move_group(steps, "folder", folder);
-    steps.own("folder", "5: open the information folder at the destination", there, "open-folder", from);
-    steps.own("images", "6: exchange the images of physical servers", (DESTINATION, "physical"), "copy-images", of_export(json!({})));
+    steps.own(
+        "folder",
+        "5: open the information folder at the destination",
+        there,
+        "open-folder",
+        from,
+    );
+    steps.own(
+        "images",
+        "6: exchange the images of physical servers",
+        (DESTINATION, "physical"),
+        "copy-images",
+        of_export(json!({})),
+    );
     for (id, number, what, when) in [
         ("network", 7, "network devices", "firewalls"),
         ("files", 8, "configuration files", "files-differ"),
@@ -182,27 +294,77 @@ fn before_batch(steps: &mut Steps, groups: &[(String, String)], folder: &str) {
         ("roles", 10, "roles", ""),
     ] {
         let params = of_export(json!({ "what": id }));
-        steps.own(id, &format!("{number}: restore {what} that differ"), (DESTINATION, when), "restore", params);
+        steps.own(
+            id,
+            &format!("{number}: restore {what} that differ"),
+            (DESTINATION, when),
+            "restore",
+            params,
+        );
     }
-    steps.own("datastores", "11: mount datastores at the hosts", (DESTINATION, "vm-guest"), "mount-datastores", of_export(json!({})));
+    steps.own(
+        "datastores",
+        "11: mount datastores at the hosts",
+        (DESTINATION, "vm-guest"),
+        "mount-datastores",
+        of_export(json!({})),
+    );
 }
 
 fn batch_and_after(steps: &mut Steps, groups: &[(String, String)], folder: &str) {
     let there = (DESTINATION, "");
     let ask = "the batch deletes ${site.destination}'s own environment and imports that of ${site.source}: go on?";
-    steps.add("go", "12: a person says go", ("", ""), "core/approve", json!({ "prompt": ask }))
+    steps
+        .add("go", "12: a person says go", ("", ""), "core/approve", json!({ "prompt": ask }))
         .insert("on_failure".to_owned(), json!("roll-back"));
-    steps.own("recover", "12: the batch: delete, map, import, start", there, "recover", of_export(json!({})))
+    steps
+        .own(
+            "recover",
+            "12: the batch: delete, map, import, start",
+            there,
+            "recover",
+            of_export(json!({})),
+        )
         .insert("point_of_no_return".to_owned(), json!(true));
-    steps.own("directory", "13: restore the directory service's entries", (DESTINATION, "sso"), "directory", of_export(json!({})));
-    steps.own("check", "14: check the platforms that were imported", there, "check", of_export(json!({})));
-    steps.own("charges", "15: reconcile usage charges", (DESTINATION, "charging"), "charges", of_export(json!({})));
-    steps.own("collect", "16: export and collect at the destination", there, "resume-collection", json!({}));
+    steps.own(
+        "directory",
+        "13: restore the directory service's entries",
+        (DESTINATION, "sso"),
+        "directory",
+        of_export(json!({})),
+    );
+    steps.own(
+        "check",
+        "14: check the platforms that were imported",
+        there,
+        "check",
+        of_export(json!({})),
+    );
+    steps.own(
+        "charges",
+        "15: reconcile usage charges",
+        (DESTINATION, "charging"),
+        "charges",
+        of_export(json!({})),
+    );
+    steps.own(
+        "collect",
+        "16: export and collect at the destination",
+        there,
+        "resume-collection",
+        json!({}),
+    );
     for (word, group) in groups {
         mirror_back(steps, word, group);
     }
     mirror_back(steps, "folder", folder);
-    steps.own("cleanup", "17: fence and clean up the source", (SOURCE, ALIVE), "cleanup", of_export(json!({})));
+    steps.own(
+        "cleanup",
+        "17: fence and clean up the source",
+        (SOURCE, ALIVE),
+        "cleanup",
+        of_export(json!({})),
+    );
 }
 
 /// The plan, in the gateway's format.
@@ -234,23 +396,76 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
         "additional" => {
             let fresh = json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" });
             steps.own("prove", "prove what is to come", (DESTINATION, ""), "prove", scope(fresh));
-            steps.own("save-own", "save the destination's own configuration", (DESTINATION, ""), "save-own", json!({}));
-            steps.own("folder", "open the information folder", (DESTINATION, ""), "open-folder", from);
-            steps.own("recover", "import what remained", (DESTINATION, ""), "recover", of_export(json!({ "additional": "true" })))
+            steps.own(
+                "save-own",
+                "save the destination's own configuration",
+                (DESTINATION, ""),
+                "save-own",
+                json!({}),
+            );
+            steps.own(
+                "folder",
+                "open the information folder",
+                (DESTINATION, ""),
+                "open-folder",
+                from,
+            );
+            steps
+                .own(
+                    "recover",
+                    "import what remained",
+                    (DESTINATION, ""),
+                    "recover",
+                    of_export(json!({ "additional": "true" })),
+                )
                 .insert("point_of_no_return".to_owned(), json!(true));
-            steps.own("check", "check what was imported", (DESTINATION, ""), "check", of_export(json!({})));
+            steps.own(
+                "check",
+                "check what was imported",
+                (DESTINATION, ""),
+                "check",
+                of_export(json!({})),
+            );
         }
         "cleanup" => {
-            for (word, group) in groups.iter().cloned().chain([("folder".to_owned(), folder.to_owned())]) {
+            for (word, group) in
+                groups.iter().cloned().chain([("folder".to_owned(), folder.to_owned())])
+            {
                 let params = json!({ "group": group, "to": "${site.source}", "discard": true });
-                steps.add(&format!("reprotect-{word}"), &format!("mirror {group} to the site that returned"), (DESTINATION, ""), "core/reprotect", params)
+                steps
+                    .add(
+                        &format!("reprotect-{word}"),
+                        &format!("mirror {group} to the site that returned"),
+                        (DESTINATION, ""),
+                        "core/reprotect",
+                        params,
+                    )
                     .insert("point_of_no_return".to_owned(), json!(true));
                 let params = json!({ "group": group, "to": "${site.source}" });
-                steps.add(&format!("mirrored-{word}"), &format!("wait until it follows {group}"), (DESTINATION, ""), "core/wait-in-sync", params)
+                steps
+                    .add(
+                        &format!("mirrored-{word}"),
+                        &format!("wait until it follows {group}"),
+                        (DESTINATION, ""),
+                        "core/wait-in-sync",
+                        params,
+                    )
                     .insert("timeout".to_owned(), json!("24h"));
             }
-            steps.own("folder", "open the information folder", (DESTINATION, ""), "open-folder", from);
-            steps.own("cleanup", "fence and clean up the site that returned", (SOURCE, ""), "cleanup", of_export(json!({})));
+            steps.own(
+                "folder",
+                "open the information folder",
+                (DESTINATION, ""),
+                "open-folder",
+                from,
+            );
+            steps.own(
+                "cleanup",
+                "fence and clean up the site that returned",
+                (SOURCE, ""),
+                "cleanup",
+                of_export(json!({})),
+            );
         }
         other => return Err(bad(&format!("{other:?} is not planned here"))),
     }
@@ -292,12 +507,13 @@ fn document(wanted: &Wanted, steps: &Steps) -> Value {
 pub fn check(plan: &Value) -> Vec<(String, &'static str, String)> {
     let mut all = Vec::new();
     let steps = plan.get("steps").and_then(Value::as_array).cloned().unwrap_or_default();
-    let default = |name: &str| {
-        plan.pointer(&format!("/parameters/{name}/default")).and_then(Value::as_str)
-    };
+    let default =
+        |name: &str| plan.pointer(&format!("/parameters/{name}/default")).and_then(Value::as_str);
     let mut told = std::collections::BTreeSet::new();
     for (number, step) in steps.iter().enumerate() {
-        let Some(action) = text(step, "action").strip_prefix("lserver-switchover/") else { continue };
+        let Some(action) = text(step, "action").strip_prefix("lserver-switchover/") else {
+            continue;
+        };
         let place = format!("/steps/{number}");
         if action == "recover" && step.get("point_of_no_return") != Some(&json!(true)) {
             let why = "the batch deletes: say point_of_no_return = true, so that nothing before it is \
@@ -385,7 +601,8 @@ mod tests {
 
     #[test]
     fn ror_20_a_failback_is_the_same_plan_and_restores_what_was_before() {
-        let (there, back) = (make(&wanted("switchover")).unwrap(), make(&wanted("failback")).unwrap());
+        let (there, back) =
+            (make(&wanted("switchover")).unwrap(), make(&wanted("failback")).unwrap());
         let (there, back) = (there["steps"].as_array().unwrap(), back["steps"].as_array().unwrap());
         assert_eq!(there[..], back[..there.len()]);
         assert_eq!(back.len(), there.len() + 1);
@@ -401,7 +618,8 @@ mod tests {
         assert_eq!((told.len(), told[0].1), (1, "active-active-site"), "{told:?}");
         let mut plan = make(&wanted).unwrap();
         let steps = plan["steps"].as_array_mut().unwrap();
-        steps.iter_mut().find(|step| step["id"] == "recover").unwrap()["point_of_no_return"] = json!(false);
+        steps.iter_mut().find(|step| step["id"] == "recover").unwrap()["point_of_no_return"] =
+            json!(false);
         assert!(check(&plan).iter().any(|(_, code, _)| *code == "no-return"));
     }
 

@@ -147,7 +147,8 @@ pub fn names(export: &Export, own: &Export, scope: &Scope) -> Vec<Finding> {
     }
     for (name, device) in export.of("network-devices") {
         if scope.has_tenant(text(device, "tenant")) && own.get("network-devices", name).is_none() {
-            let why = format!("network device {name} is not registered at {} by this name", own.site);
+            let why =
+                format!("network device {name} is not registered at {} by this name", own.site);
             all.push(finding("device-name", why));
         }
     }
@@ -180,7 +181,10 @@ fn shared(export: &Export, scope: &Scope) -> Vec<Finding> {
         if tenants.len() > 1 && (key == "address" || apart) {
             let names: Vec<&str> = tenants.into_iter().collect();
             let why = format!("{key} {name} is shared by tenants {}", names.join(", "));
-            all.push(finding(if key == "address" { "address-shared" } else { "storage-shared" }, why));
+            all.push(finding(
+                if key == "address" { "address-shared" } else { "storage-shared" },
+                why,
+            ));
         }
     }
     all
@@ -190,8 +194,9 @@ fn shared(export: &Export, scope: &Scope) -> Vec<Finding> {
 #[must_use]
 pub fn capacity(export: &Export, free: u64, scope: &Scope) -> Vec<Finding> {
     let servers = scope.moving(export).remove("lservers").unwrap_or_default();
-    let is_physical =
-        |name: &&&str| export.get("lservers", name).is_some_and(|of| text(of, "type") == "physical");
+    let is_physical = |name: &&&str| {
+        export.get("lservers", name).is_some_and(|of| text(of, "type") == "physical")
+    };
     let needed = servers.iter().filter(is_physical).count() as u64;
     if needed <= free {
         return Vec::new();
@@ -216,10 +221,7 @@ mod tests {
         for (params, expected) in [
             (json!({}), &[][..]),
             (json!({ "mode": "active-active" }), &["active-active-site"]),
-            (
-                json!({ "mode": "active-active", "level": "tenant", "tenants": "red" }),
-                &[],
-            ),
+            (json!({ "mode": "active-active", "level": "tenant", "tenants": "red" }), &[]),
             (
                 json!({ "mode": "active-active", "type": "vm-host", "level": "tenant", "tenants": "a" }),
                 &["active-active-vm-host", "tenant-vm-host"],
@@ -244,11 +246,15 @@ mod tests {
         assert!(told[0].message.contains("array-f"), "{told:?}");
         let red = scope(json!({ "level": "tenant", "tenants": "red" }));
         assert_eq!(mappings(&export, ("east", "west"), &red), []);
-        let twice = json!({ "pairs": [{ "east": "a", "west": "b" }, { "east": "a", "west": "c" }] });
+        let twice =
+            json!({ "pairs": [{ "east": "a", "west": "b" }, { "east": "a", "west": "c" }] });
         export.items.get_mut("mappings").unwrap().insert("vm-pool".to_owned(), twice);
         assert!(codes(&mappings(&export, ("east", "west"), &red)).contains(&"mapped-twice"));
         // The way back reads the same file.
-        assert_eq!(Mapping::of(&east(), "storage", ("west", "east")).ok().unwrap().get("array-w"), Some("array-e"));
+        assert_eq!(
+            Mapping::of(&east(), "storage", ("west", "east")).ok().unwrap().get("array-w"),
+            Some("array-e")
+        );
     }
 
     #[test]

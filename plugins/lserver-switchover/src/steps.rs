@@ -232,3 +232,37 @@ fn restored(what: &str) -> Result<&'static str, Trouble> {
         }
     }
 }
+
+// === what can be looked at ===
+
+/// Words that look at a switchover and change nothing.
+pub const WORDS: [(&str, &str); 2] = [
+    (
+        "rehearse",
+        "what the batch would do to each item here: source=SITE, and level, tenants, exclude, pools",
+    ),
+    (
+        "mismatch",
+        "what of source=SITE is missing or different here: what=network, files, settings or roles",
+    ),
+];
+
+/// Answers a word.
+pub fn say(word: &str, step: &Step<'_>) -> Result<Value, Trouble> {
+    let (_, export, _) = collect::newest(step.outside, step.text("source"))?;
+    let now = step.manager()?.export()?;
+    let scope = step.scope()?;
+    if word == "mismatch" {
+        let kind = restored(step.text("what"))?;
+        let one = |(name, how, _): (&str, &str, &Value)| json!({ "item": format!("{kind}/{name}"), "is": how });
+        let all: Vec<Value> =
+            differing(&export, &now, (kind, &scope)).into_iter().map(one).collect();
+        return Ok(json!({ "items": all }));
+    }
+    let is_additional = step.text("additional") == "true";
+    let here = step.outside.here()?;
+    let ops = crate::batch::list((&export, &now), &scope, &here, is_additional)?;
+    let one = |op: &Op| json!({ "op": op.words().0, "item": op.words().1 });
+    let all: Vec<Value> = ops.iter().map(one).collect();
+    Ok(json!({ "items": all, "remaining": scope.remaining(&export) }))
+}

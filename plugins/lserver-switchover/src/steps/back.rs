@@ -15,9 +15,7 @@ use crate::outside::{Code, Outcome, Report, Trouble};
 pub fn undo(name: &str, step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
     let (outside, run) = (step.outside, step.call.run.as_str());
     match name {
-        "prove" | "open-folder" | "check" => {
-            Ok(Outcome::Skipped("it changed nothing".to_owned()))
-        }
+        "prove" | "open-folder" | "check" => Ok(Outcome::Skipped("it changed nothing".to_owned())),
         "save-own" => {
             forget_own(outside, run)?;
             Ok(Outcome::Done(Report::of("what was saved is not needed any more")))
@@ -60,7 +58,9 @@ pub fn undo(name: &str, step: &Step<'_>, token: &Value) -> Result<Outcome, Troub
             let names = wrong.into_iter().map(|(name, ..)| name.to_owned()).collect();
             was(kind, names, &own, step, token)
         }
-        "mount-datastores" => was("datastores", datastores(step)?.into_iter().collect(), &step.own()?, step, token),
+        "mount-datastores" => {
+            was("datastores", datastores(step)?.into_iter().collect(), &step.own()?, step, token)
+        }
         other => {
             let why = format!("{other} is not taken back: switch back by a failback plan");
             Err(Trouble::never(Code::WrongState, why))

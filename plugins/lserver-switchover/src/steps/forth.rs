@@ -77,7 +77,8 @@ pub fn prove(step: &Step<'_>) -> Result<(Vec<Finding>, Export, String), Trouble>
     all.extend(rules::capacity(&export, free, &scope));
     let fresh_s = step.text("fresh_s").parse::<u64>().unwrap_or(0);
     if fresh_s != 0 && age_ms / 1_000 > fresh_s {
-        let why = format!("{name} was checked {} s ago and {fresh_s} s are permitted", age_ms / 1_000);
+        let why =
+            format!("{name} was checked {} s ago and {fresh_s} s are permitted", age_ms / 1_000);
         all.push(Finding { code: "stale-export", message: why });
     }
     Ok((all, export, name))
@@ -103,15 +104,15 @@ fn save(step: &Step<'_>) -> Result<Outcome, Trouble> {
     }
     let own = step.own()?;
     let count: usize = own.items.values().map(std::collections::BTreeMap::len).sum();
-    let summary = format!("{count} items of {} are saved here, revision {}", own.site, own.revision);
+    let summary =
+        format!("{count} items of {} are saved here, revision {}", own.site, own.revision);
     Ok(Outcome::Done(Report::of(summary).with("saved", &step.call.run)))
 }
 
 fn release(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
     let (_, export, _) = collect::newest(step.outside, source(step)?)?;
     let servers = batch::released(&export, &step.own()?, &step.scope()?);
-    let ops: Vec<Op> =
-        servers.into_iter().map(|name| Op::Power { name, is_on: false }).collect();
+    let ops: Vec<Op> = servers.into_iter().map(|name| Op::Power { name, is_on: false }).collect();
     if ops.is_empty() {
         return Ok(Outcome::Skipped("no server of this site gives way".to_owned()));
     }
@@ -119,9 +120,13 @@ fn release(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
 }
 
 /// The servers that move and ran when they were exported.
-pub(super) fn running<'a>(export: &'a Export, scope: &Scope) -> impl Iterator<Item = String> + use<'a> {
+pub(super) fn running<'a>(
+    export: &'a Export,
+    scope: &Scope,
+) -> impl Iterator<Item = String> + use<'a> {
     let servers = scope.moving(export).remove("lservers").unwrap_or_default();
-    let is_on = |name: &&str| export.get("lservers", name).is_some_and(|of| text(of, "power") == "on");
+    let is_on =
+        |name: &&str| export.get("lservers", name).is_some_and(|of| text(of, "power") == "on");
     servers.into_iter().filter(is_on).map(str::to_owned)
 }
 
@@ -149,7 +154,8 @@ fn lock(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
         }
         Lock::Busy(count) if now.saturating_sub(since) >= limit_s * 1_000 => {
             collect::release(outside, run)?;
-            let why = format!("{count} operations are still running at the source after {limit_s} s");
+            let why =
+                format!("{count} operations are still running at the source after {limit_s} s");
             Err(Trouble::never(Code::Timeout, why))
         }
         Lock::Busy(count) => Ok(Outcome::Pending {
@@ -168,7 +174,8 @@ fn lock(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
 fn open(step: &Step<'_>) -> Result<Outcome, Trouble> {
     let (name, export, age_ms) = collect::newest(step.outside, source(step)?)?;
     let physical = export.of("images").any(|(_, image)| text(image, "type") == "physical");
-    let summary = format!("{name} is whole, revision {}, {} s old", export.revision, age_ms / 1_000);
+    let summary =
+        format!("{name} is whole, revision {}, {} s old", export.revision, age_ms / 1_000);
     let report = Report::of(summary).with("export", name).with("age_s", age_ms / 1_000);
     Ok(Outcome::Done(report.with("revision", export.revision).with("physical", physical)))
 }
@@ -342,7 +349,8 @@ fn check(step: &Step<'_>) -> Result<Outcome, Trouble> {
         return Err(Trouble::later(Code::WrongState, why));
     }
     let platforms = moving["platforms"].len();
-    let summary = format!("{platforms} platforms and {} servers are there", moving["lservers"].len());
+    let summary =
+        format!("{platforms} platforms and {} servers are there", moving["lservers"].len());
     Ok(Outcome::Done(Report::of(summary).with("platforms", platforms)))
 }
 

@@ -68,6 +68,26 @@ impl Places {
     }
 }
 
+/// Mapping files come along, beside the pairs that are there: the way back needs them.
+fn mapping_files(export: &Export, own: &Export) -> Vec<Op> {
+    let pairs = |of: Option<&Value>| {
+        let pairs = of.and_then(|of| of.get("pairs")).and_then(Value::as_array);
+        pairs.cloned().unwrap_or_default()
+    };
+    let mut all = Vec::new();
+    for (name, item) in export.of("mappings") {
+        let mut both = pairs(own.get("mappings", name));
+        let lacking: Vec<Value> =
+            pairs(Some(item)).into_iter().filter(|pair| !both.contains(pair)).collect();
+        if lacking.is_empty() {
+            continue;
+        }
+        both.extend(lacking);
+        all.push(put("mappings", name, json!({ "pairs": both })));
+    }
+    all
+}
+
 /// What is deleted of the destination's own environment.
 fn cleared(export: &Export, own: &Export, scope: &Scope) -> Vec<Op> {
     let moving = scope.moving(export);
@@ -123,6 +143,7 @@ pub fn list(
     if !is_additional {
         all.extend(cleared(export, own, scope));
     }
+    all.extend(mapping_files(export, own));
     let mut started = Vec::new();
     for kind in IMPORTED {
         for name in &moving[kind] {
@@ -152,7 +173,8 @@ pub fn list(
 pub fn way_back(saved: &Export, now: &Export) -> Vec<Op> {
     let kinds = IMPORTED.iter().copied();
     let kinds = kinds.chain(["network-devices", "files", "settings", "roles", "datastores"]);
-    let mut all = Vec::new();
+    // It was fenced for what moved away; what it has of its own is to run.
+    let mut all = vec![delete("fences", "all")];
     let mut started = Vec::new();
     for kind in kinds {
         for (name, item) in saved.of(kind) {
@@ -211,6 +233,9 @@ mod tests {
                 "delete lservers/own1",
                 "delete pools/bronze",
                 "delete tenants/green",
+                "import mappings/storage",
+                "import mappings/vm-manager",
+                "import mappings/vm-pool",
                 "import tenants/blue",
                 "import tenants/red",
                 "import pools/gold",
@@ -281,6 +306,6 @@ mod tests {
         let mut now = west();
         now.items.remove("lservers");
         let ops = words(&way_back(&west(), &now));
-        assert_eq!(ops, ["import lservers/own1", "start lservers/own1"]);
+        assert_eq!(ops, ["delete fences/all", "import lservers/own1", "start lservers/own1"]);
     }
 }

@@ -59,6 +59,30 @@ pub fn is_reconciled(usage: &Value, run: &str) -> bool {
     text(usage, "reconciled") == run
 }
 
+/// What of a month stays at the source once `exported` of it was reconciled at the destination: hours that
+/// were used after it. Known by the run, so that nothing is taken away twice.
+#[must_use]
+pub fn remainder(now: &Value, exported: &Value, run: &str) -> Value {
+    let mut out = now.clone();
+    let told = exported.get("lines").and_then(Value::as_array).cloned().unwrap_or_default();
+    for line in out.get_mut("lines").and_then(Value::as_array_mut).into_iter().flatten() {
+        let same = told.iter().find(|of| {
+            text(of, "item") == text(line, "item") && text(of, "id") == text(line, "id")
+        });
+        if let Some(same) = same.filter(|_| text(line, "frequency") != MONTHLY) {
+            line["amount"] = json!((amount(line) - amount(same)).max(0.0));
+        }
+    }
+    out["moved"] = json!(run);
+    out
+}
+
+/// Whether what moved was taken away for this run before.
+#[must_use]
+pub fn is_moved(usage: &Value, run: &str) -> bool {
+    text(usage, "moved") == run
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +111,16 @@ mod tests {
         assert!(is_reconciled(&merged, "r1") && !is_reconciled(&merged, "r2"));
         assert!(!is_reconciled(&west, "r1"));
         assert_eq!(reconcile(&east, None, "r1")["lines"], east["lines"]);
+    }
+
+    #[test]
+    fn ror_10_hours_that_moved_are_not_added_again_on_the_way_back() {
+        let line = |amount: f64| json!([{ "item": "cpu", "id": "web1", "frequency": "1 hour", "amount": amount }]);
+        let (exported, at_its_end) = (usage(line(100.0)), usage(line(103.0)));
+        let there = reconcile(&exported, Some(&usage(line(20.0))), "r1");
+        let left = remainder(&at_its_end, &exported, "r1");
+        assert!(is_moved(&left, "r1") && !is_moved(&at_its_end, "r1"));
+        let back = reconcile(&there, Some(&left), "r2");
+        assert_eq!(amount(&back["lines"][0]), 123.0);
     }
 }

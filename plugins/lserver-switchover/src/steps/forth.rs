@@ -356,29 +356,23 @@ fn check(step: &Step<'_>) -> Result<Outcome, Trouble> {
 
 fn charge(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
     let (export, scope, run) = (step.export()?, step.scope()?, &step.call.run);
-    let platforms = scope.moving(&export).remove("platforms").unwrap_or_default();
-    let names: Vec<&String> = export
-        .of("usage")
-        .filter(|(_, usage)| platforms.contains(&text(usage, "platform")))
-        .map(|(name, _)| name)
-        .collect();
+    let months = usage_of(&export, &scope);
     let manager = step.manager()?;
     let now = manager.export()?;
     let at = place(token);
-    for (number, name) in names.iter().enumerate().skip(at) {
+    for (number, (name, source)) in months.iter().enumerate().skip(at) {
         if number >= at + super::BATCH {
-            return Ok(pending(json!({ "at": number }), (number, names.len()), "reconciled"));
+            return Ok(pending(json!({ "at": number }), (number, months.len()), "reconciled"));
         }
         let there = now.get("usage", name);
         // What a call before this one reconciled is not added to itself.
         if there.is_some_and(|there| charges::is_reconciled(there, run)) {
             continue;
         }
-        let Some(source) = export.get("usage", name) else { continue };
         manager.put("usage", name, &charges::reconcile(source, there, run), &step.call.key)?;
     }
-    let summary = format!("{} months of platforms reconciled", names.len());
-    Ok(Outcome::Done(Report::of(summary).with("reconciled", names.len())))
+    let summary = format!("{} months of platforms reconciled", months.len());
+    Ok(Outcome::Done(Report::of(summary).with("reconciled", months.len())))
 }
 
 fn cleanup(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
@@ -386,11 +380,26 @@ fn cleanup(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {
     let ops = batch::cleaned(&export, &scope, run);
     let worked = step.work_through(&ops, place(token), "cleaned up")?;
     if matches!(worked, Outcome::Done(_)) {
-        step.manager()?.unlock(run)?;
+        let manager = step.manager()?;
+        let now = manager.export()?;
+        for (name, usage) in usage_of(&export, &scope) {
+            let Some(there) = now.get("usage", name) else { continue };
+            if !charges::is_moved(there, run) {
+                let left = charges::remainder(there, usage, run);
+                manager.put("usage", name, &left, &step.call.key)?;
+            }
+        }
+        manager.unlock(run)?;
         // The site does not serve the folder any more, so nothing is collected here by itself.
         collect::release(step.outside, run)?;
     }
     Ok(worked)
+}
+
+/// The months of the platforms that move.
+fn usage_of<'a>(export: &'a Export, scope: &Scope) -> Vec<(&'a String, &'a Value)> {
+    let platforms = scope.moving(export).remove("platforms").unwrap_or_default();
+    export.of("usage").filter(|(_, usage)| platforms.contains(&text(usage, "platform"))).collect()
 }
 
 fn restore_own(step: &Step<'_>, token: &Value) -> Result<Outcome, Trouble> {

@@ -55,7 +55,7 @@ pub use operation::{Operation, OperationList, OperationProgress, OperationState,
 pub use parts::{Companion, CompanionRequest, Parts};
 pub use plugin::{
     Plugin, PluginAbout, PluginAction, PluginGrants, PluginHealth, PluginLine, PluginList,
-    PluginLog, PluginProbe, PluginRest, PluginState,
+    PluginLog, PluginProbe, PluginRest, PluginState, PluginWord, PluginWords,
 };
 pub use point::{
     Point, PointFate, PointKeeper, PointList, PointLock, PointPolicy, PointPolicyPatch,
@@ -69,8 +69,8 @@ pub use rec::{
     RecVolumeList,
 };
 pub use run::{
-    DryRun, DryRunStep, Plan, PlanList, PlanParameter, PlanStep, PlanText, Run, RunAnswer,
-    RunBegin, RunLeft, RunList, RunQuestion, RunResume, RunStep, RunUntold, RunWord,
+    DryRun, DryRunStep, Plan, PlanList, PlanMade, PlanMake, PlanParameter, PlanStep, PlanText, Run,
+    RunAnswer, RunBegin, RunLeft, RunList, RunQuestion, RunResume, RunStep, RunUntold, RunWord,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

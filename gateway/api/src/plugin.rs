@@ -44,7 +44,7 @@ pub struct PluginAbout {
     pub description: String,
     /// SHA-256 of its component, in hexadecimal.
     pub digest: String,
-    /// What it exports: `actions`, `placement`, `plans`.
+    /// What it exports: `actions`, `placement`, `plans`, `upkeep`.
     pub exports: Vec<String>,
     /// What it wants to be granted.
     pub wants: Vec<String>,
@@ -65,7 +65,8 @@ pub struct Plugin {
     /// What is loaded; absent when nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<PluginAbout>,
-    /// What it was granted: `http:HOST`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`.
+    /// What it was granted: `http:HOST`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`,
+    /// `folder:VOLUME`.
     pub granted: Vec<String>,
     /// What it wants and was not granted.
     pub missing: Vec<String>,
@@ -101,7 +102,8 @@ pub struct PluginList {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct PluginGrants {
-    /// What is granted: `http:HOST`, `http:HOST:PORT`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`.
+    /// What is granted: `http:HOST`, `http:HOST:PORT`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`,
+    /// `folder:VOLUME`.
     #[serde(default)]
     pub grant: Vec<String>,
     /// What is taken back.
@@ -146,4 +148,20 @@ pub struct PluginLine {
 pub struct PluginLog {
     /// Them; at most 1000.
     pub items: Vec<PluginLine>,
+}
+
+/// A word that a plugin can be told.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct PluginWord {
+    /// The word.
+    pub name: String,
+    /// What for.
+    pub meaning: String,
+}
+
+/// The words that a plugin can be told.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct PluginWords {
+    /// They.
+    pub items: Vec<PluginWord>,
 }

@@ -30,6 +30,9 @@ pub struct Plan {
     pub facts: BTreeMap<String, String>,
     /// Its steps.
     pub steps: Vec<PlanStep>,
+    /// What the plugins that it names have to say of it, when it is proven or saved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// What is wrong with it; absent when it can be run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -88,6 +91,31 @@ pub struct PlanText {
     /// It, as a document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<serde_json::Value>,
+}
+
+/// A plan that a plugin is to write.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct PlanMake {
+    /// The plugin.
+    pub plugin: String,
+    /// One of the kinds that it plans.
+    pub kind: String,
+    /// The groups that the plan is about.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// What else the plugin is to know, by name.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+/// A plan that a plugin wrote.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct PlanMade {
+    /// As it was proven.
+    pub plan: Plan,
+    /// The document, to be saved or changed.
+    pub document: serde_json::Value,
 }
 
 /// How a plan is to be run.

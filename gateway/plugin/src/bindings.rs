@@ -8,7 +8,7 @@
 
 wasmtime::component::bindgen!({
     path: "../../wit",
-    world: "full-plugin",
+    world: "every-part",
     imports: { default: async | trappable },
     exports: { default: async },
 });

@@ -59,6 +59,7 @@ impl<T> Answer for Result<T, Error> {
 impl Answer for Descriptor {}
 impl Answer for Vec<Diagnostic> {}
 impl Answer for Vec<String> {}
+impl Answer for Vec<(String, String)> {}
 
 /// What a call does with its instance.
 pub(crate) trait Deed<R>:

@@ -9,7 +9,8 @@ use std::str::FromStr;
 use crate::bindings::exports::twinspan::plugin::plugin::Want;
 use crate::limits::NAME_BYTES_MAX;
 
-/// One thing that is allowed. In text: `http:HOST[:PORT]`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`.
+/// One thing that is allowed. In text: `http:HOST[:PORT]`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`,
+/// `folder:VOLUME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grant {
     /// HTTP to a host, a host at a port, or (`*.example.com`) to every host under a name.
@@ -22,6 +23,8 @@ pub enum Grant {
     Kv,
     /// To read volumes, groups and sites.
     Volumes,
+    /// The folder on a volume.
+    Folder(String),
 }
 
 impl fmt::Display for Grant {
@@ -32,13 +35,16 @@ impl fmt::Display for Grant {
             Self::Reveal(name) => write!(f, "reveal:{name}"),
             Self::Kv => f.write_str("kv"),
             Self::Volumes => f.write_str("volumes"),
+            Self::Folder(volume) => write!(f, "folder:{volume}"),
         }
     }
 }
 
 /// A text that is no grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no grant: http:HOST, http:HOST:PORT, secret:NAME, reveal:NAME, kv or volumes")]
+#[error(
+    "{0:?} is no grant: http:HOST, http:HOST:PORT, secret:NAME, reveal:NAME, kv, volumes or folder:VOLUME"
+)]
 pub struct NoGrant(String);
 
 impl FromStr for Grant {
@@ -50,6 +56,7 @@ impl FromStr for Grant {
             Some(("http", host)) => Self::Http(host.to_ascii_lowercase()),
             Some(("secret", name)) => Self::Secret(name.to_owned()),
             Some(("reveal", name)) => Self::Reveal(name.to_owned()),
+            Some(("folder", volume)) => Self::Folder(volume.to_owned()),
             Some(_) => return Err(no()),
             None if text == "kv" => Self::Kv,
             None if text == "volumes" => Self::Volumes,
@@ -78,7 +85,7 @@ impl Grant {
     fn is_well_formed(&self) -> bool {
         match self {
             Self::Http(host) => is_host(host),
-            Self::Secret(name) | Self::Reveal(name) => is_name(name, b"-_."),
+            Self::Secret(name) | Self::Reveal(name) | Self::Folder(name) => is_name(name, b"-_."),
             Self::Kv | Self::Volumes => true,
         }
     }
@@ -155,7 +162,9 @@ impl Grants {
                     None => host == allowed,
                 }
             }
-            Grant::Secret(_) | Grant::Reveal(_) | Grant::Kv | Grant::Volumes => false,
+            Grant::Secret(_) | Grant::Reveal(_) | Grant::Kv | Grant::Volumes | Grant::Folder(_) => {
+                false
+            }
         })
     }
 
@@ -164,7 +173,7 @@ impl Grants {
     pub fn has_secret(&self, name: &str) -> bool {
         self.0.iter().any(|grant| match grant {
             Grant::Secret(allowed) | Grant::Reveal(allowed) => allowed == name,
-            Grant::Http(_) | Grant::Kv | Grant::Volumes => false,
+            Grant::Http(_) | Grant::Kv | Grant::Volumes | Grant::Folder(_) => false,
         })
     }
 }
@@ -187,6 +196,7 @@ mod tests {
             "reveal:y",
             "kv",
             "volumes",
+            "folder:switchover.info",
         ] {
             assert_eq!(text.parse::<Grant>().unwrap().to_string(), text);
         }
@@ -201,6 +211,8 @@ mod tests {
             "secret:",
             "all:x",
             "http:*",
+            "folder:",
+            "folder:a/b",
         ] {
             assert!(text.parse::<Grant>().is_err(), "{text}");
         }

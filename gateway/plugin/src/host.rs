@@ -10,6 +10,7 @@
 
 mod files;
 mod operate;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

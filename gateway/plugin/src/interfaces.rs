@@ -3,6 +3,7 @@
 //! Invariant: each looks first at whether the call may reach anybody, then at its grant.
 
 mod config;
+mod folder;
 mod http;
 mod kv;
 mod log;

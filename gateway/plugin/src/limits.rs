@@ -28,6 +28,10 @@ pub(crate) const PURE_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) const ASK_TIME_MAX: Duration = Duration::from_secs(30);
 /// The longest limit that an action may describe, in seconds.
 pub(crate) const ACTION_SECONDS_MAX: u32 = 300;
+/// Between two asks of what is due, at least: a plugin that wants it sooner would be a loop.
+pub(crate) const TICK_MIN: Duration = Duration::from_millis(250);
+/// And at most.
+pub(crate) const TICK_MAX: Duration = Duration::from_hours(24);
 /// Actions of one plugin.
 pub(crate) const ACTIONS_MAX: usize = 200;
 /// Wishes of one plugin.

@@ -12,9 +12,9 @@ use serde_json::Value;
 use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
-use crate::bindings::FullPlugin;
+use crate::bindings::EveryPart;
 use crate::bindings::exports::twinspan::plugin::plugin::Descriptor;
-use crate::bindings::exports::twinspan::plugin::{actions, placement, plans, plugin};
+use crate::bindings::exports::twinspan::plugin::{actions, placement, plans, plugin, upkeep};
 use crate::error::LoadError;
 use crate::grants::{Grant, Grants, is_plain_name};
 use crate::instance::State;
@@ -75,7 +75,7 @@ pub struct About {
     pub description: String,
     /// SHA-256 of its component, in hexadecimal.
     pub digest: String,
-    /// What it exports: `actions`, `placement`, `plans`.
+    /// What it exports: `actions`, `placement`, `plans`, `upkeep`.
     pub exports: Vec<&'static str>,
     /// What it wants.
     pub wants: Grants,
@@ -109,6 +109,7 @@ pub(crate) struct Linked {
     actions: Option<actions::GuestIndices>,
     placement: Option<placement::GuestIndices>,
     plans: Option<plans::GuestIndices>,
+    upkeep: Option<upkeep::GuestIndices>,
 }
 
 /// It does not export that part.
@@ -123,7 +124,7 @@ pub(crate) struct Missing(pub(crate) &'static str);
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    FullPlugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    EveryPart::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
     Ok(linker)
 }
 
@@ -163,6 +164,7 @@ impl Linked {
                 .transpose()
                 .map_err(wrong)?,
             plans: part("plans").map(plans::GuestIndices::new).transpose().map_err(wrong)?,
+            upkeep: part("upkeep").map(upkeep::GuestIndices::new).transpose().map_err(wrong)?,
             pre,
         })
     }
@@ -215,12 +217,25 @@ impl Linked {
         self.plans.as_ref().ok_or(Missing("plans"))?.load(store, instance)
     }
 
+    /// What it does between runs, of an instance.
+    ///
+    /// # Errors
+    /// [`Missing`].
+    pub(crate) fn upkeep(
+        &self,
+        store: &mut Store<State>,
+        instance: &Instance,
+    ) -> wasmtime::Result<upkeep::Guest> {
+        self.upkeep.as_ref().ok_or(Missing("upkeep"))?.load(store, instance)
+    }
+
     /// Its parts, by name.
     fn exports(&self) -> Vec<&'static str> {
         let parts = [
             ("actions", self.actions.is_some()),
             ("placement", self.placement.is_some()),
             ("plans", self.plans.is_some()),
+            ("upkeep", self.upkeep.is_some()),
         ];
         parts.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
     }

@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 
+pub use crate::bindings::twinspan::plugin::folder::{File, FolderError};
 pub use crate::bindings::twinspan::plugin::types::{
     Created, Group, Mode, Progress, Role, Session, Site, Volume,
 };
@@ -44,6 +45,40 @@ pub trait World: Send + Sync {
     /// # Errors
     /// In words, when they cannot be told now.
     fn groups<'a>(&'a self, run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>>;
+
+    /// The files of the folder on a volume whose names begin so.
+    ///
+    /// # Errors
+    /// [`FolderError`]; so all of folders.
+    fn folder_files<'a>(
+        &'a self,
+        volume: &'a str,
+        prefix: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<File>, FolderError>>;
+
+    /// One of them, with its content.
+    fn folder_read<'a>(
+        &'a self,
+        volume: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>>;
+
+    /// Writes one, for a step of a run or for nobody's, and answers its new revision.
+    fn folder_write<'a>(
+        &'a self,
+        run: Option<&'a str>,
+        volume: &'a str,
+        file: (String, Vec<u8>),
+        expected: Option<u64>,
+    ) -> BoxFuture<'a, Result<u64, FolderError>>;
+
+    /// Removes one.
+    fn folder_remove<'a>(
+        &'a self,
+        run: Option<&'a str>,
+        volume: &'a str,
+        name: String,
+    ) -> BoxFuture<'a, Result<(), FolderError>>;
 
     /// Keeps, durably, that a step made something.
     ///

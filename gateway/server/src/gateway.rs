@@ -10,6 +10,7 @@ pub(crate) mod clones;
 pub(crate) mod contents;
 pub(crate) mod diffs;
 pub(crate) mod failovers;
+pub(crate) mod folders;
 pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
@@ -31,6 +32,7 @@ pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod snapshots;
 pub(crate) mod surveys;
+pub(crate) mod upkeep;
 pub(crate) mod volumes;
 
 use std::collections::HashMap;
@@ -114,6 +116,9 @@ pub(crate) struct Gateway {
     pub(crate) not_opened: Mutex<HashMap<GroupId, String>>,
     ready: AtomicBool,
     changing: tokio::sync::Mutex<()>,
+    foldering: tokio::sync::Mutex<()>,
+    /// Rung when plugins have to be asked what is due.
+    bell: tokio::sync::Notify,
 }
 
 /// What is known of a group.
@@ -193,6 +198,8 @@ impl Gateway {
             not_opened: Mutex::default(),
             ready: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),
+            foldering: tokio::sync::Mutex::new(()),
+            bell: tokio::sync::Notify::new(),
         })
     }
 
@@ -215,6 +222,7 @@ impl Gateway {
         self.begin_backups();
         self.begin_telling_portals();
         self.begin_runs();
+        self.tasks.spawn(Arc::clone(self).keep_plugins_up());
     }
 
     /// The shard of a group: always the same one while this process runs. Ids of version 7 end in

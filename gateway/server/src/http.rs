@@ -191,12 +191,15 @@ fn of_plugins() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(plugins::configure))
         .routes(routes!(plugins::probe))
         .routes(routes!(plugins::log))
+        .routes(routes!(plugins::words))
+        .routes(routes!(plugins::say))
 }
 
 fn of_runs() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .routes(routes!(runs::plans, runs::save))
         .routes(routes!(runs::check))
+        .routes(routes!(runs::make))
         .routes(routes!(runs::plan, runs::delete))
         .routes(routes!(runs::dry_run))
         .routes(routes!(runs::begin))

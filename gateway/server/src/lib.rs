@@ -22,6 +22,7 @@ mod events;
 mod exports;
 mod failover;
 mod fillings;
+mod folder;
 mod gateway;
 mod hooks;
 mod http;

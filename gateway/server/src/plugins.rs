@@ -8,7 +8,7 @@ pub(crate) mod actions;
 use std::sync::{Arc, OnceLock, Weak};
 
 use plugin::contract::{Created, Group, Mode, Progress, Role, Session, Site, Volume};
-use plugin::world::{BoxFuture, SecretError};
+use plugin::world::{BoxFuture, File, FolderError, SecretError};
 use plugin::{Plugins, Setup, World};
 use recovery::run::Word;
 use uuid::Uuid;
@@ -43,6 +43,10 @@ impl Surroundings {
     fn gateway(&self) -> Result<Arc<Gateway>, String> {
         let gateway = self.gateway.get().and_then(Weak::upgrade);
         gateway.ok_or_else(|| "the gateway is starting or stopping".to_owned())
+    }
+
+    fn whole(&self) -> Result<Arc<Gateway>, FolderError> {
+        self.gateway().map_err(FolderError::Unavailable)
     }
 
     fn of_run(&self, run: &str) -> Result<(Arc<Gateway>, Uuid), String> {
@@ -143,7 +147,8 @@ fn session(leg: &api::Leg) -> Session {
     }
 }
 
-fn group(group: &api::Group, volumes: &[api::Volume], here: &str) -> Group {
+/// A group as plugins see it.
+pub(crate) fn group(group: &api::Group, volumes: &[api::Volume], here: &str) -> Group {
     let role = match group.role {
         Some(api::Role::Primary) if group.legs.is_empty() => Role::Alone,
         Some(api::Role::Primary) => Role::Primary,
@@ -195,6 +200,41 @@ impl World for Surroundings {
             let seen = groups.iter().filter(is_seen);
             Ok(seen.map(|of| group(of, &volumes.items, here)).collect())
         })
+    }
+
+    fn folder_files<'a>(
+        &'a self,
+        volume: &'a str,
+        prefix: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<File>, FolderError>> {
+        Box::pin(async move { self.whole()?.folder_files(volume, prefix).await })
+    }
+
+    fn folder_read<'a>(
+        &'a self,
+        volume: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>> {
+        Box::pin(async move { self.whole()?.folder_read(volume, name).await })
+    }
+
+    fn folder_write<'a>(
+        &'a self,
+        run: Option<&'a str>,
+        volume: &'a str,
+        file: (String, Vec<u8>),
+        expected: Option<u64>,
+    ) -> BoxFuture<'a, Result<u64, FolderError>> {
+        Box::pin(async move { self.whole()?.folder_write(run, volume, file, expected).await })
+    }
+
+    fn folder_remove<'a>(
+        &'a self,
+        run: Option<&'a str>,
+        volume: &'a str,
+        name: String,
+    ) -> BoxFuture<'a, Result<(), FolderError>> {
+        Box::pin(async move { self.whole()?.folder_remove(run, volume, &name).await })
     }
 
     fn register<'a>(

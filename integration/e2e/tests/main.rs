@@ -24,6 +24,7 @@ mod hostile;
 mod hydration;
 mod initiator;
 mod iscsi;
+mod lserver;
 mod metrics;
 mod modes;
 mod moments;

@@ -37,6 +37,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     // build them for the latter.
     run(&mut cargo(&["build", "--workspace", "--all-targets"]))?;
     if arguments.filter.is_none() {
+        plugins::test()?;
         run(&mut cargo(&["test", "--workspace", "--doc"]))?;
     }
     let mut tests = runner();
@@ -73,6 +74,7 @@ pub(crate) fn ci() -> Result<()> {
     format_check()?;
     lint()?;
     plugins::build()?;
+    plugins::test()?;
     let mut tests = runner();
     tests.args(["--exclude", "twinspan-e2e"]);
     run(&mut tests)

@@ -24,6 +24,16 @@ pub(crate) fn build() -> Result<()> {
     run(build.env("CARGO_TARGET_DIR", root().join("target/plugins")))
 }
 
+/// Tests what of them is the same on this machine.
+///
+/// # Errors
+/// When a test fails.
+pub(crate) fn test() -> Result<()> {
+    let mut tests = cargo(&["test", "--workspace", "--lib"]);
+    tests.current_dir(root().join("plugins"));
+    run(tests.env("CARGO_TARGET_DIR", root().join("target/plugins")))
+}
+
 /// Says whether their code is formatted.
 ///
 /// # Errors

@@ -10,11 +10,11 @@ use twinspan::plugin::types::{
     Context, Created, Diagnostic, Error, ErrorCode, Group, Mode, Outcome, Pending, Progress,
     Question, Report, Retry, Severity, Site,
 };
-use twinspan::plugin::{http, kv, log, metrics, run, secrets, volumes};
+use twinspan::plugin::{folder, http, kv, log, metrics, run, secrets, volumes};
 
 struct Hostile;
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     "loop",
     "sleep",
     "allocate",
@@ -30,6 +30,7 @@ const NAMES: [&str; 21] = [
     "call",
     "count",
     "secret",
+    "folder",
     "see",
     "wait",
     "make",
@@ -158,6 +159,12 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
             let signed = secrets::hmac_sha256(name, b"data").map(|bytes| bytes.len());
             let seen = secrets::reveal(name).map(|b| String::from_utf8_lossy(&b).into_owned());
             done(format!("{signed:?} {seen:?}"))
+        }
+        "folder" => {
+            let volume = text(params, "volume");
+            let wrote = folder::write(volume, "f", b"content", None);
+            let read = folder::read(volume, "f").map(|found| found.map(|(_, content)| content));
+            done(format!("{wrote:?} {read:?}"))
         }
         "see" => match volumes::groups() {
             Ok(groups) => {

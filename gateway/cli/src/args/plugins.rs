@@ -85,7 +85,8 @@ pub(crate) enum Plugin {
         #[arg(long)]
         forget: bool,
     },
-    /// Allow a plugin something: `http:HOST[:PORT]`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`
+    /// Allow a plugin something: `http:HOST[:PORT]`, `secret:NAME`, `reveal:NAME`, `kv`, `volumes`,
+    /// `folder:VOLUME`
     Grant {
         /// The plugin.
         plugin: String,
@@ -115,6 +116,21 @@ pub(crate) enum Plugin {
     Probe {
         /// The plugin.
         plugin: String,
+    },
+    /// List the words that a plugin can be told
+    Words {
+        /// The plugin.
+        plugin: String,
+    },
+    /// Tell a plugin a word, and show what it answers
+    Say {
+        /// The plugin.
+        plugin: String,
+        /// One of its words.
+        word: String,
+        /// What goes with it.
+        #[arg(value_name = "NAME=VALUE", value_parser = super::runs::pair)]
+        params: Vec<(String, String)>,
     },
     /// Show the last lines that a plugin said
     Logs {

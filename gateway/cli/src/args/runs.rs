@@ -27,6 +27,8 @@ pub(crate) enum Plan {
         /// The file.
         file: PathBuf,
     },
+    /// Let a plugin write a plan: `plan make lserver-switchover switchover --group orders`
+    Make(PlanMake),
     /// Delete a plan that was saved
     Delete {
         /// Its name.
@@ -34,6 +36,24 @@ pub(crate) enum Plan {
     },
     /// Run a plan. Exit code with --wait: 0 completed; 1 rolled back or aborted; 4 it waits for a person
     Run(PlanRun),
+}
+
+/// `twinspan plan make`
+#[derive(Debug, Args)]
+pub(crate) struct PlanMake {
+    /// The plugin.
+    pub(crate) plugin: String,
+    /// What it is to plan; a kind that it does not know is answered with those that it does.
+    pub(crate) kind: String,
+    /// A group that the plan is about; may be given several times.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// What else the plugin is to know; may be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) options: Vec<(String, String)>,
+    /// Save it too, in place of the one that was saved under its name.
+    #[arg(long)]
+    pub(crate) save: bool,
 }
 
 /// `twinspan plan run`
@@ -130,7 +150,7 @@ pub(crate) enum Run {
     },
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }

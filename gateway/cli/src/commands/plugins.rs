@@ -5,7 +5,10 @@ mod author;
 use std::io::Read;
 use std::path::Path;
 
-use api::{Plugin, PluginGrants, PluginHealth, PluginList, PluginLog, PluginProbe, PluginState};
+use api::{
+    Plugin, PluginGrants, PluginHealth, PluginList, PluginLog, PluginProbe, PluginState,
+    PluginWords,
+};
 use ureq::http::Method;
 
 use super::segment;
@@ -63,6 +66,21 @@ pub(crate) fn plugin(command: &args::Plugin, global: &Global) -> Outcome {
             show(global.output, &set, |set| set.as_ref().map(one).unwrap_or_default());
         }
         args::Plugin::Probe { plugin } => return probe(&client, plugin, global),
+        args::Plugin::Words { plugin } => {
+            let words: PluginWords = client.get(&path(plugin, "/words"))?;
+            show(global.output, &words, |words| {
+                let row = |word: &api::PluginWord| vec![word.name.clone(), word.meaning.clone()];
+                table(&["WORD", "WHAT FOR"], words.items.iter().map(row))
+            });
+        }
+        args::Plugin::Say { plugin, word, params } => {
+            let params: std::collections::BTreeMap<_, _> = params.iter().cloned().collect();
+            let place = format!("/words/{}", segment(word));
+            let said: serde_json::Value = client.post_patiently(&path(plugin, &place), &params)?;
+            show(global.output, &said, |said| {
+                serde_json::to_string_pretty(said).unwrap_or_default() + "\n"
+            });
+        }
         args::Plugin::Logs { plugin } => {
             let log: PluginLog = client.get(&path(plugin, "/log"))?;
             show(global.output, &log, lines);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use api::units::micros_text;
 use api::{
-    Code, DryRun, Plan, PlanList, PlanText, Run, RunBegin, RunList, RunResume, RunStep, RunWord,
+    Code, DryRun, Plan, PlanList, PlanMade, PlanMake, PlanText, Run, RunBegin, RunList, RunResume,
+    RunStep, RunWord,
 };
 use tokio::time::Instant;
 
@@ -60,12 +61,34 @@ pub(crate) fn plan(command: &args::Plan, global: &Global) -> Outcome {
             let plan: Plan = client.post("/api/v1/plans", &read(file)?)?;
             show(global.output, &plan, plan_text);
         }
+        args::Plan::Make(wanted) => make_plan(&client, wanted, global)?,
         args::Plan::Delete { plan } => {
             client.delete(&format!("/api/v1/plans/{}", segment(plan)))?;
         }
         args::Plan::Run(wanted) => return run_plan(&client, wanted, global),
     }
     Ok(0)
+}
+
+/// Shows the plan as the document that can be saved, or saves it.
+fn make_plan(client: &Client, wanted: &args::PlanMake, global: &Global) -> Result<(), Failure> {
+    let request = PlanMake {
+        plugin: wanted.plugin.clone(),
+        kind: wanted.kind.clone(),
+        groups: wanted.groups.clone(),
+        options: wanted.options.iter().cloned().collect(),
+    };
+    let made: PlanMade = client.post_patiently("/api/v1/plans/make", &request)?;
+    if !wanted.save {
+        show(global.output, &made.document, |document| {
+            serde_json::to_string_pretty(document).unwrap_or_default() + "\n"
+        });
+        return Ok(());
+    }
+    let text = PlanText { plan: Some(made.document), ..PlanText::default() };
+    let plan: Plan = client.post("/api/v1/plans", &text)?;
+    show(global.output, &plan, plan_text);
+    Ok(())
 }
 
 fn read(file: &Path) -> Result<PlanText, Failure> {
@@ -168,6 +191,9 @@ fn plan_text(plan: &Plan) -> String {
         return out;
     }
     out.push_str(&format!("{}\nin {}\n", plan.title, plan.file));
+    for remark in &plan.remarks {
+        out.push_str(&format!("NOTE {remark}\n"));
+    }
     for parameter in &plan.parameters {
         let default = parameter
             .default

@@ -203,6 +203,22 @@ async fn keys_secrets_and_volumes_need_their_grants() {
 }
 
 #[tokio::test]
+async fn a_folder_is_opened_by_the_name_of_its_volume_and_written_as_the_gateway_lets_it() {
+    let rig = Rig::new(&["hostile"]).await;
+    let folder = |volume: &str| json!({ "volume": volume });
+    rig.plugins.grant("hostile", grants(&["folder:drinfo"])).unwrap();
+    let denied = rig.act("folder", folder("orders")).await.unwrap();
+    assert!(denied.contains("plugin grant hostile folder:orders"), "{denied}");
+    let said = rig.act("folder", folder("drinfo")).await.unwrap();
+    assert_eq!(said, format!("Ok(1) Ok(Some({:?}))", b"content"));
+    // A call of no step: the gateway says that a run has it, and the plugin hears so.
+    let nobody = context("", "");
+    let ran = rig.plugins.run_action(("hostile", "folder"), nobody, &folder("drinfo")).await;
+    let Ok(Ok(Outcome::Done(report))) = ran else { panic!("{ran:?}") };
+    assert!(report.summary.contains("Held(\"a run has it\")"), "{}", report.summary);
+}
+
+#[tokio::test]
 async fn what_is_pending_goes_on_with_its_token_and_an_answer() {
     let rig = Rig::new(&["hostile"]).await;
     let wait = ("hostile", "wait");

@@ -1,5 +1,6 @@
 //! A host with components in its directory, and a gateway that remembers what it was asked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use twinspan_plugin::contract::{Context, Created, Group, Progress, Proposal, Role, Site};
-use twinspan_plugin::world::{BoxFuture, SecretError};
+use twinspan_plugin::world::{BoxFuture, File, FolderError, SecretError};
 use twinspan_plugin::{CallError, Key, Plugins, Setup, World};
 
 /// A component of `plugins/`, as it was built.
@@ -57,6 +58,11 @@ fn site(name: &str, zone: &str) -> Site {
 #[derive(Default)]
 pub(crate) struct Fake {
     made: Mutex<Vec<(String, String, String)>>,
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+fn entry(name: &str) -> File {
+    File { name: name.to_owned(), revision: 1, size_bytes: 0, written_at: 0 }
 }
 
 impl Fake {
@@ -67,6 +73,52 @@ impl Fake {
 }
 
 impl World for Fake {
+    fn folder_files<'a>(
+        &'a self,
+        _volume: &'a str,
+        prefix: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<File>, FolderError>> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = files.keys().filter(|name| name.starts_with(prefix)).map(|name| entry(name));
+        let found = named.collect();
+        Box::pin(async { Ok(found) })
+    }
+
+    fn folder_read<'a>(
+        &'a self,
+        _volume: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = files.get(name).map(|content| (entry(name), content.clone()));
+        Box::pin(async { Ok(found) })
+    }
+
+    fn folder_write<'a>(
+        &'a self,
+        run: Option<&'a str>,
+        _volume: &'a str,
+        (name, content): (String, Vec<u8>),
+        _expected: Option<u64>,
+    ) -> BoxFuture<'a, Result<u64, FolderError>> {
+        let held = run.is_none().then(|| FolderError::Held("a run has it".to_owned()));
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            files.insert(name, content);
+        }
+        Box::pin(async { held.map_or(Ok(1), Err) })
+    }
+
+    fn folder_remove<'a>(
+        &'a self,
+        _run: Option<&'a str>,
+        _volume: &'a str,
+        name: String,
+    ) -> BoxFuture<'a, Result<(), FolderError>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        Box::pin(async { Ok(()) })
+    }
+
     fn unix_ms(&self) -> u64 {
         1_700_000_000_000
     }

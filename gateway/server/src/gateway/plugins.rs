@@ -40,11 +40,11 @@ pub(crate) fn call_code(error: &CallError) -> Code {
 }
 
 /// A call that came to no answer, as an operator is told.
-fn call_failed(plugin: &str, error: &CallError) -> Refused {
+pub(super) fn call_failed(plugin: &str, error: &CallError) -> Refused {
     Refused::new(call_code(error), format!("plugin {plugin}: {error}"))
 }
 
-fn said_no(plugin: &str, error: &plugin::contract::Error) -> Refused {
+pub(super) fn said_no(plugin: &str, error: &plugin::contract::Error) -> Refused {
     let code = error.vendor_code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
     Refused::new(Code::PluginFailed, format!("plugin {plugin}: {}{code}", error.message))
 }
@@ -99,7 +99,7 @@ fn shown(of: &Standing) -> Plugin {
 }
 
 impl Gateway {
-    fn plugins(&self) -> Result<&Plugins, Refused> {
+    pub(super) fn plugins(&self) -> Result<&Plugins, Refused> {
         self.plugins.as_ref().ok_or_else(|| {
             Refused::new(Code::PluginsDown, "the system does not let plugins be run here")
         })
@@ -144,6 +144,7 @@ impl Gateway {
             Refused::new(code, error.to_string())
         })?;
         self.offer_plugins();
+        self.ring();
         let what = format!("version {} is loaded ({})", about.version, about.digest);
         self.events.tell("plugin", &about.name, what);
         self.show_plugin(&about.name)
@@ -186,6 +187,7 @@ impl Gateway {
         self.plugins()?.grant(name, grants).map_err(|error| not_set(name, &error))?;
         let text = if text.is_empty() { "nothing is granted".to_owned() } else { text };
         self.events.tell("plugin", name, format!("granted: {text}"));
+        self.ring();
         self.show_plugin(name)
     }
 
@@ -202,6 +204,7 @@ impl Gateway {
         let set = self.plugins()?.configure(name, config).await;
         set.map_err(|error| not_set(name, &error))?;
         self.events.tell("plugin", name, "configured");
+        self.ring();
         self.show_plugin(name)
     }
 
@@ -263,7 +266,7 @@ impl Gateway {
     }
 
     /// What a call is told that is of no run.
-    fn aside(&self, actor: &str) -> Context {
+    pub(super) fn aside(&self, actor: &str) -> Context {
         Context {
             run: String::new(),
             step: String::new(),

@@ -1,11 +1,12 @@
 //! The calls of `/api/v1/plugins`: installed, granted, configured, asked and removed.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use serde::Deserialize;
 
+use super::auth::Caller;
 use super::{Body, Failure, Shared};
 
 /// The header of a component's signature, in hexadecimal.
@@ -127,6 +128,32 @@ pub(super) async fn log(
     Path(plugin): Path<String>,
 ) -> Result<Json<api::PluginLog>, Failure> {
     Ok(Json(gateway.plugin_log(&plugin)?))
+}
+
+/// What a plugin can be told
+#[utoipa::path(get, path = "/api/v1/plugins/{plugin}/words", tag = "plugins",
+    operation_id = "plugin_words", params(("plugin" = String, Path)),
+    responses((status = 200, body = api::PluginWords), (status = "default", body = api::Problem)))]
+pub(super) async fn words(
+    State(gateway): Shared,
+    Path(plugin): Path<String>,
+) -> Result<Json<api::PluginWords>, Failure> {
+    Ok(Json(gateway.plugin_words(&plugin).await?))
+}
+
+/// Tell a plugin a word, with an object; another product calls this where something changed there
+#[utoipa::path(post, path = "/api/v1/plugins/{plugin}/words/{word}", tag = "plugins",
+    operation_id = "say_to_plugin", params(("plugin" = String, Path), ("word" = String, Path)),
+    request_body(content = Object),
+    responses((status = 200, body = Object), (status = "default", body = api::Problem)))]
+pub(super) async fn say(
+    State(gateway): Shared,
+    Extension(Caller(actor)): Extension<Caller>,
+    Path((plugin, word)): Path<(String, String)>,
+    Body(params): Body<serde_json::Map<String, serde_json::Value>>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    let said = gateway.say_to_plugin(&plugin, (&word, &params.into()), &actor).await?;
+    Ok(Json(said))
 }
 
 #[cfg(test)]

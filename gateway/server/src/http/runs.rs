@@ -36,7 +36,19 @@ pub(super) async fn check(
     State(gateway): Shared,
     Body(text): Body<api::PlanText>,
 ) -> Result<Json<api::Plan>, Failure> {
-    Ok(Json(gateway.check_plan(&text)?))
+    Ok(Json(gateway.check_plan(&text).await?))
+}
+
+/// Let a plugin write a plan; it is proven and not saved
+#[utoipa::path(post, path = "/api/v1/plans/make", tag = "plans", operation_id = "make_plan",
+    request_body = api::PlanMake,
+    responses((status = 200, body = api::PlanMade), (status = "default", body = api::Problem)))]
+pub(super) async fn make(
+    State(gateway): Shared,
+    Extension(Caller(actor)): Extension<Caller>,
+    Body(wanted): Body<api::PlanMake>,
+) -> Result<Json<api::PlanMade>, Failure> {
+    Ok(Json(gateway.make_plan(&wanted, &actor).await?))
 }
 
 /// One plan

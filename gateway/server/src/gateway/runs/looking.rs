@@ -43,6 +43,7 @@ fn show(found: &Found) -> api::Plan {
         parameters: Vec::new(),
         facts: std::collections::BTreeMap::new(),
         steps: Vec::new(),
+        remarks: Vec::new(),
         error,
     };
     match &found.plan {
@@ -116,14 +117,16 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::PlanBad`].
-    pub(crate) fn check_plan(&self, text: &api::PlanText) -> Result<api::Plan, Refused> {
+    pub(crate) async fn check_plan(&self, text: &api::PlanText) -> Result<api::Plan, Refused> {
         let plan = self.prove(text)?;
         let unknown = self.unknown_here(&plan, &plan.sites);
         if !unknown.is_empty() {
             return Err(bad(&unknown));
         }
+        let remarks = self.check_with_plugins(&plan).await?;
         let file = text.file.clone().unwrap_or_default().into();
-        Ok(show(&Found { name: plan.name.clone(), file, is_saved: false, plan: Ok(plan) }))
+        let shown = show(&Found { name: plan.name.clone(), file, is_saved: false, plan: Ok(plan) });
+        Ok(api::Plan { remarks, ..shown })
     }
 
     /// Steps that are done here and whose action nobody has here.
@@ -144,13 +147,13 @@ impl Gateway {
     /// # Errors
     /// [`Code::PlanBad`], [`Code::Exists`] when a file of the operator's has its name.
     pub(crate) async fn save_plan(&self, text: &api::PlanText) -> Result<api::Plan, Refused> {
-        self.check_plan(text)?;
+        let remarks = self.check_plan(text).await?.remarks;
         let plan = self.prove(text)?;
         let name = plan.name.clone();
         let saved = self.on_shelf(move |shelf| shelf.save(&plan)).await?;
         saved.map_err(|why| Refused::new(Code::Exists, why))?;
         self.events.tell("plan", &name, "saved");
-        self.show_plan(&name).await
+        Ok(api::Plan { remarks, ..self.show_plan(&name).await? })
     }
 
     /// Deletes a plan that was saved.

@@ -9,6 +9,7 @@ mod backup;
 mod code;
 mod diff;
 mod event;
+mod evs;
 mod failover;
 mod group;
 mod moment;
@@ -39,6 +40,11 @@ pub use diff::{
     DiffExtent, DiffExtents, DiffSide, DiffUnknown, DiffVerdict, GroupDiff, MirrorDiff, VolumeDiff,
 };
 pub use event::Event;
+pub use evs::{
+    EvsError, EvsErrorBody, EvsGroup, EvsGroupAction, EvsGroupChange, EvsGroupCreate, EvsGroupList,
+    EvsGroupShown, EvsGroupUpdate, EvsNewGroup, EvsNewPair, EvsPair, EvsPairCreate, EvsPairList,
+    EvsPairShown,
+};
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
     Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,

@@ -13,6 +13,7 @@
 mod auth;
 mod backups;
 mod events;
+mod evs;
 mod failovers;
 mod groups;
 mod moments;
@@ -74,7 +75,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
         (name = "groups"), (name = "snapshots"), (name = "points"), (name = "backups"),
         (name = "plans"), (name = "runs"), (name = "plugins"), (name = "operations"),
-        (name = "tokens"), (name = "rec")
+        (name = "tokens"), (name = "rec"), (name = "evs")
     )
 )]
 struct Document;
@@ -94,6 +95,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_plugins())
         .merge(of_runs())
         .merge(rec::calls())
+        .merge(evs::calls())
 }
 
 fn overview() -> OpenApiRouter<Arc<Gateway>> {
@@ -249,6 +251,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .merge(health(&gateway))
         .merge(calls.with_state(gateway))
         .layer(from_fn(rec::shape))
+        .layer(from_fn(evs::shape))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(measure))
 }

@@ -21,6 +21,7 @@ mod point;
 mod problem;
 mod rec;
 mod run;
+mod sdrs;
 mod session;
 mod site;
 mod snapshot;
@@ -77,6 +78,15 @@ pub use rec::{
 pub use run::{
     DryRun, DryRunStep, Plan, PlanList, PlanParameter, PlanStep, PlanText, Run, RunAnswer,
     RunBegin, RunLeft, RunList, RunQuestion, RunResume, RunStep, RunUntold, RunWord,
+};
+pub use sdrs::{
+    SdrsCluster, SdrsDomain, SdrsDomainList, SdrsDrill, SdrsDrillCreate, SdrsDrillList,
+    SdrsDrillShown, SdrsDrillVolume, SdrsExtend, SdrsFailed, SdrsFailedList, SdrsFailover,
+    SdrsGroup, SdrsGroupAction, SdrsGroupCreate, SdrsGroupList, SdrsGroupRename, SdrsGroupShown,
+    SdrsJob, SdrsJobBegun, SdrsName, SdrsNewDrill, SdrsNewGroup, SdrsNewPair, SdrsNothing,
+    SdrsPair, SdrsPairAction, SdrsPairCreate, SdrsPairDelete, SdrsPairEnd, SdrsPairList,
+    SdrsPairMetadata, SdrsPairRename, SdrsPairShown, SdrsQuota, SdrsQuotaResources, SdrsQuotas,
+    SdrsReverse,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

@@ -26,6 +26,7 @@ mod points;
 mod problem;
 pub(crate) mod rec;
 mod runs;
+mod sdrs;
 mod sessions;
 mod sites;
 mod snapshots;
@@ -96,6 +97,7 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_runs())
         .merge(rec::calls())
         .merge(evs::calls())
+        .merge(sdrs::calls())
 }
 
 fn overview() -> OpenApiRouter<Arc<Gateway>> {

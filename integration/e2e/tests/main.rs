@@ -15,6 +15,7 @@ mod clones;
 mod conformance;
 mod copies;
 mod demo;
+mod evs;
 mod failover;
 mod groups;
 mod guest;

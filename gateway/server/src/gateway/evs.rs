@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub(crate) use disks::DiskSeen;
+pub(crate) use groups::GROUPS_MAX;
+pub(crate) use pairs::PAIRS_MAX;
 
 use super::Gateway;
 use super::asks::{Answer, Question, unexpected};

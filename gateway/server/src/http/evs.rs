@@ -21,6 +21,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+pub(super) use groups::whole_gib;
+pub(super) use list::{Asked, Match, cut};
 pub(super) use shape::shape;
 
 use super::{Body, Failure, Shared};

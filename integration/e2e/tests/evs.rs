@@ -6,7 +6,6 @@
 //! contents are compared by reading both copies.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::{Site, Tool, wait_for};
@@ -148,11 +147,24 @@ fn new_group(pairs: &[&str], station: &str) -> Value {
     }})
 }
 
+/// Makes a group that is available; hosts that wrote may take a moment to be gone.
 fn made_group(site: &Site, pairs: &[&str], station: &str) -> Result<String> {
-    let made = taken(site, "POST", GROUPS, &new_group(pairs, station))?;
-    let id = text(&made["replication_consistency_group"]["id"])?;
-    await_group(site, &id, "available", "inactive")?;
-    Ok(id)
+    wait_for("the group to be made", SYNC_LIMIT, || {
+        let made = taken(site, "POST", GROUPS, &new_group(pairs, station))?;
+        let id = text(&made["replication_consistency_group"]["id"])?;
+        let path = format!("{GROUPS}/{id}");
+        let shown = wait_for("the group to be made or not", SYNC_LIMIT, || {
+            let shown = get(site, &path)?["replication_consistency_group"].clone();
+            ensure!(shown["status"] != "creating", "{shown:#}");
+            Ok(shown)
+        })?;
+        if shown["status"] != "available" {
+            taken(site, "DELETE", &path, &Value::Null)?;
+        }
+        ensure!(shown["status"] == "available", "{shown:#}");
+        ensure!(shown["replication_status"] == "inactive", "{shown:#}");
+        Ok(id)
+    })
 }
 
 fn act(site: &Site, group: &str, action: &str, value: &Value) -> Result<()> {
@@ -181,9 +193,7 @@ fn synchronised(pair: &Pair) -> Result<(String, [String; 2])> {
     }
     write(pair, east, "system", 1)?;
     write(pair, east, "data", 2)?;
-    let group = wait_for("the hosts to be gone", SOON, || {
-        made_group(east, &[&pairs[0], &pairs[1]], "az1")
-    })?;
+    let group = made_group(east, &[&pairs[0], &pairs[1]], "az1")?;
     do_(east, &group, "sync")?;
     await_group(east, &group, "available", "active")?;
     let [one, other] = pairs.try_into().ok().context("two pairs")?;
@@ -443,7 +453,5 @@ fn evs_48_a_link_fault_is_a_fault_level_and_heals_by_itself() -> Result<()> {
     write(&pair, &pair.primary, "data", 9)?;
     pair.mend();
     await_so(&pair.primary, &path, key, &[("fault_level", "0"), ("replication_status", "active")])?;
-    wait_for("the same at both", Duration::from_secs(20), || {
-        same((&pair.primary, "data"), (&pair.mirror, "data-dr"))
-    })
+    wait_for("the same at both", SOON, || same((&pair.primary, "data"), (&pair.mirror, "data-dr")))
 }

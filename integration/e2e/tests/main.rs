@@ -16,6 +16,7 @@ mod conformance;
 mod copies;
 mod demo;
 mod evs;
+mod evs_cloud;
 mod failover;
 mod groups;
 mod guest;

@@ -5,8 +5,8 @@
 //!                                                       ◀─ JSON, or a problem document
 //! ```
 //!
-//! Invariant: a handler only translates; what is decided, is decided in `gateway`. Everything below
-//! `/api/` needs a token. No call waits for another site to answer before it answers itself, but
+//! Invariant: a handler only translates; what is decided, is decided in `gateway`. Everything but
+//! its health needs a token. No call waits for another site to answer before it answers itself, but
 //! those that are about what the other site says: a join, a diff, the plan of a move; each has a
 //! deadline.
 

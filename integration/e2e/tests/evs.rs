@@ -257,6 +257,9 @@ fn evs_02_what_does_not_fit_is_refused_by_its_number() -> Result<()> {
     refused(east, ("POST", PAIRS, &odd), 400)?;
     // A disk is in one pair; from either side it is made by the production site.
     let id = made_pair(west, [&fits, &source], "az1")?;
+    // EVS-52: nor is it deleted.
+    let told = east.ask(&["volume", "delete", "source"])?.text;
+    ensure!(told.contains("replication pair"), "{told}");
     fails([&source, &used], "37100053")?;
     fails([&other, &fits], "37100054")?;
     // What another disk holds is lost only with a word.
@@ -391,6 +394,11 @@ fn evs_23_a_failover_needs_nothing_of_the_lost_site_and_a_reprotect_copies_the_d
         Ok(shown)
     })?;
     ensure!(shown["replication_status"] == "inactive", "{shown:#}");
+    // EVS-07: what the lost site rules is refused by the number for that.
+    let path = format!("{GROUPS}/{group}/action");
+    let pause = json!({ "os-stop-replication-consistency-group": null });
+    let error = refused(&pair.mirror, ("POST", &path, &pause), 502)?;
+    ensure!(error["code"] == "37100043", "{error:#}");
     do_(&pair.mirror, &group, "failover")?;
     let shown = await_group(&pair.mirror, &group, "failovered", "active-stopped")?;
     ensure!(shown["priority_station"] == "az2", "{shown:#}");

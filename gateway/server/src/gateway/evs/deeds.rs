@@ -62,6 +62,10 @@ impl Gateway {
         }
         if let Action::Extend { gib } = &action {
             self.require_not_in_error(&group).await?;
+            if group.wanted == Wanted::Idle && group.dialect == Dialect::Evs {
+                let detail = "the disks were never synchronised, so only one would grow";
+                return Err(Refused::new(Code::WrongState, detail).next("synchronise the group"));
+            }
             self.extend(&group, gib).await?;
             return Ok(Made { id, job: None });
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{EvsAnswer, EvsQuestion};
-use crate::book::evs::Pair;
+use crate::book::evs::{Life, Pair};
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::gateway::asks::{Take, unexpected};
 use crate::gateway::members::own_name;
@@ -115,6 +115,27 @@ impl Gateway {
         match self.ask_evs(gateway, EvsQuestion::Disk { disk }).await? {
             EvsAnswer::Disk { seen } => Ok(seen),
             EvsAnswer::Made(_) | EvsAnswer::Done => Err(unexpected()),
+        }
+    }
+
+    /// Whether a volume here is a disk of no pair.
+    ///
+    /// # Errors
+    /// [`Code::VolumeInUse`], with the pair.
+    pub(crate) fn require_in_no_pair(&self, name: &str) -> Result<(), Refused> {
+        let (pages, me) = (self.book.read(), self.own_id());
+        let has_it = |pair: &&Pair| {
+            let sides = pair.head.gateways.iter().zip(&pair.names);
+            let is_its = sides.into_iter().any(|(gateway, of)| *gateway == me && of == name);
+            // One that is being deleted lets its disks go.
+            is_its && !matches!(pair.life, Life::Error | Life::Deleting | Life::ErrorDeleting)
+        };
+        match pages.evs.pairs().find(has_it) {
+            None => Ok(()),
+            Some(pair) => {
+                let detail = format!("{name} is a disk of replication pair {}", pair.head.id);
+                Err(Refused::new(Code::VolumeInUse, detail).next("delete the pair first"))
+            }
         }
     }
 

@@ -180,7 +180,11 @@ impl Gateway {
     fn require_changeable(&self, group: &Group, change: &SetGroup) -> Result<(), Refused> {
         busy(group.life, "the group")?;
         let is_paused = matches!(group.wanted, Wanted::Idle | Wanted::Paused);
-        if !is_paused || !matches!(group.life, Life::Available | Life::Error) {
+        let is_resting = matches!(
+            group.life,
+            Life::Available | Life::Error | Life::ErrorStarting | Life::ErrorStopping
+        );
+        if !is_paused || !is_resting {
             let detail = "pairs are added and removed while the group is paused";
             let next = "pause the group, change it, and synchronise it after";
             return Err(Refused::new(Code::WrongState, detail).next(next));

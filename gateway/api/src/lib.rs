@@ -9,6 +9,7 @@ mod backup;
 mod code;
 mod diff;
 mod event;
+mod evs;
 mod failover;
 mod group;
 mod moment;
@@ -20,6 +21,7 @@ mod point;
 mod problem;
 mod rec;
 mod run;
+mod sdrs;
 mod session;
 mod site;
 mod snapshot;
@@ -39,6 +41,11 @@ pub use diff::{
     DiffExtent, DiffExtents, DiffSide, DiffUnknown, DiffVerdict, GroupDiff, MirrorDiff, VolumeDiff,
 };
 pub use event::Event;
+pub use evs::{
+    EvsError, EvsErrorBody, EvsGroup, EvsGroupAction, EvsGroupChange, EvsGroupCreate, EvsGroupList,
+    EvsGroupShown, EvsGroupUpdate, EvsNewGroup, EvsNewPair, EvsPair, EvsPairCreate, EvsPairList,
+    EvsPairShown,
+};
 pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
 pub use group::{
     Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
@@ -71,6 +78,15 @@ pub use rec::{
 pub use run::{
     DryRun, DryRunStep, Plan, PlanList, PlanMade, PlanMake, PlanParameter, PlanStep, PlanText, Run,
     RunAnswer, RunBegin, RunLeft, RunList, RunQuestion, RunResume, RunStep, RunUntold, RunWord,
+};
+pub use sdrs::{
+    SdrsCluster, SdrsDomain, SdrsDomainList, SdrsDrill, SdrsDrillCreate, SdrsDrillList,
+    SdrsDrillShown, SdrsDrillVolume, SdrsExtend, SdrsFailed, SdrsFailedList, SdrsFailover,
+    SdrsGroup, SdrsGroupAction, SdrsGroupCreate, SdrsGroupList, SdrsGroupRename, SdrsGroupShown,
+    SdrsJob, SdrsJobBegun, SdrsName, SdrsNewDrill, SdrsNewGroup, SdrsNewPair, SdrsNothing,
+    SdrsPair, SdrsPairAction, SdrsPairCreate, SdrsPairDelete, SdrsPairEnd, SdrsPairList,
+    SdrsPairMetadata, SdrsPairRename, SdrsPairShown, SdrsQuota, SdrsQuotaResources, SdrsQuotas,
+    SdrsReverse,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

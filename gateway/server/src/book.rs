@@ -5,6 +5,7 @@
 //! except for those of join tokens, whose records the link makes so that they hold none.
 
 mod backups;
+pub(crate) mod evs;
 mod scrubs;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -85,6 +86,21 @@ pub(crate) struct PeerEntry {
     /// Where it said last that initiators reach it.
     #[serde(default)]
     pub(crate) portals: Option<Side>,
+    /// Where it said last that it stands.
+    #[serde(default)]
+    pub(crate) place: Option<Place>,
+}
+
+/// Where a gateway stands, as its operator described it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Place {
+    /// Its region; may be empty.
+    pub(crate) region: String,
+    /// Its zone; may be empty.
+    pub(crate) zone: String,
+    /// Where it lies, where that is configured.
+    #[serde(default)]
+    pub(crate) position: Option<crate::config::Position>,
 }
 
 impl PeerEntry {
@@ -97,6 +113,7 @@ impl PeerEntry {
             certificate: hex(&peer.certificate),
             addresses: peer.addresses.clone(),
             portals: None,
+            place: None,
         }
     }
 
@@ -185,6 +202,9 @@ pub(crate) struct Pages {
     /// The last scrub of each volume.
     #[serde(default)]
     pub(crate) scrubs: Vec<ScrubEntry>,
+    /// What the EVS and SDRS dialects know.
+    #[serde(default)]
+    pub(crate) evs: evs::EvsPages,
 }
 
 impl Default for Pages {
@@ -199,6 +219,7 @@ impl Default for Pages {
             rollbacks: Vec::new(),
             backups: BackupPages::default(),
             scrubs: Vec::new(),
+            evs: evs::EvsPages::default(),
         }
     }
 }
@@ -242,12 +263,15 @@ impl Pages {
         by_id.or_else(|| of_site.next().filter(|_| of_site.next().is_none()))
     }
 
-    /// Puts a gateway in place of what is known of it. Where initiators reach it stays known until it
-    /// says otherwise.
+    /// Puts a gateway in place of what is known of it. Where initiators reach it, and where it stands,
+    /// stays known until it says otherwise.
     pub(crate) fn put_peer(&mut self, entry: PeerEntry) {
         let known = self.peers.iter().position(|peer| peer.gateway == entry.gateway);
-        let before = known.and_then(|at| self.peers.remove(at).portals);
-        self.peers.push(PeerEntry { portals: entry.portals.or(before), ..entry });
+        let before = known.map(|at| self.peers.remove(at));
+        let (portals, place) = before.map(|of| (of.portals, of.place)).unwrap_or_default();
+        let portals = entry.portals.clone().or(portals);
+        let place = entry.place.clone().or(place);
+        self.peers.push(PeerEntry { portals, place, ..entry });
     }
 
     fn encode(&self) -> Bytes {

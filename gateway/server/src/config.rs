@@ -11,6 +11,7 @@
 mod backup;
 mod iscsi;
 mod load;
+mod place;
 mod plugins;
 mod raw;
 mod recovery;
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub use backup::TargetConfig;
 pub use iscsi::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
 pub use load::{defaults_toml, effective_toml, load};
+pub use place::{Degrees, Position};
 pub use plugins::PluginsConfig;
 pub use raw::Raw;
 pub use recovery::RecoveryConfig;
@@ -168,6 +170,8 @@ pub struct Site {
     pub region: String,
     /// Its zone; may be empty.
     pub zone: String,
+    /// Where it lies.
+    pub position: Option<Position>,
 }
 
 /// The REST API.
@@ -251,6 +255,8 @@ pub struct MirrorConfig {
     pub journal: mirror::JournalLimits,
     /// When mirrors are compared with their sources.
     pub verify: VerifyConfig,
+    /// The longest distance of a mirror of mode `sync`, in kilometres; `None`: any.
+    pub max_distance_km: Option<u32>,
 }
 
 /// Verification of mirrors.

@@ -9,6 +9,7 @@ pub(crate) mod changes;
 pub(crate) mod clones;
 pub(crate) mod contents;
 pub(crate) mod diffs;
+pub(crate) mod evs;
 pub(crate) mod failovers;
 pub(crate) mod folders;
 pub(crate) mod following;
@@ -20,6 +21,7 @@ pub(crate) mod members;
 pub(crate) mod migrations;
 mod moments;
 pub(crate) mod parts;
+pub(crate) mod placement;
 pub(crate) mod plugins;
 pub(crate) mod points;
 pub(crate) mod portals;
@@ -221,6 +223,7 @@ impl Gateway {
         self.tasks.spawn(Arc::clone(self).keep_moments());
         self.begin_backups();
         self.begin_telling_portals();
+        self.begin_evs();
         self.begin_runs();
         self.tasks.spawn(Arc::clone(self).keep_plugins_up());
     }

@@ -5,14 +5,15 @@
 //!                                                       ◀─ JSON, or a problem document
 //! ```
 //!
-//! Invariant: a handler only translates; what is decided, is decided in `gateway`. Everything below
-//! `/api/` needs a token. No call waits for another site to answer before it answers itself, but
+//! Invariant: a handler only translates; what is decided, is decided in `gateway`. Everything but
+//! its health needs a token. No call waits for another site to answer before it answers itself, but
 //! those that are about what the other site says: a join, a diff, the plan of a move; each has a
 //! deadline.
 
 mod auth;
 mod backups;
 mod events;
+mod evs;
 mod failovers;
 mod groups;
 mod moments;
@@ -25,6 +26,7 @@ mod points;
 mod problem;
 pub(crate) mod rec;
 mod runs;
+mod sdrs;
 mod sessions;
 mod sites;
 mod snapshots;
@@ -74,7 +76,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
         (name = "status"), (name = "sites"), (name = "volumes"), (name = "sessions"),
         (name = "groups"), (name = "snapshots"), (name = "points"), (name = "backups"),
         (name = "plans"), (name = "runs"), (name = "plugins"), (name = "operations"),
-        (name = "tokens"), (name = "rec")
+        (name = "tokens"), (name = "rec"), (name = "evs")
     )
 )]
 struct Document;
@@ -94,6 +96,8 @@ fn versioned() -> OpenApiRouter<Arc<Gateway>> {
         .merge(of_plugins())
         .merge(of_runs())
         .merge(rec::calls())
+        .merge(evs::calls())
+        .merge(sdrs::calls())
 }
 
 fn overview() -> OpenApiRouter<Arc<Gateway>> {
@@ -252,6 +256,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .merge(health(&gateway))
         .merge(calls.with_state(gateway))
         .layer(from_fn(rec::shape))
+        .layer(from_fn(evs::shape))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(measure))
 }

@@ -13,6 +13,7 @@ use plugin::{Plugins, Setup, World};
 use recovery::run::Word;
 use uuid::Uuid;
 
+use crate::book::{PeerEntry, Place};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -83,7 +84,7 @@ impl Surroundings {
             name: site.name.clone(),
             region: site.region.clone(),
             zone: site.zone.clone(),
-            position: None,
+            position: site.position.map(crate::config::Position::degrees),
         }
     }
 }
@@ -105,9 +106,14 @@ pub(crate) fn start(config: &Config, world: Arc<Surroundings>) -> Option<Plugins
     }
 }
 
-/// A site that only its name is known of.
-pub(crate) fn site(name: &str) -> Site {
-    Site { name: name.to_owned(), region: String::new(), zone: String::new(), position: None }
+/// A site as plugins see it.
+pub(crate) fn site(name: &str, place: &Place) -> Site {
+    Site {
+        name: name.to_owned(),
+        region: place.region.clone(),
+        zone: place.zone.clone(),
+        position: place.position.map(crate::config::Position::degrees),
+    }
 }
 
 /// A volume as plugins see it.
@@ -184,7 +190,10 @@ impl World for Surroundings {
 
     fn sites(&self) -> BoxFuture<'_, Vec<Site>> {
         let peers = self.gateway().map(|gateway| gateway.book.read());
-        let peers = peers.iter().flat_map(|pages| pages.peers.iter().map(|peer| site(&peer.site)));
+        let peers = peers.iter().flat_map(|pages| {
+            let known = |peer: &PeerEntry| peer.place.clone().unwrap_or_default();
+            pages.peers.iter().map(move |peer| site(&peer.site, &known(peer)))
+        });
         let sites = std::iter::once(self.site()).chain(peers).collect();
         Box::pin(async { sites })
     }

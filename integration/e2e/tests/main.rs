@@ -15,6 +15,8 @@ mod clones;
 mod conformance;
 mod copies;
 mod demo;
+mod evs;
+mod evs_cloud;
 mod failover;
 mod groups;
 mod guest;

@@ -13,9 +13,9 @@ use crate::pair::{Pair, SYNC_LIMIT, VOLUME, expect, set, single, text};
 /// A component, as it was built.
 pub(crate) fn component(name: &str) -> Result<PathBuf> {
     let built = "../../target/plugins/wasm32-wasip2/release";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(built);
     // A library's file has no hyphens.
-    let path = path.join(format!("{}.wasm", name.replace('-', "_")));
+    let file = format!("{}.wasm", name.replace('-', "_"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(built).join(file);
     ensure!(path.is_file(), "{} is not there: cargo xtask plugins builds it", path.display());
     Ok(path)
 }

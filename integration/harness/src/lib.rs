@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod clock;
+mod cloud;
 mod conformance;
 mod guest;
 mod http;
@@ -19,6 +20,7 @@ mod site;
 mod tools;
 
 pub use clock::{Deadline, wait_for};
+pub use cloud::{Cloud, Fault};
 pub use conformance::{Verdict, Verdicts, conformance, conformance_tests, expected};
 pub use guest::{GATEWAY_ADDRESS, Guest};
 pub use http::get;

@@ -20,11 +20,7 @@ const BEHAVIOURS: Table = Table {
     path: "gateway/docs/COVERAGE.md",
     ranges: &[
         ("REC", 1, 34),
-        ("EVS", 5, 5),
-        ("EVS", 8, 18),
-        ("EVS", 23, 30),
-        ("EVS", 34, 36),
-        ("EVS", 47, 50),
+        ("EVS", 1, 53),
         ("SNAP", 1, 9),
         ("BAK", 1, 13),
         ("HDR", 8, 9),

@@ -87,11 +87,18 @@ pub struct RawSite {
     pub region: String,
     /// For people and plugins.
     pub zone: String,
+    /// Latitude and longitude in degrees.
+    pub position: Vec<super::Degrees>,
 }
 
 impl Default for RawSite {
     fn default() -> Self {
-        Self { name: "local".to_owned(), region: String::new(), zone: String::new() }
+        Self {
+            name: "local".to_owned(),
+            region: String::new(),
+            zone: String::new(),
+            position: Vec::new(),
+        }
     }
 }
 
@@ -330,6 +337,8 @@ pub struct RawMirror {
     pub verify_every: String,
     /// Bytes of a mirror that a verification compares in a second at most.
     pub verify_rate: String,
+    /// New sessions of mode `sync`: how far the other site may be, in kilometres; 0: any distance.
+    pub max_distance_km: u32,
 }
 
 impl Default for RawMirror {
@@ -352,6 +361,7 @@ impl Default for RawMirror {
             bandwidth_windows: Vec::new(),
             priority: "normal".to_owned(),
             verify_rate: "64MiB".to_owned(),
+            max_distance_km: 100,
         }
     }
 }

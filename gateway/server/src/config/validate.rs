@@ -111,6 +111,8 @@ impl Raw {
                 name: self.site.name.clone(),
                 region: self.site.region.clone(),
                 zone: self.site.zone.clone(),
+                position: super::Position::read(&self.site.position)
+                    .map_err(|why| at.bad("site.position", why))?,
             },
             data_dir: PathBuf::from(&self.data_dir),
             shards,
@@ -137,6 +139,8 @@ impl Raw {
                 policy: policy(&at, &self.mirror)?,
                 heartbeat: heartbeat(&at, &self.mirror)?,
                 verify: verify(&at, &self.mirror)?,
+                max_distance_km: (self.mirror.max_distance_km > 0)
+                    .then_some(self.mirror.max_distance_km),
                 journal: journal(&at, &self.mirror)?,
             },
             witness: witness(&at, self)?,

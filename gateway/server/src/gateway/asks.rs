@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Gateway;
+use super::evs::{EvsAnswer, EvsQuestion};
 use super::parts::{Deed, Look};
 use super::surveys::Survey;
-use crate::book::PeerEntry;
+use crate::book::{PeerEntry, Place};
 use crate::numbers::Remote;
 use crate::refusal::Refused;
 use crate::runs::calls::{RunAnswer, RunQuestion};
@@ -174,6 +175,10 @@ pub(crate) enum Question {
     },
     /// Initiators reach me there; where do they reach you?
     Portals(Side),
+    /// I stand there; where do you?
+    Place(Place),
+    /// It is about pairs and groups as the EVS dialect has them.
+    Evs(Box<EvsQuestion>),
 }
 
 impl Question {
@@ -233,6 +238,10 @@ pub(crate) enum Answer {
     },
     /// Initiators reach me there.
     Portals(Side),
+    /// I stand there.
+    Place(Place),
+    /// What is said about pairs and groups.
+    Evs(EvsAnswer),
     /// What is said about the run.
     Run(RunAnswer),
     /// Done.
@@ -246,7 +255,7 @@ pub(crate) enum Answer {
     },
 }
 
-fn unexpected() -> Refused {
+pub(super) fn unexpected() -> Refused {
     Refused::new(Code::PeerRefused, "the other gateway gave an answer to another question")
 }
 
@@ -302,6 +311,18 @@ impl Answer {
     /// When it is another.
     pub(crate) fn portals(self) -> Result<Side, Refused> {
         if let Self::Portals(side) = self { Ok(side) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn place(self) -> Result<Place, Refused> {
+        if let Self::Place(place) = self { Ok(place) } else { Err(unexpected()) }
+    }
+
+    /// # Errors
+    /// When it is another.
+    pub(crate) fn of_evs(self) -> Result<EvsAnswer, Refused> {
+        if let Self::Evs(answer) = self { Ok(answer) } else { Err(unexpected()) }
     }
 
     /// # Errors

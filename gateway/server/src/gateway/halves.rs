@@ -176,6 +176,8 @@ impl Gateway {
             Question::Block(lost) => self.block_for(peer, lost).await,
             Question::Survey { group } => self.survey_for(group, peer).await,
             Question::Portals(side) => self.hear_portals(peer, side).await,
+            Question::Place(place) => self.tell_place(peer, place).await,
+            Question::Evs(question) => self.answer_evs(peer, *question).await.map(Answer::Evs),
             Question::Release { session } => {
                 let half = self.half_with(session, peer).await?;
                 self.release_half(&half).await?;
@@ -222,7 +224,11 @@ impl Gateway {
     /// # Errors
     /// [`Code::NotFound`], [`Code::BadSize`], [`Code::VolumeInUse`], [`Code::NeedsConsent`], or the
     /// pool's.
-    async fn take_volume(&self, peer: &Identity, take: &Take) -> Result<String, Refused> {
+    pub(super) async fn take_volume(
+        &self,
+        peer: &Identity,
+        take: &Take,
+    ) -> Result<String, Refused> {
         super::volumes::check_size(take.bytes)?;
         let _alone = self.change_alone().await;
         let numbers = self.numbers.read().await?;
@@ -251,7 +257,9 @@ impl Gateway {
         }
         let status = self.status_of(group.group()).await?;
         let was_its_mirror = volume.id == take.volume
-            && number.is_some_and(|n| n.was_mirror_of == Some(peer.gateway.uuid()));
+            && numbers
+                .volume(volume.id)
+                .is_some_and(|n| n.was_mirror_of == Some(peer.gateway.uuid()));
         let may_lose = take.overwrite || take.keep || was_its_mirror;
         check_free(group, &status, (take.bytes, may_lose))?;
         let id = group.group();
@@ -442,7 +450,7 @@ impl Gateway {
     }
 
     /// What mirrors may lack of a group that is gone concerns nobody.
-    async fn forget_maps(&self, status: &GroupStatus) -> Result<(), Refused> {
+    pub(super) async fn forget_maps(&self, status: &GroupStatus) -> Result<(), Refused> {
         let group = status.group;
         let keys = status.legs.iter().flat_map(|leg| {
             let volumes = status.volumes.iter();

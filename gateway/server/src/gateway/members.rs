@@ -259,7 +259,11 @@ impl Gateway {
 
     /// Closes groups, and opens others of the same volumes, as their primary. If it cannot be
     /// recorded, the groups are what they were.
-    async fn regroup(&self, before: &[GroupEntry], after: &[GroupEntry]) -> Result<(), Refused> {
+    pub(super) async fn regroup(
+        &self,
+        before: &[GroupEntry],
+        after: &[GroupEntry],
+    ) -> Result<(), Refused> {
         for group in before {
             self.shut_group(group.group()).await?;
         }

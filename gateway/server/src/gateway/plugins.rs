@@ -1,4 +1,4 @@
-//! Plugins as operators see and change them, and where the gateway asks them itself.
+//! Plugins as operators see and change them.
 //!
 //! Invariant: what fails in a plugin is told with its name and refuses what it was asked about; it
 //! touches nothing that runs.
@@ -8,17 +8,15 @@ use std::sync::Arc;
 
 use api::{
     Code, Plugin, PluginAbout, PluginAction, PluginGrants, PluginHealth, PluginLine, PluginList,
-    PluginLog, PluginProbe, PluginRest, PluginState, SessionCreate,
+    PluginLog, PluginProbe, PluginRest, PluginState,
 };
-use plugin::contract::{Context, Diagnostic, Health, Proposal, Severity};
+use plugin::contract::{Context, Health};
 use plugin::{About, CallError, Grant, Grants, Level, LoadError, Plugins, Standing};
 use uuid::Uuid;
 
 use super::Gateway;
-use crate::book::GroupEntry;
 use crate::clock::text;
 use crate::plugins::actions::Provider;
-use crate::plugins::{mode, site, volume};
 use crate::refusal::Refused;
 use crate::runs::core::CORE;
 
@@ -277,52 +275,5 @@ impl Gateway {
             actor: actor.to_owned(),
             is_undo: false,
         }
-    }
-
-    /// Asks every plugin that has rules for where copies lie what it has against a session.
-    ///
-    /// # Errors
-    /// [`Code::PlacementRefused`] with the first thing, [`Code::PluginFailed`]: a rule that cannot be
-    /// asked holds.
-    pub(crate) async fn check_placement(
-        &self,
-        group: &GroupEntry,
-        wanted: &SessionCreate,
-    ) -> Result<(), Refused> {
-        let Some(plugins) = &self.plugins else { return Ok(()) };
-        // A rule that lies there holds, also while the gateway is starting.
-        self.load_plugins().await;
-        let placing = plugins.placing();
-        if placing.is_empty() {
-            return Ok(());
-        }
-        let here = &self.config.site;
-        let volumes = self.show_volumes().await.items;
-        let volumes: Vec<_> =
-            volumes.iter().filter(|of| of.group == group.name).map(volume).collect();
-        let default = crate::status::words::mode(self.config.mirror.policy.mode);
-        let mut source = site(&here.name);
-        (source.region, source.zone) = (here.region.clone(), here.zone.clone());
-        let proposal = Proposal {
-            source,
-            destination: site(&wanted.to),
-            mode: mode(wanted.policy.mode.as_deref().unwrap_or(default)),
-            destinations: vec![None; volumes.len()],
-            volumes,
-            distance_km: None,
-            round_trip_us: None,
-        };
-        for name in placing {
-            let said = plugins.check_session(&name, self.aside("gateway"), proposal.clone()).await;
-            let said = said.map_err(|error| call_failed(&name, &error))?;
-            let said = said.map_err(|error| said_no(&name, &error))?;
-            let against = |of: &&Diagnostic| of.severity == Severity::Error;
-            if let Some(against) = said.iter().find(against) {
-                let code = against.vendor_code.as_ref().unwrap_or(&against.code);
-                let detail = format!("{} ({name}: {code})", against.message);
-                return Err(Refused::new(Code::PlacementRefused, detail));
-            }
-        }
-        Ok(())
     }
 }

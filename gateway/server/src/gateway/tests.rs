@@ -262,6 +262,7 @@ async fn a_session_needs_a_site_that_is_known() {
         certificate: "00".to_owned(),
         addresses: vec!["127.0.0.1:1".to_owned()],
         portals: None,
+        place: None,
     };
     let recorded = rig.gateway.book.change(Vec::new(), |pages| {
         pages.peers.push(peer);

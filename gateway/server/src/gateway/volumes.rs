@@ -341,6 +341,7 @@ impl Gateway {
         let (group, volume) = self.find_volume(name)?;
         require_own_group(&group, &volume)?;
         self.require_fills_nobody(&volume.name, VolumeId::from_uuid(volume.id))?;
+        self.require_in_no_pair(&volume.name)?;
         let status = self.status_of(group.group()).await?;
         if !status.legs.is_empty() {
             let sites: Vec<&str> = status.legs.iter().map(|leg| leg.site.as_str()).collect();

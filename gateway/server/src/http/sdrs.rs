@@ -1,0 +1,67 @@
+//! The SDRS dialect: protection groups as the disaster recovery service's API names them.
+//!
+//! Invariant: a handler only translates; each change is a job, whose identity is the answer. Servers are
+//! not protected here: what belongs to them is done by steps of plans, and those calls do not exist.
+
+mod domains;
+mod drills;
+mod groups;
+mod jobs;
+mod pairs;
+
+use std::sync::Arc;
+
+use api::{Code, SdrsJobBegun};
+use axum::Json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::evs::{Asked, Match, Named, cut, id, whole_gib};
+use super::{Body, Failure, Shared};
+use crate::gateway::Gateway;
+use crate::gateway::evs::{Made, coded};
+use crate::names::is_name;
+use crate::refusal::Refused;
+
+type Begun = Result<Json<SdrsJobBegun>, Failure>;
+
+const DESCRIPTION_MAX: usize = 64;
+
+/// The calls of the disaster recovery service.
+pub(super) fn calls() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(domains::list))
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::show, groups::rename, groups::delete))
+        .routes(routes!(groups::act))
+        .routes(routes!(pairs::list, pairs::create))
+        .routes(routes!(pairs::show, pairs::rename, pairs::delete))
+        .routes(routes!(pairs::act))
+        .routes(routes!(drills::list, drills::create))
+        .routes(routes!(drills::show, drills::delete))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::failed, jobs::purge_all))
+        .routes(routes!(jobs::purge))
+        .routes(routes!(domains::quotas))
+}
+
+fn begun(made: Made) -> Begun {
+    let missing = || Failure::new(Code::Internal, "the job was not recorded");
+    Ok(Json(SdrsJobBegun { job_id: made.job.ok_or_else(missing)?.to_string() }))
+}
+
+fn check_name(name: &str) -> Result<(), Refused> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let detail = format!("{name:?} is no name: use 1 to 64 of A-Z a-z 0-9 . _ -");
+    Err(coded(Code::Invalid, "SDRS.0202", detail))
+}
+
+fn check_description(text: &str) -> Result<(), Refused> {
+    if text.len() <= DESCRIPTION_MAX && !text.contains(['<', '>']) {
+        return Ok(());
+    }
+    let detail = format!("a description has at most {DESCRIPTION_MAX} bytes and neither < nor >");
+    Err(coded(Code::Invalid, "SDRS.0212", detail))
+}

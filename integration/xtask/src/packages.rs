@@ -55,7 +55,11 @@ const CLIENTS: [Need; 24] = [
     need("clang", "clang", "compiles a plugin in C"),
     need("wasm-ld", "lld", "links it"),
     need("/usr/include/wasm32-wasi/stdlib.h", "wasi-libc", "the library that it has"),
-    need("/usr/lib/clang/14/lib/wasi/libclang_rt.builtins-wasm32.a", "libclang-rt-dev-wasm32", "what its compiler needs"),
+    need(
+        "/usr/lib/clang/14/lib/wasi/libclang_rt.builtins-wasm32.a",
+        "libclang-rt-dev-wasm32",
+        "what its compiler needs",
+    ),
     need("npm", "npm", "brings what makes a plugin of JavaScript"),
 ];
 

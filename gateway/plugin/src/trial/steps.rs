@@ -80,7 +80,7 @@ impl Tried {
         call: impl Future<Output = Result<Result<T, Error>, CallError>>,
     ) -> (Came<T>, Vec<Sent>) {
         self.calls += 1;
-        let registered = self.world.registrations();
+        let changed = self.world.changes();
         let made = tokio::select! {
             made = call => Some(made),
             () = self.script.death.notified() => None,
@@ -98,8 +98,9 @@ impl Tried {
             if let Some(changing) = sent.iter().find(|sent| sent.changes) {
                 self.find(at, (Rule::ChangesNothing, format!("it sent {}", changing.line)));
             }
-            if self.world.registrations() > registered {
-                self.find(at, (Rule::ChangesNothing, "it registered something".to_owned()));
+            if self.world.changes() > changed {
+                let what = "it registered something, or wrote to a folder".to_owned();
+                self.find(at, (Rule::ChangesNothing, what));
             }
         }
         let came = match made {
@@ -182,7 +183,7 @@ impl Tried {
         let at = |call| At { action: None, mood, call, may_change: false };
         self.call(at("probe"), plugins.probe(&name)).await;
         let has = |part: &str| self.about.exports.iter().any(|export| *export == part);
-        let (places, plans) = (has("placement"), has("plans"));
+        let (places, plans, keeps_up) = (has("placement"), has("plans"), has("upkeep"));
         let ctx = || context("", mood, 1);
         if places {
             let (source, there) = (world::site("east", "a"), world::site("west", "b"));
@@ -212,6 +213,24 @@ impl Tried {
                     self.call(at("plans.check"), call).await;
                 }
             }
+        }
+        if keeps_up {
+            self.keep_up(mood).await;
+        }
+    }
+
+    /// What it does between runs, and what it can be told.
+    async fn keep_up(&mut self, mood: Mood) {
+        let (plugins, name) = (self.plugins.clone(), self.about.name.to_string());
+        let at = |call| At { action: None, mood, call, may_change: true };
+        let ctx = || context("", mood, 1);
+        self.call(at("upkeep.tick"), plugins.tick(&name, ctx())).await;
+        let asks = At { may_change: false, ..at("upkeep.words") };
+        let call = async { plugins.words(&name).await.map(Ok) };
+        let (Came::Answer(words), _) = self.call(asks, call).await else { return };
+        for (word, _) in words {
+            let none = serde_json::json!({});
+            self.call(at("upkeep.say"), plugins.say(&name, ctx(), (&word, &none))).await;
         }
     }
 

@@ -2,11 +2,13 @@
 //!
 //! Invariant: its secrets are like no other text, so that one that is told is found.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::moods::Mood;
 use crate::world::{
-    BoxFuture, Created, Group, Progress, Role, SecretError, Session, Site, Volume, World,
+    BoxFuture, Created, File, FolderError, Group, Progress, Role, SecretError, Session, Site,
+    Volume, World,
 };
 
 /// What every secret begins with.
@@ -18,6 +20,10 @@ struct Told {
     registered: Vec<Created>,
     unregistered: Vec<(String, String)>,
     said: Vec<String>,
+    /// By volume and name: revision and content.
+    files: BTreeMap<(String, String), (u64, Vec<u8>)>,
+    /// Writes to folders.
+    writes: u64,
 }
 
 /// See the top of the file.
@@ -46,9 +52,10 @@ impl Simulated {
         told.registered.iter().filter(|made| !is_gone(made)).cloned().collect()
     }
 
-    /// How often something was registered since the mood began.
-    pub(super) fn registrations(&self) -> usize {
-        self.told().registered.len()
+    /// How often something was registered, or written to a folder, since the mood began.
+    pub(super) fn changes(&self) -> u64 {
+        let told = self.told();
+        told.registered.len() as u64 + told.writes
     }
 
     /// What was reported since it was asked last.
@@ -60,6 +67,11 @@ impl Simulated {
 pub(super) fn site(name: &str, zone: &str) -> Site {
     let (region, zone) = ("trial".to_owned(), zone.to_owned());
     Site { name: name.to_owned(), region, zone, position: None }
+}
+
+fn file(name: &str, revision: u64, content: &[u8]) -> File {
+    let size_bytes = content.len() as u64;
+    File { name: name.to_owned(), revision, size_bytes, written_at: 1_900_000_000_000 }
 }
 
 pub(super) fn volume() -> Volume {
@@ -108,6 +120,68 @@ impl World for Simulated {
 
     fn groups<'a>(&'a self, _run: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Group>, String>> {
         Box::pin(async { Ok(vec![group()]) })
+    }
+
+    fn folder_files<'a>(
+        &'a self,
+        volume: &'a str,
+        prefix: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<File>, FolderError>> {
+        let told = self.told();
+        let of =
+            told.files.iter().filter(|((at, name), _)| at == volume && name.starts_with(prefix));
+        let files: Vec<File> =
+            of.map(|((_, name), (revision, content))| file(name, *revision, content)).collect();
+        Box::pin(async { Ok(files) })
+    }
+
+    fn folder_read<'a>(
+        &'a self,
+        volume: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>> {
+        let told = self.told();
+        let found = told.files.get(&(volume.to_owned(), name.to_owned())).cloned();
+        let found = found.map(|(revision, content)| (file(name, revision, &content), content));
+        Box::pin(async { Ok(found) })
+    }
+
+    fn folder_write<'a>(
+        &'a self,
+        _run: Option<&'a str>,
+        volume: &'a str,
+        (name, content): (String, Vec<u8>),
+        expected: Option<u64>,
+    ) -> BoxFuture<'a, Result<u64, FolderError>> {
+        Box::pin(async move {
+            if self.is(Mood::Forgetful) {
+                return Err(FolderError::Full);
+            }
+            let mut told = self.told();
+            let key = (volume.to_owned(), name);
+            let revision = told.files.get(&key).map_or(0, |(revision, _)| *revision);
+            if expected.is_some_and(|expected| expected != revision) {
+                return Err(FolderError::Revision(revision));
+            }
+            told.writes += 1;
+            let revision = told.writes;
+            told.files.insert(key, (revision, content));
+            Ok(revision)
+        })
+    }
+
+    fn folder_remove<'a>(
+        &'a self,
+        _run: Option<&'a str>,
+        volume: &'a str,
+        name: String,
+    ) -> BoxFuture<'a, Result<(), FolderError>> {
+        Box::pin(async move {
+            let mut told = self.told();
+            told.writes += 1;
+            told.files.remove(&(volume.to_owned(), name));
+            Ok(())
+        })
     }
 
     fn register<'a>(

@@ -33,10 +33,12 @@ async fn a_plugin_that_keeps_the_contract_passes_in_every_mood() {
 async fn each_rule_that_a_hostile_plugin_breaks_is_named_with_its_action() {
     let verdict = tried("hostile").await;
     let breaks = |rule, action: &str, mood| {
-        let found = verdict.findings.iter().find(|found| {
-            found.rule == rule && found.action.as_deref() == Some(action)
-        });
-        let found = found.unwrap_or_else(|| panic!("{rule:?} by {action}: {:#?}", verdict.findings));
+        let found = verdict
+            .findings
+            .iter()
+            .find(|found| found.rule == rule && found.action.as_deref() == Some(action));
+        let found =
+            found.unwrap_or_else(|| panic!("{rule:?} by {action}: {:#?}", verdict.findings));
         assert_eq!(found.mood, mood, "{found:?}");
         found.detail.clone()
     };

@@ -21,9 +21,8 @@ pub(in crate::commands::plugins) fn check(command: &PluginCheck, global: &Global
         .map_err(|error| Failure::new(FAILED, format!("cannot make a folder: {error}")))?;
     let answers = match &command.answers {
         None => Answers::default(),
-        Some(file) => Answers::parse(&read(file)?).map_err(|error| {
-            Failure::new(FAILED, format!("{}: {error}", file.display()))
-        })?,
+        Some(file) => Answers::parse(&read(file)?)
+            .map_err(|error| Failure::new(FAILED, format!("{}: {error}", file.display())))?,
     };
     let trial = Trial {
         scratch: scratch.path().to_owned(),
@@ -76,7 +75,8 @@ fn text(verdict: &Verdict) -> String {
         let word = if found.is_empty() { "ok    " } else { "BROKEN" };
         let _infallible = writeln!(text, "  {word}  {}", rule.words());
         for finding in found {
-            let action = finding.action.as_deref().map_or(String::new(), |name| format!("{name}, "));
+            let action =
+                finding.action.as_deref().map_or(String::new(), |name| format!("{name}, "));
             let (mood, detail) = (finding.mood.words(), &finding.detail);
             let _infallible = writeln!(text, "            {action}when {mood}: {detail}");
         }

@@ -30,11 +30,8 @@ impl Tool {
         hint: "apt-get install lld wasi-libc libclang-rt-dev-wasm32, if headers or the linker are \
                what is missing",
     };
-    pub(super) const NPM: Self = Self {
-        program: "npm",
-        brings: "apt-get install npm",
-        hint: "look at what it says above",
-    };
+    pub(super) const NPM: Self =
+        Self { program: "npm", brings: "apt-get install npm", hint: "look at what it says above" };
 
     /// Runs it in a folder; answers what it wrote to its standard output. Its other words are shown as
     /// they come.

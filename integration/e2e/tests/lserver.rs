@@ -257,6 +257,18 @@ fn ror_21_a_switchover_that_is_rejected_before_the_batch_is_taken_back_whole() -
         .concat();
     let before = (rig.east.items(&kinds), rig.west.items(&kinds));
     let plan = rig.plan("switchover", east, &[])?;
+    // Something is under way at the source, and nobody wants to wait for it.
+    rig.east.set_busy(3);
+    let begun = east.cli(&["plan", "run", &plan, "--set", "noretry=true"])?;
+    let id = text(&begun, "/id")?;
+    let stopped = await_state(east, &id, "stopped")?;
+    ensure!(state(&stopped, "lock") == "failed", "{stopped:#}");
+    ensure!(stopped.to_string().contains("3 operations are running"), "{stopped:#}");
+    east.cli(&["run", "abort", &id])?;
+    await_state(east, &id, "rolled_back")?;
+    ensure!(rig.west.item("lservers", "own1")["power"] == "on", "it runs again");
+    rig.east.set_busy(0);
+
     let id = begin(east, &plan, &[])?;
     // Nobody collects while the run holds it, here or there, whoever asks; and nothing else writes.
     for site in [east, west] {
@@ -331,7 +343,15 @@ fn ror_21_a_switchover_goes_on_where_it_was_killed_and_changes_nothing_twice() -
     let mut rig = Rig::start()?;
     say(&rig.pair.primary, &["export"])?;
     let plan = rig.plan("switchover", &rig.pair.mirror, &[])?;
-    let id = begin(&rig.pair.mirror, &plan, &[])?;
+    // Step 2 waits until what is under way at the source is over.
+    rig.east.set_busy(1);
+    let begun = rig.pair.mirror.cli(&["plan", "run", &plan])?;
+    let id = text(&begun, "/id")?;
+    let waits = |run: &Value| run.to_string().contains("waits for 1 operations");
+    rig.pair.mirror.wait_for(&["run", "show", &id], RUN_LIMIT, waits)?;
+    ensure!(rig.east.lock().is_none(), "it is not locked in the midst of something");
+    rig.east.set_busy(0);
+    await_state(&rig.pair.mirror, &id, "waiting")?;
     rig.pair.mirror.kill()?;
     rig.pair.mirror.start()?;
     await_state(&rig.pair.mirror, &id, "waiting")?;
@@ -422,15 +442,12 @@ fn ror_16_a_switchover_that_cannot_work_is_blocked_before_anything_is_changed() 
     ensure!(dry.text.contains("unmapped") && dry.text.contains("blocked"), "{}", dry.text);
     let begun = east.cli(&["plan", "run", &name])?;
     let id = text(&begun, "/id")?;
-    let stuck = wait_for("a step that fails", RUN_LIMIT, || {
-        let run = show(east, &id)?;
-        ensure!(run["state"] == "failed" || run["state"] == "waiting", "the run is {run:#}");
-        Ok(run)
-    })?;
+    let stuck = await_state(east, &id, "stopped")?;
     ensure!(stuck.to_string().contains("array-e"), "{stuck:#}");
     ensure!(rig.west.made().is_empty() && rig.east.made().is_empty(), "something was changed");
     east.cli(&["run", "abort", &id])?;
-    await_state(east, &id, "rolled_back")?;
+    let is_over = |run: &Value| !run["ended_at"].is_null();
+    east.wait_for(&["run", "show", &id], RUN_LIMIT, is_over)?;
 
     // What the batch would do to each item, and what does not match, without any change.
     rig.east.set("mappings", "storage", east_items()["mappings"]["storage"].clone());
@@ -446,4 +463,42 @@ fn ror_16_a_switchover_that_cannot_work_is_blocked_before_anything_is_changed() 
     );
     ensure!(rig.west.made().is_empty(), "a rehearsal changed something");
     Ok(())
+}
+
+#[test]
+fn ror_15_a_tenant_is_switched_to_a_site_that_is_active_and_what_stayed_follows() -> Result<()> {
+    let rig = Rig::start()?;
+    let (east, west) = (&rig.pair.primary, &rig.pair.mirror);
+    say(east, &["export"])?;
+    let scope = ["--set", "mode=active-active", "--set", "level=tenant", "--set", "tenants=red"];
+    let plan = rig.plan("switchover", west, &[&scope[..], &["--set", "exclude=web2"]].concat())?;
+    let id = begin(west, &plan, &[])?;
+    west.cli(&["run", "answer", &id, "approve"])?;
+    await_state(west, &id, "completed")?;
+    ensure!(rig.west.item("lservers", "own1")["power"] == "on", "an active site goes on");
+    ensure!(
+        rig.west.item("network-devices", "fw1")["config"] == "allow 80",
+        "it is of all tenants"
+    );
+    ensure!(rig.west.item("lservers", "web1")["power"] == "on");
+    for stays in ["web2", "db1"] {
+        ensure!(rig.west.item("lservers", stays).is_null(), "{stays} was switched");
+        ensure!(!rig.east.item("lservers", stays).is_null(), "{stays} is gone");
+    }
+    ensure!(rig.east.item("lservers", "db1")["power"] == "on", "the other tenant goes on");
+    ensure!(rig.east.item("lservers", "web1").is_null() && rig.east.lock().is_none());
+    ensure!(
+        rig.east.item("fences", "red")["run"] == id && rig.east.item("fences", "all").is_null()
+    );
+    let report = say(west, &["report", &format!("run={id}")])?;
+    ensure!(report["remaining"] == json!(["lservers/web2"]), "{report:#}");
+
+    let sites = ["--set", "source=east", "--set", "destination=west", "--save"];
+    let make = ["plan", "make", PLUGIN, "additional"];
+    let plan = west.cli(&[&make[..], &scope, &sites].concat())?;
+    let begun = west.cli(&["plan", "run", &text(&plan, "/name")?])?;
+    await_state(west, &text(&begun, "/id")?, "completed")?;
+    ensure!(rig.west.item("lservers", "web2")["storage"] == "array-w", "it followed");
+    ensure!(rig.west.item("lservers", "own1")["power"] == "on");
+    is_once(&rig.west)
 }

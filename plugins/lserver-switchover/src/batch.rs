@@ -3,6 +3,8 @@
 //! Invariant: from the same export, the same saved configuration and the same scope comes the same list, so
 //! that a place in it means the same after a restart.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::model::{Export, IMPORTED, Level, Mode, Scope, text};
@@ -196,6 +198,14 @@ pub fn way_back(saved: &Export, now: &Export) -> Vec<Op> {
     all
 }
 
+/// What servers that stay behind hang on, as kind and name.
+fn needed_by_what_stays<'a>(export: &'a Export, moving: &[&str]) -> BTreeSet<(&'a str, &'a str)> {
+    let stays = export.of("lservers").filter(|(name, _)| !moving.contains(&name.as_str()));
+    let keys =
+        [("tenants", "tenant"), ("pools", "pool"), ("images", "image"), ("platforms", "platform")];
+    stays.flat_map(|(_, server)| keys.map(|(kind, key)| (kind, text(server, key)))).collect()
+}
+
 /// What is deleted at a source that was switched, and the fences that keep it so.
 #[must_use]
 pub fn cleaned(export: &Export, scope: &Scope, run: &str) -> Vec<Op> {
@@ -208,8 +218,10 @@ pub fn cleaned(export: &Export, scope: &Scope, run: &str) -> Vec<Op> {
     };
     let servers = moving["lservers"].iter();
     all.extend(servers.map(|name| Op::Power { name: (*name).to_owned(), is_on: false }));
+    let needed = needed_by_what_stays(export, &moving["lservers"]);
     for kind in IMPORTED.iter().rev() {
-        all.extend(moving[kind].iter().map(|name| delete(kind, name)));
+        let goes = moving[kind].iter().filter(|name| !needed.contains(&(*kind, **name)));
+        all.extend(goes.map(|name| delete(kind, name)));
     }
     all
 }
@@ -299,6 +311,12 @@ mod tests {
         let red = cleaned(&east(), &scope(json!({ "level": "tenant", "tenants": "red" })), "r1");
         assert_eq!(red[0], put("fences", "red", json!({ "tenant": "red", "run": "r1" })));
         assert!(words(&red).iter().all(|op| !op.contains("db1") && !op.contains("gold")));
+        let limited = words(&cleaned(&east(), &scope(json!({ "exclude": "web2" })), "r1"));
+        for kept in ["web2", "red", "tin", "red-web", "shop"] {
+            let delete = |kind: &str| limited.contains(&format!("delete {kind}/{kept}"));
+            assert!(!IMPORTED.iter().any(|kind| delete(kind)), "{kept} is needed: {limited:?}");
+        }
+        assert!(limited.contains(&"delete tenants/blue".to_owned()), "{limited:?}");
     }
 
     #[test]

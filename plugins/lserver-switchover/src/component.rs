@@ -13,7 +13,7 @@ use self::exports::twinspan::plugin::plugin::{
 };
 use self::exports::twinspan::plugin::upkeep::Guest as Upkeep;
 use self::twinspan::plugin::types::{
-    Context, Created, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report,
+    Context, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report,
     Retry, Role, Severity,
 };
 use self::twinspan::plugin::{config, folder, http, kv, volumes};
@@ -226,10 +226,9 @@ impl Outside for Gateway {
 }
 
 fn report(report: outside::Report) -> Report {
-    let created = |(kind, name): (String, String)| Created { kind, id: name.clone(), name };
     Report {
         summary: report.summary,
-        created: report.created.into_iter().map(created).collect(),
+        created: vec![],
         removed: vec![],
         outputs: report.outputs,
     }
@@ -257,7 +256,7 @@ fn call(ctx: &Context) -> Call {
     // What is taken back is another deed than what was done.
     let way = if ctx.is_undo { "back" } else { "forth" };
     let key = format!("{}/{way}", ctx.idempotency_key);
-    Call { run: ctx.run.clone(), step: ctx.step.clone(), key, dry_run: ctx.dry_run }
+    Call { run: ctx.run.clone(), step: ctx.step.clone(), key }
 }
 
 impl Guest for Plugin {

@@ -110,8 +110,6 @@ pub trait Outside {
 pub struct Report {
     pub summary: String,
     pub outputs: Vec<(String, String)>,
-    /// What was made and stays, as kind and name.
-    pub created: Vec<(String, String)>,
 }
 
 impl Report {
@@ -123,12 +121,6 @@ impl Report {
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.outputs.push((name.to_owned(), value.to_string()));
         self
-    }
-
-    /// What it said by this name.
-    #[must_use]
-    pub fn output(&self, name: &str) -> Option<&str> {
-        self.outputs.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -146,5 +138,4 @@ pub struct Call {
     pub run: String,
     pub step: String,
     pub key: String,
-    pub dry_run: bool,
 }

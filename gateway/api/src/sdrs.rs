@@ -188,16 +188,19 @@ pub struct SdrsFailover {
 
 /// What is done to a protection group.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
 pub enum SdrsGroupAction {
     /// Turn protection on, or on again after a failover.
-    StartServerGroup(SdrsNothing),
+    #[serde(rename = "start-server-group")]
+    Start(SdrsNothing),
     /// Turn it off.
-    StopServerGroup(SdrsNothing),
+    #[serde(rename = "stop-server-group")]
+    Stop(SdrsNothing),
     /// Swap the sites.
-    ReverseServerGroup(SdrsReverse),
+    #[serde(rename = "reverse-server-group")]
+    Reverse(SdrsReverse),
     /// Let the other site take over.
-    FailoverServerGroup(SdrsFailover),
+    #[serde(rename = "failover-server-group")]
+    Failover(SdrsFailover),
 }
 
 /// Makes a pair of a disk and one that is made at the other site.

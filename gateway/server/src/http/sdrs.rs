@@ -37,12 +37,17 @@ pub(super) fn calls() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(pairs::list, pairs::create))
         .routes(routes!(pairs::show, pairs::rename, pairs::delete))
         .routes(routes!(pairs::act))
+        .routes(routes!(domains::quotas))
+        .merge(calls_of_drills_and_jobs())
+}
+
+fn calls_of_drills_and_jobs() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(drills::list, drills::create))
         .routes(routes!(drills::show, drills::delete))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::failed, jobs::purge_all))
         .routes(routes!(jobs::purge))
-        .routes(routes!(domains::quotas))
 }
 
 fn begun(made: Made) -> Begun {

@@ -195,13 +195,8 @@ impl Gateway {
 
     // --- a disk and its copy, in a protection group ---
 
-    async fn make_pair_in(self: &Arc<Self>, group: Uuid, wanted: NewPair) -> Result<Made, Refused> {
-        let group = self.book.read().evs.group(group)?.clone();
-        require_resting(&group)?;
-        let &[disk] = wanted.disks.as_slice() else {
-            let detail = "volume_id names one disk, at the production site";
-            return Err(coded(Code::Invalid, "SDRS.0211", detail));
-        };
+    /// How a disk is that can be protected.
+    async fn see_available(&self, disk: Uuid) -> Result<DiskSeen, Refused> {
         let missing = || {
             let detail = format!("there is no disk {disk} in zone {}", self.own_station());
             coded(Code::NotFound, "SDRS.1810", detail)
@@ -215,6 +210,17 @@ impl Gateway {
             );
             return Err(coded(Code::VolumeInUse, "SDRS.1801", detail));
         }
+        Ok(seen)
+    }
+
+    async fn make_pair_in(self: &Arc<Self>, group: Uuid, wanted: NewPair) -> Result<Made, Refused> {
+        let group = self.book.read().evs.group(group)?.clone();
+        require_resting(&group)?;
+        let &[disk] = wanted.disks.as_slice() else {
+            let detail = "volume_id names one disk, at the production site";
+            return Err(coded(Code::Invalid, "SDRS.0211", detail));
+        };
+        let seen = self.see_available(disk).await?;
         // Which of the two places is the production site now decides which disk is which.
         let made = Uuid::now_v7();
         let disks = if group.primary == 0 { [disk, made] } else { [made, disk] };

@@ -237,19 +237,19 @@ pub(super) async fn act(
     let is_over = matches!(group.life, Life::FailedOver | Life::ErrorReprotecting);
     let action = match asked {
         // The same word turns protection on for the first time and after a failover.
-        SdrsGroupAction::StartServerGroup(words) if is_over => {
+        SdrsGroupAction::Start(words) if is_over => {
             Action::Reprotect { discard: words.confirm_discard }
         }
-        SdrsGroupAction::StartServerGroup(_) => Action::Sync,
-        SdrsGroupAction::StopServerGroup(_) => Action::Pause,
-        SdrsGroupAction::ReverseServerGroup(words) => {
+        SdrsGroupAction::Start(_) => Action::Sync,
+        SdrsGroupAction::Stop(_) => Action::Pause,
+        SdrsGroupAction::Reverse(words) => {
             if !["source", "target"].contains(&&*words.priority_station) {
                 let detail = "priority_station is source or target";
                 return Err(coded(Code::Invalid, "SDRS.0216", detail).into());
             }
             Action::Reverse { to: Some(words.priority_station) }
         }
-        SdrsGroupAction::FailoverServerGroup(words) => Action::Failover { confirm: words.confirm },
+        SdrsGroupAction::Failover(words) => Action::Failover { confirm: words.confirm },
     };
     begun(gateway.evs_call(Call::Act { id: group.head.id, action }).await?)
 }

@@ -30,14 +30,14 @@ fn follow(lang: &str) -> Result<()> {
         .args(["-euo", "pipefail", "-c", &commands])
         .current_dir(&folder)
         .env("PATH", format!("{beside}:{path}"))
-        .envs(pair.east.environment())
+        .envs(pair.primary.environment())
         .output()
         .context("start bash")?;
     let said = String::from_utf8_lossy(&output.stdout);
     let told = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the guide ends with {}\n{said}\n{told}", output.status);
     ensure!(said.contains("Hello, west"), "the step says what it did\n{said}");
-    let runs = pair.east.cli(&["run", "list"])?;
+    let runs = pair.primary.cli(&["run", "list"])?;
     ensure!(runs.to_string().contains("greet"), "{runs:#}");
     Ok(())
 }

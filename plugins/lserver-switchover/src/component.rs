@@ -13,8 +13,8 @@ use self::exports::twinspan::plugin::plugin::{
 };
 use self::exports::twinspan::plugin::upkeep::Guest as Upkeep;
 use self::twinspan::plugin::types::{
-    Context, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report,
-    Retry, Role, Severity,
+    Context, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report, Retry, Role,
+    Severity,
 };
 use self::twinspan::plugin::{config, folder, http, kv, volumes};
 use crate::collect;
@@ -226,12 +226,7 @@ impl Outside for Gateway {
 }
 
 fn report(report: outside::Report) -> Report {
-    Report {
-        summary: report.summary,
-        created: vec![],
-        removed: vec![],
-        outputs: report.outputs,
-    }
+    Report { summary: report.summary, created: vec![], removed: vec![], outputs: report.outputs }
 }
 
 fn outcome(said: Result<outside::Outcome, Trouble>) -> Result<Outcome, Error> {

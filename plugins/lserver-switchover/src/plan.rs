@@ -97,33 +97,29 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
         }
         "additional" => {
             let fresh = json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" });
-            steps.own("prove", "prove what is to come", (DESTINATION, ""), "prove", scope(fresh));
+            steps.own(("prove", "prove what is to come"), (DESTINATION, ""), "prove", scope(fresh));
             steps.own(
-                "save-own",
-                "save the destination's own configuration",
+                ("save-own", "save the destination's own configuration"),
                 (DESTINATION, ""),
                 "save-own",
                 json!({}),
             );
             steps.own(
-                "folder",
-                "open the information folder",
+                ("folder", "open the information folder"),
                 (DESTINATION, ""),
                 "open-folder",
                 from,
             );
             steps
                 .own(
-                    "recover",
-                    "import what remained",
+                    ("recover", "import what remained"),
                     (DESTINATION, ""),
                     "recover",
                     of_export(json!({ "additional": "true" })),
                 )
                 .insert("point_of_no_return".to_owned(), json!(true));
             steps.own(
-                "check",
-                "check what was imported",
+                ("check", "check what was imported"),
                 (DESTINATION, ""),
                 "check",
                 of_export(json!({})),
@@ -136,8 +132,10 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
                 let params = json!({ "group": group, "to": "${site.source}", "discard": true });
                 steps
                     .add(
-                        &format!("reprotect-{word}"),
-                        &format!("mirror {group} to the site that returned"),
+                        (
+                            &format!("reprotect-{word}"),
+                            &format!("mirror {group} to the site that returned"),
+                        ),
                         (DESTINATION, ""),
                         "core/reprotect",
                         params,
@@ -146,8 +144,7 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
                 let params = json!({ "group": group, "to": "${site.source}" });
                 steps
                     .add(
-                        &format!("mirrored-{word}"),
-                        &format!("wait until it follows {group}"),
+                        (&format!("mirrored-{word}"), &format!("wait until it follows {group}")),
                         (DESTINATION, ""),
                         "core/wait-in-sync",
                         params,
@@ -155,15 +152,13 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
                     .insert("timeout".to_owned(), json!("24h"));
             }
             steps.own(
-                "folder",
-                "open the information folder",
+                ("folder", "open the information folder"),
                 (DESTINATION, ""),
                 "open-folder",
                 from,
             );
             steps.own(
-                "cleanup",
-                "fence and clean up the site that returned",
+                ("cleanup", "fence and clean up the site that returned"),
                 (SOURCE, ""),
                 "cleanup",
                 of_export(json!({})),
@@ -173,7 +168,7 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
     }
     if wanted.kind == "failback" {
         let title = "restore what the site had of its own before it took over";
-        steps.own("own-again", title, (SOURCE, ALIVE), "restore-own", json!({}));
+        steps.own(("own-again", title), (SOURCE, ALIVE), "restore-own", json!({}));
     }
     Ok(document(wanted, &steps))
 }

@@ -10,8 +10,7 @@ pub(super) struct Steps(pub(super) Vec<Value>);
 impl Steps {
     pub(super) fn add(
         &mut self,
-        id: &str,
-        title: &str,
+        (id, title): (&str, &str),
         (site, when): (&str, &str),
         action: &str,
         params: Value,
@@ -33,14 +32,13 @@ impl Steps {
     /// An action of this plugin; it is tried again while its orchestrator does not answer.
     pub(super) fn own(
         &mut self,
-        id: &str,
-        title: &str,
+        (id, title): (&str, &str),
         place: (&str, &str),
         action: &str,
         params: Value,
     ) -> &mut Map<String, Value> {
         let action = format!("lserver-switchover/{action}");
-        let step = self.add(id, title, place, &action, params);
+        let step = self.add((id, title), place, &action, params);
         set(step, &[("retries", json!(5)), ("backoff", json!("1s")), ("timeout", json!("48h"))]);
         step
     }
@@ -87,24 +85,21 @@ fn move_group(steps: &mut Steps, word: &str, group: &str) {
     let (to, back) = (json!("${site.destination}"), json!("${site.source}"));
     steps
         .add(
-            &id("in-sync"),
-            &format!("4: wait until nothing of {group} is lacking"),
+            (&id("in-sync"), &format!("4: wait until nothing of {group} is lacking")),
             (SOURCE, ALIVE),
             "core/wait-in-sync",
             json!({ "group": group, "to": to }),
         )
         .insert("timeout".to_owned(), json!("1h"));
     steps.add(
-        &id("keep"),
-        &format!("4: keep the moment before of {group}"),
+        (&id("keep"), &format!("4: keep the moment before of {group}")),
         (SOURCE, ALIVE),
         "core/snapshot",
         json!({ "group": group }),
     );
     set(
         steps.add(
-            &id("move"),
-            &format!("4: serve {group} at the destination"),
+            (&id("move"), &format!("4: serve {group} at the destination")),
             (SOURCE, ALIVE),
             "core/migrate",
             json!({ "group": group, "to": to }),
@@ -113,8 +108,7 @@ fn move_group(steps: &mut Steps, word: &str, group: &str) {
     );
     set(
         steps.add(
-            &id("serve"),
-            &format!("4: serve {group} without the source"),
+            (&id("serve"), &format!("4: serve {group} without the source")),
             (DESTINATION, DEAD),
             "core/promote",
             json!({ "group": group, "accept": "${accept}" }),
@@ -123,8 +117,7 @@ fn move_group(steps: &mut Steps, word: &str, group: &str) {
     );
     set(
         steps.add(
-            &id("apart"),
-            &format!("4: stop the replication of {group}"),
+            (&id("apart"), &format!("4: stop the replication of {group}")),
             (DESTINATION, ALIVE),
             "core/suspend",
             json!({ "group": group, "to": back }),
@@ -139,8 +132,7 @@ fn mirror_back(steps: &mut Steps, word: &str, group: &str) {
     let back = json!({ "group": group, "to": "${site.source}" });
     set(
         steps.add(
-            &id("together"),
-            &format!("16: replicate {group} back to the source"),
+            (&id("together"), &format!("16: replicate {group} back to the source")),
             (DESTINATION, ALIVE),
             "core/resume",
             back.clone(),
@@ -149,8 +141,7 @@ fn mirror_back(steps: &mut Steps, word: &str, group: &str) {
     );
     steps
         .add(
-            &id("mirrored"),
-            &format!("16: wait until the source follows {group}"),
+            (&id("mirrored"), &format!("16: wait until the source follows {group}")),
             (DESTINATION, ALIVE),
             "core/wait-in-sync",
             back,
@@ -159,8 +150,7 @@ fn mirror_back(steps: &mut Steps, word: &str, group: &str) {
     let snapshot = json!({ "group": group, "snapshot": format!("${{keep-{word}.snapshot}}") });
     set(
         steps.add(
-            &id("tidy"),
-            &format!("16: remove the moment before of {group}"),
+            (&id("tidy"), &format!("16: remove the moment before of {group}")),
             (DESTINATION, ALIVE),
             "core/delete-snapshot",
             snapshot,
@@ -174,38 +164,33 @@ pub(super) fn before_batch(steps: &mut Steps, groups: &[(String, String)], folde
     let fresh = json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" });
     let (there, alive) = ((DESTINATION, ""), (SOURCE, ALIVE));
     steps.own(
-        "prove",
-        "1: prove modes, mapping files, names and capacity",
+        ("prove", "1: prove modes, mapping files, names and capacity"),
         there,
         "prove",
         scope(fresh),
     );
     steps.own(
-        "save-own",
-        "1: save the destination's own configuration",
+        ("save-own", "1: save the destination's own configuration"),
         there,
         "save-own",
         json!({}),
     );
     steps.own(
-        "pause",
-        "1: stop collecting at the destination",
+        ("pause", "1: stop collecting at the destination"),
         there,
         "pause-collection",
         json!({}),
     );
     steps.own(
-        "release",
-        "1: stop servers of the destination that give way",
+        ("release", "1: stop servers of the destination that give way"),
         there,
         "release",
         scope(from.clone()),
     );
     let lock = json!({ "timeout_s": "${timeout_s}", "noretry": "${noretry}" });
-    steps.own("lock", "2: lock the source and export it a last time", alive, "lock-export", lock);
+    steps.own(("lock", "2: lock the source and export it a last time"), alive, "lock-export", lock);
     steps.own(
-        "stop",
-        "3: stop the servers that move",
+        ("stop", "3: stop the servers that move"),
         alive,
         "stop-servers",
         scope(json!({ "export": "${lock.export}" })),
@@ -215,15 +200,13 @@ pub(super) fn before_batch(steps: &mut Steps, groups: &[(String, String)], folde
     }
     move_group(steps, "folder", folder);
     steps.own(
-        "folder",
-        "5: open the information folder at the destination",
+        ("folder", "5: open the information folder at the destination"),
         there,
         "open-folder",
         from,
     );
     steps.own(
-        "images",
-        "6: exchange the images of physical servers",
+        ("images", "6: exchange the images of physical servers"),
         (DESTINATION, "physical"),
         "copy-images",
         of_export(json!({})),
@@ -236,16 +219,14 @@ pub(super) fn before_batch(steps: &mut Steps, groups: &[(String, String)], folde
     ] {
         let params = of_export(json!({ "what": id }));
         steps.own(
-            id,
-            &format!("{number}: restore {what} that differ"),
+            (id, &format!("{number}: restore {what} that differ")),
             (DESTINATION, when),
             "restore",
             params,
         );
     }
     steps.own(
-        "datastores",
-        "11: mount datastores at the hosts",
+        ("datastores", "11: mount datastores at the hosts"),
         (DESTINATION, "vm-guest"),
         "mount-datastores",
         of_export(json!({})),
@@ -256,41 +237,36 @@ pub(super) fn batch_and_after(steps: &mut Steps, groups: &[(String, String)], fo
     let there = (DESTINATION, "");
     let ask = "the batch deletes ${site.destination}'s own environment and imports that of ${site.source}: go on?";
     steps
-        .add("go", "12: a person says go", ("", ""), "core/approve", json!({ "prompt": ask }))
+        .add(("go", "12: a person says go"), ("", ""), "core/approve", json!({ "prompt": ask }))
         .insert("on_failure".to_owned(), json!("roll-back"));
     steps
         .own(
-            "recover",
-            "12: the batch: delete, map, import, start",
+            ("recover", "12: the batch: delete, map, import, start"),
             there,
             "recover",
             of_export(json!({})),
         )
         .insert("point_of_no_return".to_owned(), json!(true));
     steps.own(
-        "directory",
-        "13: restore the directory service's entries",
+        ("directory", "13: restore the directory service's entries"),
         (DESTINATION, "sso"),
         "directory",
         of_export(json!({})),
     );
     steps.own(
-        "check",
-        "14: check the platforms that were imported",
+        ("check", "14: check the platforms that were imported"),
         there,
         "check",
         of_export(json!({})),
     );
     steps.own(
-        "charges",
-        "15: reconcile usage charges",
+        ("charges", "15: reconcile usage charges"),
         (DESTINATION, "charging"),
         "charges",
         of_export(json!({})),
     );
     steps.own(
-        "collect",
-        "16: export and collect at the destination",
+        ("collect", "16: export and collect at the destination"),
         there,
         "resume-collection",
         json!({}),
@@ -300,8 +276,7 @@ pub(super) fn batch_and_after(steps: &mut Steps, groups: &[(String, String)], fo
     }
     mirror_back(steps, "folder", folder);
     steps.own(
-        "cleanup",
-        "17: fence and clean up the source",
+        ("cleanup", "17: fence and clean up the source"),
         (SOURCE, ALIVE),
         "cleanup",
         of_export(json!({})),

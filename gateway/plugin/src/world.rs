@@ -12,6 +12,9 @@ pub use crate::bindings::twinspan::plugin::types::{
 /// A future that may go from thread to thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// A file of a folder, with its content, or none.
+pub type Found = Option<(File, Vec<u8>)>;
+
 /// Why a secret was not given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
@@ -61,7 +64,7 @@ pub trait World: Send + Sync {
         &'a self,
         volume: &'a str,
         name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>>;
+    ) -> BoxFuture<'a, Result<Found, FolderError>>;
 
     /// Writes one, for a step of a run or for nobody's, and answers its new revision.
     fn folder_write<'a>(

@@ -8,7 +8,7 @@ pub(crate) mod actions;
 use std::sync::{Arc, OnceLock, Weak};
 
 use plugin::contract::{Created, Group, Mode, Progress, Role, Session, Site, Volume};
-use plugin::world::{BoxFuture, File, FolderError, SecretError};
+use plugin::world::{BoxFuture, File, FolderError, Found, SecretError};
 use plugin::{Plugins, Setup, World};
 use recovery::run::Word;
 use uuid::Uuid;
@@ -223,7 +223,7 @@ impl World for Surroundings {
         &'a self,
         volume: &'a str,
         name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>> {
+    ) -> BoxFuture<'a, Result<Found, FolderError>> {
         Box::pin(async move { self.whole()?.folder_read(volume, name).await })
     }
 

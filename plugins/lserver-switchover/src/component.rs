@@ -13,8 +13,8 @@ use self::exports::twinspan::plugin::plugin::{
 };
 use self::exports::twinspan::plugin::upkeep::Guest as Upkeep;
 use self::twinspan::plugin::types::{
-    Context, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report,
-    Retry, Role, Severity,
+    Context, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report, Retry, Role,
+    Severity,
 };
 use self::twinspan::plugin::{config, folder, http, kv, volumes};
 use crate::collect;
@@ -168,6 +168,7 @@ impl Outside for Gateway {
         std::thread::sleep(std::time::Duration::from_millis(ms));
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a component is given no other clock")]
     fn now_ms(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -226,12 +227,7 @@ impl Outside for Gateway {
 }
 
 fn report(report: outside::Report) -> Report {
-    Report {
-        summary: report.summary,
-        created: vec![],
-        removed: vec![],
-        outputs: report.outputs,
-    }
+    Report { summary: report.summary, created: vec![], removed: vec![], outputs: report.outputs }
 }
 
 fn outcome(said: Result<outside::Outcome, Trouble>) -> Result<Outcome, Error> {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use twinspan_plugin::contract::{Context, Created, Group, Progress, Proposal, Role, Site};
-use twinspan_plugin::world::{BoxFuture, File, FolderError, SecretError};
+use twinspan_plugin::world::{BoxFuture, File, FolderError, Found, SecretError};
 use twinspan_plugin::{CallError, Key, Plugins, Setup, World};
 
 /// A component of `plugins/`, as it was built.
@@ -88,7 +88,7 @@ impl World for Fake {
         &'a self,
         _volume: &'a str,
         name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(File, Vec<u8>)>, FolderError>> {
+    ) -> BoxFuture<'a, Result<Found, FolderError>> {
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let found = files.get(name).map(|content| (entry(name), content.clone()));
         Box::pin(async { Ok(found) })

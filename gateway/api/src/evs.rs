@@ -184,7 +184,7 @@ pub struct EvsGroup {
     pub fault_level: String,
     /// What the group is called by the gateway's other calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub twinspan_group: Option<String>,
+    pub core_group: Option<String>,
     /// When it was made.
     pub created_at: String,
     /// When it was changed.

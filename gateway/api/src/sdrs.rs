@@ -153,7 +153,7 @@ pub struct SdrsGroup {
     pub failure_reason: Option<String>,
     /// What the group is called by the gateway's other calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub twinspan_group: Option<String>,
+    pub core_group: Option<String>,
     /// When it was made.
     pub created_at: String,
     /// When it was changed.

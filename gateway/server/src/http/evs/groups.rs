@@ -65,7 +65,7 @@ pub(super) async fn shown(gateway: &Gateway, group: &Group) -> EvsGroup {
         failure_detail: fault.map(|fault| fault.code.clone()),
         failure_reason: fault.map(|fault| fault.why.clone()),
         fault_level: data.fault_level.to_string(),
-        twinspan_group: core.map(|core| core.name.clone()),
+        core_group: core.map(|core| core.name.clone()),
         created_at: text(group.head.made_ms),
         updated_at: text(group.head.changed_ms),
     }

@@ -85,7 +85,7 @@ async fn shown(gateway: &Gateway, group: &Group) -> SdrsGroup {
         dr_type: "migration".to_owned(),
         protection_type: "replication-pair".to_owned(),
         failure_reason: group.fault.as_ref().map(|fault| format!("{}: {}", fault.code, fault.why)),
-        twinspan_group: core.map(|core| core.name.clone()),
+        core_group: core.map(|core| core.name.clone()),
         created_at: text(group.head.made_ms),
         updated_at: text(group.head.changed_ms),
     }

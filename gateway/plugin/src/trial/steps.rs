@@ -182,7 +182,7 @@ impl Tried {
         let (plugins, name) = (self.plugins.clone(), self.about.name.to_string());
         let at = |call| At { action: None, mood, call, may_change: false };
         self.call(at("probe"), plugins.probe(&name)).await;
-        let has = |part: &str| self.about.exports.iter().any(|export| *export == part);
+        let has = |part| self.about.exports.contains(&part);
         let (places, plans, keeps_up) = (has("placement"), has("plans"), has("upkeep"));
         let ctx = || context("", mood, 1);
         if places {

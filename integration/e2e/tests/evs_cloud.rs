@@ -244,103 +244,153 @@ fn succeeded(site: &Site, method: &str, path: &str, body: &Value) -> Result<Valu
     Ok(job)
 }
 
+/// A protection group of two disks, ruled at east.
+struct Shop<'a> {
+    pair: &'a Pair,
+    id: String,
+    /// Its replication pairs.
+    pairs: Vec<String>,
+}
+
+impl<'a> Shop<'a> {
+    /// Made, with two disks that are not protected yet.
+    fn new(pair: &'a Pair) -> Result<Self> {
+        let (east, west) = (&pair.primary, &pair.mirror);
+        let domain = text(&get(east, "/v1/0/active-domains")?, "/domains/0/id")?;
+        let group = json!({"server_group": {
+            "name": "shop", "source_availability_zone": "east", "target_availability_zone": "west",
+            "domain_id": domain, "source_vpc_id": "vpc-1",
+        }});
+        // EVS-32: made at the other site's gateway too, it is ruled at its source.
+        let job = succeeded(west, "POST", "/v1/0/server-groups", &group)?;
+        let id = text(&job, "/entities/server_group_id")?;
+        let mut shop = Self { pair, id, pairs: Vec::new() };
+        ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
+        ensure!(shop.shown()?["replication_status"].is_null(), "{:#}", shop.shown()?);
+        shop.refuses(&shop.action(), &start(), "SDRS.1002")?;
+        for name in ["one", "two"] {
+            let disk = disk(east, name, 16)?;
+            let body = json!({"replication": {
+                "server_group_id": shop.id, "volume_id": disk, "name": name,
+            }});
+            let job = succeeded(east, "POST", "/v1/0/replications", &body)?;
+            shop.pairs.push(text(&job, "/entities/replication_pair_id")?);
+        }
+        Ok(shop)
+    }
+
+    fn path(&self) -> String {
+        format!("/v1/0/server-groups/{}", self.id)
+    }
+
+    fn action(&self) -> String {
+        format!("{}/action", self.path())
+    }
+
+    fn shown(&self) -> Result<Value> {
+        Ok(get(&self.pair.primary, &self.path())?["server_group"].clone())
+    }
+
+    fn refuses(&self, path: &str, body: &Value, code: &str) -> Result<()> {
+        let (status, error) = call(&self.pair.primary, "POST", path, body)?;
+        ensure!(status >= 400 && error["error"]["code"] == code, "{path} {body}: {error:#}");
+        Ok(())
+    }
+
+    fn is_active(&self) -> Result<()> {
+        wait_for("the pairs to be active", SYNC_LIMIT, || {
+            let shown = self.shown()?;
+            ensure!(shown["status"] == "protected", "{shown:#}");
+            ensure!(shown["replication_status"] == "active", "{shown:#}");
+            Ok(())
+        })
+    }
+
+    /// How many groups had no drill for three months.
+    fn has_no_drill(&self) -> Result<Value> {
+        let path = "/v1/0/server-groups?query_type=period_no_dr_drill";
+        Ok(get(&self.pair.primary, path)?["count"].clone())
+    }
+
+    fn drill(&self, vpc: &str) -> Value {
+        json!({"disaster_recovery_drill": {
+            "name": "try", "server_group_id": self.id, "drill_vpc_id": vpc,
+        }})
+    }
+}
+
+fn start() -> Value {
+    json!({ "start-server-group": {} })
+}
+
+const DRILLS: &str = "/v1/0/disaster-recovery-drills";
+
 #[test]
 fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and_on() -> Result<()>
 {
     let pair = Pair::joined()?;
     let (east, west) = (&pair.primary, &pair.mirror);
-    let domain = text(&get(east, "/v1/0/active-domains")?, "/domains/0/id")?;
-    let group = json!({"server_group": {
-        "name": "shop", "source_availability_zone": "east", "target_availability_zone": "west",
-        "domain_id": domain, "source_vpc_id": "vpc-1",
-    }});
-    // EVS-32: made at the other site's gateway too, it is ruled at its source.
-    let job = succeeded(west, "POST", "/v1/0/server-groups", &group)?;
-    let id = text(&job, "/entities/server_group_id")?;
-    let path = format!("/v1/0/server-groups/{id}");
-    let action = format!("{path}/action");
-    let shown = || -> Result<Value> { Ok(get(east, &path)?["server_group"].clone()) };
-    ensure!(shown()?["status"] == "available", "{:#}", shown()?);
-    ensure!(shown()?["replication_status"].is_null(), "{:#}", shown()?);
-    let start = json!({ "start-server-group": {} });
-    let (status, error) = call(east, "POST", &action, &start)?;
-    ensure!(status == 409 && error["error"]["code"] == "SDRS.1002", "no pairs: {error:#}");
-    let mut pairs = Vec::new();
-    for name in ["one", "two"] {
-        let disk = disk(east, name, 16)?;
-        let body = json!({"replication": {
-            "server_group_id": id, "volume_id": disk, "name": name,
-        }});
-        let job = succeeded(east, "POST", "/v1/0/replications", &body)?;
-        pairs.push(text(&job, "/entities/replication_pair_id")?);
-    }
+    let shop = Shop::new(&pair)?;
     write(&pair, east, "one", 1)?;
-    let drill = json!({"disaster_recovery_drill": {
-        "name": "try", "server_group_id": id, "drill_vpc_id": "vpc-2",
-    }});
-    let (status, error) = call(east, "POST", "/v1/0/disaster-recovery-drills", &drill)?;
-    ensure!(status == 409 && error["error"]["code"] == "SDRS.1830", "too early: {error:#}");
+    // Too early: the first copy is not made.
+    shop.refuses(DRILLS, &shop.drill("vpc-2"), "SDRS.1830")?;
     wait_for("protection to begin", SYNC_LIMIT, || {
-        succeeded(east, "POST", &action, &start).map(drop)
+        succeeded(east, "POST", &shop.action(), &start()).map(drop)
     })?;
-    let active = || {
-        wait_for("the pairs to be active", SYNC_LIMIT, || {
-            let shown = shown()?;
-            ensure!(shown["status"] == "protected", "{shown:#}");
-            ensure!(shown["replication_status"] == "active", "{shown:#}");
-            Ok(())
-        })
-    };
-    active()?;
+    shop.is_active()?;
     // EVS-44: no drill yet.
-    let listed = get(east, "/v1/0/server-groups?query_type=period_no_dr_drill")?;
-    ensure!(listed["count"] == 1, "{listed:#}");
-    let same_vpc = json!({"disaster_recovery_drill": {
-        "name": "try", "server_group_id": id, "drill_vpc_id": "vpc-1",
-    }});
-    let (_, error) = call(east, "POST", "/v1/0/disaster-recovery-drills", &same_vpc)?;
-    ensure!(error["error"]["code"] == "SDRS.1907", "{error:#}");
-    let job = succeeded(east, "POST", "/v1/0/disaster-recovery-drills", &drill)?;
-    let drill = text(&job, "/entities/disaster_recovery_drill_id")?;
-    let drill_path = format!("/v1/0/disaster-recovery-drills/{drill}");
-    let made = get(west, &drill_path)?["disaster_recovery_drill"].clone();
+    ensure!(shop.has_no_drill()? == 1);
+    shop.refuses(DRILLS, &shop.drill("vpc-1"), "SDRS.1907")?;
+    let job = succeeded(east, "POST", DRILLS, &shop.drill("vpc-2"))?;
+    let drill = format!("{DRILLS}/{}", text(&job, "/entities/disaster_recovery_drill_id")?);
+    let made = get(west, &drill)?["disaster_recovery_drill"].clone();
     ensure!(made["status"] == "available", "{made:#}");
     let volume = text(&made, "/drill_volumes/0/volume")?;
     crate::evs::holds(&pair, west, &volume, 1)?;
     // It is written to, and neither the copies nor the source see it.
     write(&pair, west, &volume, 2)?;
     write(&pair, east, "two", 3)?;
-    active()?;
+    shop.is_active()?;
     crate::evs::holds(&pair, east, "one", 1)?;
     crate::evs::same((east, "two"), (west, "two"))?;
-    let listed = get(east, "/v1/0/server-groups?query_type=period_no_dr_drill")?;
-    ensure!(listed["count"] == 0, "{listed:#}");
+    ensure!(shop.has_no_drill()? == 0);
     wait_for("the drill to be over", SYNC_LIMIT, || {
-        succeeded(east, "DELETE", &drill_path, &Value::Null).map(drop)
+        succeeded(east, "DELETE", &drill, &Value::Null).map(drop)
     })?;
     expect(west, &["volume", "show", &volume], 1, "GW0204")?;
-    // EVS-46: what failed meanwhile is listed until it is taken off.
+    failures_are_taken_off(east)?;
+    changes_places(&shop)
+}
+
+/// EVS-46: what failed is listed until it is taken off.
+fn failures_are_taken_off(east: &Site) -> Result<()> {
     let failures = get(east, "/v1/0/task-center/failure-jobs")?;
     for failed in failures["failure_jobs"].as_array().context("no list")? {
         let id = text(failed, "/job_id")?;
         taken(east, "DELETE", &format!("/v1/0/task-center/failure-jobs/{id}"), &Value::Null)?;
     }
     ensure!(get(east, "/v1/0/task-center/failure-jobs")?["count"] == 0);
-    // EVS-34: the sites change places, and protection is turned off and on.
+    Ok(())
+}
+
+/// EVS-34: the sites change places, protection is turned off and on, and a pair is taken out of a group
+/// that goes on.
+fn changes_places(shop: &Shop<'_>) -> Result<()> {
+    let (east, action) = (&shop.pair.primary, shop.action());
     let reverse = json!({ "reverse-server-group": { "priority_station": "target" } });
     let job =
         wait_for("the hosts to be gone", SOON, || succeeded(east, "POST", &action, &reverse))?;
     ensure!(job["entities"]["sub_jobs"].as_array().is_some_and(|parts| parts.len() == 2));
-    active()?;
-    ensure!(shown()?["priority_station"] == "target", "{:#}", shown()?);
+    shop.is_active()?;
+    ensure!(shop.shown()?["priority_station"] == "target", "{:#}", shop.shown()?);
     succeeded(east, "POST", &action, &json!({ "stop-server-group": {} }))?;
-    ensure!(shown()?["status"] == "available", "{:#}", shown()?);
-    succeeded(east, "POST", &action, &start)?;
-    active()?;
-    // A pair is taken out of a group that goes on.
-    let body = json!({"replication": { "server_group_id": id, "delete_target_volume": false }});
-    succeeded(east, "DELETE", &format!("/v1/0/replications/{}", pairs[1]), &body)?;
-    active()?;
-    ensure!(shown()?["replication_num"] == 1, "{:#}", shown()?);
+    ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
+    succeeded(east, "POST", &action, &start())?;
+    shop.is_active()?;
+    let body =
+        json!({"replication": { "server_group_id": shop.id, "delete_target_volume": false }});
+    succeeded(east, "DELETE", &format!("/v1/0/replications/{}", shop.pairs[1]), &body)?;
+    shop.is_active()?;
+    ensure!(shop.shown()?["replication_num"] == 1, "{:#}", shop.shown()?);
     Ok(())
 }

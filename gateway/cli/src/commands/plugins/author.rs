@@ -106,13 +106,13 @@ fn rust(folder: &Path, out: &Path) -> Result<(), Failure> {
         folder,
         &["build", "--release", "--target", "wasm32-wasip2", "--message-format", "json"],
     )?;
-    let built = said.lines().filter_map(|line| {
+    let mut built = said.lines().rev().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let files = message["filenames"].as_array()?;
         let component = files.iter().filter_map(|file| file.as_str());
         component.filter(|file| file.ends_with(".wasm")).map(PathBuf::from).next()
     });
-    let Some(built) = built.last() else {
+    let Some(built) = built.next() else {
         let what = "cargo built no component: the library's crate-type must be cdylib";
         return Err(Failure::new(FAILED, what));
     };

@@ -36,7 +36,7 @@ fn component(module: &[u8]) -> anyhow::Result<Vec<u8>> {
     let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
     let mut encoder = ComponentEncoder::default().module(module)?;
     encoder = encoder.adapter(ADAPTER, adapter)?;
-    Ok(encoder.validate(true).encode()?)
+    encoder.validate(true).encode()
 }
 
 /// Generates what lies between C and the contract; answers the files, relative to the folder.
@@ -47,9 +47,8 @@ fn bindings(folder: &Path, world: &str) -> Result<Vec<String>, Failure> {
             .next("it holds the contract, as twinspan plugin new wrote it")
     };
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(&wit).map_err(|error| wrong(error.into()))?;
-    let world =
-        resolve.select_world(&[package], Some(world)).map_err(|error| wrong(error.into()))?;
+    let (package, _) = resolve.push_dir(&wit).map_err(wrong)?;
+    let world = resolve.select_world(&[package], Some(world)).map_err(wrong)?;
     let mut files = Files::default();
     let mut generator = wit_bindgen_c::Opts::default().build();
     generator.generate(&mut resolve, world, &mut files).map_err(wrong)?;

@@ -244,10 +244,34 @@ fn succeeded(site: &Site, method: &str, path: &str, body: &Value) -> Result<Valu
     Ok(job)
 }
 
-#[test]
-fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and_on() -> Result<()>
-{
-    let pair = Pair::joined()?;
+/// A protection group at the first site's gateway.
+struct Shop<'a> {
+    site: &'a Site,
+    id: String,
+}
+
+impl Shop<'_> {
+    fn action(&self) -> String {
+        format!("/v1/0/server-groups/{}/action", self.id)
+    }
+
+    fn shown(&self) -> Result<Value> {
+        let path = format!("/v1/0/server-groups/{}", self.id);
+        Ok(get(self.site, &path)?["server_group"].clone())
+    }
+
+    fn is_active(&self) -> Result<()> {
+        wait_for("the pairs to be active", SYNC_LIMIT, || {
+            let shown = self.shown()?;
+            ensure!(shown["status"] == "protected", "{shown:#}");
+            ensure!(shown["replication_status"] == "active", "{shown:#}");
+            Ok(())
+        })
+    }
+}
+
+/// A group with two pairs that is not protected yet; it and its pairs.
+fn made_group(pair: &Pair) -> Result<(Shop<'_>, Vec<String>)> {
     let (east, west) = (&pair.primary, &pair.mirror);
     let domain = text(&get(east, "/v1/0/active-domains")?, "/domains/0/id")?;
     let group = json!({"server_group": {
@@ -257,13 +281,11 @@ fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and
     // EVS-32: made at the other site's gateway too, it is ruled at its source.
     let job = succeeded(west, "POST", "/v1/0/server-groups", &group)?;
     let id = text(&job, "/entities/server_group_id")?;
-    let path = format!("/v1/0/server-groups/{id}");
-    let action = format!("{path}/action");
-    let shown = || -> Result<Value> { Ok(get(east, &path)?["server_group"].clone()) };
-    ensure!(shown()?["status"] == "available", "{:#}", shown()?);
-    ensure!(shown()?["replication_status"].is_null(), "{:#}", shown()?);
+    let shop = Shop { site: east, id: id.clone() };
+    ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
+    ensure!(shop.shown()?["replication_status"].is_null(), "{:#}", shop.shown()?);
     let start = json!({ "start-server-group": {} });
-    let (status, error) = call(east, "POST", &action, &start)?;
+    let (status, error) = call(east, "POST", &shop.action(), &start)?;
     ensure!(status == 409 && error["error"]["code"] == "SDRS.1002", "no pairs: {error:#}");
     let mut pairs = Vec::new();
     for name in ["one", "two"] {
@@ -274,24 +296,50 @@ fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and
         let job = succeeded(east, "POST", "/v1/0/replications", &body)?;
         pairs.push(text(&job, "/entities/replication_pair_id")?);
     }
-    write(&pair, east, "one", 1)?;
+    write(pair, east, "one", 1)?;
+    Ok((shop, pairs))
+}
+
+/// The sites change places, protection is turned off and on, and a pair leaves.
+fn changed(shop: &Shop<'_>, pairs: &[String]) -> Result<()> {
+    let (east, id) = (shop.site, &shop.id);
+    let start = json!({ "start-server-group": {} });
+    // EVS-34: the sites change places, and protection is turned off and on.
+    let reverse = json!({ "reverse-server-group": { "priority_station": "target" } });
+    let job = wait_for("the hosts to be gone", SOON, || {
+        succeeded(east, "POST", &shop.action(), &reverse)
+    })?;
+    ensure!(job["entities"]["sub_jobs"].as_array().is_some_and(|parts| parts.len() == 2));
+    shop.is_active()?;
+    ensure!(shop.shown()?["priority_station"] == "target", "{:#}", shop.shown()?);
+    succeeded(east, "POST", &shop.action(), &json!({ "stop-server-group": {} }))?;
+    ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
+    succeeded(east, "POST", &shop.action(), &start)?;
+    shop.is_active()?;
+    // A pair is taken out of a group that goes on.
+    let body = json!({"replication": { "server_group_id": id, "delete_target_volume": false }});
+    succeeded(east, "DELETE", &format!("/v1/0/replications/{}", pairs[1]), &body)?;
+    shop.is_active()?;
+    ensure!(shop.shown()?["replication_num"] == 1, "{:#}", shop.shown()?);
+    Ok(())
+}
+
+#[test]
+fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and_on() -> Result<()>
+{
+    let pair = Pair::joined()?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    let (shop, pairs) = made_group(&pair)?;
+    let (id, start) = (&shop.id, json!({ "start-server-group": {} }));
     let drill = json!({"disaster_recovery_drill": {
         "name": "try", "server_group_id": id, "drill_vpc_id": "vpc-2",
     }});
     let (status, error) = call(east, "POST", "/v1/0/disaster-recovery-drills", &drill)?;
     ensure!(status == 409 && error["error"]["code"] == "SDRS.1830", "too early: {error:#}");
     wait_for("protection to begin", SYNC_LIMIT, || {
-        succeeded(east, "POST", &action, &start).map(drop)
+        succeeded(east, "POST", &shop.action(), &start).map(drop)
     })?;
-    let active = || {
-        wait_for("the pairs to be active", SYNC_LIMIT, || {
-            let shown = shown()?;
-            ensure!(shown["status"] == "protected", "{shown:#}");
-            ensure!(shown["replication_status"] == "active", "{shown:#}");
-            Ok(())
-        })
-    };
-    active()?;
+    shop.is_active()?;
     // EVS-44: no drill yet.
     let listed = get(east, "/v1/0/server-groups?query_type=period_no_dr_drill")?;
     ensure!(listed["count"] == 1, "{listed:#}");
@@ -310,7 +358,7 @@ fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and
     // It is written to, and neither the copies nor the source see it.
     write(&pair, west, &volume, 2)?;
     write(&pair, east, "two", 3)?;
-    active()?;
+    shop.is_active()?;
     crate::evs::holds(&pair, east, "one", 1)?;
     crate::evs::same((east, "two"), (west, "two"))?;
     let listed = get(east, "/v1/0/server-groups?query_type=period_no_dr_drill")?;
@@ -326,21 +374,5 @@ fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and
         taken(east, "DELETE", &format!("/v1/0/task-center/failure-jobs/{id}"), &Value::Null)?;
     }
     ensure!(get(east, "/v1/0/task-center/failure-jobs")?["count"] == 0);
-    // EVS-34: the sites change places, and protection is turned off and on.
-    let reverse = json!({ "reverse-server-group": { "priority_station": "target" } });
-    let job =
-        wait_for("the hosts to be gone", SOON, || succeeded(east, "POST", &action, &reverse))?;
-    ensure!(job["entities"]["sub_jobs"].as_array().is_some_and(|parts| parts.len() == 2));
-    active()?;
-    ensure!(shown()?["priority_station"] == "target", "{:#}", shown()?);
-    succeeded(east, "POST", &action, &json!({ "stop-server-group": {} }))?;
-    ensure!(shown()?["status"] == "available", "{:#}", shown()?);
-    succeeded(east, "POST", &action, &start)?;
-    active()?;
-    // A pair is taken out of a group that goes on.
-    let body = json!({"replication": { "server_group_id": id, "delete_target_volume": false }});
-    succeeded(east, "DELETE", &format!("/v1/0/replications/{}", pairs[1]), &body)?;
-    active()?;
-    ensure!(shown()?["replication_num"] == 1, "{:#}", shown()?);
-    Ok(())
+    changed(&shop, &pairs)
 }

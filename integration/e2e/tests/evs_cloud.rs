@@ -244,57 +244,20 @@ fn succeeded(site: &Site, method: &str, path: &str, body: &Value) -> Result<Valu
     Ok(job)
 }
 
-/// A protection group of two disks, ruled at east.
+/// A protection group at the first site's gateway.
 struct Shop<'a> {
-    pair: &'a Pair,
+    site: &'a Site,
     id: String,
-    /// Its replication pairs.
-    pairs: Vec<String>,
 }
 
-impl<'a> Shop<'a> {
-    /// Made, with two disks that are not protected yet.
-    fn new(pair: &'a Pair) -> Result<Self> {
-        let (east, west) = (&pair.primary, &pair.mirror);
-        let domain = text(&get(east, "/v1/0/active-domains")?, "/domains/0/id")?;
-        let group = json!({"server_group": {
-            "name": "shop", "source_availability_zone": "east", "target_availability_zone": "west",
-            "domain_id": domain, "source_vpc_id": "vpc-1",
-        }});
-        // EVS-32: made at the other site's gateway too, it is ruled at its source.
-        let job = succeeded(west, "POST", "/v1/0/server-groups", &group)?;
-        let id = text(&job, "/entities/server_group_id")?;
-        let mut shop = Self { pair, id, pairs: Vec::new() };
-        ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
-        ensure!(shop.shown()?["replication_status"].is_null(), "{:#}", shop.shown()?);
-        shop.refuses(&shop.action(), &start(), "SDRS.1002")?;
-        for name in ["one", "two"] {
-            let disk = disk(east, name, 16)?;
-            let body = json!({"replication": {
-                "server_group_id": shop.id, "volume_id": disk, "name": name,
-            }});
-            let job = succeeded(east, "POST", "/v1/0/replications", &body)?;
-            shop.pairs.push(text(&job, "/entities/replication_pair_id")?);
-        }
-        Ok(shop)
-    }
-
-    fn path(&self) -> String {
-        format!("/v1/0/server-groups/{}", self.id)
-    }
-
+impl Shop<'_> {
     fn action(&self) -> String {
-        format!("{}/action", self.path())
+        format!("/v1/0/server-groups/{}/action", self.id)
     }
 
     fn shown(&self) -> Result<Value> {
-        Ok(get(&self.pair.primary, &self.path())?["server_group"].clone())
-    }
-
-    fn refuses(&self, path: &str, body: &Value, code: &str) -> Result<()> {
-        let (status, error) = call(&self.pair.primary, "POST", path, body)?;
-        ensure!(status >= 400 && error["error"]["code"] == code, "{path} {body}: {error:#}");
-        Ok(())
+        let path = format!("/v1/0/server-groups/{}", self.id);
+        Ok(get(self.site, &path)?["server_group"].clone())
     }
 
     fn is_active(&self) -> Result<()> {
@@ -305,37 +268,76 @@ impl<'a> Shop<'a> {
             Ok(())
         })
     }
-
-    /// How many groups had no drill for three months.
-    fn has_no_drill(&self) -> Result<Value> {
-        let path = "/v1/0/server-groups?query_type=period_no_dr_drill";
-        Ok(get(&self.pair.primary, path)?["count"].clone())
-    }
-
-    fn drill(&self, vpc: &str) -> Value {
-        json!({"disaster_recovery_drill": {
-            "name": "try", "server_group_id": self.id, "drill_vpc_id": vpc,
-        }})
-    }
 }
 
-fn start() -> Value {
-    json!({ "start-server-group": {} })
+/// A group with two pairs that is not protected yet; it and its pairs.
+fn made_group(pair: &Pair) -> Result<(Shop<'_>, Vec<String>)> {
+    let (east, west) = (&pair.primary, &pair.mirror);
+    let domain = text(&get(east, "/v1/0/active-domains")?, "/domains/0/id")?;
+    let group = json!({"server_group": {
+        "name": "shop", "source_availability_zone": "east", "target_availability_zone": "west",
+        "domain_id": domain, "source_vpc_id": "vpc-1",
+    }});
+    // EVS-32: made at the other site's gateway too, it is ruled at its source.
+    let job = succeeded(west, "POST", "/v1/0/server-groups", &group)?;
+    let id = text(&job, "/entities/server_group_id")?;
+    let shop = Shop { site: east, id: id.clone() };
+    ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
+    ensure!(shop.shown()?["replication_status"].is_null(), "{:#}", shop.shown()?);
+    let start = json!({ "start-server-group": {} });
+    let (status, error) = call(east, "POST", &shop.action(), &start)?;
+    ensure!(status == 409 && error["error"]["code"] == "SDRS.1002", "no pairs: {error:#}");
+    let mut pairs = Vec::new();
+    for name in ["one", "two"] {
+        let disk = disk(east, name, 16)?;
+        let body = json!({"replication": {
+            "server_group_id": id, "volume_id": disk, "name": name,
+        }});
+        let job = succeeded(east, "POST", "/v1/0/replications", &body)?;
+        pairs.push(text(&job, "/entities/replication_pair_id")?);
+    }
+    write(pair, east, "one", 1)?;
+    Ok((shop, pairs))
 }
 
-const DRILLS: &str = "/v1/0/disaster-recovery-drills";
+/// The sites change places, protection is turned off and on, and a pair leaves.
+fn changed(shop: &Shop<'_>, pairs: &[String]) -> Result<()> {
+    let (east, id) = (shop.site, &shop.id);
+    let start = json!({ "start-server-group": {} });
+    // EVS-34: the sites change places, and protection is turned off and on.
+    let reverse = json!({ "reverse-server-group": { "priority_station": "target" } });
+    let job = wait_for("the hosts to be gone", SOON, || {
+        succeeded(east, "POST", &shop.action(), &reverse)
+    })?;
+    ensure!(job["entities"]["sub_jobs"].as_array().is_some_and(|parts| parts.len() == 2));
+    shop.is_active()?;
+    ensure!(shop.shown()?["priority_station"] == "target", "{:#}", shop.shown()?);
+    succeeded(east, "POST", &shop.action(), &json!({ "stop-server-group": {} }))?;
+    ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
+    succeeded(east, "POST", &shop.action(), &start)?;
+    shop.is_active()?;
+    // A pair is taken out of a group that goes on.
+    let body = json!({"replication": { "server_group_id": id, "delete_target_volume": false }});
+    succeeded(east, "DELETE", &format!("/v1/0/replications/{}", pairs[1]), &body)?;
+    shop.is_active()?;
+    ensure!(shop.shown()?["replication_num"] == 1, "{:#}", shop.shown()?);
+    Ok(())
+}
 
 #[test]
 fn evs_42_a_protection_group_is_drilled_while_it_is_protected_and_turned_off_and_on() -> Result<()>
 {
     let pair = Pair::joined()?;
     let (east, west) = (&pair.primary, &pair.mirror);
-    let shop = Shop::new(&pair)?;
-    write(&pair, east, "one", 1)?;
-    // Too early: the first copy is not made.
-    shop.refuses(DRILLS, &shop.drill("vpc-2"), "SDRS.1830")?;
+    let (shop, pairs) = made_group(&pair)?;
+    let (id, start) = (&shop.id, json!({ "start-server-group": {} }));
+    let drill = json!({"disaster_recovery_drill": {
+        "name": "try", "server_group_id": id, "drill_vpc_id": "vpc-2",
+    }});
+    let (status, error) = call(east, "POST", "/v1/0/disaster-recovery-drills", &drill)?;
+    ensure!(status == 409 && error["error"]["code"] == "SDRS.1830", "too early: {error:#}");
     wait_for("protection to begin", SYNC_LIMIT, || {
-        succeeded(east, "POST", &shop.action(), &start()).map(drop)
+        succeeded(east, "POST", &shop.action(), &start).map(drop)
     })?;
     shop.is_active()?;
     // EVS-44: no drill yet.
@@ -370,27 +372,5 @@ fn failures_are_taken_off(east: &Site) -> Result<()> {
         taken(east, "DELETE", &format!("/v1/0/task-center/failure-jobs/{id}"), &Value::Null)?;
     }
     ensure!(get(east, "/v1/0/task-center/failure-jobs")?["count"] == 0);
-    Ok(())
-}
-
-/// EVS-34: the sites change places, protection is turned off and on, and a pair is taken out of a group
-/// that goes on.
-fn changes_places(shop: &Shop<'_>) -> Result<()> {
-    let (east, action) = (&shop.pair.primary, shop.action());
-    let reverse = json!({ "reverse-server-group": { "priority_station": "target" } });
-    let job =
-        wait_for("the hosts to be gone", SOON, || succeeded(east, "POST", &action, &reverse))?;
-    ensure!(job["entities"]["sub_jobs"].as_array().is_some_and(|parts| parts.len() == 2));
-    shop.is_active()?;
-    ensure!(shop.shown()?["priority_station"] == "target", "{:#}", shop.shown()?);
-    succeeded(east, "POST", &action, &json!({ "stop-server-group": {} }))?;
-    ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
-    succeeded(east, "POST", &action, &start())?;
-    shop.is_active()?;
-    let body =
-        json!({"replication": { "server_group_id": shop.id, "delete_target_volume": false }});
-    succeeded(east, "DELETE", &format!("/v1/0/replications/{}", shop.pairs[1]), &body)?;
-    shop.is_active()?;
-    ensure!(shop.shown()?["replication_num"] == 1, "{:#}", shop.shown()?);
-    Ok(())
+    changed(&shop, &pairs)
 }

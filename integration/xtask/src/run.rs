@@ -72,9 +72,17 @@ pub(crate) fn is_installed(program: &str) -> bool {
 /// # Errors
 /// When this program does not know where it is itself.
 pub(crate) fn release(program: &str) -> Result<PathBuf> {
+    built("release", program)
+}
+
+/// Where cargo put a program that was built in this profile's folder.
+///
+/// # Errors
+/// When this program does not know where it is itself.
+pub(crate) fn built(folder: &str, program: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the target folder")?;
     let target = own.ancestors().nth(2).context("find the target folder")?;
-    Ok(target.join("release").join(program))
+    Ok(target.join(folder).join(program))
 }
 
 fn announce(command: &Command) {

@@ -55,7 +55,7 @@ pub const CRATES: [Crate; 21] = [
         ],
         &[],
     ),
-    krate("gateway/cli", &["api", "server"], &[]),
+    krate("gateway/cli", &["api", "plugin", "server"], &[]),
     krate("gateway/testkit", &["block", "store"], &[]),
     krate("integration/tidy", &[], &[]),
     krate("integration/harness", &[], &[]),

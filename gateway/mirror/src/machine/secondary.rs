@@ -356,7 +356,7 @@ impl Machine {
         let (link, seq) = change.incoming.expect("the caller checked");
         self.volumes[change.volume].activity.leave(change.extent);
         out.push(Effect::Forget { write });
-        if let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.link == link) {
+        if let Some(upstream) = self.upstream.as_mut().filter(|up| up.link == link) {
             match result {
                 Ok(()) => out.push(Effect::Acknowledge { seq }),
                 Err(error) => {
@@ -399,7 +399,7 @@ impl Machine {
                     self.points.give_up_kept();
                 }
                 self.points.settle_foreign();
-                upstream_recording(&mut self.upstream);
+                self.upstream.as_mut().expect("it has told us").recording = true;
                 self.keep_with(After::Promoted, fresh, out);
             }
             Message::Cut { seq, generation, ancestors } => {
@@ -491,11 +491,5 @@ impl Machine {
             }
         }
         out.push(Effect::HangUpstream { goodbye });
-    }
-}
-
-fn upstream_recording(upstream: &mut Option<Upstream>) {
-    if let Some(upstream) = upstream {
-        upstream.recording = true;
     }
 }

@@ -8,9 +8,22 @@ use twinspan_sim::{Modes, Sabotage, run_in};
 /// Seeds after which a break counts as unnoticed.
 const SEEDS: u64 = 2_000;
 
+/// Seeds that noticed a break last, where it took hundreds: they are tried first. One that notices it
+/// no more, because histories are drawn otherwise now, costs one history.
+const NOTICED: [(Sabotage, u64); 6] = [
+    (Sabotage::DurableAtOnce, 710),
+    (Sabotage::DurableWhenAcknowledged, 1_692),
+    (Sabotage::FlushNotCarried, 187),
+    (Sabotage::ForgetsClaims, 1_260),
+    (Sabotage::IgnoresLeases, 166),
+    (Sabotage::KnowsDifferences, 679),
+];
+
 fn found(modes: Modes, sabotage: Sabotage) {
     let run = |seed, sabotage| run_in(modes, seed, sabotage);
-    let bad = (0..SEEDS).find_map(|seed| run(seed, sabotage).failure.map(|why| (seed, why)));
+    let first = NOTICED.iter().filter(|(of, _)| *of == sabotage).map(|(_, seed)| *seed);
+    let mut seeds = first.chain(0..SEEDS);
+    let bad = seeds.find_map(|seed| run(seed, sabotage).failure.map(|why| (seed, why)));
     let (seed, why) = bad.expect("a broken rule is noticed");
     let whole = run(seed, Sabotage::None).failure;
     assert!(whole.is_none(), "seed {seed} fails without a break too: {whole:?}");

@@ -246,9 +246,13 @@ impl Shared {
         let open = |number: &u64| segment::open(self.dir.as_ref(), (self.group, *number));
         // Whether the one before ends so that another may go on.
         let mut goes_on = None;
+        let mut ahead = numbers.first().map(open);
         for (at, number) in numbers.iter().enumerate() {
             let place = Place { segment: *number, at: START };
-            let Some((file, continues)) = open(number)? else {
+            let next = numbers.get(at + 1);
+            // One that cannot be opened is told in its own turn: what stands before it counts.
+            let opened = std::mem::replace(&mut ahead, next.map(open));
+            let Some((file, continues)) = opened.transpose()?.flatten() else {
                 index.push(place, Mark::Gap(Gap::Damaged));
                 index.grow(*number, 0);
                 goes_on = None;
@@ -260,11 +264,8 @@ impl Shared {
             }
             // Only one that another continues is known to be durable. Any other can have been the
             // newest of a process that was killed, and have lost payloads with the power later.
-            let next = numbers.get(at + 1).filter(|next| **next == number + 1);
-            let is_durable = match next {
-                Some(next) => open(next)?.is_some_and(|(_, continues)| continues),
-                None => false,
-            };
+            let is_durable =
+                next == Some(&(number + 1)) && matches!(&ahead, Some(Ok(Some((_, true)))));
             let scanned = segment::scan(file.as_ref(), place, (u64::MAX, !is_durable), |found| {
                 index.note(&found.head, found.place);
             })?;

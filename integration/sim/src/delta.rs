@@ -43,6 +43,11 @@ pub(crate) struct Delta {
     sent: Moment,
     /// Bytes that were copied on the last link.
     moved: u64,
+    /// Blocks that were copied on it, while no change failed there since.
+    copied: BTreeSet<Block>,
+    /// Blocks that were copied on it before a change failed there, which are copied once more: a disk
+    /// that is full fails at the same ones again and again.
+    failed: u64,
     /// What was changed since they were equal last, or since the cut that one of them keeps: by the
     /// cuts that were sent since. A copy that goes back to the cut lacks all of it.
     segments: VecDeque<Segment>,
@@ -117,7 +122,10 @@ impl Delta {
     /// The most that a delta may move.
     fn bytes_max(&self) -> u64 {
         let changed = self.blocks.len() as u64 * BLOCK_BYTES;
-        changed + changed / 10 + self.extents.len() as u64 * block::ACTIVITY_BYTES
+        changed
+            + changed / 10
+            + self.failed * BLOCK_BYTES
+            + self.extents.len() as u64 * block::ACTIVITY_BYTES
     }
 
     fn close(&mut self, from: usize, unsent: Duration) {
@@ -203,7 +211,12 @@ impl World {
     /// A change failed: each copy may have it or not.
     pub(crate) fn note_failed(&self, site: usize, volume: usize, extent: Extent) {
         for other in self.others(site) {
-            self.with_delta(site, other, |delta| delta.blocks.extend(blocks_of(volume, extent)));
+            self.with_delta(site, other, |delta| {
+                for block in blocks_of(volume, extent) {
+                    delta.failed += u64::from(delta.copied.remove(&block));
+                    delta.blocks.insert(block);
+                }
+            });
         }
     }
 
@@ -246,6 +259,8 @@ impl World {
     ) {
         let taken = self.with_delta(site, joined, |delta| {
             let max = delta.bytes_max();
+            delta.failed = 0;
+            delta.copied.clear();
             delta.blocks.clear();
             delta.extents.clear();
             if equal {
@@ -326,7 +341,14 @@ impl Meter {
                 {
                     let [from, to] = self.sites;
                     world.note_overwritten(to);
-                    world.with_delta(from, to, |delta| delta.moved += data.len() as u64);
+                    world.with_delta(from, to, |delta| {
+                        delta.moved += data.len() as u64;
+                        let members = &self.members;
+                        let index = usize::from(*volume);
+                        delta.copied.extend(
+                            members.get(index).into_iter().flat_map(|v| blocks_of(*v, *extent)),
+                        );
+                    });
                 }
                 if let (false, Change::Write(data)) = (resync, change) {
                     self.sure = self.sure.max(first_word(data));
@@ -395,7 +417,8 @@ impl Meter {
                     world.note_overwritten(to);
                     world.with_delta(from, to, |delta| {
                         delta.open[from] += 1;
-                        delta.moved = 0;
+                        (delta.moved, delta.failed) = (0, 0);
+                        delta.copied.clear();
                     });
                 }
             }

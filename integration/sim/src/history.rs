@@ -102,6 +102,9 @@ async fn history(world: &Rc<World>) {
     if world.sites.len() > 2 {
         world.happened("three gateways");
     }
+    if world.setup.holds_content {
+        world.happened("a copy is said to hold the content");
+    }
     if world.setup.days_apart {
         world.happened("clocks are a day apart");
         world.sites[1].clock_ms.set(-86_400_000);

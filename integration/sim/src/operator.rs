@@ -108,7 +108,7 @@ pub(crate) fn add_leg(world: &World, [site, to]: [usize; 2], policy: Policy) -> 
         site: other.name.to_owned(),
         sessions: world.sessions(site, to),
         policy,
-        holds_content: false,
+        holds_content: world.setup.holds_content,
     }
 }
 

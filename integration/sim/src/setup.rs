@@ -48,6 +48,8 @@ impl Modes {
 
 /// So many histories have one of a group over several gateways.
 const PARTS_EVERY: u64 = 12;
+/// In so many histories there is one in which no mirror is copied before it is compared.
+const HOLDS_CONTENT_EVERY: u64 = 7;
 /// Such histories are long.
 const HOUR_EVERY: u64 = 180;
 
@@ -95,6 +97,8 @@ pub(crate) struct Setup {
     pub(crate) hour: bool,
     /// Whether the clocks of the sites are a day apart.
     pub(crate) days_apart: bool,
+    /// Whether operators say of every copy, rightly or not, that it holds the content already.
+    pub(crate) holds_content: bool,
     /// The witness, if there is one.
     pub(crate) voice: Option<Voice>,
 }
@@ -125,6 +129,7 @@ impl Setup {
         Self {
             hour: seed % HOUR_EVERY == HOUR_EVERY - 1,
             days_apart: rng.chance(20),
+            holds_content: seed % HOLDS_CONTENT_EVERY == 2,
             voice,
             sites: if rng.chance(25) { 3 } else { 2 },
             pool: true,

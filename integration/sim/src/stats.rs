@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 72] = [
+pub const FAULTS: [&str; 73] = [
     "the pool on a simulated disk",
     "three gateways",
+    "a copy is said to hold the content",
     "dependent writes across volumes",
     "the link is cut",
     "one direction is cut",

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 72] = [
+pub const FAULTS: [&str; 76] = [
     "the pool on a simulated disk",
     "three gateways",
     "dependent writes across volumes",
@@ -23,6 +23,10 @@ pub const FAULTS: [&str; 72] = [
     "a disk is full",
     "a sync fails",
     "a disk vanishes in the middle of its work",
+    "a block rots",
+    "a block that rotted is repaired",
+    "a block that rotted is overwritten",
+    "a block that rotted is in no other copy",
     "a disk without room refuses the start",
     "a sync fails as a gateway starts",
     "a clock jumps forward",

@@ -4,7 +4,7 @@
 //! before the process dies, before power is lost, before copies are looked at. Whoever reads it
 //! meanwhile is told, or finds what somebody wrote over it.
 
-use block::{Completions, Extent, IoError, Op, Request, Volume};
+use block::{Completions, Extent, IoError, Op, Request, Store, Volume};
 use store::Repaired;
 use store::medium::File;
 use testkit::Rot;
@@ -90,18 +90,23 @@ impl PoolDisk {
         }
         let (block, good) = all[rng.index(all.len())].clone();
         let Some((path, offset)) = self.place_of(volume, &good) else { return Ok(None) };
+        let extent = Extent::new(block * BLOCK, BLOCK).map_err(|e| e.to_string())?;
+        // One that was written in parts has no checksum before a scrub went over it.
+        if volumes[volume].checksums(extent).is_err() {
+            return Ok(None);
+        }
         let len = good.len();
         let rot = self.disk.rot(&path, offset, len);
         // What is near is not held against its checksum, as in a page cache that nothing spoils.
         self.disk.set_cold(true);
-        let extent = Extent::new(block * BLOCK, BLOCK).map_err(|e| e.to_string())?;
         let read = read_result(volumes[volume].as_ref(), extent);
         *self.rotten.borrow_mut() = Some(Rotten { rot, volume, block, good });
         match read {
             Err(IoError::Checksum) => Ok(Some((volume, block))),
             // It lies there as well, and this place was another's.
             Ok(content) if self.is_good(&content) => Ok(Some((volume, block))),
-            other => Err(format!("a block that rotted is read as {other:?}")),
+            Ok(content) => Err(format!("a block that rotted is read as {:?}", content.get(..16))),
+            Err(error) => Err(format!("a block that rotted cannot be read: {error}")),
         }
     }
 

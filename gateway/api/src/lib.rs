@@ -53,7 +53,8 @@ pub use group::{
     Verifying, WitnessView,
 };
 pub use moment::{
-    Moment, MomentOpen, MomentRange, PointJournal, PointJournalState, PointJournalStatus,
+    Moment, MomentOpen, MomentRange, MomentRollbackAsk, PointJournal, PointJournalState,
+    PointJournalStatus,
 };
 pub use moving::{
     MigrationPlan, MigrationPlanRequest, MigrationRunRequest, RestorePlan, RestoreRequest,
@@ -93,8 +94,9 @@ pub use session::{
 };
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
 pub use snapshot::{
-    ChangedRange, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges, SnapshotCreate,
-    SnapshotHolder, SnapshotList, SnapshotOrigin, SnapshotPart, SnapshotState, SnapshotVolume,
+    ChangedRange, RollbackAsk, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges,
+    SnapshotCreate, SnapshotHolder, SnapshotList, SnapshotOrigin, SnapshotPart, SnapshotState,
+    SnapshotVolume,
 };
 pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};

@@ -101,3 +101,15 @@ pub struct Moment {
     /// Its volumes, which hosts may attach at once.
     pub volumes: Vec<Volume>,
 }
+
+/// Asks what going back to a second, in place, would mean.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct MomentRollbackAsk {
+    /// The second, RFC 3339, or how long ago: `-90s`.
+    pub at: String,
+    /// At a mirror: the site that serves the group hands it over to this one first, and serves it
+    /// again afterwards.
+    #[serde(default)]
+    pub swap: bool,
+}

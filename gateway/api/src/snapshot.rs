@@ -146,15 +146,23 @@ pub struct RollbackPlan {
     pub snapshot: String,
     /// The snapshot's identity.
     pub snapshot_id: Uuid,
-    /// When it was taken, RFC 3339.
+    /// When it was taken, RFC 3339; for a second, that.
     pub created_at: String,
+    /// The second that would be gone back to, RFC 3339: that snapshot with what the write journal lays
+    /// over it. Absent when it is a snapshot that is gone back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<String>,
+    /// Whether the site that serves the group hands it over to this one first, and serves it again
+    /// afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swap: bool,
     /// Seconds of writes that would be undone: the time since then; 0 when the clock went back.
     pub seconds: u64,
     /// Bytes in which the volumes may differ from the snapshot: at most so many are undone here, and
     /// copied to each mirror. Absent when a map could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_bytes: Option<u64>,
-    /// Hosts that are attached now.
+    /// Hosts that are attached now, at both sites if roles are swapped.
     pub hosts: u64,
     /// The sites whose sessions would be suspended and resumed.
     pub sessions: Vec<String>,
@@ -168,7 +176,17 @@ pub struct RollbackPlan {
     pub expires_at: Option<String>,
 }
 
-/// Goes back to a snapshot.
+/// Asks what going back to a snapshot would mean.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackAsk {
+    /// At a mirror: the site that serves the group hands it over to this one first, and serves it
+    /// again afterwards. For what only this site keeps.
+    #[serde(default)]
+    pub swap: bool,
+}
+
+/// Goes back to a snapshot, or to a second.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {

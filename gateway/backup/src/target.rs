@@ -89,6 +89,12 @@ impl Target {
         Ok((store, prefix))
     }
 
+    /// Whether it is a directory that is not there: one that is to be made, or what is not mounted.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self.parts(), Ok(("file", folder, _)) if !std::path::Path::new(folder).is_dir())
+    }
+
     fn local(&self, folder: &str) -> Result<(Arc<dyn ObjectStore>, Path), BackupError> {
         if let Some((option, _)) = self.options.first() {
             return Err(unknown("a directory", option));

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use twinspan_backup::{BackupError, Request, Source};
+use twinspan_backup::{BackupError, Request, Restore, Source};
 
 use crate::runs::{restored, take};
 use crate::store::{Failure, Seen, catalogue, id, now, watch};
-use crate::volumes::{Point, Volume};
+use crate::volumes::{Disk, Point, Volume};
 
 fn sources(point: &Arc<Point>) -> Vec<Arc<dyn Source>> {
     vec![Arc::clone(point) as Arc<dyn Source>]
@@ -224,4 +224,62 @@ async fn a_backup_that_is_removed_while_it_is_read_stays_until_the_reader_is_don
     let collected = repository.collect(now(), &watch()).await.unwrap();
     assert_eq!(collected.gone, [id(1)]);
     assert_eq!(store.keys("packs").await, [""; 0]);
+}
+
+/// What a restore does between two of its steps is a request to the bucket or a write to the volume. A
+/// gateway that is killed knows the position that it noted last, which may be any before: here the one
+/// of two kills ago, at worst the beginning.
+#[tokio::test]
+async fn a_restore_that_is_killed_at_any_request_or_write_ends_in_what_the_backup_holds() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 40 << 20);
+    for part in 0..40_u64 {
+        volume.write(part * 256..part * 256 + 40, part * 1000 + 1);
+    }
+    take(&repository, 1, &volume.point()).await;
+    volume.write(3000..3400, 77);
+    let point = volume.point();
+    take(&repository, 2, &point).await;
+    let before = (0..9000).step_by(3).map(|block| (block, block + 5)).collect();
+    for kills_at in [Kill::Request, Kill::Write] {
+        let mut killed = 0;
+        loop {
+            let disk = Disk::used(point.bytes(), &before);
+            let restore = Restore::new(id(2), volume.id, 0, now());
+            match kills_at {
+                Kill::Request => store.fail_after(killed, Failure::Unreachable),
+                Kill::Write => {
+                    *disk.fails_after.lock().unwrap() = Some(u32::try_from(killed).unwrap());
+                }
+            }
+            let first = repository.restore(&restore, &disk, &watch()).await;
+            let noted = restore.position();
+            // Killed again, a bit further on, and then it goes on from what was noted the first time.
+            let again = Restore::new(id(2), volume.id, noted / 2, now());
+            store.fail_after(killed / 2 + 3, Failure::Unreachable);
+            drop(repository.restore(&again, &disk, &watch()).await);
+            store.mend();
+            *disk.fails_after.lock().unwrap() = None;
+            let last = Restore::new(id(2), volume.id, noted, now());
+            repository.restore(&last, &disk, &watch()).await.unwrap();
+            assert!(disk.holds(&point.content), "{kills_at:?} {killed}");
+            if first.is_ok() {
+                break;
+            }
+            killed += 1;
+            assert!(killed < 500, "it never ends");
+        }
+        assert!(killed > 8, "{kills_at:?}: it takes some steps, not {killed}");
+    }
+    // Pins of those that were killed are all that stays.
+    repository.collect(now(), &watch()).await.unwrap();
+    assert!(repository.verify(&[], &watch()).await.unwrap().is_whole());
+}
+
+/// Where a restore is killed.
+#[derive(Clone, Copy, Debug)]
+enum Kill {
+    Request,
+    Write,
 }

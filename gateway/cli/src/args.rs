@@ -18,7 +18,9 @@ pub(crate) use self::backups::{
 };
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
 pub(crate) use self::plugins::{Language, Plugin, PluginBuild, PluginCheck, PluginNew};
-pub(crate) use self::points::{Keep, Point, PointJournal, PointPolicy, RetentionRules};
+pub(crate) use self::points::{
+    Keep, MomentRollback, Point, PointJournal, PointPolicy, RetentionRules,
+};
 pub(crate) use self::runs::{Plan, PlanMake, PlanRun, Run, RunWait};
 pub(crate) use self::sessions::{Policy, Session};
 pub(crate) use self::snapshots::{Rollback, Snapshot};

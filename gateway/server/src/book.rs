@@ -6,6 +6,7 @@
 
 mod backups;
 pub(crate) mod evs;
+mod rollbacks;
 mod scrubs;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 pub(crate) use self::backups::{
     BackupPages, FillEntry, FilledEntry, PinEntry, PolicyEntry, RunEntry,
 };
+pub(crate) use self::rollbacks::{RollbackEntry, Stage};
 pub(crate) use self::scrubs::ScrubEntry;
 use crate::shard::Shard;
 use crate::ways::Side;
@@ -26,6 +28,8 @@ use crate::ways::Side;
 const KEY: &str = "control/book";
 /// The version that this release writes; it reads none that is newer.
 const VERSION: u32 = 1;
+/// The version while a group is on its way to a second: a release before would let hosts in half way.
+const VERSION_HOLDING: u32 = 2;
 
 /// Why the book cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,21 +167,6 @@ pub(crate) struct RestoreEntry {
     pub(crate) begun_ms: u64,
 }
 
-/// A way back to a snapshot that was begun and is not over.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub(crate) struct RollbackEntry {
-    /// The group.
-    pub(crate) group: Uuid,
-    /// Where it goes back to.
-    pub(crate) snapshot: Uuid,
-    /// The snapshot of what was there before.
-    pub(crate) safety: Uuid,
-    /// The sessions that were suspended for it, one of each leg.
-    pub(crate) sessions: Vec<Uuid>,
-    /// When it was begun, in milliseconds since 1970.
-    pub(crate) begun_ms: u64,
-}
-
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Pages {
@@ -274,7 +263,40 @@ impl Pages {
         self.peers.push(PeerEntry { portals, place, ..entry });
     }
 
+    /// The way back that a group is on, if it is on one.
+    #[must_use]
+    pub(crate) fn rollback_of(&self, group: Uuid) -> Option<&RollbackEntry> {
+        self.rollbacks.iter().find(|of| of.group == group)
+    }
+
+    /// Whether a volume is being restored over, or half way back to a second: it takes no host.
+    #[must_use]
+    pub(crate) fn is_held(&self, (group, volume): (Uuid, Uuid)) -> bool {
+        self.is_on_its_way(group) || self.backups.fill_of(volume).is_some()
+    }
+
+    /// Whether a group is at the base of a second, and not at the second.
+    #[must_use]
+    pub(crate) fn is_half_way(&self, group: Uuid) -> bool {
+        let is_half = |way: &RollbackEntry| way.holds() && way.stage == Stage::Back;
+        self.rollback_of(group).is_some_and(is_half)
+    }
+
+    /// Whether a group may be half of what it is to become.
+    #[must_use]
+    pub(crate) fn is_on_its_way(&self, group: Uuid) -> bool {
+        self.rollback_of(group).is_some_and(RollbackEntry::holds)
+    }
+
     fn encode(&self) -> Bytes {
+        let is_holding = self.rollbacks.iter().any(RollbackEntry::holds);
+        let version = if is_holding { VERSION_HOLDING } else { VERSION };
+        if version != self.version {
+            let told = Self { version, ..self.clone() };
+            return Bytes::from(
+                serde_json::to_vec(&told).expect("plain strings and lists fit JSON"),
+            );
+        }
         Bytes::from(serde_json::to_vec(self).expect("plain strings and lists fit JSON"))
     }
 
@@ -285,12 +307,13 @@ impl Pages {
         }
         let unreadable = |error: serde_json::Error| BookError::Unreadable(error.to_string());
         let Version { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
-        if version > VERSION {
+        if version > VERSION_HOLDING {
             return Err(BookError::Unreadable(format!(
-                "it has version {version}, this release reads up to {VERSION}"
+                "it has version {version}, this release reads up to {VERSION_HOLDING}"
             )));
         }
-        serde_json::from_slice(bytes).map_err(unreadable)
+        let pages: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        Ok(Self { version: VERSION, ..pages })
     }
 }
 
@@ -417,8 +440,43 @@ mod tests {
         assert_eq!(Pages::decode(&bytes), Ok(pages.clone()));
         assert!(pages.volume("orders").is_some());
         assert!(pages.volume(&Uuid::from_u128(8).to_string()).is_some());
-        pages.version = VERSION + 1;
-        assert!(matches!(Pages::decode(&pages.encode()), Err(BookError::Unreadable(_))));
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let newer = text.replacen("\"version\":1", "\"version\":3", 1);
+        assert_ne!(text, newer);
+        assert!(matches!(Pages::decode(newer.as_bytes()), Err(BookError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_release_before_refuses_a_group_that_is_half_way_to_a_second_and_no_other() {
+        let [group, snapshot, safety] = [1, 2, 3].map(Uuid::from_u128);
+        let version = |pages: &Pages| {
+            let value: serde_json::Value = serde_json::from_slice(&pages.encode()).unwrap();
+            value["version"].as_u64().unwrap()
+        };
+        let mut pages = Pages::default();
+        pages.rollbacks.push(RollbackEntry {
+            group,
+            snapshot,
+            safety,
+            sessions: Vec::new(),
+            begun_ms: 5,
+            laid: None,
+            stage: Stage::Begun,
+            home: None,
+            keeps: None,
+        });
+        // As releases before wrote it: nothing is added to a way back to a snapshot.
+        let known = r#"{"group":"00000000-0000-0000-0000-000000000001","snapshot":"00000000-0000-0000-0000-000000000002","safety":"00000000-0000-0000-0000-000000000003","sessions":[],"begun_ms":5}"#;
+        assert_eq!(serde_json::to_string(&pages.rollbacks[0]).unwrap(), known);
+        assert_eq!((version(&pages), pages.is_on_its_way(group)), (1, false));
+        let laid = br#"{"journal":{"group":"00000000-0000-0000-0000-000000000001","from":[1,56],"to":[3,99],"unix_ms":5}}"#;
+        pages.rollbacks[0].laid = crate::moments::Laid::decode(laid);
+        for (stage, is_held) in [(Stage::Begun, true), (Stage::Back, true), (Stage::There, false)] {
+            pages.rollbacks[0].stage = stage;
+            assert_eq!(version(&pages), if is_held { 2 } else { 1 });
+            assert_eq!(pages.is_held((group, Uuid::nil())), is_held);
+            assert_eq!(Pages::decode(&pages.encode()), Ok(pages.clone()));
+        }
     }
 
     #[test]

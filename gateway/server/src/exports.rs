@@ -70,7 +70,7 @@ fn export(
         return Err(Refusal::Unknown);
     }
     let seen = gateway.board.get(group.group()).ok_or(Refusal::NotServed)?;
-    if gateway.book.read().backups.fill_of(volume.id).is_some() {
+    if gateway.book.read().is_held((group.id, volume.id)) {
         return Err(Refusal::NotServed);
     }
     if !serves(&seen.status) {

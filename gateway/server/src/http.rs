@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -60,6 +60,8 @@ pub(crate) type Shared = State<Arc<Gateway>>;
 
 /// Bodies are small: names, sizes, tokens.
 const BODY_BYTES_MAX: usize = 64 << 10;
+/// A body of so many bytes is read before the handler is asked, whether it wants it or not.
+const SMALL_BODY_BYTES: usize = 4 << 10;
 /// What is under way when the gateway stops may take this long.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -154,6 +156,8 @@ fn of_points() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(points::lock))
         .routes(routes!(moments::journal, moments::set_journal, moments::end_journal))
         .routes(routes!(moments::open))
+        .routes(routes!(moments::plan_rollback))
+        .routes(routes!(moments::roll_back))
 }
 
 fn of_backups() -> OpenApiRouter<Arc<Gateway>> {
@@ -258,7 +262,26 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .layer(from_fn(rec::shape))
         .layer(from_fn(evs::shape))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(take_body))
         .layer(from_fn(measure))
+}
+
+/// Takes a small body off the connection. A client that sends `{}` to a call that needs nothing could
+/// not use its connection again otherwise: what a handler leaves there ends it.
+async fn take_body(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if !length.is_some_and(|length| (1..=SMALL_BODY_BYTES).contains(&length)) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    match axum::body::to_bytes(body, SMALL_BODY_BYTES).await {
+        Ok(bytes) => next.run(Request::from_parts(parts, bytes.into())).await,
+        Err(error) => {
+            let detail = format!("the body cannot be read: {error}");
+            Failure::new(api::Code::Invalid, &detail).into_response()
+        }
+    }
 }
 
 /// `/healthz` (the process answers) and `/readyz` (its groups were opened and it serves).

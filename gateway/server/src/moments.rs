@@ -79,7 +79,8 @@ impl Laid {
         Some(laid)
     }
 
-    fn places(self) -> (Place, Place) {
+    /// Where the part of the journal begins and ends.
+    pub(crate) fn places(self) -> (Place, Place) {
         let place = |(segment, at)| Place { segment, at };
         (place(self.from), place(self.to))
     }
@@ -118,6 +119,19 @@ impl Moments {
         self.journals().keys().copied().collect()
     }
 
+    /// The segments of a moment stay for as long as a group is on its way back to it. Says whether all
+    /// of them are there.
+    pub(crate) fn pin_way_back(&self, group: GroupId, moment: &Moment) -> bool {
+        self.journal(group).is_some_and(|journal| journal.pin(way_back(group), moment))
+    }
+
+    /// A group is on its way back no more.
+    pub(crate) fn unpin_way_back(&self, group: GroupId) {
+        if let Some(journal) = self.journal(group) {
+            journal.unpin(way_back(group));
+        }
+    }
+
     /// What is laid over the origin of a volume is at hand.
     pub(crate) fn add_view(&self, filled: VolumeId, view: View) {
         self.views().insert(filled, Arc::new(view));
@@ -135,6 +149,17 @@ impl Moments {
             journal.unpin(filled);
         }
     }
+}
+
+/// What the way back of a group pins its journal as: no volume has the group's identity.
+const fn way_back(group: GroupId) -> VolumeId {
+    VolumeId::from_uuid(group.uuid())
+}
+
+/// The segments that a group needs on its way back to a second.
+#[must_use]
+pub(crate) fn pin_of_way_back(group: GroupId, laid: Laid) -> (VolumeId, (u64, u64)) {
+    (way_back(group), (laid.from.0, laid.to.0))
 }
 
 /// The segments that volumes of a pool are still filled from, of one group.

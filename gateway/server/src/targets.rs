@@ -49,7 +49,7 @@ fn target(
     }
     let seen = gateway.board.get(group.group()).ok_or(Refusal::NotServed)?;
     let id = VolumeId::from_uuid(volume.id);
-    let is_filled = gateway.book.read().backups.fill_of(volume.id).is_none();
+    let is_filled = !gateway.book.read().is_held((group.id, volume.id));
     let is_known = seen.status.volumes.iter().any(|known| known.volume == id);
     if !is_filled || !is_known || seen.status.serving == Serving::RollingBack {
         return Err(Refusal::NotServed);

@@ -8,4 +8,4 @@
 mod content;
 mod sim_disk;
 
-pub use sim_disk::SimDisk;
+pub use sim_disk::{Rot, SimDisk};

@@ -9,6 +9,7 @@
 //! from its seed, the file and the place alone. Handles from before a cut or a kill are dead.
 
 mod handle;
+mod rot;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store::medium::Directory;
 
+pub use self::rot::Rot;
 use crate::content::Content;
 
 /// What a disk writes whole or not at all.

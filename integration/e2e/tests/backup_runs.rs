@@ -598,3 +598,31 @@ fn a_single_gateway_says_when_nothing_is_configured() -> Result<()> {
     ensure!(targets["items"].as_array().is_some_and(Vec::is_empty), "{targets:#}");
     expect(&east, &["backup", "create", "x", "--target", "disk"], 7, "GW0500").map(drop)
 }
+
+#[test]
+fn a_directory_that_is_not_mounted_any_more_is_told_and_nothing_is_made_in_its_place() -> Result<()>
+{
+    let dir = tempfile::tempdir()?;
+    let mut site = site(dir.path(), "one", "")?;
+    filled(&site, dir.path(), "data", 8, 1)?;
+    let create = ["backup", "create", "data", "--target", "disk"];
+    site.cli(&create)?;
+    let (there, away) = (dir.path().join("repository"), dir.path().join("away"));
+    std::fs::rename(&there, &away).context("unmount")?;
+    site.kill()?;
+    site.start()?;
+    expect(&site, &["backup", "list"], 0, "")?;
+    ensure!(!there.exists(), "a look made a directory");
+    expect(&site, &create, 6, "not mounted")?;
+    // The point at which it is mounted is there, and empty.
+    std::fs::create_dir_all(&there).context("make a mount point")?;
+    expect(&site, &create, 6, "not mounted")?;
+    ensure!(std::fs::read_dir(&there)?.next().is_none(), "something was put where it is not");
+    std::fs::remove_dir_all(&there)?;
+    std::fs::rename(&away, &there).context("mount")?;
+    let second = site.cli(&create)?;
+    ensure!(second["state"] == "succeeded", "{second:#}");
+    let listed = site.cli(&["backup", "list"])?;
+    ensure!(listed["items"].as_array().map(Vec::len) == Some(2), "{listed:#}");
+    Ok(())
+}

@@ -40,6 +40,7 @@ mod rados;
 mod random;
 mod rec;
 mod records;
+mod rewind;
 mod runs;
 mod scrubs;
 mod snapshots;

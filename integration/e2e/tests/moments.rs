@@ -11,21 +11,21 @@ use serde_json::Value;
 use crate::chain::{Chain, Plan, read_front};
 use crate::pair::{Pair, SOON, SYNC_LIMIT, expect, number, text};
 
-const GROUP: &str = "books";
-const PLAN: Plan = Plan { volumes: 3, writers: 2, slots: 256 };
+pub(crate) const GROUP: &str = "books";
+pub(crate) const PLAN: Plan = Plan { volumes: 3, writers: 2, slots: 256 };
 
 /// A second, and what was acknowledged right after it was told.
-struct Sample {
-    at: String,
-    acknowledged: Vec<u64>,
+pub(crate) struct Sample {
+    pub(crate) at: String,
+    pub(crate) acknowledged: Vec<u64>,
 }
 
-fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     ["data", "log", "index"].map(str::to_owned).to_vec()
 }
 
 /// Two sites with a mirrored group of three volumes and a write journal that writes.
-fn journaled() -> Result<Pair> {
+pub(crate) fn journaled() -> Result<Pair> {
     let pair = Pair::joined()?;
     let names = names();
     for name in &names {
@@ -46,11 +46,11 @@ fn journaled() -> Result<Pair> {
     Ok(pair)
 }
 
-fn shown(site: &Site) -> Result<Value> {
+pub(crate) fn shown(site: &Site) -> Result<Value> {
     site.cli(&["point", "journal", "show", GROUP])
 }
 
-fn await_writing(site: &Site) -> Result<Value> {
+pub(crate) fn await_writing(site: &Site) -> Result<Value> {
     site.wait_for(&["point", "journal", "show", GROUP], SYNC_LIMIT, |state| {
         state["state"] == "writing" && state["newest"].is_string()
     })
@@ -62,7 +62,7 @@ fn time(site: &Site) -> Result<String> {
 }
 
 /// Samples of so many different seconds while the chain goes on.
-fn sample(chain: &Chain, site: &Site, count: usize) -> Result<Vec<Sample>> {
+pub(crate) fn sample(chain: &Chain, site: &Site, count: usize) -> Result<Vec<Sample>> {
     let mut samples: Vec<Sample> = Vec::new();
     while samples.len() < count {
         let at = wait_for("another second", SOON, || {

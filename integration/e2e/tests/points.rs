@@ -132,6 +132,22 @@ fn hdr_08_a_point_that_was_gone_back_to_is_marked_as_used() -> Result<()> {
 }
 
 #[test]
+fn hdr_08_a_point_that_a_volume_is_made_of_is_marked_as_used() -> Result<()> {
+    let pair = Pair::mirrored("64MiB")?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    policy(east, &["--schedule", "0 0 1 1 *", "--keep", "both"])?;
+    let name = take(east)?;
+    await_list(west, "the point", |points| points.len() == 1)?;
+    let from = format!("{VOLUME}/{name}");
+    west.cli(&["volume", "create", "there", "--from-snapshot", &from])?;
+    ensure!(show(west, &name)?["used"] == true, "the mirror made a volume of it");
+    ensure!(show(east, &name)?["used"] == false, "and its primary none");
+    east.cli(&["volume", "create", "here", "--from-snapshot", &from])?;
+    ensure!(show(east, &name)?["used"] == true);
+    Ok(())
+}
+
+#[test]
 fn hdr_09_the_point_current_is_used_once_and_refused_by_name_then() -> Result<()> {
     let pair = Pair::mirrored("64MiB")?;
     let (east, west) = (&pair.primary, &pair.mirror);

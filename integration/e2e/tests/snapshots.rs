@@ -18,7 +18,7 @@ use crate::random::Random;
 use crate::records::{Journal, Load, attach, random_file};
 
 /// How often a rollback is killed: `TWINSPAN_KILLS`, or 4.
-fn kills() -> u64 {
+pub(crate) fn kills() -> u64 {
     let set = std::env::var("TWINSPAN_KILLS").ok().and_then(|text| text.parse().ok());
     set.unwrap_or(4)
 }
@@ -407,7 +407,7 @@ fn snap_07_reserved_and_odd_names_are_refused() -> Result<()> {
 }
 
 /// Runs a command of the product against a site, and does not wait.
-fn begin(site: &Site, arguments: &[&str]) -> Result<Child> {
+pub(crate) fn begin(site: &Site, arguments: &[&str]) -> Result<Child> {
     Command::new(harness::binary()?)
         .args(arguments)
         .env("TWINSPAN_URL", format!("https://127.0.0.1:{}", site.ports().api))

@@ -4,20 +4,24 @@
 //! Invariant: what is looked at is what is stored. While a process has the pool open and it works,
 //! that is what its volumes read; else it is what a new start would find.
 
+mod rot;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{
-    Answer, Completions, Extent, GatewayId, Geometry, Ledger, Op, PoolId, Request, RunKind,
-    Segment, SnapshotId, Store, Ticket, Volume, VolumeId,
+    Extent, GatewayId, Geometry, Ledger, PoolId, RunKind, SnapshotId, Store, Ticket, Volume,
+    VolumeId,
 };
 use bytes::Bytes;
 use store::medium::Directory;
 use store::{Executor, Pool, PoolIdentity, PoolOptions, PoolVolume, StoreError, VolumeRecord};
 use testkit::SimDisk;
 
+pub(crate) use self::rot::Scrubbed;
+use self::rot::{Rotten, read_result};
 use crate::kept::Kept;
 use crate::platter::{Platter, SECTOR_BYTES};
 use crate::rng::Rng;
@@ -60,6 +64,8 @@ pub(crate) struct PoolDisk {
     failed: Cell<bool>,
     /// A deliberate break (rule 11): failed syncs are hidden.
     hiding: Option<Hiding>,
+    /// A block that rotted.
+    rotten: RefCell<Option<Rotten>>,
 }
 
 /// A platter a volume, and records that are simply kept.
@@ -119,6 +125,7 @@ impl Disks {
                 failing: Cell::new(false),
                 failed: Cell::new(false),
                 hiding,
+                rotten: RefCell::default(),
             });
         }
         let kept = Kept::new();
@@ -144,6 +151,7 @@ impl Disks {
 
     /// The process died.
     pub(crate) fn kill(&self) {
+        self.mend();
         if let Self::Pool(pool) = self {
             pool.open.take();
             pool.failing.set(false);
@@ -154,6 +162,7 @@ impl Disks {
 
     /// Power is about to be lost in the middle of what is under way.
     pub(crate) fn falter(&self, rng: &Rng) {
+        self.mend();
         if let Self::Pool(pool) = self {
             pool.disk.stop_at_sync(pool.disk.syncs() + rng.below(4));
         }
@@ -161,6 +170,7 @@ impl Disks {
 
     /// Power is lost; nobody has them open.
     pub(crate) fn lose_power(&self, rng: &Rng) {
+        self.mend();
         match self {
             Self::Pool(pool) => pool.disk.power_cut(rng.bits()),
             Self::Platters(platters) => platters.platters.iter().for_each(|p| p.lose_power(rng)),
@@ -193,6 +203,7 @@ impl Disks {
 
     /// One of the next syncs fails.
     pub(crate) fn fail_sync(&self, rng: &Rng, volume: usize) {
+        self.mend();
         match self {
             Self::Pool(pool) => {
                 pool.failed.set(self.sync_failed());
@@ -205,6 +216,7 @@ impl Disks {
 
     /// The disk is gone from one of the next syncs on; says whether that can be.
     pub(crate) fn vanish_soon(&self, rng: &Rng) -> bool {
+        self.mend();
         match self {
             Self::Pool(pool) => {
                 pool.disk.stop_at_sync(pool.disk.syncs() + rng.below(6));
@@ -221,6 +233,7 @@ impl Disks {
 
     /// No fault is pending.
     pub(crate) fn repair(&self) {
+        self.mend();
         self.empty();
         match self {
             Self::Pool(pool) => pool.disk.repair(),
@@ -246,6 +259,7 @@ impl Disks {
 
     /// What is stored.
     pub(crate) fn look(&self) -> Result<Image, String> {
+        self.mend();
         match self {
             Self::Pool(pool) => pool.look(),
             Self::Platters(platters) => Ok(Image {
@@ -259,6 +273,7 @@ impl Disks {
 impl Disks {
     /// What these snapshots hold, by the volume, of those that a process has open.
     pub(crate) fn look_at(&self, snapshots: &[(usize, SnapshotId)]) -> Result<Image, String> {
+        self.mend();
         let Self::Pool(pool) = self else { return Err("a platter keeps none".to_owned()) };
         let open = pool.open.borrow();
         let (_, volumes) = open.as_ref().ok_or("nobody has the pool open")?;
@@ -360,23 +375,7 @@ fn blocks_in(extent: Extent, content: &[u8]) -> impl Iterator<Item = (u64, Box<[
 }
 
 fn read(store: &dyn Volume, extent: Extent) -> Result<Vec<u8>, String> {
-    let (queue, mut answers) = (Completions::new(), Vec::new());
-    store.submit(&mut vec![Request { op: Op::Read(extent), fua: false, ticket: queue.ticket(0) }]);
-    queue.take(&mut answers);
-    let answer = answers.pop().ok_or("a read was not answered in line")?.result;
-    let Ok(Answer::Read(segments)) = answer else {
-        return Err(format!("cannot read {extent:?}: {answer:?}"));
-    };
-    let mut content = Vec::new();
-    for segment in segments {
-        match segment {
-            Segment::Data(data) => content.extend_from_slice(&data),
-            Segment::Zero(len) => {
-                content.resize(content.len() + usize::try_from(len).expect("small"), 0);
-            }
-        }
-    }
-    Ok(content)
+    read_result(store, extent).map_err(|error| format!("cannot read {extent:?}: {error:?}"))
 }
 
 thread_local! {

@@ -81,7 +81,7 @@ fn perform(seed: (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {
         tokio::select! {
             biased;
             () = world.failed.notified() => {}
-            () = history(&world) => {}
+            () = history(&world, seed.0) => {}
         }
     });
     drop(tasks);
@@ -94,7 +94,7 @@ fn perform(seed: (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {
     Outcome { log, failure, stats }
 }
 
-async fn history(world: &Rc<World>) {
+async fn history(world: &Rc<World>, seed: u64) {
     world.log(format_args!("{:?}", world.setup));
     if world.setup.pool {
         world.happened("the pool on a simulated disk");
@@ -121,6 +121,7 @@ async fn history(world: &Rc<World>) {
     }
     world.sabotage.begin(world);
     host::start(world);
+    world.spawn(nemesis::rot::go_on(Rc::clone(world), seed));
     if world.setup.attentive {
         world.spawn(operator::attend(Rc::clone(world)));
     }

@@ -4,6 +4,7 @@
 
 mod network;
 mod odd;
+pub(crate) mod rot;
 mod witness;
 
 use std::rc::Rc;

@@ -93,6 +93,8 @@ pub enum Sabotage {
     IgnoresLeases,
     /// Rule 13: a claim without an answer counts as denied.
     ForgetsClaims,
+    /// Rule 1: what does not match its checksum is read as if it did.
+    BelievesRot,
 }
 
 impl Sabotage {
@@ -110,6 +112,7 @@ impl Sabotage {
             Self::ForgetsActivity => Omits::Activity,
             Self::StaysAhead => Omits::WayBack,
             Self::SnapshotsLate => Omits::Place,
+            Self::BelievesRot => Omits::Checksums,
             _ => return inner,
         };
         Rc::new(store::Forgetful::new(inner, omits))

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 73] = [
+pub const FAULTS: [&str; 77] = [
     "the pool on a simulated disk",
     "three gateways",
     "a copy is said to hold the content",
@@ -24,6 +24,10 @@ pub const FAULTS: [&str; 73] = [
     "a disk is full",
     "a sync fails",
     "a disk vanishes in the middle of its work",
+    "a block rots",
+    "a block that rotted is repaired",
+    "a block that rotted is overwritten",
+    "a block that rotted is in no other copy",
     "a disk without room refuses the start",
     "a sync fails as a gateway starts",
     "a clock jumps forward",

@@ -67,6 +67,7 @@ breaks! {
     a_snapshot_that_holds_what_came_after_its_place SnapshotsLate
     a_lock_that_ends_when_a_clock_is_set LocksByTheWall
     a_claim_without_an_answer_that_counts_as_denied ForgetsClaims
+    a_block_that_rotted_and_is_read_as_good BelievesRot
 }
 
 #[test]

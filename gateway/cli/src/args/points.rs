@@ -55,12 +55,46 @@ pub(crate) enum Point {
     /// What mirrors write down, so that the group can be opened as of any second
     #[command(subcommand)]
     Journal(PointJournal),
+    /// Make all volumes of a group what they were at a second of the write journal: plan, then run
+    #[command(subcommand)]
+    Rollback(MomentRollback),
     /// Say what retention would remove here now, and why; nothing is changed
     Retention {
         /// The group.
         group: String,
         #[command(flatten)]
         rules: RetentionRules,
+    },
+}
+
+/// `twinspan point rollback`
+#[derive(Debug, Subcommand)]
+pub(crate) enum MomentRollback {
+    /// Say what would be undone, and who would be dropped. Exit code 7: it cannot be run
+    Plan {
+        /// The group.
+        group: String,
+        /// The second: `2027-01-31T00:00:00Z`, or how long ago: `-90s`.
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        at: String,
+        /// At a mirror: the site that serves the group hands it over first, and serves it again
+        /// afterwards.
+        #[arg(long)]
+        swap: bool,
+    },
+    /// Run a plan: the volumes go back to its second, the mirrors follow by delta
+    Run {
+        /// The group.
+        group: String,
+        /// The plan's token.
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+        /// Agree that hosts that are attached are dropped.
+        #[arg(long)]
+        drop_hosts: bool,
+        /// How long to wait for it.
+        #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
     },
 }
 

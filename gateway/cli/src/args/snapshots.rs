@@ -64,6 +64,10 @@ pub(crate) enum Rollback {
         group: String,
         /// The snapshot, by name or id.
         snapshot: String,
+        /// At a mirror: the site that serves the group hands it over first, and serves it again
+        /// afterwards.
+        #[arg(long)]
+        swap: bool,
     },
     /// Run a plan: sessions are suspended, the volumes go back, the mirrors follow by delta
     Run {

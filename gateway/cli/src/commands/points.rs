@@ -2,13 +2,15 @@
 
 use api::units::bytes_text;
 use api::{
-    Point, PointJournal, PointJournalState, PointKeeper, PointList, PointLock, PointPolicyPatch,
-    PointPolicyState, PointRetention, PointRetentionPlan, PointTake,
+    MomentRollbackAsk, Operation, Point, PointJournal, PointJournalState, PointKeeper, PointList,
+    PointLock, PointPolicyPatch, PointPolicyState, PointRetention, PointRetentionPlan, PointTake,
+    RollbackRequest,
 };
 
 use ureq::http::Method;
 
-use super::segment;
+use super::sessions::{end, follow};
+use super::{segment, snapshots};
 use crate::Outcome;
 use crate::args::{self, Global, Keep, RetentionRules};
 use crate::client::Client;
@@ -44,6 +46,7 @@ pub(crate) fn point(command: &args::Point, global: &Global) -> Outcome {
         }
         args::Point::Policy(command) => policy(&client, command, global)?,
         args::Point::Journal(command) => journal(&client, command, global)?,
+        args::Point::Rollback(command) => return rollback(&client, command, global),
         args::Point::Retention { group, rules } => {
             let path = format!("{}{}", path(group, "point-retention"), query(*rules));
             let plan: PointRetentionPlan = client.get(&path)?;
@@ -51,6 +54,21 @@ pub(crate) fn point(command: &args::Point, global: &Global) -> Outcome {
         }
     }
     Ok(0)
+}
+
+fn rollback(client: &Client, command: &args::MomentRollback, global: &Global) -> Outcome {
+    match command {
+        args::MomentRollback::Plan { group, at, swap } => {
+            let asked = MomentRollbackAsk { at: at.clone(), swap: *swap };
+            let path = path(group, "moments/rollback/plan");
+            snapshots::plan_rollback(client, (&path, &asked), global)
+        }
+        args::MomentRollback::Run { group, token, drop_hosts, timeout } => {
+            let request = RollbackRequest { token: token.clone(), drop_hosts: *drop_hosts };
+            let begun: Operation = client.post(&path(group, "moments/rollback"), &request)?;
+            end(&follow(client, &begun, *timeout)?, global.output)
+        }
+    }
 }
 
 fn policy(

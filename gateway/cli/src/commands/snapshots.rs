@@ -2,8 +2,8 @@
 
 use api::units::bytes_text;
 use api::{
-    Code, Operation, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges, SnapshotCreate,
-    SnapshotList, SnapshotPart,
+    Code, Operation, RollbackAsk, RollbackPlan, RollbackRequest, Snapshot, SnapshotChanges,
+    SnapshotCreate, SnapshotList, SnapshotPart,
 };
 
 use super::segment;
@@ -77,11 +77,9 @@ fn changes_text(changes: &SnapshotChanges) -> String {
 
 fn rollback(client: &Client, command: &args::Rollback, global: &Global) -> Outcome {
     match command {
-        args::Rollback::Plan { group, snapshot } => {
+        args::Rollback::Plan { group, snapshot, swap } => {
             let path = path(group, Some(snapshot), "/rollback/plan");
-            let plan: RollbackPlan = client.post(&path, &serde_json::json!({}))?;
-            show(global.output, &plan, plan_text);
-            Ok(if plan.token.is_some() { 0 } else { Code::WrongState.exit_code() })
+            plan_rollback(client, (&path, &RollbackAsk { swap: *swap }), global)
         }
         args::Rollback::Run { group, snapshot, token, drop_hosts, timeout } => {
             let path = path(group, Some(snapshot), "/rollback");
@@ -90,6 +88,17 @@ fn rollback(client: &Client, command: &args::Rollback, global: &Global) -> Outco
             end(&follow(client, &begun, *timeout)?, global.output)
         }
     }
+}
+
+/// Asks for a plan and shows it.
+pub(super) fn plan_rollback(
+    client: &Client,
+    (path, asked): (&str, &impl serde::Serialize),
+    global: &Global,
+) -> Outcome {
+    let plan: RollbackPlan = client.post(path, asked)?;
+    show(global.output, &plan, plan_text);
+    Ok(if plan.token.is_some() { 0 } else { Code::WrongState.exit_code() })
 }
 
 fn path(group: &str, snapshot: Option<&str>, rest: &str) -> String {
@@ -171,8 +180,9 @@ fn one(snapshot: &Snapshot) -> String {
 }
 
 fn plan_text(plan: &RollbackPlan) -> String {
-    let (group, snapshot) = (&plan.group, &plan.snapshot);
-    let mut out = format!("rollback of {group} to {snapshot}, as of {}\n", plan.as_of);
+    let group = &plan.group;
+    let to = plan.moment.as_ref().unwrap_or(&plan.snapshot);
+    let mut out = format!("rollback of {group} to {to}, as of {}\n", plan.as_of);
     out.push_str(&checks_text(&plan.checks));
     let age = std::time::Duration::from_secs(plan.seconds);
     out.push_str(&format!(
@@ -184,9 +194,11 @@ fn plan_text(plan: &RollbackPlan) -> String {
     match &plan.token {
         Some(token) => {
             let drop = if plan.hosts > 0 { " --drop-hosts" } else { "" };
-            out.push_str(&format!(
-                "run it    twinspan snapshot rollback run {group} {snapshot} --token {token}{drop}\n"
-            ));
+            let run = match &plan.moment {
+                Some(_) => format!("point rollback run {group}"),
+                None => format!("snapshot rollback run {group} {to}"),
+            };
+            out.push_str(&format!("run it    twinspan {run} --token {token}{drop}\n"));
         }
         None => out.push_str("it cannot be run: a step is blocked\n"),
     }

@@ -139,15 +139,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Named>, RecordError> {
     if r.0.is_empty() { Ok(named) } else { Err(RecordError::Damaged) }
 }
 
-/// The name of a snapshot in a volume's record that is locked by the lock clock, and until when. A
-/// record that cannot be read names none.
-#[must_use]
-pub fn locked_in(record: &[u8], lock_ms: u64) -> Option<(String, u64)> {
-    let named = decode(record).ok()?;
+/// The name of a snapshot in a volume's record that is locked by the lock clock, and until when.
+///
+/// # Errors
+/// [`RecordError`] for a record that cannot be read: nobody knows then what is locked.
+pub fn locked_in(record: &[u8], lock_ms: u64) -> Result<Option<(String, u64)>, RecordError> {
+    let named = decode(record)?;
     let locked = named.into_iter().filter(|of| of.label.marks.locked_until_ms > lock_ms);
     let until = |of: &Named| of.label.marks.locked_until_ms;
-    let last = locked.max_by_key(until)?;
-    Some((last.label.name.clone(), until(&last)))
+    Ok(locked.max_by_key(until).map(|last| (last.label.name.clone(), until(&last))))
 }
 
 impl SnapshotWord {

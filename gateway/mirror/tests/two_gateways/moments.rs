@@ -7,13 +7,37 @@ use std::rc::Rc;
 
 use block::{Change, Gap, JournalEntry, Mode, SnapshotId, VolumeId, WriteJournal};
 use tokio::time::Instant;
-use twinspan_mirror::{Command, Phase, Policy, SnapshotOrigin, SnapshotState};
+use twinspan_mirror::{Command, Phase, Policy, Role, Serving, SnapshotOrigin, SnapshotState};
 
 use crate::world::{Site, VOLUMES, World};
+
+/// How what the mirror hands over is falsified before it is kept, to prove that the check sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Break {
+    #[default]
+    None,
+    /// A change is not written down.
+    LosesChange,
+    /// A change is written down behind the one that came after it, with the time between them.
+    Overtakes,
+    /// A change is written down twice.
+    Repeats,
+    /// A gap is not told: what stands behind it follows what stands before.
+    BridgesGaps,
+    /// A base is written down behind the change that came after it.
+    BasesEarly,
+    /// A base is written down before the change that came before it.
+    BasesLate,
+    /// The time is told before the changes that were begun before it.
+    TimesEarly,
+}
 
 /// A write journal in memory, which wants a base whenever it has none, and when it is told to.
 #[derive(Debug, Default)]
 struct Written {
+    breaks: Cell<Break>,
+    /// Entries that are held back by a break.
+    held: RefCell<Vec<JournalEntry>>,
     entries: RefCell<Vec<JournalEntry>>,
     heard: Cell<bool>,
     follows: Cell<bool>,
@@ -38,11 +62,56 @@ impl WriteJournal for Written {
             }
             JournalEntry::Change { .. } => {}
         }
-        self.entries.borrow_mut().push(entry);
+        self.put(entry);
     }
 }
 
 impl Written {
+    /// Keeps an entry, falsified as it is told.
+    fn put(&self, entry: JournalEntry) {
+        let mut entries = self.entries.borrow_mut();
+        let mut held = self.held.borrow_mut();
+        let changes = entries.iter().filter(|e| matches!(e, JournalEntry::Change { .. })).count();
+        let is_change = matches!(entry, JournalEntry::Change { .. });
+        let is_time = matches!(entry, JournalEntry::Time { .. });
+        let is_base = matches!(entry, JournalEntry::Base { .. });
+        match self.breaks.get() {
+            Break::LosesChange if is_change && changes == 10 => {
+                // Once: the next one stands in its place.
+                self.breaks.set(Break::None);
+            }
+            Break::Overtakes if is_change && changes == 10 && held.is_empty() => held.push(entry),
+            Break::Overtakes if is_time && !held.is_empty() => {
+                entries.push(entry);
+                entries.append(&mut held);
+                self.breaks.set(Break::None);
+            }
+            Break::Repeats if is_change && changes == 10 => {
+                entries.extend([entry.clone(), entry]);
+            }
+            Break::BridgesGaps if matches!(entry, JournalEntry::Gap(_)) => {}
+            // The next base is put where it does not show what is missing.
+            Break::BridgesGaps if is_base && changes > 0 => {}
+            Break::BasesEarly if is_base && changes > 0 => held.push(entry),
+            Break::BasesEarly if is_change && !held.is_empty() => {
+                entries.push(entry);
+                entries.append(&mut held);
+            }
+            Break::BasesLate if is_base && changes > 0 => {
+                let at = entries.iter().rposition(|e| matches!(e, JournalEntry::Change { .. }));
+                entries.insert(at.unwrap_or(0), entry);
+            }
+            Break::TimesEarly if is_time => {
+                let at = entries.iter().rposition(|e| matches!(e, JournalEntry::Base { .. }));
+                match at.filter(|_| changes > 10) {
+                    Some(at) => entries.insert(at + 1, entry),
+                    None => entries.push(entry),
+                }
+            }
+            _ => entries.push(entry),
+        }
+    }
+
     fn at(site: &Site) -> Rc<Self> {
         let written = Rc::new(Self::default());
         site.write_down(Rc::clone(&written) as Rc<dyn WriteJournal>);
@@ -227,4 +296,84 @@ fn a_base_of_a_mirror_outlives_its_restart_and_is_the_gateways_to_remove() {
         west.command(Command::ForgetSnapshot { snapshot: base }).await.unwrap();
         west.until(|s| s.snapshots.is_empty()).await;
     });
+}
+
+#[test]
+fn a_mirror_that_takes_over_goes_back_to_a_base_and_its_primary_follows_by_delta() {
+    World::run(|world| async move {
+        let (east, west) = world.mirrored().await;
+        let written = Written::at(&west);
+        written.until_following(&world).await;
+        for n in 0..10 {
+            east.row(n).await.unwrap();
+        }
+        written.due.set(true);
+        while written.bases().len() < 2 {
+            world.pass_ms(50).await;
+        }
+        let base = written.bases()[1];
+        for n in 10..20 {
+            east.row(n).await.unwrap();
+        }
+        west.until(|s| s.snapshots.iter().any(|of| of.id == base)).await;
+        let leg = east.status().legs[0].leg;
+        east.command(Command::Reverse { leg }).await.unwrap();
+        west.until(|s| s.role == Role::Primary && s.serving == Serving::Yes).await;
+        west.until_equivalent().await;
+        crate::snapshots::go_back(&west, base.uuid().as_u128(), 0x5afe).await;
+        // It is the base, and what was laid over it by the one who serves goes to the other, too.
+        assert_eq!(west.row_here(20), 10);
+        west.row(10).await.unwrap();
+        west.until_equivalent().await;
+        assert!(west.equals(&east));
+        assert_eq!((west.row_here(20), east.row_here(20)), (11, 11));
+        let moved = west.status().legs[0].sessions[0].resync_total_bytes;
+        assert!(moved < Site::BYTES / 4, "a delta of ten blocks moved {moved} bytes");
+        let leg = west.status().legs[0].leg;
+        west.command(Command::Reverse { leg }).await.unwrap();
+        east.until(|s| s.role == Role::Primary && s.serving == Serving::Yes).await;
+        assert_eq!(east.row_here(20), 11);
+    });
+}
+
+/// Each way in which a journal could be wrong is noticed by the check of the tests above.
+#[test]
+fn rule_16_each_break_of_the_journal_is_noticed() {
+    let all = [
+        Break::None,
+        Break::LosesChange,
+        Break::Overtakes,
+        Break::Repeats,
+        Break::BridgesGaps,
+        Break::BasesEarly,
+        Break::BasesLate,
+        Break::TimesEarly,
+    ];
+    for breaks in all {
+        let history = move || {
+            World::run(move |world| async move {
+                let start = Instant::now();
+                let (east, west) = world.mirrored().await;
+                let written = Written::at(&west);
+                written.until_following(&world).await;
+                written.breaks.set(breaks);
+                let mut acked = Vec::new();
+                write_row((&east, &world, start), 0..30, &mut acked).await;
+                if breaks == Break::BridgesGaps {
+                    world.cut();
+                    write_row((&east, &world, start), 30..40, &mut acked).await;
+                    world.heal();
+                    east.until_equivalent().await;
+                    world.pass(1).await;
+                }
+                written.due.set(true);
+                let from = if breaks == Break::BridgesGaps { 40 } else { 30 };
+                write_row((&east, &world, start), from..from + 30, &mut acked).await;
+                world.pass(1).await;
+                check(&west, &written, from + 30, &acked).await;
+            });
+        };
+        let checked = std::panic::catch_unwind(history);
+        assert_eq!(checked.is_ok(), breaks == Break::None, "{breaks:?}");
+    }
 }

@@ -25,7 +25,7 @@ async fn content(site: &Site, id: u128) -> bytes::Bytes {
 }
 
 /// Suspends the session, goes back, and resumes it.
-async fn go_back(site: &Site, id: u128, safety: u128) {
+pub(crate) async fn go_back(site: &Site, id: u128, safety: u128) {
     let leg = site.status().legs[0].leg;
     site.command(Command::Suspend { leg }).await.unwrap();
     let unix_ms = u64::try_from(safety).unwrap();

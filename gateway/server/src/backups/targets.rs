@@ -136,7 +136,12 @@ impl Connected {
     }
 
     async fn connect(&self, make: bool) -> Result<Repository, BackupError> {
-        let (store, prefix) = self.target()?.connect()?;
+        let target = self.target()?;
+        if !make && target.is_missing() {
+            // To connect would make it, on whatever disk is there while another is not mounted.
+            return Err(BackupError::NoRepository);
+        }
+        let (store, prefix) = target.connect()?;
         let key = self.key()?;
         let access = Access::ReadWrite;
         let open = || {

@@ -166,6 +166,13 @@ pub(crate) enum Question {
     },
     /// What does your copy hold in this block? Mine was lost, and we have the same.
     Block(Lost),
+    /// Hand the group over to me: I keep what it is to go back to.
+    HandOver {
+        /// The group.
+        group: Uuid,
+        /// Hosts that are attached there may be dropped.
+        drop_hosts: bool,
+    },
     /// It is about a run of a plan.
     Run(Box<RunQuestion>),
     /// How is your part of a group, and what did you write to it that I may lack?

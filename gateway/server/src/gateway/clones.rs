@@ -82,9 +82,29 @@ impl Gateway {
             }
             return Err(refused);
         }
+        self.mark_as_opened(from).await;
         let of = export_name(&from.group, &from.snapshot);
         self.events.tell("volume", &wanted.name, format!("created from {of}; it is being filled"));
         self.volume(&wanted.name).await
+    }
+
+    /// A recovery point that a volume was made of is one that was used. That it cannot be recorded is no
+    /// reason to take the volume back.
+    async fn mark_as_opened(&self, from: &SnapshotSource) {
+        let marked = async {
+            let entry = self.find_group(&from.group)?;
+            let status = self.status_of(entry.group()).await?;
+            let point = find(&status, &from.snapshot)?;
+            if point.origin != mirror::SnapshotOrigin::Scheduled || point.marks.used {
+                return Ok(());
+            }
+            let used = mirror::Marks { used: true, ..mirror::Marks::default() };
+            self.mark_snapshot(&entry, point.id, used).await
+        };
+        if let Err(refused) = marked.await {
+            let (point, why) = (&from.snapshot, refused.0.detail);
+            tracing::warn!(point, why, "a point that was used is not marked");
+        }
     }
 
     /// Which volume's snapshot is meant, and its size.
@@ -178,7 +198,7 @@ impl Gateway {
         }
     }
 
-    fn volume_name(&self, volume: VolumeId) -> String {
+    pub(super) fn volume_name(&self, volume: VolumeId) -> String {
         let pages = self.book.read();
         let known = pages.volumes().find(|(_, of)| of.id == volume.uuid());
         known.map_or_else(|| volume.to_string(), |(_, of)| of.name.clone())

@@ -175,6 +175,9 @@ impl Gateway {
             }
             Question::Block(lost) => self.block_for(peer, lost).await,
             Question::Survey { group } => self.survey_for(group, peer).await,
+            Question::HandOver { group, drop_hosts } => {
+                self.hand_over_for(peer, (group, drop_hosts)).await
+            }
             Question::Portals(side) => self.hear_portals(peer, side).await,
             Question::Place(place) => self.tell_place(peer, place).await,
             Question::Evs(question) => self.answer_evs(peer, *question).await.map(Answer::Evs),

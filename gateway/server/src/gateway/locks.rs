@@ -124,7 +124,15 @@ impl Gateway {
     ) -> Result<(), Refused> {
         for volume in volumes {
             let record = self.record(group, mirror::Group::snapshots_key(*volume)).await?;
-            let locked = record.and_then(|of| mirror::locked_snapshot(&of, self.clock.lock_ms()));
+            let Some(record) = record else { continue };
+            let locked = mirror::locked_snapshot(&record, self.clock.lock_ms()).map_err(|error| {
+                // What a newer release wrote, or a disk spoiled: a lock in it holds all the same.
+                let detail = format!(
+                    "the record of the snapshots of volume {volume} cannot be read, so nobody knows \
+                     which of them are locked: {error}"
+                );
+                Refused::new(Code::SnapshotLocked, detail)
+            })?;
             if let Some((name, until_ms)) = locked {
                 let until = text(until_ms);
                 let now = text(self.clock.lock_ms());

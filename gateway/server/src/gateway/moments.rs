@@ -147,14 +147,7 @@ impl Gateway {
         let entry = self.find_group(group)?;
         let at_ms = self.asked_ms(&wanted.at)?;
         let status = self.status_of(entry.group()).await?;
-        // A primary has one only of what it wrote down while it was a mirror.
-        let has_any = |journal: &Journal| {
-            status.role == Role::Secondary || !journal.status(is_there(&status)).ranges.is_empty()
-        };
-        let journal = self.moments.journal(entry.group()).filter(has_any);
-        let journal = journal.ok_or_else(|| no_journal(&entry))?;
-        let found = journal.find(at_ms, is_there(&status));
-        let found = found.ok_or_else(|| unknown(&entry, &journal, &status, at_ms))?;
+        let (journal, found) = self.find_moment((&entry, &status), at_ms)?;
         let parts = self.parts_of_base(&status, found.base)?;
         let _alone = self.change_alone().await;
         let new = self.new_group(&entry, &wanted, &parts, Laid::new(entry.group(), &found))?;
@@ -185,6 +178,26 @@ impl Gateway {
             volumes.push(self.volume(&volume.name).await?);
         }
         Ok(Moment { of: entry.name, group: made.name, at, volumes })
+    }
+
+    /// The last moment that is not later than a time.
+    ///
+    /// # Errors
+    /// [`Code::NoPointJournal`], [`Code::MomentUnknown`].
+    pub(super) fn find_moment(
+        &self,
+        (entry, status): (&GroupEntry, &GroupStatus),
+        at_ms: u64,
+    ) -> Result<(Journal, store::journal::Moment), Refused> {
+        // A primary has one only of what it wrote down while it was a mirror.
+        let has_any = |journal: &Journal| {
+            status.role == Role::Secondary || !journal.status(is_there(status)).ranges.is_empty()
+        };
+        let journal = self.moments.journal(entry.group()).filter(has_any);
+        let journal = journal.ok_or_else(|| no_journal(entry))?;
+        let found = journal.find(at_ms, is_there(status));
+        let found = found.ok_or_else(|| unknown(entry, &journal, status, at_ms))?;
+        Ok((journal, found))
     }
 
     /// What is laid over the base is read from end to end, so that what is made can be read.
@@ -287,7 +300,7 @@ impl Gateway {
     }
 
     /// A second that was asked for: a time, or how long ago.
-    fn asked_ms(&self, at: &str) -> Result<u64, Refused> {
+    pub(super) fn asked_ms(&self, at: &str) -> Result<u64, Refused> {
         let parsed = match at.strip_prefix('-') {
             Some(ago) => api::units::parse_millis(ago)
                 .ok()
@@ -309,6 +322,7 @@ impl Gateway {
             loop {
                 for entry in &self.book.read().groups {
                     self.look_at_journal(entry).await;
+                    self.look_at_way_back(entry).await;
                 }
                 for group in self.moments.open() {
                     if self.book.read().group_by_id(group).is_none() {
@@ -376,9 +390,12 @@ impl Gateway {
             }
             None => Vec::new(),
         };
+        // One that the group is on its way back to stays until it is there.
+        let needed = self.book.read().rollback_of(entry.id).map(|way| way.snapshot);
         let unneeded = status.snapshots.iter().filter(is_base).filter(|of| {
             matches!(of.state, SnapshotState::Available | SnapshotState::Error)
                 && !named.contains(&of.id)
+                && needed != Some(of.id.uuid())
         });
         for base in unneeded {
             let command = Command::ForgetSnapshot { snapshot: base.id };
@@ -394,7 +411,9 @@ impl Gateway {
         group: GroupId,
         limits: Option<store::journal::JournalLimits>,
     ) -> Option<Journal> {
-        let pins = moments::pins(&self.pool, group);
+        let mut pins = moments::pins(&self.pool, group);
+        let way = self.book.read().rollback_of(group.uuid()).and_then(|way| way.laid);
+        pins.extend(way.map(|laid| moments::pin_of_way_back(group, laid)));
         if limits.is_none() && pins.is_empty() {
             return None;
         }

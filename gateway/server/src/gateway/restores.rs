@@ -332,7 +332,11 @@ impl Gateway {
     ///
     /// # Errors
     /// Why it will not come by itself. It is waited for as long as it is heard.
-    async fn await_everything(&self, group: GroupId, leg: LegId) -> Result<String, Refused> {
+    pub(super) async fn await_everything(
+        &self,
+        group: GroupId,
+        leg: LegId,
+    ) -> Result<String, Refused> {
         let mut heard_ms = self.clock.steady_ms();
         loop {
             let status = self.status_of(group).await?;

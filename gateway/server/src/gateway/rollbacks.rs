@@ -1,29 +1,41 @@
-//! Going back to a snapshot, as one operation: its sessions are suspended, the volumes become what
-//! they were, the sessions go on by delta.
+//! Going back to a snapshot, or to a second of the write journal, as one operation: its sessions are
+//! suspended, the volumes become what they were, the sessions go on by delta.
 //!
 //! ```text
-//!   book: begun ─▶ suspend each session that runs ─▶ the group goes back ─▶ resume those
-//!   ─▶ older snapshots of the gateway's own are deleted ─▶ book: over
+//!   [roles are swapped ─▶] book: begun ─▶ suspend each session that runs ─▶ the group goes back
+//!   [─▶ book: back ─▶ what the journal has is laid over it ─▶ book: there] ─▶ resume those
+//!   ─▶ older snapshots of the gateway's own are deleted [─▶ roles are swapped again] ─▶ book: over
 //! ```
 //!
 //! Invariant: which sessions were suspended for it is on stable storage before the first is, and
 //! until each was resumed, so that a start after a kill resumes them. The group itself decides, in
-//! its own record, whether it goes back or not: it is there whole or not at all.
+//! its own record, whether it goes back or not: it is at the snapshot whole or not at all. While what
+//! the journal has is missing there, the book says so, no host is let in and no mirror follows.
+
+mod laid;
+mod resumed;
+mod roles;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::units::bytes_text;
-use api::{Check, CheckState, Code, Operation, Problem, RollbackPlan, RollbackRequest};
+use api::{Check, CheckState, Code, Operation, RollbackPlan, RollbackRequest};
 use block::{GroupId, SnapshotId};
 use mirror::{
-    Command, GroupStatus, LegStatus, Role, Serving, SessionState, SnapshotOrigin, SnapshotState,
+    Command, GroupStatus, LegStatus, Serving, SessionState, SnapshotOrigin, SnapshotState,
+    SnapshotStatus,
 };
 use uuid::Uuid;
 
+use self::roles::Home;
+use super::Gateway;
 use super::snapshots::{export_name, find};
-use super::{Gateway, Known};
-use crate::book::{GroupEntry, RollbackEntry};
+use crate::book::{GroupEntry, RollbackEntry, Stage};
+use crate::clock::text;
+use crate::moments::Laid;
 use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
 use crate::rollback::{self, Outlook};
@@ -31,20 +43,32 @@ use crate::rollback::{self, Outlook};
 /// Between two looks at a group that is being opened, or goes back after a start.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
+/// Where a group is to go back to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted<'a> {
+    /// A snapshot, by name or identity.
+    Snapshot(&'a str),
+    /// A second of the write journal here.
+    Second(&'a str),
+}
+
 impl Gateway {
-    /// What going back to a snapshot would mean.
+    /// What going back to a snapshot or a second would mean; with `swap`, for a mirror whose primary
+    /// hands over first.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::ShardSilent`], [`Code::Spanning`].
+    /// [`Code::NotFound`], [`Code::ShardSilent`], [`Code::Spanning`]; for a second
+    /// [`Code::NoPointJournal`], [`Code::MomentUnknown`].
     pub(crate) async fn plan_rollback(
         &self,
         group: &str,
-        name: &str,
+        wanted: Wanted<'_>,
+        swap: bool,
     ) -> Result<RollbackPlan, Refused> {
         let entry = self.find_group(group)?;
         let group = entry.group();
         let status = self.status_of(group).await?;
-        let snapshot = find(&status, name)?;
+        let (snapshot, laid) = self.find_wanted((&entry, &status), wanted)?;
         if status.parts.is_some() {
             let detail = "a group over several gateways goes back to no snapshot; read it at each \
                           part as VOLUME@SNAPSHOT, or make volumes from it";
@@ -57,9 +81,13 @@ impl Gateway {
         let shard = self.shard_of(group);
         let changed =
             shard.run(move |state| async move { state.changed_bytes(group, id).await }).await?;
+        let there = if swap { self.hosts_there(&status).await } else { None };
+        let there = there.as_ref().map(|told| told.as_ref().copied().map_err(String::as_str));
         let outlook = Outlook {
             status: &status,
             snapshot,
+            laid,
+            swap: there,
             hosts,
             busy: busy.as_deref(),
             changed: changed.as_ref().copied().map_err(|refused| refused.0.detail.as_str()),
@@ -67,19 +95,36 @@ impl Gateway {
         Ok(rollback::plan(&outlook, &self.plans, &self.clock))
     }
 
-    /// Goes back to a snapshot.
+    fn find_wanted<'s>(
+        &self,
+        (entry, status): (&GroupEntry, &'s GroupStatus),
+        wanted: Wanted<'_>,
+    ) -> Result<(&'s SnapshotStatus, Option<Laid>), Refused> {
+        let at = match wanted {
+            Wanted::Snapshot(name) => return Ok((find(status, name)?, None)),
+            Wanted::Second(at) => at,
+        };
+        let (_, found) = self.find_moment((entry, status), self.asked_ms(at)?)?;
+        let base = status.snapshots.iter().find(|of| of.id == found.base);
+        let base = base.ok_or_else(|| {
+            Refused::new(Code::SnapshotUnusable, "the base of that second is not there any more")
+        })?;
+        Ok((base, Some(Laid::new(entry.group(), &found))))
+    }
+
+    /// Goes back to a snapshot, or to the second that was planned.
     ///
     /// # Errors
     /// [`Code::PlanToken`], [`Code::Busy`], [`Code::HostsAttached`]; nothing was begun. What goes
     /// wrong later is in the operation.
     pub(crate) async fn roll_back(
         self: &Arc<Self>,
-        (group, name): (&str, &str),
+        (group, snapshot): (&str, Option<&str>),
         request: &RollbackRequest,
     ) -> Result<Operation, Refused> {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
-        let snapshot = find(&status, name)?;
+        let named = snapshot.map(|name| find(&status, name)).transpose()?;
         if let Some(other) = self.operations.running_on(&entry.name) {
             // Said before the token is used up.
             return Err(Refused::new(Code::Busy, under_way(&other)));
@@ -89,20 +134,23 @@ impl Gateway {
             let detail = format!("{hosts} hosts are attached to group {}", entry.name);
             return Err(Refused::new(Code::HostsAttached, detail));
         }
-        rollback::redeem(&self.plans, &request.token, (&status, snapshot), &self.clock)?;
-        let running = self.operations.begin_alone("rollback", &entry.name).map_err(Refused)?;
+        let deed = rollback::redeem(&self.plans, &request.token, (&status, named), &self.clock)?;
+        let way = Way {
+            to: deed.snapshot,
+            name: self.way_name(&status, &deed),
+            laid: deed.laid,
+            drop_hosts: request.drop_hosts,
+            home: if deed.swaps { Home::of(&status) } else { None },
+            before: self.book.read().rollback_of(entry.id).cloned(),
+            entry,
+        };
+        let running = self.operations.begin_alone("rollback", &way.entry.name).map_err(Refused)?;
         let shown = running.snapshot();
         let gateway = Arc::clone(self);
-        let way = Way {
-            entry,
-            to: snapshot.id,
-            name: snapshot.name.clone(),
-            drop_hosts: request.drop_hosts,
-        };
         self.tasks.spawn(async move {
             let mut running = running;
             gateway.tell_rollback(&way, "rollback begun");
-            let result = gateway.go_back(&mut running, &way).await;
+            let result = gateway.go_back_and_home(&mut running, &way).await;
             match &result {
                 Ok(()) => gateway.tell_rollback(&way, "rolled back"),
                 Err(refused) => {
@@ -115,6 +163,16 @@ impl Gateway {
         shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
     }
 
+    fn way_name(&self, status: &GroupStatus, deed: &rollback::Deed) -> String {
+        match deed.laid {
+            Some(laid) => text(laid.unix_ms),
+            None => {
+                let found = status.snapshots.iter().find(|of| of.id == deed.snapshot);
+                found.map_or_else(|| deed.snapshot.to_string(), |of| of.name.clone())
+            }
+        }
+    }
+
     fn tell_rollback(&self, way: &Way, text: &str) {
         self.events.tell("snapshot", &export_name(&way.entry.name, &way.name), text);
     }
@@ -125,24 +183,24 @@ impl Gateway {
         running.step("look at the group again");
         let status = self.status_of(group).await?;
         self.nothing_in_the_way(&status, way)?;
-        let suspends: Vec<LegStatus> = rollback::running(&status).cloned().collect();
         running.done("nothing stands in the way");
+        let views = self.prove_laid(running, way).await?;
+        let suspends: Vec<LegStatus> = rollback::running(&status).cloned().collect();
         running.step("note that it is begun");
-        let note = RollbackEntry {
-            group: group.uuid(),
-            snapshot: way.to.uuid(),
-            safety: safety.uuid(),
-            sessions: suspends.iter().filter_map(session_of).collect(),
-            begun_ms: self.clock.unix_ms(),
-        };
+        let mut note = self.entry_of(way, safety, &suspends);
         self.note_rollback(group, Some(note.clone())).await?;
-        running.done("a start after a kill resumes the sessions");
+        running.done("a start after a kill takes it up");
         for leg in &suspends {
             running.step(&format!("suspend the session to {}", leg.site));
             if let Err(refused) = self.command(group, Command::Suspend { leg: leg.leg }).await {
                 return Err(self.undo(running, way, (&note, refused)).await);
             }
             running.done("suspended");
+        }
+        if way.laid.is_some()
+            && let Err(refused) = self.close_for_way_back(&status, way.drop_hosts).await
+        {
+            return Err(self.undo(running, way, (&note, refused)).await);
         }
         running.step(&format!("go back to {}", way.name));
         let unix_ms = self.clock.unix_ms();
@@ -156,11 +214,36 @@ impl Gateway {
             return Err(self.not_gone_back(running, way, (&note, refused)).await);
         }
         running.done(format!("what was there before is kept as {}", self.name_of(group, safety)));
-        self.end_fill(running, group).await?;
-        let used = mirror::Marks { used: true, ..mirror::Marks::default() };
-        self.mark_snapshot(&way.entry, way.to, used).await?;
+        match views {
+            Some(views) => self.lay_over(running, way, (&mut note, views)).await?,
+            None => {
+                self.end_fill(running, group).await?;
+                let used = mirror::Marks { used: true, ..mirror::Marks::default() };
+                self.mark_snapshot(&way.entry, way.to, used).await?;
+            }
+        }
         self.resume_after(running, way, &note).await?;
-        self.drop_older_safeties(running, way, safety).await
+        self.drop_older_safeties(running, way, note.kept()).await
+    }
+
+    /// What is noted of it. What an earlier one that stopped half way suspended is resumed by this
+    /// one, and what it kept stays.
+    fn entry_of(&self, way: &Way, safety: SnapshotId, suspends: &[LegStatus]) -> RollbackEntry {
+        let before = way.before.as_ref();
+        let mut sessions: Vec<Uuid> = suspends.iter().filter_map(session_of).collect();
+        sessions.extend(before.iter().flat_map(|before| &before.sessions));
+        let half = before.filter(|before| before.stage == Stage::Back);
+        RollbackEntry {
+            group: way.entry.id,
+            snapshot: way.to.uuid(),
+            safety: safety.uuid(),
+            sessions,
+            begun_ms: self.clock.unix_ms(),
+            laid: way.laid,
+            stage: Stage::Begun,
+            home: way.home.as_ref().map(Home::uuid).or(before.and_then(|before| before.home)),
+            keeps: half.map(|half| half.keeps.unwrap_or(half.safety)),
+        }
     }
 
     fn name_of(&self, group: GroupId, snapshot: SnapshotId) -> String {
@@ -173,7 +256,9 @@ impl Gateway {
     /// Looked at again when it runs: a plan lives for minutes.
     fn nothing_in_the_way(&self, status: &GroupStatus, way: &Way) -> Result<(), Refused> {
         let snapshot = find(status, &way.to.uuid().to_string())?;
-        let outlook = Outlook { status, snapshot, hosts: 0, busy: None, changed: Ok(0) };
+        let (laid, swap) = (way.laid, None);
+        let outlook =
+            Outlook { status, snapshot, laid, swap, hosts: 0, busy: None, changed: Ok(0) };
         let checks: Vec<Check> = outlook.checks();
         match checks.iter().find(|check| check.state == CheckState::Blocked) {
             None => Ok(()),
@@ -211,6 +296,14 @@ impl Gateway {
         (note, refused): (&RollbackEntry, Refused),
     ) -> Refused {
         let why = refused.0.detail.clone();
+        if let Some(before) = way.before.as_ref().filter(|before| before.holds()) {
+            // The group is still half way to where an earlier one led.
+            if let Err(other) = self.note_rollback(way.entry.group(), Some(before.clone())).await {
+                tracing::warn!(why = other.0.detail, "a rollback that was half way is not noted");
+            }
+            let detail = format!("{why}; an earlier rollback is half way, and nobody is served");
+            return Refused::new(Code::RollbackUnfinished, detail);
+        }
         let own = [Code::HostsAttached, Code::SnapshotPartial, Code::SnapshotUnusable];
         let is_own = own.iter().any(|code| refused.0.code == code.as_str());
         running.failed(&why);
@@ -219,8 +312,8 @@ impl Gateway {
             Ok(()) if is_own => refused,
             Ok(()) => {
                 let detail = format!("nothing was changed: {why}");
-                let (group, name) = (&way.entry.name, &way.name);
-                let next = format!("twinspan snapshot rollback plan {group} {name}");
+                let name = Some(way.name.as_str()).filter(|_| way.laid.is_none());
+                let next = rollback::again(&way.entry.name, name);
                 Refused::new(Code::RollbackUndone, detail).next(next)
             }
         }
@@ -250,7 +343,8 @@ impl Gateway {
                 }
             }
         }
-        self.note_rollback(group, None).await?;
+        self.note_rollback(group, note.only_home()).await?;
+        self.open_after_way_back(&status).await?;
         match left {
             None => Ok(()),
             Some((site, refused)) => {
@@ -298,113 +392,6 @@ impl Gateway {
             })
             .await
     }
-
-    /// Takes up the rollbacks that a stop or a kill cut short: whatever became of each, its sessions
-    /// are resumed.
-    pub(crate) fn take_rollbacks_up(self: &Arc<Self>) {
-        for note in self.book.read().rollbacks.clone() {
-            let gateway = Arc::clone(self);
-            self.tasks.spawn(async move { gateway.take_rollback_up(note).await });
-        }
-    }
-
-    async fn take_rollback_up(self: Arc<Self>, note: RollbackEntry) {
-        let id = GroupId::from_uuid(note.group);
-        let Some(entry) = self.book.read().group_by_id(id).cloned() else {
-            return self.forget_rollback(id).await;
-        };
-        let to = SnapshotId::from_uuid(note.snapshot);
-        let mut running = self.operations.begin("rollback", &entry.name);
-        running.step("wait until the group is open, and back where it goes");
-        let status = match self.await_no_rollback(id, to).await {
-            Some(Some(status)) => status,
-            Some(None) => {
-                let problem = Problem::new(Code::NotFound, "the group was deleted meanwhile");
-                running.end(Err(problem));
-                return self.forget_rollback(id).await;
-            }
-            // The gateway stops, and the next start takes it up.
-            None => return,
-        };
-        let name = self.name_of(id, to);
-        let way = Way { entry, to, name, drop_hosts: false };
-        let result = self.end_rollback(&mut running, &way, (&note, &status)).await;
-        let text = match &result {
-            Ok(word) => format!("a rollback was cut short by the last stop: {word}"),
-            Err(refused) => format!("a rollback was cut short: {}", refused.0.detail),
-        };
-        self.tell_rollback(&way, &text);
-        running.end(result.map(drop).map_err(|refused| *refused.0));
-    }
-
-    /// Its group is gone: nothing waits for anything.
-    async fn forget_rollback(&self, group: GroupId) {
-        if let Err(refused) = self.note_rollback(group, None).await {
-            // It is found again at the next start.
-            tracing::warn!(%group, why = refused.0.detail, "a rollback is still noted");
-        }
-    }
-
-    async fn end_rollback(
-        &self,
-        running: &mut Running,
-        way: &Way,
-        (note, status): (&RollbackEntry, &GroupStatus),
-    ) -> Result<String, Refused> {
-        let safety = SnapshotId::from_uuid(note.safety);
-        let is_kept = status.snapshots.iter().any(|of| of.id == safety);
-        let (group, to) = (way.entry.group(), way.to);
-        let word = if is_kept {
-            let shard = self.shard_of(group);
-            let changed =
-                shard.run(move |state| async move { state.changed_bytes(group, to).await }).await?;
-            match changed {
-                Ok(0) => "the volumes are what they were at this snapshot".to_owned(),
-                Ok(bytes) => format!(
-                    "the volumes may differ from it in {}: in what was written since, or the rollback \
-                     was not begun",
-                    bytes_text(bytes)
-                ),
-                Err(refused) => refused.0.detail,
-            }
-        } else {
-            "nothing was changed: ask again".to_owned()
-        };
-        running.done(word.clone());
-        if status.role != Role::Primary {
-            // Another site serves the group now; its sessions are no matter of this one.
-            self.note_rollback(group, None).await?;
-            return Ok(format!("{word}; another site serves the group now"));
-        }
-        self.resume_after(running, way, note).await?;
-        if is_kept {
-            self.drop_older_safeties(running, way, safety).await?;
-        }
-        Ok(word)
-    }
-
-    /// The group's status when it is open and on its way to no snapshot, or that there is no such
-    /// group any more; `None` when the gateway stops before.
-    async fn await_no_rollback(
-        &self,
-        group: GroupId,
-        to: SnapshotId,
-    ) -> Option<Option<Arc<GroupStatus>>> {
-        let look = async {
-            loop {
-                if let Known::Status(status, moment) = self.look_at(group).await
-                    && moment.fresh
-                    && status.serving != Serving::Latched
-                    && rolls_back(&status) != Some(to)
-                {
-                    return Some(status);
-                }
-                self.book.read().group_by_id(group)?;
-                tokio::time::sleep(LOOK_PAUSE).await;
-            }
-        };
-        self.stopping.run_until_cancelled(look).await
-    }
 }
 
 /// Where a rollback leads.
@@ -412,7 +399,13 @@ struct Way {
     entry: GroupEntry,
     to: SnapshotId,
     name: String,
+    /// What is laid over the snapshot, for a second.
+    laid: Option<Laid>,
     drop_hosts: bool,
+    /// Who hands over first, and takes over again afterwards.
+    home: Option<Home>,
+    /// An earlier one that is not over.
+    before: Option<RollbackEntry>,
 }
 
 /// The snapshot that the group is going back to.

@@ -262,7 +262,10 @@ impl Gateway {
         let removes = matches!(command, Command::RemoveLeg { .. });
         let deed = match &command {
             Command::Suspend { .. } => Some(Deed::Suspend),
-            Command::Resume { discard, .. } => Some(Deed::Resume { discard: *discard }),
+            Command::Resume { discard, .. } => {
+                self.require_not_half_way(place.group.uuid())?;
+                Some(Deed::Resume { discard: *discard })
+            }
             Command::Reverse { .. } => {
                 let status = self.status_of(place.group).await?;
                 if status.parts.is_some() {

@@ -146,6 +146,7 @@ impl Gateway {
         name: Option<String>,
     ) -> Result<Snapshot, Refused> {
         let entry = self.find_group(group)?;
+        self.require_not_half_way(entry.id)?;
         let status = self.status_of(entry.group()).await?;
         let unix_ms = self.clock.unix_ms();
         let name = match name {

@@ -322,13 +322,36 @@ async fn of_those_who_ask_at_once_only_as_many_get_a_snapshot_as_may() {
 }
 
 #[tokio::test]
+async fn a_volume_whose_record_of_snapshots_cannot_be_read_may_have_locked_ones_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    rig.make_orders().await;
+    let (group, volume) = rig.gateway.find_volume("orders").unwrap();
+    let key = mirror::Group::snapshots_key(block::VolumeId::from_uuid(volume.id));
+    let put = |bytes: Option<&'static [u8]>| {
+        let records = vec![(key.clone(), bytes.map(bytes::Bytes::from_static))];
+        let shard = rig.gateway.shard_of(group.group());
+        async move { shard.run(move |state| async move { state.put(records).await }).await }
+    };
+    put(Some(b"what a later release wrote")).await.unwrap().unwrap();
+    let refused = rig.gateway.delete_volume("orders").await.unwrap_err();
+    assert_eq!(refused.0.code, Code::SnapshotLocked.as_str());
+    assert!(refused.0.detail.contains("cannot be read"), "{refused:?}");
+    put(None).await.unwrap().unwrap();
+    rig.gateway.delete_volume("orders").await.unwrap();
+    rig.close().await;
+}
+
+const EARLY: rollbacks::Wanted<'_> = rollbacks::Wanted::Snapshot("early");
+
+#[tokio::test]
 async fn what_stands_in_the_way_of_a_rollback_is_named_and_gives_no_token() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open(dir.path()).await;
     let gateway = &rig.gateway;
     gateway.create_volume(wanted("orders", 1 << 20)).await.unwrap();
     gateway.take_snapshot("orders", Some("early".to_owned())).await.unwrap();
-    let plan = gateway.plan_rollback("orders", "early").await.unwrap();
+    let plan = gateway.plan_rollback("orders", EARLY, false).await.unwrap();
     assert_eq!((plan.changed_bytes, plan.hosts), (Some(0), 0));
     let token = plan.token.unwrap();
 
@@ -336,13 +359,13 @@ async fn what_stands_in_the_way_of_a_rollback_is_named_and_gives_no_token() {
     let mut later = wanted("later", 1 << 20);
     later.group = Some("orders".to_owned());
     gateway.create_volume(later).await.unwrap();
-    let plan = gateway.plan_rollback("orders", "early").await.unwrap();
+    let plan = gateway.plan_rollback("orders", EARLY, false).await.unwrap();
     assert_eq!(plan.token, None);
     let blocked = plan.checks.iter().find(|check| check.state == api::CheckState::Blocked).unwrap();
     assert!(blocked.detail.contains("twinspan group remove orders later"), "{blocked:?}");
     // The token from before leads to nothing: it is looked at again.
     let request = |token: &str| api::RollbackRequest { token: token.to_owned(), drop_hosts: false };
-    let begun = gateway.roll_back(("orders", "early"), &request(&token)).await.unwrap();
+    let begun = gateway.roll_back(("orders", Some("early")), &request(&token)).await.unwrap();
     let failed = ended(gateway, begun.id).await;
     let problem = failed.error.unwrap();
     assert_eq!(problem.code, Code::RollbackUndone.as_str());
@@ -350,16 +373,16 @@ async fn what_stands_in_the_way_of_a_rollback_is_named_and_gives_no_token() {
     assert_eq!(gateway.book.read().rollbacks, []);
 
     gateway.leave_group("orders", "later").await.unwrap();
-    let plan = gateway.plan_rollback("orders", "early").await.unwrap();
+    let plan = gateway.plan_rollback("orders", EARLY, false).await.unwrap();
     let token = plan.token.unwrap();
     gateway.take_snapshot("orders", Some("other".to_owned())).await.unwrap();
-    let refused = gateway.roll_back(("orders", "other"), &request(&token)).await.unwrap_err();
+    let refused = gateway.roll_back(("orders", Some("other")), &request(&token)).await.unwrap_err();
     assert_eq!(refused.0.code, Code::PlanToken.as_str());
     assert!(refused.0.detail.contains("another snapshot"), "{refused:?}");
-    let begun = gateway.roll_back(("orders", "early"), &request(&token)).await.unwrap();
+    let begun = gateway.roll_back(("orders", Some("early")), &request(&token)).await.unwrap();
     let done = ended(gateway, begun.id).await;
     assert_eq!(done.state, api::OperationState::Succeeded, "{done:?}");
-    let refused = gateway.roll_back(("orders", "early"), &request(&token)).await.unwrap_err();
+    let refused = gateway.roll_back(("orders", Some("early")), &request(&token)).await.unwrap_err();
     assert_eq!(refused.0.code, Code::PlanToken.as_str());
     assert_eq!(gateway.book.read().rollbacks, []);
     let kept = gateway.show_snapshots("orders").await.unwrap();
@@ -369,7 +392,7 @@ async fn what_stands_in_the_way_of_a_rollback_is_named_and_gives_no_token() {
 }
 
 /// An operation when it has ended.
-async fn ended(gateway: &Gateway, id: Uuid) -> api::Operation {
+pub(super) async fn ended(gateway: &Gateway, id: Uuid) -> api::Operation {
     loop {
         let operation = gateway.operations.get(id).unwrap();
         if operation.state != api::OperationState::Running {

@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
 use super::{Body, Failure, Shared};
+use crate::gateway::rollbacks::Wanted;
 
 /// The write journal of a group at this site: which seconds can be opened, and why not more
 #[utoipa::path(get, path = "/api/v1/groups/{group}/point-journal", tag = "points",
@@ -60,4 +61,38 @@ pub(super) async fn open(
     Body(wanted): Body<api::MomentOpen>,
 ) -> Result<(StatusCode, Json<api::Moment>), Failure> {
     Ok((StatusCode::CREATED, Json(gateway.open_moment(&group, wanted).await?)))
+}
+
+/// What making all volumes of a group what they were at a second would mean
+///
+/// At a gateway that has a write journal of the group. A mirror is asked with `swap`: the site that
+/// serves the group hands it over first, and serves it again afterwards.
+#[utoipa::path(post, path = "/api/v1/groups/{group}/moments/rollback/plan", tag = "points",
+    operation_id = "plan_moment_rollback", params(("group" = String, Path)),
+    request_body = api::MomentRollbackAsk,
+    responses((status = 200, body = api::RollbackPlan), (status = "default", body = api::Problem)))]
+pub(super) async fn plan_rollback(
+    State(gateway): Shared,
+    Path(group): Path<String>,
+    Body(asked): Body<api::MomentRollbackAsk>,
+) -> Result<Json<api::RollbackPlan>, Failure> {
+    let wanted = Wanted::Second(&asked.at);
+    Ok(Json(gateway.plan_rollback(&group, wanted, asked.swap).await?))
+}
+
+/// Make all volumes of a group what they were at the second of a plan, with its token
+///
+/// As to a snapshot: what was there is kept as one, and mirrors follow by delta. No host is let in
+/// before all of it is there, whatever comes between.
+#[utoipa::path(post, path = "/api/v1/groups/{group}/moments/rollback", tag = "points",
+    operation_id = "roll_back_to_moment", params(("group" = String, Path)),
+    request_body = api::RollbackRequest,
+    responses((status = 202, body = api::Operation), (status = "default", body = api::Problem)))]
+pub(super) async fn roll_back(
+    State(gateway): Shared,
+    Path(group): Path<String>,
+    Body(request): Body<api::RollbackRequest>,
+) -> Result<(StatusCode, Json<api::Operation>), Failure> {
+    let operation = gateway.roll_back((&group, None), &request).await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
 }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
-use crate::gateway::changes::Wanted;
+use crate::gateway::changes;
+use crate::gateway::rollbacks::Wanted;
 
 /// What snapshots are filtered and sorted by.
 const FIELDS: &[&str] =
@@ -100,20 +101,26 @@ pub(super) async fn changes(
     Query(part): Query<Part>,
 ) -> Result<Json<api::SnapshotChanges>, Failure> {
     let Part { from, volume, offset, limit } = part;
-    let wanted = Wanted { from, volume, offset, limit };
+    let wanted = changes::Wanted { from, volume, offset, limit };
     Ok(Json(gateway.snapshot_changes((&group, &snapshot), wanted).await?))
 }
 
 /// What going back to a snapshot would mean
+///
+/// For what only a mirror keeps, it is asked with `swap`: the site that serves the group hands it over
+/// first, and serves it again afterwards.
 #[utoipa::path(post, path = "/api/v1/groups/{group}/snapshots/{snapshot}/rollback/plan",
     tag = "snapshots", operation_id = "plan_rollback",
     params(("group" = String, Path), ("snapshot" = String, Path)),
+    request_body = api::RollbackAsk,
     responses((status = 200, body = api::RollbackPlan), (status = "default", body = api::Problem)))]
 pub(super) async fn plan_rollback(
     State(gateway): Shared,
     Path((group, snapshot)): Path<(String, String)>,
+    Body(asked): Body<api::RollbackAsk>,
 ) -> Result<Json<api::RollbackPlan>, Failure> {
-    Ok(Json(gateway.plan_rollback(&group, &snapshot).await?))
+    let wanted = Wanted::Snapshot(&snapshot);
+    Ok(Json(gateway.plan_rollback(&group, wanted, asked.swap).await?))
 }
 
 /// Make all volumes of a group what they were at a snapshot, with the token of a plan
@@ -130,6 +137,6 @@ pub(super) async fn roll_back(
     Path((group, snapshot)): Path<(String, String)>,
     Body(request): Body<api::RollbackRequest>,
 ) -> Result<(StatusCode, Json<api::Operation>), Failure> {
-    let operation = gateway.roll_back((&group, &snapshot), &request).await?;
+    let operation = gateway.roll_back((&group, Some(&snapshot)), &request).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }

@@ -130,6 +130,27 @@ async fn snap_05_snapshots_are_listed_in_pages_and_taken_by_operators() {
     rig.close().await;
 }
 
+#[tokio::test]
+async fn a_connection_goes_on_behind_a_body_that_no_handler_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    rig.make_orders().await;
+    let address = listen(&rig).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let first = request("GET", "/api/v1/volumes/orders", "operator", "{}");
+    let first = first.replace("connection: close\r\n", "");
+    let (head, body) = first.split_at(first.len() - 2);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Whoever answers without it has answered by then.
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let second = request("GET", "/healthz", "nobody", "");
+    stream.write_all(format!("{body}{second}").as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    rig.close().await;
+}
+
 type Case<'a> = (&'a str, &'a str, &'a str, &'a str, u16, &'a str);
 
 /// Makes the calls one after the other; each is answered with its status and a word.

@@ -19,6 +19,8 @@ use crate::rig::{
 
 pub(crate) const BYTES: u64 = 32 << 20;
 pub(crate) const SPAN: u64 = 512 << 10;
+/// What a volume grows by at most, all of which is modelled behind the span.
+const GROWN: u64 = 64 << 10;
 const SECTOR: usize = 512;
 
 /// What each sector may hold after a power cut, as the byte it is filled with.
@@ -32,6 +34,8 @@ pub(crate) struct Model {
     returned: Option<Allowed>,
     /// What it is filled from.
     origin: Option<Rc<TestOrigin>>,
+    /// The sizes that it may have: the one that was answered, and what was asked for since.
+    sizes: BTreeSet<u64>,
 }
 
 pub(crate) type Allowed = Vec<BTreeSet<u8>>;
@@ -55,13 +59,14 @@ impl Random {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        let sectors = usize::try_from(SPAN).unwrap() / SECTOR;
+        let sectors = usize::try_from(SPAN + GROWN).unwrap() / SECTOR;
         Self {
             now: vec![0; sectors],
             allowed: vec![BTreeSet::from([0]); sectors],
             snapshots: BTreeMap::new(),
             returned: None,
             origin: None,
+            sizes: BTreeSet::from([BYTES]),
         }
     }
 
@@ -92,7 +97,7 @@ impl Model {
     }
 
     pub(crate) fn set(&mut self, offset: u64, len: u64, byte: u8) {
-        let first = usize::try_from(offset).unwrap() / SECTOR;
+        let first = usize::try_from(place(offset)).unwrap() / SECTOR;
         for sector in first..first + usize::try_from(len).unwrap() / SECTOR {
             self.now[sector] = byte;
             self.allowed[sector].insert(byte);
@@ -106,6 +111,9 @@ impl Model {
     }
 
     pub(crate) fn check(&mut self, volume: &PoolVolume, context: &str) {
+        let bytes = Volume::geometry(volume).bytes();
+        assert!(self.sizes.contains(&bytes), "{context}: {bytes} bytes of {:?}", self.sizes);
+        self.sizes = BTreeSet::from([bytes]);
         let content = content(volume, context);
         let fits = |allowed: &Allowed| content.iter().zip(allowed).all(|(c, a)| a.contains(c));
         if self.returned.take().is_none_or(|returned| !fits(&returned)) {
@@ -154,6 +162,21 @@ impl Model {
         Ok(())
     }
 
+    /// Makes it longer by a few blocks, or writes to the last one that it grew by.
+    fn grow(&mut self, volume: &PoolVolume, random: &mut Random, byte: u8) -> Result<(), IoError> {
+        let bytes = Volume::geometry(volume).bytes();
+        if bytes > BYTES && random.below(2) == 0 {
+            self.set(bytes - 4096, 4096, byte);
+            let data = Bytes::from(vec![byte; 4096]);
+            return run(volume, Op::Write(extent(bytes - 4096, 4096), data)).map(drop);
+        }
+        let longer = (bytes + (random.below(4) + 1) * 4096).min(BYTES + GROWN);
+        self.sizes.insert(longer);
+        ask(|ticket| volume.grow(longer, ticket))?;
+        self.sizes = BTreeSet::from([longer]);
+        Ok(())
+    }
+
     fn roll_back(&mut self, volume: &PoolVolume, number: u128) -> Result<(), IoError> {
         let Some(kept) = self.snapshots.get(&number) else { return Ok(()) };
         self.returned = Some(kept.allowed.clone());
@@ -173,9 +196,19 @@ fn origin() -> Vec<u8> {
     content
 }
 
-/// The byte that each sector is filled with.
+/// Where something is in the model: what a volume grew by lies behind the span.
+fn place(offset: u64) -> u64 {
+    offset.checked_sub(BYTES).map_or(offset, |behind| SPAN + behind)
+}
+
+/// The byte that each sector is filled with. What a volume did not grow by yet is nothing.
 fn content(volume: &dyn Volume, context: &str) -> Vec<u8> {
-    let got = read(volume, 0, SPAN).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let mut got = read(volume, 0, SPAN).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let grown = volume.geometry().bytes() - BYTES;
+    if grown > 0 {
+        got.extend(read(volume, BYTES, grown).unwrap_or_else(|e| panic!("{context}: {e}")));
+    }
+    got.resize(usize::try_from(SPAN + GROWN).unwrap(), 0);
     let mut out = Vec::new();
     for (sector, data) in got.chunks(SECTOR).enumerate() {
         assert!(data.iter().all(|b| *b == data[0]), "{context}: sector {sector} is torn");
@@ -222,8 +255,12 @@ fn step(
             run(volume, Op::Trim(extent(block * 4096, len))).map(drop)
         }
         13 => {
+            let bytes = Volume::geometry(volume).bytes();
             model.set(0, SPAN, 0);
-            run(volume, Op::Trim(extent(0, BYTES))).map(drop)
+            if bytes > BYTES {
+                model.set(BYTES, bytes - BYTES, 0);
+            }
+            run(volume, Op::Trim(extent(0, bytes))).map(drop)
         }
         14 => {
             let block = random.below(blocks - 20);
@@ -243,6 +280,10 @@ fn step(
             ask(|ticket| volume.record_activity(&active, ticket)).map(drop)
         }
         18 => model.roll_back(volume, random.below(4).into()),
+        19 if random.below(3) > 0 => {
+            *byte = byte.checked_add(1).unwrap_or(1);
+            model.grow(volume, random, *byte)
+        }
         20..=27 => model.snapshot(volume, random.below(4).into()),
         28..=30 => {
             *byte = byte.checked_add(1).unwrap_or(1);

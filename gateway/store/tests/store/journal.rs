@@ -15,6 +15,8 @@ use store::Executor;
 use store::journal::{Journal, JournalLimits, View};
 use testkit::SimDisk;
 
+use crate::lying::LyingDirectory;
+
 const GROUP: GroupId = GroupId::of(1);
 const VOLUMES: [VolumeId; 2] = [VolumeId::of(11), VolumeId::of(12)];
 const BYTES: u64 = 32 << 10;
@@ -27,7 +29,7 @@ fn extent(offset: u64, len: u64) -> Extent {
 }
 
 /// A mirror with a journal, and what it held at every time that its journal was told.
-struct Rig {
+pub(crate) struct Rig {
     disk: Arc<SimDisk>,
     journal: Option<Journal>,
     limits: JournalLimits,
@@ -38,10 +40,16 @@ struct Rig {
     times: BTreeMap<u64, Contents>,
     clock: u64,
     next: u128,
+    /// Its disk says of what it did not make durable that it is.
+    lies: bool,
 }
 
 impl Rig {
     fn new(limits: JournalLimits) -> Self {
+        Self::on(limits, false)
+    }
+
+    pub(crate) fn on(limits: JournalLimits, lies: bool) -> Self {
         let zeroes = || vec![0; usize::try_from(BYTES).unwrap()];
         let mut rig = Self {
             disk: SimDisk::new(),
@@ -52,21 +60,51 @@ impl Rig {
             times: BTreeMap::new(),
             clock: 1_000,
             next: 1,
+            lies,
         };
         rig.open();
         rig
     }
 
     fn open(&mut self) {
-        let parts = (self.disk.root(), Executor::Inline);
+        let root = self.disk.root();
+        let root = if self.lies { LyingDirectory::over(root) } else { root };
+        let parts = (root, Executor::Inline);
         self.journal = Some(Journal::open(GROUP, parts, Some(self.limits), HashMap::new()));
+    }
+
+    /// The process dies; its disk stays as it is.
+    pub(crate) fn forget(&mut self) {
+        std::mem::forget(self.journal.take());
+        self.disk.kill();
+    }
+
+    pub(crate) fn reopen(&mut self) {
+        self.write_unseen();
+        self.open();
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<SimDisk> {
+        &self.disk
+    }
+
+    pub(crate) fn segments(&self) -> Vec<String> {
+        self.disk.paths().into_iter().filter(|path| path.contains("seg.")).collect()
+    }
+
+    pub(crate) fn ranges(&self) -> usize {
+        self.journal().status(|_| true).ranges.len()
+    }
+
+    pub(crate) fn last_gap(&self) -> Option<Gap> {
+        self.journal().status(|_| true).last_gap
     }
 
     fn journal(&self) -> &Journal {
         self.journal.as_ref().unwrap()
     }
 
-    fn time(&mut self) {
+    pub(crate) fn time(&mut self) {
         self.clock += 250;
         self.times.insert(self.clock, self.now.clone());
         self.journal().keep(JournalEntry::Time { unix_ms: self.clock });
@@ -75,11 +113,15 @@ impl Rig {
     /// As the mirror does: when the journal wants one.
     fn base(&mut self) {
         if self.journal().wants_base() {
-            let snapshot = SnapshotId::of(self.next);
-            self.next += 1;
-            self.bases.insert(snapshot, self.now.clone());
-            self.journal().keep(JournalEntry::Base { snapshot, seq: Seq::ZERO });
+            self.want_base();
         }
+    }
+
+    pub(crate) fn want_base(&mut self) {
+        let snapshot = SnapshotId::of(self.next);
+        self.next += 1;
+        self.bases.insert(snapshot, self.now.clone());
+        self.journal().keep(JournalEntry::Base { snapshot, seq: Seq::ZERO });
     }
 
     fn change(&mut self, volume: usize, extent: Extent, change: Change) {
@@ -99,7 +141,7 @@ impl Rig {
         self.journal().keep(JournalEntry::Change { seq, volume, extent, change });
     }
 
-    fn write(&mut self, volume: usize, at: u64, len: usize, fill: u8) {
+    pub(crate) fn write(&mut self, volume: usize, at: u64, len: usize, fill: u8) {
         let data = Bytes::from(vec![fill; len]);
         self.change(volume, extent(at, len as u64), Change::Write(data));
     }
@@ -130,7 +172,7 @@ impl Rig {
     }
 
     /// Every time that can be opened holds what there was at that time; says how many there are.
-    fn check(&self) -> usize {
+    pub(crate) fn check(&self) -> usize {
         let journal = self.journal();
         let there: HashSet<SnapshotId> = self.bases.keys().copied().collect();
         let status = journal.status(|id| there.contains(&id));
@@ -154,7 +196,7 @@ impl Rig {
 
     /// The process is killed, or the power fails, and it starts again. A mirror that comes back is
     /// brought up to date: what it holds from then on is something else.
-    fn restart(&mut self, power: Option<u64>) {
+    pub(crate) fn restart(&mut self, power: Option<u64>) {
         // What waits in the memory of a process that dies is written by nobody.
         std::mem::forget(self.journal.take());
         match power {
@@ -311,6 +353,7 @@ fn a_torn_record_is_cut_at_every_byte() {
             times: rig.times.clone(),
             clock: rig.clock,
             next: rig.next,
+            lies: false,
         };
         assert!(copy.check() >= 9, "cut at {cut}");
     }

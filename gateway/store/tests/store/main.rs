@@ -9,6 +9,8 @@ mod crash;
 mod faults;
 mod filling;
 mod journal;
+mod lying;
+mod many;
 mod model;
 mod overlap;
 mod raw;

@@ -234,7 +234,23 @@ impl Gateway {
         watch: &Arc<Watch>,
     ) -> Result<(), Refused> {
         running.step(&format!("open {}", target.config.name));
-        let repository = target.open(true).await?;
+        // Where there are backups of this gateway there is a repository: one that is gone is not mounted,
+        // or was removed, and a new one in its place would hide that.
+        let has_backups =
+            self.book.read().backups.lasts.iter().any(|last| last.target == run.target);
+        let repository = target.open(!has_backups).await.map_err(|error| match error {
+            BackupError::NoRepository if has_backups => {
+                let name = &target.config.name;
+                let detail = format!(
+                    "there is no repository at {}, and this gateway has backups there: it is not \
+                     mounted, or was removed; if backups are to begin anew, give the target another name",
+                    target.config.url
+                );
+                Refused::new(Code::BackupTargetDown, detail)
+                    .next(format!("twinspan backup target check {name}"))
+            }
+            error => Refused::from(error),
+        })?;
         running.done(target.config.url.clone());
         running.step("keep the volumes as they are now");
         let point = self.point_of(run).await?;
@@ -335,12 +351,18 @@ impl Gateway {
         crate::metrics::backups::run(group, name, result.is_ok(), took_ms);
     }
 
-    /// Volumes that are being restored are not backed up, and are no mirror's source.
+    /// Volumes that are being restored, or half way back to a second, are not backed up, and are no
+    /// mirror's source.
     ///
     /// # Errors
-    /// [`Code::VolumeRestoring`].
+    /// [`Code::VolumeRestoring`], [`Code::RollingBack`].
     pub(crate) fn require_not_restoring(&self, volumes: &[Uuid]) -> Result<(), Refused> {
         let pages = self.book.read();
+        for volume in volumes {
+            if let Some((group, _)) = pages.volume_by_id(VolumeId::from_uuid(*volume)) {
+                self.require_not_half_way(group.id)?;
+            }
+        }
         let Some(volume) = volumes.iter().find(|volume| pages.backups.fill_of(**volume).is_some())
         else {
             return Ok(());

@@ -92,6 +92,7 @@ impl Gateway {
         status: &GroupStatus,
         current: bool,
     ) -> Result<SnapshotId, Refused> {
+        self.require_not_half_way(entry.id)?;
         let stored = stored(status)?;
         let turn = status.epoch.turn();
         if current && let Some(at_ms) = stored.current_used(turn) {

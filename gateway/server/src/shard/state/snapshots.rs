@@ -52,11 +52,16 @@ impl OpenGroup {
         if here.clone().all(|one| !is_new(&one)) && known.len() == count {
             return Arc::clone(&known);
         }
-        let mut sizes = HashMap::new();
+        let mut sizes = HashMap::with_capacity(count);
         for (volume, here) in here {
-            let opened = self.volume(*volume).and_then(|open| open.store.open_snapshot(*here).ok());
-            // 0 for what is not there, so that it is not looked for at every post.
-            sizes.insert(*here, opened.map_or(0, |volume| volume.geometry().bytes()));
+            // A snapshot never changes: of hundreds only the new one is opened.
+            let bytes = known.get(here).copied().unwrap_or_else(|| {
+                let open = self.volume(*volume);
+                let opened = open.and_then(|open| open.store.open_snapshot(*here).ok());
+                // 0 for what is not there, so that it is not looked for at every post.
+                opened.map_or(0, |volume| volume.geometry().bytes())
+            });
+            sizes.insert(*here, bytes);
         }
         *known = Arc::new(sizes);
         Arc::clone(&known)

@@ -183,7 +183,7 @@ impl Targets for TargetDoor {
             Shown::At(snapshot) => {
                 let export = export_name(&name, snapshot);
                 let Some(((.., here), _)) = gateway.snapshot_export(&export) else { return };
-                tracing::info!(target = whole, "a snapshot is read");
+                tracing::info!(export, "a snapshot is read");
                 gateway.shard_of(place.0).post(move |state| {
                     state.seat_at_snapshot(place, (here, name), connection);
                 })

@@ -54,7 +54,7 @@ pub struct SnapshotVolume {
     /// Bytes that it reads from places which others use too; absent as `bytes` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_bytes: Option<u64>,
-    /// NBD URIs under which hosts read it here; it takes no writes.
+    /// URIs under which hosts read it here, over NBD and iSCSI; it takes no writes.
     pub exports: Vec<String>,
 }
 

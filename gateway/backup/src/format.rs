@@ -10,6 +10,8 @@
 //! nobody behind a decoder checks that again.
 
 mod about;
+#[cfg(test)]
+mod fuzz;
 mod manifest;
 mod map;
 mod pack;

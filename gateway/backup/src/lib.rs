@@ -52,3 +52,8 @@ pub use target::Target;
 pub use verify::{Damage, Hurt, Verified};
 pub use volume::{Sink, Source};
 pub use watch::{Progress, Watch};
+
+/// What decoders take of memory is part of their tests.
+#[cfg(test)]
+#[global_allocator]
+static COUNTED: testkit::heap::Counted = testkit::heap::Counted;

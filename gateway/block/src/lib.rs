@@ -13,6 +13,7 @@
 mod companion;
 pub mod crc;
 mod error;
+mod hold;
 mod id;
 mod journal;
 mod link;
@@ -26,6 +27,7 @@ mod witness;
 
 pub use companion::{CompanionFuture, Companions, PartFacts, PartState};
 pub use error::IoError;
+pub use hold::{Hold, Holds};
 pub use id::{
     BootId, Epoch, GatewayId, Generation, GroupId, LegId, PoolId, Seq, SessionId, SnapshotId,
     VolumeId, WriteId,

@@ -3,7 +3,10 @@
 //! Invariant: a volume and everything that is attached to it live on one thread, so there is
 //! nothing to lock and nothing to hand over.
 
-use crate::{Extent, Geometry, IoError, Request};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::{Extent, Geometry, Holds, IoError, Request};
 
 /// Whether a run of blocks holds data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,4 +50,19 @@ pub trait Volume {
     /// [`IoError::Media`] or [`IoError::Checksum`] when the map cannot be read,
     /// [`IoError::Fenced`] when this gateway may no longer serve the volume.
     fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError>;
+
+    /// Where bytes of it can be held for one asker, against every other way to it. `None` where this is
+    /// the only way.
+    fn holds(&self) -> Option<Rc<Holds>> {
+        None
+    }
+
+    /// Ready when a read of these bytes gives every change of them that was submitted before, by
+    /// whatever way. Without it, a read may be answered from before a change that is under way.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is changed. Whoever polled is woken once, when it is worth another look.
+    fn poll_settled(&self, _extent: Extent, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 }

@@ -29,3 +29,8 @@ pub use host::Capacity;
 pub use negotiate::{Auth, ChapUser, Secret, WeakSecret};
 pub use server::{ListenError, Listener, ListenerConfig, Sessions};
 pub use session::{Attachment, Ending, LoggedIn, Told, serve};
+
+/// What decoders take of memory is part of their tests.
+#[cfg(test)]
+#[global_allocator]
+static COUNTED: testkit::heap::Counted = testkit::heap::Counted;

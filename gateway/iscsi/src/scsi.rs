@@ -35,10 +35,11 @@ use bytes::Bytes;
 
 pub use self::nexus::Nexus;
 pub use self::report::no_unit;
-pub use self::sense::{Form, Sense, SenseBytes};
+pub use self::sense::{Field, Form, Sense, SenseBytes};
 pub use self::unit::Unit;
 
 use self::cdb::Command;
+use self::reserve::Registrant;
 
 /// The initiator port of a nexus, as persistent reservations name it (RFC 7143 §4.2.7.1 and SPC-4
 /// §7.6.4.6): it outlives connections.
@@ -238,6 +239,8 @@ impl UnitSettings {
 pub enum UnitEvent {
     /// The states of the port groups are these now.
     Groups(Vec<PortGroup>),
+    /// It is there no more and will not come back: an operator deleted what it shows.
+    Gone,
 }
 
 /// What a host or its session resets.
@@ -262,6 +265,25 @@ pub enum KeepError {
     NotNow,
 }
 
+/// PERSISTENT RESERVE OUT as it came to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReserveOut {
+    /// Who sent it, to which port.
+    pub who: Registrant,
+    /// The service action.
+    pub action: u8,
+    /// The scope.
+    pub scope: u8,
+    /// The type.
+    pub kind: u8,
+    /// The parameter list.
+    pub list: Bytes,
+}
+
+/// Resolves with how the gateway that has the volume ended an order; `None` when it did not say so in
+/// time, or cannot be asked.
+pub type ElsewhereFuture = Pin<Box<dyn Future<Output = Option<Outcome>>>>;
+
 /// Resolves when reservations are on stable storage.
 pub type KeepFuture = Pin<Box<dyn Future<Output = Result<(), KeepError>>>>;
 
@@ -278,6 +300,15 @@ pub trait ReservationKeeper: fmt::Debug {
     /// # Cancellation
     /// A future that is dropped may or may not have kept it.
     fn keep(&self, state: Bytes) -> KeepFuture;
+
+    /// Has an order done by the gateway that has the volume, where this one has not. What it kept is
+    /// loaded here when that is answered.
+    ///
+    /// # Cancellation
+    /// It may or may not be done.
+    fn elsewhere(&self, _order: ReserveOut) -> ElsewhereFuture {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 /// Keeps reservations as long as the process lives.

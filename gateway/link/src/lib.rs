@@ -29,3 +29,8 @@ pub use endpoint::{Detached, Incoming, LinkContext, accept, dial};
 pub use handshake::{Versions, greet};
 pub use join::{JoinDesk, JoinError, JoinFuture, JoinProof, JoinRefused, Token, TokenRecord, join};
 pub use trust::{Credentials, Fingerprint, Peer, TrustError, Trusted};
+
+/// What decoders take of memory is part of their tests.
+#[cfg(test)]
+#[global_allocator]
+static COUNTED: testkit::heap::Counted = testkit::heap::Counted;

@@ -33,6 +33,7 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Waker;
 
 use block::{
     Completion, Completions, GatewayId, Generation, GroupId, Identity, IoError, Ledger, LegId,
@@ -150,6 +151,8 @@ struct Core {
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,
     waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
+    /// Who waits until changes that are under way are applied here.
+    settling: Vec<Waker>,
     /// Who waits until something is kept of a volume, by token.
     keepers: HashMap<u64, oneshot::Sender<Result<(), IoError>>>,
     witness: Option<Rc<witness::WitnessPort>>,
@@ -350,6 +353,7 @@ impl Core {
             }
         }
         self.metrics.end_of_turn();
+        self.settling.drain(..).for_each(Waker::wake);
         if let Some(upstream) = &mut self.upstream {
             upstream.send_acks();
         }

@@ -31,3 +31,8 @@ pub use negotiate::TlsMode;
 pub use server::{ListenAddress, ListenError, Listener, ListenerConfig, TlsPolicy, listen};
 pub use session::{Attachment, Changes, Ending, Negotiated, serve};
 pub use stream::{DetachedStream, HostStream, Socket};
+
+/// What decoders take of memory is part of their tests.
+#[cfg(test)]
+#[global_allocator]
+static COUNTED: testkit::heap::Counted = testkit::heap::Counted;

@@ -3,17 +3,20 @@
 //! Invariant: a volume is listed and logged in to wherever a copy of it is, whether that serves or not:
 //! what serves is for the volume's thread to say, at each command. One of which nothing is known yet,
 //! or whose content is about to change, is not available: never told as one that does not exist,
-//! because initiators would give it up. A copy that is open on its own is a target of its own.
+//! because initiators would give it up. A copy that is open on its own is a target of its own, and so
+//! is what a volume was at a snapshot, wherever that is kept; as for hosts of NBD, it is not listed,
+//! because who discovers targets would attach them all.
 
 use std::sync::Arc;
 
 use block::VolumeId;
 use iscsi::{InitiatorInfo, LoggedIn, Refusal, TargetInfo, Targets};
-use mirror::Serving;
+use mirror::{Serving, SnapshotState};
 
 use crate::access::may_log_in;
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::gateway::Gateway;
+use crate::gateway::snapshots::export_name;
 
 /// The gateway, for its iSCSI listeners.
 pub(crate) struct TargetDoor(pub(crate) Arc<Gateway>);
@@ -39,31 +42,100 @@ fn volume_of<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
     rest.strip_prefix(':').filter(|_| head.eq_ignore_ascii_case(prefix))
 }
 
+/// What stands between the name of a volume and that of a snapshot of it: no volume's name holds a
+/// colon, and `@`, as hosts of NBD write it, may be in no name of a target.
+const AT: &str = ":snapshot:";
+
+/// RFC 7143 §4.2.7.1.
+pub(crate) const TARGET_NAME_BYTES_MAX: usize = 223;
+
+/// What a target shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown<'n> {
+    /// The volume, at whichever site serves it.
+    Volume,
+    /// The copy here, open on its own.
+    Apart,
+    /// What the volume was at the snapshot of this name.
+    At(&'n str),
+}
+
+/// The volume that a target is of, and what of it.
+fn parsed<'n>(name: &'n str, prefix: &str) -> Option<(&'n str, Shown<'n>)> {
+    let rest = volume_of(name, prefix)?;
+    Some(match rest.split_once(':') {
+        None => (rest, Shown::Volume),
+        Some((volume, _)) => {
+            let behind = &rest[volume.len()..];
+            match behind.split_at_checked(AT.len()) {
+                Some((at, snapshot)) if at.eq_ignore_ascii_case(AT) => {
+                    (volume, Shown::At(snapshot))
+                }
+                _ if behind.eq_ignore_ascii_case(APART) => (volume, Shown::Apart),
+                _ => return None,
+            }
+        }
+    })
+}
+
+/// How initiators name what a volume was at a snapshot, behind the prefix.
+#[must_use]
+pub(crate) fn target_at(volume: &str, snapshot: &str) -> String {
+    format!("{volume}{AT}{snapshot}")
+}
+
+/// The one of this name, or the only one that differs from it in case: initiators may send names in
+/// lower case.
+fn only<'a, T: 'a>(
+    all: impl Iterator<Item = &'a T> + Clone,
+    name: impl Fn(&T) -> &str,
+    wanted: &str,
+) -> Option<&'a T> {
+    let mut alike = all.clone().filter(|one| name(one).eq_ignore_ascii_case(wanted));
+    let exact = all.clone().find(|one| name(one) == wanted);
+    exact.or_else(|| alike.next().filter(|_| alike.next().is_none()))
+}
+
 fn target(
     gateway: &Gateway,
     (group, volume): (&GroupEntry, &VolumeEntry),
-    (initiator, apart): (&InitiatorInfo, bool),
+    (initiator, shown): (&InitiatorInfo, Shown<'_>),
 ) -> Result<TargetInfo, Refusal> {
     if !may_log_in(&volume.settings, initiator) {
         return Err(Refusal::Unknown);
     }
     let seen = gateway.board.get(group.group()).ok_or(Refusal::NotServed)?;
     let id = VolumeId::from_uuid(volume.id);
+    let name = target_name(&gateway.config.iscsi.prefix, &volume.name);
+    let of = volume.name.clone();
+    if let Shown::At(wanted) = shown {
+        let here = seen.status.snapshots.iter();
+        let here = here.filter(|one| one.volumes.iter().any(|(kept, _)| *kept == id));
+        let one = only(here, |one| &one.name, wanted).ok_or(Refusal::Unknown)?;
+        let export = export_name(&of, &one.name);
+        return match one.state {
+            SnapshotState::Deleting => Err(Refusal::Unknown),
+            _ if gateway.snapshot_export(&export).is_none() => Err(Refusal::NotServed),
+            _ => Ok(TargetInfo {
+                name: format!("{name}{AT}{}", one.name),
+                volume: of,
+                portals: gateway.ways.apart().portals,
+            }),
+        };
+    }
     let is_filled = !gateway.book.read().is_held((group.id, volume.id));
     let is_known = seen.status.volumes.iter().any(|known| known.volume == id);
     if !is_filled || !is_known || seen.status.serving == Serving::RollingBack {
         return Err(Refusal::NotServed);
     }
-    let name = target_name(&gateway.config.iscsi.prefix, &volume.name);
-    let volume = volume.name.clone();
-    if !apart {
+    if shown == Shown::Volume {
         let portals = gateway.ways.of(&seen.status).portals;
-        return Ok(TargetInfo { name, volume, portals });
+        return Ok(TargetInfo { name, volume: of, portals });
     }
     if seen.status.serving != Serving::Detached {
         return Err(Refusal::Unknown);
     }
-    Ok(TargetInfo { name: name + APART, volume, portals: gateway.ways.apart().portals })
+    Ok(TargetInfo { name: name + APART, volume: of, portals: gateway.ways.apart().portals })
 }
 
 impl Targets for TargetDoor {
@@ -71,9 +143,9 @@ impl Targets for TargetDoor {
         let Ok(gateway) = self.ready() else { return Vec::new() };
         let pages = gateway.book.read();
         let both = |found| {
-            [false, true]
+            [Shown::Volume, Shown::Apart]
                 .into_iter()
-                .filter_map(move |apart| target(gateway, found, (initiator, apart)).ok())
+                .filter_map(move |shown| target(gateway, found, (initiator, shown)).ok())
         };
         let mut targets: Vec<TargetInfo> = pages.volumes().flat_map(both).collect();
         targets.sort_by(|a, b| a.name.cmp(&b.name));
@@ -82,16 +154,11 @@ impl Targets for TargetDoor {
 
     fn find(&self, name: &str, initiator: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         let gateway = self.ready()?;
-        let volume = volume_of(name, &gateway.config.iscsi.prefix).ok_or(Refusal::Unknown)?;
-        let (volume, apart) =
-            volume.strip_suffix(APART).map_or((volume, false), |volume| (volume, true));
+        let (volume, shown) = parsed(name, &gateway.config.iscsi.prefix).ok_or(Refusal::Unknown)?;
         let pages = gateway.book.read();
-        let exact = pages.volumes().find(|(_, entry)| entry.name == volume);
-        // Initiators may send names in lower case, and volumes have both.
-        let mut alike =
-            pages.volumes().filter(|(_, entry)| entry.name.eq_ignore_ascii_case(volume));
-        let only = || alike.next().filter(|_| alike.next().is_none());
-        target(gateway, exact.or_else(only).ok_or(Refusal::Unknown)?, (initiator, apart))
+        let all: Vec<_> = pages.volumes().collect();
+        let found = only(all.iter(), |(_, entry)| &entry.name, volume).ok_or(Refusal::Unknown)?;
+        target(gateway, *found, (initiator, shown))
     }
 
     fn seat(&self, connection: LoggedIn) {
@@ -103,14 +170,25 @@ impl Targets for TargetDoor {
             let place = (group.group(), VolumeId::from_uuid(volume.id));
             (place, volume.settings.read_only)
         };
-        let is_apart = connection.target().name.ends_with(APART);
-        let posted = gateway.shard_of(place.0).post(move |state| {
-            if is_apart {
-                state.seat_apart(place, (name, read_only), connection);
-            } else {
+        // The name is as `find` told it.
+        let whole = connection.target().name.clone();
+        let Some((_, shown)) = parsed(&whole, &gateway.config.iscsi.prefix) else { return };
+        let posted = match shown {
+            Shown::Volume => gateway.shard_of(place.0).post(move |state| {
                 state.seat_initiator(place, (name, read_only), connection);
+            }),
+            Shown::Apart => gateway.shard_of(place.0).post(move |state| {
+                state.seat_apart(place, (name, read_only), connection);
+            }),
+            Shown::At(snapshot) => {
+                let export = export_name(&name, snapshot);
+                let Some(((.., here), _)) = gateway.snapshot_export(&export) else { return };
+                tracing::info!(export, "a snapshot is read");
+                gateway.shard_of(place.0).post(move |state| {
+                    state.seat_at_snapshot(place, (here, name), connection);
+                })
             }
-        });
+        };
         if posted.is_err() {
             tracing::warn!("an initiator was dropped: the thread of its volume has ended");
         }
@@ -119,7 +197,7 @@ impl Targets for TargetDoor {
 
 #[cfg(test)]
 mod tests {
-    use super::volume_of;
+    use super::{Shown, parsed, target_at, volume_of};
 
     #[test]
     fn a_target_is_found_whatever_case_its_name_is_sent_in() {
@@ -127,6 +205,22 @@ mod tests {
         assert_eq!(volume_of("IQN.2026-01.io.Twinspan:Orders", prefix), Some("Orders"));
         for no in ["iqn.2026-01.io.twinspan", "iqn.2026-01.io.twinspanx:a", "iqn.other:a", "é"] {
             assert_eq!(volume_of(no, prefix), None, "{no}");
+        }
+    }
+    #[test]
+    fn a_target_says_what_of_its_volume_it_shows() {
+        let prefix = "iqn.2026-01.io.twinspan";
+        let of = |rest: &str| {
+            let name = format!("{prefix}:{rest}");
+            parsed(&name, prefix).map(|(volume, shown)| (volume.to_owned(), format!("{shown:?}")))
+        };
+        let is = |volume: &str, shown: Shown<'_>| Some((volume.to_owned(), format!("{shown:?}")));
+        assert_eq!(of("orders"), is("orders", Shown::Volume));
+        assert_eq!(of("orders:Detached"), is("orders", Shown::Apart));
+        assert_eq!(of(&target_at("orders", "before")), is("orders", Shown::At("before")));
+        assert_eq!(of("orders:SNAPSHOT:detached"), is("orders", Shown::At("detached")));
+        for no in ["orders:", "orders:other", "orders:snapshot", "orders:detached:before"] {
+            assert_eq!(of(no), None, "{no}");
         }
     }
 }

@@ -41,3 +41,8 @@ fn unhex(text: &str) -> Vec<u8> {
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap_or(""), 16).unwrap_or(0))
         .collect()
 }
+
+/// What decoders take of memory is part of their tests.
+#[cfg(test)]
+#[global_allocator]
+static COUNTED: testkit::heap::Counted = testkit::heap::Counted;

@@ -21,6 +21,8 @@ mod chores;
 mod data;
 mod fill;
 mod fold;
+#[cfg(test)]
+mod fuzz;
 mod lanes;
 mod layers;
 mod log;

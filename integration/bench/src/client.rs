@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use harness::wait_for;
 
+use crate::iscsi::Unit;
 use crate::wire;
 
 /// A server that answers nothing for this long is dead.
@@ -25,6 +26,8 @@ const OPTION_REPLY_MAX: u32 = 64 << 10;
 pub(crate) enum Address {
     Unix(PathBuf),
     Tcp(String),
+    /// Another protocol: [`crate::iscsi`] speaks it.
+    Iscsi(Unit),
 }
 
 /// The stream below.
@@ -49,6 +52,10 @@ impl Stream {
                 stream.set_read_timeout(Some(TIMEOUT))?;
                 stream.set_write_timeout(Some(TIMEOUT))?;
                 Ok(Self::Tcp(stream))
+            }
+            Address::Iscsi(unit) => {
+                let why = format!("{} speaks no NBD", unit.address);
+                Err(io::Error::new(io::ErrorKind::Unsupported, why))
             }
         }
     }

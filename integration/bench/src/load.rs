@@ -16,15 +16,16 @@ use serde::Serialize;
 
 use crate::client::{Address, Client};
 use crate::histogram::Histogram;
+use crate::iscsi;
 use crate::wire::{self, Command, REQUEST_BYTES, Request};
 use crate::workload::Pattern;
 
 /// Before the measurement, so that caches and connections are warm.
-const WARM_UP: Duration = Duration::from_millis(200);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(200);
 /// What one read from the socket takes at most.
-const BUFFER_BYTES: usize = (1 << 20) + (64 << 10);
+pub(crate) const BUFFER_BYTES: usize = (1 << 20) + (64 << 10);
 /// Slices of one vectored write that the kernel takes (`IOV_MAX`).
-const SLICES_MAX: usize = 1024;
+pub(crate) const SLICES_MAX: usize = 1024;
 
 /// A load.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ impl Load {
         let mut ops_in_all = 0;
         std::thread::scope(|scope| {
             let started: Vec<_> = (0..self.connections)
-                .map(|number| scope.spawn(move || Connection::open(self, number)?.run()))
+                .map(|number| scope.spawn(move || self.connect(number)))
                 .collect();
             for thread in started {
                 // A thread that panicked is a bug of this program.
@@ -92,11 +93,27 @@ impl Load {
     }
 }
 
+impl Load {
+    /// One connection, from its first byte to its last.
+    fn connect(&self, number: usize) -> Result<(Histogram, u64)> {
+        let Address::Iscsi(unit) = &self.address else {
+            return Connection::open(self, number)?.run();
+        };
+        ensure!(self.connections == 1 && self.every.is_none(), "an initiator has one session");
+        let (pattern, bytes, depth) = (self.pattern, self.bytes, self.depth);
+        let task = iscsi::Task { pattern, bytes, depth, seconds: Some(self.seconds) };
+        iscsi::Connection::open(unit, task)?.run()
+    }
+}
+
 /// Writes the whole volume once, so that nobody reads holes.
 ///
 /// # Errors
 /// When the server fails.
 pub(crate) fn fill(address: &Address, export: &str) -> Result<u64> {
+    if let Address::Iscsi(unit) = address {
+        return iscsi::fill(unit);
+    }
     let mut client = Client::attach(address, export, false)?;
     let payload = payload(1 << 20);
     let mut offset = 0;
@@ -158,7 +175,7 @@ fn disconnect() -> [u8; REQUEST_BYTES] {
 }
 
 /// Bytes that no server can take for zeroes or squeeze.
-fn payload(bytes: usize) -> Aligned {
+pub(crate) fn payload(bytes: usize) -> Aligned {
     let mut random = Random::new(1);
     let mut payload = Aligned::new(bytes);
     payload.all_mut().fill_with(|| random.next().to_le_bytes()[0]);
@@ -168,7 +185,7 @@ fn payload(bytes: usize) -> Aligned {
 /// A buffer that begins at a page. Copies by the kernel take up to five times as long into memory
 /// that begins a few bytes behind one, where an allocator puts what is large; the client should be
 /// nobody's bottleneck.
-struct Aligned {
+pub(crate) struct Aligned {
     bytes: Vec<u8>,
     skipped: usize,
 }
@@ -176,31 +193,31 @@ struct Aligned {
 impl Aligned {
     const PAGE: usize = 4096;
 
-    fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         let bytes = vec![0; len + Self::PAGE];
         let skipped = bytes.as_ptr().addr().wrapping_neg() % Self::PAGE;
         Self { bytes, skipped }
     }
 
-    fn all(&self) -> &[u8] {
+    pub(crate) fn all(&self) -> &[u8] {
         &self.bytes[self.skipped..]
     }
 
-    fn all_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn all_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.skipped..]
     }
 }
 
 /// Xorshift: enough to spread requests, and cheaper than what it loads.
 #[derive(Debug)]
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(0x9E37_79B9_7F4A_7C15 ^ seed.wrapping_mul(0xABCD_EF12_3456_789B))
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -15,6 +15,7 @@ mod client;
 mod contestant;
 mod distance;
 mod histogram;
+mod iscsi;
 mod load;
 mod peers;
 mod product;
@@ -48,6 +49,8 @@ struct Arguments {
 enum Command {
     /// One gateway beside nbdkit, qemu-nbd and nbd-server: reads and writes.
     Nbd(Options),
+    /// One gateway beside tgt: reads and writes of one initiator.
+    Iscsi(Options),
     /// Two gateways beside QEMU's write-blocking mirror: synchronous writes.
     Mirror(Options),
     /// One gateway beside the same peers: writes that must be on the disk.
@@ -133,6 +136,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     match Arguments::parse().command {
         Command::Nbd(options) => rounds::run(Suite::Nbd, &options),
+        Command::Iscsi(options) => rounds::run(Suite::Iscsi, &options),
         Command::Mirror(options) => rounds::run(Suite::Mirror, &options),
         Command::Store(options) => rounds::run(Suite::Store, &options),
         Command::Recovery(options) => rounds::in_own_folder(&options, recovery::run),

@@ -5,14 +5,19 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use harness::{Process, free_port, require};
 use serde_json::json;
 
 use crate::client::Address;
 use crate::contestant::{Contestant, Place, Running, Transport};
+use crate::iscsi::Unit;
 use crate::qmp;
+
+/// From its start to its first answer.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Single servers.
 pub(crate) const SERVERS: [Contestant; 4] = [
@@ -27,6 +32,50 @@ pub(crate) const MIRRORS: [Contestant; 2] = [
     Contestant { name: "qemu-mirror", start: qemu_mirror_cached, in_memory: false },
     Contestant { name: "qemu-mirror-direct", start: qemu_mirror_direct, in_memory: false },
 ];
+
+/// Targets of iSCSI.
+pub(crate) const TARGETS: [Contestant; 2] = [
+    Contestant { name: "tgt", start: tgt_on_disk, in_memory: false },
+    Contestant { name: "tgt-tmpfs", start: tgt_in_memory, in_memory: true },
+];
+
+fn tgt_on_disk(place: &Place) -> Result<Running> {
+    tgt(place, "72")
+}
+
+fn tgt_in_memory(place: &Place) -> Result<Running> {
+    tgt(place, "73")
+}
+
+/// As Debian starts it; the number keeps it apart from others on this machine.
+fn tgt(place: &Place, number: &str) -> Result<Running> {
+    require("tgtd")?;
+    let (port, socket) = (free_port()?, place.dir.join("tgt"));
+    let portal = format!("portal=127.0.0.1:{port}");
+    let mut command = Command::new("/usr/sbin/tgtd");
+    command.args(["-f", "-C", number, "--iscsi", &portal]).env("TGT_IPC_SOCKET", &socket);
+    let target = "iqn.2026-01.test:disk".to_owned();
+    let unit = Unit { address: format!("127.0.0.1:{port}"), target, lun: 1 };
+    let running = running("tgtd", place, &mut command, Address::Iscsi(unit))?;
+    let admin = |line: &str| {
+        let mut command = Command::new("/usr/sbin/tgtadm");
+        command.args(["-C", number, "--lld", "iscsi"]).args(line.split(' '));
+        let done = command.env("TGT_IPC_SOCKET", &socket).output().context("start tgtadm")?;
+        ensure!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(())
+    };
+    harness::wait_for("tgtd", START_LIMIT, || admin("--op show --mode sys"))?;
+    let image = place.image("image")?;
+    let image = image.to_str().context("the folder is no text")?;
+    for line in [
+        "--op new --mode target --tid 1 -T iqn.2026-01.test:disk",
+        &format!("--op new --mode logicalunit --tid 1 --lun 1 -b {image}"),
+        "--op bind --mode target --tid 1 -I ALL",
+    ] {
+        admin(line)?;
+    }
+    Ok(running)
+}
 
 fn running(name: &str, place: &Place, command: &mut Command, address: Address) -> Result<Running> {
     let process = Process::start(name, command, &place.dir.join("log"))?;

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use harness::Site;
+use harness::{Site, free_port};
 
 use crate::client::Address;
 use crate::contestant::{Contestant, Place, Running, Transport};
+use crate::iscsi::Unit;
 
 /// One gateway.
 pub(crate) const SINGLE: Contestant =
@@ -15,6 +16,12 @@ pub(crate) const SINGLE: Contestant =
 /// The same on tmpfs, where the file system costs next to nothing.
 pub(crate) const IN_MEMORY: Contestant =
     Contestant { name: "twinspan-tmpfs", start: single, in_memory: true };
+/// One gateway, reached by an initiator.
+pub(crate) const ISCSI: Contestant =
+    Contestant { name: "twinspan", start: target, in_memory: false };
+/// The same on tmpfs.
+pub(crate) const ISCSI_IN_MEMORY: Contestant =
+    Contestant { name: "twinspan-tmpfs", start: target, in_memory: true };
 /// Two gateways, the volume mirrored synchronously.
 pub(crate) const MIRRORED: Contestant =
     Contestant { name: "twinspan", start: mirrored, in_memory: false };
@@ -37,6 +44,21 @@ fn single(place: &Place) -> Result<Running> {
         create_volume(&site, place)?;
     }
     Ok(running(site, place, Vec::new()))
+}
+
+fn target(place: &Place) -> Result<Running> {
+    let mut site = Site::new(&place.dir, "one")?;
+    let is_new = !site.has_data();
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let listener = format!("name = \"tcp\"\naddress = \"{address}\"\n");
+    site.configure(&format!("\n[[iscsi.listeners]]\n{listener}"))?;
+    site.start()?;
+    if is_new {
+        create_volume(&site, place)?;
+    }
+    let target = format!("iqn.2026-01.io.twinspan:{VOLUME}");
+    let address = Address::Iscsi(Unit { address, target, lun: 0 });
+    Ok(Running { address, export: String::new(), processes: Vec::new(), sites: vec![site] })
 }
 
 fn mirrored(place: &Place) -> Result<Running> {

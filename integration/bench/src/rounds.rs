@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::Options;
 use crate::contestant::{Contestant, Place, Running, Transport};
 use crate::load::{Load, Measured, fill};
-use crate::peers::{MIRRORS, SERVERS};
-use crate::product::{IN_MEMORY, JOURNALED, MIRRORED, SINGLE, UNMIRRORED};
+use crate::peers::{MIRRORS, SERVERS, TARGETS};
+use crate::product::{IN_MEMORY, ISCSI, ISCSI_IN_MEMORY, JOURNALED, MIRRORED, SINGLE, UNMIRRORED};
 use crate::report::Report;
 use crate::workload::{Suite, Workload};
 
@@ -114,6 +114,7 @@ pub(crate) fn write_out() -> Result<()> {
 fn contestants(suite: Suite) -> Vec<Contestant> {
     match suite {
         Suite::Nbd => [&[SINGLE, IN_MEMORY], &SERVERS[..]].concat(),
+        Suite::Iscsi => [&[ISCSI, ISCSI_IN_MEMORY], &TARGETS[..]].concat(),
         Suite::Mirror => [&[MIRRORED, JOURNALED, UNMIRRORED], &MIRRORS[..]].concat(),
         // On tmpfs nothing is ever on a disk.
         Suite::Store => {

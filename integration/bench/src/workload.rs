@@ -49,6 +49,7 @@ const MIB: u32 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suite {
     Nbd,
+    Iscsi,
     Mirror,
     Store,
 }
@@ -57,6 +58,7 @@ impl Suite {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nbd => "nbd",
+            Self::Iscsi => "iscsi",
             Self::Mirror => "mirror",
             Self::Store => "store",
         }
@@ -64,7 +66,7 @@ impl Suite {
 
     pub(crate) fn workloads(self) -> &'static [Workload] {
         match self {
-            Self::Nbd => {
+            Self::Nbd | Self::Iscsi => {
                 &const {
                     [
                         row("4k random read, depth 1", Pattern::RandRead, KIB4, 1),
@@ -99,11 +101,12 @@ impl Suite {
         }
     }
 
-    /// Over which transports. A mirror is measured over TCP, as its peer listens there only.
+    /// Over which transports. A mirror is measured over TCP, as its peer listens there only; iSCSI is of
+    /// TCP.
     pub(crate) fn transports(self) -> &'static [&'static str] {
         match self {
             Self::Nbd => &["unix", "tcp"],
-            Self::Mirror => &["tcp"],
+            Self::Iscsi | Self::Mirror => &["tcp"],
             Self::Store => &["unix"],
         }
     }

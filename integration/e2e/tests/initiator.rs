@@ -17,6 +17,7 @@ pub(crate) const RESERVATION_CONFLICT: u8 = 0x18;
 /// Service actions of PERSISTENT RESERVE OUT.
 const REGISTER: u8 = 0;
 const RESERVE: u8 = 1;
+const PREEMPT_AND_ABORT: u8 = 5;
 /// Of the types of a reservation: only who is registered writes.
 const WRITE_EXCLUSIVE_REGISTRANTS_ONLY: u8 = 5;
 /// WRITE of the first block.
@@ -26,6 +27,15 @@ const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 pub(crate) const STANDBY: (u8, u16) = (2, 0x040b);
 /// UNIT ATTENTION: the ways to the unit are others now.
 pub(crate) const WAYS_CHANGED: (u8, u16) = (6, 0x2a06);
+
+/// MISCOMPARE: what was compared differs.
+const MISCOMPARE: (u8, u16) = (0xe, 0x1d00);
+/// DATA PROTECT: the medium takes no writes.
+pub(crate) const WRITE_PROTECTED: (u8, u16) = (7, 0x2700);
+/// UNIT ATTENTION: there are other units now.
+pub(crate) const UNITS_CHANGED: (u8, u16) = (6, 0x3f0e);
+/// ILLEGAL REQUEST: there is no such unit.
+pub(crate) const NO_UNIT: (u8, u16) = (5, 0x2500);
 
 /// States of a group of ports.
 pub(crate) const OPTIMIZED: u8 = 0;
@@ -54,6 +64,17 @@ impl Initiator {
         Self::begin(port, name, &[&format!("TargetName={target}"), "SessionType=Normal"])
     }
 
+    /// The same with keys that it names itself.
+    pub(crate) fn login_with(port: u16, name: &str, target: &str, keys: &[&str]) -> Result<Self> {
+        let target = format!("TargetName={target}");
+        Self::begin(port, name, &[&[target.as_str(), "SessionType=Normal"], keys].concat())
+    }
+
+    /// The connection, and the number of the next command: for what no initiator does.
+    pub(crate) fn into_raw(self) -> (TcpStream, u32) {
+        (self.stream, self.cmd_sn)
+    }
+
     /// The portals of a target that a gateway tells in a discovery session, in its order; libiscsi
     /// turns them round.
     pub(crate) fn discover(port: u16, target: &str) -> Result<Vec<String>> {
@@ -76,12 +97,10 @@ impl Initiator {
         let stream = TcpStream::connect(("127.0.0.1", port)).context("connect")?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut session = Self { stream, cmd_sn: 1, stat_sn: 0 };
-        let keys = [
-            format!("InitiatorName=iqn.2026-01.com.example:{name}"),
-            "HeaderDigest=None".to_owned(),
-            "DataDigest=None".to_owned(),
-        ];
-        let keys = keys.iter().map(String::as_str).chain(more.iter().copied());
+        let who = format!("InitiatorName=iqn.2026-01.com.example:{name}");
+        let digests = more.iter().any(|key| key.starts_with("HeaderDigest="));
+        let plain: &[&str] = if digests { &[] } else { &["HeaderDigest=None", "DataDigest=None"] };
+        let keys = [who.as_str()].into_iter().chain(plain.iter().chain(more).copied());
         let text: Vec<u8> = keys.flat_map(|key| key.bytes().chain(std::iter::once(0))).collect();
         let mut header = [0; 48];
         // An immediate login request that goes from the operational stage to the full feature phase.
@@ -160,16 +179,33 @@ impl Initiator {
         }
     }
 
-    fn reserve_out(&mut self, action: u8, kind: u8, keys: [u64; 2]) -> Result<()> {
+    /// PERSISTENT RESERVE OUT, once.
+    fn reserve_once(&mut self, action: u8, kind: u8, keys: [u64; 2]) -> Result<Ended> {
         let mut list = [0; 24];
         list[..8].copy_from_slice(&keys[0].to_be_bytes());
         list[8..16].copy_from_slice(&keys[1].to_be_bytes());
         // APTPL: it is to outlive a loss of power.
         list[20] = u8::from(action == REGISTER);
-        let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
-        let (status, _) = self.command(&cdb, &list, 0)?;
-        ensure!(status == GOOD, "PERSISTENT RESERVE OUT {action} ended with {status:#x}");
+        self.once(&[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &list, 0)
+    }
+
+    fn reserve_out(&mut self, action: u8, kind: u8, keys: [u64; 2]) -> Result<()> {
+        let mut ended = self.reserve_once(action, kind, keys)?;
+        if ended.status == CHECK_CONDITION {
+            ended = self.reserve_once(action, kind, keys)?;
+        }
+        ensure!(ended.status == GOOD, "PERSISTENT RESERVE OUT {action} ended with {ended:x?}");
         Ok(())
+    }
+
+    /// REGISTER, once: how it ends where it may not.
+    pub(crate) fn register_once(&mut self, key: u64) -> Result<Ended> {
+        self.reserve_once(REGISTER, 0, [0, key])
+    }
+
+    /// PREEMPT AND ABORT of whoever has that key.
+    pub(crate) fn preempt(&mut self, key: u64, victim: u64) -> Result<()> {
+        self.reserve_out(PREEMPT_AND_ABORT, WRITE_EXCLUSIVE_REGISTRANTS_ONLY, [key, victim])
     }
 
     pub(crate) fn register(&mut self, key: u64) -> Result<()> {
@@ -227,5 +263,41 @@ impl Initiator {
             rest = behind;
         }
         Ok(groups)
+    }
+
+    /// Reads blocks of 512 bytes from the first on.
+    pub(crate) fn read(&mut self, blocks: u8) -> Result<Vec<u8>> {
+        let cdb = [0x28, 0, 0, 0, 0, 0, 0, 0, blocks, 0];
+        let (status, data) = self.command(&cdb, &[], u32::from(blocks) * 512)?;
+        ensure!(status == GOOD, "READ ended with {status:#x}");
+        Ok(data)
+    }
+
+    /// COMPARE AND WRITE from the first block on: whether the blocks were as expected, and were
+    /// replaced.
+    pub(crate) fn compare_and_write(&mut self, old: &[u8], new: &[u8]) -> Result<bool> {
+        let blocks = u8::try_from(old.len() / 512)?;
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x89, blocks);
+        let ended = self.once(&cdb, &[old, new].concat(), 0)?;
+        match (ended.status, ended.sense) {
+            (GOOD, _) => Ok(true),
+            (CHECK_CONDITION, Some(MISCOMPARE)) => Ok(false),
+            _ => bail!("COMPARE AND WRITE ended with {ended:x?}"),
+        }
+    }
+
+    /// MODE SENSE: whether the medium is protected from writes.
+    pub(crate) fn is_protected(&mut self) -> Result<bool> {
+        let (status, data) = self.command(&[0x1a, 0x08, 0x3f, 0, 255, 0], &[], 255)?;
+        ensure!(status == GOOD, "MODE SENSE ended with {status:#x}");
+        Ok(data.get(2).context("a header")? & 0x80 != 0)
+    }
+
+    /// The kind of device that INQUIRY tells, with its qualifier.
+    pub(crate) fn device(&mut self) -> Result<u8> {
+        let ended = self.once(&[0x12, 0, 0, 0, 96, 0], &[], 96)?;
+        ensure!(ended.status == GOOD, "INQUIRY ended with {:#x}", ended.status);
+        ended.data.first().copied().context("an answer")
     }
 }

@@ -11,18 +11,18 @@ use harness::{Site, Tool, free_port, wait_for};
 use tempfile::TempDir;
 
 use crate::initiator::{
-    GOOD, Initiator, OPTIMIZED, RESERVATION_CONFLICT, STANDBY, STANDING_BY, UNAVAILABLE,
-    WAYS_CHANGED,
+    GOOD, Initiator, NO_UNIT, OPTIMIZED, RESERVATION_CONFLICT, STANDBY, STANDING_BY, UNAVAILABLE,
+    UNITS_CHANGED, WAYS_CHANGED, WRITE_PROTECTED,
 };
 use crate::pair::{SOON, fail_over, migrate};
 
-const PREFIX: &str = "iqn.2026-01.io.twinspan";
+pub(crate) const PREFIX: &str = "iqn.2026-01.io.twinspan";
 const SECRET: &str = "secretsecret12";
 /// A login that takes longer than 10 s is dropped.
 const LOGIN_MAX: Duration = Duration::from_secs(15);
 
 /// A gateway that serves a volume over both protocols, and its iSCSI port.
-fn served(dir: &TempDir, more: &str) -> Result<(Site, u16)> {
+pub(crate) fn served(dir: &TempDir, more: &str) -> Result<(Site, u16)> {
     let mut site = Site::new(dir.path(), "iscsi")?;
     let port = free_port()?;
     let listener = format!("[[iscsi.listeners]]\nname = \"tcp\"\naddress = \"127.0.0.1:{port}\"\n");
@@ -185,7 +185,7 @@ pub(crate) fn site(dir: &Path, (name, group): (&str, u16), host: &str) -> Result
 }
 
 /// Two sites that serve over iSCSI, and their ports; the volume `orders` is mirrored.
-fn two_sites(dir: &TempDir) -> Result<[(Site, u16); 2]> {
+pub(crate) fn two_sites(dir: &TempDir) -> Result<[(Site, u16); 2]> {
     let make = |named| site(dir.path(), named, "127.0.0.1");
     let (east, west) = (make(("east", 1))?, make(("west", 2))?);
     east.0.cli(&["volume", "create", "orders", "--size", "32MiB"])?;
@@ -360,4 +360,115 @@ fn rule_1_a_reservation_that_was_answered_holds_at_the_other_site() -> Result<()
     ensure!(keys == [0xcafe, 0xfeed], "{keys:x?}");
     ensure!(third.write()? == RESERVATION_CONFLICT, "it is no registrant");
     east.stop()
+}
+
+/// What a volume was at a snapshot is a disk of its own: the same one at both sites, protected, and gone
+/// for whoever is logged in when an operator deletes it.
+#[test]
+fn a_snapshot_is_a_protected_disk_of_its_own_until_it_is_deleted() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let target = format!("{PREFIX}:orders");
+    let before = format!("{target}:snapshot:before");
+    let mut volume = Initiator::login(east_port, "one", &target)?;
+    ensure!(Initiator::login(east_port, "one", &before).is_err(), "there is none yet");
+    ensure!(volume.write()? == GOOD, "the volume is written");
+    let was = volume.read(1)?;
+    let shown = east.cli(&["snapshot", "create", "orders", "--name", "before"])?.to_string();
+    let uri = format!("iscsi://127.0.0.1:{east_port}/{before}/0");
+    ensure!(shown.contains(&uri), "{shown}");
+    let swapped = volume.compare_and_write(&was, &[0x5a; 512])?;
+    ensure!(swapped, "the volume goes on");
+
+    let mut here = Initiator::login(east_port, "one", &before)?;
+    // A mirror hears of it in its place in the stream.
+    let login = || Initiator::login(west_port, "one", &before);
+    let mut there = wait_for("the snapshot at the mirror", SOON, login)?;
+    for disk in [&mut here, &mut there] {
+        ensure!(disk.read(1)? == was, "it is what the volume was");
+        ensure!(disk.is_protected()?, "hosts mount it read-only by themselves");
+        let refused = disk.write_once()?;
+        ensure!(refused.sense == Some(WRITE_PROTECTED), "it takes no writes: {refused:x?}");
+        let states: Vec<u8> = disk.ways()?.into_iter().map(|(_, state, _)| state).collect();
+        ensure!(states == [OPTIMIZED], "a mirror reads it as well: {states:?}");
+    }
+    ensure!(!volume.is_protected()?, "the volume takes writes");
+    let names = here.names()?;
+    ensure!(names == there.names()?, "it is one disk at both sites");
+    ensure!(names != volume.names()?, "it is no path to the volume");
+    ensure!(volume.read(1)? == [0x5a; 512], "the volume shows what is new");
+    let told = Initiator::discover(east_port, &before)?;
+    ensure!(told.is_empty(), "who discovers targets does not attach every snapshot: {told:?}");
+    // Another tool's eye.
+    let said = Tool::new("iscsi-readcapacity16").arg(&uri).run()?;
+    ensure!(said.contains("Total size:33554432"), "{said}");
+
+    east.cli(&["snapshot", "delete", "orders", "before"])?;
+    for disk in [&mut here, &mut there] {
+        wait_for("its end", SOON, || {
+            let heard = disk.ready()?;
+            ensure!(heard == Some(UNITS_CHANGED), "it heard {heard:x?}");
+            Ok(())
+        })?;
+        ensure!(disk.ready()? == Some(NO_UNIT), "it is there no more");
+        ensure!(disk.device()? == 0x7f, "nor any device in its place");
+    }
+    ensure!(volume.write()? == GOOD, "the volume goes on");
+    let gone = Tool::new("iscsi-inq").arg(&uri).code()?;
+    ensure!(gone.0 != 0 && gone.1.contains("Target not found"), "{gone:?}");
+    // Of the same name, it is another disk.
+    east.cli(&["snapshot", "create", "orders", "--name", "before"])?;
+    let mut again = Initiator::login(east_port, "one", &before)?;
+    ensure!(again.names()? != names, "a host would take it for the one that it knew");
+    ensure!(east.cli(&["volume", "show", "orders"])?["name"] == "orders");
+    west.stop()?;
+    east.stop()
+}
+
+/// Clusters register on every path. What a host asks at the port of a mirror is decided by who serves,
+/// holds at both sites when it is answered, and is refused as everything else is while nobody can be
+/// asked.
+#[test]
+fn alua_a_host_registers_reserves_and_preempts_at_a_port_in_standby() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let target = format!("{PREFIX}:orders");
+    let mut at_east = Initiator::login(east_port, "one", &target)?;
+    let mut at_west = Initiator::login(west_port, "one", &target)?;
+    let mut other = Initiator::login(west_port, "other", &target)?;
+    at_west.register(0xfeed)?;
+    ensure!(at_east.keys()? == [0xfeed], "it holds where the volume is served");
+    ensure!(at_west.keys()? == [0xfeed], "and is told where it was asked");
+    let again = at_west.register_once(0xbeef)?;
+    ensure!(again.status == RESERVATION_CONFLICT, "it is registered by another key: {again:x?}");
+    at_east.register(0xfeed)?;
+    ensure!(at_east.keys()? == [0xfeed, 0xfeed], "each path is registered by itself");
+    other.register(0xcafe)?;
+    other.reserve(0xcafe)?;
+    ensure!(at_east.write()? == GOOD, "whoever is registered writes");
+    let mut third = Initiator::login(east_port, "third", &target)?;
+    ensure!(third.write()? == RESERVATION_CONFLICT, "whoever is not does not");
+    // A node is fenced through a path that carries no I/O.
+    other.preempt(0xcafe, 0xfeed)?;
+    ensure!(at_east.keys()? == [0xcafe], "both paths of the other node are out");
+    ensure!(at_east.write()? == RESERVATION_CONFLICT, "it is fenced");
+    is_sent_away(&mut other)?;
+
+    east.kill()?;
+    // It may be told first that the ways are others now.
+    wait_for("the answer of a port that can ask nobody", SOON, || {
+        let refused = at_west.register_once(0xd00d)?;
+        ensure!(refused.sense == Some(STANDBY), "it ended with {refused:x?}");
+        Ok(())
+    })?;
+    fail_over(&west)?;
+    wait_for("the other way", SOON, || {
+        while other.ready()? == Some(WAYS_CHANGED) {}
+        ensure!(other.write()? == GOOD, "it does not write yet");
+        Ok(())
+    })?;
+    ensure!(other.keys()? == [0xcafe], "what was asked here holds here");
+    while at_west.ready()? == Some(WAYS_CHANGED) {}
+    ensure!(at_west.write()? == RESERVATION_CONFLICT, "and so does the fence");
+    west.stop()
 }

@@ -12,6 +12,7 @@ mod chain;
 mod changes;
 mod clients;
 mod clones;
+mod compare;
 mod conformance;
 mod copies;
 mod demo;
@@ -23,6 +24,7 @@ mod guest;
 mod guide;
 
 mod hostile;
+mod hostile_initiators;
 mod hydration;
 mod initiator;
 mod iscsi;

@@ -39,11 +39,11 @@ pub const CRATES: [Crate; 21] = [
     krate("gateway/store", &["block"], &["testkit"]),
     krate("gateway/mirror", &["block"], &["store", "witness"]),
     krate("gateway/witness", &["block"], &[]),
-    krate("gateway/link", &["block"], &[]),
+    krate("gateway/link", &["block"], &["testkit"]),
     krate("gateway/host", &[], &[]),
-    krate("gateway/nbd", &["block", "host"], &["store"]),
-    krate("gateway/iscsi", &["block", "host"], &["store"]),
-    krate("gateway/backup", &["block"], &[]),
+    krate("gateway/nbd", &["block", "host"], &["store", "testkit"]),
+    krate("gateway/iscsi", &["block", "host"], &["store", "testkit"]),
+    krate("gateway/backup", &["block"], &["testkit"]),
     krate("gateway/recovery", &[], &[]),
     krate("gateway/plugin", &[], &[]),
     krate("gateway/api", &["block"], &[]),
@@ -69,7 +69,7 @@ pub const CRATES: [Crate; 21] = [
 pub const PROTOCOLS: [&str; 2] = ["gateway/nbd", "gateway/iscsi"];
 
 /// Crates that may hold `unsafe` blocks, each with a reason at the block.
-pub const UNSAFE: [&str; 1] = ["gateway/store"];
+pub const UNSAFE: [&str; 2] = ["gateway/store", "gateway/testkit"];
 
 /// Every dependency on a crate of ours is one that [`CRATES`] permits, and every member is listed.
 #[must_use]

@@ -10,9 +10,9 @@ use crate::run::{self, become_it, cargo, release};
 /// What to measure; passed on to the bench.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// `nbd` (one gateway), `mirror` (two), `store` (flush and FUA on the disk), `recovery` (resync
+    /// `nbd` (one gateway), `iscsi` (the same for initiators), `mirror` (two), `store` (flush and FUA on the disk), `recovery` (resync
     /// and failover), `distance` (modes at 5 ms) or `snapshots` (snapshots and backups).
-    #[arg(value_parser = ["nbd", "mirror", "store", "recovery", "distance", "snapshots"])]
+    #[arg(value_parser = ["nbd", "iscsi", "mirror", "store", "recovery", "distance", "snapshots"])]
     what: String,
     /// How long each measurement takes.
     #[arg(long, value_name = "S")]

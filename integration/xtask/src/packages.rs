@@ -24,11 +24,12 @@ const fn need(what: &'static str, package: &'static str, why: &'static str) -> N
 }
 
 /// The peers that benchmarks run beside this product.
-const PEERS: [Need; 4] = [
+const PEERS: [Need; 5] = [
     need("nbdkit", "nbdkit", "a peer in benchmarks, a foreign server in tests"),
     need("qemu-nbd", "qemu-utils", "a peer in benchmarks, a foreign server in tests"),
     need("qemu-storage-daemon", "qemu-utils", "the peer that mirrors, in benchmarks"),
     need("nbd-server", "nbd-server", "a peer in benchmarks"),
+    need("tgtd", "tgt", "a peer in benchmarks"),
 ];
 
 /// The clients and tools of the end-to-end tests.

@@ -1,5 +1,7 @@
 //! Logins, as initiators do them and as they must not.
 
+mod fuzz;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

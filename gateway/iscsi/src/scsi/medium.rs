@@ -4,17 +4,16 @@
 
 use std::rc::Rc;
 
-use block::{Answer, Completions, Extent, IoError, Op, Request, Ticket, joined};
+use block::{Answer, Completions, Extent, Hold, IoError, Op, Request, Ticket, joined};
 use bytes::Bytes;
 
 use super::cdb::{Blocks, Check, Command};
 use super::copy::{self, Ended};
 use super::limits::{BLOCK_BYTES, CONTENT_BYTES_MAX, PIECE_BYTES_MAX, STATUS_RUNS_MAX};
 use super::nexus::{self, Nexus};
-use super::reserve::{self, Refusal};
 use super::sense::{self, Sense};
 use super::unit::Unit;
-use super::{KeepError, Outcome, Slow, Status, inquiry, mode};
+use super::{Outcome, ReserveOut, Slow, Status, inquiry, mode};
 
 /// Why a command stops before its end.
 #[derive(Debug)]
@@ -83,7 +82,7 @@ impl Run<'_> {
                 if let Some(extent) = part(self.extent(&at)?, data)
                     && check == Check::Each
                 {
-                    self.compare(extent, data).await?;
+                    self.compare(None, extent, data).await?;
                 }
             }
             Command::Verify { at, check } => self.verify(&at, check, data).await?,
@@ -110,7 +109,9 @@ impl Run<'_> {
             }
             Command::ExtendedCopy { .. } => self.copy(data).await?,
             Command::PersistentOut { action, scope, kind, .. } => {
-                return Ok(self.reserve(action, (scope, kind), data).await?.taking(taken));
+                let (who, list) = (self.nexus.registrant(), data.clone());
+                let order = ReserveOut { who, action, scope, kind, list };
+                return Ok(self.reserve(order).await?.taking(taken));
             }
             Command::LayoutOf { at, room } => return self.layout(&at, room),
             Command::ModeSelect { long, page_format, save, .. } => {
@@ -124,13 +125,22 @@ impl Run<'_> {
     // === One step at the volume ===
 
     /// Hands one operation to the volume and waits for its answer. Nothing that must not be
-    /// interrupted may run where it goes, except the caller itself.
+    /// interrupted may run where it goes.
     pub(super) async fn op(&self, op: Op, fua: bool) -> Result<Answer, Stop> {
+        self.op_of(None, op, fua).await
+    }
+
+    /// The same, as the one who holds what is concerned, if anybody does.
+    async fn op_of(&self, hold: Option<&Hold>, op: Op, fua: bool) -> Result<Answer, Stop> {
         if self.nexus.epoch() != self.epoch {
             return Err(Stop::Aborted);
         }
-        let ticket = self.completions.ticket(0);
-        self.unit.volume.0.submit(&mut vec![Request { op, fua, ticket }]);
+        let volume = &*self.unit.volume.0;
+        let request = Request { op, fua, ticket: self.completions.ticket(0) };
+        match hold {
+            Some(hold) => hold.submit(volume, request),
+            None => volume.submit(&mut vec![request]),
+        }
         std::future::poll_fn(|context| self.completions.poll_ready(context)).await;
         let mut answers = Vec::with_capacity(1);
         self.completions.take(&mut answers);
@@ -140,7 +150,11 @@ impl Run<'_> {
     }
 
     async fn read(&self, extent: Extent) -> Result<Bytes, Stop> {
-        match self.op(Op::Read(extent), false).await? {
+        self.read_of(None, extent).await
+    }
+
+    async fn read_of(&self, hold: Option<&Hold>, extent: Extent) -> Result<Bytes, Stop> {
+        match self.op_of(hold, Op::Read(extent), false).await? {
             Answer::Read(segments) => Ok(joined(&segments)),
             Answer::Done => Err(Stop::Io(IoError::Dropped)),
         }
@@ -181,8 +195,8 @@ impl Run<'_> {
     }
 
     /// Compares what is stored with `data`, of the same length.
-    async fn compare(&self, extent: Extent, data: &Bytes) -> Result<(), Stop> {
-        let stored = self.read(extent).await?;
+    async fn compare(&self, hold: Option<&Hold>, extent: Extent, data: &Bytes) -> Result<(), Stop> {
+        let stored = self.read_of(hold, extent).await?;
         match stored.iter().zip(data.iter()).position(|(stored, given)| stored != given) {
             Some(at) => Err(sense::MISCOMPARE.about(at as u64).into()),
             None => Ok(()),
@@ -199,8 +213,8 @@ impl Run<'_> {
         for piece in whole.into_iter().flat_map(|extent| extent.pieces(CONTENT_BYTES_MAX)) {
             match check {
                 Check::Readable => drop(self.read(piece).await?),
-                Check::Each => self.compare(piece, &rest.split_to(len(piece))).await?,
-                Check::Same => self.compare(piece, &rest.slice(..len(piece))).await?,
+                Check::Each => self.compare(None, piece, &rest.split_to(len(piece))).await?,
+                Check::Same => self.compare(None, piece, &rest.slice(..len(piece))).await?,
             }
         }
         Ok(())
@@ -251,21 +265,19 @@ impl Run<'_> {
         if data.len() < 2 * len(extent) {
             return Err(sense::SHORT_DATA.into());
         }
-        let held = self.unit.exclusively(extent).await;
-        self.compare(extent, &data.slice(..len(extent))).await?;
+        let hold = self.unit.exclusively(extent).await;
+        self.compare(Some(&hold), extent, &data.slice(..len(extent))).await?;
         let new = data.slice(len(extent)..2 * len(extent));
-        self.op(Op::Write(extent, new), fua).await?;
-        drop(held);
+        self.op_of(Some(&hold), Op::Write(extent, new), fua).await?;
         Ok(())
     }
 
     async fn or_write(&self, at: &Blocks, data: &Bytes, fua: bool) -> Result<(), Stop> {
         let Some(extent) = part(self.extent(at)?, data) else { return Ok(()) };
-        let held = self.unit.exclusively(extent).await;
-        let stored = self.read(extent).await?;
+        let hold = self.unit.exclusively(extent).await;
+        let stored = self.read_of(Some(&hold), extent).await?;
         let new: Vec<u8> = stored.iter().zip(data.iter()).map(|(old, or)| old | or).collect();
-        self.op(Op::Write(extent, new.into()), fua).await?;
-        drop(held);
+        self.op_of(Some(&hold), Op::Write(extent, new.into()), fua).await?;
         Ok(())
     }
 
@@ -305,30 +317,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a
-    /// reservation finds it after the loss of power.
-    async fn reserve(&self, action: u8, place: (u8, u8), list: &Bytes) -> Result<Outcome, Stop> {
-        let who = self.nexus.registrant();
-        let order = reserve::order(action, place, list)?;
-        let _turn = self.unit.ordering.lock().await;
-        let mut next = self.unit.reservations.borrow().clone();
-        let was = next.persistent();
-        let notices = match next.apply(&who, order) {
-            Ok(notices) => notices,
-            Err(Refusal::Conflict) => return Ok(Outcome::of(Status::ReservationConflict)),
-            Err(Refusal::WrongRelease) => return Err(sense::INVALID_RELEASE.into()),
-            Err(Refusal::Field(at)) => return Err(sense::INVALID_IN_LIST.list(at).into()),
-            Err(Refusal::NoRoom) => return Err(sense::NO_REGISTRATION_ROOM.into()),
+    /// Where this gateway has the volume it decides; elsewhere whoever has it is asked.
+    async fn reserve(&self, order: ReserveOut) -> Result<Outcome, Stop> {
+        let Some(sense) = self.unit.detour() else {
+            return Ok(self.unit.reserve_out(order).await?);
         };
-        if was || next.persistent() {
-            match self.unit.keeper.keep(next.encode()).await {
-                Ok(()) => {}
-                Err(KeepError::Store) => return Err(sense::NO_REGISTRATION_ROOM.into()),
-                Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
-            }
+        let told = self.unit.keeper.elsewhere(order).await;
+        // Whoever does not answer now may at another time, and the host has another way to it.
+        let outcome = told.ok_or(Stop::Sense(sense))?;
+        if self.unit.detour().is_some() && self.unit.reload().is_err() {
+            return Ok(Outcome::of(Status::Busy));
         }
-        self.unit.set_reservations(next, &notices);
-        Ok(Outcome::good())
+        Ok(outcome)
     }
 
     fn layout(&self, at: &Blocks, room: u32) -> Result<Outcome, Stop> {

@@ -31,6 +31,8 @@ pub(crate) const REGISTRATION_PREEMPTED: u16 = 0x2a05;
 pub(crate) const ACCESS_CHANGED: u16 = 0x2a06;
 /// Capacity data has changed.
 pub(crate) const CAPACITY_CHANGED: u16 = 0x2a09;
+/// Reported logical units data has changed.
+pub(crate) const UNITS_CHANGED: u16 = 0x3f0e;
 /// Commands cleared by another initiator.
 pub(crate) const CLEARED: u16 = 0x2f00;
 

@@ -1,5 +1,6 @@
 //! A unit over a volume in memory, asked as a session asks it.
 
+mod fuzz;
 mod standby;
 
 use std::cell::RefCell;
@@ -227,6 +228,24 @@ fn what_was_reserved_is_free_when_its_session_is_gone() {
     assert_eq!(rig.ask(&b, &[0x12, 0, 0, 0, 96, 0], &[]).status, Status::Good);
     drop(a);
     assert_eq!(rig.ask(&b, &[0; 6], &[]).status, Status::Good);
+}
+
+#[test]
+fn a_unit_that_is_gone_says_so_once_and_is_no_unit_from_then_on() {
+    let rig = Rig::new();
+    let host = rig.host(1);
+    let inquiry = [0x12, 0, 0, 0, 96, 0];
+    assert_eq!(rig.ask(&host, &inquiry, &[]).data_in[0], 0x00);
+    rig.unit.changed(UnitEvent::Gone);
+    assert_eq!(rig.unit.detour(), Some(sense::NO_UNIT), "what is held is told so, too");
+    let told = rig.ask(&host, &[0; 6], &[]).sense;
+    assert_eq!(told, Some(Sense::attention(nexus::UNITS_CHANGED)));
+    for cdb in [&[0; 6][..], &cdb_16(0x88, 0, 0, 1), &cdb_16(0x9e, 0x10, 0, 0)] {
+        assert_eq!(rig.ask(&host, cdb, &[]).sense, Some(sense::NO_UNIT), "{cdb:x?}");
+    }
+    assert_eq!(rig.ask(&host, &inquiry, &[]).data_in[0], 0x7f);
+    let report = [0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0];
+    assert_eq!(rig.ask(&host, &report, &[]).data_in[..4], [0; 4], "no unit is listed");
 }
 
 #[test]

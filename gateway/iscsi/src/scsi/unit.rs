@@ -6,22 +6,23 @@
 mod plan;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 
-use block::{Extent, Volume};
+use block::{Extent, Hold, Holds, Volume};
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::cdb::{Blocks, Cdb, Command};
 use super::limits::BLOCK_BYTES;
 use super::mode::Modes;
 use super::nexus::{self, Nexus, WeakNexus};
 use super::opcodes::{self, Access, Beside, Entry};
-use super::reserve::{self, Notice, Reservations, StateError};
+use super::report;
+use super::reserve::{self, Notice, Refusal, Reservations, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
-    Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow, Status,
-    UnitEvent, UnitIdentity, UnitSettings,
+    Admission, InitiatorPort, KeepError, Outcome, Plan, PortState, ReservationKeeper, ReserveOut,
+    Reset, Slow, Status, UnitEvent, UnitIdentity, UnitSettings,
 };
 
 /// A disk behind any number of nexuses.
@@ -32,24 +33,22 @@ pub struct Unit {
     pub(super) keeper: Rc<dyn ReservationKeeper>,
     pub(super) settings: RefCell<UnitSettings>,
     pub(super) modes: Cell<Modes>,
-    /// Whether anything may forbid reads or writes: a reservation, a port state, a protection.
+    /// Whether anything may forbid reads or writes: a reservation, a port state, a protection, or that
+    /// the unit is gone.
     guarded: Cell<bool>,
+    gone: Cell<bool>,
     /// The size that every nexus knows or is about to be told.
     bytes: Cell<u64>,
     /// Who is registered, and who holds a persistent reservation.
     pub(super) reservations: RefCell<Reservations>,
     /// Held by the one PERSISTENT RESERVE OUT that is being kept.
-    pub(super) ordering: tokio::sync::Mutex<()>,
+    ordering: tokio::sync::Mutex<()>,
     /// Which nexus holds the unit with RESERVE.
     holder: Cell<Option<u64>>,
     nexuses: RefCell<Vec<WeakNexus>>,
     next: Cell<u64>,
-    /// Where commands run that must not be interrupted.
-    exclusive: RefCell<Vec<Extent>>,
-    /// Whether there are any.
-    pub(super) busy: Cell<bool>,
-    /// Woken when one of them ends.
-    pub(super) freed: Notify,
+    /// Where commands run that must not be interrupted; shared with every other way to the volume.
+    holds: Rc<Holds>,
 }
 
 /// A volume, for a struct that shows itself.
@@ -59,13 +58,6 @@ impl std::fmt::Debug for VolumeRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a volume")
     }
-}
-
-/// Takes blocks for one command alone; gives them back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Exclusive<'a> {
-    unit: &'a Unit,
-    extent: Extent,
 }
 
 impl Unit {
@@ -82,6 +74,7 @@ impl Unit {
     ) -> Result<Rc<Self>, StateError> {
         let bytes = volume.geometry().bytes();
         let reservations = kept(&*keeper)?;
+        let holds = volume.holds().unwrap_or_default();
         let unit = Rc::new(Self {
             identity,
             volume: VolumeRef(volume),
@@ -89,15 +82,14 @@ impl Unit {
             settings: RefCell::new(settings),
             modes: Cell::new(Modes::DEFAULT),
             guarded: Cell::new(false),
+            gone: Cell::new(false),
             bytes: Cell::new(bytes),
             reservations: RefCell::new(reservations),
             ordering: tokio::sync::Mutex::new(()),
             holder: Cell::new(None),
             nexuses: RefCell::default(),
             next: Cell::new(0),
-            exclusive: RefCell::default(),
-            busy: Cell::new(false),
-            freed: Notify::new(),
+            holds,
         });
         unit.guard();
         Ok(unit)
@@ -134,10 +126,13 @@ impl Unit {
         {
             return Plan::Answer(Outcome::refused(attention));
         }
-        if self.guarded.get()
-            && let Some(outcome) = self.forbidden(nexus, entry, command)
-        {
-            return Plan::Answer(outcome);
+        if self.guarded.get() {
+            if self.gone.get() {
+                return report::no_unit(cdb, &[]);
+            }
+            if let Some(outcome) = self.forbidden(nexus, entry, command) {
+                return Plan::Answer(outcome);
+            }
         }
         self.plan(nexus, command).unwrap_or_else(|sense| Plan::Answer(Outcome::refused(sense)))
     }
@@ -154,7 +149,7 @@ impl Unit {
         if nexus.epoch() != epoch {
             return Admission::Aborted;
         }
-        if !self.busy.get() || self.is_free(extent) {
+        if self.holds.is_free(extent) {
             return Admission::Go;
         }
         let block = u64::from(BLOCK_BYTES);
@@ -200,6 +195,14 @@ impl Unit {
                     nexus.move_on();
                 }
             }
+            UnitEvent::Gone => {
+                self.gone.set(true);
+                self.guard();
+                for nexus in self.nexuses() {
+                    nexus.tell(nexus::UNITS_CHANGED);
+                    nexus.move_on();
+                }
+            }
         }
     }
 
@@ -221,9 +224,13 @@ impl Unit {
     }
 
     /// What a command for the medium is told here while this gateway knows that another one has the
-    /// volume; `None` while it is asked for itself, even if its outcome may be in doubt.
+    /// volume, or that nobody has; `None` while it is asked for itself, even if its outcome may be in
+    /// doubt.
     #[must_use]
     pub fn detour(&self) -> Option<Sense> {
+        if self.gone.get() {
+            return Some(sense::NO_UNIT);
+        }
         match self.state() {
             PortState::Optimized | PortState::NonOptimized | PortState::Transitioning => None,
             PortState::Standby => Some(sense::STANDBY),
@@ -244,7 +251,8 @@ impl Unit {
 
     /// Computes anew whether anything may forbid reads or writes.
     pub(super) fn guard(&self) {
-        let guarded = self.holder.get().is_some()
+        let guarded = self.gone.get()
+            || self.holder.get().is_some()
             || self.reservations.borrow().kind().is_some()
             || self.state() != PortState::Optimized
             || self.modes.get() != Modes::DEFAULT;
@@ -321,6 +329,42 @@ impl Unit {
         Ok(Outcome::good())
     }
 
+    /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a reservation
+    /// finds it after the loss of power. Whoever sent it need not be logged in here: it may have come to
+    /// a port of another gateway, which knows who that is.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    ///
+    /// # Cancellation
+    /// It may be kept and not in force, as when the power is lost just then.
+    pub async fn reserve_out(&self, order: ReserveOut) -> Result<Outcome, Sense> {
+        let ReserveOut { who, action, scope, kind, list } = order;
+        let order = reserve::order(action, (scope, kind), &list)?;
+        let _turn = self.ordering.lock().await;
+        if self.detour().is_some() {
+            return Ok(Outcome::of(Status::Busy));
+        }
+        let mut next = self.reservations.borrow().clone();
+        let was = next.persistent();
+        let notices = match next.apply(&who, order) {
+            Ok(notices) => notices,
+            Err(Refusal::Conflict) => return Ok(Outcome::of(Status::ReservationConflict)),
+            Err(Refusal::WrongRelease) => return Err(sense::INVALID_RELEASE),
+            Err(Refusal::Field(at)) => return Err(sense::INVALID_IN_LIST.list(at)),
+            Err(Refusal::NoRoom) => return Err(sense::NO_REGISTRATION_ROOM),
+        };
+        if was || next.persistent() {
+            match self.keeper.keep(next.encode()).await {
+                Ok(()) => {}
+                Err(KeepError::Store) => return Err(sense::NO_REGISTRATION_ROOM),
+                Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
+            }
+        }
+        self.set_reservations(next, &notices);
+        Ok(Outcome::good())
+    }
+
     /// Puts reservations in force, and tells those whom it concerns.
     pub(super) fn set_reservations(&self, next: Reservations, notices: &[Notice]) {
         *self.reservations.borrow_mut() = next;
@@ -363,20 +407,15 @@ impl Unit {
 
     // === Commands that must not be interrupted ===
 
-    /// Whether no such command runs on these blocks.
-    pub(super) fn is_free(&self, extent: Extent) -> bool {
-        !self.exclusive.borrow().iter().any(|other| other.overlaps(extent))
-    }
-
-    /// Waits until these blocks are free, and takes them.
+    /// Waits until these blocks are free and no change of them is under way, and takes them: against
+    /// other initiators, and against every other way to the volume.
     ///
     /// # Cancellation
     /// Safe: nothing is taken.
-    pub(super) async fn exclusively(&self, extent: Extent) -> Exclusive<'_> {
-        self.until_free(extent).await;
-        self.exclusive.borrow_mut().push(extent);
-        self.busy.set(true);
-        Exclusive { unit: self, extent }
+    pub(super) async fn exclusively(&self, extent: Extent) -> Hold {
+        let hold = self.holds.take(extent).await;
+        poll_fn(|context| self.volume.0.poll_settled(extent, context)).await;
+        hold
     }
 
     /// Waits until these blocks are free.
@@ -384,13 +423,7 @@ impl Unit {
     /// # Cancellation
     /// Safe: nothing is changed.
     pub(super) async fn until_free(&self, extent: Extent) {
-        loop {
-            let freed = self.freed.notified();
-            if self.is_free(extent) {
-                return;
-            }
-            freed.await;
-        }
+        self.holds.until_free(extent).await;
     }
 
     /// Runs a command that [`Self::begin`] or [`Self::admit`] found to be slow, with the data-out
@@ -408,18 +441,6 @@ impl Unit {
         data_out: Bytes,
     ) -> Result<Outcome, block::IoError> {
         super::medium::run(&self, &nexus, &command, &data_out).await
-    }
-}
-
-impl Drop for Exclusive<'_> {
-    fn drop(&mut self) {
-        let mut all = self.unit.exclusive.borrow_mut();
-        if let Some(at) = all.iter().position(|extent| *extent == self.extent) {
-            all.swap_remove(at);
-        }
-        self.unit.busy.set(!all.is_empty());
-        drop(all);
-        self.unit.freed.notify_waiters();
     }
 }
 

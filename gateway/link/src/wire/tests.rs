@@ -1,5 +1,7 @@
 //! The codec against arbitrary messages, arbitrary bytes and arbitrary damage.
 
+mod fuzz;
+
 use block::{
     BlockRange, BootId, Change, DirtyReport, Epoch, Extent, GatewayId, Generation, Goodbye,
     GroupId, Identity, IoError, MirrorState, Mode, Open, Opened, Quality, Seq, SessionId, VolumeId,

@@ -1,12 +1,14 @@
 //! A volume as its hosts see it: the hot path's first step.
 //!
 //! Invariant: a read never waits for a mirror; a change of a volume that nobody mirrors goes
-//! straight to its store under the host's own ticket.
+//! straight to its store under the host's own ticket. Whatever protocol a host speaks, its requests
+//! come through here, so that bytes that are held for one host are held against all others.
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use block::{Change, Extent, Geometry, IoError, Op, Request, Run, Store, Volume};
+use block::{Change, Extent, Geometry, Holds, IoError, Op, Request, Run, Store, Volume};
 use tokio::time::Instant;
 
 use super::members::{GONE, Member};
@@ -15,16 +17,19 @@ use super::{Core, Group};
 use crate::machine::Event;
 
 /// One volume of a group, for hosts.
+#[derive(Clone)]
 pub(super) struct Handle {
     group: Rc<Group>,
     store: Rc<dyn Store>,
     /// Where the volume is in the group now; it moves when another one leaves.
     index: Rc<Cell<usize>>,
+    holds: Rc<Holds>,
 }
 
 impl Handle {
     pub(super) fn new(group: Rc<Group>, member: &Member) -> Self {
-        Self { group, store: Rc::clone(&member.store), index: Rc::clone(&member.index) }
+        let (store, index) = (Rc::clone(&member.store), Rc::clone(&member.index));
+        Self { group, store, index, holds: Rc::clone(&member.holds) }
     }
 
     fn has_left(&self) -> bool {
@@ -46,6 +51,7 @@ impl Volume for Handle {
             batch.drain(..).for_each(|request| request.ticket.fail(IoError::ShuttingDown));
             return;
         }
+        self.holds.sift(batch, || Rc::new(self.clone()));
         let now = Instant::now();
         {
             let mut core = self.group.core.borrow_mut();
@@ -66,6 +72,27 @@ impl Volume for Handle {
         }
         self.store.layout(extent, limit)
     }
+
+    fn holds(&self) -> Option<Rc<Holds>> {
+        Some(Rc::clone(&self.holds))
+    }
+
+    /// A read is handed to the store at once, past changes that wait in the machine: for their range,
+    /// for a record, or for a snapshot. The store itself does what overlaps in the order given.
+    fn poll_settled(&self, extent: Extent, context: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.group.core.borrow_mut();
+        let index = self.index.get();
+        let is_queued =
+            |event: &Event| matches!(event, Event::Change { volume, .. } if *volume == index);
+        // Of a volume that left, and in a group that is closed, every request is refused.
+        let is_over = self.has_left() || self.group.stopping.is_cancelled();
+        if is_over || !core.events.iter().any(is_queued) && core.machine.has_applied(index, extent)
+        {
+            return Poll::Ready(());
+        }
+        core.await_turn(context);
+        Poll::Pending
+    }
 }
 
 impl Core {
@@ -79,6 +106,13 @@ impl Core {
         }
         for request in self.batches.iter_mut().flat_map(|batch| batch.drain(..)) {
             request.ticket.fail(IoError::ShuttingDown);
+        }
+    }
+
+    /// Wakes whoever polls at the end of the next turn.
+    fn await_turn(&mut self, context: &Context<'_>) {
+        if !self.settling.iter().any(|waker| waker.will_wake(context.waker())) {
+            self.settling.push(context.waker().clone());
         }
     }
 

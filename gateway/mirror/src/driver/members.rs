@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use block::{Completions, GroupId, IoError, SessionId, Store, VolumeId};
+use block::{Completions, GroupId, Holds, IoError, SessionId, Store, VolumeId};
 use bytes::Bytes;
 
 use super::{Core, Group};
@@ -24,11 +24,13 @@ pub(super) struct Member {
     pub(super) store: Rc<dyn Store>,
     /// The machine's index of it, for those who hold a handle to it.
     pub(super) index: Rc<Cell<usize>>,
+    /// What is held of it for one host alone.
+    pub(super) holds: Rc<Holds>,
 }
 
 impl Member {
     pub(super) fn new(id: VolumeId, index: usize, store: Rc<dyn Store>) -> Self {
-        Self { id, store, index: Rc::new(Cell::new(index)) }
+        Self { id, store, index: Rc::new(Cell::new(index)), holds: Rc::default() }
     }
 
     /// Makes the store durable and marks it clean.

@@ -204,6 +204,7 @@ impl Group {
             upstream: None,
             candidate: None,
             waiter: None,
+            settling: Vec::new(),
             keepers: HashMap::new(),
             witness: witness.map(|(port, _)| port),
             companions: parts.companions.map(CompanionPort::new),

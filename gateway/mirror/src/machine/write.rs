@@ -99,6 +99,12 @@ impl Writes {
         flying.any(|write| write.local.is_none())
     }
 
+    /// Whether a change there is under way that the copy here has not applied, nor failed to.
+    fn any_unapplied_in(&self, volume: usize, extent: Extent) -> bool {
+        let mut there = self.slots.iter().flatten().filter(|write| write.volume == volume);
+        there.any(|write| write.local.is_none() && write.extent.overlaps(extent))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -422,6 +428,16 @@ impl Machine {
                 self.leg_done(write, leg, out);
             }
         }
+    }
+
+    /// Whether the copy here has every change of these bytes that came before now, so that a read gives
+    /// what is there.
+    pub(crate) fn has_applied(&self, volume: usize, extent: Extent) -> bool {
+        let is_held = |held: &Held| match held {
+            Held::Change { change: (of, other, _), .. } => *of == volume && other.overlaps(extent),
+            Held::Flush { .. } => false,
+        };
+        !self.held.iter().any(is_held) && !self.writes.any_unapplied_in(volume, extent)
     }
 
     /// Whether a mirror has everything that is in the stream. What the copier settles there (where a

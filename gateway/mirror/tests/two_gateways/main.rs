@@ -9,6 +9,7 @@ mod cascade;
 mod copying;
 mod detached;
 mod hazards;
+mod holds;
 mod link;
 mod modes;
 mod moments;

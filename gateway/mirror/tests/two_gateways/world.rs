@@ -352,6 +352,11 @@ impl Site {
         self.group.close().await
     }
 
+    /// The first volume, as a host has it.
+    pub(crate) fn volume(&self) -> Rc<dyn Volume> {
+        self.group.volume(VOLUMES[0]).unwrap()
+    }
+
     /// Keeps changes back at the store, or lets them through.
     pub(crate) fn hold(&self, hold: bool) {
         self.mortal.iter().for_each(|store| store.hold(hold));

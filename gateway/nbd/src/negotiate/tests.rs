@@ -1,5 +1,7 @@
 //! Handshakes as byte tables, and as noise.
 
+mod fuzz;
+
 use proptest::prelude::*;
 
 use super::*;

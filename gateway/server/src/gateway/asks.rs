@@ -22,6 +22,7 @@ use super::surveys::Survey;
 use crate::book::{PeerEntry, Place};
 use crate::numbers::Remote;
 use crate::refusal::Refused;
+use crate::reservations;
 use crate::runs::calls::{RunAnswer, RunQuestion};
 use crate::ways::Side;
 
@@ -180,6 +181,8 @@ pub(crate) enum Question {
         /// The group.
         group: Uuid,
     },
+    /// A host asks me what only you can decide.
+    Reserve(reservations::Carried),
     /// Initiators reach me there; where do they reach you?
     Portals(Side),
     /// I stand there; where do you?
@@ -200,6 +203,7 @@ impl Question {
             Self::Do { deed, .. } => deed.version_min(),
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             Self::Block(_) => block::BLOCKS_SINCE_VERSION,
+            Self::Reserve(_) => block::ATTRIBUTES_SINCE_VERSION,
             Self::Run(_) => block::RUNS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
@@ -243,6 +247,8 @@ pub(crate) enum Answer {
         /// It, as hexadecimal digits.
         content: String,
     },
+    /// How what the host asked ended.
+    Reserved(reservations::Ended),
     /// Initiators reach me there.
     Portals(Side),
     /// I stand there.

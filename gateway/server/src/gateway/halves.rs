@@ -174,6 +174,7 @@ impl Gateway {
                 self.point_for(peer, (group, snapshot), name).await
             }
             Question::Block(lost) => self.block_for(peer, lost).await,
+            Question::Reserve(carried) => self.reserve_for(peer, &carried).await,
             Question::Survey { group } => self.survey_for(group, peer).await,
             Question::HandOver { group, drop_hosts } => {
                 self.hand_over_for(peer, (group, drop_hosts)).await

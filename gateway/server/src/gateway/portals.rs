@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
-use block::{GatewayId, Identity};
+use block::{GatewayId, GroupId, Identity, VolumeId};
 use uuid::Uuid;
 
 use super::Gateway;
 use super::asks::{Answer, Question};
 use crate::book::BookError;
 use crate::refusal::Refused;
+use crate::reservations::{Carried, Ended};
+use crate::targets::target_name;
 use crate::ways::Side;
 
 /// How soon a gateway is told that was not reached, or has joined meanwhile. One that starts tells by
@@ -114,5 +116,39 @@ impl Gateway {
         }
         self.ways.learn(gateway, side);
         Ok(())
+    }
+
+    /// A gateway that mirrors a volume carries what a host asks at its port about reservations.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`] for what makes no sense; [`Code::NotFound`], or when this gateway does not serve
+    /// the volume either.
+    pub(super) async fn reserve_for(
+        &self,
+        peer: &Identity,
+        carried: &Carried,
+    ) -> Result<Answer, Refused> {
+        let (group, volume) =
+            (GroupId::from_uuid(carried.group), VolumeId::from_uuid(carried.volume));
+        let status = self.status_of(group).await?;
+        if !status.legs.iter().any(|leg| leg.gateway == peer.gateway) {
+            let detail = format!("{} mirrors nothing of that group from here", peer.site);
+            return Err(Refused::new(Code::Invalid, detail));
+        }
+        let order = carried.order().ok_or_else(|| {
+            Refused::new(Code::Invalid, "these are no reservations that a host asks for")
+        })?;
+        let target = {
+            let pages = self.book.read();
+            let mut volumes = pages.volumes();
+            let found = volumes.find(|(_, entry)| entry.id == carried.volume);
+            let name = found.map(|(_, entry)| entry.name.clone());
+            let missing = || Refused::new(Code::NotFound, "there is no such volume here");
+            target_name(&self.config.iscsi.prefix, &name.ok_or_else(missing)?)
+        };
+        let shard = self.shard_of(group).clone();
+        let place = (group, volume);
+        let done = shard.run(move |state| async move { state.reserve(place, target, order).await });
+        Ok(Answer::Reserved(Ended::of(&done.await??)))
     }
 }

@@ -17,6 +17,7 @@ use crate::book::GroupEntry;
 use crate::clock::text;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;
+use crate::targets::{TARGET_NAME_BYTES_MAX, target_at};
 
 /// What the names begin with that the gateway gives.
 const RESERVED: &str = "auto.";
@@ -87,7 +88,7 @@ impl Gateway {
             let name = known.map_or_else(|| id.to_string(), |volume| volume.name.clone());
             SnapshotVolume {
                 exports: if snapshot.state.is_readable() {
-                    self.exports_of(&export_name(&name, &snapshot.name))
+                    self.exports_at(&name, &snapshot.name)
                 } else {
                     Vec::new()
                 },
@@ -216,6 +217,17 @@ impl Gateway {
         })?;
         self.events.tell("snapshot", &subject, "deleted");
         Ok(())
+    }
+
+    /// Where what a volume was at a snapshot is read.
+    #[must_use]
+    fn exports_at(&self, volume: &str, snapshot: &str) -> Vec<String> {
+        let target = target_at(volume, snapshot);
+        // A prefix may be so long that both names do not fit behind it.
+        let fits = self.config.iscsi.prefix.len() + 1 + target.len() <= TARGET_NAME_BYTES_MAX;
+        let mut uris = self.exports_named(&export_name(volume, snapshot), &target);
+        uris.retain(|uri| fits || !uri.starts_with("iscsi:"));
+        uris
     }
 
     /// Where the export `VOLUME@SNAPSHOT` is read, and its size then; only of what can be read now.

@@ -141,13 +141,17 @@ impl Gateway {
     /// Where a volume of this name is attached.
     #[must_use]
     pub(crate) fn exports_of(&self, volume: &str) -> Vec<String> {
+        self.exports_named(volume, volume)
+    }
+
+    pub(super) fn exports_named(&self, export: &str, target: &str) -> Vec<String> {
         self.nbd_uris
             .iter()
             .map(|uri| match uri.split_once("?") {
-                Some((before, after)) => format!("{before}{volume}?{after}"),
-                None => format!("{uri}{volume}"),
+                Some((before, after)) => format!("{before}{export}?{after}"),
+                None => format!("{uri}{export}"),
             })
-            .chain(self.iscsi_uris.iter().map(|uri| format!("{uri}{volume}/0")))
+            .chain(self.iscsi_uris.iter().map(|uri| format!("{uri}{target}/0")))
             .collect()
     }
 

@@ -9,6 +9,7 @@ mod copies;
 mod filling;
 pub(crate) mod initiators;
 mod journal;
+mod kept;
 mod members;
 mod notes;
 mod scrub;
@@ -121,14 +122,16 @@ struct OpenVolume {
     disk: Rc<RefCell<Option<initiators::Disk>>>,
     /// The same in front of the copy here while it is open on its own.
     apart: Rc<RefCell<Option<initiators::Disk>>>,
+    /// The disks that show what it was at snapshots, once an initiator has logged in to one.
+    kept: Rc<RefCell<Vec<kept::KeptDisk>>>,
 }
 
 impl OpenVolume {
     fn new(id: VolumeId, store: Rc<PoolVolume>) -> Self {
         let (hosts, sessions, readers) = (Rc::default(), Rc::default(), Rc::default());
         let (closing, is_closed) = (Rc::default(), Rc::default());
-        let (disk, apart) = (Rc::default(), Rc::default());
-        Self { id, store, hosts, sessions, readers, closing, is_closed, disk, apart }
+        let (disk, apart, kept) = (Rc::default(), Rc::default(), Rc::default());
+        Self { id, store, hosts, sessions, readers, closing, is_closed, disk, apart, kept }
     }
 }
 

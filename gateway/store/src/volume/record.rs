@@ -198,7 +198,7 @@ fn sums_of(bytes: &[u8]) -> Option<Box<[u32; BLOCKS]>> {
     Some(sums)
 }
 
-fn checksum(generation: u64, index: u64, record: &[u8]) -> u32 {
+pub(super) fn checksum(generation: u64, index: u64, record: &[u8]) -> u32 {
     let mut covered = [0; 16 + RECORD_BYTES];
     covered[..8].copy_from_slice(&generation.to_le_bytes());
     covered[8..16].copy_from_slice(&index.to_le_bytes());

@@ -145,6 +145,66 @@ fn reservations_of_the_other_gateway_hold_from_the_first_command_on() {
     assert_eq!(write.status, Status::ReservationConflict);
 }
 
+/// Has orders done at another gateway, and reads what that one keeps.
+#[derive(Debug)]
+struct Carrying {
+    there: Rc<Unit>,
+    drawer: Rc<Drawer>,
+    hears: Cell<bool>,
+}
+
+impl ReservationKeeper for Carrying {
+    fn load(&self) -> Result<Option<Bytes>, KeepError> {
+        self.drawer.load()
+    }
+
+    fn keep(&self, _: Bytes) -> KeepFuture {
+        panic!("a gateway that does not serve keeps nothing by itself");
+    }
+
+    fn elsewhere(&self, order: ReserveOut) -> ElsewhereFuture {
+        let there = self.hears.get().then(|| Rc::clone(&self.there));
+        Box::pin(
+            async move { Some(there?.reserve_out(order).await.unwrap_or_else(Outcome::refused)) },
+        )
+    }
+}
+
+#[test]
+fn an_order_at_a_port_in_standby_is_done_by_whoever_has_the_volume() {
+    let drawer = Rc::new(Drawer::default());
+    let volume = || MemoryStore::new(Geometry::new(BYTES).unwrap());
+    let there = Rig::over(volume(), Rc::<Drawer>::clone(&drawer));
+    let (unit, hears) = (Rc::clone(&there.unit), Cell::new(true));
+    let keeper = Rc::new(Carrying { there: unit, drawer, hears });
+    let rig = Rig::over(volume(), Rc::<Carrying>::clone(&keeper));
+    rig.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    let (a, b) = (host(&rig, 1), host(&rig, 2));
+    let (cdb, list) = register(0, 0, 0, 7, 1);
+    assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Good);
+    let read_keys = [0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0];
+    for (rig, who) in [(&rig, &a), (&there, &there.host(9))] {
+        assert_eq!(rig.ask(who, &read_keys, &[]).data_in[8..], 7u64.to_be_bytes());
+    }
+    // It is known there by the port that it came to, not as a host of the same name at another.
+    let same = there.host(1);
+    let (cdb, list) = register(1, 5, 7, 0, 0);
+    assert_eq!(there.ask(&same, &cdb, &list).status, Status::ReservationConflict);
+    assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Good);
+    assert_eq!(rig.ask(&b, &cdb, &list).status, Status::ReservationConflict);
+    let (cdb, list) = register(1, 2, 7, 0, 0);
+    assert_eq!(rig.ask(&a, &cdb, &list).sense, Some(sense::INVALID_FIELD.cdb(2)));
+    let write = there.ask(&same, &cdb_16(0x8a, 0, 0, 1), &[0; 512]);
+    assert_eq!(write.status, Status::ReservationConflict, "it holds where the volume is");
+    keeper.hears.set(false);
+    let (cdb, list) = register(3, 0, 7, 0, 0);
+    assert_eq!(rig.ask(&a, &cdb, &list).sense, Some(sense::STANDBY), "nobody can be asked");
+    // The other gateway does not have it either: the host tries again.
+    keeper.hears.set(true);
+    there.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Busy);
+}
+
 proptest! {
     #[test]
     fn nothing_that_a_host_sends_reaches_the_volume(

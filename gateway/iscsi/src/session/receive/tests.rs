@@ -1,5 +1,7 @@
 //! PDUs that come in any pieces are the same PDUs.
 
+mod fuzz;
+
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 

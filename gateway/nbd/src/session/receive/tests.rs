@@ -1,10 +1,12 @@
 //! Requests out of bytes, however they are cut, and out of noise.
 
+mod fuzz;
+
 use block::Extent;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{Command, Errno};
+use crate::wire::{Command, CommandFlags, Errno};
 
 fn request(command: u16, cookie: u64, offset: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = 0x2560_9513u32.to_be_bytes().to_vec();

@@ -8,23 +8,27 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use block::{Extent, Geometry, GroupId, IoError, Request, Run, Volume, VolumeId};
+use api::Code;
+use block::{Extent, Geometry, GroupId, Holds, IoError, Request, Run, Volume, VolumeId};
 use bytes::Bytes;
 use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
-    Forgetful, KeepError, KeepFuture, PortState, ReservationKeeper, Unit, UnitEvent, UnitIdentity,
-    UnitSettings,
+    ElsewhereFuture, Forgetful, KeepError, KeepFuture, Outcome, PortState, ReservationKeeper,
+    ReserveOut, Unit, UnitEvent, UnitIdentity, UnitSettings,
 };
 use iscsi::{Attachment, LoggedIn, Told};
-use mirror::{Group, GroupStatus, Serving};
+use mirror::{Group, GroupStatus, LinkState, Serving};
 use tokio_util::sync::CancellationToken;
 
 use super::{OpenGroup, OpenVolume, ShardState};
+use crate::refusal::Refused;
+use crate::reservations;
 use crate::ways::Paths;
 
 /// How long a group may take to change hands, for initiators that ask.
-const TRANSITION_SECONDS: u8 = 30;
+pub(super) const TRANSITION_SECONDS: u8 = 30;
 
 /// A disk, and what stands between it and its volume.
 #[derive(Clone)]
@@ -95,12 +99,22 @@ impl Volume for Guarded {
         }
         self.volume.layout(extent, limit)
     }
+
+    fn holds(&self) -> Option<Rc<Holds>> {
+        self.volume.holds()
+    }
+
+    fn poll_settled(&self, extent: Extent, context: &mut Context<'_>) -> Poll<()> {
+        self.volume.poll_settled(extent, context)
+    }
 }
 
 /// Keeps a volume's reservations with the volume, at every in-sync mirror too.
 struct GroupKeeper {
     group: Rc<Group>,
     volume: VolumeId,
+    /// How whoever serves is asked.
+    links: link::LinkContext,
 }
 
 impl fmt::Debug for GroupKeeper {
@@ -127,6 +141,19 @@ impl ReservationKeeper for GroupKeeper {
                 _ => KeepError::NotNow,
             })
         })
+    }
+
+    fn elsewhere(&self, order: ReserveOut) -> ElsewhereFuture {
+        let status = self.group.status();
+        let heard = status.upstream.filter(|upstream| upstream.link == LinkState::Connected);
+        let place = (self.group.id(), self.volume);
+        match heard {
+            Some(upstream) => {
+                Box::pin(reservations::carry(self.links.clone(), upstream.gateway, place, order))
+            }
+            // It hears nobody who has the volume.
+            None => Box::pin(std::future::ready(None)),
+        }
     }
 }
 
@@ -181,10 +208,10 @@ impl Disk {
     }
 }
 
-/// The identity of a copy that is open on its own: what it holds is not what the volume holds, so no
-/// host may take the two for one disk.
-fn apart(volume: VolumeId, gateway: block::GatewayId) -> VolumeId {
-    let mixed = volume.uuid().as_u128() ^ gateway.uuid().as_u128();
+/// The identity of what is of a volume and holds something else, at a gateway or at a snapshot: no host
+/// may take the two for one disk.
+pub(super) fn apart(volume: VolumeId, from: uuid::Uuid) -> VolumeId {
+    let mixed = volume.uuid().as_u128() ^ from.as_u128();
     VolumeId::from_uuid(uuid::Uuid::from_u128(mixed))
 }
 
@@ -220,6 +247,7 @@ impl ShardState {
     /// Lets initiators of a group know what became of it.
     pub(super) fn follow(&self, open: &OpenGroup, status: &GroupStatus) {
         let volumes = open.volumes.borrow().clone();
+        volumes.iter().for_each(|volume| volume.let_go_of_snapshots(status));
         let seen = volumes.iter().filter(|volume| volume.disk.borrow().is_some());
         let mut paths = None;
         for volume in seen {
@@ -245,31 +273,58 @@ impl ShardState {
     ) {
         let Some(open) = self.group(group) else { return };
         let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
-        let status = open.group.status();
-        let paths = self.parts.ways.of(&status);
-        let known = of.disk.borrow().clone();
-        let disk = match known {
-            Some(disk) => disk,
-            None => {
-                let Some(handle) = open.group.volume(volume) else { return };
-                let identity = UnitIdentity { volume, target: host.target().name.clone() };
-                let keeper = Rc::new(GroupKeeper { group: Rc::clone(&open.group), volume });
-                let made = Disk::new(identity, (&open.group, handle), keeper, &paths);
-                let made = match made {
-                    Ok(made) => made,
-                    Err(error) => {
-                        tracing::error!(%volume, %error, "volume is not served over iSCSI");
-                        return;
-                    }
-                };
-                *of.disk.borrow_mut() = Some(made.clone());
-                made
-            }
-        };
+        let paths = self.parts.ways.of(&open.group.status());
+        let Some(disk) = self.disk_of(&open, &of, &host.target().name, &paths) else { return };
         disk.volume.read_only.set(read_only);
         disk.follow(&open.group, &paths);
         let (sessions, closing) = (of.sessions, of.closing.borrow().clone());
         self.seat_at(disk, (label, open.closing.child_token()), (sessions, closing), host);
+    }
+
+    /// The disk in front of a volume, which is made when somebody asks for it first.
+    fn disk_of(
+        &self,
+        open: &OpenGroup,
+        of: &OpenVolume,
+        target: &str,
+        paths: &Paths,
+    ) -> Option<Disk> {
+        if let Some(known) = of.disk.borrow().clone() {
+            return Some(known);
+        }
+        let handle = open.group.volume(of.id)?;
+        let identity = UnitIdentity { volume: of.id, target: target.to_owned() };
+        let (group, links) = (Rc::clone(&open.group), self.parts.links.clone());
+        let keeper = Rc::new(GroupKeeper { group, volume: of.id, links });
+        let made = Disk::new(identity, (&open.group, handle), keeper, paths);
+        let made = made.inspect_err(|error| {
+            tracing::error!(volume = %of.id, %error, "volume is not served over iSCSI");
+        });
+        let made = made.ok()?;
+        *of.disk.borrow_mut() = Some(made.clone());
+        Some(made)
+    }
+
+    /// Does what a host asked at a port of a mirror about reservations of a volume that is served here.
+    ///
+    /// # Errors
+    /// [`Code::NotPrimary`] when it is not.
+    pub(crate) async fn reserve(
+        &self,
+        (group, volume): (GroupId, VolumeId),
+        target: String,
+        order: ReserveOut,
+    ) -> Result<Outcome, Refused> {
+        let not_served = || Refused::new(Code::NotPrimary, "the volume is not served here now");
+        let open = self.open_group(group)?;
+        let of = open.volume(volume).filter(|of| !of.is_closed.get()).ok_or_else(not_served)?;
+        let paths = self.parts.ways.of(&open.group.status());
+        let disk = self.disk_of(&open, &of, &target, &paths).ok_or_else(not_served)?;
+        disk.follow(&open.group, &paths);
+        if !disk.is_open() {
+            return Err(not_served());
+        }
+        Ok(disk.unit.reserve_out(order).await.unwrap_or_else(Outcome::refused))
     }
 
     /// Seats an initiator's session at a copy that is open on its own.
@@ -290,7 +345,7 @@ impl ShardState {
             Some(disk) => disk,
             None => {
                 let Some(handle) = open.group.volume(volume) else { return };
-                let volume = apart(volume, self.parts.identity.gateway);
+                let volume = apart(volume, self.parts.identity.gateway.uuid());
                 let identity = UnitIdentity { volume, target: host.target().name.clone() };
                 let paths = self.parts.ways.apart();
                 let at = (&open.group, handle);

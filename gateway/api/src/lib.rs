@@ -22,6 +22,7 @@ mod problem;
 mod rec;
 mod run;
 mod sdrs;
+mod sdrs_instance;
 mod session;
 mod site;
 mod snapshot;
@@ -85,9 +86,14 @@ pub use sdrs::{
     SdrsDrillShown, SdrsDrillVolume, SdrsExtend, SdrsFailed, SdrsFailedList, SdrsFailover,
     SdrsGroup, SdrsGroupAction, SdrsGroupCreate, SdrsGroupList, SdrsGroupRename, SdrsGroupShown,
     SdrsJob, SdrsJobBegun, SdrsName, SdrsNewDrill, SdrsNewGroup, SdrsNewPair, SdrsNothing,
-    SdrsPair, SdrsPairAction, SdrsPairCreate, SdrsPairDelete, SdrsPairEnd, SdrsPairList,
-    SdrsPairMetadata, SdrsPairRename, SdrsPairShown, SdrsQuota, SdrsQuotaResources, SdrsQuotas,
-    SdrsReverse,
+    SdrsPair, SdrsPairAction, SdrsPairAttachment, SdrsPairCreate, SdrsPairDelete, SdrsPairEnd,
+    SdrsPairList, SdrsPairMetadata, SdrsPairRename, SdrsPairShown, SdrsQuota, SdrsQuotaResources,
+    SdrsQuotas, SdrsReverse,
+};
+pub use sdrs_instance::{
+    SdrsAttach, SdrsAttachment, SdrsFlavors, SdrsInstance, SdrsInstanceCreate, SdrsInstanceDelete,
+    SdrsInstanceList, SdrsInstanceRename, SdrsInstanceShown, SdrsNewAttachment, SdrsNewInstance,
+    SdrsNic, SdrsNicCreate, SdrsNicDelete, SdrsResize, SdrsSecurityGroup, SdrsTag,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

@@ -134,7 +134,7 @@ pub struct SdrsGroup {
     pub replication_status: Option<String>,
     /// `normal` or `abnormal`; null before it was turned on.
     pub health_status: Option<String>,
-    /// Protected servers: none are kept here.
+    /// Its protected instances.
     pub protected_instance_num: usize,
     /// Its pairs.
     pub replication_num: usize,
@@ -312,12 +312,23 @@ pub struct SdrsPair {
     pub fault_level: String,
     /// Why it is in error.
     pub failure_detail: Option<String>,
+    /// The protected instances that its disks are attached to.
+    pub attachment: Vec<SdrsPairAttachment>,
     /// What is known of the disks.
     pub record_metadata: SdrsPairMetadata,
     /// When it was made.
     pub created_at: String,
     /// When it was changed.
     pub updated_at: String,
+}
+
+/// A server that has a pair's disk, and the one that stands in for it.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct SdrsPairAttachment {
+    /// The protected instance.
+    pub protected_instance: String,
+    /// The device's name.
+    pub device: String,
 }
 
 /// What is known of a pair's disks.

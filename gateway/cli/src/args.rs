@@ -17,7 +17,9 @@ pub(crate) use self::backups::{
     Backup, BackupPolicy, BackupRestore, BackupTarget, Catalogue, Follow,
 };
 pub(crate) use self::groups::{Failover, Group, Migrate, Reprotect};
-pub(crate) use self::plugins::{Language, Plugin, PluginBuild, PluginCheck, PluginNew};
+pub(crate) use self::plugins::{
+    Language, Plugin, PluginBuild, PluginCheck, PluginMeasure, PluginNew,
+};
 pub(crate) use self::points::{
     Keep, MomentRollback, Point, PointJournal, PointPolicy, RetentionRules,
 };

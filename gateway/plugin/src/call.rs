@@ -91,6 +91,11 @@ impl Calls {
         Self { machine, places: Semaphore::new(CALLS_MAX) }
     }
 
+    /// The engine that they are made with.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// Makes one.
     ///
     /// # Errors

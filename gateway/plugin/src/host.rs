@@ -97,8 +97,8 @@ impl Drop for Host {
 }
 
 /// A component that is loaded.
-struct Loaded {
-    linked: Linked,
+pub(crate) struct Loaded {
+    pub(crate) linked: Linked,
     about: Arc<About>,
 }
 
@@ -210,10 +210,7 @@ impl Plugins {
         deed: impl Deed<R>,
     ) -> Result<R, CallError> {
         let host = &self.0;
-        let (settings, config) = locked(&slot.settings).clone();
-        let voice = (Arc::clone(&slot.logs), Arc::clone(&slot.numbers));
-        let granted = (Arc::new(settings.grants.clone()), config);
-        let caller = Caller { run, ..self.caller(Arc::clone(&slot.name), granted, voice) };
+        let caller = Caller { run, ..self.caller_of(slot) };
         let calls = Arc::clone(&host.calls);
         let doing =
             async move { calls.make((&loaded.linked, caller), function, allowed, deed).await };
@@ -222,6 +219,19 @@ impl Plugins {
             made = doing => made.map_err(|_aborted| CallError::Stopped)?,
             () = host.stop.cancelled() => Err(CallError::Stopped),
         }
+    }
+
+    /// What the calls of a plugin are made with.
+    pub(crate) fn parts(&self, name: &str) -> Result<(Arc<Calls>, Arc<Loaded>, Caller), CallError> {
+        let slot = self.slot(name)?;
+        let loaded = slot.loaded().ok_or_else(|| CallError::Unknown(name.to_owned()))?;
+        Ok((Arc::clone(&self.0.calls), loaded, self.caller_of(&slot)))
+    }
+
+    fn caller_of(&self, slot: &Slot) -> Caller {
+        let (settings, config) = locked(&slot.settings).clone();
+        let voice = (Arc::clone(&slot.logs), Arc::clone(&slot.numbers));
+        self.caller(Arc::clone(&slot.name), (Arc::new(settings.grants.clone()), config), voice)
     }
 
     /// Whose call it is, outside of any run.

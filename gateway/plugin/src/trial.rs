@@ -26,7 +26,7 @@ pub use self::answers::{Answers, NoAnswers};
 pub use self::moods::Mood;
 pub(crate) use self::moods::Script;
 pub use self::rules::{Finding, Rule};
-use self::world::Simulated;
+pub(crate) use self::world::Simulated;
 use crate::error::LoadError;
 use crate::host::{Plugins, Refused, Setup, StartError};
 use crate::loaded::About;

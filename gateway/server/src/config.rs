@@ -80,6 +80,12 @@ pub struct Quota {
     pub volumes: Option<u64>,
     /// Bytes of their sizes together.
     pub bytes: Option<u64>,
+    /// Groups of the EVS and SDRS dialects.
+    pub groups: usize,
+    /// Their pairs.
+    pub pairs: usize,
+    /// Protected instances.
+    pub instances: usize,
 }
 
 /// When every stored block is read and held against its checksum.
@@ -159,6 +165,8 @@ pub enum HookKind {
     Url(String),
     /// The socket of a QEMU guest agent.
     QemuAgent(PathBuf),
+    /// A plugin's actions `freeze` and `thaw`.
+    Plugin(String),
 }
 
 /// Where a gateway stands.

@@ -7,9 +7,11 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use recovery::{Context, Direction, Outcome, Registry};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use uuid::Uuid;
 
 use crate::config::{Hook, HookKind};
 
@@ -45,12 +47,19 @@ impl Action {
 ///
 /// # Cancellation
 /// A script is killed; what a call did by then stays done.
-pub(crate) async fn call(hook: &Hook, action: Action, group: &str) -> Result<(), String> {
+pub(crate) async fn call(
+    hook: &Hook,
+    (action, group): (Action, &str),
+    plugins: &Registry,
+) -> Result<(), String> {
     let doing = async {
         match &hook.kind {
             HookKind::Command(words) => run(words, action, group).await,
             HookKind::Url(url) => post(url, action, group, hook.timeout).await,
             HookKind::QemuAgent(socket) => ask_agent(socket, action).await,
+            HookKind::Plugin(name) => {
+                ask_plugin(name, (action, group), plugins, hook.timeout).await
+            }
         }
     };
     let name = &hook.name;
@@ -108,6 +117,45 @@ async fn post(url: &str, action: Action, group: &str, limit: Duration) -> Result
     Err(format!("it answered {}", answer.status()))
 }
 
+/// Calls a plugin's action, to its end.
+async fn ask_plugin(
+    plugin: &str,
+    (action, group): (Action, &str),
+    plugins: &Registry,
+    limit: Duration,
+) -> Result<(), String> {
+    let name = action.word();
+    let full = format!("{plugin}/{name}");
+    let has = plugins.has(&full);
+    let actions = plugins.provider_of(&full).filter(|_| has);
+    let actions = actions.ok_or_else(|| format!("no plugin here has the action {full}"))?;
+    let context = Context {
+        run: String::new(),
+        step: String::new(),
+        idempotency_key: Uuid::now_v7().to_string(),
+        attempt: 1,
+        deadline: limit,
+        is_dry_run: false,
+        actor: "recovery points".to_owned(),
+        direction: Direction::Forward,
+    };
+    let params = json!({ "group": group });
+    let mut said = actions.run(name, &context, &params).await;
+    loop {
+        let token = match said.map_err(|error| error.detail)? {
+            Outcome::Done(_) | Outcome::Skipped(_) => return Ok(()),
+            Outcome::NeedsOperator { prompt, .. } => {
+                return Err(format!("it asks a person, and there is none: {prompt}"));
+            }
+            Outcome::Pending { token, poll_after, .. } => {
+                tokio::time::sleep(poll_after).await;
+                token
+            }
+        };
+        said = actions.resume(name, &context, &params, &token, None).await;
+    }
+}
+
 /// Speaks with the agent of a QEMU guest, which freezes and thaws its file systems.
 async fn ask_agent(socket: &std::path::Path, action: Action) -> Result<(), String> {
     let said = |error: std::io::Error| format!("{}: {error}", socket.display());
@@ -157,6 +205,9 @@ async fn hear(agent: &mut BufReader<UnixStream>) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use recovery::{ActionError, Actions, Description, Doing, Report, Standing};
     use tokio::net::UnixListener;
 
     use super::*;
@@ -173,24 +224,110 @@ mod tests {
         let file = dir.path().join("said");
         let hook = script(&format!("echo $1 $TWINSPAN_GROUP >> {}", file.display()), 60_000);
         for action in [Action::Freeze, Action::Thaw] {
-            assert_eq!(call(&hook, action, "orders").await, Ok(()));
+            assert_eq!(call(&hook, (action, "orders"), &Registry::default()).await, Ok(()));
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "freeze orders\nthaw orders\n");
     }
 
     #[tokio::test]
     async fn a_script_that_fails_or_is_not_there_says_why() {
-        let failed = call(&script("echo no lock >&2; exit 3", 60_000), Action::Freeze, "g").await;
+        let failing = script("echo no lock >&2; exit 3", 60_000);
+        let failed = call(&failing, (Action::Freeze, "g"), &Registry::default()).await;
         let why = failed.unwrap_err();
         assert!(why.contains("hook db could not freeze") && why.contains("no lock"), "{why}");
         let mut hook = script("", 60_000);
         hook.kind = HookKind::Command(vec!["/nowhere/at/all".to_owned()]);
-        assert!(call(&hook, Action::Thaw, "g").await.unwrap_err().contains("/nowhere/at/all"));
+        assert!(
+            call(&hook, (Action::Thaw, "g"), &Registry::default())
+                .await
+                .unwrap_err()
+                .contains("/nowhere/at/all")
+        );
+    }
+
+    /// Freezes in two looks, and says what it was asked.
+    #[derive(Default)]
+    struct Database(std::sync::Mutex<Vec<String>>);
+
+    fn done<'a>() -> Doing<'a, Outcome> {
+        Box::pin(async { Ok(Outcome::Done(Report::of("done"))) })
+    }
+
+    impl Actions for Database {
+        fn names(&self) -> Vec<String> {
+            vec!["freeze".to_owned(), "thaw".to_owned()]
+        }
+
+        fn describe<'a>(&'a self, _: &'a str, _: &'a Value) -> Doing<'a, Description> {
+            Box::pin(async { Ok(Description::default()) })
+        }
+
+        fn check<'a>(&'a self, _: &'a str, _: &'a Context, _: &'a Value) -> Doing<'a, Standing> {
+            Box::pin(async { Ok(Standing::Ready) })
+        }
+
+        fn run<'a>(
+            &'a self,
+            action: &'a str,
+            _: &'a Context,
+            params: &'a Value,
+        ) -> Doing<'a, Outcome> {
+            self.0.lock().unwrap().push(format!("{action} {}", params["group"]));
+            if params["group"] == "locked" {
+                return Box::pin(async { Err(ActionError::never("busy", "a dump has it")) });
+            }
+            let poll_after = Duration::ZERO;
+            let (token, progress) = (json!(1), "half of it".to_owned());
+            Box::pin(async move { Ok(Outcome::Pending { token, poll_after, progress }) })
+        }
+
+        fn resume<'a>(
+            &'a self,
+            action: &'a str,
+            _: &'a Context,
+            _: &'a Value,
+            token: &'a Value,
+            _: Option<&'a str>,
+        ) -> Doing<'a, Outcome> {
+            self.0.lock().unwrap().push(format!("{action} goes on with {token}"));
+            done()
+        }
+
+        fn undo<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a Context,
+            _: &'a Value,
+            _: &'a Report,
+        ) -> Doing<'a, Outcome> {
+            done()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_freezes_and_thaws_by_its_actions_and_one_that_is_not_there_is_named() {
+        let (plugins, database) = (Registry::default(), Arc::new(Database::default()));
+        let kind = HookKind::Plugin("database".to_owned());
+        let hook = Hook { name: "db".to_owned(), kind, timeout: Duration::from_secs(60) };
+        let none = call(&hook, (Action::Freeze, "orders"), &plugins).await.unwrap_err();
+        assert!(none.contains("no plugin here has the action database/freeze"), "{none}");
+        plugins.put("database", Arc::clone(&database) as Arc<dyn Actions>);
+        for action in [Action::Freeze, Action::Thaw] {
+            assert_eq!(call(&hook, (action, "orders"), &plugins).await, Ok(()));
+        }
+        let said = database.0.lock().unwrap().join(", ");
+        let wanted =
+            "freeze \"orders\", freeze goes on with 1, thaw \"orders\", thaw goes on with 1";
+        assert_eq!(said, wanted);
+        let why = call(&hook, (Action::Freeze, "locked"), &plugins).await.unwrap_err();
+        assert!(why.contains("hook db could not freeze: a dump has it"), "{why}");
     }
 
     #[tokio::test]
     async fn a_script_that_is_slow_is_given_up_at_its_limit() {
-        let why = call(&script("exec sleep 600", 50), Action::Freeze, "g").await.unwrap_err();
+        let why = call(&script("exec sleep 600", 50), (Action::Freeze, "g"), &Registry::default())
+            .await
+            .unwrap_err();
         assert!(why.contains("took longer than 50ms"), "{why}");
     }
 
@@ -217,7 +354,7 @@ mod tests {
             let url = format!("http://{}/quiesce", listener.local_addr().unwrap());
             let timeout = Duration::from_secs(60);
             let hook = Hook { name: "app".to_owned(), kind: HookKind::Url(url), timeout };
-            let asked = call(&hook, Action::Thaw, "orders");
+            let asked = call(&hook, (Action::Thaw, "orders"), &Registry::default());
             let (result, heard) = tokio::join!(asked, answer(listener, status));
             assert!(heard.starts_with("POST /quiesce "), "{heard}");
             assert!(heard.contains("\"action\":\"thaw\"") && heard.contains("orders"), "{heard}");
@@ -263,8 +400,10 @@ mod tests {
                 kind: HookKind::QemuAgent(socket),
                 timeout: Duration::from_secs(60),
             };
-            let (result, ()) =
-                tokio::join!(call(&hook, Action::Freeze, "g"), agent(listener, answer));
+            let (result, ()) = tokio::join!(
+                call(&hook, (Action::Freeze, "g"), &Registry::default()),
+                agent(listener, answer)
+            );
             match expected {
                 None => assert_eq!(result, Ok(())),
                 Some(words) => assert!(result.unwrap_err().contains(words)),

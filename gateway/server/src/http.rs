@@ -28,6 +28,7 @@ pub(crate) mod rec;
 mod runs;
 mod sdrs;
 mod sessions;
+mod shaping;
 mod sites;
 mod snapshots;
 mod tokens;

@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use plugin::contract::{Created, Group, Mode, Progress, Role, Session, Site, Volume};
 use plugin::world::{BoxFuture, File, FolderError, Found, SecretError};
 use plugin::{Plugins, Setup, World};
-use recovery::run::Word;
 use uuid::Uuid;
 
 use crate::book::{PeerEntry, Place};
@@ -63,9 +62,8 @@ impl Surroundings {
         (created, removed): (Vec<recovery::Created>, Vec<recovery::Created>),
     ) -> Result<(), String> {
         let (gateway, id) = self.of_run(run)?;
-        let word = Word::Note { step: step.to_owned(), created, removed };
-        let said = gateway.say_to_run(id, word, "plugin").await;
-        said.map(drop).map_err(|refused| refused.0.detail)
+        let noted = gateway.note_in_run(id, step.to_owned(), (created, removed)).await;
+        noted.map_err(|refused| refused.0.detail)
     }
 
     /// The groups of a run; all for a call that is of none.

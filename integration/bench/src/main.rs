@@ -14,10 +14,12 @@
 mod client;
 mod contestant;
 mod distance;
+mod harm;
 mod histogram;
 mod iscsi;
 mod load;
 mod peers;
+mod plugin;
 mod product;
 mod qmp;
 mod recovery;
@@ -61,6 +63,8 @@ enum Command {
     Distance(Options),
     /// One gateway beside qcow2: snapshots, writes after them, backups and restores.
     Snapshots(Options),
+    /// A call into a plugin beside nbdkit's plugins and a function of the program itself.
+    Plugin(Options),
     /// Puts load on any NBD server and prints what it measured as JSON.
     Load(LoadOptions),
 }
@@ -142,6 +146,7 @@ fn run() -> Result<()> {
         Command::Recovery(options) => rounds::in_own_folder(&options, recovery::run),
         Command::Distance(options) => rounds::in_own_folder(&options, distance::run),
         Command::Snapshots(options) => rounds::in_own_folder(&options, snapshots::run),
+        Command::Plugin(options) => rounds::in_own_folder(&options, plugin::run),
         Command::Load(options) => load(options),
     }
 }

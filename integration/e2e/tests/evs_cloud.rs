@@ -11,7 +11,7 @@ use crate::evs::{call, disk, get, taken, write};
 use crate::pair::{Pair, SOON, SYNC_LIMIT, expect, set, text};
 use crate::plugins::install;
 
-const TOKEN: &str = "cloud-secret";
+pub(crate) const TOKEN: &str = "cloud-secret";
 
 /// A gateway with the plugin, which may speak to this cloud.
 fn with_cloud(dir: &std::path::Path, cloud: &Cloud) -> Result<Site> {
@@ -29,10 +29,18 @@ fn with_cloud(dir: &std::path::Path, cloud: &Cloud) -> Result<Site> {
     Ok(east)
 }
 
-fn configure(site: &Site, dir: &std::path::Path, config: &Value) -> Result<()> {
-    let file = dir.join("pairing.json");
+pub(crate) fn configure(site: &Site, dir: &std::path::Path, config: &Value) -> Result<()> {
+    configure_as(site, dir, ("evs-pairing", config))
+}
+
+pub(crate) fn configure_as(
+    site: &Site,
+    dir: &std::path::Path,
+    (plugin, config): (&str, &Value),
+) -> Result<()> {
+    let file = dir.join(format!("{plugin}.json"));
     std::fs::write(&file, config.to_string()).context("write the configuration")?;
-    site.cli(&["plugin", "configure", "evs-pairing", &file.display().to_string()]).map(drop)
+    site.cli(&["plugin", "configure", plugin, &file.display().to_string()]).map(drop)
 }
 
 fn server(id: &str, zone: &str, status: &str) -> Value {
@@ -152,6 +160,59 @@ fn evs_20_a_virtual_address_is_made_once_and_carried_by_both_servers() -> Result
     Ok(())
 }
 
+/// A step that cannot be done, after which a run turns back.
+const TURN: &str = "on_failure = \"roll-back\"\n[[steps]]\nid = \"turn\"\n\
+                    on_failure = \"roll-back\"\naction = \"evs-pairing/collect-server\"\n\
+                    params = { server = \"nobody\" }";
+
+fn is_rolled_back(run: &Value) -> Result<()> {
+    ensure!(run["state"] == "rolled_back", "{run:#}");
+    Ok(())
+}
+
+#[test]
+fn evs_19_an_address_is_taken_back_to_where_it_was_also_when_it_was_only_unbound() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let cloud = Cloud::start(TOKEN)?;
+    let east = with_cloud(dir.path(), &cloud)?;
+    cloud.put_public_ip("eip", "old-port");
+    let step = "action = \"evs-pairing/move-public-ip\"\n\
+                params = { public_ip = \"eip\", port = \"new-port\" }\n";
+    is_rolled_back(&run_step(&east, dir.path(), &format!("{step}{TURN}"))?)?;
+    ensure!(cloud.bound_to("eip") == "old-port", "it is at {:?}", cloud.bound_to("eip"));
+    // It is unbound, and cannot be bound again: the step fails between the two.
+    cloud.fail("PUT", Fault::Late(std::time::Duration::ZERO));
+    cloud.fail("PUT", Fault::Status(403, None));
+    let run = run_step(&east, dir.path(), &format!("{step}on_failure = \"roll-back\""))?;
+    is_rolled_back(&run)?;
+    ensure!(cloud.faults_left() == 0, "not all faults were met");
+    ensure!(cloud.bound_to("eip") == "old-port", "it is at {:?}: {run:#}", cloud.bound_to("eip"));
+    // A try that was made again after half of it: it is known where it was first.
+    cloud.fail("PUT", Fault::Late(std::time::Duration::ZERO));
+    cloud.fail("PUT", Fault::Status(500, None));
+    is_rolled_back(&run_step(&east, dir.path(), &format!("{step}{TURN}"))?)?;
+    ensure!(cloud.bound_to("eip") == "old-port", "it is at {:?}", cloud.bound_to("eip"));
+    Ok(())
+}
+
+#[test]
+fn evs_20_a_virtual_address_is_taken_back_from_both_servers() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let cloud = Cloud::start(TOKEN)?;
+    let east = with_cloud(dir.path(), &cloud)?;
+    cloud.put_port("one");
+    cloud.put_port("two");
+    let step = "action = \"evs-pairing/bind-virtual-ip\"\nparams = { network = \"net\", \
+                production_port = \"one\", recovery_port = \"two\" }\n";
+    is_rolled_back(&run_step(&east, dir.path(), &format!("{step}{TURN}"))?)?;
+    let ports = cloud.ports();
+    ensure!(ports.len() == 2, "it is still there: {ports:#?}");
+    for port in &ports {
+        ensure!(port["allowed_address_pairs"] == json!([]), "{port:#}");
+    }
+    Ok(())
+}
+
 #[test]
 fn evs_21_a_recovery_server_that_differs_blocks_the_step_by_name() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -227,7 +288,7 @@ fn evs_33_only_zones_of_the_catalogue_are_paired() -> Result<()> {
 }
 
 /// Waits for a job to end; it.
-fn ended(site: &Site, begun: &Value) -> Result<Value> {
+pub(crate) fn ended(site: &Site, begun: &Value) -> Result<Value> {
     let id = text(begun, "/job_id")?;
     wait_for("the job to end", SYNC_LIMIT, || {
         let job = get(site, &format!("/v1/0/jobs/{id}"))?;
@@ -236,29 +297,29 @@ fn ended(site: &Site, begun: &Value) -> Result<Value> {
     })
 }
 
-fn succeeded(site: &Site, method: &str, path: &str, body: &Value) -> Result<Value> {
+pub(crate) fn succeeded(site: &Site, method: &str, path: &str, body: &Value) -> Result<Value> {
     let job = ended(site, &taken(site, method, path, body)?)?;
     ensure!(job["status"] == "SUCCESS", "{method} {path} {body}: {job:#}");
     Ok(job)
 }
 
 /// A protection group at the first site's gateway.
-struct Shop<'a> {
-    site: &'a Site,
-    id: String,
+pub(crate) struct Shop<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) id: String,
 }
 
 impl Shop<'_> {
-    fn action(&self) -> String {
+    pub(crate) fn action(&self) -> String {
         format!("/v1/0/server-groups/{}/action", self.id)
     }
 
-    fn shown(&self) -> Result<Value> {
+    pub(crate) fn shown(&self) -> Result<Value> {
         let path = format!("/v1/0/server-groups/{}", self.id);
         Ok(get(self.site, &path)?["server_group"].clone())
     }
 
-    fn is_active(&self) -> Result<()> {
+    pub(crate) fn is_active(&self) -> Result<()> {
         wait_for("the pairs to be active", SYNC_LIMIT, || {
             let shown = self.shown()?;
             ensure!(shown["status"] == "protected", "{shown:#}");
@@ -268,18 +329,23 @@ impl Shop<'_> {
     }
 }
 
-/// A group with two pairs that is not protected yet; it and its pairs.
-fn made_group(pair: &Pair) -> Result<(Shop<'_>, Vec<String>)> {
-    let (east, west) = (&pair.primary, &pair.mirror);
-    let domain = text(&get(east, "/v1/0/active-domains")?, "/domains/0/id")?;
+/// A group of the first site, made at any; its identity.
+pub(crate) fn empty_group(at: &Site) -> Result<String> {
+    let domain = text(&get(at, "/v1/0/active-domains")?, "/domains/0/id")?;
     let group = json!({"server_group": {
         "name": "shop", "source_availability_zone": "east", "target_availability_zone": "west",
         "domain_id": domain, "source_vpc_id": "vpc-1",
     }});
+    let job = succeeded(at, "POST", "/v1/0/server-groups", &group)?;
+    text(&job, "/entities/server_group_id")
+}
+
+/// A group with two pairs that is not protected yet; it and its pairs.
+fn made_group(pair: &Pair) -> Result<(Shop<'_>, Vec<String>)> {
+    let (east, west) = (&pair.primary, &pair.mirror);
     // EVS-32: made at the other site's gateway too, it is ruled at its source.
-    let job = succeeded(west, "POST", "/v1/0/server-groups", &group)?;
-    let id = text(&job, "/entities/server_group_id")?;
-    let shop = Shop { site: east, id: id.clone() };
+    let shop = Shop { site: east, id: empty_group(west)? };
+    let id = shop.id.clone();
     ensure!(shop.shown()?["status"] == "available", "{:#}", shop.shown()?);
     ensure!(shop.shown()?["replication_status"].is_null(), "{:#}", shop.shown()?);
     let start = json!({ "start-server-group": {} });

@@ -116,6 +116,26 @@ fn a_plugin_that_is_against_a_session_refuses_it_by_name() -> Result<()> {
     pair.is_identical()
 }
 
+#[test]
+fn what_a_step_makes_at_the_other_site_is_listed_by_its_run() -> Result<()> {
+    let pair = Pair::mirrored("16MiB")?;
+    install(&pair.mirror, "hostile")?;
+    let plan = format!(
+        "name = \"far\"\nkind = \"other\"\ngroups = [\"{VOLUME}\"]\n[sites]\nsource = \"east\"\n\
+         destination = \"west\"\n[[steps]]\nid = \"make\"\nsite = \"destination\"\n\
+         action = \"hostile/make\"\nretries = 0\non_failure = \"roll-back\"\n"
+    );
+    let file = pair.dir.path().join("far.toml");
+    std::fs::write(&file, plan)?;
+    pair.primary.cli(&["plan", "save", &file.display().to_string()])?;
+    let id = text(&pair.primary.ask(&["plan", "run", "far"])?.json, "/id")?;
+    let ended = pair.primary.wait_for(&["run", "show", &id], SYNC_LIMIT, |run| {
+        matches!(run["state"].as_str(), Some("rolled_back" | "aborted" | "failed"))
+    })?;
+    ensure!(ended.pointer("/left/0/kind").is_some_and(|kind| kind == "server"), "{ended:#}");
+    Ok(())
+}
+
 const PLAN: &str = r#"
 name = "greet"
 kind = "other"

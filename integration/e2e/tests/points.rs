@@ -308,6 +308,27 @@ fn a_point_is_application_consistent_when_its_hook_froze_and_thawed() -> Result<
 }
 
 #[test]
+fn a_plugin_freezes_and_thaws_what_writes_while_a_point_is_taken() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut site = Site::new(dir.path(), "east")?;
+    site.configure("[[points.hooks]]\nname = \"db\"\nplugin = \"hostile\"\n")?;
+    site.start()?;
+    site.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    policy(&site, &["--schedule", "0 0 1 1 *", "--keep", "primary", "--hook", "db"])?;
+    // Without the plugin the point is taken, and says what was not done.
+    let point = show(&site, &take(&site)?)?;
+    ensure!(point["application_consistent"] == false, "{point:#}");
+    ensure!(text(&point, "/why_not")?.contains("hostile/freeze"), "{point:#}");
+    crate::plugins::install(&site, "hostile")?;
+    let point = show(&site, &take(&site)?)?;
+    ensure!(point["application_consistent"] == true, "{point:#}");
+    let lines = site.cli(&["plugin", "logs", "hostile"])?.to_string();
+    let (froze, thawed) = (lines.find("freeze orders"), lines.find("thaw orders"));
+    ensure!(froze.is_some() && froze < thawed, "{lines}");
+    Ok(())
+}
+
+#[test]
 fn a_hook_that_fails_or_hangs_is_thawed_and_the_point_says_why() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut site = Site::new(dir.path(), "east")?;

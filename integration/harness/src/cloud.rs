@@ -1,10 +1,11 @@
-//! A cloud's compute and network services, as far as a disaster recovery asks them: servers, ports,
-//! public and virtual addresses, over HTTP, with the faults that such services have.
+//! A cloud's compute, network and volume services, as far as a disaster recovery asks them: servers, their
+//! disks and interfaces, ports, public and virtual addresses, over HTTP, with the faults that such services
+//! have.
 //!
 //! Invariant: what it is asked to do it does, also where its answer is then spoilt, as a service does
 //! whose connection breaks; a request without the token does nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,11 @@ pub enum Fault {
 struct State {
     token: String,
     servers: BTreeMap<String, Value>,
+    /// What was begun on servers, and how often each was asked about.
+    jobs: BTreeMap<String, Job>,
+    spoils: VecDeque<Spoil>,
+    /// Disks of the cloud's own.
+    disks: BTreeSet<String>,
     ports: BTreeMap<String, Value>,
     public_ips: BTreeMap<String, Value>,
     /// For requests of this method, the next answers.
@@ -42,6 +48,11 @@ struct State {
     asked: Vec<String>,
     made: u32,
 }
+
+mod compute;
+
+use compute::Job;
+pub use compute::Spoil;
 
 /// A running one. It ends with its process.
 #[derive(Clone, Debug)]
@@ -84,6 +95,61 @@ impl Cloud {
     /// Puts a server there.
     pub fn put_server(&self, id: &str, server: Value) {
         self.with(|state| state.servers.insert(id.to_owned(), server));
+    }
+
+    /// Gives a server that is there an interface; its port.
+    pub fn put_interface(&self, server: &str, network: &str) -> String {
+        self.with(|state| {
+            let wanted = json!({ "network_id": network, "device_id": server });
+            let (_, made) = state.make_port(&wanted);
+            made["port"]["id"].as_str().unwrap_or_default().to_owned()
+        })
+    }
+
+    /// A server as the service would tell of it now; null if there is none.
+    #[must_use]
+    pub fn server(&self, id: &str) -> Value {
+        self.with(|state| state.told(id).unwrap_or_default())
+    }
+
+    /// Changes a server as its owner would, behind the back of everybody else.
+    pub fn set_status(&self, id: &str, status: &str) {
+        self.with(|state| {
+            if let Some(server) = state.servers.get_mut(id) {
+                server["status"] = json!(status);
+            }
+        });
+    }
+
+    /// Deletes a server as its owner would.
+    pub fn drop_server(&self, id: &str) {
+        self.with(|state| state.servers.remove(id));
+    }
+
+    /// The servers that there are.
+    #[must_use]
+    pub fn servers(&self) -> Vec<String> {
+        self.with(|state| state.servers.keys().cloned().collect())
+    }
+
+    /// The ports that a server has, in order.
+    #[must_use]
+    pub fn ports_of(&self, server: &str) -> Vec<String> {
+        self.with(|state| {
+            let its = state.ports.values().filter(|port| port["device_id"] == server);
+            its.filter_map(|port| port["id"].as_str().map(str::to_owned)).collect()
+        })
+    }
+
+    /// The disks that the cloud made by itself and that are there still.
+    #[must_use]
+    pub fn own_disks(&self) -> usize {
+        self.with(|state| state.disks.len())
+    }
+
+    /// Lets the next job fail, or end well without doing anything.
+    pub fn spoil_job(&self, spoil: Spoil) {
+        self.with(|state| state.spoil_next(spoil));
     }
 
     /// Puts a port there.
@@ -202,19 +268,16 @@ impl State {
         if token != self.token {
             return (401, json!({ "error": "no such token" }));
         }
-        let path = path.strip_prefix("/v1/p/").unwrap_or_default();
+        let versions = ["/v1/p/", "/v2/p/", "/v2.1/p/"];
+        let path = versions.iter().find_map(|start| path.strip_prefix(start)).unwrap_or_default();
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let name = query.strip_prefix("name=").unwrap_or_default();
         let mut parts = path.split('/');
         let (kind, id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         match (method, kind, id) {
-            ("GET", "cloudservers", "detail") => {
-                (200, json!({ "servers": self.servers.values().collect::<Vec<_>>() }))
-            }
-            ("GET", "cloudservers", id) => found("server", self.servers.get(id)),
             ("GET", "publicips", id) => found("publicip", self.public_ips.get(id)),
             ("PUT", "publicips", id) => self.bind(id, body["publicip"]["port_id"].as_str()),
             ("GET", "ports", "") => {
-                let name = query.strip_prefix("name=").unwrap_or_default();
                 let named = self.ports.values().filter(|port| port["name"] == name);
                 (200, json!({ "ports": named.collect::<Vec<_>>() }))
             }
@@ -231,6 +294,11 @@ impl State {
                 Some(_) => (204, Value::Null),
                 None => (404, json!({ "error": "no such port" })),
             },
+            (
+                "GET" | "POST" | "DELETE",
+                "cloudservers" | "servers" | "jobs" | "cloudvolumes",
+                _,
+            ) => self.compute(method, (kind, id), (parts.collect::<Vec<_>>(), name), body),
             _ => (404, json!({ "error": format!("no call {method} {path}") })),
         }
     }
@@ -251,9 +319,12 @@ impl State {
     fn make_port(&mut self, wanted: &Value) -> (u16, Value) {
         self.made += 1;
         let mut port = wanted.clone();
-        let id = format!("port-{}", self.made);
+        let id = format!("port-{:03}", self.made);
         port["id"] = json!(id);
-        port["fixed_ips"] = json!([{ "ip_address": format!("192.168.0.{}", 100 + self.made) }]);
+        port["mac_address"] = json!(format!("fa:16:3e:00:01:{:02x}", self.made));
+        if port["fixed_ips"].is_null() {
+            port["fixed_ips"] = json!([{ "ip_address": format!("192.168.0.{}", 100 + self.made) }]);
+        }
         port["allowed_address_pairs"] = json!([]);
         self.ports.insert(id, port.clone());
         (201, json!({ "port": port }))

@@ -20,7 +20,7 @@ mod site;
 mod tools;
 
 pub use clock::{Deadline, wait_for};
-pub use cloud::{Cloud, Fault};
+pub use cloud::{Cloud, Fault, Spoil};
 pub use conformance::{Verdict, Verdicts, conformance, conformance_tests, expected};
 pub use guest::{GATEWAY_ADDRESS, Guest};
 pub use http::get;

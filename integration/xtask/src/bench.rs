@@ -4,15 +4,18 @@
 
 use anyhow::Result;
 
-use crate::packages;
 use crate::run::{self, become_it, cargo, release};
+use crate::{packages, plugins};
 
 /// What to measure; passed on to the bench.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// `nbd` (one gateway), `iscsi` (the same for initiators), `mirror` (two), `store` (flush and FUA on the disk), `recovery` (resync
-    /// and failover), `distance` (modes at 5 ms) or `snapshots` (snapshots and backups).
-    #[arg(value_parser = ["nbd", "iscsi", "mirror", "store", "recovery", "distance", "snapshots"])]
+    /// `nbd` (one gateway), `iscsi` (the same for initiators), `mirror` (two), `store` (flush and FUA on
+    /// the disk), `recovery` (resync and failover), `distance` (modes at 5 ms), `snapshots` (snapshots
+    /// and backups) or `plugin` (calls into plugins).
+    #[arg(value_parser = [
+        "nbd", "iscsi", "mirror", "store", "recovery", "distance", "snapshots", "plugin",
+    ])]
     what: String,
     /// How long each measurement takes.
     #[arg(long, value_name = "S")]
@@ -31,6 +34,9 @@ pub(crate) struct Arguments {
 /// When a peer cannot be installed, the build fails or the bench cannot be started.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     packages::for_benchmarks()?;
+    if arguments.what == "plugin" {
+        plugins::build()?;
+    }
     let build = ["build", "--release", "--package", "twinspan-cli", "--package", "twinspan-bench"];
     run::run(&mut cargo(&build))?;
     let mut bench = std::process::Command::new(release("twinspan-bench")?);

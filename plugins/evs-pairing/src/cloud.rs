@@ -1,13 +1,14 @@
 //! The cloud's compute and network services over HTTP.
 //!
-//! What an answer means for the caller: 429 and 5xx may be tried again, after the time that the service
+//! Each deed is the smallest that the service has; what is wanted is compared with what is by whoever asks
+//! for it. What an answer means for the caller: 429 and 5xx may be tried again, after the time that the service
 //! names; an answer that breaks off may hide that something was done, so every deed looks first.
 
 use serde_json::{Value, json};
 
 use super::twinspan::plugin::http::{self, Auth, HttpError, Request};
-use super::twinspan::plugin::types::{Error, ErrorCode, Retry};
-use super::{Config, error};
+use super::twinspan::plugin::types::{Error, ErrorCode};
+use super::{Config, again, error};
 
 /// Of one request; a step has several.
 const TIMEOUT_MS: u32 = 10_000;
@@ -17,17 +18,24 @@ const AGAIN_MS: u32 = 1_000;
 pub struct Cloud {
     compute: String,
     network: String,
+    volumes: String,
     token: String,
 }
 
-fn again(code: ErrorCode, message: String, after_ms: u32) -> Error {
-    Error { code, message, retry: Retry::AfterMs(after_ms), vendor_code: None }
+/// What the compute service has begun, and is asked about by its name.
+pub type Job = String;
+
+/// How far that is.
+pub enum Progress {
+    Running,
+    Success,
+    Fail(String),
 }
 
 impl Cloud {
     pub fn of(config: &Config) -> Self {
         let (compute, network) = (config.compute.clone(), config.network.clone());
-        Self { compute, network, token: config.token.clone() }
+        Self { compute, network, volumes: config.volumes.clone(), token: config.token.clone() }
     }
 
     pub fn list_servers(&self) -> Result<usize, Error> {
@@ -38,6 +46,109 @@ impl Cloud {
     pub fn server(&self, id: &str) -> Result<Value, Error> {
         let found = self.call("GET", &format!("{}/cloudservers/{id}", self.compute), None)?;
         Ok(found["server"].clone())
+    }
+
+    pub fn server_named(&self, name: &str) -> Result<Option<Value>, Error> {
+        let url = format!("{}/cloudservers/detail?name={name}", self.compute);
+        let found = self.call("GET", &url, None)?;
+        // The service finds names that begin so.
+        let servers = found["servers"].as_array();
+        Ok(servers.and_then(|all| all.iter().find(|server| server["name"] == name)).cloned())
+    }
+
+    /// The servers that there are, by their identities.
+    pub fn all_servers(&self) -> Result<Vec<String>, Error> {
+        let found = self.call("GET", &format!("{}/cloudservers/detail", self.compute), None)?;
+        let ids = found["servers"].as_array().into_iter().flatten();
+        Ok(ids.filter_map(|server| server["id"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// Where the same service speaks the calls of version 2.1, which knows interfaces.
+    fn servers(&self) -> String {
+        format!("{}/servers", self.compute.replacen("/v1/", "/v2.1/", 1))
+    }
+
+    /// Makes a server, which starts by itself; its identity.
+    pub fn make_server(&self, server: &Value) -> Result<String, Error> {
+        let made = self.call("POST", &self.servers(), Some(&json!({ "server": server })))?;
+        Ok(made["server"]["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub fn stop_server(&self, id: &str) -> Result<Job, Error> {
+        let body = json!({ "os-stop": { "type": "SOFT", "servers": [{ "id": id }] } });
+        self.begin("POST", &format!("{}/cloudservers/action", self.compute), Some(&body))
+    }
+
+    pub fn delete_server(&self, id: &str, with_addresses: bool) -> Result<Job, Error> {
+        let body = json!({
+            "servers": [{ "id": id }], "delete_publicip": with_addresses, "delete_volume": false,
+        });
+        self.begin("POST", &format!("{}/cloudservers/delete", self.compute), Some(&body))
+    }
+
+    pub fn resize_server(&self, id: &str, flavour: &str) -> Result<Job, Error> {
+        let body = json!({ "resize": { "flavorRef": flavour } });
+        self.begin("POST", &format!("{}/cloudservers/{id}/resize", self.compute), Some(&body))
+    }
+
+    /// The device's name may be left to the service.
+    pub fn attach_disk(&self, id: &str, disk: &str, device: &str) -> Result<Job, Error> {
+        let mut attachment = json!({ "volumeId": disk });
+        if !device.is_empty() {
+            attachment["device"] = json!(device);
+        }
+        let body = json!({ "volumeAttachment": attachment });
+        let url = format!("{}/cloudservers/{id}/attachvolume", self.compute);
+        self.begin("POST", &url, Some(&body))
+    }
+
+    pub fn detach_disk(&self, id: &str, disk: &str) -> Result<Job, Error> {
+        let url = format!("{}/cloudservers/{id}/detachvolume/{disk}", self.compute);
+        self.begin("DELETE", &url, None)
+    }
+
+    /// Deletes a disk of the cloud's own; whether it could be: without the volume service it stays.
+    pub fn delete_disk(&self, disk: &str) -> Result<bool, Error> {
+        if self.volumes.is_empty() {
+            return Ok(false);
+        }
+        match self.call("DELETE", &format!("{}/cloudvolumes/{disk}", self.volumes), None) {
+            Err(why) if why.code == ErrorCode::NotFound => Ok(true),
+            other => other.map(|_| true),
+        }
+    }
+
+    /// Gives a server a port that exists.
+    pub fn attach_port(&self, server: &str, port: &str) -> Result<(), Error> {
+        let body = json!({ "interfaceAttachment": { "port_id": port } });
+        let url = format!("{}/{server}/os-interface", self.servers());
+        self.call("POST", &url, Some(&body)).map(drop)
+    }
+
+    /// Takes a port from a server. One that is gone has none.
+    pub fn detach_port(&self, server: &str, port: &str) -> Result<(), Error> {
+        match self.call("DELETE", &format!("{}/{server}/os-interface/{port}", self.servers()), None)
+        {
+            Err(why) if why.code == ErrorCode::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    fn begin(&self, method: &str, url: &str, body: Option<&Value>) -> Result<Job, Error> {
+        let begun = self.call(method, url, body)?;
+        Ok(begun["job_id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub fn job(&self, id: &str) -> Result<Progress, Error> {
+        let job = self.call("GET", &format!("{}/jobs/{id}", self.compute), None)?;
+        Ok(match job["status"].as_str() {
+            Some("SUCCESS") => Progress::Success,
+            Some("FAIL") => {
+                let (code, why) = (job["error_code"].as_str(), job["fail_reason"].as_str());
+                Progress::Fail(format!("{}: {}", code.unwrap_or("?"), why.unwrap_or("no reason")))
+            }
+            _ => Progress::Running,
+        })
     }
 
     pub fn public_ip(&self, id: &str) -> Result<Value, Error> {

@@ -2,10 +2,19 @@
 //!
 //! `placement` holds the catalogue of zones that may be paired. The actions speak to the cloud's compute
 //! and network services: what a server is made of is collected, addresses are moved, a virtual address is
-//! prepared, and the other server is compared with it.
+//! prepared, and the other server is compared with it. A gateway that protects servers calls those of
+//! `instances` and `interfaces` by their names: the server of the other zone is made, disks and interfaces
+//! change places, flavours are changed.
+//!
+//! Invariant: every deed says what is to be so, looks whether it is, and pushes once for what is not; a
+//! call that comes again finds what the first one did.
 
 mod actions;
+mod before;
 mod cloud;
+mod deeds;
+mod instances;
+mod interfaces;
 mod rules;
 mod servers;
 
@@ -41,6 +50,9 @@ struct Config {
     compute: String,
     /// The network service, with the project: `https://vpc.example/v1/PROJECT`.
     network: String,
+    /// The volume service, with the project: `https://evs.example/v2/PROJECT`. Without it the disks that
+    /// the cloud makes with a server stay when they are taken out of it.
+    volumes: String,
     /// The name of the secret that is the token.
     token: String,
 }
@@ -53,6 +65,7 @@ impl Default for Config {
             warn_round_trip_us: 2_000,
             compute: String::new(),
             network: String::new(),
+            volumes: String::new(),
             token: "cloud-token".to_owned(),
         }
     }
@@ -77,12 +90,22 @@ const SCHEMA: &str = r#"{
     "warn_round_trip_us": { "type": "integer", "minimum": 0 },
     "compute": { "type": "string" },
     "network": { "type": "string" },
+    "volumes": { "type": "string" },
     "token": { "type": "string" }
   }
 }"#;
 
 fn error(code: ErrorCode, message: impl Into<String>) -> Error {
     Error { code, message: message.into(), retry: Retry::Never, vendor_code: None }
+}
+
+fn again(code: ErrorCode, message: String, after_ms: u32) -> Error {
+    Error { code, message, retry: Retry::AfterMs(after_ms), vendor_code: None }
+}
+
+/// With the number that the disaster recovery service has for it.
+fn numbered(code: ErrorCode, number: &str, message: String) -> Error {
+    Error { vendor_code: Some(number.to_owned()), ..error(code, message) }
 }
 
 fn read(config: &str) -> Result<Config, Error> {

@@ -115,7 +115,7 @@ impl Server {
     }
 }
 
-fn unavailable(why: KvError) -> Error {
+pub fn unavailable(why: KvError) -> Error {
     let retry = match why {
         KvError::Revision(_) | KvError::Unavailable(_) => Retry::Now,
         KvError::Denied | KvError::TooLarge | KvError::Quota => Retry::Never,

@@ -14,7 +14,7 @@ use twinspan::plugin::{folder, http, kv, log, metrics, run, secrets, volumes};
 
 struct Hostile;
 
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 24] = [
     "loop",
     "sleep",
     "allocate",
@@ -37,6 +37,9 @@ const NAMES: [&str; 22] = [
     "lie",
     "blab",
     "keep",
+    // Hooks of recovery points; of a group with a bad name it refuses to.
+    "freeze",
+    "thaw",
 ];
 
 fn error(code: ErrorCode, message: impl ToString) -> Error {
@@ -184,6 +187,14 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
             done("made it")
         }
         "blab" => blab(),
+        "freeze" | "thaw" => {
+            let group = text(params, "group");
+            log::log(log::Level::Info, &format!("{name} {group}"), &[]);
+            if name == "freeze" && group.starts_with("locked") {
+                return Err(error(ErrorCode::Conflict, "a dump has it"));
+            }
+            done(name)
+        }
         "keep" => {
             let id = ctx.idempotency_key.clone();
             run::register(&Created { kind: "thing".to_owned(), id, name: "t".to_owned() })?;

@@ -56,6 +56,16 @@ pub(crate) struct PluginCheck {
     pub(crate) answers: Option<PathBuf>,
 }
 
+/// `twinspan plugin measure`
+#[derive(Debug, Args)]
+pub(crate) struct PluginMeasure {
+    /// The component, a `.wasm` file.
+    pub(crate) file: PathBuf,
+    /// Rounds that each figure is the median of.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+}
+
 /// `twinspan plugin`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plugin {
@@ -65,6 +75,8 @@ pub(crate) enum Plugin {
     Build(PluginBuild),
     /// Try a component as a gateway in bad moods would, and say which rules of the contract it breaks
     Check(PluginCheck),
+    /// Say what an instance, a call and their memory cost of a component; no gateway is asked
+    Measure(PluginMeasure),
     /// List plugins, what they lack, and what is wrong with them
     List,
     /// Show a plugin: its actions, its configuration and their schemas

@@ -25,11 +25,15 @@ pub(crate) fn plugin(command: &args::Plugin, global: &Global) -> Outcome {
         args::Plugin::New(command) => return author::new(command),
         args::Plugin::Build(command) => return author::build(command),
         args::Plugin::Check(command) => return author::check(command, global),
+        args::Plugin::Measure(command) => return author::measure(command, global),
         _ => {}
     }
     let client = client(global)?;
     match command {
-        args::Plugin::New(_) | args::Plugin::Build(_) | args::Plugin::Check(_) => {}
+        args::Plugin::New(_)
+        | args::Plugin::Build(_)
+        | args::Plugin::Check(_)
+        | args::Plugin::Measure(_) => {}
         args::Plugin::List => {
             let list: PluginList = client.get(ALL)?;
             show(global.output, &list, rows);

@@ -105,11 +105,16 @@ pub(super) fn made_twice<'a>(sent: &'a [Sent], key: &str) -> Option<&'a Sent> {
     })
 }
 
+/// Whether two are the same thing: names are for people.
+pub(super) fn is_same(one: &Created, other: &Created) -> bool {
+    one.kind == other.kind && one.id == other.id
+}
+
 /// What was registered and is, after an undo, neither gone nor named.
 pub(super) fn left_behind<'a>(registered: &'a [Created], undone: &Report) -> Option<&'a Created> {
     let is_named = |made: &Created| {
         let mut named = undone.removed.iter().chain(&undone.created);
-        named.any(|named| named.kind == made.kind && named.id == made.id)
+        named.any(|named| is_same(named, made))
     };
     registered.iter().find(|made| !is_named(made))
 }

@@ -343,7 +343,7 @@ fn merged(
 ) -> Vec<crate::bindings::twinspan::plugin::types::Created> {
     let mut all = done.created.clone();
     for made in registered {
-        if all.iter().all(|known| known.kind != made.kind || known.id != made.id) {
+        if !all.iter().any(|known| rules::is_same(known, made)) {
             all.push(made.clone());
         }
     }

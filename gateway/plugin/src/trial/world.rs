@@ -28,7 +28,7 @@ struct Told {
 
 /// See the top of the file.
 #[derive(Default)]
-pub(super) struct Simulated(Mutex<Told>);
+pub(crate) struct Simulated(Mutex<Told>);
 
 impl Simulated {
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {

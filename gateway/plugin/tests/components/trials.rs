@@ -30,6 +30,27 @@ async fn a_plugin_that_keeps_the_contract_passes_in_every_mood() {
 }
 
 #[tokio::test]
+async fn the_first_party_plugins_keep_the_contract_in_every_mood() {
+    for name in ["eternus_rec", "evs_pairing", "lserver_switchover"] {
+        let verdict = tried(name).await;
+        assert_eq!(verdict.findings, [], "{name}");
+        assert_eq!(verdict.untried, [], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_instance_and_a_call_cost_is_measured() {
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let scratch = tempfile::tempdir().unwrap();
+    let figures = twinspan_plugin::measure(scratch.path(), component("hello"), 5).await.unwrap();
+    assert_eq!(&*figures.about.name, "hello");
+    let all = [figures.instantiate, figures.first_call, figures.call, figures.whole];
+    assert!(all.iter().all(|time| !time.is_zero()), "{figures:?}");
+    assert!(figures.whole > figures.call, "{figures:?}");
+    assert!(figures.memory_bytes > 0, "{figures:?}");
+}
+
+#[tokio::test]
 async fn each_rule_that_a_hostile_plugin_breaks_is_named_with_its_action() {
     let verdict = tried("hostile").await;
     let breaks = |rule, action: &str, mood| {

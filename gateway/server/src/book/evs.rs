@@ -1,12 +1,18 @@
-//! What the EVS and SDRS dialects remember beyond the core: pairs and groups by their own names and
-//! identities, drills, jobs, and how disks were called before they became destinations.
+//! What the EVS and SDRS dialects remember beyond the core: pairs, groups and protected servers by their own
+//! names and identities, drills, jobs, and how disks were called before they became destinations.
 //!
 //! Invariant: the gateways of a pair keep the same records. Of two versions of one the higher revision
 //! holds; a change of roles outweighs every change that the other side made without knowing of it. What
 //! is deleted stays as a mark until the other side has heard of it.
 
+mod instance;
+mod life;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub(crate) use instance::{Attached, Instance, Nic};
+pub(crate) use life::Life;
 
 /// A change of roles outweighs as many other changes as are ever made between two of them.
 const TURN: u64 = 1 << 32;
@@ -67,79 +73,6 @@ pub(crate) enum Dialect {
     Evs,
     /// The disaster recovery service.
     Sdrs,
-}
-
-/// What becomes of a pair or a group; what its data does is another question.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Life {
-    /// Being made.
-    #[default]
-    Creating,
-    /// Made.
-    Available,
-    /// It could not be made.
-    Error,
-    /// Being deleted.
-    Deleting,
-    /// It could not be deleted.
-    ErrorDeleting,
-    /// Volumes join or leave.
-    Updating,
-    /// Protection is being turned on.
-    Starting,
-    /// It could not be.
-    ErrorStarting,
-    /// Protection is being turned off.
-    Stopping,
-    /// It could not be.
-    ErrorStopping,
-    /// A planned migration runs.
-    Reversing,
-    /// It failed.
-    ErrorReversing,
-    /// A failover runs.
-    FailingOver,
-    /// It is done.
-    FailedOver,
-    /// It failed.
-    ErrorFailingOver,
-    /// The old primary becomes a mirror.
-    Reprotecting,
-    /// It could not.
-    ErrorReprotecting,
-}
-
-impl Life {
-    /// Whether somebody is at work.
-    #[must_use]
-    pub(crate) const fn is_busy(self) -> bool {
-        matches!(
-            self,
-            Self::Creating
-                | Self::Deleting
-                | Self::Updating
-                | Self::Starting
-                | Self::Stopping
-                | Self::Reversing
-                | Self::FailingOver
-                | Self::Reprotecting
-        )
-    }
-
-    /// What it is when the work came to nothing.
-    #[must_use]
-    pub(crate) const fn failed(self) -> Self {
-        match self {
-            Self::Creating | Self::Updating | Self::Error | Self::Available => Self::Error,
-            Self::Deleting | Self::ErrorDeleting => Self::ErrorDeleting,
-            Self::Starting | Self::ErrorStarting => Self::ErrorStarting,
-            Self::Stopping | Self::ErrorStopping => Self::ErrorStopping,
-            Self::Reversing | Self::ErrorReversing => Self::ErrorReversing,
-            Self::FailingOver | Self::FailedOver | Self::ErrorFailingOver => Self::ErrorFailingOver,
-            Self::Reprotecting | Self::ErrorReprotecting => Self::ErrorReprotecting,
-        }
-    }
 }
 
 /// What the data of a group is to do.
@@ -334,6 +267,8 @@ pub(crate) enum Record {
     Drill(Drill),
     /// A job.
     Job(Job),
+    /// A protected server.
+    Instance(Instance),
 }
 
 impl Record {
@@ -345,6 +280,7 @@ impl Record {
             Self::Group(of) => &of.head,
             Self::Drill(of) => &of.head,
             Self::Job(of) => &of.head,
+            Self::Instance(of) => &of.head,
         }
     }
 
@@ -355,6 +291,7 @@ impl Record {
             Self::Group(of) => &mut of.head,
             Self::Drill(of) => &mut of.head,
             Self::Job(of) => &mut of.head,
+            Self::Instance(of) => &mut of.head,
         }
     }
 }
@@ -411,6 +348,11 @@ impl EvsPages {
     /// All jobs.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.present().filter_map(|of| if let Record::Job(of) = of { Some(of) } else { None })
+    }
+
+    /// All protected servers.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.present().filter_map(|of| if let Record::Instance(of) = of { Some(of) } else { None })
     }
 
     /// The name here of the disk that is called so, if it has changed its identity.
@@ -522,6 +464,8 @@ mod tests {
             (Life::Reversing, Life::ErrorReversing),
             (Life::FailingOver, Life::ErrorFailingOver),
             (Life::Reprotecting, Life::ErrorReprotecting),
+            (Life::Resizing, Life::ErrorResizing),
+            (Life::Detaching, Life::ErrorDetaching),
         ] {
             assert!(busy.is_busy());
             assert_eq!(busy.failed(), failed);

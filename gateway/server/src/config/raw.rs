@@ -130,13 +130,25 @@ impl Default for RawPool {
 }
 
 /// `[quota]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawQuota {
     /// Most volumes, mirrors of other sites' volumes among them; 0: as many as there is room for.
     pub volumes: u64,
     /// Most bytes of all volumes' sizes together; empty: no limit.
     pub bytes: String,
+    /// Most groups of the EVS and SDRS dialects.
+    pub groups: usize,
+    /// Most of their pairs.
+    pub pairs: usize,
+    /// Most protected instances.
+    pub instances: usize,
+}
+
+impl Default for RawQuota {
+    fn default() -> Self {
+        Self { volumes: 0, bytes: String::new(), groups: 1024, pairs: 4096, instances: 1024 }
+    }
 }
 
 /// `[snapshots]`
@@ -173,6 +185,8 @@ pub struct RawHook {
     pub url: String,
     /// The socket of a QEMU guest agent.
     pub qemu_agent: String,
+    /// A plugin with the actions `freeze` and `thaw`, which are given the group.
+    pub plugin: String,
     /// How long freezing, taking the point and thawing may take, each.
     pub timeout: String,
 }
@@ -184,6 +198,7 @@ impl Default for RawHook {
             command: Vec::new(),
             url: String::new(),
             qemu_agent: String::new(),
+            plugin: String::new(),
             timeout: "10s".to_owned(),
         }
     }

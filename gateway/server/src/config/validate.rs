@@ -175,7 +175,9 @@ fn link(at: &Place<'_>, raw: &super::raw::RawLink) -> Result<LinkConfig, ConfigE
 
 fn quota(at: &Place<'_>, raw: &RawQuota) -> Result<Quota, ConfigError> {
     let bytes = bytes_or_none(at, "quota.bytes", &raw.bytes)?;
-    Ok(Quota { volumes: Some(raw.volumes).filter(|volumes| *volumes > 0), bytes })
+    let volumes = Some(raw.volumes).filter(|volumes| *volumes > 0);
+    let (groups, pairs, instances) = (raw.groups, raw.pairs, raw.instances);
+    Ok(Quota { volumes, bytes, groups, pairs, instances })
 }
 
 fn fill_rate(at: &Place<'_>, raw: &RawPool) -> Result<Option<u64>, ConfigError> {
@@ -228,9 +230,10 @@ fn hook(at: &Place<'_>, raw: &RawHook) -> Result<Hook, ConfigError> {
     let url = (!raw.url.is_empty()).then(|| HookKind::Url(raw.url.clone()));
     let socket = PathBuf::from(&raw.qemu_agent);
     let agent = (!raw.qemu_agent.is_empty()).then_some(HookKind::QemuAgent(socket));
-    let mut kinds = command.into_iter().chain(url).chain(agent);
+    let plugin = (!raw.plugin.is_empty()).then(|| HookKind::Plugin(raw.plugin.clone()));
+    let mut kinds = command.into_iter().chain(url).chain(agent).chain(plugin);
     let (Some(kind), None) = (kinds.next(), kinds.next()) else {
-        let why = format!("hook {:?} needs one of command, url and qemu_agent", raw.name);
+        let why = format!("hook {:?} needs one of command, url, qemu_agent and plugin", raw.name);
         return Err(at.bad("points.hooks", why));
     };
     if let HookKind::Url(url) = &kind

@@ -16,7 +16,10 @@ mod disks;
 mod drills;
 pub(crate) mod gates;
 mod groups;
+mod instances;
 mod jobs;
+mod joined;
+mod outside;
 mod pairs;
 mod records;
 pub(crate) mod view;
@@ -30,8 +33,7 @@ use uuid::Uuid;
 
 pub(crate) use codes::{coded, fault, own_code};
 pub(crate) use disks::DiskSeen;
-pub(crate) use groups::GROUPS_MAX;
-pub(crate) use pairs::PAIRS_MAX;
+pub(crate) use instances::{InstanceCall, NewInstance, NewNic};
 
 use super::Gateway;
 use super::asks::{Answer, Question, unexpected};
@@ -131,6 +133,9 @@ pub(crate) enum Call {
     PurgeJobs {
         ids: Vec<Uuid>,
     },
+    Instance {
+        of: InstanceCall,
+    },
 }
 
 /// What a call began or made.
@@ -176,6 +181,24 @@ fn not_found(what: &str, id: Uuid, theirs: &str) -> Refused {
     coded(Code::NotFound, theirs, format!("there is no {what} {id}"))
 }
 
+fn of_dialect(
+    asked: Dialect,
+    its: Dialect,
+    (what, id, theirs): (&str, Uuid, &str),
+) -> Result<(), Refused> {
+    match (asked, its) {
+        (Dialect::Evs, Dialect::Evs) | (Dialect::Sdrs, Dialect::Sdrs) => Ok(()),
+        (Dialect::Sdrs, Dialect::Evs) => {
+            let detail = format!("{what} {id} is of the volume service: use /v2");
+            Err(coded(Code::NotFound, theirs, detail))
+        }
+        (Dialect::Evs, Dialect::Sdrs) => {
+            let detail = format!("{what} {id} is of the disaster recovery service: use /v1");
+            Err(Refused::new(Code::NotFound, detail))
+        }
+    }
+}
+
 impl EvsPages {
     /// # Errors
     /// [`Code::NotFound`].
@@ -189,6 +212,24 @@ impl EvsPages {
     pub(crate) fn group(&self, id: Uuid) -> Result<&Group, Refused> {
         let found = self.groups().find(|group| group.head.id == id);
         found.ok_or_else(|| not_found("group", id, "SDRS.1013"))
+    }
+
+    /// A pair of one dialect's: that of the other is not found by its calls.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], with the calls that find it.
+    pub(crate) fn pair_in(&self, dialect: Dialect, id: Uuid) -> Result<&Pair, Refused> {
+        let pair = self.pair(id)?;
+        of_dialect(dialect, pair.dialect, ("pair", id, "SDRS.0213")).map(|()| pair)
+    }
+
+    /// The same of a group.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], with the calls that find it.
+    pub(crate) fn group_in(&self, dialect: Dialect, id: Uuid) -> Result<&Group, Refused> {
+        let group = self.group(id)?;
+        of_dialect(dialect, group.dialect, ("group", id, "SDRS.1013")).map(|()| group)
     }
 
     /// The pairs of a group.
@@ -281,6 +322,7 @@ impl Gateway {
                 drill.ok_or_else(|| not_found("drill", *id, "SDRS.1901"))?.gateway
             }
             Call::PurgeJobs { .. } => self.own_id(),
+            Call::Instance { of } => pages.evs.group(of.group(&pages.evs)?)?.owner(),
         })
     }
 
@@ -315,6 +357,7 @@ impl Gateway {
             Call::Snap { group, name } => self.snap(group, name).await,
             Call::Unsnap { group, name } => self.unsnap(group, name).await,
             Call::PurgeJobs { ids } => self.purge_jobs(ids).await,
+            Call::Instance { of } => self.do_instance(of).await,
         }
     }
 

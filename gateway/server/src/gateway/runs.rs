@@ -308,6 +308,26 @@ impl Gateway {
         self.runs.all().get(&id).map(|known| known.run.clone()).ok_or_else(|| no_run(id))
     }
 
+    /// Records that a step made or removed something, wherever its run is executed.
+    ///
+    /// # Errors
+    /// Those of [`say_to_run`](Self::say_to_run) here or there, [`Code::PeerUnreachable`]; it is not recorded.
+    pub(crate) async fn note_in_run(
+        &self,
+        id: Uuid,
+        step: String,
+        (created, removed): (Vec<recovery::Created>, Vec<recovery::Created>),
+    ) -> Result<(), Refused> {
+        let runner = self.run_known(id)?.runner;
+        if runner.gateway == self.as_runner().gateway {
+            let word = Word::Note { step, created, removed };
+            return self.say_to_run(id, word, "plugin").await.map(drop);
+        }
+        let there = Uuid::parse_str(&runner.gateway).map_err(|_none| no_run(id))?;
+        let question = RunQuestion::Note { run: id, step, created, removed };
+        self.ask(there, &Question::Run(Box::new(question))).await?.of_run().map(drop)
+    }
+
     /// Says a word to a run that is executed here.
     ///
     /// # Errors

@@ -213,7 +213,11 @@ async fn a_thread_that_hangs_is_unknown_and_hangs_nobody_else() {
 async fn evs_28_a_quota_is_kept_by_whatever_makes_or_grows_a_volume() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open_with(dir.path(), |config| {
-        config.quota = crate::config::Quota { volumes: Some(2), bytes: Some(3 << 20) };
+        config.quota = crate::config::Quota {
+            volumes: Some(2),
+            bytes: Some(3 << 20),
+            ..crate::config::Quota::default()
+        };
     })
     .await;
     let make = |name: &str, bytes: u64| {

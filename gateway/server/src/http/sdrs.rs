@@ -1,11 +1,11 @@
 //! The SDRS dialect: protection groups as the disaster recovery service's API names them.
 //!
-//! Invariant: a handler only translates; each change is a job, whose identity is the answer. Servers are
-//! not protected here: what belongs to them is done by steps of plans, and those calls do not exist.
+//! Invariant: a handler only translates; each change is a job, whose identity is the answer.
 
 mod domains;
 mod drills;
 mod groups;
+mod instances;
 mod jobs;
 mod pairs;
 
@@ -26,6 +26,8 @@ use crate::refusal::Refused;
 type Begun = Result<Json<SdrsJobBegun>, Failure>;
 
 const DESCRIPTION_MAX: usize = 64;
+/// Identities that a list may be asked for.
+const LISTED_MAX: usize = 30;
 
 /// The calls of the disaster recovery service.
 pub(super) fn calls() -> OpenApiRouter<Arc<Gateway>> {
@@ -38,7 +40,19 @@ pub(super) fn calls() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(pairs::show, pairs::rename, pairs::delete))
         .routes(routes!(pairs::act))
         .routes(routes!(domains::quotas))
+        .merge(calls_of_instances())
         .merge(calls_of_drills_and_jobs())
+}
+
+fn calls_of_instances() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .routes(routes!(instances::list, instances::create))
+        .routes(routes!(instances::show, instances::rename, instances::delete))
+        .routes(routes!(instances::attach))
+        .routes(routes!(instances::detach))
+        .routes(routes!(instances::add_nic))
+        .routes(routes!(instances::remove_nic))
+        .routes(routes!(instances::resize))
 }
 
 fn calls_of_drills_and_jobs() -> OpenApiRouter<Arc<Gateway>> {
@@ -53,6 +67,18 @@ fn calls_of_drills_and_jobs() -> OpenApiRouter<Arc<Gateway>> {
 fn begun(made: Made) -> Begun {
     let missing = || Failure::new(Code::Internal, "the job was not recorded");
     Ok(Json(SdrsJobBegun { job_id: made.job.ok_or_else(missing)?.to_string() }))
+}
+
+/// The identities that a list is asked for, as `['ID','ID']`.
+fn listed_ids(asked: &mut Asked, name: &str) -> Result<Option<Vec<String>>, Refused> {
+    let Some(text) = asked.remove(name) else { return Ok(None) };
+    let ids = text.trim_matches(['[', ']']).split(',');
+    let ids: Vec<String> = ids.map(|id| id.trim_matches(['\'', '"', ' ']).to_owned()).collect();
+    if ids.len() <= LISTED_MAX {
+        return Ok(Some(ids));
+    }
+    let detail = format!("{name} names at most {LISTED_MAX}");
+    Err(coded(Code::Invalid, "SDRS.0226", detail))
 }
 
 fn check_name(name: &str) -> Result<(), Refused> {

@@ -4,7 +4,7 @@
 //! run refuses, and says which.
 
 use recovery::run::Record;
-use recovery::{ActionError, Context, Description, Outcome, Report, Standing};
+use recovery::{ActionError, Context, Created, Description, Outcome, Report, Standing};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -47,6 +47,17 @@ pub(crate) enum RunQuestion {
     },
     /// Do something for a step of mine, at your site.
     Act(Box<Act>),
+    /// A step of yours made or removed something here.
+    Note {
+        /// The run.
+        run: Uuid,
+        /// The step.
+        step: String,
+        /// What it made.
+        created: Vec<Created>,
+        /// What it removed.
+        removed: Vec<Created>,
+    },
 }
 
 /// A call to an action at another site.

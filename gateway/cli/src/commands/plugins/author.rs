@@ -1,10 +1,11 @@
-//! `twinspan plugin new`, `build` and `check`: what whoever writes a plugin needs, without a gateway.
+//! `twinspan plugin new`, `build`, `check` and `measure`: what whoever writes a plugin needs, without a gateway.
 //!
 //! Invariant: nothing is overwritten that somebody may have written, and no tool is called before it is
 //! known to be there.
 
 mod c;
 mod check;
+mod measure;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::args::{Language, PluginBuild, PluginNew};
 use crate::failure::{FAILED, Failure};
 
 pub(super) use check::check;
+pub(super) use measure::measure;
 use tools::Tool;
 
 /// The contract, for the generators of code.

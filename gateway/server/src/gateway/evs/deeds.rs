@@ -97,7 +97,12 @@ impl Gateway {
             };
             gateway.events.tell("pair", &group.name, told);
             gateway.end_act(&group, &deed, &done).await;
-            gateway.end_job(job, &done).await;
+            // What becomes of servers is told of the job: data has changed its site by then.
+            let with_servers = match &done {
+                Ok(()) => gateway.servers_after(id, &deed).await,
+                Err(refused) => Err(refused.clone()),
+            };
+            gateway.end_job(job, &with_servers).await;
             if done.is_ok() {
                 gateway.after(&group, &action).await;
             }
@@ -105,8 +110,22 @@ impl Gateway {
         Ok(Made { id, job })
     }
 
+    /// The servers of a group follow what was done to it.
+    async fn servers_after(&self, group: Uuid, deed: &Deed) -> Result<(), Refused> {
+        match deed {
+            Deed::Pause => Ok(()),
+            Deed::Sync => self.stand_by_all(group).await,
+            Deed::Reverse(_) | Deed::Failover(_) => self.place_all(group).await,
+            Deed::Reprotect { .. } => {
+                self.displace_all(group).await?;
+                self.place_all(group).await?;
+                self.stand_by_all(group).await
+            }
+        }
+    }
+
     /// A job is ended by the gateway that is named first in it.
-    fn mine_first(&self, group: &Group) -> [Uuid; 2] {
+    pub(super) fn mine_first(&self, group: &Group) -> [Uuid; 2] {
         let [one, other] = group.head.gateways;
         if one == self.own_id() { [one, other] } else { [other, one] }
     }
@@ -172,6 +191,7 @@ impl Gateway {
             let detail = format!("{hosts} hosts are attached: stop the production servers first");
             return Err(coded(Code::VolumeInUse, "SDRS.1029", detail));
         }
+        self.require_stopped(group).await?;
         Ok(Deed::Reverse(self.peer_with(group.other())?.site))
     }
 
@@ -366,6 +386,14 @@ impl Gateway {
                 pair.head.touch(now_ms);
                 ids.push(pair.head.id);
                 pages.evs.put(Record::Pair(pair));
+            }
+            let instances: Vec<_> = pages.evs.instances_of(id).cloned().collect();
+            for mut instance in instances {
+                instance.is_displaced = true;
+                instance.head.turn();
+                instance.head.touch(now_ms);
+                ids.push(instance.head.id);
+                pages.evs.put(Record::Instance(instance));
             }
             pages.evs.put(Record::Group(group));
             Ok::<_, Refused>(ids)

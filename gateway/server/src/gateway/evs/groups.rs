@@ -20,16 +20,14 @@ use crate::book::evs::{Dialect, Group, Head, Life, Pair, Record, Wanted};
 use crate::gateway::Gateway;
 use crate::refusal::Refused;
 
-/// Groups that one gateway keeps.
-pub(crate) const GROUPS_MAX: usize = 1024;
-
 impl Gateway {
     pub(super) async fn make_evs_group(
         self: &Arc<Self>,
         wanted: NewGroup,
     ) -> Result<Made, Refused> {
-        if self.book.read().evs.groups().count() >= GROUPS_MAX {
-            let detail = format!("there are {GROUPS_MAX} groups; delete some");
+        let (used, most) = (self.book.read().evs.groups().count(), self.config.quota.groups);
+        if used >= most {
+            let detail = format!("quota.groups is {most}, and there are {used}: delete some");
             let code = if wanted.dialect == Dialect::Evs { "37100017" } else { "SDRS.0305" };
             return Err(coded(Code::QuotaReached, code, detail));
         }
@@ -209,6 +207,10 @@ impl Gateway {
         if let Some(pair) = pages.evs.pairs_of(id).next() {
             let detail = format!("pair {} is in the group: remove it first", pair.head.id);
             return Err(coded(Code::WrongState, "SDRS.1010", detail));
+        }
+        if let Some(instance) = pages.evs.instances_of(id).next() {
+            let detail = format!("instance {} is of the group: delete it first", instance.head.id);
+            return Err(coded(Code::WrongState, "SDRS.1001", detail));
         }
         if let Some(drill) = pages.evs.drills().find(|drill| drill.group == id) {
             let detail = format!("drill {} is of the group: delete it first", drill.head.id);

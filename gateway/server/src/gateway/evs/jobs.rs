@@ -107,7 +107,7 @@ impl Gateway {
                     job.is_purged = true;
                     Ok(())
                 }
-                Record::Pair(_) | Record::Group(_) | Record::Drill(_) => {
+                Record::Pair(_) | Record::Group(_) | Record::Drill(_) | Record::Instance(_) => {
                     Err(Refused::new(Code::NotFound, "it is no job"))
                 }
             };

@@ -14,13 +14,11 @@ use super::gates::Action;
 use super::jobs::About;
 use super::{Call, EvsQuestion, Made, NewPair, busy, coded, fault};
 use crate::book::PeerEntry;
-use crate::book::evs::{Dialect, Group, Head, Life, Pair, Record, Wanted};
+use crate::book::evs::{Dialect, Group, Head, Life, Pair, Record};
 use crate::gateway::Gateway;
 use crate::gateway::placement::Wanted as Proposed;
 use crate::refusal::Refused;
 
-/// Pairs that one gateway keeps.
-pub(crate) const PAIRS_MAX: usize = 4096;
 const GIB: u64 = 1 << 30;
 
 /// Which of the two a number is about: the same fault has one for the production disk, one for the other.
@@ -31,10 +29,7 @@ fn side<'a>(is_source: bool, source: &'a str, destination: &'a str) -> &'a str {
 impl Gateway {
     /// Makes a pair. What stands against it shows in its status.
     pub(super) async fn make_pair(self: &Arc<Self>, wanted: NewPair) -> Result<Made, Refused> {
-        if self.book.read().evs.pairs().count() >= PAIRS_MAX {
-            let detail = format!("there are {PAIRS_MAX} pairs; delete some");
-            return Err(coded(Code::QuotaReached, "SDRS.0306", detail));
-        }
+        self.require_room_for_pairs(1)?;
         match wanted.group {
             Some(group) => self.make_pair_in(group, wanted).await,
             None => self.make_pair_of_two(wanted).await,
@@ -179,7 +174,7 @@ impl Gateway {
     }
 
     /// A disk is in one pair only.
-    fn check_reserved(&self, pair: &Pair) -> Result<(), Refused> {
+    pub(super) fn check_reserved(&self, pair: &Pair) -> Result<(), Refused> {
         let pages = self.book.read();
         let others = pages.evs.pairs().filter(|of| of.head.id != pair.head.id);
         let others: Vec<&Pair> = others.filter(|of| of.life != Life::Error).collect();
@@ -191,88 +186,6 @@ impl Gateway {
             }
         }
         Ok(())
-    }
-
-    // --- a disk and its copy, in a protection group ---
-
-    /// How a disk is that can be protected.
-    async fn see_available(&self, disk: Uuid) -> Result<DiskSeen, Refused> {
-        let missing = || {
-            let detail = format!("there is no disk {disk} in zone {}", self.own_station());
-            coded(Code::NotFound, "SDRS.1810", detail)
-        };
-        let seen = self.see_disk(disk).await?.ok_or_else(missing)?;
-        if !seen.is_well || seen.is_filling || !seen.is_free || seen.hosts > 0 || seen.is_member {
-            let detail = format!(
-                "disk {} is not available: it has to be whole, attached by nobody, in no group and in \
-                 no session",
-                seen.name
-            );
-            return Err(coded(Code::VolumeInUse, "SDRS.1801", detail));
-        }
-        Ok(seen)
-    }
-
-    async fn make_pair_in(self: &Arc<Self>, group: Uuid, wanted: NewPair) -> Result<Made, Refused> {
-        let group = self.book.read().evs.group(group)?.clone();
-        require_resting(&group)?;
-        let &[disk] = wanted.disks.as_slice() else {
-            let detail = "volume_id names one disk, at the production site";
-            return Err(coded(Code::Invalid, "SDRS.0211", detail));
-        };
-        let seen = self.see_available(disk).await?;
-        // Which of the two places is the production site now decides which disk is which.
-        let made = Uuid::now_v7();
-        let disks = if group.primary == 0 { [disk, made] } else { [made, disk] };
-        let pair = Pair {
-            head: Head::new(group.head.gateways, self.clock.unix_ms()),
-            dialect: group.dialect,
-            name: wanted.name,
-            description: wanted.description,
-            disks,
-            names: [seen.name.clone(), seen.name],
-            stations: group.stations.clone(),
-            volume: seen.volume,
-            bytes: seen.bytes,
-            primary: group.primary,
-            group: Some(group.head.id),
-            life: Life::Creating,
-            fault: None,
-            is_made: true,
-            overwrites: false,
-            leaves: false,
-        };
-        self.check_reserved(&pair)
-            .map_err(|refused| coded(Code::VolumeInUse, "SDRS.1811", refused.0.detail))?;
-        let id = pair.head.id;
-        let about = About {
-            kind: "createReplicationPairNoCG",
-            failure: "createFail",
-            resource: "replication_pair",
-            subject: (id, pair.name.clone()),
-            parts: Vec::new(),
-        };
-        let job = self.begin_job(group.dialect, group.head.gateways, about).await?;
-        self.put_record(Record::Pair(pair.clone())).await?;
-        let gateway = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let joined = match (group.wanted, group.core) {
-                // Protected: what joins is copied at once.
-                (Wanted::Running, Some(core)) => {
-                    let (core, volume) = (core.to_string(), pair.volume.to_string());
-                    gateway.join_group(&core, &volume).await.map(drop)
-                }
-                _ => Ok(()),
-            };
-            let end = |pair: &mut Pair| {
-                pair.life = if joined.is_ok() { Life::Available } else { Life::Error };
-                pair.fault = joined.as_ref().err().map(|refused| fault(refused, pair.dialect));
-                Ok(())
-            };
-            gateway.note(gateway.change_pair(id, end).await);
-            gateway.end_job(job, &joined).await;
-        });
-        Ok(Made { id, job })
     }
 
     // --- both ---
@@ -308,6 +221,7 @@ impl Gateway {
             (Some(group), Dialect::Sdrs) => {
                 let group = self.book.read().evs.group(group)?.clone();
                 busy(group.life, "the protection group")?;
+                self.require_detached(&pair)?;
             }
             (None, _) => {}
         }
@@ -341,7 +255,7 @@ impl Gateway {
         Ok(Made { id, job })
     }
 
-    async fn end_pair(&self, pair: &Pair, with_target: bool) -> Result<(), Refused> {
+    pub(super) async fn end_pair(&self, pair: &Pair, with_target: bool) -> Result<(), Refused> {
         let mut was_joined = pair.leaves;
         if let Some(group) = pair.group {
             let group = self.book.read().evs.group(group)?.clone();
@@ -434,16 +348,6 @@ fn check_disk(seen: &DiskSeen, is_source: bool) -> Result<(), Refused> {
         return refuse("37100053", "37100054", Code::VolumeInUse, why);
     }
     Ok(())
-}
-
-/// Pairs come and go while nothing is under way, and the two sites play their parts.
-fn require_resting(group: &Group) -> Result<(), Refused> {
-    busy(group.life, "the protection group")?;
-    if group.life == Life::Available {
-        return Ok(());
-    }
-    let detail = "pairs are made while the protection group is available or protected";
-    Err(coded(Code::WrongState, "SDRS.1002", detail))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use api::Code;
 use uuid::Uuid;
 
 use super::{EvsQuestion, INTERNAL, not_found};
-use crate::book::evs::{Fault, Group, Head, Pair, Record};
+use crate::book::evs::{Fault, Group, Head, Life, Pair, Record};
 use crate::gateway::Gateway;
 use crate::refusal::Refused;
 
@@ -47,7 +47,7 @@ impl Gateway {
     ) -> Result<T, Refused> {
         let of_group = |record: &mut Record| match record {
             Record::Group(group) => change(group),
-            Record::Pair(_) | Record::Drill(_) | Record::Job(_) => {
+            Record::Pair(_) | Record::Drill(_) | Record::Job(_) | Record::Instance(_) => {
                 Err(not_found("group", id, "SDRS.1013"))
             }
         };
@@ -61,7 +61,7 @@ impl Gateway {
     ) -> Result<T, Refused> {
         let of_pair = |record: &mut Record| match record {
             Record::Pair(pair) => change(pair),
-            Record::Group(_) | Record::Drill(_) | Record::Job(_) => {
+            Record::Group(_) | Record::Drill(_) | Record::Job(_) | Record::Instance(_) => {
                 Err(not_found("replication pair", id, "SDRS.0213"))
             }
         };
@@ -140,7 +140,8 @@ impl Gateway {
                     tokio::time::sleep(RETRY).await;
                 }
             };
-            gateway.stopping.run_until_cancelled(tell).await;
+            let both = async { tokio::join!(tell, gateway.tend_servers()) };
+            gateway.stopping.run_until_cancelled(both).await;
         });
     }
 
@@ -165,6 +166,13 @@ impl Gateway {
                     Ok(())
                 };
                 self.note(self.change_pair(pair.head.id, cut).await);
+            }
+        }
+        for instance in pages.evs.instances().filter(|of| of.life.is_busy()) {
+            let is_mine = pages.evs.group(instance.group).is_ok_and(|of| of.owner() == me);
+            if is_mine {
+                let cut = Refused::new(Code::Interrupted, why);
+                self.end_instance(instance.head.id, &Err(cut), Life::Available).await;
             }
         }
         self.end_jobs_cut_short(why).await;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::book::GroupEntry;
+use crate::config::{Hook, HookKind};
 use crate::gateway::Gateway;
 use crate::points::{self, Stored, moment, unix_ms};
 use crate::schedule::{Act, COUNTED_MAX, Look, Schedule, drive};
@@ -337,6 +338,11 @@ impl Gateway {
             let group = GroupId::from_uuid(group);
             let name = self.book.read().group_by_id(group).map(|entry| entry.name.clone());
             let name = name.unwrap_or_else(|| group.to_string());
+            let is_plugin = |of: &&Hook| matches!(of.kind, HookKind::Plugin(_));
+            let known = self.config.hooks.iter().find(|known| known.name == hook);
+            if known.filter(is_plugin).is_some() {
+                self.load_plugins().await;
+            }
             let thawed = self.thaw(group, &name, &hook).await;
             let words = match thawed {
                 Ok(()) => format!("thawed by hook {hook} after a stop in the middle of a point"),

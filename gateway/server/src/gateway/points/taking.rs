@@ -221,7 +221,8 @@ impl Gateway {
 
     async fn freeze(&self, entry: &GroupEntry, hook: &Hook) -> Result<(), String> {
         self.note_frozen(entry.group(), Some(&hook.name)).await?;
-        hooks::call(hook, Action::Freeze, &entry.name).await
+        let plugins = &self.runs.registry;
+        hooks::call(hook, (Action::Freeze, &entry.name), plugins).await
     }
 
     /// Thaws, and remembers that nobody has to any more.
@@ -232,7 +233,7 @@ impl Gateway {
         let Some(known) = self.config.hooks.iter().find(|known| known.name == hook) else {
             return Err(format!("no hook {hook} is configured any more: thaw by hand"));
         };
-        hooks::call(known, Action::Thaw, name).await?;
+        hooks::call(known, (Action::Thaw, name), &self.runs.registry).await?;
         if let Err(why) = self.note_frozen(group, None).await {
             // It is thawed once more at the next start, which is no harm.
             tracing::warn!(group = name, why, "that nobody is frozen is not recorded");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::Code;
 use block::Identity;
-use recovery::run::{Event, Record, Run};
+use recovery::run::{Event, Record, Run, Word};
 use recovery::{ActionError, Actions, Context};
 use uuid::Uuid;
 
@@ -57,6 +57,14 @@ impl Gateway {
                 Ok(self.records_from(run, from))
             }
             RunQuestion::Act(act) => self.act_for(peer, *act).await,
+            RunQuestion::Note { run, step, created, removed } => {
+                if !is_named(&self.run_known(run)?, peer) {
+                    return Err(stranger(peer));
+                }
+                let word = Word::Note { step, created, removed };
+                self.say_to_run(run, word, &format!("plugin at {}", peer.site)).await?;
+                Ok(RunAnswer::Kept { have: 0 })
+            }
         }
     }
 

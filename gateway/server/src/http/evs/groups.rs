@@ -43,6 +43,15 @@ const fn status(life: Life, wanted: Wanted) -> &'static str {
             Wanted::Idle | Wanted::Running | Wanted::Paused => "available",
         },
         Life::Available | Life::Starting | Life::Stopping | Life::Reprotecting => "available",
+        // Of servers only, which no group of this service has.
+        Life::NicCreating
+        | Life::NicDeleting
+        | Life::Resizing
+        | Life::ErrorResizing
+        | Life::Attaching
+        | Life::ErrorAttaching
+        | Life::Detaching
+        | Life::ErrorDetaching => "available",
     }
 }
 
@@ -72,13 +81,7 @@ pub(super) async fn shown(gateway: &Gateway, group: &Group) -> EvsGroup {
 }
 
 fn find(gateway: &Gateway, id: Uuid) -> Result<Group, Refused> {
-    let pages = gateway.book.read();
-    let group = pages.evs.group(id)?;
-    if group.dialect == Dialect::Evs {
-        return Ok(group.clone());
-    }
-    let detail = format!("group {id} is of the disaster recovery service: use /v1");
-    Err(Refused::new(Code::NotFound, detail))
+    gateway.book.read().evs.group_in(Dialect::Evs, id).cloned()
 }
 
 async fn answer(gateway: &Gateway, id: Uuid) -> Result<Json<EvsGroupShown>, Failure> {

@@ -60,13 +60,7 @@ pub(super) async fn shown(gateway: &Gateway, pair: &Pair) -> EvsPair {
 }
 
 fn find(gateway: &Gateway, id: Uuid) -> Result<Pair, Refused> {
-    let pages = gateway.book.read();
-    let pair = pages.evs.pair(id)?;
-    if pair.dialect == Dialect::Evs {
-        return Ok(pair.clone());
-    }
-    let detail = format!("pair {id} is of the disaster recovery service: use /v1");
-    Err(Refused::new(api::Code::NotFound, detail))
+    gateway.book.read().evs.pair_in(Dialect::Evs, id).cloned()
 }
 
 async fn answer(gateway: &Gateway, id: Uuid) -> Result<Json<EvsPairShown>, Failure> {

@@ -2,15 +2,12 @@
 //!
 //! Invariant: the status and the code stay as they were; only the body changes.
 
-use api::{Code, Problem, RecError};
-use axum::Json;
-use axum::body::to_bytes;
+use api::{Problem, RecError};
 use axum::extract::Request;
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-/// Longer texts of errors are cut by nobody: this only bounds what is read.
-const ERROR_BYTES_MAX: usize = 64 << 10;
+use super::super::shaping;
 
 /// The words after `/api/v1/` that are the dialect's.
 const DIALECT: [&str; 4] = ["copysession", "volume", "job", "storage"];
@@ -32,23 +29,13 @@ pub(super) fn error(problem: &Problem) -> RecError {
 
 /// Lets calls of the dialect fail in its shape.
 pub(in crate::http) async fn shape(request: Request, next: Next) -> Response {
-    let is_ours = is_dialect(request.uri().path());
-    let response = next.run(request).await;
-    let status = response.status();
-    if !is_ours || !(status.is_client_error() || status.is_server_error()) {
-        return response;
-    }
-    let body = to_bytes(response.into_body(), ERROR_BYTES_MAX).await.unwrap_or_default();
-    let problem = serde_json::from_slice(&body).unwrap_or_else(|_e| {
-        // What the router itself refuses is text.
-        let code = if status.is_server_error() { Code::Internal } else { Code::Invalid };
-        Problem::new(code, String::from_utf8_lossy(&body))
-    });
-    (status, Json(error(&problem))).into_response()
+    shaping::shape((request, next), is_dialect, error).await
 }
 
 #[cfg(test)]
 mod tests {
+    use api::Code;
+
     use super::*;
 
     #[test]

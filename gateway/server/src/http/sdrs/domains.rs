@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::{Failure, Shared};
 use crate::book::evs::Dialect;
 use crate::gateway::Gateway;
-use crate::gateway::evs::{GROUPS_MAX, PAIRS_MAX};
 use crate::refusal::Refused;
 
 /// The same at both gateways and for ever: it is made of the two zones.
@@ -74,8 +73,9 @@ pub(super) async fn quotas(State(gateway): Shared) -> Json<SdrsQuotas> {
         min: quota,
         max: quota,
     };
+    let most = &gateway.config.quota;
     let resources =
-        vec![quota("server_groups", groups, GROUPS_MAX), quota("replications", pairs, PAIRS_MAX)];
+        vec![quota("server_groups", groups, most.groups), quota("replications", pairs, most.pairs)];
     Json(SdrsQuotas { quotas: SdrsQuotaResources { resources } })
 }
 

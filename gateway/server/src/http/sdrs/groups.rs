@@ -25,7 +25,7 @@ use crate::refusal::Refused;
 const DRILL_DAYS: u64 = 90;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// The service's word for what becomes of a group or a pair.
+/// The service's word for what becomes of a group, a pair or a protected instance.
 pub(super) const fn status(life: Life, wanted: Wanted) -> &'static str {
     match life {
         Life::Creating => "creating",
@@ -45,6 +45,14 @@ pub(super) const fn status(life: Life, wanted: Wanted) -> &'static str {
         Life::ErrorFailingOver => "error-failing-over",
         Life::Reprotecting => "reprotecting",
         Life::ErrorReprotecting => "error-reprotecting",
+        Life::NicCreating => "nic-creating",
+        Life::NicDeleting => "nic-deleting",
+        Life::Resizing => "resizing",
+        Life::ErrorResizing => "error-resizing",
+        Life::Attaching => "attaching",
+        Life::ErrorAttaching => "error-attaching",
+        Life::Detaching => "detaching",
+        Life::ErrorDetaching => "error-detaching",
     }
 }
 
@@ -77,7 +85,7 @@ async fn shown(gateway: &Gateway, group: &Group) -> SdrsGroup {
         protected_status: said(if is_started { "started" } else { "stopped" }),
         replication_status: said(whole.replication.word()),
         health_status: said(if is_well { "normal" } else { "abnormal" }),
-        protected_instance_num: 0,
+        protected_instance_num: pages.evs.instances_of(group.head.id).count(),
         replication_num: data.len(),
         disaster_recovery_drill_num: drills,
         source_vpc_id: group.vpc.clone(),
@@ -92,12 +100,7 @@ async fn shown(gateway: &Gateway, group: &Group) -> SdrsGroup {
 }
 
 pub(super) fn find(gateway: &Gateway, id: Uuid) -> Result<Group, Refused> {
-    let pages = gateway.book.read();
-    let group = pages.evs.group(id)?;
-    if group.dialect == Dialect::Sdrs {
-        return Ok(group.clone());
-    }
-    Err(coded(Code::NotFound, "SDRS.1013", format!("group {id} is of the volume service: use /v2")))
+    gateway.book.read().evs.group_in(Dialect::Sdrs, id).cloned()
 }
 
 /// Protection groups

@@ -23,7 +23,10 @@ fn shown(job: &Job) -> SdrsJob {
     let part = |pair: &uuid::Uuid| {
         json!({
             "job_id": format!("{}/{pair}", job.head.id),
-            "job_type": job.kind.replace("ProtectionGroupNoCG", "ReplicationPairNoCG"),
+            "job_type": job
+                .kind
+                .replace("ProtectionGroupNoCG", "ReplicationPairNoCG")
+                .replace("ProtectedInstanceNoCG", "ReplicationPairNoCG"),
             "status": word(job.progress),
             "begin_time": text(job.head.made_ms),
             "end_time": job.ended_ms.map(text),

@@ -1,8 +1,8 @@
 //! The calls of `replications`.
 
 use api::{
-    Code, SdrsJobBegun, SdrsPair, SdrsPairAction, SdrsPairCreate, SdrsPairDelete, SdrsPairMetadata,
-    SdrsPairRename, SdrsPairShown,
+    Code, SdrsJobBegun, SdrsPair, SdrsPairAction, SdrsPairAttachment, SdrsPairCreate,
+    SdrsPairDelete, SdrsPairMetadata, SdrsPairRename, SdrsPairShown,
 };
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::groups::{find as find_group, station, status as status_of};
 use super::{
     Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name, cut,
-    id, whole_gib,
+    id, listed_ids, whole_gib,
 };
-use crate::book::evs::{Dialect, Group, Life, Pair, Wanted};
+use crate::book::evs::{Dialect, Group, Instance, Life, Pair, Wanted};
 use crate::clock::text;
 use crate::gateway::Gateway;
 use crate::gateway::evs::view::{Data, Replication, of_pair};
@@ -22,8 +22,6 @@ use crate::gateway::evs::{Call, NewPair, coded};
 use crate::refusal::Refused;
 
 const GIB: u64 = 1 << 30;
-/// Groups that one list may be of.
-const GROUPS_MAX: usize = 30;
 
 /// A pair is as its group is, unless it has a fault of its own.
 fn status(pair: &Pair, group: Option<&Group>, data: Data) -> &'static str {
@@ -57,6 +55,7 @@ async fn shown(gateway: &Gateway, pair: &Pair) -> SdrsPair {
         priority_station: station(pair.primary).to_owned(),
         fault_level: data.fault_level.to_string(),
         failure_detail: pair.fault.as_ref().map(|fault| format!("{}: {}", fault.code, fault.why)),
+        attachment: pages.evs.instances().filter_map(|of| attached(of, pair)).collect(),
         record_metadata: SdrsPairMetadata {
             multiattach: false,
             volume_size: pair.bytes.div_ceil(GIB),
@@ -67,13 +66,14 @@ async fn shown(gateway: &Gateway, pair: &Pair) -> SdrsPair {
     }
 }
 
+fn attached(instance: &Instance, pair: &Pair) -> Option<SdrsPairAttachment> {
+    let disk = instance.disk_of(pair.head.id)?;
+    let protected_instance = instance.head.id.to_string();
+    Some(SdrsPairAttachment { protected_instance, device: disk.device.clone() })
+}
+
 fn find(gateway: &Gateway, id: Uuid) -> Result<Pair, Refused> {
-    let pages = gateway.book.read();
-    let pair = pages.evs.pair(id)?;
-    if pair.dialect == Dialect::Sdrs {
-        return Ok(pair.clone());
-    }
-    Err(coded(Code::NotFound, "SDRS.0213", format!("pair {id} is of the volume service: use /v2")))
+    gateway.book.read().evs.pair_in(Dialect::Sdrs, id).cloned()
 }
 
 /// Pairs
@@ -88,22 +88,12 @@ pub(super) async fn list(
     State(gateway): Shared,
     Query(mut asked): Query<Asked>,
 ) -> Result<Json<Value>, Failure> {
-    let groups = asked.remove("server_group_ids");
-    let groups: Option<Vec<&str>> = groups.as_ref().map(|ids| {
-        ids.trim_matches(['[', ']'])
-            .split(',')
-            .map(|id| id.trim_matches(['\'', '"', ' ']))
-            .collect()
-    });
-    if groups.as_ref().is_some_and(|groups| groups.len() > GROUPS_MAX) {
-        let detail = format!("server_group_ids names at most {GROUPS_MAX}");
-        return Err(coded(Code::Invalid, "SDRS.0226", detail).into());
-    }
+    let groups = listed_ids(&mut asked, "server_group_ids")?;
     let pages = gateway.book.read();
     let mut items = Vec::new();
     for pair in pages.evs.pairs().filter(|pair| pair.dialect == Dialect::Sdrs) {
         let its = pair.group.map(|group| group.to_string()).unwrap_or_default();
-        if groups.as_ref().is_none_or(|groups| groups.contains(&&*its)) {
+        if groups.as_ref().is_none_or(|groups| groups.contains(&its)) {
             items.push(serde_json::to_value(shown(&gateway, pair).await).unwrap_or_default());
         }
     }

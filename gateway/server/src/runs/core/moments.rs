@@ -165,7 +165,7 @@ async fn call(
             ..ActionError::never(Code::PlanBad.as_str(), why)
         }
     })?;
-    let called = hooks::call(found, action, group).await;
+    let called = hooks::call(found, (action, group), &gateway.runs.registry).await;
     called.map_err(|why| ActionError::now("hook", why))?;
     Ok(Report::of(format!("hook {hook} was called for {group}")))
 }

@@ -1,0 +1,110 @@
+//! What hosts notice of a plugin that does what it should not: the latency of their writes beside it, and
+//! without it.
+//!
+//! Invariant: quiet and disturbed rounds follow each other; medians are compared. An error in any answer
+//! fails the run.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use harness::{Site, wait_for};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::client::Address;
+use crate::load::{Load, fill};
+use crate::workload::Pattern;
+
+/// What it does: computes, takes memory, floods.
+const KINDS: [&str; 4] = ["loop", "allocate", "flood-log", "flood-metrics"];
+const VOLUME: &str = "bench";
+/// A call that computes without an end is ended after ten seconds of it.
+const LIMIT: Duration = Duration::from_secs(120);
+const DEPTH: usize = 16;
+
+/// The 99th percentile of writes of 4 KiB, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Beside {
+    pub(crate) kind: &'static str,
+    pub(crate) quiet_p99_us: f64,
+    pub(crate) disturbed_p99_us: f64,
+    pub(crate) ratio: f64,
+}
+
+fn write(address: &Address, seconds: f64) -> Result<f64> {
+    let load = Load {
+        address: address.clone(),
+        export: VOLUME.to_owned(),
+        pattern: Pattern::RandWrite,
+        bytes: 4096,
+        depth: DEPTH,
+        connections: 1,
+        seconds,
+        structured: false,
+        every: None,
+    };
+    Ok(load.run()?.p99_us)
+}
+
+/// Begins a run that calls it; the run.
+fn begin(site: &Site, dir: &Path, kind: &str) -> Result<String> {
+    let file = dir.join("harm.toml");
+    let plan = format!(
+        "name = \"harm\"\nkind = \"other\"\n[sites]\nsource = \"one\"\ndestination = \"two\"\n\
+         [[steps]]\nid = \"it\"\naction = \"hostile/{kind}\"\nretries = 0\non_failure = \"roll-back\"\n"
+    );
+    std::fs::write(&file, plan).context("write the plan")?;
+    site.cli(&["plan", "save", &file.display().to_string()])?;
+    let begun: Value = site.ask(&["plan", "run", "harm"])?.json;
+    begun["id"].as_str().map(str::to_owned).context("the run has no id")
+}
+
+fn end(site: &Site, run: &str) -> Result<()> {
+    site.wait_for(&["run", "show", run], LIMIT, |run| {
+        !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+    })?;
+    // Where it rests after its faults it would disturb nobody in the next round.
+    wait_for("the plugin's rest to end", LIMIT, || {
+        let list = site.cli(&["plugin", "list"])?.to_string();
+        anyhow::ensure!(!list.contains("resting"), "it rests");
+        Ok(())
+    })
+}
+
+fn middle(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Measures beside each kind.
+///
+/// # Errors
+/// When a gateway cannot be started, or answers with an error.
+pub(crate) fn measure(
+    dir: &Path,
+    component: &Path,
+    (repeats, seconds): (usize, f64),
+) -> Result<Vec<Beside>> {
+    let mut site = Site::new(dir, "one")?;
+    site.start()?;
+    site.cli(&["volume", "create", VOLUME, "--size", "256MiB"])?;
+    let address = Address::Unix(site.nbd_socket());
+    fill(&address, VOLUME)?;
+    site.cli(&["plugin", "install", &component.display().to_string()])?;
+    site.cli(&["plugin", "grant", "hostile", "kv", "volumes"])?;
+    let mut all = Vec::new();
+    for kind in KINDS {
+        let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
+        for _ in 0..repeats {
+            quiet.push(write(&address, seconds)?);
+            let run = begin(&site, dir, kind)?;
+            disturbed.push(write(&address, seconds)?);
+            end(&site, &run)?;
+        }
+        let (quiet, disturbed) = (middle(quiet), middle(disturbed));
+        let ratio = disturbed / quiet;
+        all.push(Beside { kind, quiet_p99_us: quiet, disturbed_p99_us: disturbed, ratio });
+    }
+    Ok(all)
+}

@@ -15,8 +15,6 @@ use store::Executor;
 use store::journal::{Journal, JournalLimits, View};
 use testkit::SimDisk;
 
-use crate::lying::LyingDirectory;
-
 const GROUP: GroupId = GroupId::of(1);
 const VOLUMES: [VolumeId; 2] = [VolumeId::of(11), VolumeId::of(12)];
 const BYTES: u64 = 32 << 10;
@@ -40,16 +38,10 @@ pub(crate) struct Rig {
     times: BTreeMap<u64, Contents>,
     clock: u64,
     next: u128,
-    /// Its disk says of what it did not make durable that it is.
-    lies: bool,
 }
 
 impl Rig {
-    fn new(limits: JournalLimits) -> Self {
-        Self::on(limits, false)
-    }
-
-    pub(crate) fn on(limits: JournalLimits, lies: bool) -> Self {
+    pub(crate) fn new(limits: JournalLimits) -> Self {
         let zeroes = || vec![0; usize::try_from(BYTES).unwrap()];
         let mut rig = Self {
             disk: SimDisk::new(),
@@ -60,16 +52,13 @@ impl Rig {
             times: BTreeMap::new(),
             clock: 1_000,
             next: 1,
-            lies,
         };
         rig.open();
         rig
     }
 
     fn open(&mut self) {
-        let root = self.disk.root();
-        let root = if self.lies { LyingDirectory::over(root) } else { root };
-        let parts = (root, Executor::Inline);
+        let parts = (self.disk.root(), Executor::Inline);
         self.journal = Some(Journal::open(GROUP, parts, Some(self.limits), HashMap::new()));
     }
 
@@ -353,7 +342,6 @@ fn a_torn_record_is_cut_at_every_byte() {
             times: rig.times.clone(),
             clock: rig.clock,
             next: rig.next,
-            lies: false,
         };
         assert!(copy.check() >= 9, "cut at {cut}");
     }

@@ -20,13 +20,13 @@ use crate::iscsi::{PREFIX, served};
 
 /// Rounds until memory has the shape that it keeps: buffers that threads keep are there, and the
 /// allocator has its arenas.
-const WARM_UP: usize = 6;
+const WARM_UP: usize = 4;
 /// Rounds that are compared with those before them.
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 16;
 /// Of these, the least is taken: memory that was just given back is not always back yet.
 const LEAST_OF: usize = 4;
 /// Connections of each kind in a round.
-const EACH: usize = 6;
+const EACH: usize = 4;
 /// What the allocator may keep back. A connection has a buffer of 256 KiB, so one that leaked in each
 /// round would be more.
 const NOISE_BYTES: f64 = 3.0 * 1024.0 * 1024.0;

@@ -187,7 +187,7 @@ fn qemu_mirror(place: &Place, direct: bool) -> Result<Running> {
         if direct { &["--cache=none", "--aio=io_uring"] } else { &["--cache=writeback"] };
     mirror.args(modes).arg(format!("--port={far_port}")).arg(far);
     let mirror = Process::start("qemu-nbd", &mut mirror, &place.dir.join("far.log"))?;
-    harness::wait_for("qemu-nbd", std::time::Duration::from_secs(10), || {
+    harness::wait_for("qemu-nbd", Duration::from_secs(10), || {
         Ok(std::net::TcpStream::connect(("127.0.0.1", far_port))?)
     })?;
 
@@ -219,7 +219,7 @@ fn qemu_mirror(place: &Place, direct: bool) -> Result<Running> {
         "job-id": "m0", "device": "near", "target": "far", "sync": "none",
         "copy-mode": "write-blocking", "filter-node-name": "mirror0",
     });
-    harness::wait_for("QMP", std::time::Duration::from_secs(10), || {
+    harness::wait_for("QMP", Duration::from_secs(10), || {
         qmp::run(&control, &[("blockdev-mirror", mirror.clone())])
     })?;
     Ok(running)

@@ -4,7 +4,7 @@
 //! Invariant: every round does the same as the one before, under names that were never used before, so
 //! that whatever the gateway keeps of it grows with the rounds.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +20,13 @@ use crate::iscsi::{PREFIX, served};
 
 /// Rounds until memory has the shape that it keeps: buffers that threads keep are there, and the
 /// allocator has its arenas.
-const WARM_UP: usize = 6;
+const WARM_UP: usize = 4;
 /// Rounds that are compared with those before them.
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 16;
 /// Of these, the least is taken: memory that was just given back is not always back yet.
 const LEAST_OF: usize = 4;
 /// Connections of each kind in a round.
-const EACH: usize = 6;
+const EACH: usize = 4;
 /// What the allocator may keep back. A connection has a buffer of 256 KiB, so one that leaked in each
 /// round would be more.
 const NOISE_BYTES: f64 = 3.0 * 1024.0 * 1024.0;
@@ -52,6 +52,13 @@ fn access(opcode: u8, flags: u8, cmd_sn: u32) -> [u8; 48] {
     header[32] = opcode;
     header[39..41].copy_from_slice(&2048u16.to_be_bytes());
     header
+}
+
+/// Waits until it is answered, and leaves the rest of the answers where they are: closed then, the
+/// connection is reset, which the gateway notices at once. One that was only closed would be waited for
+/// as long as its commands may take.
+fn answered(stream: &mut TcpStream) -> Result<()> {
+    stream.read_exact(&mut [0; 48]).context("the first answer")
 }
 
 /// One that is hostile: logs in under a name of its own if it wants to.
@@ -121,6 +128,7 @@ impl Hostile {
         let (mut stream, first) = self.login(&["InitialR2T=Yes", "ImmediateData=No"])?;
         let all: Vec<u8> = (0..64).flat_map(|n| access(0x2a, 0xa1, first + n)).collect();
         stream.write_all(&all)?;
+        answered(&mut stream)?;
         Ok(stream)
     }
 
@@ -129,6 +137,7 @@ impl Hostile {
         let (mut stream, first) = self.login(&[])?;
         let all: Vec<u8> = (0..64).flat_map(|n| access(0x28, 0xc1, first + n)).collect();
         stream.write_all(&all)?;
+        answered(&mut stream)?;
         Ok(stream)
     }
 
@@ -145,6 +154,8 @@ impl Hostile {
                 Err(error) => return Err(error).context("flood"),
             }
         }
+        stream.set_nonblocking(false)?;
+        answered(&mut stream)?;
         Ok(stream)
     }
 

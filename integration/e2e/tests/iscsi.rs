@@ -14,7 +14,7 @@ use crate::initiator::{
     GOOD, Initiator, NO_UNIT, OPTIMIZED, RESERVATION_CONFLICT, STANDBY, STANDING_BY, UNAVAILABLE,
     UNITS_CHANGED, WAYS_CHANGED, WRITE_PROTECTED,
 };
-use crate::pair::{SOON, fail_over, migrate};
+use crate::pair::{SOON, expect, fail_over, migrate};
 
 pub(crate) const PREFIX: &str = "iqn.2026-01.io.twinspan";
 const SECRET: &str = "secretsecret12";
@@ -403,7 +403,7 @@ fn a_snapshot_is_a_protected_disk_of_its_own_until_it_is_deleted() -> Result<()>
     let said = Tool::new("iscsi-readcapacity16").arg(&uri).run()?;
     ensure!(said.contains("Total size:33554432"), "{said}");
 
-    east.cli(&["snapshot", "delete", "orders", "before"])?;
+    expect(&east, &["snapshot", "delete", "orders", "before"], 0, "")?;
     for disk in [&mut here, &mut there] {
         wait_for("its end", SOON, || {
             let heard = disk.ready()?;

@@ -64,7 +64,7 @@ fn begin(site: &Site, dir: &Path, kind: &str) -> Result<String> {
 
 fn end(site: &Site, run: &str) -> Result<()> {
     site.wait_for(&["run", "show", run], LIMIT, |run| {
-        !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+        !matches!(run["state"].as_str(), Some("running" | "turning_back" | "pending"))
     })?;
     // Where it rests after its faults it would disturb nobody in the next round.
     wait_for("the plugin's rest to end", LIMIT, || {

@@ -48,7 +48,7 @@ fn begin(site: &Site, dir: &Path, kind: &str) -> Result<String> {
 
 fn ended(site: &Site, run: &str) -> Result<Value> {
     site.wait_for(&["run", "show", run], SYNC_LIMIT, |run| {
-        !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+        !matches!(run["state"].as_str(), Some("running" | "turning_back" | "pending"))
     })
 }
 

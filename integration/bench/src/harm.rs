@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::{Site, wait_for};
 use serde::Serialize;
 use serde_json::Value;
@@ -44,7 +44,9 @@ fn write(address: &Address, seconds: f64) -> Result<f64> {
         structured: false,
         every: None,
     };
-    Ok(load.run()?.p99_us)
+    let p99_us = load.run()?.p99_us;
+    ensure!(p99_us > 0.0, "no write was answered within {seconds} s: measure for longer");
+    Ok(p99_us)
 }
 
 /// Begins a run that calls it; the run.
@@ -62,12 +64,12 @@ fn begin(site: &Site, dir: &Path, kind: &str) -> Result<String> {
 
 fn end(site: &Site, run: &str) -> Result<()> {
     site.wait_for(&["run", "show", run], LIMIT, |run| {
-        !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+        !matches!(run["state"].as_str(), Some("running" | "turning_back" | "pending"))
     })?;
     // Where it rests after its faults it would disturb nobody in the next round.
     wait_for("the plugin's rest to end", LIMIT, || {
         let list = site.cli(&["plugin", "list"])?.to_string();
-        anyhow::ensure!(!list.contains("resting"), "it rests");
+        ensure!(!list.contains("resting"), "it rests");
         Ok(())
     })
 }

@@ -72,7 +72,7 @@ fn run_step(site: &Site, dir: &std::path::Path, step: &str) -> Result<Value> {
     let begun = site.ask(&["plan", "run", "cloud"])?;
     let id = text(&begun.json, "/id")?;
     site.wait_for(&["run", "show", &id], SYNC_LIMIT, |run| {
-        !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+        !matches!(run["state"].as_str(), Some("running" | "turning_back" | "pending"))
     })
 }
 

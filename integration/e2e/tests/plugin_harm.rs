@@ -19,7 +19,8 @@ const KINDS: [(&str, &str); 10] = [
     ("loop", "plugin hostile"),
     ("sleep", "plugin hostile"),
     ("allocate", "plugin hostile"),
-    ("trap", "plugin hostile"),
+    // It says so itself when it is looked at first.
+    ("trap", "it would trap"),
     ("make", "plugin hostile"),
     ("flood-output", "plugin hostile"),
     ("long-token", "plugin hostile"),
@@ -34,8 +35,7 @@ fn plan(kind: &str) -> String {
     let params = if kind == "call" { "params = { url = \"http://127.0.0.2/\" }\n" } else { "" };
     format!(
         "name = \"harm\"\nkind = \"other\"\n[sites]\nsource = \"east\"\ndestination = \"west\"\n\
-         [[steps]]\nid = \"it\"\naction = \"hostile/{kind}\"\n{params}retries = 0\n\
-         on_failure = \"roll-back\"\n"
+         [[steps]]\nid = \"it\"\naction = \"hostile/{kind}\"\n{params}retries = 0\n"
     )
 }
 
@@ -48,7 +48,7 @@ fn begin(site: &Site, dir: &Path, kind: &str) -> Result<String> {
 
 fn ended(site: &Site, run: &str) -> Result<Value> {
     site.wait_for(&["run", "show", run], SYNC_LIMIT, |run| {
-        !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+        !matches!(run["state"].as_str(), Some("running" | "turning_back" | "pending"))
     })
 }
 
@@ -96,7 +96,7 @@ fn whatever_a_plugin_does_hosts_write_on_and_it_is_named() -> Result<()> {
     expect(east, &["plugin", "install", &file.display().to_string()], 7, "GW0722")?;
     // Fault after fault: it rests, and its state says so by its name.
     wait_for("the plugin to rest", SYNC_LIMIT, || {
-        let run = begin(east, pair.dir.path(), "trap")?;
+        let run = begin(east, pair.dir.path(), "make")?;
         ended(east, &run)?;
         let shown = east.cli(&["plugin", "show", "hostile"])?;
         ensure!(shown["state"] == "resting" && shown["name"] == "hostile", "{shown:#}");

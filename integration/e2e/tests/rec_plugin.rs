@@ -87,7 +87,7 @@ impl Lab {
         self.desk.cli(&["plan", "save", &file.display().to_string()])?;
         let id = text(&self.desk.ask(&["plan", "run", "rec"])?.json, "/id")?;
         self.desk.wait_for(&["run", "show", &id], SYNC_LIMIT * 2, |run| {
-            !matches!(run["state"].as_str(), Some("running" | "rolling_back" | "pending"))
+            !matches!(run["state"].as_str(), Some("running" | "turning_back" | "pending"))
         })
     }
 

@@ -355,24 +355,31 @@ fn back(
     turn: &mut Turn,
 ) -> Result<Seen, Error> {
     let here = format!("/copysession/{}", number(there, "remote_copysession_id")?);
-    let is_source = there["is_local_source_volume"] == true;
-    match (is_source, is_suspended(there)) {
-        (true, false) if !is_equivalent(there) => waits(there),
-        (true, false) => {
-            let (call, body) = (format!("{path}/suspend"), json!({ "force": false }));
-            turn.push(arrays, (Side::Remote, "split again"), (("POST", call.as_str()), &body))
-        }
-        (true, true) => {
-            let (call, body) = (format!("{here}/reverse"), json!({ "force": false }));
-            turn.push(arrays, (Side::Local, "reverse again"), (("POST", call.as_str()), &body))
-        }
-        (false, true) => {
+    // Whoever becomes the source knows it first.
+    let mine = arrays.get(Side::Local, &here)?;
+    if mine["is_local_source_volume"] == true {
+        if is_suspended(&mine) {
             let call = format!("{here}/resume");
-            turn.push(arrays, (Side::Local, "resume"), (("POST", call.as_str()), &json!({})))
+            return turn.push(
+                arrays,
+                (Side::Local, "resume"),
+                (("POST", call.as_str()), &json!({})),
+            );
         }
-        (false, false) if !is_equivalent(there) => waits(there),
-        (false, false) => done("restored, and mirrored as before".to_owned(), NONE),
+        if !is_equivalent(&mine) {
+            return waits(&mine);
+        }
+        return done("restored, and mirrored as before".to_owned(), NONE);
     }
+    let call = if is_suspended(there) {
+        (Side::Local, "reverse again", format!("{here}/reverse"))
+    } else if is_equivalent(there) {
+        (Side::Remote, "split again", format!("{path}/suspend"))
+    } else {
+        return waits(there);
+    };
+    let (side, what, call) = call;
+    turn.push(arrays, (side, what), (("POST", call.as_str()), &json!({ "force": false })))
 }
 
 // --- deleted ---

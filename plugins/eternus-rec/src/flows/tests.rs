@@ -90,6 +90,9 @@ impl Arrays for Fake {
             "/volume" => json!({ "volume_list": world.volumes[at(side)] }),
             "/storage" => json!({ "boxid": (["A", "B"][at(side)]) }),
             "/copysession" => json!({ "copysession_list": world.session_at(side) }),
+            one if one.starts_with("/copysession/") => {
+                world.session_at(side).pop().unwrap_or_default()
+            }
             _ => json!({ "status": "Success" }),
         })
     }

@@ -9,7 +9,6 @@ mod crash;
 mod faults;
 mod filling;
 mod journal;
-mod many;
 mod model;
 mod overlap;
 mod raw;

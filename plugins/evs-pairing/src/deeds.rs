@@ -75,8 +75,12 @@ impl Pushed {
                 return Err(error(ErrorCode::WrongState, format!("{what}: {why}")));
             }
             Some(Err(why)) if why.code != ErrorCode::NotFound => return Err(why),
-            // It says that it is done, and it is not; or it has forgotten.
-            Some(Ok(Progress::Success) | Err(_)) | None => {}
+            // It says that it is done, since this look was begun: the next one sees whether it is so.
+            Some(Ok(Progress::Success) | Err(_)) => {
+                self.job = None;
+                return Ok(());
+            }
+            None => {}
         }
         if self.times == PUSHES_MAX {
             let why = format!("{what}: asked for {PUSHES_MAX} times, and still it is not so");

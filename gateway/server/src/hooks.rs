@@ -354,7 +354,8 @@ mod tests {
             let url = format!("http://{}/quiesce", listener.local_addr().unwrap());
             let timeout = Duration::from_secs(60);
             let hook = Hook { name: "app".to_owned(), kind: HookKind::Url(url), timeout };
-            let asked = call(&hook, (Action::Thaw, "orders"), &Registry::default());
+            let plugins = Registry::default();
+            let asked = call(&hook, (Action::Thaw, "orders"), &plugins);
             let (result, heard) = tokio::join!(asked, answer(listener, status));
             assert!(heard.starts_with("POST /quiesce "), "{heard}");
             assert!(heard.contains("\"action\":\"thaw\"") && heard.contains("orders"), "{heard}");
@@ -400,10 +401,9 @@ mod tests {
                 kind: HookKind::QemuAgent(socket),
                 timeout: Duration::from_secs(60),
             };
-            let (result, ()) = tokio::join!(
-                call(&hook, (Action::Freeze, "g"), &Registry::default()),
-                agent(listener, answer)
-            );
+            let plugins = Registry::default();
+            let (result, ()) =
+                tokio::join!(call(&hook, (Action::Freeze, "g"), &plugins), agent(listener, answer));
             match expected {
                 None => assert_eq!(result, Ok(())),
                 Some(words) => assert!(result.unwrap_err().contains(words)),

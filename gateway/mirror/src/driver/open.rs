@@ -171,15 +171,14 @@ impl Group {
         let certificates = read_certificates(&parts, &record)?;
         let restored = restored_all(&parts)?;
         let name = record.name.clone();
-        let gateways: Vec<GatewayId> =
-            record.legs.iter().flatten().map(|leg| leg.gateway).collect();
-        let mut machine =
-            Machine::restore(record, parts.host_boot, &restored, |gateway, volume| {
-                maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
-            });
+        let legs = record.legs.iter().flatten();
+        let gateways: Vec<GatewayId> = legs.map(|leg| leg.gateway).collect();
+        let map_of = |gateway, volume| {
+            maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
+        };
+        let mut machine = Machine::restore(record, parts.host_boot, &restored, map_of);
         restore_more(&mut machine, &parts, &gateways)?;
         machine.set_journal(parts.journals.limits);
-        machine.introduce(parts.identity.gateway);
         let effects = start(&mut machine, witness.as_ref(), &*parts.generations);
         let members = members(&parts);
         let stopping = CancellationToken::new();
@@ -320,7 +319,7 @@ pub(super) fn restored(
     })
 }
 
-/// What has records of its own beside the group's.
+/// What has records of its own beside the group's, and who this gateway is.
 fn restore_more(
     machine: &mut Machine,
     parts: &Parts,
@@ -329,6 +328,7 @@ fn restore_more(
     let relays = read_relays(parts, gateways)?;
     machine.restore_relays(|gateway| relays.get(&gateway).cloned());
     machine.restore_recovery(read_recovery(parts)?);
+    machine.introduce(parts.identity.gateway);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use block::{Completions, Op, Request, Volume};
 
+use crate::parts::spawn_local;
 use crate::world::{World, bytes, extent};
 
 fn is_pending<F: Future>(future: Pin<&mut F>) -> bool {
@@ -62,7 +63,7 @@ fn bytes_are_settled_once_every_change_that_came_before_is_applied_here() {
         for (offset, settled) in [(0, true), (4096, false), (9000, false), (12_288, true)] {
             assert_eq!(is_settled(&volume, offset, 512), settled, "at {offset}");
         }
-        let waiting = tokio::task::spawn_local(async move {
+        let waiting = spawn_local(async move {
             poll_fn(|context| volume.poll_settled(extent(4096, 8192), context)).await;
         });
         world.pass(1).await;

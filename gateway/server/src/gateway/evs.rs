@@ -152,7 +152,7 @@ pub(crate) struct Made {
 #[serde(tag = "evs", rename_all = "snake_case")]
 pub(crate) enum EvsQuestion {
     /// Keep this record.
-    Keep { record: Record },
+    Keep { record: Box<Record> },
     /// How is this disk of yours?
     Disk { disk: Uuid },
     /// Let a disk become a destination.
@@ -372,7 +372,7 @@ impl Gateway {
     ) -> Result<EvsAnswer, Refused> {
         let asker = peer.gateway.uuid();
         match question {
-            EvsQuestion::Keep { record } => self.keep_record(asker, record).await?,
+            EvsQuestion::Keep { record } => self.keep_record(asker, *record).await?,
             EvsQuestion::Disk { disk } => {
                 return Ok(EvsAnswer::Disk { seen: self.see_disk(disk).await? });
             }

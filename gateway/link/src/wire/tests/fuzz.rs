@@ -1,5 +1,7 @@
 //! Frames that are almost right, with checksums that match: damage that is meant.
 
+#![expect(clippy::arithmetic_side_effects, reason = "positions in a buffer of some kilobytes")]
+
 use testkit::fuzz::{Fuzz, Made};
 
 use super::*;

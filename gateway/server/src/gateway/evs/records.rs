@@ -106,7 +106,7 @@ impl Gateway {
         }
         let other = gateways.into_iter().find(|of| *of != me);
         if let Some(other) = other
-            && self.ask_evs(other, EvsQuestion::Keep { record }).await.is_err()
+            && self.ask_evs(other, EvsQuestion::Keep { record: Box::new(record) }).await.is_err()
         {
             return false;
         }

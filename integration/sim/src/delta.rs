@@ -130,6 +130,11 @@ impl Delta {
 
     fn close(&mut self, from: usize, unsent: Duration) {
         self.open[from] = self.open[from].saturating_sub(1);
+        self.give_up(unsent);
+    }
+
+    /// What waits for a link will not be sent on it.
+    fn give_up(&mut self, unsent: Duration) {
         let now = Instant::now();
         let lately = std::mem::take(&mut self.lately);
         let sent = self.sent;
@@ -412,6 +417,9 @@ impl Meter {
                 self.open = true;
                 let [from, to] = self.sites;
                 if let Some(world) = self.world.upgrade() {
+                    // The last link may be given up and not be closed yet.
+                    let unsent = world.unsent();
+                    world.with_delta(from, to, |delta| delta.give_up(unsent));
                     self.sure = world.count();
                     self.note_sent();
                     world.note_overwritten(to);

@@ -344,11 +344,9 @@ fn both_sites_killed_at_once_lose_nothing() -> Result<()> {
         let load = work(&pair, &journal, &mut random)?;
         let mirror_first = random.coin();
         if mirror_first {
-            pair.mirror.kill()?;
-            pair.primary.kill()?;
+            Site::kill_both(&mut pair.mirror, &mut pair.primary)?;
         } else {
-            pair.primary.kill()?;
-            pair.mirror.kill()?;
+            Site::kill_both(&mut pair.primary, &mut pair.mirror)?;
         }
         load.await_end(SOON)?;
         let done = load.end()?;

@@ -127,10 +127,18 @@ impl Process {
     /// # Errors
     /// When the kernel refuses.
     pub fn kill(&mut self) -> Result<()> {
-        self.signal(Signal::KILL)?;
+        self.strike()?;
         self.child.wait().with_context(|| format!("await the end of {}", self.name))?;
         self.is_killed = true;
         Ok(())
+    }
+
+    /// SIGKILL, without waiting for its end: [`Self::kill`] does that afterwards.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn strike(&self) -> Result<()> {
+        self.signal(Signal::KILL)
     }
 
     /// SIGTERM, and waits for its end.

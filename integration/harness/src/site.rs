@@ -209,6 +209,17 @@ impl Site {
         Ok(())
     }
 
+    /// SIGKILL to both in the same moment: the second does not live on while the first is waited for.
+    ///
+    /// # Errors
+    /// When one of them does not run.
+    pub fn kill_both(first: &mut Self, second: &mut Self) -> Result<()> {
+        first.process()?.strike()?;
+        second.process()?.strike()?;
+        first.kill()?;
+        second.kill()
+    }
+
     /// SIGTERM; it must end cleanly.
     ///
     /// # Errors

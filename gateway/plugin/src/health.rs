@@ -1,7 +1,7 @@
 //! How a plugin has behaved lately: one that faults again and again rests.
 //!
-//! Invariant: a plugin that faults on every call is called ever more seldom, and one good answer makes
-//! up for all.
+//! Invariant: a plugin of which one function faults on every call is called ever more seldom, whatever
+//! it answers elsewhere, and one good answer of that function makes up for all.
 
 use tokio::time::Instant;
 
@@ -12,6 +12,8 @@ use crate::limits::{FAULTS_MAX, REST_MAX, REST_MIN};
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     faults: u32,
+    /// Which function the last one was in.
+    function: Option<&'static str>,
     rest: Option<(Instant, String)>,
 }
 
@@ -29,12 +31,21 @@ impl Health {
         }
     }
 
-    /// A call came to an end. Answers the faults since the last good answer.
-    pub(crate) fn ended(&mut self, now: Instant, fault: Option<&CallError>) -> u32 {
+    /// A call of a function came to an end. Answers the faults since the last good answer of the one
+    /// that faulted: a plugin that says that it is ready, and then traps, is not well.
+    pub(crate) fn ended(
+        &mut self,
+        now: Instant,
+        function: &'static str,
+        fault: Option<&CallError>,
+    ) -> u32 {
         let Some(fault) = fault else {
-            *self = Self::default();
-            return 0;
+            if self.function == Some(function) {
+                *self = Self::default();
+            }
+            return self.faults;
         };
+        self.function = Some(function);
         self.faults = self.faults.saturating_add(1);
         if let Some(beyond) = self.faults.checked_sub(FAULTS_MAX) {
             let rest = REST_MIN.saturating_mul(2_u32.saturating_pow(beyond)).min(REST_MAX);
@@ -57,7 +68,8 @@ mod tests {
         let mut rests = Vec::new();
         for _ in 0..20 {
             let now = Instant::now();
-            health.ended(now, Some(&fault));
+            health.ended(now, "run", Some(&fault));
+            health.ended(now, "check", None);
             if let Err(CallError::Resting { left, why }) = health.may(now) {
                 assert!(why.contains("unreachable"));
                 rests.push(left);
@@ -68,8 +80,9 @@ mod tests {
         assert_eq!(rests.len(), 18, "the first two are forgiven");
         assert_eq!(rests[..3], [1, 2, 4].map(Duration::from_secs));
         assert_eq!(rests[17], REST_MAX);
-        assert_eq!(health.ended(Instant::now(), None), 0);
-        assert_eq!(health.ended(Instant::now(), Some(&fault)), 1);
+        assert_eq!(health.ended(Instant::now(), "check", None), 20, "it was not that one");
+        assert_eq!(health.ended(Instant::now(), "run", None), 0);
+        assert_eq!(health.ended(Instant::now(), "run", Some(&fault)), 1);
         assert_eq!(health.may(Instant::now()), Ok(()));
     }
 }

@@ -197,7 +197,7 @@ impl Plugins {
         if let Some(fault) = fault {
             slot.logs.say(&slot.name, crate::logs::Level::Error, &format!("{function}: {fault}"));
         }
-        let faults = locked(&slot.health).ended(Instant::now(), fault);
+        let faults = locked(&slot.health).ended(Instant::now(), function, fault);
         slot.numbers.faults(faults);
         made
     }

@@ -10,13 +10,14 @@ const SEEDS: u64 = 2_000;
 
 /// Seeds that noticed a break last, where it took hundreds: they are tried first. One that notices it
 /// no more, because histories are drawn otherwise now, costs one history.
-const NOTICED: [(Sabotage, u64); 6] = [
+const NOTICED: [(Sabotage, u64); 7] = [
     (Sabotage::DurableAtOnce, 710),
     (Sabotage::DurableWhenAcknowledged, 1_692),
     (Sabotage::FlushNotCarried, 187),
     (Sabotage::ForgetsClaims, 1_260),
     (Sabotage::IgnoresLeases, 166),
     (Sabotage::KnowsDifferences, 679),
+    (Sabotage::SharesEpoch, 280),
 ];
 
 fn found(modes: Modes, sabotage: Sabotage) {

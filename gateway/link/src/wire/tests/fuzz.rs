@@ -64,7 +64,9 @@ fn frames_that_are_almost_right_mean_the_same_when_they_are_sent_again() {
     Fuzz::new(seeds).repaired(seal).within(1 << 20).run(|bytes| {
         let Some((version, frames)) = bytes.split_first() else { return Made::Refused };
         let version = u16::from(*version).clamp(1, VERSION);
-        let Ok(messages) = messages_in(version, frames) else { return Made::Refused };
+        let Ok(mut messages) = messages_in(version, frames) else { return Made::Refused };
+        // What acknowledges nothing says nothing, and is not sent.
+        messages.retain(|message| !matches!(message, Message::Acks(seqs) if seqs.is_empty()));
         if messages.is_empty() {
             return Made::Refused;
         }

@@ -37,7 +37,7 @@ impl Scene {
         }
         let taken = scene.rig.gateway.take_snapshot("orders", Some("base".to_owned())).await;
         let scene = Self { base: SnapshotId::from_uuid(taken.unwrap().id), ..scene };
-        let journal = scene.journal();
+        let journal = scene.journal().await;
         journal.keep(JournalEntry::Time { unix_ms: FIRST_MS });
         journal.keep(JournalEntry::Base { snapshot: scene.base, seq: Seq::ZERO });
         for second in 1..=3_u8 {
@@ -61,17 +61,21 @@ impl Scene {
         let Self { rig, group, volume, base } = self;
         rig.close().await;
         let scene = Self { rig: Rig::open(dir).await, group, volume, base };
-        scene.journal().settle();
+        scene.journal().await.settle();
         scene
     }
 
-    /// Opens the journal, as the gateway does when it looks at what journals need.
-    fn journal(&self) -> Journal {
+    /// Opens the journal, as the gateway does when it looks at what journals need, and waits until it is
+    /// read.
+    async fn journal(&self) -> Journal {
         let gateway = &self.rig.gateway;
         let way = gateway.book.read().rollback_of(self.group.uuid()).and_then(|way| way.laid);
         let pins = way.map(|laid| crate::moments::pin_of_way_back(self.group, laid));
         let pins = pins.into_iter().collect();
         let journal = gateway.pool.open_journal(self.group, Some(LIMITS), pins).unwrap();
+        while journal.status(|_| true).is_reading {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         gateway.moments.add(self.group, journal.clone());
         journal
     }
@@ -107,7 +111,7 @@ impl Scene {
     async fn go_back(&self) -> Operation {
         let gateway = &self.rig.gateway;
         let plan = gateway.plan_rollback("orders", SECOND, false).await.unwrap();
-        assert_eq!(plan.moment.as_deref(), Some("2001-09-09T01:46:42.000Z"));
+        assert_eq!(plan.moment.as_deref(), Some("2001-09-09T01:46:42Z"));
         let request = RollbackRequest { token: plan.token.unwrap(), drop_hosts: false };
         let begun = gateway.roll_back(("orders", None), &request).await.unwrap();
         ended(gateway, begun.id).await
@@ -125,7 +129,9 @@ impl Scene {
         let (_, laid) = gateway.find_wanted((&entry, &status), SECOND).unwrap();
         let safety = SnapshotId::from_uuid(Uuid::now_v7());
         let (snapshot, group) = (self.base, self.group);
-        let command = Command::RollBack { snapshot, safety, unix_ms: FIRST_MS };
+        // What it keeps is called by the second, and there is one of the last time.
+        let unix_ms = FIRST_MS + gateway.clock.unix_ms() % 1_000_000 * 1_000;
+        let command = Command::RollBack { snapshot, safety, unix_ms };
         gateway.command(group, command).await.unwrap();
         let note = RollbackEntry {
             group: group.uuid(),

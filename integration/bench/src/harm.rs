@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use crate::client::Address;
 use crate::load::{Load, fill};
-use crate::workload::Pattern;
 
 /// What it does: computes, takes memory, floods.
 const KINDS: [&str; 4] = ["loop", "allocate", "flood-log", "flood-metrics"];
@@ -33,17 +32,7 @@ pub(crate) struct Beside {
 }
 
 fn write(address: &Address, seconds: f64) -> Result<f64> {
-    let load = Load {
-        address: address.clone(),
-        export: VOLUME.to_owned(),
-        pattern: Pattern::RandWrite,
-        bytes: 4096,
-        depth: DEPTH,
-        connections: 1,
-        seconds,
-        structured: false,
-        every: None,
-    };
+    let load = Load::rand_write((address, VOLUME), DEPTH, seconds);
     let p99_us = load.run()?.p99_us;
     ensure!(p99_us > 0.0, "no write was answered within {seconds} s: measure for longer");
     Ok(p99_us)

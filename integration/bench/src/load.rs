@@ -61,6 +61,25 @@ pub(crate) struct Measured {
 }
 
 impl Load {
+    /// Random writes of 4 KiB by one connection that waits for no clock.
+    pub(crate) fn rand_write(
+        (address, export): (&Address, &str),
+        depth: usize,
+        seconds: f64,
+    ) -> Self {
+        Self {
+            address: address.clone(),
+            export: export.to_owned(),
+            pattern: Pattern::RandWrite,
+            bytes: 4096,
+            depth,
+            connections: 1,
+            seconds,
+            structured: false,
+            every: None,
+        }
+    }
+
     /// Runs it on as many threads as it has connections.
     ///
     /// # Errors

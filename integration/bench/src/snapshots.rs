@@ -24,7 +24,6 @@ use crate::Options;
 use crate::client::{Address, Client};
 use crate::load::{Load, fill, write_at};
 use crate::rounds::write_out;
-use crate::workload::Pattern;
 
 const VOLUME: &str = "bench";
 const LARGE: &str = "large";
@@ -161,17 +160,7 @@ fn large(site: &Site, address: &Address) -> Result<(u64, f64)> {
 }
 
 fn load(address: &Address, export: &str, seconds: f64) -> Load {
-    Load {
-        address: address.clone(),
-        export: export.to_owned(),
-        pattern: Pattern::RandWrite,
-        bytes: 4096,
-        depth: DEPTH,
-        connections: 1,
-        seconds,
-        structured: false,
-        every: None,
-    }
+    Load::rand_write((address, export), DEPTH, seconds)
 }
 
 /// What a backup of 1 % changed blocks moves, in percent of the volume; how long a restored volume

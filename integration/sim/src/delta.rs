@@ -346,13 +346,10 @@ impl Meter {
                 {
                     let [from, to] = self.sites;
                     world.note_overwritten(to);
+                    let blocks = blocks_of(self.member(*volume), *extent);
                     world.with_delta(from, to, |delta| {
                         delta.moved += data.len() as u64;
-                        let members = &self.members;
-                        let index = usize::from(*volume);
-                        delta.copied.extend(
-                            members.get(index).into_iter().flat_map(|v| blocks_of(*v, *extent)),
-                        );
+                        delta.copied.extend(blocks);
                     });
                 }
                 if let (false, Change::Write(data)) = (resync, change) {
@@ -362,11 +359,11 @@ impl Meter {
                 if let (true, Some(world)) = (resync, self.world.upgrade()) {
                     world.sites[self.sites[1]].intact.set(false);
                 }
-                self.note(*seq, usize::from(*volume), *extent);
+                self.note(*seq, self.member(*volume), *extent);
             }
             Message::Cut { seq, .. } => self.cut(*seq),
             Message::Compare { seq, volume, extent, .. } => {
-                self.note(*seq, usize::from(*volume), *extent);
+                self.note(*seq, self.member(*volume), *extent);
             }
             Message::Promote { .. } => {
                 if let Some(world) = self.world.upgrade() {
@@ -404,10 +401,15 @@ impl Meter {
         world.on_cut_sent(from, to, (self.name, seq), self.sure);
     }
 
+    /// Which volume a link calls so.
+    fn member(&self, index: u16) -> usize {
+        let index = usize::from(index);
+        self.members.get(index).copied().unwrap_or(index)
+    }
+
     fn note(&mut self, seq: Seq, volume: usize, extent: Extent) {
         self.newest = self.newest.max(seq);
         self.unacked.insert(seq);
-        let volume = self.members.get(volume).copied().unwrap_or(volume);
         self.undurable.push_back((seq, blocks_of(volume, extent)));
     }
 

@@ -326,15 +326,19 @@ proptest! {
     }
 }
 
-#[test]
-fn greetings_survive_and_belong_before_messages() {
-    let join = JoinRequest {
+fn join_request() -> JoinRequest {
+    JoinRequest {
         token: [7; 16],
         proof: [8; 32],
         gateway: GatewayId::of(9),
         site: "west".to_owned(),
         addresses: vec!["a:1".to_owned(), "b:2".to_owned()],
-    };
+    }
+}
+
+#[test]
+fn greetings_survive_and_belong_before_messages() {
+    let join = join_request();
     let joined =
         JoinAnswer { gateway: GatewayId::of(3), site: "east".to_owned(), addresses: Vec::new() };
     for greeting in [

@@ -87,13 +87,7 @@ fn frames_that_are_almost_right_mean_the_same_when_they_are_sent_again() {
 
 #[test]
 fn greetings_that_are_almost_right_mean_the_same_when_they_are_sent_again() {
-    let join = JoinRequest {
-        token: [7; 16],
-        proof: [8; 32],
-        gateway: GatewayId::of(9),
-        site: "west".to_owned(),
-        addresses: vec!["a:1".to_owned(), "b:2".to_owned()],
-    };
+    let join = join_request();
     let greetings = [
         Greeting::Hello(hello()),
         Greeting::Refused(Refusal { code: 4, text: "no".to_owned() }),

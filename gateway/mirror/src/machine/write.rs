@@ -262,6 +262,15 @@ impl Machine {
             self.incoming_applied(write, result, out);
             return;
         }
+        if result.is_err() {
+            // The mirrors may have what this copy has not: the copier settles it from here. From now
+            // on, and not from when the last mirror answered: no snapshot is asked of them in between
+            // (rule 14).
+            let (volume, range) = (change.volume, change.range());
+            for leg in self.legs.iter_mut().flatten() {
+                leg.spoil(volume, range);
+            }
+        }
         if result == Err(IoError::Latched) {
             // This answers everything, and forgets this change too if no mirror is busy with it.
             self.latch(IoError::Latched, out);
@@ -320,12 +329,6 @@ impl Machine {
         }
         let change = self.writes.remove(write);
         let range = change.range();
-        if change.local.is_some_and(|result| result.is_err()) {
-            // The mirrors may have what this copy has not: the copier settles it from here.
-            for leg in self.legs.iter_mut().flatten() {
-                leg.spoil(change.volume, range);
-            }
-        }
         if change.step == Step::Flying {
             self.volumes[change.volume].activity.leave(change.extent);
         }

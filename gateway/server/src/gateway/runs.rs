@@ -30,6 +30,8 @@ use crate::runs::world::{Keeping, Telling};
 
 /// People's words that wait to be heard.
 const ORDERS_MAX: usize = 16;
+/// Time for news of a run that has a group: shorter than a gateway waits that asks whether it is free.
+const LEASE_NEWS_MAX: Duration = Duration::from_secs(5);
 /// Between two questions to a gateway that may have taken a run over.
 const ASK_PAUSE: Duration = Duration::from_secs(2);
 
@@ -192,7 +194,7 @@ impl Gateway {
         }
         let id = Uuid::now_v7();
         // Said before anybody else is asked.
-        self.check_leases(id, &groups)?;
+        self.check_leases_of_others(id, &groups).await?;
         let (keepers, absent) = self.ask_leases(id, &groups, &setting.sites).await?;
         let begun = Begun {
             run: id.to_string(),
@@ -232,6 +234,37 @@ impl Gateway {
             let next = format!("twinspan run show {}", leased.run);
             Refused::new(Code::RunLease, leased.to_string()).next(next)
         })
+    }
+
+    /// [`check_leases`](Self::check_leases), but a run that is executed elsewhere is asked after before it
+    /// is held against anybody: it may have ended there a moment ago, and the word of it be under way.
+    pub(super) async fn check_leases_of_others(
+        &self,
+        id: Uuid,
+        groups: &[(String, String)],
+    ) -> Result<(), Refused> {
+        let Err(refused) = self.check_leases(id, groups) else { return Ok(()) };
+        let elsewhere: Vec<(Uuid, Run)> = {
+            let all = self.runs.all();
+            let held = all.iter().filter(|(other, known)| {
+                **other != id
+                    && known.run.ended.is_none()
+                    && !matches!(known.place, Place::Here(_))
+                    && known
+                        .run
+                        .begun
+                        .groups
+                        .iter()
+                        .any(|of| groups.iter().any(|own| own.0 == of.0))
+            });
+            held.map(|(other, known)| (*other, known.run.clone())).collect()
+        };
+        let asking = elsewhere.iter().map(|(other, run)| self.catch_up(*other, run));
+        let asked = tokio::time::timeout(LEASE_NEWS_MAX, futures_util::future::join_all(asking));
+        if elsewhere.is_empty() || asked.await.is_err() {
+            return Err(refused);
+        }
+        self.check_leases(id, groups)
     }
 
     /// Asks every gateway that takes part whether the groups are free there; who answered, and who did

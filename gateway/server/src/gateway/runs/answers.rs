@@ -43,7 +43,7 @@ impl Gateway {
     ) -> Result<RunAnswer, Refused> {
         match question {
             RunQuestion::Lease { run, groups } => {
-                self.check_leases(run, &groups)?;
+                self.check_leases_of_others(run, &groups).await?;
                 Ok(RunAnswer::Kept { have: 0 })
             }
             RunQuestion::Keep { run, term, records } => {

@@ -295,6 +295,11 @@ pub trait ReservationKeeper: fmt::Debug {
     /// When that cannot be found out; the unit is not served then.
     fn load(&self) -> Result<Option<Bytes>, KeepError>;
 
+    /// Whether the power was lost since what is kept was put there, as far as initiators can tell: the
+    /// process that served then ended, and nobody else took over. Registrations without APTPL are gone
+    /// with it (SPC-4, 5.14.5).
+    fn lost_power(&self) -> bool;
+
     /// Puts this in place of what is kept. PERSISTENT RESERVE OUT is answered when it is done.
     ///
     /// # Cancellation
@@ -318,6 +323,10 @@ pub struct Forgetful;
 impl ReservationKeeper for Forgetful {
     fn load(&self) -> Result<Option<Bytes>, KeepError> {
         Ok(None)
+    }
+
+    fn lost_power(&self) -> bool {
+        true
     }
 
     fn keep(&self, _: Bytes) -> KeepFuture {

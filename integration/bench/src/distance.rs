@@ -1,8 +1,8 @@
 //! What a mirror at a distance costs a host, by mode, and how far it is behind meanwhile.
 //!
 //! ```text
-//!   round, for each load:  load on "alone" ─ load on "consistency" ─ load on "sync"
-//!                                            ╰─ the mirror's lag is looked at all the while
+//!   round, for each medium and load:  load on "alone" ─ load on "consistency" ─ load on "sync"
+//!                                                       ╰─ the mirror's lag is looked at all the while
 //! ```
 //!
 //! Invariant: the three volumes lie on the same two gateways and get the same load in each round,
@@ -21,7 +21,8 @@ use serde_json::Value;
 use crate::Options;
 use crate::client::Address;
 use crate::load::{Load, Measured, fill};
-use crate::rounds::write_out;
+use crate::report::median;
+use crate::rounds::{Work, write_out};
 use crate::workload::Pattern;
 
 /// There and back.
@@ -52,6 +53,37 @@ enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::Alone, Kind::Consistency, Kind::Sync];
 
+/// Where both sites keep everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Medium {
+    /// tmpfs: what is left is the work of the two gateways and the distance.
+    Memory,
+    /// One disk under both sites, whose flushes wait for each other as those of two sites never do.
+    Disk,
+}
+
+const MEDIA: [Medium; 2] = [Medium::Memory, Medium::Disk];
+
+impl Medium {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// The loads that it gets.
+    fn paces(self) -> &'static [Pace] {
+        if self == Self::Memory { &PACES } else { &PACES[..1] }
+    }
+
+    /// What the mirror does meanwhile.
+    fn kinds(self) -> &'static [Kind] {
+        if self == Self::Memory { &KINDS } else { &KINDS[..2] }
+    }
+}
+
 impl Kind {
     const fn name(self) -> &'static str {
         match self {
@@ -72,6 +104,7 @@ struct Pace {
 /// One load on one volume.
 #[derive(Clone, Debug, Serialize)]
 struct Round {
+    medium: Medium,
     #[serde(flatten)]
     pace: Pace,
     kind: Kind,
@@ -86,6 +119,7 @@ struct Round {
 /// The middle of several rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Row {
+    medium: Medium,
     #[serde(flatten)]
     pace: Pace,
     kind: Kind,
@@ -113,18 +147,24 @@ struct Report {
 ///
 /// # Errors
 /// When a site cannot be started, a request fails, or the mirror stops following.
-pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
-    let (primary, mirror) = start(options, dir)?;
+pub(crate) fn run(options: &Options, work: &Work) -> Result<()> {
     let mut rounds = Vec::new();
-    for pace in PACES {
-        for repeat in 1..=options.repeats {
-            eprintln!("distance: {}, round {repeat}", pace.name());
-            for kind in KINDS {
-                rounds.push(measure(&primary, kind, pace, options.seconds)?);
+    for medium in MEDIA {
+        let dir = if medium == Medium::Memory { &work.memory } else { &work.disk };
+        let (primary, mirror) = start(options, dir)?;
+        for pace in medium.paces() {
+            for repeat in 1..=options.repeats {
+                eprintln!("distance: {}, {}, round {repeat}", medium.name(), pace.name());
+                for kind in medium.kinds() {
+                    let (measured, lags, kept_up) =
+                        measure(&primary, *kind, *pace, options.seconds)?;
+                    let (pace, kind) = (*pace, *kind);
+                    rounds.push(Round { medium, pace, kind, measured, lags, kept_up });
+                }
             }
         }
+        drop(mirror);
     }
-    drop(mirror);
     let report = Report::of(rounds);
     let text = if options.output == "json" {
         serde_json::to_string(&report).context("print the report")?
@@ -178,7 +218,13 @@ fn keeps_up(session: &Value, kind: Kind) -> bool {
     session.pointer("/leg/phase").and_then(Value::as_str) == Some(wanted)
 }
 
-fn measure(primary: &Site, kind: Kind, pace: Pace, seconds: f64) -> Result<Round> {
+/// What was measured, every lag that was seen, and whether the mirror kept up.
+fn measure(
+    primary: &Site,
+    kind: Kind,
+    pace: Pace,
+    seconds: f64,
+) -> Result<(Measured, Vec<f64>, bool)> {
     let load = Load {
         address: address(primary),
         export: kind.name().into(),
@@ -205,7 +251,7 @@ fn measure(primary: &Site, kind: Kind, pace: Pace, seconds: f64) -> Result<Round
         }
     };
     settle(primary, kind)?;
-    Ok(Round { pace, kind, measured, lags, kept_up })
+    Ok((measured, lags, kept_up))
 }
 
 /// Looks at the lag until the load has ended. Looks at a volume without a lag cost the same.
@@ -242,20 +288,24 @@ impl Pace {
 impl Report {
     fn of(rounds: Vec<Round>) -> Self {
         let mut rows: Vec<Row> = Vec::new();
-        for pace in PACES {
+        for (medium, pace) in MEDIA.into_iter().flat_map(|of| PACES.map(|pace| (of, pace))) {
             for kind in KINDS {
-                let same = |round: &&Round| round.pace == pace && round.kind == kind;
+                let same =
+                    |round: &&Round| (round.medium, round.pace, round.kind) == (medium, pace, kind);
                 let same: Vec<&Round> = rounds.iter().filter(same).collect();
                 if same.is_empty() {
                     continue;
                 }
                 let middle = |of: &dyn Fn(&Measured) -> f64| {
-                    middle(same.iter().map(|round| of(&round.measured)).collect())
+                    median(same.iter().map(|round| of(&round.measured)))
                 };
                 let p50_us = middle(&|measured| measured.p50_us);
-                let alone = rows.iter().find(|row| row.pace == pace && row.kind == Kind::Alone);
+                let alone = rows
+                    .iter()
+                    .find(|row| (row.medium, row.pace, row.kind) == (medium, pace, Kind::Alone));
                 let lags: Vec<f64> = same.iter().flat_map(|round| round.lags.clone()).collect();
                 rows.push(Row {
+                    medium,
                     pace,
                     kind,
                     ops_per_second: middle(&|measured| measured.ops_per_second),
@@ -264,7 +314,7 @@ impl Report {
                     kept_up: same.iter().all(|round| round.kept_up),
                     over_alone: alone.map_or(1.0, |alone| p50_us / alone.p50_us),
                     lag_max_seconds: lags.iter().copied().reduce(f64::max),
-                    lag_p50_seconds: (!lags.is_empty()).then(|| self::middle(lags)),
+                    lag_p50_seconds: (!lags.is_empty()).then(|| median(lags)),
                 });
             }
         }
@@ -276,7 +326,7 @@ impl Report {
             "4k random writes, two gateways {} ms apart (there and back)\n\
              x alone: median latency beside the same load on a volume without a mirror (goal for \
              consistency: 1.3, with a lag below 2 s)\n\n\
-             {:<36} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10}\n",
+             {:<44} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10}\n",
             self.distance_ms, "", "ops/s", "p50 us", "p99 us", "x alone", "lag p50 s", "lag max s",
         );
         for row in &self.rows {
@@ -284,8 +334,8 @@ impl Report {
                 seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}"))
             };
             text += &format!(
-                "{:<36} {:>9.0} {:>9.1} {:>9.1} {:>8.2} {:>10} {:>10}{}\n",
-                format!("{}, {}", row.pace.name(), row.kind.name()),
+                "{:<44} {:>9.0} {:>9.1} {:>9.1} {:>8.2} {:>10} {:>10}{}\n",
+                format!("{}, {}, {}", row.medium.name(), row.pace.name(), row.kind.name()),
                 row.ops_per_second,
                 row.p50_us,
                 row.p99_us,
@@ -297,11 +347,6 @@ impl Report {
         }
         text
     }
-}
-
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[(values.len() - 1) / 2]
 }
 
 #[cfg(test)]
@@ -317,7 +362,14 @@ mod tests {
             p999_us: 9.9,
             ops_in_all: 1,
         };
-        Round { pace: PACES[0], kind, measured, lags: lags.to_vec(), kept_up: true }
+        Round {
+            medium: Medium::Memory,
+            pace: PACES[0],
+            kind,
+            measured,
+            lags: lags.to_vec(),
+            kept_up: true,
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::client::Address;
 use crate::load::{Load, fill};
+use crate::report::median;
 
 /// What it does: computes, takes memory, floods.
 const KINDS: [&str; 4] = ["loop", "allocate", "flood-log", "flood-metrics"];
@@ -63,11 +64,6 @@ fn end(site: &Site, run: &str) -> Result<()> {
     })
 }
 
-fn middle(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Measures beside each kind.
 ///
 /// # Errors
@@ -93,8 +89,9 @@ pub(crate) fn measure(
             disturbed.push(write(&address, seconds)?);
             end(&site, &run)?;
         }
-        let (quiet, disturbed) = (middle(quiet), middle(disturbed));
-        let ratio = disturbed / quiet;
+        // Each beside the quiet round before it: the machine is another one minutes later.
+        let ratio = median(disturbed.iter().zip(&quiet).map(|(beside, alone)| beside / alone));
+        let (quiet, disturbed) = (median(quiet), median(disturbed));
         all.push(Beside { kind, quiet_p99_us: quiet, disturbed_p99_us: disturbed, ratio });
     }
     Ok(all)

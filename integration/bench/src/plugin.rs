@@ -23,6 +23,8 @@ use crate::Options;
 use crate::client::Address;
 use crate::harm::{self, Beside};
 use crate::load::Load;
+use crate::report::median;
+use crate::rounds::Work;
 use crate::workload::Pattern;
 
 /// What the smallest plugin is called that does something.
@@ -70,7 +72,8 @@ struct Report {
 ///
 /// # Errors
 /// When a plugin is not built, or a peer cannot be started.
-pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
+pub(crate) fn run(options: &Options, work: &Work) -> Result<()> {
+    let dir = work.disk.as_path();
     require("nbdkit")?;
     let component = component(COMPONENT)?;
     let null = serve(dir, "null", &["null", "size=64M"])?;
@@ -85,8 +88,12 @@ pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
         rounds.push(measure(&component, (&null.1, &shell.1), options.seconds)?);
     }
     drop((null, shell));
-    let beside =
-        harm::measure(dir, &self::component(HOSTILE)?, (options.repeats, options.seconds))?;
+    // On a disk its own flushes would be most of what is measured.
+    let beside = harm::measure(
+        &work.memory,
+        &self::component(HOSTILE)?,
+        (options.repeats, options.seconds),
+    )?;
     let report = report(rounds, beside);
     let text = if options.output == "json" {
         serde_json::to_string(&report).context("write the report")?
@@ -149,14 +156,8 @@ fn measure(component: &Path, peers: (&Address, &Address), seconds: f64) -> Resul
     })
 }
 
-fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
-    let mut all: Vec<f64> = rounds.iter().map(of).collect();
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn report(rounds: Vec<Round>, beside: Vec<Beside>) -> Report {
-    let of = |pick: fn(&Round) -> f64| median(&rounds, pick);
+    let of = |pick: fn(&Round) -> f64| median(rounds.iter().map(pick));
     let medians = Round {
         instantiate: of(|round| round.instantiate),
         first_call: of(|round| round.first_call),

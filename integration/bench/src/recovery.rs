@@ -29,7 +29,8 @@ use serde_json::Value;
 use crate::Options;
 use crate::client::{Address, Client};
 use crate::load::{fill, write_once};
-use crate::rounds::write_out;
+use crate::report::median;
+use crate::rounds::{Work, write_out};
 
 const VOLUME: &str = "bench";
 /// Bytes that the copier moves at a time.
@@ -69,7 +70,8 @@ struct Report {
 ///
 /// # Errors
 /// When a site cannot be started, or does not come to where it should be.
-pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
+pub(crate) fn run(options: &Options, work: &Work) -> Result<()> {
+    let dir = work.disk.as_path();
     let mut pair = Pair::start(options, dir)?;
     // The first one makes its files; a resync finds its blocks there, too.
     plain_copy(dir, options.size_mib, Target::Over)?;
@@ -240,11 +242,7 @@ fn plain_copy(dir: &Path, mib: u64, target: Target) -> Result<f64> {
 
 impl Report {
     fn of(mib: u64, rounds: Vec<Round>) -> Self {
-        let middle = |of: &dyn Fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
+        let middle = |of: &dyn Fn(&Round) -> f64| median(rounds.iter().map(of));
         let medians = Round {
             plain_mib_per_second: middle(&|r| r.plain_mib_per_second),
             beside_mib_per_second: middle(&|r| r.beside_mib_per_second),

@@ -136,16 +136,22 @@ impl Report {
     }
 }
 
+/// The middle of what was measured, the lower one of two; not a number if there is nothing.
+#[must_use]
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
 impl Row {
     fn of(rounds: &[&Round], first: Option<&Self>) -> Self {
-        let middle = |value: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(|round| value(round)).collect();
-            values.sort_by(f64::total_cmp);
-            (values[(values.len() - 1) / 2], values[0], values[values.len() - 1])
-        };
-        let (ops, ops_min, ops_max) = middle(|round| round.measured.ops_per_second);
-        let (p50_us, ..) = middle(|round| round.measured.p50_us);
-        let (cpu_us_per_op, ..) = middle(|round| round.cpu_us_per_op);
+        let middle = |value: fn(&Round) -> f64| median(rounds.iter().map(|round| value(round)));
+        let all = || rounds.iter().map(|round| round.measured.ops_per_second);
+        let (ops_min, ops_max) = (all().fold(f64::NAN, f64::min), all().fold(f64::NAN, f64::max));
+        let ops = median(all());
+        let p50_us = middle(|round| round.measured.p50_us);
+        let cpu_us_per_op = middle(|round| round.cpu_us_per_op);
         let over = |theirs: f64, ours: f64| if ours > 0.0 { theirs / ours } else { f64::NAN };
         Self {
             transport: rounds[0].transport,
@@ -155,9 +161,9 @@ impl Row {
             ops_per_second: ops,
             ops_per_second_min: ops_min,
             ops_per_second_max: ops_max,
-            mib_per_second: middle(|round| round.measured.mib_per_second).0,
+            mib_per_second: middle(|round| round.measured.mib_per_second),
             p50_us,
-            p99_us: middle(|round| round.measured.p99_us).0,
+            p99_us: middle(|round| round.measured.p99_us),
             cpu_us_per_op,
             ratio: first.map(|first| Ratio {
                 ops: over(first.ops_per_second, ops),

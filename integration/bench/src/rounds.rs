@@ -62,17 +62,18 @@ pub(crate) fn run(suite: Suite, options: &Options) -> Result<()> {
 /// Those of the suite.
 pub(crate) fn in_own_folder(
     options: &Options,
-    suite: impl FnOnce(&Options, &Path) -> Result<()>,
+    suite: impl FnOnce(&Options, &Work) -> Result<()>,
 ) -> Result<()> {
     ensure!(options.repeats > 0, "repeats begin at 1");
     let work = Work::new(options)?;
-    suite(options, &work.disk)
+    suite(options, &work)
 }
 
 /// Folders that are there for the run and gone after it.
-struct Work {
-    disk: PathBuf,
-    memory: PathBuf,
+pub(crate) struct Work {
+    pub(crate) disk: PathBuf,
+    /// On tmpfs.
+    pub(crate) memory: PathBuf,
 }
 
 impl Work {

@@ -23,7 +23,8 @@ use serde::Serialize;
 use crate::Options;
 use crate::client::{Address, Client};
 use crate::load::{Load, fill, write_at};
-use crate::rounds::write_out;
+use crate::report::median;
+use crate::rounds::{Work, write_out};
 
 const VOLUME: &str = "bench";
 const LARGE: &str = "large";
@@ -35,6 +36,9 @@ const STRIDE_BYTES: u64 = 10 * SLOT_BYTES;
 const LIMIT: Duration = Duration::from_secs(600);
 /// Writes under way at once.
 const DEPTH: usize = 32;
+
+/// Snapshots of the large volume, of which the median is told.
+const SNAPSHOTS: usize = 7;
 
 /// Writes before and after a snapshot, in operations a second.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -73,7 +77,8 @@ struct Report {
 ///
 /// # Errors
 /// When a site or a peer cannot be started, or answers with an error.
-pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
+pub(crate) fn run(options: &Options, work: &Work) -> Result<()> {
+    let dir = work.disk.as_path();
     for tool in ["qemu-img", "qemu-nbd"] {
         require(tool)?;
     }
@@ -107,11 +112,7 @@ pub(crate) fn run(options: &Options, dir: &Path) -> Result<()> {
     let qcow2_snapshot_ms = large_qcow2(dir)?;
     let raw_copy_ms = raw_copy(dir, options.size_mib)?;
 
-    let middle = |of: &dyn Fn(&Round) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let middle = |of: &dyn Fn(&Round) -> f64| median(rounds.iter().map(of));
     let report = Report {
         mib: options.size_mib,
         large_gib: LARGE_GIB,
@@ -149,14 +150,18 @@ fn large(site: &Site, address: &Address) -> Result<(u64, f64)> {
     }
     drop(client);
     write_out()?;
-    let watch = Deadline::after(LIMIT);
-    site.cli(&["snapshot", "create", LARGE, "--name", "now"])?;
-    let with_command_ms = watch.elapsed().as_secs_f64() * 1e3;
-    let watch = Deadline::after(LIMIT);
-    site.cli(&["snapshot", "list", LARGE])?;
+    let timed = |command: &[&str]| {
+        let watch = Deadline::after(LIMIT);
+        site.cli(command)?;
+        anyhow::Ok(watch.elapsed().as_secs_f64() * 1e3)
+    };
+    let (mut taking, mut asking) = (Vec::new(), Vec::new());
+    for number in 0..SNAPSHOTS {
+        taking.push(timed(&["snapshot", "create", LARGE, "--name", &format!("now-{number}")])?);
+        asking.push(timed(&["snapshot", "list", LARGE])?);
+    }
     // What starting the command and asking costs is no part of a snapshot.
-    let snapshot_ms = (with_command_ms - watch.elapsed().as_secs_f64() * 1e3).max(0.0);
-    Ok((large_mapped_slots, snapshot_ms))
+    Ok((large_mapped_slots, (median(taking) - median(asking)).max(0.0)))
 }
 
 fn load(address: &Address, export: &str, seconds: f64) -> Load {

@@ -16,6 +16,7 @@ pub(crate) const RESERVATION_CONFLICT: u8 = 0x18;
 
 /// Service actions of PERSISTENT RESERVE OUT.
 const REGISTER: u8 = 0;
+const REGISTER_AND_IGNORE: u8 = 6;
 const RESERVE: u8 = 1;
 const PREEMPT_AND_ABORT: u8 = 5;
 /// Of the types of a reservation: only who is registered writes.
@@ -181,11 +182,21 @@ impl Initiator {
 
     /// PERSISTENT RESERVE OUT, once.
     fn reserve_once(&mut self, action: u8, kind: u8, keys: [u64; 2]) -> Result<Ended> {
+        // APTPL: it is to outlive a loss of power.
+        self.reserve_with(action, kind, keys, action == REGISTER)
+    }
+
+    fn reserve_with(
+        &mut self,
+        action: u8,
+        kind: u8,
+        keys: [u64; 2],
+        outlives_power: bool,
+    ) -> Result<Ended> {
         let mut list = [0; 24];
         list[..8].copy_from_slice(&keys[0].to_be_bytes());
         list[8..16].copy_from_slice(&keys[1].to_be_bytes());
-        // APTPL: it is to outlive a loss of power.
-        list[20] = u8::from(action == REGISTER);
+        list[20] = u8::from(outlives_power);
         self.once(&[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &list, 0)
     }
 
@@ -210,6 +221,14 @@ impl Initiator {
 
     pub(crate) fn register(&mut self, key: u64) -> Result<()> {
         self.reserve_out(REGISTER, 0, [0, key])
+    }
+
+    /// REGISTER AND IGNORE EXISTING KEY, until the power is lost.
+    pub(crate) fn register_until_power_is_lost(&mut self, key: u64) -> Result<()> {
+        self.ready()?;
+        let ended = self.reserve_with(REGISTER_AND_IGNORE, 0, [0, key], false)?;
+        ensure!(ended.status == GOOD, "REGISTER AND IGNORE ended with {ended:x?}");
+        Ok(())
     }
 
     pub(crate) fn reserve(&mut self, key: u64) -> Result<()> {

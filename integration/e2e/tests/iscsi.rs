@@ -362,6 +362,36 @@ fn rule_1_a_reservation_that_was_answered_holds_at_the_other_site() -> Result<()
     east.stop()
 }
 
+/// Without APTPL a registration ends with the power. Whoever takes over has not lost it.
+#[test]
+fn a_registration_without_aptpl_outlives_a_site_and_no_restart() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    let target = format!("{PREFIX}:orders");
+    let mut one = Initiator::login(east_port, "one", &target)?;
+    one.register_until_power_is_lost(0xfeed)?;
+    one.reserve(0xfeed)?;
+    let mut other = Initiator::login(west_port, "other", &target)?;
+    ensure!(other.keys()? == [0xfeed], "it is shown where the mirror is: {:x?}", other.keys());
+    drop(other);
+    east.kill()?;
+    fail_over(&west)?;
+    let mut other = Initiator::login(west_port, "other", &target)?;
+    ensure!(other.keys()? == [0xfeed], "it is known here: {:x?}", other.keys());
+    ensure!(other.write()? == RESERVATION_CONFLICT, "and holds");
+    west.kill()?;
+    west.start()?;
+    let login = || Initiator::login(west_port, "other", &target);
+    let mut other = wait_for("the restarted site to let hosts in", SOON, login)?;
+    wait_for("the restarted site to serve", SOON, || {
+        let status = other.write()?;
+        ensure!(status == GOOD, "the write ended with {status:#x}");
+        Ok(())
+    })?;
+    ensure!(other.keys()?.is_empty(), "the power was lost: {:x?}", other.keys());
+    west.stop()
+}
+
 /// What a volume was at a snapshot is a disk of its own: the same one at both sites, protected, and gone
 /// for whoever is logged in when an operator deletes it.
 #[test]

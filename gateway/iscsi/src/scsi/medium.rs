@@ -322,10 +322,11 @@ impl Run<'_> {
         let Some(sense) = self.unit.detour() else {
             return Ok(self.unit.reserve_out(order).await?);
         };
+        let who = order.who.clone();
         let told = self.unit.keeper.elsewhere(order).await;
         // Whoever does not answer now may at another time, and the host has another way to it.
         let outcome = told.ok_or(Stop::Sense(sense))?;
-        if self.unit.detour().is_some() && self.unit.reload().is_err() {
+        if self.unit.detour().is_some() && self.unit.reload_after(Some(&who)).is_err() {
             return Ok(Outcome::of(Status::Busy));
         }
         Ok(outcome)

@@ -210,6 +210,19 @@ impl Reservations {
         self.persistent
     }
 
+    /// What those are told whose registrations another gateway took away meanwhile.
+    pub(super) fn lost(&self, next: &Self) -> Vec<Notice> {
+        let code = if next.registrations.is_empty() { PREEMPTED } else { REGISTRATION_PREEMPTED };
+        let stays = |who: &Registrant| next.registrations.iter().any(|other| other.who == *who);
+        let lost = self.registrations.iter().filter(|registration| !stays(&registration.who));
+        let notice = |registration: &Registration| Notice {
+            who: registration.who.clone(),
+            code: Some(code),
+            abort: false,
+        };
+        lost.map(notice).collect()
+    }
+
     /// Whether nobody is registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@
 mod fuzz;
 mod standby;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use block::{Answer, Completions, Geometry, Op, Request, Volume, joined};
@@ -17,11 +17,15 @@ const BYTES: u64 = 8 << 20;
 
 /// Keeps what it is given, as a disk does.
 #[derive(Debug, Default)]
-struct Drawer(RefCell<Option<Bytes>>);
+struct Drawer(RefCell<Option<Bytes>>, Cell<bool>);
 
 impl ReservationKeeper for Drawer {
     fn load(&self) -> Result<Option<Bytes>, KeepError> {
         Ok(self.0.borrow().clone())
+    }
+
+    fn lost_power(&self) -> bool {
+        self.1.get()
     }
 
     fn keep(&self, state: Bytes) -> KeepFuture {
@@ -196,10 +200,11 @@ fn a_fenced_host_writes_no_more_not_even_what_had_begun() {
 }
 
 #[test]
-fn a_registration_outlives_the_process_only_if_it_shall() {
+fn a_registration_outlives_the_loss_of_power_only_if_it_shall() {
     let volume: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
     let drawer = Rc::new(Drawer::default());
-    for (flags, survives) in [(1, true), (0, false)] {
+    for (flags, lost, survives) in [(1, true, true), (0, true, false), (0, false, true)] {
+        drawer.1.set(lost);
         let rig = Rig::over(Rc::clone(&volume), Rc::clone(&drawer) as Rc<dyn ReservationKeeper>);
         let host = rig.host(1);
         let (cdb, list) = register(6, 0, 0, 9, flags);
@@ -212,7 +217,7 @@ fn a_registration_outlives_the_process_only_if_it_shall() {
 
 #[test]
 fn damaged_reservations_keep_the_unit_from_being_served() {
-    let drawer = Drawer(RefCell::new(Some(Bytes::from_static(b"garbage"))));
+    let drawer = Drawer(RefCell::new(Some(Bytes::from_static(b"garbage"))), Cell::default());
     let volume = MemoryStore::new(Geometry::new(BYTES).unwrap());
     let identity = UnitIdentity { volume: VolumeId::of(7), target: String::new() };
     let unit = Unit::new(identity, volume, Rc::new(drawer), UnitSettings::alone());

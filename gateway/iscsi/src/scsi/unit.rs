@@ -18,7 +18,7 @@ use super::mode::Modes;
 use super::nexus::{self, Nexus, WeakNexus};
 use super::opcodes::{self, Access, Beside, Entry};
 use super::report;
-use super::reserve::{self, Notice, Refusal, Reservations, StateError};
+use super::reserve::{self, Notice, Refusal, Registrant, Reservations, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
     Admission, InitiatorPort, KeepError, Outcome, Plan, PortState, ReservationKeeper, ReserveOut,
@@ -212,9 +212,17 @@ impl Unit {
     /// # Errors
     /// [`StateError`] when it cannot be read: nobody may be served then, as in [`Self::new`].
     pub fn reload(&self) -> Result<(), StateError> {
+        self.reload_after(None)
+    }
+
+    /// The same when somebody here had an order done elsewhere. Others here whose registrations are gone
+    /// are told so.
+    pub(super) fn reload_after(&self, orderer: Option<&Registrant>) -> Result<(), StateError> {
         let reservations = kept(&*self.keeper)?;
+        let mut notices = self.reservations.borrow().lost(&reservations);
+        notices.retain(|notice| Some(&notice.who) != orderer);
         self.holder.set(None);
-        self.set_reservations(reservations, &[]);
+        self.set_reservations(reservations, &notices);
         Ok(())
     }
 
@@ -346,7 +354,6 @@ impl Unit {
             return Ok(Outcome::of(Status::Busy));
         }
         let mut next = self.reservations.borrow().clone();
-        let was = next.persistent();
         let notices = match next.apply(&who, order) {
             Ok(notices) => notices,
             Err(Refusal::Conflict) => return Ok(Outcome::of(Status::ReservationConflict)),
@@ -354,12 +361,11 @@ impl Unit {
             Err(Refusal::Field(at)) => return Err(sense::INVALID_IN_LIST.list(at)),
             Err(Refusal::NoRoom) => return Err(sense::NO_REGISTRATION_ROOM),
         };
-        if was || next.persistent() {
-            match self.keeper.keep(next.encode()).await {
-                Ok(()) => {}
-                Err(KeepError::Store) => return Err(sense::NO_REGISTRATION_ROOM),
-                Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
-            }
+        // Without APTPL too: who takes over did not lose the power.
+        match self.keeper.keep(next.encode()).await {
+            Ok(()) => {}
+            Err(KeepError::Store) => return Err(sense::NO_REGISTRATION_ROOM),
+            Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
         }
         self.set_reservations(next, &notices);
         Ok(Outcome::good())
@@ -444,11 +450,12 @@ impl Unit {
     }
 }
 
-/// What a keeper has of reservations; those that were not to outlive the process are gone with it.
+/// What a keeper has of reservations; those that were not to outlive the loss of power are gone with it.
 fn kept(keeper: &dyn ReservationKeeper) -> Result<Reservations, StateError> {
     let kept = keeper.load().map_err(|_unread| StateError::Unread)?;
     let kept = kept.map(|kept| Reservations::decode(&kept)).transpose()?;
-    Ok(kept.filter(Reservations::persistent).unwrap_or_default())
+    let stays = |kept: &Reservations| kept.persistent() || !keeper.lost_power();
+    Ok(kept.filter(stays).unwrap_or_default())
 }
 
 /// Whether a command only starts the unit, which any may.

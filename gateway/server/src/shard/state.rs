@@ -95,6 +95,8 @@ pub(crate) struct ShardState {
 #[derive(Clone)]
 struct OpenGroup {
     group: Rc<Group>,
+    /// The epoch that it was opened in, if this gateway was its primary then.
+    reign: Option<block::Epoch>,
     volumes: Rc<RefCell<Vec<OpenVolume>>>,
     /// What is known of its snapshots beside its status.
     snapshots: Rc<snapshots::Known>,
@@ -321,6 +323,7 @@ impl ShardState {
         let opened =
             Group::open_arbitrated(parts, arbitration).map_err(|error| error.to_string())?;
         let open = OpenGroup {
+            reign: initiators::reign(&opened),
             group: opened,
             volumes: Rc::new(RefCell::new(open_volumes)),
             snapshots: Rc::default(),

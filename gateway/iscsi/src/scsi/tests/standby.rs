@@ -158,6 +158,10 @@ impl ReservationKeeper for Carrying {
         self.drawer.load()
     }
 
+    fn lost_power(&self) -> bool {
+        false
+    }
+
     fn keep(&self, _: Bytes) -> KeepFuture {
         panic!("a gateway that does not serve keeps nothing by itself");
     }
@@ -196,6 +200,13 @@ fn an_order_at_a_port_in_standby_is_done_by_whoever_has_the_volume() {
     assert_eq!(rig.ask(&a, &cdb, &list).sense, Some(sense::INVALID_FIELD.cdb(2)));
     let write = there.ask(&same, &cdb_16(0x8a, 0, 0, 1), &[0; 512]);
     assert_eq!(write.status, Status::ReservationConflict, "it holds where the volume is");
+    // Whoever was preempted meanwhile, at another gateway, is told so here.
+    let (cdb, list) = register(0, 0, 0, 8, 1);
+    assert_eq!(rig.ask(&b, &cdb, &list).status, Status::Good);
+    let (cdb, list) = register(4, 5, 7, 8, 0);
+    assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Good);
+    let told = rig.ask(&b, &[0; 6], &[]).sense;
+    assert_eq!(told, Some(Sense::attention(REGISTRATION_PREEMPTED)));
     keeper.hears.set(false);
     let (cdb, list) = register(3, 0, 7, 0, 0);
     assert_eq!(rig.ask(&a, &cdb, &list).sense, Some(sense::STANDBY), "nobody can be asked");

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use api::Code;
-use block::{Extent, Geometry, GroupId, Holds, IoError, Request, Run, Volume, VolumeId};
+use block::{Epoch, Extent, Geometry, GroupId, Holds, IoError, Request, Run, Volume, VolumeId};
 use bytes::Bytes;
 use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
@@ -115,6 +115,10 @@ struct GroupKeeper {
     volume: VolumeId,
     /// How whoever serves is asked.
     links: link::LinkContext,
+    /// The epoch that this gateway served in when it opened the group.
+    reign: Option<Epoch>,
+    /// Whether anything was kept since.
+    has_kept: Rc<Cell<bool>>,
 }
 
 impl fmt::Debug for GroupKeeper {
@@ -128,10 +132,18 @@ impl ReservationKeeper for GroupKeeper {
         Ok(self.group.attributes(self.volume))
     }
 
+    /// A primary that goes on where its last process ended was the one that put it there.
+    fn lost_power(&self) -> bool {
+        !self.has_kept.get() && self.reign.is_some_and(|reign| reign == self.group.status().epoch)
+    }
+
     fn keep(&self, state: Bytes) -> KeepFuture {
         let (group, volume) = (Rc::clone(&self.group), self.volume);
+        let has_kept = Rc::clone(&self.has_kept);
         Box::pin(async move {
-            group.set_attributes(volume, state).await.map_err(|error| match error {
+            let kept = group.set_attributes(volume, state).await;
+            has_kept.set(has_kept.get() || kept.is_ok());
+            kept.map_err(|error| match error {
                 IoError::NoSpace
                 | IoError::Media
                 | IoError::Checksum
@@ -215,6 +227,12 @@ pub(super) fn apart(volume: VolumeId, from: uuid::Uuid) -> VolumeId {
     VolumeId::from_uuid(uuid::Uuid::from_u128(mixed))
 }
 
+/// The epoch that a gateway serves in as it opens a group, if it is the primary.
+pub(super) fn reign(opened: &Group) -> Option<Epoch> {
+    let status = opened.status();
+    (status.role == mirror::Role::Primary).then_some(status.epoch)
+}
+
 /// The ways as they are before this gateway's is known to be open.
 fn closed(paths: &Paths) -> Vec<iscsi::scsi::PortGroup> {
     let mut groups = paths.groups.clone();
@@ -295,7 +313,8 @@ impl ShardState {
         let handle = open.group.volume(of.id)?;
         let identity = UnitIdentity { volume: of.id, target: target.to_owned() };
         let (group, links) = (Rc::clone(&open.group), self.parts.links.clone());
-        let keeper = Rc::new(GroupKeeper { group, volume: of.id, links });
+        let (volume, reign, has_kept) = (of.id, open.reign, Rc::default());
+        let keeper = Rc::new(GroupKeeper { group, volume, links, reign, has_kept });
         let made = Disk::new(identity, (&open.group, handle), keeper, paths);
         let made = made.inspect_err(|error| {
             tracing::error!(volume = %of.id, %error, "volume is not served over iSCSI");

@@ -26,8 +26,8 @@ pub struct VolumeSettings {
     #[serde(default)]
     pub read_only: bool,
     /// Addresses or networks (`10.0.0.0/8`) that may attach it; with a TLS client certificate also
-    /// `cn:NAME`, over iSCSI also the name of an initiator (`iqn.…`). Empty: everyone who reaches a
-    /// listener.
+    /// `cn:NAME`, over iSCSI also the name of an initiator (`iqn.…`) and `user:NAME` (CHAP). Empty:
+    /// everyone who reaches a listener.
     #[serde(default)]
     pub allow: Vec<String>,
 }

@@ -15,6 +15,9 @@ pub enum IoError {
     /// The volume or this attachment of it may not be written.
     #[error("volume is read-only here")]
     ReadOnly,
+    /// A host of another protocol has reserved the volume, and this one may not do that meanwhile.
+    #[error("reserved by a host of iSCSI")]
+    Reserved,
     /// A higher epoch exists elsewhere: this gateway may no longer serve the volume.
     #[error("fenced by a higher epoch")]
     Fenced,

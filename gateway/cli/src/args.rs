@@ -237,7 +237,7 @@ pub(crate) enum Volume {
         /// Hosts may only read.
         #[arg(long)]
         read_only: bool,
-        /// Who may attach it: an address, a network, `cn:NAME`, an initiator's name. May be given several times.
+        /// Who may attach it: an address, a network, `cn:NAME`, `user:NAME` (CHAP), an initiator's name. May be given several times.
         #[arg(long, value_name = "RULE")]
         allow: Vec<String>,
     },
@@ -265,7 +265,7 @@ pub(crate) enum Volume {
     Allow {
         /// Its name or id.
         volume: String,
-        /// Addresses, networks, `cn:NAME`; none: everyone.
+        /// Addresses, networks, `cn:NAME`, `user:NAME`, initiators' names; none: everyone.
         rules: Vec<String>,
         /// Hosts may only read.
         #[arg(long)]

@@ -58,6 +58,11 @@ pub enum Refusal {
 
 /// What the listeners ask of the gateway.
 pub trait Targets: Send + Sync {
+    /// Whether it is known which targets there are. Until then nobody is told that there are none.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Every target that this initiator may see.
     fn list(&self, initiator: &InitiatorInfo) -> Vec<TargetInfo>;
 

@@ -96,6 +96,8 @@ pub struct Login {
     requests: usize,
     pending: Vec<u8>,
     kind: SessionType,
+    /// The target that it names, until it has proven who it is.
+    wanted: Option<String>,
     target: Option<TargetInfo>,
     params: Params,
     chap: Chap,
@@ -126,6 +128,7 @@ impl Login {
             requests: 0,
             pending: Vec::new(),
             kind: SessionType::Normal,
+            wanted: None,
             target: None,
             params: Params::default(),
             chap,
@@ -231,13 +234,17 @@ impl Login {
         let pairs = text::parse(&whole).map_err(|_malformed| LoginStatus::InitiatorError)?;
         let mut pairs = self.once(pairs)?;
         if !self.introduced {
-            self.introduce(&mut pairs, targets, out)?;
+            self.introduce(&mut pairs, out)?;
         }
         let wants = transit.then_some(next_stage);
         if stage == SECURITY {
             self.secure(&pairs, out, fill)?
         } else {
             self.operate(&pairs, out)?
+        }
+        // Whoever has not proven itself yet is not told which targets there are.
+        if self.chap.is_done() {
+            self.find(targets)?;
         }
         match (stage, wants) {
             (_, None) => Ok(None),
@@ -298,7 +305,6 @@ impl Login {
     fn introduce(
         &mut self,
         pairs: &mut Vec<(&str, &str)>,
-        targets: &dyn Targets,
         out: &mut Vec<u8>,
     ) -> Result<(), LoginStatus> {
         let find = |wanted: &str| pairs.iter().find(|(key, _)| *key == wanted).map(|(_, v)| *v);
@@ -316,16 +322,26 @@ impl Login {
         };
         if self.kind == SessionType::Normal {
             let wanted = find("TargetName").ok_or(LoginStatus::MissingParameter)?;
-            let found = targets.find(wanted, &self.initiator);
-            self.target = Some(found.map_err(|refusal| match refusal {
-                Refusal::Unknown => LoginStatus::NotFound,
-                Refusal::NotServed | Refusal::NotReady => LoginStatus::ServiceUnavailable,
-            })?);
+            self.wanted = Some(wanted.to_owned());
             text::push(out, "TargetPortalGroupTag", &self.terms.tag.to_string());
         }
         const SAID: [&str; 4] = ["InitiatorName", "SessionType", "TargetName", "InitiatorAlias"];
         pairs.retain(|(key, _)| !SAID.contains(key));
         self.introduced = true;
+        Ok(())
+    }
+
+    /// Looks for the target that this initiator wants, once; who discovers wants all that there are.
+    fn find(&mut self, targets: &dyn Targets) -> Result<(), LoginStatus> {
+        if self.kind == SessionType::Discovery && !targets.is_ready() {
+            return Err(LoginStatus::ServiceUnavailable);
+        }
+        let Some(wanted) = self.wanted.take() else { return Ok(()) };
+        let found = targets.find(&wanted, &self.initiator);
+        self.target = Some(found.map_err(|refusal| match refusal {
+            Refusal::Unknown => LoginStatus::NotFound,
+            Refusal::NotServed | Refusal::NotReady => LoginStatus::ServiceUnavailable,
+        })?);
         Ok(())
     }
 
@@ -335,10 +351,11 @@ impl Login {
         out: &mut Vec<u8>,
         fill: Fill<'_>,
     ) -> Result<(), LoginStatus> {
-        match self.chap.take(pairs, out, fill) {
+        match self.chap.take(pairs, (&self.initiator.name, out), fill) {
             ChapStep::Goes => {}
             ChapStep::Done(user) => self.initiator.user = Some(user),
             ChapStep::Failed => return Err(LoginStatus::AuthenticationFailure),
+            ChapStep::Posing => return Err(LoginStatus::AuthorizationFailure),
         }
         for (key, value) in pairs {
             let of_security = *key == "AuthMethod" || key.starts_with("CHAP_");

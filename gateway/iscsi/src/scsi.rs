@@ -280,6 +280,18 @@ pub struct ReserveOut {
     pub list: Bytes,
 }
 
+/// What hosts of other protocols may do to a volume beside what initiators have reserved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strangers {
+    /// Read and write.
+    #[default]
+    Write,
+    /// Read.
+    Read,
+    /// Nothing.
+    Wait,
+}
+
 /// Resolves with how the gateway that has the volume ended an order; `None` when it did not say so in
 /// time, or cannot be asked.
 pub type ElsewhereFuture = Pin<Box<dyn Future<Output = Option<Outcome>>>>;

@@ -29,8 +29,8 @@ use crate::limits::{
 use crate::negotiate::Auth;
 use host::Capacity;
 use login::Caller;
-pub(crate) use sessions::Place;
 pub use sessions::Sessions;
+pub(crate) use sessions::{Peers, Place};
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;

@@ -127,7 +127,7 @@ pub enum Ending {
     Stalled,
     /// The outcome of a command was in doubt for too long.
     InDoubt,
-    /// A reset ended every session of the target.
+    /// An initiator ended every session of the target with TARGET COLD RESET.
     Reset,
 }
 
@@ -169,6 +169,7 @@ async fn run(mut connection: LoggedIn, attachment: Attachment) -> Ending {
         Err(error) => return Ending::Lost(error.kind()),
     };
     let (stop, replaced) = (attachment.stop.clone(), connection.place.replaced());
+    let reset = connection.place.reset();
     let received = std::mem::take(&mut connection.received);
     let mut session = Box::new(Session::new(&connection, &received, attachment));
     drop(received);
@@ -176,12 +177,14 @@ async fn run(mut connection: LoggedIn, attachment: Attachment) -> Ending {
         tokio::select! {
             () = stop.cancelled() => Ending::Stopped,
             () = replaced.cancelled() => Ending::Reinstated,
+            () = reset.cancelled() => Ending::Reset,
         }
     });
     let ending = loop {
         match poll_fn(|cx| session.poll_turn(cx, &mut stream, stopped.as_mut())).await {
             Turn::Yield if stop.is_cancelled() => break Ending::Stopped,
             Turn::Yield if replaced.is_cancelled() => break Ending::Reinstated,
+            Turn::Yield if reset.is_cancelled() => break Ending::Reset,
             // Others have their turn, and the runtime looks at its sockets.
             Turn::Yield => tokio::task::yield_now().await,
             Turn::End(ending) => break ending,

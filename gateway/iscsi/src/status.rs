@@ -32,7 +32,7 @@ pub const fn fate(error: IoError, change: bool) -> Fate {
         IoError::Checksum | IoError::Media if change => Fate::Sense(sense::WRITE_ERROR),
         IoError::Checksum | IoError::Media => Fate::Sense(sense::READ_ERROR),
         IoError::Dropped => Fate::Sense(sense::ABORTED),
-        IoError::Origin => Fate::Busy,
+        IoError::Origin | IoError::Reserved => Fate::Busy,
         IoError::Fenced
         | IoError::Halted
         | IoError::NoWitness

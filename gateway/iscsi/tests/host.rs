@@ -5,7 +5,11 @@
 mod honest;
 #[path = "host/initiator.rs"]
 mod initiator;
+#[path = "host/managed.rs"]
+mod managed;
 #[path = "host/nasty.rs"]
 mod nasty;
 #[path = "host/rig.rs"]
 mod rig;
+#[path = "host/silent.rs"]
+mod silent;

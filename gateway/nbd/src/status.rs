@@ -14,7 +14,7 @@ pub(crate) fn errno(command: Command, error: IoError) -> Errno {
     match error {
         IoError::OutOfRange => past_the_end(command),
         IoError::NoSpace => Errno::NoSpc,
-        IoError::ReadOnly => Errno::Perm,
+        IoError::ReadOnly | IoError::Reserved => Errno::Perm,
         IoError::Fenced | IoError::ShuttingDown => Errno::Shutdown,
         IoError::Unsupported => match command {
             Command::WriteZeroes => Errno::NotSup,
@@ -60,6 +60,7 @@ pub(crate) fn message(error: IoError) -> &'static str {
         IoError::OutOfRange => "range is outside the volume",
         IoError::NoSpace => "pool is full",
         IoError::ReadOnly => "volume is read-only here",
+        IoError::Reserved => "a host of iSCSI has reserved the volume",
         IoError::Fenced => "fenced by a higher epoch: this gateway may no longer serve the volume",
         IoError::Halted => "a mirror is missing and the session's split policy is manual",
         IoError::NoWitness => {

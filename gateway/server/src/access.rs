@@ -12,6 +12,7 @@ enum Rule<'a> {
     Network(IpAddr, u8),
     Name(&'a str),
     Initiator(&'a str),
+    User(&'a str),
 }
 
 fn rule(text: &str) -> Result<Rule<'_>, String> {
@@ -22,14 +23,20 @@ fn rule(text: &str) -> Result<Rule<'_>, String> {
             Ok(Rule::Name(name))
         };
     }
-    let kind = text.get(..4).map(str::to_ascii_lowercase).unwrap_or_default();
-    if ["iqn.", "eui.", "naa."].contains(&kind.as_str()) {
+    if let Some(name) = text.strip_prefix("user:") {
+        return if name.is_empty() {
+            Err("user: needs a name".to_owned())
+        } else {
+            Ok(Rule::User(name))
+        };
+    }
+    if is_initiator(text) {
         return Ok(Rule::Initiator(text));
     }
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_e| format!("{text:?} is no address, network, cn:NAME or iSCSI name"))?;
+    let address: IpAddr = address.parse().map_err(|_e| {
+        format!("{text:?} is no address, network, cn:NAME, user:NAME or iSCSI name")
+    })?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => longest,
@@ -40,6 +47,12 @@ fn rule(text: &str) -> Result<Rule<'_>, String> {
             .ok_or_else(|| format!("{text:?}: the length is a number up to {longest}"))?,
     };
     Ok(Rule::Network(address, length))
+}
+
+/// Whether this looks like the name of an initiator (RFC 7143 §4.2.7).
+pub(crate) fn is_initiator(text: &str) -> bool {
+    let kind = text.get(..4).map(str::to_ascii_lowercase).unwrap_or_default();
+    ["iqn.", "eui.", "naa."].contains(&kind.as_str())
 }
 
 /// Whether these can be in force.
@@ -60,7 +73,7 @@ pub(crate) fn may_attach(settings: &VolumeSettings, client: &ClientInfo) -> bool
     }
     rules.iter().any(|rule| match rule {
         Rule::Name(name) => client.tls_subject.as_ref().is_some_and(|s| s.is_named(name)),
-        Rule::Initiator(_) => false,
+        Rule::Initiator(_) | Rule::User(_) => false,
         Rule::Network(network, length) => match &client.address {
             ClientAddress::Tcp(from) => contains(*network, *length, from.ip().to_canonical()),
             ClientAddress::Unix { .. } => true,
@@ -68,14 +81,15 @@ pub(crate) fn may_attach(settings: &VolumeSettings, client: &ClientInfo) -> bool
     })
 }
 
-/// Whether this initiator may log in. Its name is what it says; with CHAP, who it is was proven, and
-/// both must fit what the operator wrote down.
+/// Whether this initiator may log in. Its name is what it says, unless it is bound to the user that it
+/// proved to be; that user is what `user:` asks for.
 #[must_use]
 pub(crate) fn may_log_in(settings: &VolumeSettings, initiator: &InitiatorInfo) -> bool {
     let from = initiator.address.ip().to_canonical();
     settings.allow.is_empty()
         || settings.allow.iter().filter_map(|text| rule(text).ok()).any(|rule| match rule {
             Rule::Name(_) => false,
+            Rule::User(name) => initiator.user.as_deref() == Some(name),
             Rule::Initiator(name) => name.eq_ignore_ascii_case(&initiator.name),
             Rule::Network(network, length) => contains(network, length, from),
         })
@@ -150,11 +164,16 @@ mod tests {
         assert!(may_log_in(&allowing(&["10.0.0.0/8"]), &initiator("any")));
         assert!(!may_log_in(&allowing(&["cn:host1"]), &initiator("host1")));
         assert!(!may_attach(&list, &client("198.51.100.1:1")));
+        let proven = InitiatorInfo { user: Some("host1".to_owned()), ..initiator("any") };
+        let users = allowing(&["user:host1"]);
+        assert_eq!(check(&users), Ok(()));
+        assert!(may_log_in(&users, &proven) && !may_log_in(&users, &initiator("host1")));
+        assert!(!may_attach(&users, &client("198.51.100.1:1")));
     }
 
     #[test]
     fn what_is_no_rule_is_refused() {
-        for bad in ["10.0.0.0/33", "10.0.0", "host", "cn:", ""] {
+        for bad in ["10.0.0.0/33", "10.0.0", "host", "cn:", "user:", ""] {
             assert!(check(&allowing(&[bad])).is_err(), "{bad:?}");
         }
     }

@@ -16,6 +16,7 @@ use nbd_server::{Bitmap, ClientInfo, ExportInfo, Exports, Negotiated, Refusal};
 use crate::access::may_attach;
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::gateway::Gateway;
+use crate::targets::target_name;
 
 /// The gateway, for its NBD listeners. They are opened before it is whole.
 #[derive(Default)]
@@ -156,8 +157,10 @@ impl Exports for HostDoor {
             return;
         }
         let Some(place) = gateway.group_of_volume(&name) else { return };
-        let posted =
-            gateway.shard_of(place.0).post(move |state| state.seat(place, name, connection));
+        let target = target_name(&gateway.config.iscsi.prefix, &name);
+        let posted = gateway
+            .shard_of(place.0)
+            .post(move |state| state.seat(place, (name, target), connection));
         if posted.is_err() {
             tracing::warn!("a host was dropped: the thread of its volume has ended");
         }

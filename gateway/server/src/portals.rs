@@ -91,7 +91,8 @@ fn user(user: &IscsiUser) -> Result<ChapUser, PortalError> {
             Some((name.clone(), secret))
         }
     };
-    ChapUser::new(user.name.clone(), secret, ours).map_err(weak)
+    let known = ChapUser::new(user.name.clone(), secret, ours).map_err(weak)?;
+    Ok(known.known_as(&user.initiators))
 }
 
 fn read(user: &str, place: &SecretPlace) -> Result<Vec<u8>, PortalError> {

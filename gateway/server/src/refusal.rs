@@ -58,6 +58,7 @@ pub(crate) const fn io_code(error: IoError) -> Code {
     match error {
         IoError::NoSpace => Code::PoolFull,
         IoError::Fenced => Code::Fenced,
+        IoError::Reserved => Code::VolumeInUse,
         IoError::Latched => Code::Latched,
         IoError::Halted => Code::Halted,
         IoError::NoWitness => Code::NoWitness,

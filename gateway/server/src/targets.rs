@@ -138,14 +138,29 @@ fn target(
     Ok(TargetInfo { name: name + APART, volume: of, portals: gateway.ways.apart().portals })
 }
 
+/// A target that is not available for the time being, with the portals that are known.
+fn away(gateway: &Gateway, (group, volume): (&GroupEntry, &VolumeEntry)) -> TargetInfo {
+    let seen = gateway.board.get(group.group());
+    let ways = seen.map_or_else(|| gateway.ways.apart(), |seen| gateway.ways.of(&seen.status));
+    let name = target_name(&gateway.config.iscsi.prefix, &volume.name);
+    TargetInfo { name, volume: volume.name.clone(), portals: ways.portals }
+}
+
 impl Targets for TargetDoor {
+    fn is_ready(&self) -> bool {
+        self.ready().is_ok()
+    }
+
     fn list(&self, initiator: &InitiatorInfo) -> Vec<TargetInfo> {
         let Ok(gateway) = self.ready() else { return Vec::new() };
         let pages = gateway.book.read();
         let both = |found| {
-            [Shown::Volume, Shown::Apart]
-                .into_iter()
-                .filter_map(move |shown| target(gateway, found, (initiator, shown)).ok())
+            let one = move |shown| match target(gateway, found, (initiator, shown)) {
+                // What is not available now is, later: an initiator that is told of none gives it up.
+                Err(Refusal::NotServed) if shown == Shown::Volume => Some(away(gateway, found)),
+                known => known.ok(),
+            };
+            [Shown::Volume, Shown::Apart].into_iter().filter_map(one)
         };
         let mut targets: Vec<TargetInfo> = pages.volumes().flat_map(both).collect();
         targets.sort_by(|a, b| a.name.cmp(&b.name));

@@ -73,15 +73,16 @@ pub(crate) fn measure(
     component: &Path,
     (repeats, seconds): (usize, f64),
 ) -> Result<Vec<Beside>> {
-    let mut site = Site::new(dir, "one")?;
-    site.start()?;
-    site.cli(&["volume", "create", VOLUME, "--size", "256MiB"])?;
-    let address = Address::Unix(site.nbd_socket());
-    fill(&address, VOLUME)?;
-    site.cli(&["plugin", "install", &component.display().to_string()])?;
-    site.cli(&["plugin", "grant", "hostile", "kv", "volumes"])?;
     let mut all = Vec::new();
     for kind in KINDS {
+        // A plugin that fails again and again rests longer each time: each kind begins with another one.
+        let mut site = Site::new(&dir.join(kind), "one")?;
+        site.start()?;
+        site.cli(&["volume", "create", VOLUME, "--size", "256MiB"])?;
+        let address = Address::Unix(site.nbd_socket());
+        fill(&address, VOLUME)?;
+        site.cli(&["plugin", "install", &component.display().to_string()])?;
+        site.cli(&["plugin", "grant", "hostile", "kv", "volumes"])?;
         let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
         for _ in 0..repeats {
             quiet.push(write(&address, seconds)?);
@@ -93,6 +94,7 @@ pub(crate) fn measure(
         let ratio = median(disturbed.iter().zip(&quiet).map(|(beside, alone)| beside / alone));
         let (quiet, disturbed) = (median(quiet), median(disturbed));
         all.push(Beside { kind, quiet_p99_us: quiet, disturbed_p99_us: disturbed, ratio });
+        site.stop()?;
     }
     Ok(all)
 }

@@ -285,6 +285,43 @@ fn bak_03_bak_09_the_original_is_restored_at_its_primary_only_and_the_mirror_fol
     Ok(())
 }
 
+/// Found in a review: the primary deleted, at both sites, what the next backup of a mirror builds upon.
+#[test]
+fn bak_09_a_primary_does_not_delete_what_the_backups_of_its_mirror_build_upon() -> Result<()> {
+    let mut pair = Pair::mirrored("64MiB")?;
+    let repository = pair.dir.path().join("repository");
+    pair.mirror.configure(&directory("disk", &repository, ""))?;
+    pair.mirror.stop()?;
+    pair.mirror.start()?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    write_random(east, pair.dir.path(), VOLUME, 8 << 20, 6)?;
+    let first = take(west, VOLUME, "disk", "first")?;
+    let point = kept(east, VOLUME)?;
+    ensure!(point.len() == 1 && kept(west, VOLUME)? == point, "{point:?}");
+    let delete = ["snapshot", "delete", VOLUME, &point[0]];
+    let refused = expect(east, &delete, 7, "GW0515")?;
+    ensure!(refused.text.contains("west"), "{}", refused.text);
+    expect(west, &delete, 7, "GW0515")?;
+    // What the mirror gives up by itself goes at both.
+    take(west, VOLUME, "disk", "second")?;
+    for site in [east, west] {
+        wait_for("the older point to go", SOON, || {
+            let now = kept(site, VOLUME)?;
+            ensure!(now.len() == 1 && now != point, "{now:?}");
+            Ok(())
+        })?;
+    }
+    let second = text(&west.cli(&["backup", "show", "second"])?, "/id")?;
+    west.ask(&["backup", "delete", &text(&first, "/id")?])?;
+    west.ask(&["backup", "delete", &second])?;
+    wait_for("the last point to go", SOON, || {
+        let now = (kept(east, VOLUME)?, kept(west, VOLUME)?);
+        ensure!(now.0.is_empty() && now.1.is_empty(), "{now:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn bak_08_a_group_is_backed_up_at_one_moment_of_its_writers() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -3,13 +3,14 @@
 //!
 //! The guest is emulated, so it is slow; nothing here is about speed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{GATEWAY_ADDRESS, Guest};
+use harness::{GATEWAY_ADDRESS, Guest, Site};
 use tempfile::TempDir;
 
-use crate::iscsi::site;
+use crate::iscsi::site_with;
 use crate::pair::{SYNC_LIMIT, VOLUME, fail_over, migrate};
 
 const TARGET: &str = "iqn.2026-01.io.twinspan:orders";
@@ -40,9 +41,39 @@ sed -i 's/^node.session.timeo.replacement_timeout.*/node.session.timeo.replaceme
     /etc/iscsi/iscsid.conf
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger && udevadm settle
+cat >> /etc/iscsi/iscsid.conf <<END
+node.session.auth.authmethod = CHAP
+node.session.auth.username = guest
+node.session.auth.password = proof-of-guest
+node.session.auth.username_in = gateway
+node.session.auth.password_in = proof-of-gateway
+discovery.sendtargets.auth.authmethod = CHAP
+discovery.sendtargets.auth.username = guest
+discovery.sendtargets.auth.password = proof-of-guest
+discovery.sendtargets.auth.username_in = gateway
+discovery.sendtargets.auth.password_in = proof-of-gateway
+node.conn[0].iscsi.HeaderDigest = CRC32C
+node.conn[0].iscsi.DataDigest = CRC32C
+END
 iscsid
 multipathd
 "#;
+
+/// A site that lets one guest in, by the proof of both.
+fn proving_site(dir: &Path, named: (&str, u16)) -> Result<(Site, u16)> {
+    let write = |name: &str| {
+        let file = dir.join(format!("{}-{name}.secret", named.0));
+        std::fs::write(&file, format!("proof-of-{name}\n")).context("write a secret")?;
+        anyhow::Ok(file.display().to_string())
+    };
+    let users = format!(
+        "[[iscsi.users]]\nname = \"guest\"\ninitiators = [\"iqn.2026-01.com.example:guest\"]\n\
+         secret_file = \"{}\"\ngateway_name = \"gateway\"\ngateway_secret_file = \"{}\"\n",
+        write("guest")?,
+        write("gateway")?
+    );
+    site_with(dir, named, GATEWAY_ADDRESS, ("auth = \"chap\"\n", &users))
+}
 
 /// Passes of a load that verifies what it writes, and a journal of numbers: one is written down in
 /// memory when the file system said that it is on stable storage.
@@ -91,7 +122,8 @@ echo "$acknowledged numbers, $(cat /tmp/passes) passes"
 
 /// What the kernel must not have said: an error that reached the file system or the map below it.
 const NO_ERRORS: &str = r#"
-! dmesg | grep -E 'EXT4-fs (error|warning)|Buffer I/O error|I/O error, dev dm-|JBD2: .*rror|Remounting'
+if dmesg | grep -E 'EXT4-fs (error|warning)|Buffer I/O error|I/O error, dev dm-|JBD2: .*rror|Remounting'
+then exit 1; fi
 [ ! -e /tmp/failed ] || { cat /tmp/failed; exit 1; }
 "#;
 
@@ -190,7 +222,10 @@ sg_persist --out --register --param-sark=0xfeed --param-aptpl $serves
 sg_persist --out --reserve --param-rk=0xfeed --prout-type=5 $serves
 sg_persist --in --read-keys $stands
 sg_persist --in --read-reservation $stands
-! sg_persist --out --register --param-sark=0xcafe --param-aptpl $stands
+# A port in standby takes it to where the disk is served.
+sg_persist --out --register --param-sark=0xcafe --param-aptpl $stands
+sg_persist --in --read-keys $serves | grep 0xcafe
+sg_persist --out --register --param-rk=0xcafe --param-sark=0 $stands
 sg_persist --out --release --param-rk=0xfeed --prout-type=5 $serves
 sg_persist --out --register --param-rk=0xfeed --param-sark=0 $serves
 # What was written is gone when it was given back.
@@ -209,8 +244,8 @@ cmp --bytes=2M /dev/zero <(dd if=/dev/mapper/mpatha bs=1M count=2 iflag=direct s
 #[test]
 fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site() -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut east, east_port) = site(dir.path(), ("east", 1), GATEWAY_ADDRESS)?;
-    let (mut west, west_port) = site(dir.path(), ("west", 2), GATEWAY_ADDRESS)?;
+    let (mut east, east_port) = proving_site(dir.path(), ("east", 1))?;
+    let (mut west, west_port) = proving_site(dir.path(), ("west", 2))?;
     east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
     east.join(&west)?;
     east.mirror(VOLUME, &west)?;
@@ -225,6 +260,9 @@ fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site()
     );
     guest.wait_for(&discover, PATHS_LIMIT, |said| said == both)?;
     guest.run("iscsiadm -m node --login")?;
+    let agreed = guest.run("iscsiadm -m session -P 2")?;
+    ensure!(agreed.matches("DataDigest: CRC32C").count() == 2, "{agreed}");
+    ensure!(agreed.contains("username_in: gateway"), "the gateways proved themselves: {agreed}");
     await_paths(&mut guest, "one map of two groups", Paths::are_whole)?;
     ensure!(active_portal(&mut guest)? == east_port.to_string(), "east serves");
     look_at_the_disk(&mut guest)?;

@@ -18,6 +18,7 @@ pub(crate) const RESERVATION_CONFLICT: u8 = 0x18;
 const REGISTER: u8 = 0;
 const REGISTER_AND_IGNORE: u8 = 6;
 const RESERVE: u8 = 1;
+const RELEASE: u8 = 2;
 const PREEMPT_AND_ABORT: u8 = 5;
 /// Of the types of a reservation: only who is registered writes.
 const WRITE_EXCLUSIVE_REGISTRANTS_ONLY: u8 = 5;
@@ -233,6 +234,10 @@ impl Initiator {
 
     pub(crate) fn reserve(&mut self, key: u64) -> Result<()> {
         self.reserve_out(RESERVE, WRITE_EXCLUSIVE_REGISTRANTS_ONLY, [key, 0])
+    }
+
+    pub(crate) fn release(&mut self, key: u64) -> Result<()> {
+        self.reserve_out(RELEASE, WRITE_EXCLUSIVE_REGISTRANTS_ONLY, [key, 0])
     }
 
     /// The keys that are registered.

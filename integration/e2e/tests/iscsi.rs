@@ -18,6 +18,7 @@ use crate::pair::{SOON, expect, fail_over, migrate};
 
 pub(crate) const PREFIX: &str = "iqn.2026-01.io.twinspan";
 const SECRET: &str = "secretsecret12";
+const OTHER_SECRET: &str = "anothersecret99";
 /// A login that takes longer than 10 s is dropped.
 const LOGIN_MAX: Duration = Duration::from_secs(15);
 
@@ -33,11 +34,15 @@ pub(crate) fn served(dir: &TempDir, more: &str) -> Result<(Site, u16)> {
 }
 
 fn chap(dir: &TempDir) -> Result<String> {
-    let file = dir.path().join("secret");
-    std::fs::write(&file, SECRET).context("write the secret")?;
+    let write = |name: &str, secret: &str| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, secret).context("write a secret")?;
+        anyhow::Ok(file.display().to_string())
+    };
+    let (joe, ann) = (write("secret", SECRET)?, write("other-secret", OTHER_SECRET)?);
     Ok(format!(
-        "auth = \"chap\"\nusers = [{{ name = \"joe\", secret_file = \"{}\" }}]",
-        file.display()
+        "auth = \"chap\"\nusers = [{{ name = \"joe\", secret_file = \"{joe}\" }}, {{ name = \"ann\", \
+         secret_file = \"{ann}\", initiators = [\"iqn.2026-01.com.example:ann\"] }}]"
     ))
 }
 
@@ -130,8 +135,22 @@ fn who_may_not_log_in_does_not() -> Result<()> {
     let host = "iqn.2026-01.com.example:host1";
     site.cli(&["volume", "create", "ledger", "--size", "16MiB", "--allow", host])?;
     refused(url(port, &user, "ledger"), "Target not found")?;
-    let inquiry = Tool::new("iscsi-inq").args(["-i", host]);
-    let (code, said) = inquiry.arg(url(port, &user, "ledger")).code()?;
+    let inquiry = |url: String| Tool::new("iscsi-inq").args(["-i", host]).arg(url).code();
+    let (code, said) = inquiry(url(port, &user, "ledger"))?;
+    ensure!(code == 0, "{said}");
+    // Whoever cannot prove who it is does not learn which targets there are.
+    let stranger = format!("eve%{SECRET}@");
+    for volume in ["ledger", "nothing"] {
+        refused(url(port, &stranger, volume), "Authentication failure")?;
+    }
+    // A user that is bound to another name proves itself in vain.
+    let bound = format!("ann%{OTHER_SECRET}@");
+    let (code, said) = inquiry(url(port, &bound, "ledger"))?;
+    ensure!(code != 0 && said.contains("uthorization"), "{code}: {said}");
+    site.cli(&["volume", "create", "hers", "--size", "16MiB", "--allow", "user:ann"])?;
+    refused(url(port, &user, "hers"), "Target not found")?;
+    let hers = Tool::new("iscsi-inq").args(["-i", "iqn.2026-01.com.example:ann"]);
+    let (code, said) = hers.arg(url(port, &bound, "hers")).code()?;
     ensure!(code == 0, "{said}");
     // No secret is told to anybody.
     let log = std::fs::read_to_string(site.process()?.log())?;
@@ -173,12 +192,22 @@ fn initiators_that_send_garbage_or_nothing_are_dropped_and_harm_nobody() -> Resu
 }
 
 /// A running site, with its number and the port of its portal, which initiators reach at `host`.
-pub(crate) fn site(dir: &Path, (name, group): (&str, u16), host: &str) -> Result<(Site, u16)> {
+pub(crate) fn site(dir: &Path, named: (&str, u16), host: &str) -> Result<(Site, u16)> {
+    site_with(dir, named, host, ("", ""))
+}
+
+/// The same with more of its configuration: keys of `[iscsi]`, and tables.
+pub(crate) fn site_with(
+    dir: &Path,
+    (name, group): (&str, u16),
+    host: &str,
+    (keys, tables): (&str, &str),
+) -> Result<(Site, u16)> {
     let mut site = Site::new(dir, name)?;
     let port = free_port()?;
     site.configure(&format!(
-        "\n[iscsi]\nportal_group = {group}\n[[iscsi.listeners]]\nname = \"tcp\"\n\
-         address = \"127.0.0.1:{port}\"\nadvertise = \"{host}:{port}\"\n"
+        "\n[iscsi]\nportal_group = {group}\n{keys}[[iscsi.listeners]]\nname = \"tcp\"\n\
+         address = \"127.0.0.1:{port}\"\nadvertise = \"{host}:{port}\"\n{tables}"
     ))?;
     site.start()?;
     Ok((site, port))

@@ -45,6 +45,7 @@ mod random;
 mod rec;
 mod rec_plugin;
 mod records;
+mod reserved;
 mod rewind;
 mod runs;
 mod scrubs;

@@ -69,6 +69,8 @@ pub struct ChapUser {
     name: String,
     secret: Secret,
     mutual: Option<(String, Secret)>,
+    /// The initiators that it may be, in lower case; empty: any.
+    initiators: Vec<String>,
 }
 
 impl ChapUser {
@@ -87,7 +89,19 @@ impl ChapUser {
         if mutual.as_ref().is_some_and(|(_, ours)| *ours == secret) {
             return Err(WeakSecret::Same);
         }
-        Ok(Self { name, secret, mutual })
+        Ok(Self { name, secret, mutual, initiators: Vec::new() })
+    }
+
+    /// The same user, who may log in under these names of initiators only. Without any it may give every
+    /// name, so that a list of names proves nothing of it.
+    #[must_use]
+    pub fn known_as(mut self, initiators: &[String]) -> Self {
+        self.initiators = initiators.iter().map(|name| name.to_ascii_lowercase()).collect();
+        self
+    }
+
+    fn may_be(&self, initiator: &str) -> bool {
+        self.initiators.is_empty() || self.initiators.iter().any(|name| name == initiator)
     }
 }
 
@@ -164,6 +178,8 @@ pub(super) enum ChapStep {
     Goes,
     /// This user has proven itself.
     Done(String),
+    /// It has, and may not be the initiator that it says it is.
+    Posing,
     /// It has not.
     Failed,
 }
@@ -204,7 +220,7 @@ impl Chap {
     pub(super) fn take(
         &mut self,
         pairs: &[(&str, &str)],
-        out: &mut Vec<u8>,
+        (initiator, out): (&str, &mut Vec<u8>),
         fill: Fill<'_>,
     ) -> ChapStep {
         let find = |wanted: &str| pairs.iter().find(|(key, _)| *key == wanted).map(|(_, v)| *v);
@@ -226,7 +242,7 @@ impl Chap {
                 // It may come with the next request.
                 None => ChapStep::Goes,
             },
-            State::Challenged { .. } => self.verify(find, out),
+            State::Challenged { .. } => self.verify(find, (initiator, out)),
         }
     }
 
@@ -246,7 +262,7 @@ impl Chap {
     fn verify<'t>(
         &mut self,
         find: impl Fn(&str) -> Option<&'t str>,
-        out: &mut Vec<u8>,
+        (initiator, out): (&str, &mut Vec<u8>),
     ) -> ChapStep {
         // A challenge serves once, whatever comes of it.
         let State::Challenged { algorithm, id, challenge } =
@@ -267,6 +283,9 @@ impl Chap {
             }
         }
         let Some(user) = proven else { return ChapStep::Failed };
+        if !user.may_be(initiator) {
+            return ChapStep::Posing;
+        }
         match (find("CHAP_I"), find("CHAP_C")) {
             (None, None) => {}
             (Some(their_id), Some(theirs)) => {

@@ -1,7 +1,8 @@
 //! Every key of RFC 7143 §13 with the function that makes one value of two.
 //!
 //! Invariant: a value outside of what the standard allows is answered `Reject` and changes nothing;
-//! a key that nobody knows is answered `NotUnderstood`.
+//! a key that nobody knows is answered `NotUnderstood`. Whichever comes first, no first burst is longer
+//! than a burst.
 
 use crate::limits::{
     FIRST_BURST_BYTES, MAX_BURST_BYTES, OUTSTANDING_R2T_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
@@ -91,7 +92,7 @@ pub(super) fn answer(params: &mut Params, key: &str, value: &str) -> Answer {
             params.max_burst
         }),
         "FirstBurstLength" => least(value, (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX), |theirs| {
-            params.first_burst = theirs.min(FIRST_BURST_BYTES);
+            params.first_burst = theirs.min(FIRST_BURST_BYTES).min(params.max_burst);
             params.first_burst
         }),
         "MaxOutstandingR2T" => least(value, (1, 65_535), |theirs| {

@@ -11,6 +11,35 @@ use super::*;
 
 struct One;
 
+/// A gateway that is starting.
+struct Starting;
+
+impl Targets for Starting {
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
+        Vec::new()
+    }
+
+    fn find(&self, _: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
+        Err(Refusal::NotReady)
+    }
+
+    fn seat(&self, _: crate::session::LoggedIn) {}
+}
+
+#[test]
+fn nobody_is_told_that_there_are_no_targets_by_a_gateway_that_starts() {
+    for keys in [&["InitiatorName=iqn.i:a", "SessionType=Discovery"], &WHO] {
+        let mut login = login(Auth::None);
+        let request = ask(1, Some(3), false);
+        let reply = login.take(&request, &pairs(keys), &Starting, &mut |bytes| bytes.fill(9));
+        assert_eq!(status(&reply), LoginStatus::ServiceUnavailable);
+    }
+}
+
 impl Targets for One {
     fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
         Vec::new()
@@ -138,6 +167,19 @@ fn an_open_target_is_reached_in_one_step() {
     assert_eq!(agreed.target.unwrap().volume, "one");
 }
 
+/// RFC 7143 §13.14.
+#[test]
+fn no_first_burst_is_longer_than_a_burst_whichever_is_said_first() {
+    let (burst, first) = ("MaxBurstLength=65536", "FirstBurstLength=131072");
+    for keys in [[burst, first], [first, burst]] {
+        let mut login = login(Auth::None);
+        let reply = take(&mut login, &ask(1, Some(3), false), &[&WHO[..], &keys].concat());
+        assert_eq!(reply.next, Next::Agreed);
+        let params = login.agreed().unwrap().params;
+        assert_eq!((params.max_burst, params.first_burst), (65_536, 65_536), "{keys:?}");
+    }
+}
+
 #[test]
 fn chap_both_ways() {
     for (number, challenge_bytes) in [("5", 16), ("6", 20), ("7", 32)] {
@@ -163,6 +205,38 @@ fn chap_both_ways() {
         let reply = take(&mut login, &ask(1, Some(3), false), &[]);
         assert_eq!(reply.next, Next::Agreed);
         assert_eq!(login.agreed().unwrap().initiator.user.as_deref(), Some("joe"));
+    }
+}
+
+/// Its secret proves who it is, and so which names are its own.
+#[test]
+fn a_user_that_is_bound_to_names_logs_in_under_those_only() {
+    for (names, comes_in) in
+        [(&["IQN.I:A"][..], true), (&["iqn.i:b", "iqn.i:c"], false), (&[], true)]
+    {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut login = login(Auth::Chap(vec![user().known_as(&names)]));
+        let keys = [&WHO[..], &["AuthMethod=CHAP"]].concat();
+        take(&mut login, &ask(0, None, false), &keys);
+        take(&mut login, &ask(0, None, false), &["CHAP_A=5"]);
+        let proof = text::hex(&answer_of("5", 9, b"secretsecret12", &[9; 16]));
+        let proof = format!("CHAP_R={proof}");
+        let reply = take(&mut login, &ask(0, Some(1), false), &["CHAP_N=joe", &proof]);
+        let wanted =
+            if comes_in { LoginStatus::Success } else { LoginStatus::AuthorizationFailure };
+        assert_eq!(status(&reply), wanted, "{names:?}");
+    }
+}
+
+/// Whoever has proven nothing is told the same of a target that there is and of one that there is not.
+#[test]
+fn a_stranger_learns_of_no_targets() {
+    for target in ["iqn.t:one", "iqn.t:away", "iqn.t:none"] {
+        let mut login = login(Auth::Chap(vec![user()]));
+        let named = format!("TargetName={target}");
+        let keys = ["InitiatorName=iqn.i:a", named.as_str(), "AuthMethod=CHAP"];
+        let reply = take(&mut login, &ask(0, None, false), &keys);
+        assert_eq!(status(&reply), LoginStatus::Success, "{target}");
     }
 }
 

@@ -2,11 +2,12 @@
 
 mod fuzz;
 mod standby;
+mod under_way;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use block::{Answer, Completions, Geometry, Op, Request, Volume, joined};
+use block::{Answer, Completions, Geometry, Op, Request, Store, Ticket, Volume, joined};
 use proptest::prelude::*;
 use store::MemoryStore;
 
@@ -251,6 +252,21 @@ fn a_unit_that_is_gone_says_so_once_and_is_no_unit_from_then_on() {
     assert_eq!(rig.ask(&host, &inquiry, &[]).data_in[0], 0x7f);
     let report = [0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0];
     assert_eq!(rig.ask(&host, &report, &[]).data_in[..4], [0; 4], "no unit is listed");
+}
+
+#[test]
+fn a_volume_that_grew_is_told_to_every_host_once() {
+    let store = MemoryStore::new(Geometry::new(BYTES).unwrap());
+    let rig = Rig::over(Rc::<MemoryStore>::clone(&store), Rc::new(Drawer::default()));
+    let hosts = [rig.host(1), rig.host(2)];
+    store.grow(2 * BYTES, Ticket::ignored());
+    for host in &hosts {
+        let told = rig.ask(host, &[0; 6], &[]).sense;
+        assert_eq!(told, Some(Sense::attention(nexus::CAPACITY_CHANGED)));
+        assert_eq!(rig.ask(host, &[0; 6], &[]).status, Status::Good);
+        let capacity = rig.ask(host, &cdb_16(0x9e, 0x10, 0, 32), &[]).data_in;
+        assert_eq!(capacity[..8], (2 * BYTES / 512 - 1).to_be_bytes());
+    }
 }
 
 #[test]

@@ -3,13 +3,13 @@
 //! Invariant: on the way of a read or a write that nothing forbids there are a few cells to look
 //! at, and no allocation. Whatever could forbid it sets `guarded` or the nexus's attention.
 
+mod exclusive;
 mod plan;
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 
-use block::{Extent, Hold, Holds, Volume};
+use block::{Extent, Holds, Volume};
 use bytes::Bytes;
 
 use super::cdb::{Blocks, Cdb, Command};
@@ -18,11 +18,11 @@ use super::mode::Modes;
 use super::nexus::{self, Nexus, WeakNexus};
 use super::opcodes::{self, Access, Beside, Entry};
 use super::report;
-use super::reserve::{self, Notice, Refusal, Registrant, Reservations, StateError};
+use super::reserve::{self, Notice, Refusal, Registrant, Reservations, Standing, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
     Admission, InitiatorPort, KeepError, Outcome, Plan, PortState, ReservationKeeper, ReserveOut,
-    Reset, Slow, Status, UnitEvent, UnitIdentity, UnitSettings,
+    Reset, Slow, Status, Strangers, UnitEvent, UnitIdentity, UnitSettings,
 };
 
 /// A disk behind any number of nexuses.
@@ -37,12 +37,15 @@ pub struct Unit {
     /// the unit is gone.
     guarded: Cell<bool>,
     gone: Cell<bool>,
+    strangers: Cell<Strangers>,
     /// The size that every nexus knows or is about to be told.
     bytes: Cell<u64>,
     /// Who is registered, and who holds a persistent reservation.
     pub(super) reservations: RefCell<Reservations>,
     /// Held by the one PERSISTENT RESERVE OUT that is being kept.
     ordering: tokio::sync::Mutex<()>,
+    /// Held by the one that waits for all that is under way.
+    settling: tokio::sync::Mutex<()>,
     /// Which nexus holds the unit with RESERVE.
     holder: Cell<Option<u64>>,
     nexuses: RefCell<Vec<WeakNexus>>,
@@ -82,10 +85,12 @@ impl Unit {
             settings: RefCell::new(settings),
             modes: Cell::new(Modes::DEFAULT),
             guarded: Cell::new(false),
+            strangers: Cell::default(),
             gone: Cell::new(false),
             bytes: Cell::new(bytes),
             reservations: RefCell::new(reservations),
             ordering: tokio::sync::Mutex::new(()),
+            settling: tokio::sync::Mutex::new(()),
             holder: Cell::new(None),
             nexuses: RefCell::default(),
             next: Cell::new(0),
@@ -161,7 +166,8 @@ impl Unit {
         Admission::Slow(Slow { data_out: 0, change: write.is_some(), command, epoch })
     }
 
-    /// Ends everything that a reset ends; the sessions find the epochs of their nexuses changed.
+    /// Ends everything that a reset ends; the sessions find the epochs of their nexuses changed. It is
+    /// complete after [`Self::settle`].
     pub fn reset(&self, by: &Nexus, kind: Reset) {
         for nexus in self.nexuses() {
             nexus.abort();
@@ -265,6 +271,26 @@ impl Unit {
             || self.state() != PortState::Optimized
             || self.modes.get() != Modes::DEFAULT;
         self.guarded.set(guarded);
+        self.strangers.set(self.rest());
+    }
+
+    /// What reservations leave to hosts that are no initiators.
+    fn rest(&self) -> Strangers {
+        let kind = self.reservations.borrow().kind();
+        let passes =
+            |access| kind.is_none_or(|kind| reserve::passes(kind, Standing::Stranger, access));
+        match self.holder.get() {
+            Some(_) => Strangers::Wait,
+            None if passes(Access::Write) => Strangers::Write,
+            None if passes(Access::Read) => Strangers::Read,
+            None => Strangers::Wait,
+        }
+    }
+
+    /// What may be done to the volume by whoever is no initiator, as reservations stand.
+    #[must_use]
+    pub fn strangers(&self) -> Strangers {
+        self.strangers.get()
     }
 
     /// The state of this gateway's ports.
@@ -338,7 +364,8 @@ impl Unit {
     }
 
     /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a reservation
-    /// finds it after the loss of power. Whoever sent it need not be logged in here: it may have come to
+    /// finds it after the loss of power, and none that was told of an abort finds blocks change that are
+    /// of a command that was aborted. Whoever sent it need not be logged in here: it may have come to
     /// a port of another gateway, which knows who that is.
     ///
     /// # Errors
@@ -349,7 +376,7 @@ impl Unit {
     pub async fn reserve_out(&self, order: ReserveOut) -> Result<Outcome, Sense> {
         let ReserveOut { who, action, scope, kind, list } = order;
         let order = reserve::order(action, (scope, kind), &list)?;
-        let _turn = self.ordering.lock().await;
+        let turn = self.ordering.lock().await;
         if self.detour().is_some() {
             return Ok(Outcome::of(Status::Busy));
         }
@@ -368,6 +395,11 @@ impl Unit {
             Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
         }
         self.set_reservations(next, &notices);
+        // It is in force: whoever orders next need not wait for what this one aborted.
+        drop(turn);
+        if notices.iter().any(|notice| notice.abort) {
+            self.settle().await;
+        }
         Ok(Outcome::good())
     }
 
@@ -412,25 +444,6 @@ impl Unit {
     }
 
     // === Commands that must not be interrupted ===
-
-    /// Waits until these blocks are free and no change of them is under way, and takes them: against
-    /// other initiators, and against every other way to the volume.
-    ///
-    /// # Cancellation
-    /// Safe: nothing is taken.
-    pub(super) async fn exclusively(&self, extent: Extent) -> Hold {
-        let hold = self.holds.take(extent).await;
-        poll_fn(|context| self.volume.0.poll_settled(extent, context)).await;
-        hold
-    }
-
-    /// Waits until these blocks are free.
-    ///
-    /// # Cancellation
-    /// Safe: nothing is changed.
-    pub(super) async fn until_free(&self, extent: Extent) {
-        self.holds.until_free(extent).await;
-    }
 
     /// Runs a command that [`Self::begin`] or [`Self::admit`] found to be slow, with the data-out
     /// that it wants.

@@ -108,7 +108,7 @@ impl Discovery<'_> {
                 match *key {
                     "SendTargets" => {
                         for target in targets.list(initiator) {
-                            if *value == "All" || *value == target.name {
+                            if *value == "All" || value.eq_ignore_ascii_case(&target.name) {
                                 push_target(&mut out, &target.name, &target.portals);
                             }
                         }

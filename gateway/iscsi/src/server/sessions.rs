@@ -1,5 +1,5 @@
 //! Which sessions there are, so that an initiator that logs in anew takes its place back
-//! (RFC 7143 §6.3.5).
+//! (RFC 7143 §6.3.5), and one that resets a target ends all of them (§11.5.1).
 //!
 //! Invariant: an initiator port has one session with a target at most. The one before ends before
 //! the new one begins, or is given up after a bounded time.
@@ -35,6 +35,7 @@ struct State {
 struct Entry {
     id: u64,
     replaced: CancellationToken,
+    reset: CancellationToken,
     ended: CancellationToken,
 }
 
@@ -44,6 +45,15 @@ pub(crate) struct Place {
     sessions: Arc<Sessions>,
     port: Port,
     entry: Entry,
+}
+
+/// The other sessions with the target of one.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    sessions: Arc<Sessions>,
+    target: String,
+    /// The one that is none of them.
+    id: u64,
 }
 
 impl Sessions {
@@ -67,6 +77,7 @@ impl Sessions {
         let entry = Entry {
             id: state.id,
             replaced: CancellationToken::new(),
+            reset: CancellationToken::new(),
             ended: CancellationToken::new(),
         };
         let before = state.open.insert(port.clone(), entry.clone());
@@ -90,6 +101,29 @@ impl Place {
     pub(crate) fn replaced(&self) -> CancellationToken {
         self.entry.replaced.clone()
     }
+
+    /// Cancelled when another session reset the target.
+    pub(crate) fn reset(&self) -> CancellationToken {
+        self.entry.reset.clone()
+    }
+
+    /// The other sessions with the target, whichever there are by the time that it matters.
+    pub(crate) fn peers(&self) -> Peers {
+        let (sessions, target) = (Arc::clone(&self.sessions), self.port.target.clone());
+        Peers { sessions, target, id: self.entry.id }
+    }
+}
+
+impl Peers {
+    /// Tells all of them to end. Those at other gateways are not known here.
+    pub(crate) fn reset(&self) {
+        let state = self.sessions.state();
+        let of_target = state.open.iter().filter(|(port, _)| port.target == self.target);
+        let others = of_target.map(|(_, entry)| entry).filter(|entry| entry.id != self.id);
+        let resets: Vec<CancellationToken> = others.map(|entry| entry.reset.clone()).collect();
+        drop(state);
+        resets.iter().for_each(CancellationToken::cancel);
+    }
 }
 
 impl Drop for Place {
@@ -107,15 +141,27 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn port_of(isid: u8, target: &str) -> Port {
+        Port { initiator: "i".to_owned(), isid: [isid; 6], target: target.to_owned(), tag: 1 }
+    }
+
+    #[test]
+    fn a_reset_ends_the_other_sessions_with_the_target_and_none_that_comes_later() {
+        let sessions = Arc::new(Sessions::default());
+        let (own, _) = sessions.take(port_of(1, "t"));
+        let (other, _) = sessions.take(port_of(2, "t"));
+        let (elsewhere, _) = sessions.take(port_of(2, "u"));
+        own.peers().reset();
+        let (later, _) = sessions.take(port_of(3, "t"));
+        let places = [&own, &other, &elsewhere, &later];
+        let is_reset = places.map(|place| place.reset().is_cancelled());
+        assert_eq!(is_reset, [false, true, false, false]);
+    }
+
     #[test]
     fn a_new_login_takes_the_place_of_the_old_one() {
         let sessions = Arc::new(Sessions::default());
-        let port = |isid: u8| Port {
-            initiator: "i".to_owned(),
-            isid: [isid; 6],
-            target: "t".to_owned(),
-            tag: 1,
-        };
+        let port = |isid: u8| port_of(isid, "t");
         let (first, before) = sessions.take(port(1));
         assert!(before.is_none());
         let (other, before) = sessions.take(port(2));

@@ -1,7 +1,12 @@
 //! What is no SCSI command: pings, task management, text, logout, and what is rejected.
 //!
 //! Invariant: ABORT TASK is never refused. A task management function is answered when the volume
-//! has nothing more to do for what it ended.
+//! has nothing more to do for what it ended, whichever session had begun it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
 
 use tracing::debug;
 use zerocopy::IntoBytes;
@@ -26,12 +31,14 @@ const NOT_SUPPORTED: u8 = 5;
 const REJECTED: u8 = 255;
 
 /// A task management function that waits for commands to end.
-#[derive(Debug)]
 pub(super) struct Managing {
     tag: u32,
     response: u8,
+    /// Commands of this session.
     waits: Vec<u64>,
-    ends_session: bool,
+    /// What the volume has of the other sessions.
+    settles: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    ends_sessions: bool,
 }
 
 impl Session {
@@ -87,8 +94,8 @@ impl Session {
         tag: u32,
         (referenced, number): (u32, u32),
     ) -> Managing {
-        let mut managing =
-            Managing { tag, response: COMPLETE, waits: Vec::new(), ends_session: false };
+        let (waits, settles, ends_sessions) = (Vec::new(), None, false);
+        let mut managing = Managing { tag, response: COMPLETE, waits, settles, ends_sessions };
         let of_unit = matches!(
             function,
             Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset
@@ -105,12 +112,12 @@ impl Session {
                 None => managing.response = NO_SUCH_TASK,
             },
             Function::AbortTaskSet => managing.waits = self.abort_all(),
-            Function::ClearTaskSet => managing.waits = self.reset(Reset::ClearTaskSet),
-            Function::LogicalUnitReset => managing.waits = self.reset(Reset::LogicalUnit),
-            Function::TargetWarmReset => managing.waits = self.reset(Reset::Target),
+            Function::ClearTaskSet => self.reset(Reset::ClearTaskSet, &mut managing),
+            Function::LogicalUnitReset => self.reset(Reset::LogicalUnit, &mut managing),
+            Function::TargetWarmReset => self.reset(Reset::Target, &mut managing),
             Function::TargetColdReset => {
-                managing.waits = self.reset(Reset::Target);
-                managing.ends_session = true;
+                self.reset(Reset::Target, &mut managing);
+                managing.ends_sessions = true;
             }
             Function::ClearAca => managing.response = NOT_SUPPORTED,
             Function::TaskReassign => managing.response = NO_REASSIGNMENT,
@@ -119,10 +126,11 @@ impl Session {
         managing
     }
 
-    fn reset(&mut self, kind: Reset) -> Vec<u64> {
-        let waits = self.abort_all();
+    fn reset(&mut self, kind: Reset, managing: &mut Managing) {
+        managing.waits = self.abort_all();
         self.unit.reset(&self.nexus, kind);
-        waits
+        let unit = Rc::clone(&self.unit);
+        managing.settles = Some(Box::pin(async move { unit.settle().await }));
     }
 
     fn abort_all(&mut self) -> Vec<u64> {
@@ -143,17 +151,20 @@ impl Session {
     }
 
     /// Answers the functions whose commands have ended.
-    pub(super) fn finish_managing(&mut self) {
+    pub(super) fn finish_managing(&mut self, cx: &mut Context<'_>) {
         let mut index = 0;
         while let Some(managing) = self.managing.get_mut(index) {
             managing.waits.retain(|key| self.tasks.get(*key).is_some());
-            if !managing.waits.is_empty() {
+            managing.settles.take_if(|settles| settles.as_mut().poll(cx).is_ready());
+            if !managing.waits.is_empty() || managing.settles.is_some() {
                 index += 1;
                 continue;
             }
-            let Managing { tag, response, ends_session, .. } = self.managing.remove(index);
+            let Managing { tag, response, ends_sessions, .. } = self.managing.remove(index);
             self.say(Response::Task { tag, response }, &[]);
-            if ends_session {
+            if ends_sessions {
+                // This one ends by itself, once its answer is sent.
+                self.peers.reset();
                 self.over = Some(Ending::Reset);
             }
         }
@@ -173,11 +184,13 @@ impl Session {
             let mut out = Vec::new();
             for (key, value) in pairs {
                 match *key {
-                    // Of a session to one target, that is all there is to see.
-                    "SendTargets" if value.is_empty() || *value == "All" || value == target => {
-                        push_target(&mut out, target, &portals);
+                    "SendTargets" => {
+                        // Of a session to one target, that is all there is to see.
+                        if value.is_empty() || *value == "All" || value.eq_ignore_ascii_case(target)
+                        {
+                            push_target(&mut out, target, &portals);
+                        }
                     }
-                    "SendTargets" => {}
                     "MaxRecvDataSegmentLength" => {
                         let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
                         match number(value).filter(|len| range.contains(len)) {

@@ -33,6 +33,7 @@ use crate::limits::{
 use crate::metrics::Meter;
 use crate::negotiate::Params;
 use crate::scsi::{InitiatorPort, Nexus, Outcome, Unit};
+use crate::server::Peers;
 use crate::wire::{NO_TAG, RejectReason, Response, Stamp};
 use host::Grant;
 use host::Patience;
@@ -83,6 +84,8 @@ pub(super) struct Session {
     /// Commands that wait for memory, oldest first.
     pub(super) waiting: VecDeque<u64>,
     pub(super) managing: Vec<Managing>,
+    /// The other sessions with the target.
+    pub(super) peers: Peers,
     pub(super) text: TextExchange,
     pub(super) target: String,
     pub(super) connection: u16,
@@ -127,6 +130,7 @@ impl Session {
             running: Vec::new(),
             waiting: VecDeque::new(),
             managing: Vec::new(),
+            peers: connection.place.peers(),
             text: TextExchange::default(),
             target: connection.target.name.clone(),
             connection: agreed.connection,
@@ -172,8 +176,9 @@ impl Session {
             self.poll_running(cx);
             self.answer_ready();
             self.serve_waiting();
-            self.finish_managing();
+            // What was admitted is handed down before blocks are taken that it concerns.
             self.submit();
+            self.finish_managing(cx);
             if let Poll::Ready(Err(error)) = self.outgoing.poll_send(cx, stream) {
                 return Poll::Ready(Turn::End(Ending::Lost(error.kind())));
             }

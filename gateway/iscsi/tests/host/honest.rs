@@ -14,7 +14,7 @@ fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at / 512 * 31 + at + seed) % 251).unwrap()).collect()
 }
 
-const GOOD: Ended = Ended { status: 0, sense: None, data: Vec::new() };
+pub(crate) const GOOD: Ended = Ended { status: 0, sense: None, data: Vec::new() };
 
 #[test]
 fn what_is_written_is_read_whatever_was_agreed_on() {
@@ -78,6 +78,38 @@ fn data_comes_unasked_where_that_was_agreed_on() {
     );
 }
 
+/// What is answered to `SendTargets`.
+async fn targets(host: &mut Initiator, asked: &str) -> Vec<u8> {
+    let request = Request::Text {
+        more: false,
+        is_final: true,
+        tag: 5,
+        target_tag: NO_TAG,
+        cmd_sn: host.cmd_sn,
+        exp_stat_sn: host.exp_stat_sn,
+    };
+    host.cmd_sn += 1;
+    host.send(&request.encode(false), format!("SendTargets={asked}\0").as_bytes()).await;
+    let (response, data) = host.receive().await.unwrap();
+    assert!(matches!(response, Response::Text { is_final: true, .. }), "{response:?}");
+    data
+}
+
+#[test]
+fn a_session_is_told_of_its_own_target_in_whatever_case_it_asks() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            let own = [("TargetName", TARGET)];
+            for (asked, count) in [("", 1), (TARGET, 1), ("IQN.T:Disk", 1), ("iqn.t:none", 0)] {
+                let data = targets(&mut host, asked).await;
+                assert_eq!(text::parse(&data).as_deref(), Ok(&own[..count]), "{asked}");
+            }
+        },
+    );
+}
+
 #[test]
 fn targets_are_told_to_those_who_ask() {
     with(
@@ -86,24 +118,18 @@ fn targets_are_told_to_those_who_ask() {
             let mut host = Initiator::call(rig.address).await;
             let keys = ["InitiatorName=iqn.i:test", "SessionType=Discovery"];
             assert_eq!(host.log_in(&keys).await, LoginStatus::Success);
-            let request = Request::Text {
-                more: false,
-                is_final: true,
-                tag: 5,
-                target_tag: NO_TAG,
-                cmd_sn: host.cmd_sn,
-                exp_stat_sn: host.exp_stat_sn,
-            };
-            host.send(&request.encode(false), b"SendTargets=All\0").await;
-            let (_, data) = host.receive().await.unwrap();
             let address = format!("{},1", rig.address);
-            let expected = vec![("TargetName", TARGET), ("TargetAddress", address.as_str())];
-            assert_eq!(text::parse(&data), Ok(expected));
+            let all = [("TargetName", TARGET), ("TargetAddress", address.as_str())];
+            // A name is the same in every case, as it is at a login (RFC 3722).
+            for (asked, count) in [("All", 2), (TARGET, 2), ("IQN.T:Disk", 2), ("iqn.t:none", 0)] {
+                let data = targets(&mut host, asked).await;
+                assert_eq!(text::parse(&data).as_deref(), Ok(&all[..count]), "{asked}");
+            }
             let logout = Request::Logout {
                 reason: 0,
                 tag: 6,
                 connection: 0,
-                cmd_sn: host.cmd_sn + 1,
+                cmd_sn: host.cmd_sn,
                 exp_stat_sn: host.exp_stat_sn,
             };
             host.send(&logout.encode(false), &[]).await;
@@ -235,7 +261,7 @@ fn what_is_in_doubt_is_done_when_the_volume_serves_again() {
     );
 }
 
-fn function(host: &Initiator, function: Function, referenced: u32) -> Request {
+pub(crate) fn function(host: &Initiator, function: Function, referenced: u32) -> Request {
     Request::Task {
         function,
         lun: [0; 8],

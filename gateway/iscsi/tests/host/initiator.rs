@@ -52,7 +52,12 @@ impl Initiator {
 
     /// A session with the target, with these keys.
     pub(crate) async fn login(address: SocketAddr, keys: &[&str]) -> Self {
-        let mut initiator = Self::call(address).await;
+        Self::login_as(address, 1, keys).await
+    }
+
+    /// The same, of the initiator port with this number.
+    pub(crate) async fn login_as(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
+        let mut initiator = Self { isid, ..Self::call(address).await };
         let target = format!("TargetName={TARGET}");
         let all = [&["InitiatorName=iqn.i:test", &target], keys].concat();
         assert_eq!(initiator.log_in(&all).await, LoginStatus::Success);

@@ -1,10 +1,11 @@
 //! A listener, and a volume in memory on the same thread.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use block::{Extent, Geometry, IoError, Request, Run, Volume, VolumeId};
 use store::MemoryStore;
@@ -21,10 +22,34 @@ use twinspan_iscsi::{
 pub(crate) const TARGET: &str = "iqn.t:disk";
 pub(crate) const BYTES: u64 = 16 << 20;
 
-/// A volume that can be in doubt.
+/// A volume that can be in doubt, or late.
 pub(crate) struct Doubtful {
     volume: Rc<dyn Volume>,
     pub(crate) doubt: Cell<Option<IoError>>,
+    /// Whether it keeps changes until it catches up.
+    pub(crate) is_late: Cell<bool>,
+    late: RefCell<Vec<Request>>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl Doubtful {
+    fn new(volume: Rc<dyn Volume>) -> Self {
+        let (doubt, is_late) = (Cell::new(None), Cell::new(false));
+        let (late, wakers) = (RefCell::default(), RefCell::default());
+        Self { volume, doubt, is_late, late, wakers }
+    }
+
+    /// How many changes it has that are not done.
+    pub(crate) fn late(&self) -> usize {
+        self.late.borrow().len()
+    }
+
+    /// Does them, and is late no more.
+    pub(crate) fn catch_up(&self) {
+        self.is_late.set(false);
+        self.volume.submit(&mut self.late.take());
+        self.wakers.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 impl Volume for Doubtful {
@@ -37,6 +62,9 @@ impl Volume for Doubtful {
     }
 
     fn submit(&self, batch: &mut Vec<Request>) {
+        if self.is_late.get() {
+            self.late.borrow_mut().extend(batch.extract_if(.., |request| request.op.is_change()));
+        }
         match self.doubt.get() {
             Some(error) => batch.drain(..).for_each(|request| request.ticket.fail(error)),
             None => self.volume.submit(batch),
@@ -45,6 +73,15 @@ impl Volume for Doubtful {
 
     fn layout(&self, extent: Extent, limit: usize) -> Result<Vec<Run>, IoError> {
         self.volume.layout(extent, limit)
+    }
+
+    fn poll_settled(&self, extent: Extent, context: &mut Context<'_>) -> Poll<()> {
+        let is_of = |request: &Request| request.op.extent().is_some_and(|of| of.overlaps(extent));
+        if !self.late.borrow().iter().any(is_of) {
+            return Poll::Ready(());
+        }
+        self.wakers.borrow_mut().push(context.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -106,7 +143,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
         let running = (tasks.clone(), CancellationToken::new());
         tasks.spawn(listener.run(Arc::new(Only(sender, address)), running));
         let store: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
-        let volume = Rc::new(Doubtful { volume: store, doubt: Cell::new(None) });
+        let volume = Rc::new(Doubtful::new(store));
         let identity = UnitIdentity { volume: VolumeId::of(7), target: TARGET.to_owned() };
         let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(&volume);
         let keeper = Rc::new(Forgetful);

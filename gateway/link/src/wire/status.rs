@@ -23,6 +23,7 @@ pub(super) const fn code(error: IoError) -> u64 {
         IoError::NoWitness => 13,
         IoError::NoCompanion => 14,
         IoError::Origin => 15,
+        IoError::Reserved => 16,
     }
 }
 
@@ -44,6 +45,7 @@ pub(super) const fn error(code: u64) -> Option<IoError> {
         13 => IoError::NoWitness,
         14 => IoError::NoCompanion,
         15 => IoError::Origin,
+        16 => IoError::Reserved,
         _ => return None,
     })
 }

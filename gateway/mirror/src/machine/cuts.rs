@@ -61,11 +61,19 @@ struct Cut {
     generation: Generation,
 }
 
+/// A cut that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    cut: Cut,
+    /// When the first change went out that it covers, and the cut before it does not.
+    first_ms: Option<u64>,
+}
+
 /// The cuts of one leg.
 #[derive(Debug, Default)]
 pub(crate) struct Cuts {
     /// Sent and not known to be kept, oldest first.
-    under_way: VecDeque<Cut>,
+    under_way: VecDeque<Flight>,
     /// The newest that the mirror keeps.
     applied: Option<Cut>,
     /// When the newest was cut.
@@ -77,6 +85,8 @@ pub(crate) struct Cuts {
     /// Whether something was sent since the newest cut, and how much.
     changed: bool,
     bytes: u64,
+    /// When the first of that was sent.
+    first_ms: Option<u64>,
     /// Since when the backlog has been small.
     steady_since_ms: Option<u64>,
     /// The pause after the next overflow, and when the last one was.
@@ -104,9 +114,10 @@ impl Cuts {
     }
 
     /// Something is sent.
-    pub(crate) fn note(&mut self, bytes: u64) {
+    pub(crate) fn note(&mut self, bytes: u64, now_ms: u64) {
         self.changed = true;
         self.bytes += bytes;
+        self.first_ms.get_or_insert(now_ms);
     }
 
     /// The journal overflowed: says when the mirror is to be called again. A mirror that overflows
@@ -125,8 +136,15 @@ impl Cuts {
     pub(crate) fn lag_ms(&self, now_ms: u64) -> Option<u64> {
         let applied = self.applied?;
         let nothing_since = self.under_way.is_empty() && !self.changed && !self.due;
+        if nothing_since {
+            return Some(0);
+        }
+        let mut firsts = self.under_way.iter().map(|flight| flight.first_ms).chain([self.first_ms]);
+        // What was changed before the leg began to follow has no time here: it may be as old as what
+        // is kept. After that nobody counts the time in which nothing was changed.
+        let oldest = firsts.find_map(|first| first).filter(|_| self.confirmed);
         // Time comes in ticks: what is missing is never of no age at all.
-        Some(if nothing_since { 0 } else { now_ms.saturating_sub(applied.at_ms).max(1) })
+        Some(now_ms.saturating_sub(oldest.unwrap_or(applied.at_ms).max(applied.at_ms)).max(1))
     }
 
     /// A transfer is due whatever the interval says.
@@ -272,7 +290,8 @@ impl Machine {
         let (generation, ancestors) = (lineage.current, lineage.ancestors);
         let state = self.leg_mut(leg).expect("the caller has it");
         let cuts = &mut state.cuts;
-        cuts.under_way.push_back(Cut { seq, at_ms, generation });
+        let first_ms = cuts.first_ms.take();
+        cuts.under_way.push_back(Flight { cut: Cut { seq, at_ms, generation }, first_ms });
         (cuts.last_ms, cuts.due, cuts.changed, cuts.bytes) = (at_ms, false, false, 0);
         out.push(Effect::Post { leg, message: Message::Cut { seq, generation, ancestors } });
     }
@@ -281,8 +300,8 @@ impl Machine {
     pub(super) fn on_cut_applied(&mut self, leg: LegId, seq: Seq, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
         let mut kept = None;
-        while state.cuts.under_way.front().is_some_and(|cut| cut.seq <= seq) {
-            kept = state.cuts.under_way.pop_front();
+        while state.cuts.under_way.front().is_some_and(|flight| flight.cut.seq <= seq) {
+            kept = state.cuts.under_way.pop_front().map(|flight| flight.cut);
         }
         let Some(kept) = kept.filter(|cut| cut.seq == seq) else { return };
         while state.undurable.front().is_some_and(|(sent, ..)| *sent <= seq) {

@@ -8,7 +8,8 @@
 //!
 //! Invariant (rule 9): what the way back changes is in every mirror's dirty map, durably and with the
 //! intention, before anything is changed. From that record on it is carried through: whatever ends it
-//! in the middle, the next start takes it up before anybody is served or followed.
+//! in the middle, the next start takes it up before anybody is served or followed. A store that has no
+//! room for it did not fail: it waits for room, and until then nothing else is done to the group.
 
 use block::{BlockSet, IoError, LegId, SnapshotId};
 
@@ -18,12 +19,17 @@ use crate::command::Refusal;
 use crate::record::{Label, Named};
 use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
+/// From a full store to the next try: each adds a little to the logs of the stores that had room.
+const ROOM_PAUSE_MS: u64 = 1_000;
+
 /// A way back that is under way.
 #[derive(Debug)]
 pub(super) struct Rollback {
     /// To which snapshot.
     to: SnapshotId,
     step: Step,
+    /// Nobody asked for it since the start, and it stands in the place of a command while it waits.
+    is_unasked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +44,8 @@ enum Step {
     Intending,
     /// The stores are at it.
     Rolling,
+    /// A store had no room for it; they are asked again at this time.
+    Waiting(u64),
     /// Its end is being recorded.
     Recording,
 }
@@ -71,7 +79,7 @@ impl Machine {
         let label = Label { id: safety, name, origin, unix_ms, marks: Marks::default() };
         self.may_name(&label)?;
         self.command = Some(Pending::RollBack(to));
-        self.rollback = Some(Rollback { to, step: Step::Settling(label) });
+        self.rollback = Some(Rollback { to, step: Step::Settling(label), is_unasked: false });
         out.push(Effect::DropHosts);
         Ok(())
     }
@@ -97,19 +105,43 @@ impl Machine {
 
     /// Moves the way back on, or gives it up while nothing is changed.
     pub(super) fn advance_rollback(&mut self, out: &mut Vec<Effect>) {
-        let Some(Rollback { to, step }) = &self.rollback else { return };
+        let Some(Rollback { to, step, .. }) = &self.rollback else { return };
         let to = *to;
         if step.is_free() && (self.role != Role::Primary || self.latched || self.closing) {
             self.give_rollback_up(to, Refusal::Interrupted, out);
             return;
         }
-        let Step::Settling(label) = step else { return };
-        let quiet = self.is_idle() && self.untold.is_none() && self.leaving.is_empty();
-        if quiet {
-            let label = label.clone();
-            self.rollback = Some(Rollback { to, step: Step::Keeping(label.id) });
-            self.ask_for(label, out);
+        match step {
+            Step::Settling(label) => {
+                let quiet = self.is_idle() && self.untold.is_none() && self.leaving.is_empty();
+                if quiet {
+                    let label = label.clone();
+                    let step = Step::Keeping(label.id);
+                    self.rollback = Some(Rollback { to, step, is_unasked: false });
+                    self.ask_for(label, out);
+                }
+            }
+            Step::Waiting(until_ms) => {
+                let is_due = self.now_ms >= *until_ms && self.is_idle();
+                if is_due && !self.latched && !self.closing {
+                    self.roll(to, out);
+                }
+            }
+            Step::Keeping(_)
+            | Step::Listing
+            | Step::Intending
+            | Step::Rolling
+            | Step::Recording => {}
         }
+    }
+
+    /// The stores go back, whatever a try before has done of it.
+    fn roll(&mut self, to: SnapshotId, out: &mut Vec<Effect>) {
+        if let Some(rollback) = &mut self.rollback {
+            rollback.step = Step::Rolling;
+        }
+        self.points.begin_rollback();
+        out.push(Effect::RollBack { snapshots: self.stores_names(to) });
     }
 
     fn give_rollback_up(&mut self, to: SnapshotId, refusal: Refusal, out: &mut Vec<Effect>) {
@@ -180,13 +212,11 @@ impl Machine {
 
     /// The intention is durable; says whether it was that of a primary.
     pub(super) fn rollback_intended(&mut self, out: &mut Vec<Effect>) -> bool {
-        let Some(rollback) = self.rollback.as_mut().filter(|r| r.step == Step::Intending) else {
+        let Some(rollback) = self.rollback.as_ref().filter(|r| r.step == Step::Intending) else {
             return false;
         };
-        rollback.step = Step::Rolling;
         let to = rollback.to;
-        self.points.begin_rollback();
-        out.push(Effect::RollBack { snapshots: self.stores_names(to) });
+        self.roll(to, out);
         true
     }
 
@@ -195,16 +225,14 @@ impl Machine {
         let is_rolling = |named: &&Named| named.state == SnapshotState::RollingBack;
         let rolling = self.volumes.iter().flat_map(|volume| &volume.named).find(is_rolling);
         let Some(to) = rolling.map(|named| named.label.id) else { return };
-        let snapshots = self.stores_names(to);
         let all = self.parts_of(to).filter(is_rolling).count();
         if all < self.volumes.len() {
             // Some volumes may be there and others cannot: nothing may be served from this.
             self.latch(IoError::Media, out);
             return;
         }
-        self.rollback = Some(Rollback { to, step: Step::Rolling });
-        self.points.begin_rollback();
-        out.push(Effect::RollBack { snapshots });
+        self.rollback = Some(Rollback { to, step: Step::Rolling, is_unasked: false });
+        self.roll(to, out);
     }
 
     /// The stores answered; says whether it was to this.
@@ -224,6 +252,15 @@ impl Machine {
                 let records = self.named_records();
                 self.keep_with(After::RolledBack, records, out);
             }
+            Err(IoError::NoSpace) => {
+                // Until then no command is taken: a mirror that followed meanwhile would be brought
+                // what is given up.
+                rollback.step = Step::Waiting(self.now_ms.saturating_add(ROOM_PAUSE_MS));
+                if self.command.is_none() {
+                    rollback.is_unasked = true;
+                    self.command = Some(Pending::RollBack(to));
+                }
+            }
             // Some volumes may be there and others not: the next start takes it up again.
             Err(error) => self.latch(error, out),
         }
@@ -232,8 +269,14 @@ impl Machine {
 
     /// Its end is durable: hosts may come back.
     pub(super) fn rollback_recorded(&mut self, out: &mut Vec<Effect>) {
-        let Some(Rollback { to, .. }) = self.rollback.take() else { return };
+        let Some(Rollback { to, is_unasked, .. }) = self.rollback.take() else { return };
         out.push(Effect::Note(Note::RolledBack { id: to }));
-        self.finish_own(Pending::RollBack(to), Ok(()), out);
+        if !is_unasked {
+            self.finish_own(Pending::RollBack(to), Ok(()), out);
+        } else if self.command == Some(Pending::RollBack(to)) {
+            // Nobody hears an answer, and who asks for something in this moment must not take it for
+            // their own.
+            self.command = None;
+        }
     }
 }

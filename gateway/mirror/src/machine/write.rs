@@ -223,7 +223,7 @@ impl Machine {
                     acked: false,
                 });
                 leg.inflight_bytes += payload;
-                leg.cuts.note(payload);
+                leg.cuts.note(payload, self.now_ms);
                 if !leg.journaled {
                     pending.insert(leg.id);
                 } else if leg.backlog_bytes() > self.journal.bytes() {

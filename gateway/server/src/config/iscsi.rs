@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::validate::{BUSY_POLL_US_MAX, Place};
+use crate::access::is_initiator;
 
 /// Relative target ports are numbered by portal group and listener, and have 16 bits.
 const PORTAL_GROUPS_MAX: u16 = 255;
@@ -83,6 +84,8 @@ impl Default for RawPortal {
 pub struct RawUser {
     /// Its CHAP name.
     pub name: String,
+    /// The names of initiators that it may log in under; empty: any.
+    pub initiators: Vec<String>,
     /// The file of its secret.
     pub secret_file: String,
     /// Or the variable of the environment.
@@ -130,6 +133,8 @@ pub struct IscsiListener {
 pub struct IscsiUser {
     /// Its CHAP name.
     pub name: String,
+    /// The names of initiators that it may log in under; empty: any.
+    pub initiators: Vec<String>,
     /// Where its secret is.
     pub secret: SecretPlace,
     /// The gateway's own CHAP name and secret for it.
@@ -239,7 +244,13 @@ fn user(at: &Place<'_>, raw: &RawUser) -> Result<IscsiUser, ConfigError> {
             return Err(at.bad("iscsi.users.gateway_name", why));
         }
     };
-    Ok(IscsiUser { name: raw.name.clone(), secret, gateway })
+    let unlike = raw.initiators.iter().find(|name| !is_initiator(name));
+    if let Some(name) = unlike {
+        let why = format!("{name:?} is no name of an initiator (iqn., eui. or naa.)");
+        return Err(at.bad("iscsi.users.initiators", why));
+    }
+    let (name, initiators) = (raw.name.clone(), raw.initiators.clone());
+    Ok(IscsiUser { name, initiators, secret, gateway })
 }
 
 fn place(file: &str, variable: &str) -> Option<SecretPlace> {

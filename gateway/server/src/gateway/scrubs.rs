@@ -2,8 +2,8 @@
 //! put back from another copy.
 //!
 //! ```text
-//!   bad block ─▶ a mirror that is in sync, or the primary of this mirror ─▶ matches the checksum? ─▶ written
-//!             ─▶ the newest backup since which it was not changed        ─▶ the same
+//!   bad block ─▶ a mirror that is connected, or the primary of this one ─▶ matches the checksum? ─▶ written
+//!             ─▶ the newest backup since which it was not changed       ─▶ the same
 //! ```
 //!
 //! Invariant: nothing is put back that does not match the checksum of what was stored here, so no copy
@@ -11,14 +11,15 @@
 //! looks and writes in one turn). A block that nobody has stays bad, and is told by its number. What
 //! only snapshots hold is read too, and put back from who keeps the same snapshot.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Code, Operation, OperationProgress, Scrub};
 use backup::{BackupId, Watch};
-use block::{Extent, GatewayId, GroupId, Identity, IoError, Quality, SnapshotId, VolumeId};
+use block::{Extent, GatewayId, GroupId, Identity, IoError, SnapshotId, VolumeId};
 use bytes::Bytes;
-use mirror::{GroupStatus, LinkState, Role};
+use mirror::{GroupStatus, LinkState, Mode, Role, Serving, SessionState};
 use store::Repaired;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -42,7 +43,7 @@ const TRY_PAUSE: Duration = Duration::from_millis(100);
 const LOOK_PAUSE: Duration = Duration::from_mins(10);
 
 /// Which snapshot shows a block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SeenIn {
     /// The snapshot of the group.
     snapshot: SnapshotId,
@@ -187,31 +188,36 @@ impl Gateway {
         let known = status.volumes.iter().find(|of| of.volume == place.volume);
         let total_bytes = known.map_or(0, |of| of.mapped_bytes);
         let rate = self.config.scrub.bytes_per_second.max(1);
-        for seen in seen_in(&status, place.volume) {
-            let mut next = Some(0);
-            while let Some(from) = next {
-                let read =
-                    shard.call(move |state| state.scrub_step(target, seen, from, STEP_BYTES));
-                let step = match read.await? {
-                    // A snapshot that was removed meanwhile has nothing to lose.
-                    Err(IoError::Invalid) if seen.is_some() => break,
-                    step => step.map_err(Refused::from)?,
-                };
-                next = step.next;
-                found.read_bytes += step.bytes;
-                for block in step.bad.iter().flat_map(|range| range.first()..range.end()) {
-                    self.heal_or_tell((place, name), seen, block, found).await;
+        let mut left = VecDeque::from(seen_in(&status, place.volume));
+        let mut from = 0;
+        while let Some(seen) = left.front().copied() {
+            let read = shard.call(move |state| state.scrub_step(target, seen, from, STEP_BYTES));
+            let step = match read.await? {
+                // It was removed meanwhile, or the newer one that it is held against.
+                Err(IoError::Invalid) if seen.is_some() => {
+                    let status = self.status_of(place.group).await?;
+                    (left, from) = listed_again(&left, seen_in(&status, place.volume), from);
+                    continue;
                 }
-                let done_bytes = found.read_bytes;
-                let total_bytes = total_bytes.max(done_bytes);
-                let told =
-                    OperationProgress { total_bytes, done_bytes, moved_bytes: 0, found_bytes: 0 };
-                running.progress(told);
-                let pause = Duration::from_millis(step.bytes.saturating_mul(1000) / rate);
-                if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                    return Err(Refused::new(Code::ScrubCancelled, "the scrub was given up"));
-                }
+                step => step.map_err(Refused::from)?,
+            };
+            found.read_bytes += step.bytes;
+            for block in step.bad.iter().flat_map(|range| range.first()..range.end()) {
+                self.heal_or_tell((place, name), seen, block, found).await;
             }
+            let done_bytes = found.read_bytes;
+            let total_bytes = total_bytes.max(done_bytes);
+            let told =
+                OperationProgress { total_bytes, done_bytes, moved_bytes: 0, found_bytes: 0 };
+            running.progress(told);
+            let pause = Duration::from_millis(step.bytes.saturating_mul(1000) / rate);
+            if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Err(Refused::new(Code::ScrubCancelled, "the scrub was given up"));
+            }
+            if step.next.is_none() {
+                left.pop_front();
+            }
+            from = step.next.unwrap_or(0);
         }
         Ok(())
     }
@@ -250,17 +256,14 @@ impl Gateway {
         block: u64,
     ) -> Result<(), Refused> {
         tracing::error!(volume = name, block, "a stored block is bad");
-        let mut why = Refused::new(Code::BlocksBad, "no other copy is in sync");
+        let mut why = Refused::new(Code::BlocksBad, "no other copy is connected");
         for turn in 0..TRIES {
             if turn > 0 {
                 tokio::time::sleep(TRY_PAUSE).await;
             }
             let status = self.status_of(place.group).await?;
-            let others = if seen.is_some() { related(&status) } else { equals(&status) };
-            if others.is_empty() {
-                break;
-            }
-            for (gateway, site) in others {
+            let mut is_reached = false;
+            for (gateway, site) in related(&status) {
                 let (group, volume) = (place.group.uuid(), place.volume.uuid());
                 let snapshot = seen.map(|seen| seen.snapshot.uuid());
                 let question = Question::Block(Lost { group, volume, block, snapshot });
@@ -277,9 +280,16 @@ impl Gateway {
                     Ok(Repaired::Differs) => {
                         let detail = format!("what {site} has is not what was stored here");
                         why = Refused::new(Code::BlocksBad, detail);
+                        is_reached = true;
                     }
-                    Err(refused) => why = refused,
+                    Err(refused) => {
+                        is_reached |= refused.0.code != Code::PeerUnreachable.as_str();
+                        why = refused;
+                    }
                 }
+            }
+            if !is_reached {
+                break;
             }
         }
         if seen.is_some() {
@@ -372,7 +382,8 @@ impl Gateway {
         Ok(target.note(content)?)
     }
 
-    /// Gives another gateway a block of the copy here, if the two have the same.
+    /// Gives another gateway a block of the copy here, if a session joins the two. Whether it is what
+    /// was stored there the other knows by its checksum.
     ///
     /// # Errors
     /// [`Code::NotInSync`], or the store's: what is bad here too is not given.
@@ -383,10 +394,11 @@ impl Gateway {
     ) -> Result<Answer, Refused> {
         let group = GroupId::from_uuid(group);
         let status = self.status_of(group).await?;
-        // A snapshot is the same wherever it is kept.
-        let others = if snapshot.is_some() { related(&status) } else { equals(&status) };
-        if !others.iter().any(|(gateway, _)| *gateway == peer.gateway) {
-            let detail = format!("the copy here and the one at {} may differ", peer.site);
+        // The primary knows better than its mirror whether there is a session between transfers.
+        let mut primary = status.upstream.iter().filter(|_| status.serving == Serving::NotPrimary);
+        let is_primary = primary.any(|of| of.gateway == peer.gateway);
+        if !is_primary && !related(&status).iter().any(|(of, _)| *of == peer.gateway) {
+            let detail = format!("the copy here is not connected with the one at {}", peer.site);
             return Err(Refused::new(Code::NotInSync, detail));
         }
         let target = (group, VolumeId::from_uuid(volume));
@@ -434,27 +446,18 @@ impl Gateway {
     }
 }
 
-/// The gateways whose copies are the same as the one here: in-sync mirrors, or the primary of one.
-fn equals(status: &GroupStatus) -> Vec<(GatewayId, String)> {
-    match status.role {
-        Role::Primary => {
-            let legs = status.legs.iter();
-            let same = legs.filter(|leg| leg.in_sync && leg.link == LinkState::Connected);
-            same.map(|leg| (leg.gateway, leg.site.clone())).collect()
-        }
-        Role::Secondary if status.quality == Quality::InSync => {
-            let upstream = status.upstream.iter();
-            let same = upstream.filter(|of| of.link == LinkState::Connected);
-            same.map(|of| (of.gateway, of.site.clone())).collect()
-        }
-        Role::Secondary | Role::Fenced => Vec::new(),
+/// Everybody who may have the same blocks and keep the same snapshots. A copy that follows behind, or
+/// that is being brought up, has most of them: the checksum tells which, so it need not be in sync. In
+/// mode `stack` there is no connection between two transfers, and it is asked all the same.
+pub(super) fn related(status: &GroupStatus) -> Vec<(GatewayId, String)> {
+    if status.role == Role::Fenced {
+        // What was written elsewhere since is no copy of this.
+        return Vec::new();
     }
-}
-
-/// Everybody who may keep the same snapshots.
-fn related(status: &GroupStatus) -> Vec<(GatewayId, String)> {
-    let legs = status.legs.iter().filter(|leg| leg.link == LinkState::Connected);
-    let upstream = status.upstream.iter().filter(|of| of.link == LinkState::Connected);
+    let is_asked = |link, mode| link == LinkState::Connected || mode == Mode::Stack;
+    let legs = status.legs.iter().filter(|leg| leg.state != SessionState::Suspended);
+    let legs = legs.filter(|leg| is_asked(leg.link, leg.policy.mode));
+    let upstream = status.upstream.iter().filter(|of| is_asked(of.link, of.mode));
     let legs = legs.map(|leg| (leg.gateway, leg.site.clone()));
     legs.chain(upstream.map(|of| (of.gateway, of.site.clone()))).collect()
 }
@@ -472,3 +475,26 @@ fn seen_in(status: &GroupStatus, volume: VolumeId) -> Vec<Option<SeenIn>> {
     let seen = seen.map(|((snapshot, here), newer)| Some(SeenIn { snapshot, here, newer }));
     std::iter::once(None).chain(seen).collect()
 }
+
+/// What is left to be looked at, by what is kept now, and where its first is gone on with. One that was
+/// taken since shows nothing that was not looked at; what only two that stood side by side held of the
+/// part before is looked at by the next scrub.
+fn listed_again(
+    left: &VecDeque<Option<SeenIn>>,
+    now: Vec<Option<SeenIn>>,
+    from: u64,
+) -> (VecDeque<Option<SeenIn>>, u64) {
+    let id = |seen: &Option<SeenIn>| seen.map(|seen| seen.snapshot);
+    let is_left = |seen: &Option<SeenIn>| left.iter().any(|of| id(of) == id(seen));
+    let mut again: VecDeque<Option<SeenIn>> = now.into_iter().filter(is_left).collect();
+    if left.front() == again.front() {
+        // Nothing that is listed says why it cannot be read: it is passed over, not asked for ever.
+        again.pop_front();
+        return (again, 0);
+    }
+    let is_first = left.front().map(id) == again.front().map(id);
+    (again, if is_first { from } else { 0 })
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,15 @@ use std::collections::HashMap;
 
 use api::{Code, Snapshot, SnapshotHolder, SnapshotVolume};
 use block::{GatewayId, GroupId, SnapshotId, VolumeId};
-use mirror::{Command, GroupStatus, Role, SnapshotOrigin, SnapshotState, SnapshotStatus};
+use mirror::{
+    Command, GroupStatus, LegStatus, Role, SnapshotOrigin, SnapshotState, SnapshotStatus,
+};
 use uuid::Uuid;
 
+use super::asks::{Lost, Question};
 use super::members::check_name;
 use super::parts::together::parts_of;
+use super::scrubs::related;
 use super::{Gateway, Known};
 use crate::book::GroupEntry;
 use crate::clock::text;
@@ -198,7 +202,8 @@ impl Gateway {
     /// reads it goes on.
     ///
     /// # Errors
-    /// [`Code::NotFound`], or the group's refusal.
+    /// [`Code::NotFound`], [`Code::BackupPoint`] for what backups need, here or at a mirror, or the
+    /// group's refusal.
     pub(crate) async fn delete_snapshot(&self, group: &str, name: &str) -> Result<(), Refused> {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
@@ -208,6 +213,7 @@ impl Gateway {
                 format!("{} is read by a backup, or the next one builds upon it", snapshot.name);
             return Err(Refused::new(Code::BackupPoint, detail));
         }
+        self.require_nobodys_backup(&status, snapshot).await?;
         self.remove_at_companions(&status, snapshot.id).await?;
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };
         let subject = export_name(&entry.name, &snapshot.name);
@@ -217,6 +223,63 @@ impl Gateway {
         })?;
         self.events.tell("snapshot", &subject, "deleted");
         Ok(())
+    }
+
+    /// What goes at a primary goes at its mirrors, too, and the backups of a mirror may build upon it:
+    /// only they know. What a mirror does not keep it does not need; at a mirror itself nothing goes
+    /// but there.
+    ///
+    /// # Errors
+    /// [`Code::BackupPoint`], with the sites that may need it.
+    async fn require_nobodys_backup(
+        &self,
+        status: &GroupStatus,
+        snapshot: &SnapshotStatus,
+    ) -> Result<(), Refused> {
+        if status.role != Role::Primary || snapshot.origin != SnapshotOrigin::Backup {
+            return Ok(());
+        }
+        let mut sites = Vec::new();
+        for leg in &status.legs {
+            if self.may_keep(status, leg, snapshot).await {
+                sites.push(leg.site.as_str());
+            }
+        }
+        if sites.is_empty() {
+            return Ok(());
+        }
+        let (group, name, sites) = (&status.name, &snapshot.name, sites.join(", "));
+        let detail = format!(
+            "{name} may be read by a backup that is taken at {sites}, or the next one there builds \
+             upon it"
+        );
+        let next = format!(
+            "at {sites}: twinspan backup delete, or wait for the next backup there; if none there \
+             needs it, delete it there first: twinspan snapshot delete {group} {name}"
+        );
+        Err(Refused::new(Code::BackupPoint, detail).next(next))
+    }
+
+    /// Whether a mirror keeps a snapshot, as far as that is known: one that cannot be asked may.
+    async fn may_keep(
+        &self,
+        status: &GroupStatus,
+        leg: &LegStatus,
+        snapshot: &SnapshotStatus,
+    ) -> bool {
+        let Some((volume, _)) = snapshot.volumes.first() else { return false };
+        if !related(status).iter().any(|(gateway, _)| *gateway == leg.gateway) {
+            return true;
+        }
+        // Whoever gives a block of it keeps it.
+        let question = Question::Block(Lost {
+            group: status.group.uuid(),
+            volume: volume.uuid(),
+            block: 0,
+            snapshot: Some(snapshot.id.uuid()),
+        });
+        let asked = self.ask(leg.gateway.uuid(), &question).await;
+        asked.err().is_none_or(|refused| refused.0.code != Code::NotFound.as_str())
     }
 
     /// Where what a volume was at a snapshot is read.

@@ -7,6 +7,7 @@ mod backups;
 mod changes;
 mod copies;
 mod filling;
+mod hosts;
 pub(crate) mod initiators;
 mod journal;
 mod kept;
@@ -28,13 +29,11 @@ use block::{
 };
 use bytes::Bytes;
 use mirror::{Command, Group, HeartbeatTimes, LocalFuture, Refusal};
-use nbd_server::{Attachment, Changes, Negotiated};
 use store::PoolVolume;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::changes::Compared;
 use crate::board::{Board, Seen};
 use crate::book::GroupEntry;
 use crate::clock::Clock;
@@ -399,38 +398,6 @@ impl ShardState {
                 }
             };
             drop(tokio::time::timeout(FAREWELL_MAX, farewell).await);
-        });
-    }
-
-    /// Seats a host's connection.
-    pub(crate) fn seat(
-        &self,
-        (group, volume): (GroupId, VolumeId),
-        label: String,
-        host: Negotiated,
-    ) {
-        let Some(open) = self.group(group) else { return };
-        // It may have lost the right to serve since the client was told.
-        if !open.group.is_serving() {
-            return;
-        }
-        let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
-        let Some(volume) = open.group.volume(volume) else { return };
-        let changes: Rc<dyn Changes> = Compared::new(&of.store, None);
-        let stop = open.group.hosts();
-        let (hosts, closing) = (of.hosts, of.closing.borrow().clone());
-        let attachment = Attachment { volume, changes: Some(changes), label, stop: stop.clone() };
-        hosts.set(hosts.get() + 1);
-        self.spawn(async move {
-            let mut serving = std::pin::pin!(nbd_server::serve(host, attachment));
-            tokio::select! {
-                _ending = &mut serving => {}
-                () = closing.cancelled() => {
-                    stop.cancel();
-                    serving.await;
-                }
-            }
-            hosts.set(hosts.get().saturating_sub(1));
         });
     }
 

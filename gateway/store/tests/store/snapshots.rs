@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::{BlockRange, IoError, Op, SLOT_BYTES, SnapshotId, Store, Volume};
+use block::{BlockRange, IoError, Op, SLOT_BYTES, SnapshotId, Store, Volume, VolumeId};
 use bytes::Bytes;
-use store::{PoolOptions, PoolVolume, StoreError};
+use store::{PoolOptions, PoolVolume, StoreError, VolumeRecord};
 use testkit::SimDisk;
 
 use crate::rig::{
@@ -311,6 +311,59 @@ fn features(disk: &Arc<SimDisk>) -> u64 {
         (field(24), field(16))
     });
     images.into_iter().max().unwrap().1
+}
+
+/// Ten thousand snapshots in one pool: each volume has its own, and the last cost what the first did.
+#[test]
+fn a_pool_with_ten_thousand_snapshots_is_used_opened_and_cleared() {
+    const VOLUMES: u128 = 100;
+    const EACH: u128 = 100;
+    let disk = disk_with(16 << 20);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let id = |volume: u128| VolumeId::of(100 + volume);
+    let byte = |number: u128| u8::try_from(number % 250 + 1).unwrap();
+    let mut costs = Vec::new();
+    for one in 0..VOLUMES {
+        let name = format!("volume-{one}");
+        pool.create_volume(VolumeRecord {
+            id: id(one),
+            name,
+            bytes: 16 << 20,
+            created: 1,
+            origin: None,
+        })
+        .unwrap();
+        let volume = pool.open_volume(id(one)).unwrap();
+        let before = disk.written();
+        for number in 1..=EACH {
+            let at = u64::try_from(number % 8).unwrap() * CHUNK;
+            write(volume.as_ref(), at, vec![byte(number); 4096]).unwrap();
+            take(&volume, number).unwrap();
+        }
+        costs.push(disk.written() - before);
+        close(volume.as_ref()).unwrap();
+    }
+    let (first, last) = (costs[0], costs[costs.len() - 1]);
+    assert!(last <= first * 2, "the last volume's cost {last}, the first's {first}");
+    drop(pool);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    for one in 0..VOLUMES {
+        let volume = pool.open_volume(id(one)).unwrap();
+        assert_eq!(volume.snapshots().len(), usize::try_from(EACH).unwrap());
+        for number in [1, 50, EACH] {
+            let at = u64::try_from(number % 8).unwrap() * CHUNK;
+            assert_eq!(shown(view(&volume, number).as_ref(), at), byte(number));
+        }
+        close(volume.as_ref()).unwrap();
+    }
+    // One volume gives its own room back, beside those of the others.
+    let (used, volume) = (pool.used_bytes(), pool.open_volume(id(4)).unwrap());
+    for number in 1..=EACH {
+        remove(&volume, number).unwrap();
+    }
+    assert!(volume.snapshots().is_empty());
+    let each = used / u64::try_from(VOLUMES).unwrap();
+    assert_eq!(pool.used_bytes(), used - each + 8 * CHUNK);
 }
 
 /// All the snapshots that a volume may have: what is done with it costs what it did before.

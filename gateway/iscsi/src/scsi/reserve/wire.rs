@@ -63,7 +63,8 @@ fn hand_over(list: &[u8]) -> Result<Order, Sense> {
     })
 }
 
-/// An initiator port of iSCSI, which has a name and a session identifier (SPC-4 §7.6.4.6).
+/// An initiator port of iSCSI, which has a name and a session identifier (SPC-4 §7.6.4.6). The name is
+/// lower case from now on, as a login has it.
 fn transport_id(bytes: &[u8]) -> Option<InitiatorPort> {
     let (head, rest) = bytes.split_first_chunk::<4>()?;
     if head[0] != 0x45 || usize::from(u16::from_be_bytes([head[2], head[3]])) != rest.len() {
@@ -79,7 +80,7 @@ fn transport_id(bytes: &[u8]) -> Option<InitiatorPort> {
         return None;
     }
     Some(InitiatorPort {
-        name: name.to_owned(),
+        name: name.to_ascii_lowercase(),
         isid: [isid[2], isid[3], isid[4], isid[5], isid[6], isid[7]],
     })
 }
@@ -157,6 +158,14 @@ mod tests {
         assert!(bytes.len().is_multiple_of(4) && bytes.len() >= 24);
         assert_eq!(transport_id(&bytes), Some(port));
         assert_eq!(transport_id(&bytes[..bytes.len() - 4]), None);
+    }
+
+    /// RFC 3722: who is handed a reservation under any spelling of its name has it when it logs in.
+    #[test]
+    fn a_port_is_the_same_whatever_case_its_name_is_written_in() {
+        let port = |name: &str| InitiatorPort { name: name.to_owned(), isid: [1; 6] };
+        let bytes = encode_transport_id(&port("IQN.2026-01.Test:Host1"));
+        assert_eq!(transport_id(&bytes), Some(port("iqn.2026-01.test:host1")));
     }
 
     #[test]

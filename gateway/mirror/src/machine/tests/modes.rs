@@ -64,6 +64,35 @@ fn a_cut_lies_behind_what_was_launched_before_it_and_ends_what_it_covers() {
     assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 4096);
 }
 
+/// A host that is quiet for an hour and writes again is not an hour of writes behind.
+#[test]
+fn the_lag_is_the_age_of_the_oldest_change_that_is_missing_and_not_of_the_last_cut() {
+    let mut bench = following();
+    let lag = |bench: &Bench| bench.machine.status().legs[0].lag_ms;
+    let cut_applied = |bench: &mut Bench, now_ms| {
+        bench.apply(Event::Tick { now_ms });
+        let seq = cut(bench).expect("a cut is due");
+        bench.heard(Message::CutApplied { seq }).take();
+    };
+    bench.change(1, at(1, 1)).applied(1);
+    let sent = bench.sent(1).expect("it goes to the mirror");
+    bench.ack(sent);
+    cut_applied(&mut bench, 2_000);
+    assert_eq!(lag(&bench), Some(0));
+    bench.apply(Event::Tick { now_ms: 3_600_000 }).record();
+    bench.take();
+    assert_eq!(lag(&bench), Some(0), "nothing was changed since");
+    bench.change(2, at(2, 1)).record().applied(2);
+    assert_eq!(lag(&bench), Some(1));
+    bench.apply(Event::Tick { now_ms: 3_600_400 });
+    let first = cut(&bench).expect("a cut is due");
+    bench.change(3, at(3, 1)).applied(3);
+    bench.apply(Event::Tick { now_ms: 3_601_000 });
+    assert_eq!(lag(&bench), Some(1_000), "what the cut on its way covers is missing as well");
+    bench.heard(Message::CutApplied { seq: first });
+    assert_eq!(lag(&bench), Some(600), "what came behind it still is");
+}
+
 #[test]
 fn a_write_that_failed_here_stays_dirty_whatever_the_mirror_acknowledges() {
     let mut bench = following();

@@ -118,24 +118,27 @@ impl Gateway {
             let is_it = !run.is_taken && run.policy.as_deref() == Some(name);
             (is_it && run.target == policy.target).then_some(run.backup)
         });
-        let operation = match interrupted {
-            Some(backup) => self.resume_backup(backup).await?,
+        match interrupted {
+            Some(backup) => self.resume_backup(backup).await,
             None => {
                 let wanted = BackupCreate {
                     of: policy.of.to_string(),
                     target: policy.target.clone(),
                     ..BackupCreate::default()
                 };
-                self.create_backup(&wanted, Asker { policy: Some(name.to_owned()) }).await?
+                self.create_backup(&wanted, Asker { policy: Some(name.to_owned()) }).await
             }
-        };
-        let (gateway, policy) = (Arc::clone(self), policy.clone());
-        let (name, id) = (name.to_owned(), operation.id);
-        self.tasks.spawn(async move { gateway.end_policy(&policy, &name, id).await });
-        Ok(operation)
+        }
     }
 
-    async fn end_policy(&self, policy: &PolicyEntry, name: &str, operation: Uuid) {
+    /// A run of the policy with this name was begun, or is gone on with, by whomever: its end is the
+    /// policy's.
+    pub(super) fn follow_policy(self: &Arc<Self>, name: String, operation: Uuid) {
+        let gateway = Arc::clone(self);
+        self.tasks.spawn(async move { gateway.end_policy(&name, operation).await });
+    }
+
+    async fn end_policy(&self, name: &str, operation: Uuid) {
         let ended = async {
             loop {
                 match self.operations.get(operation) {
@@ -147,9 +150,14 @@ impl Gateway {
             }
         };
         let Some(ended) = self.stopping.run_until_cancelled(ended).await.flatten() else { return };
+        // As it is now: a policy that was deleted meanwhile deletes nothing any more.
+        let pages = self.book.read();
+        let mut all = pages.backups.policies.iter();
+        let found = all.find(|policy| name_of(&pages, policy.of).as_deref() == Some(name)).cloned();
+        let Some(policy) = found else { return };
         self.note_outcome(policy.of, ended.error.as_ref()).await;
         if ended.error.is_none()
-            && let Err(refused) = self.retain(policy, name).await
+            && let Err(refused) = self.retain(&policy, name).await
         {
             let text = format!("what no rule keeps was not deleted: {}", refused.0.detail);
             self.events.tell("backup", name, text);

@@ -172,10 +172,10 @@ impl Gateway {
         }
         running.step("let hosts in");
         self.resume_for_restore(running, &task.fill).await?;
-        self.drop_older_originals(&task.fill).await?;
         self.forget_fill(task.fill.group).await?;
         shard.call(move |state| state.open_to_hosts(group, &volumes)).await?;
         running.done("they may attach");
+        self.drop_older_originals(&task.fill).await;
         Ok(())
     }
 

@@ -130,8 +130,13 @@ impl Gateway {
             }
         }
         let (gateway, name) = (Arc::clone(self), group.name.clone());
+        let policy = run.policy.clone();
         self.tasks.spawn(async move { gateway.carry_out(running, &name, &target, run).await });
-        shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))
+        let shown = shown.ok_or_else(|| Refused::new(Code::Internal, "the operation vanished"))?;
+        if let Some(policy) = policy {
+            self.follow_policy(policy, shown.id);
+        }
+        Ok(shown)
     }
 
     /// Takes up the runs that the last stop cut short.

@@ -1,14 +1,17 @@
-//! Policies by a clock that the test holds: what is run, skipped, missed, kept and deleted.
+//! Policies by a clock that the test holds: what is run, skipped, missed, kept and deleted. What a stop
+//! and a lock do not change, and which stores there are clients of.
 
 use std::path::Path;
 use std::time::Duration;
 
-use api::{BackupPolicySet, BackupRetention, OperationState};
+use api::{BackupPolicySet, BackupRestoreRequest, BackupRetention, OperationState};
+use backup::Target;
 use jiff::{SignedDuration, Timestamp};
+use mirror::SnapshotOrigin;
 
 use super::*;
 use crate::config::TargetConfig;
-use crate::gateway::tests::Rig;
+use crate::gateway::tests::{Rig, ended};
 
 fn target(dir: &Path, bytes_per_second: Option<u64>) -> TargetConfig {
     TargetConfig {
@@ -190,4 +193,113 @@ async fn bak_06_what_no_rule_keeps_goes_after_a_run_and_what_is_manual_stays() {
     assert_eq!(gone.len(), 1);
     assert_eq!(gone[0].reasons, ["no rule keeps it"]);
     rig.close().await;
+}
+
+/// Found in a review: a run that a stop interrupted was taken up, and its policy never heard of it.
+#[tokio::test]
+async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let set = policy("0 2 * * *", BackupRetention::default());
+    gateway.set_backup_policy("orders", set).await.unwrap();
+    let (group, volume) = gateway.find_volume("orders").unwrap();
+    let target = gateway.targets.get("disk").unwrap();
+    let run = RunEntry {
+        backup: BackupId::new(target.now()).uuid(),
+        target: "disk".to_owned(),
+        group: group.id,
+        volumes: vec![volume.id],
+        snapshot: Uuid::now_v7(),
+        has_snapshot: false,
+        is_taken: false,
+        name: "cut-short".to_owned(),
+        full: false,
+        locked_until_s: None,
+        policy: Some("orders".to_owned()),
+        begun_ms: gateway.clock.unix_ms(),
+        error: None,
+    };
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.runs.push(run);
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    gateway.take_backups_up();
+    let told = tokio::time::timeout(Duration::from_secs(30), settled(&rig, 1)).await;
+    assert!(told.expect("its end is told").last_run.unwrap().error.is_none());
+    assert_eq!(held(&rig).await, 1);
+    rig.close().await;
+}
+
+/// Found in a review: a snapshot of before a restore that was locked kept hosts out of the original
+/// after the next one.
+#[tokio::test]
+async fn bak_03_a_locked_snapshot_keeps_nobody_out_of_an_original_that_was_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let wanted = api::BackupCreate {
+        of: "orders".to_owned(),
+        target: "disk".to_owned(),
+        name: Some("whole".to_owned()),
+        ..api::BackupCreate::default()
+    };
+    let begun = gateway.create_backup(&wanted, Asker::default()).await.unwrap();
+    let taken = ended(gateway, begun.id).await;
+    assert_eq!(taken.state, OperationState::Succeeded, "{taken:?}");
+    let (group, _) = gateway.find_volume("orders").unwrap();
+    let mut locked = None;
+    for _ in 0..2 {
+        let plan = gateway.plan_backup_restore("whole", None).await.unwrap();
+        assert!(plan.token.is_some(), "{plan:?}");
+        let request = BackupRestoreRequest { token: plan.token, ..BackupRestoreRequest::default() };
+        let begun = gateway.restore_backup("whole", &request).await.unwrap();
+        let restored = ended(gateway, begun.id).await;
+        assert_eq!(restored.state, OperationState::Succeeded, "{restored:?}");
+        assert!(gateway.book.read().backups.fills.is_empty(), "hosts are let in");
+        let status = gateway.status_of(group.group()).await.unwrap();
+        let mut safeties = status.snapshots.iter();
+        let is_safety = |of: &&mirror::SnapshotStatus| of.origin == SnapshotOrigin::Safety;
+        let first = safeties.find(is_safety).unwrap().id;
+        assert_eq!(*locked.get_or_insert(first), first, "what is locked stays");
+        let until = gateway.clock.lock_ms() + 3_600_000;
+        let marks = mirror::Marks { locked_until_ms: until, ..mirror::Marks::default() };
+        gateway.mark_snapshot(&group, first, marks).await.unwrap();
+    }
+    rig.close().await;
+}
+
+/// The clients of two stores that no test has a server of: that they can be made of what an operator
+/// writes, with the cryptography that the product has, and that nothing secret is in what they refuse.
+#[tokio::test]
+async fn bak_01_clients_of_google_and_azure_are_made_of_a_configuration() {
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let account = |more: &str| {
+        let email = "backup@twinspan.example";
+        format!(r#"{{"private_key":"hush","private_key_id":"1","client_email":"{email}"{more}}}"#)
+    };
+    let emulated = account(r#","disable_oauth":true"#);
+    let google = || Target::new("gs://vault/copies/east");
+    let azure = || Target::new("az://vault/copies/east").with("account_name", "twinspan");
+    for target in [
+        google().with("bearer_token", "hush"),
+        google().with("service_account_key", emulated),
+        azure().with("access_key", "aHVzaA=="),
+        azure().with("sas_token", "sv=2024-11-04&sig=hush"),
+    ] {
+        let (store, prefix) = target.connect().unwrap();
+        assert!(store.to_string().contains("vault"), "{store}");
+        assert_eq!(prefix.to_string(), "copies/east");
+    }
+    for target in [
+        google().with("service_account_key", account("")),
+        azure().with("access_key", "hush!"),
+        azure().with("acces_key", "hush"),
+        Target::new("az://vault").with("access_key", "aHVzaA=="),
+    ] {
+        let refused = target.connect().map(drop).unwrap_err();
+        assert!(matches!(refused, BackupError::Target { .. }), "{refused:?}");
+        assert!(!refused.to_string().contains("hush"), "{refused}");
+    }
 }

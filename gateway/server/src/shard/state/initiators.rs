@@ -16,7 +16,7 @@ use bytes::Bytes;
 use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
     ElsewhereFuture, Forgetful, KeepError, KeepFuture, Outcome, PortState, ReservationKeeper,
-    ReserveOut, Unit, UnitEvent, UnitIdentity, UnitSettings,
+    ReserveOut, Strangers, Unit, UnitEvent, UnitIdentity, UnitSettings,
 };
 use iscsi::{Attachment, LoggedIn, Told};
 use mirror::{Group, GroupStatus, LinkState, Serving};
@@ -143,15 +143,7 @@ impl ReservationKeeper for GroupKeeper {
         Box::pin(async move {
             let kept = group.set_attributes(volume, state).await;
             has_kept.set(has_kept.get() || kept.is_ok());
-            kept.map_err(|error| match error {
-                IoError::NoSpace
-                | IoError::Media
-                | IoError::Checksum
-                | IoError::Latched
-                | IoError::Invalid
-                | IoError::Unsupported => KeepError::Store,
-                _ => KeepError::NotNow,
-            })
+            kept.map_err(not_kept)
         })
     }
 
@@ -214,9 +206,27 @@ impl Disk {
         self.volume.was_open.set(serves);
     }
 
+    /// What is left to hosts that are no initiators.
+    pub(super) fn strangers(&self) -> Strangers {
+        self.unit.strangers()
+    }
+
     /// Whether hosts can read and write there.
     fn is_open(&self) -> bool {
         self.volume.is_open() && self.unit.detour().is_none()
+    }
+}
+
+/// Whether what kept reservations from being kept passes. A copy that is latched is opened anew, or
+/// another one takes over.
+fn not_kept(error: IoError) -> KeepError {
+    match error {
+        IoError::NoSpace
+        | IoError::Media
+        | IoError::Checksum
+        | IoError::Invalid
+        | IoError::Unsupported => KeepError::Store,
+        _ => KeepError::NotNow,
     }
 }
 
@@ -297,6 +307,16 @@ impl ShardState {
         disk.follow(&open.group, &paths);
         let (sessions, closing) = (of.sessions, of.closing.borrow().clone());
         self.seat_at(disk, (label, open.closing.child_token()), (sessions, closing), host);
+    }
+
+    /// What a volume that was reserved before is to hosts of NBD: its disk knows, and is made for it.
+    pub(super) fn reserved(&self, open: &OpenGroup, of: &OpenVolume, target: &str) {
+        if open.group.attributes(of.id).is_some() {
+            let paths = self.parts.ways.of(&open.group.status());
+            if let Some(disk) = self.disk_of(open, of, target, &paths) {
+                disk.follow(&open.group, &paths);
+            }
+        }
     }
 
     /// The disk in front of a volume, which is made when somebody asks for it first.
@@ -401,5 +421,21 @@ impl ShardState {
             }
             sessions.set(sessions.get().saturating_sub(1));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As for commands: see `iscsi::status`.
+    #[test]
+    fn what_passes_is_not_told_as_a_lack_of_room() {
+        for error in [IoError::Latched, IoError::Fenced, IoError::NoWitness, IoError::NoCompanion] {
+            assert_eq!(not_kept(error), KeepError::NotNow, "{error:?}");
+        }
+        for error in [IoError::NoSpace, IoError::Media, IoError::Checksum] {
+            assert_eq!(not_kept(error), KeepError::Store, "{error:?}");
+        }
     }
 }

@@ -240,18 +240,28 @@ impl Gateway {
         Ok(())
     }
 
-    /// The newest of what the gateway keeps by itself is enough to go back once.
-    pub(super) async fn drop_older_originals(&self, fill: &FillEntry) -> Result<(), Refused> {
+    /// The newest of what the gateway keeps by itself is enough to go back once. The restore is over
+    /// and hosts are in: what cannot be removed now goes after the next one.
+    pub(super) async fn drop_older_originals(&self, fill: &FillEntry) {
         let group = GroupId::from_uuid(fill.group);
-        let status = self.status_of(group).await?;
+        let status = match self.status_of(group).await {
+            Ok(status) => status,
+            Err(refused) => {
+                tracing::warn!(%group, why = refused.0.detail, "older snapshots stay");
+                return;
+            }
+        };
         let older = status.snapshots.iter().filter(|of| {
             let is_older = of.origin == SnapshotOrigin::Safety && Some(of.id.uuid()) != fill.safety;
-            is_older && of.state != SnapshotState::Deleting
+            let is_locked = of.marks.locked_until_ms > self.clock.lock_ms();
+            is_older && !is_locked && of.state != SnapshotState::Deleting
         });
-        for snapshot in older {
-            self.command(group, Command::RemoveSnapshot { snapshot: snapshot.id }).await?;
+        for older in older {
+            let command = Command::RemoveSnapshot { snapshot: older.id };
+            if let Err(refused) = self.command(group, command).await {
+                tracing::warn!(snapshot = %older.id, why = refused.0.detail, "it stays");
+            }
         }
-        Ok(())
     }
 
     /// Nothing was overwritten: hosts and sessions go on.

@@ -1,0 +1,124 @@
+//! Task management, where more than one session has commands under way.
+
+use twinspan_iscsi::Ending;
+use twinspan_iscsi::wire::{Function, NO_TAG, Response};
+
+use crate::honest::{GOOD, function};
+use crate::initiator::{Initiator, WRITE, cdb};
+use crate::rig::with;
+
+const DONE: Response = Response::Task { tag: 0x9000, response: 0 };
+
+/// A write of one block that waits for its data; gives the tags under which it is asked for.
+async fn begin(host: &mut Initiator) -> (u32, u32) {
+    let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+    host.send(&request.encode(false), &[]).await;
+    let asked = host.receive().await;
+    let Some((Response::ReadyToTransfer { tag, target_tag, .. }, _)) = asked else {
+        panic!("{asked:?}")
+    };
+    (tag, target_tag)
+}
+
+async fn ask(host: &mut Initiator, kind: Function) {
+    let request = function(host, kind, NO_TAG);
+    host.send(&request.encode(true), &[]).await;
+}
+
+#[test]
+fn who_aborts_its_commands_aborts_nobody_elses() {
+    with(
+        |_| {},
+        |rig| async move {
+            let keys = ["ImmediateData=No"];
+            let mut host = Initiator::login(rig.address, &keys).await;
+            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let first = begin(&mut host).await;
+            let second = begin(&mut host).await;
+            let others = begin(&mut other).await;
+            ask(&mut host, Function::AbortTaskSet).await;
+            assert_eq!(host.receive().await.unwrap().0, DONE);
+            // Data of commands that were aborted is nobody's, and there is nothing to be told.
+            for tags in [first, second] {
+                host.give(tags, 0, &[1; 512]).await;
+            }
+            assert_eq!(host.command([0; 16], 0, &[]).await, GOOD);
+            other.give(others, 0, &[2; 512]).await;
+            assert_eq!(other.finish(&[]).await, GOOD);
+            assert_eq!(other.command([0; 16], 0, &[]).await, GOOD);
+        },
+    );
+}
+
+#[test]
+fn who_clears_the_commands_of_all_has_the_others_told() {
+    with(
+        |_| {},
+        |rig| async move {
+            let keys = ["ImmediateData=No"];
+            let mut host = Initiator::login(rig.address, &keys).await;
+            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let (own, others) = (begin(&mut host).await, begin(&mut other).await);
+            ask(&mut host, Function::ClearTaskSet).await;
+            assert_eq!(host.receive().await.unwrap().0, DONE);
+            host.give(own, 0, &[1; 512]).await;
+            assert_eq!(host.command([0; 16], 0, &[]).await, GOOD);
+            other.give(others, 0, &[2; 512]).await;
+            assert_eq!(other.command([0; 16], 0, &[]).await.sense, Some((6, 0x2f00)));
+            assert_eq!(other.command([0; 16], 0, &[]).await, GOOD);
+        },
+    );
+}
+
+#[test]
+fn a_reset_is_answered_when_what_other_sessions_had_begun_has_ended() {
+    for kind in [
+        Function::ClearTaskSet,
+        Function::LogicalUnitReset,
+        Function::TargetWarmReset,
+        Function::TargetColdReset,
+    ] {
+        with(
+            |_| {},
+            |rig| async move {
+                let mut host = Initiator::login(rig.address, &[]).await;
+                let mut victim = Initiator::login_as(rig.address, 2, &[]).await;
+                rig.volume.is_late.set(true);
+                let request = victim.command_of(cdb(WRITE, 0, 1), 0, 512);
+                victim.send(&request.encode(false), &[7; 512]).await;
+                // The volume has the write by the time that the ping is answered.
+                victim.ping(b"taken?").await;
+                assert_eq!(rig.volume.late(), 1);
+                ask(&mut host, kind).await;
+                // The answer to the ping is the first thing that comes.
+                host.ping(b"not yet?").await;
+                rig.volume.catch_up();
+                assert_eq!(host.receive().await.unwrap().0, DONE, "{kind:?}");
+                if kind != Function::TargetColdReset {
+                    // The write has no answer.
+                    victim.ping(b"and now?").await;
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn a_cold_reset_ends_every_session_of_the_target() {
+    with(
+        |_| {},
+        |mut rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            let mut other = Initiator::login_as(rig.address, 2, &[]).await;
+            ask(&mut host, Function::TargetColdReset).await;
+            assert_eq!(host.receive().await.unwrap().0, DONE);
+            assert!(host.is_closed().await && other.is_closed().await);
+            drop((host, other));
+            for _ in 0..2 {
+                assert_eq!(rig.endings.recv().await, Some(Ending::Reset));
+            }
+            let mut anew = Initiator::login(rig.address, &[]).await;
+            anew.ping(b"").await;
+        },
+    );
+}

@@ -1,0 +1,85 @@
+//! What initiators reserved, for hosts of NBD; and volumes of every size, for the tools of QEMU.
+
+use anyhow::{Context, Result, ensure};
+use harness::{Site, Tool, wait_for};
+use tempfile::TempDir;
+
+use crate::initiator::{GOOD, Initiator};
+use crate::iscsi::{PREFIX, served};
+use crate::pair::SOON;
+
+const KEY: u64 = 0xfeed;
+
+/// What qemu-io says of one command over NBD.
+fn over_nbd(site: &Site, command: &str) -> Result<String> {
+    let image = site.nbd("orders");
+    let tool = Tool::new("qemu-io").args(["-t", "none", "-f", "raw", "-c", command]).arg(image);
+    tool.code().map(|(_, said)| said)
+}
+
+fn is_refused(site: &Site) -> Result<()> {
+    let said = over_nbd(site, "write -P 2 0 64k")?;
+    ensure!(said.contains("write failed: Operation not permitted"), "{said}");
+    let said = over_nbd(site, "read -P 1 0 64k")?;
+    ensure!(said.contains("read 65536/65536") && !said.contains("Pattern"), "{said}");
+    Ok(())
+}
+
+/// A host of NBD is nobody's registrant. It reads beside a reservation that lets others read, and writes
+/// when it has ended; a restart does not let it in, although no initiator has come back.
+#[test]
+fn a_reservation_of_an_initiator_holds_for_hosts_of_nbd() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (mut site, port) = served(&dir, "")?;
+    let target = format!("{PREFIX}:orders");
+    let said = over_nbd(&site, "write -P 1 0 64k")?;
+    ensure!(said.contains("wrote 65536/65536"), "{said}");
+    let mut host = Initiator::login(port, "one", &target)?;
+    host.register(KEY)?;
+    host.reserve(KEY)?;
+    is_refused(&site)?;
+    site.kill()?;
+    site.start()?;
+    wait_for("the site to serve", SOON, || is_refused(&site))?;
+    let login = || Initiator::login(port, "one", &target);
+    let mut host = wait_for("the site to let initiators in", SOON, login)?;
+    ensure!(host.write()? == GOOD, "it holds the reservation");
+    host.release(KEY)?;
+    let said = over_nbd(&site, "write -P 3 0 64k")?;
+    ensure!(said.contains("wrote 65536/65536"), "{said}");
+    site.stop()
+}
+
+/// 64 TiB are one block more than a command of 10 bytes can name, many times over.
+#[test]
+fn a_volume_of_64_tib_is_read_and_written_to_its_end_and_images_are_copied_into_another()
+-> Result<()> {
+    let dir = TempDir::new()?;
+    let (mut site, port) = served(&dir, "")?;
+    site.cli(&["volume", "create", "huge", "--size", "64TiB"])?;
+    let url = |volume: &str| format!("iscsi://127.0.0.1:{port}/{PREFIX}:{volume}/0");
+    let said = Tool::new("iscsi-readcapacity16").arg(url("huge")).run()?;
+    ensure!(said.contains("Total size:70368744177664"), "{said}");
+    let tool = Tool::new("qemu-io").args(["-t", "none", "-f", "raw"]);
+    let at_the_end =
+        ["write -P 7 70368743129088 1M", "read -P 7 70368743129088 1M", "read -P 0 3T 1M"];
+    let tool = tool.args(at_the_end.iter().flat_map(|command| ["-c", command]));
+    let said = tool.arg(url("huge")).run()?;
+    ensure!(!said.contains("failed") && !said.contains("Pattern"), "{said}");
+    let said = Tool::new("qemu-img").args(["info", "-f", "raw"]).arg(url("huge")).run()?;
+    ensure!(said.contains("virtual size: 64 TiB (70368744177664 bytes)"), "{said}");
+
+    let image = dir.path().join("image");
+    let content: Vec<u8> = (0..64u32 << 18).flat_map(|word| (word / 3000).to_le_bytes()).collect();
+    std::fs::write(&image, &content).context("write an image")?;
+    let copy = Tool::new("qemu-img").args(["convert", "-n", "-f", "raw", "-O", "raw"]);
+    copy.arg(&image).arg(url("orders")).run()?;
+    let compare = Tool::new("qemu-img").args(["compare", "-f", "raw", "-F", "raw"]);
+    let said = compare.arg(&image).arg(url("orders")).run()?;
+    ensure!(said.contains("Images are identical"), "{said}");
+    let back = dir.path().join("back");
+    let copy = Tool::new("qemu-img").args(["convert", "-f", "raw", "-O", "raw"]);
+    copy.arg(url("orders")).arg(&back).run()?;
+    ensure!(std::fs::read(&back)? == content, "what is copied back is what it was");
+    site.stop()
+}

@@ -61,7 +61,7 @@ fn is_described(started: &Value, folder: &Path) -> Result<()> {
         ensure!(text(site, "/api")?.starts_with("https://127.0.0.1:"), "{site:#}");
         ensure!(text(site, "/metrics")?.ends_with("/metrics"), "{site:#}");
         ensure!(Path::new(&text(site, "/token_file")?).is_file(), "{site:#}");
-        for key in ["nbd", "nbd_unix"] {
+        for key in ["nbd", "nbd_unix", "iscsi"] {
             ensure!(site[key].is_string() == (index == 0), "{key}: {site:#}");
         }
     }
@@ -78,6 +78,14 @@ fn a_kill_under_load_loses_nothing_and_the_old_primary_follows_again() -> Result
     demo.ends_with(&["status"], 0)?;
     for way in ["nbd", "nbd_unix"] {
         Tool::new("nbdinfo").arg(text(&started, &format!("/sites/0/{way}"))?).run()?;
+    }
+    // Both protocols serve it at once.
+    for (way, command) in
+        [("iscsi", "write -P 9 60M 64k"), ("nbd", "read -P 9 60M 64k"), ("nbd", "write -z 60M 64k")]
+    {
+        let tool = Tool::new("qemu-io").args(["-t", "none", "-f", "raw", "-c", command]);
+        let said = tool.arg(text(&started, &format!("/sites/0/{way}"))?).run()?;
+        ensure!(!said.contains("failed") && !said.contains("Pattern"), "{way}: {said}");
     }
 
     let mut load = Command::new(binary()?);

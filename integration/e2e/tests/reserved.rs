@@ -1,7 +1,7 @@
 //! What initiators reserved, for hosts of NBD; and volumes of every size, for the tools of QEMU.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Site, Tool, wait_for};
+use harness::{Site, Tool, free_port, wait_for};
 use tempfile::TempDir;
 
 use crate::initiator::{GOOD, Initiator};
@@ -47,6 +47,24 @@ fn a_reservation_of_an_initiator_holds_for_hosts_of_nbd() -> Result<()> {
     host.release(KEY)?;
     let said = over_nbd(&site, "write -P 3 0 64k")?;
     ensure!(said.contains("wrote 65536/65536"), "{said}");
+    site.stop()
+}
+
+#[test]
+fn an_initiator_logs_in_over_ipv6_and_is_told_of_it() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut site = Site::new(dir.path(), "six")?;
+    let port = free_port()?;
+    let listener = format!("name = \"six\"\naddress = \"[::1]:{port}\"\n");
+    site.configure(&format!("\n[[iscsi.listeners]]\n{listener}"))?;
+    site.start()?;
+    site.cli(&["volume", "create", "orders", "--size", "64MiB"])?;
+    let told = Tool::new("iscsi-ls").arg(format!("iscsi://[::1]:{port}")).run()?;
+    ensure!(told.contains(&format!("Target:{PREFIX}:orders Portal:[::1]:{port},1")), "{told}");
+    let url = format!("iscsi://[::1]:{port}/{PREFIX}:orders/0");
+    let tool = Tool::new("qemu-io").args(["-t", "none", "-f", "raw"]);
+    let said = tool.args(["-c", "write -P 6 0 1M", "-c", "read -P 6 0 1M"]).arg(url).run()?;
+    ensure!(!said.contains("failed") && !said.contains("Pattern"), "{said}");
     site.stop()
 }
 

@@ -24,6 +24,8 @@ const PREEMPT_AND_ABORT: u8 = 5;
 const WRITE_EXCLUSIVE_REGISTRANTS_ONLY: u8 = 5;
 /// WRITE of the first block.
 const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+/// The tag of a ping.
+const PING: u32 = 7;
 
 /// What a command is told that shall take another way: NOT READY, and the port is in standby.
 pub(crate) const STANDBY: (u8, u16) = (2, 0x040b);
@@ -51,6 +53,15 @@ pub(crate) struct Ended {
     /// Sense key and code, with CHECK CONDITION.
     pub(crate) sense: Option<(u8, u16)>,
     pub(crate) data: Vec<u8>,
+}
+
+impl Ended {
+    /// What a response says, with the sense behind it.
+    fn of(answer: &[u8; 48], behind: &[u8], data: Vec<u8>) -> Self {
+        let sense = behind.get(2..).filter(|sense| sense.len() >= 14);
+        let sense = sense.map(|sense| (sense[2] & 15, u16::from_be_bytes([sense[12], sense[13]])));
+        Self { status: answer[3], sense, data }
+    }
 }
 
 /// A session.
@@ -138,6 +149,39 @@ impl Initiator {
         Ok((header, data))
     }
 
+    /// Writes the first block, and pings while that is under way: how the write ended once the ping was
+    /// answered; `None` when the connection ended without an answer to it.
+    pub(crate) fn write_beside_a_ping(&mut self) -> Result<Option<Ended>> {
+        self.begin_command(&WRITE, &[7; 512], 0)?;
+        let mut ping = [0; 48];
+        ping[..2].copy_from_slice(&[0x40, 0x80]);
+        ping[16..20].copy_from_slice(&PING.to_be_bytes());
+        ping[20..24].copy_from_slice(&[0xff; 4]);
+        self.send(ping, &[])?;
+        let mut is_heard = false;
+        while let Ok((answer, data)) = self.receive() {
+            match answer[0] {
+                0x20 => is_heard |= answer[16..20] == PING.to_be_bytes(),
+                0x21 => return Ok(Some(Ended::of(&answer, &data, Vec::new()))),
+                other => bail!("an answer of another kind: {other:#x}"),
+            }
+        }
+        ensure!(is_heard, "the ping was not answered before the connection ended");
+        Ok(None)
+    }
+
+    fn begin_command(&mut self, cdb: &[u8], out: &[u8], expects: u32) -> Result<()> {
+        let mut header = [0; 48];
+        let direction = if out.is_empty() { 0x40 } else { 0x20 };
+        header[..2].copy_from_slice(&[0x01, 0x81 | direction]);
+        let len = if out.is_empty() { expects } else { u32::try_from(out.len())? };
+        header[20..24].copy_from_slice(&len.to_be_bytes());
+        header[32..32 + cdb.len()].copy_from_slice(cdb);
+        self.send(header, out)?;
+        self.cmd_sn += 1;
+        Ok(())
+    }
+
     /// Sends a command with its data-out; answers the status and the data-in.
     fn command(&mut self, cdb: &[u8], out: &[u8], expects: u32) -> Result<(u8, Vec<u8>)> {
         let mut ended = self.once(cdb, out, expects)?;
@@ -150,24 +194,12 @@ impl Initiator {
 
     /// Sends a command with its data-out; answers how it ended, whatever that is.
     pub(crate) fn once(&mut self, cdb: &[u8], out: &[u8], expects: u32) -> Result<Ended> {
-        let mut header = [0; 48];
-        let direction = if out.is_empty() { 0x40 } else { 0x20 };
-        header[..2].copy_from_slice(&[0x01, 0x81 | direction]);
-        let len = if out.is_empty() { expects } else { u32::try_from(out.len())? };
-        header[20..24].copy_from_slice(&len.to_be_bytes());
-        header[32..32 + cdb.len()].copy_from_slice(cdb);
-        self.send(header, out)?;
-        self.cmd_sn += 1;
+        self.begin_command(cdb, out, expects)?;
         let mut data_in = Vec::new();
         loop {
             let (answer, data) = self.receive()?;
             match answer[0] {
-                0x21 => {
-                    let sense = data.get(2..).filter(|sense| sense.len() >= 14);
-                    let sense = sense
-                        .map(|sense| (sense[2] & 15, u16::from_be_bytes([sense[12], sense[13]])));
-                    return Ok(Ended { status: answer[3], sense, data: data_in });
-                }
+                0x21 => return Ok(Ended::of(&answer, &data, data_in)),
                 0x25 => {
                     data_in.extend(data);
                     if answer[1] & 1 != 0 {

@@ -1,12 +1,13 @@
-//! What initiators reserved, for hosts of NBD; and volumes of every size, for the tools of QEMU.
+//! What initiators reserved, for hosts of NBD; what a host of a gateway in doubt sees; and volumes of
+//! every size, for the tools of QEMU.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Site, Tool, free_port, wait_for};
 use tempfile::TempDir;
 
 use crate::initiator::{GOOD, Initiator};
-use crate::iscsi::{PREFIX, served};
-use crate::pair::SOON;
+use crate::iscsi::{PREFIX, served, two_sites};
+use crate::pair::{SOON, SYNC_LIMIT};
 
 const KEY: u64 = 0xfeed;
 
@@ -48,6 +49,37 @@ fn a_reservation_of_an_initiator_holds_for_hosts_of_nbd() -> Result<()> {
     let said = over_nbd(&site, "write -P 3 0 64k")?;
     ensure!(said.contains("wrote 65536/65536"), "{said}");
     site.stop()
+}
+
+/// A gateway that may not write says nothing of the disk: it answers pings, drops the connection after a
+/// while so that the host tries its other way, and takes the write when its mirror is back.
+#[test]
+fn a_host_of_a_halted_gateway_is_told_of_no_fault_and_comes_back() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, port), (mut west, _)] = two_sites(&dir)?;
+    east.cli(&["session", "set", "orders", "--split", "manual"])?;
+    let target = format!("{PREFIX}:orders");
+    let mut host = Initiator::login(port, "one", &target)?;
+    ensure!(host.write()? == GOOD, "both sites take it");
+    west.kill()?;
+    let ended = host.write_beside_a_ping()?;
+    ensure!(ended.is_none(), "whether it is done was not known: {ended:x?}");
+    // Nor is it the disk's end: who comes back finds it, and waits again.
+    let mut host = Initiator::login(port, "one", &target)?;
+    host.ready()?;
+    let ended = host.write_beside_a_ping()?;
+    ensure!(ended.is_none(), "it may not write yet: {ended:x?}");
+    west.start()?;
+    wait_for("the mirror, and with it the writes", SYNC_LIMIT, || {
+        let mut host = Initiator::login(port, "one", &target)?;
+        host.ready()?;
+        let ended = host.write_beside_a_ping()?.context("the connection ended")?;
+        ensure!(ended.status == GOOD, "it ended with {ended:x?}");
+        Ok(())
+    })?;
+    east.wait_equivalent(SOON)?;
+    west.stop()?;
+    east.stop()
 }
 
 #[test]

@@ -383,6 +383,9 @@ thread_local! {
     static TEMPLATES: RefCell<BTreeMap<Template, Arc<SimDisk>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+/// Each has a few MiB, and there are as many as there are ways to draw the sizes of volumes.
+const TEMPLATES_MAX: usize = 64;
+
 /// Volumes and the group's record.
 type Template = (Vec<(VolumeId, u64)>, Bytes);
 
@@ -392,7 +395,12 @@ fn template(volumes: &[(VolumeId, u64)], record: (String, Option<Bytes>)) -> Arc
     let kept = TEMPLATES.with_borrow(|templates| templates.get(&key).cloned());
     kept.unwrap_or_else(|| {
         let disk = make(volumes, record).expect("a disk without faults takes a pool");
-        TEMPLATES.with_borrow_mut(|templates| templates.insert(key, Arc::clone(&disk)));
+        TEMPLATES.with_borrow_mut(|templates| {
+            if templates.len() >= TEMPLATES_MAX {
+                templates.clear();
+            }
+            templates.insert(key, Arc::clone(&disk));
+        });
         disk
     })
 }

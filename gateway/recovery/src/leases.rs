@@ -29,16 +29,24 @@ pub fn check<'a>(
     groups: &[(String, String)],
     others: impl IntoIterator<Item = &'a Run>,
 ) -> Result<(), Leased> {
-    for other in others.into_iter().filter(|of| of.ended.is_none() && of.id() != run) {
-        let has = |group: &&(String, String)| other.begun.groups.iter().any(|of| of.0 == group.0);
-        if let Some((_, name)) = groups.iter().find(has) {
-            return Err(Leased {
-                group: name.clone(),
-                run: other.id().to_owned(),
-                plan: other.plan.name.clone(),
-                site: other.runner.site.clone(),
-            });
-        }
+    let mut held =
+        others.into_iter().filter_map(|other| Some((other, held_by(other, run, groups)?)));
+    held.next().map_or(Ok(()), |(other, group)| {
+        Err(Leased {
+            group: group.to_owned(),
+            run: other.id().to_owned(),
+            plan: other.plan.name.clone(),
+            site: other.runner.site.clone(),
+        })
+    })
+}
+
+/// The name of the first of these groups that another run has.
+#[must_use]
+pub fn held_by<'g>(other: &Run, run: &str, groups: &'g [(String, String)]) -> Option<&'g str> {
+    if other.ended.is_some() || other.id() == run {
+        return None;
     }
-    Ok(())
+    let has = |group: &&(String, String)| other.begun.groups.iter().any(|of| of.0 == group.0);
+    groups.iter().find(has).map(|(_, name)| name.as_str())
 }

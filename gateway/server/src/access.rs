@@ -16,19 +16,11 @@ enum Rule<'a> {
 }
 
 fn rule(text: &str) -> Result<Rule<'_>, String> {
-    if let Some(name) = text.strip_prefix("cn:") {
-        return if name.is_empty() {
-            Err("cn: needs a name".to_owned())
-        } else {
-            Ok(Rule::Name(name))
-        };
-    }
-    if let Some(name) = text.strip_prefix("user:") {
-        return if name.is_empty() {
-            Err("user: needs a name".to_owned())
-        } else {
-            Ok(Rule::User(name))
-        };
+    match text.split_once(':') {
+        Some((kind @ ("cn" | "user"), "")) => return Err(format!("{kind}: needs a name")),
+        Some(("cn", name)) => return Ok(Rule::Name(name)),
+        Some(("user", name)) => return Ok(Rule::User(name)),
+        _ => {}
     }
     if is_initiator(text) {
         return Ok(Rule::Initiator(text));

@@ -23,7 +23,6 @@ use crate::client::Address;
 use crate::load::{Load, Measured, fill};
 use crate::report::median;
 use crate::rounds::{Work, write_out};
-use crate::workload::Pattern;
 
 /// There and back.
 const DISTANCE_MS: u64 = 5;
@@ -225,17 +224,9 @@ fn measure(
     pace: Pace,
     seconds: f64,
 ) -> Result<(Measured, Vec<f64>, bool)> {
-    let load = Load {
-        address: address(primary),
-        export: kind.name().into(),
-        pattern: Pattern::RandWrite,
-        bytes: 4096,
-        depth: pace.depth,
-        connections: 1,
-        seconds: seconds.max(SECONDS_MIN),
-        structured: false,
-        every: pace.every,
-    };
+    let place = (&address(primary), kind.name());
+    let load = Load::rand_write(place, pace.depth, seconds.max(SECONDS_MIN));
+    let load = Load { every: pace.every, ..load };
     let ended = AtomicBool::new(false);
     let (measured, lags) = std::thread::scope(|scope| {
         let looks = scope.spawn(|| watch_lag(primary, kind, &ended));

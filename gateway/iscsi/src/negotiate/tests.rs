@@ -11,35 +11,6 @@ use super::*;
 
 struct One;
 
-/// A gateway that is starting.
-struct Starting;
-
-impl Targets for Starting {
-    fn is_ready(&self) -> bool {
-        false
-    }
-
-    fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
-        Vec::new()
-    }
-
-    fn find(&self, _: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
-        Err(Refusal::NotReady)
-    }
-
-    fn seat(&self, _: crate::session::LoggedIn) {}
-}
-
-#[test]
-fn nobody_is_told_that_there_are_no_targets_by_a_gateway_that_starts() {
-    for keys in [&["InitiatorName=iqn.i:a", "SessionType=Discovery"], &WHO] {
-        let mut login = login(Auth::None);
-        let request = ask(1, Some(3), false);
-        let reply = login.take(&request, &pairs(keys), &Starting, &mut |bytes| bytes.fill(9));
-        assert_eq!(status(&reply), LoginStatus::ServiceUnavailable);
-    }
-}
-
 impl Targets for One {
     fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
         Vec::new()
@@ -55,6 +26,25 @@ impl Targets for One {
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }
+    }
+
+    fn seat(&self, _: crate::session::LoggedIn) {}
+}
+
+/// A gateway that is starting.
+struct Starting;
+
+impl Targets for Starting {
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
+        Vec::new()
+    }
+
+    fn find(&self, _: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
+        Err(Refusal::NotReady)
     }
 
     fn seat(&self, _: crate::session::LoggedIn) {}
@@ -108,6 +98,16 @@ fn user() -> ChapUser {
     let secret = |text: &str| Secret::new(text.as_bytes().to_vec()).unwrap();
     let ours = ("gateway".to_owned(), secret("the gateway's own"));
     ChapUser::new("joe".to_owned(), secret("secretsecret12"), Some(ours)).unwrap()
+}
+
+#[test]
+fn nobody_is_told_that_there_are_no_targets_by_a_gateway_that_starts() {
+    for keys in [&["InitiatorName=iqn.i:a", "SessionType=Discovery"], &WHO] {
+        let mut login = login(Auth::None);
+        let request = ask(1, Some(3), false);
+        let reply = login.take(&request, &pairs(keys), &Starting, &mut |bytes| bytes.fill(9));
+        assert_eq!(status(&reply), LoginStatus::ServiceUnavailable);
+    }
 }
 
 /// RFC 3722: what is reserved under one spelling of a name is reserved under all.

@@ -82,11 +82,9 @@ pub(crate) struct Cuts {
     due: bool,
     /// Whether the mirror kept one since the leg began to follow.
     confirmed: bool,
-    /// Whether something was sent since the newest cut, and how much.
-    changed: bool,
-    bytes: u64,
-    /// When the first of that was sent.
+    /// When the first was sent of what was sent since the newest cut, and how much that is.
     first_ms: Option<u64>,
+    bytes: u64,
     /// Since when the backlog has been small.
     steady_since_ms: Option<u64>,
     /// The pause after the next overflow, and when the last one was.
@@ -115,7 +113,6 @@ impl Cuts {
 
     /// Something is sent.
     pub(crate) fn note(&mut self, bytes: u64, now_ms: u64) {
-        self.changed = true;
         self.bytes += bytes;
         self.first_ms.get_or_insert(now_ms);
     }
@@ -135,7 +132,7 @@ impl Cuts {
     /// when it is not known to keep one.
     pub(crate) fn lag_ms(&self, now_ms: u64) -> Option<u64> {
         let applied = self.applied?;
-        let nothing_since = self.under_way.is_empty() && !self.changed && !self.due;
+        let nothing_since = self.under_way.is_empty() && self.first_ms.is_none() && !self.due;
         if nothing_since {
             return Some(0);
         }
@@ -274,7 +271,7 @@ impl Machine {
         let cuts = &state.cuts;
         let time = now_ms.saturating_sub(cuts.last_ms) >= state.policy.cut_interval_ms;
         let much = cuts.bytes >= limits.memory_bytes / 2;
-        let due = cuts.due || (cuts.changed && (time || much));
+        let due = cuts.due || (cuts.first_ms.is_some() && (time || much));
         // A transfer is one cut: what comes behind it is for the next.
         let room = if state.policy.mode == Mode::Stack { 1 } else { CUTS_MAX };
         // A copy that is under way has its number already and its place in the stream not yet.
@@ -292,7 +289,7 @@ impl Machine {
         let cuts = &mut state.cuts;
         let first_ms = cuts.first_ms.take();
         cuts.under_way.push_back(Flight { cut: Cut { seq, at_ms, generation }, first_ms });
-        (cuts.last_ms, cuts.due, cuts.changed, cuts.bytes) = (at_ms, false, false, 0);
+        (cuts.last_ms, cuts.due, cuts.bytes) = (at_ms, false, 0);
         out.push(Effect::Post { leg, message: Message::Cut { seq, generation, ancestors } });
     }
 

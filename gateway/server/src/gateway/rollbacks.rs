@@ -356,6 +356,20 @@ impl Gateway {
         }
     }
 
+    /// What the gateway keeps by itself beside the newest of it, and nobody locked.
+    pub(super) fn older_safeties<'s>(
+        &self,
+        status: &'s GroupStatus,
+        newest: Option<SnapshotId>,
+    ) -> impl Iterator<Item = &'s SnapshotStatus> {
+        let lock_ms = self.clock.lock_ms();
+        status.snapshots.iter().filter(move |of| {
+            let is_older = of.origin == SnapshotOrigin::Safety && Some(of.id) != newest;
+            let is_locked = of.marks.locked_until_ms > lock_ms;
+            is_older && !is_locked && of.state != SnapshotState::Deleting
+        })
+    }
+
     /// The newest of what the gateway keeps by itself is enough to go back once.
     async fn drop_older_safeties(
         &self,
@@ -365,12 +379,7 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let group = way.entry.group();
         let status = self.status_of(group).await?;
-        let older = status.snapshots.iter().filter(|of| {
-            let is_older = of.origin == SnapshotOrigin::Safety && of.id != newest;
-            let is_locked = of.marks.locked_until_ms > self.clock.lock_ms();
-            is_older && !is_locked && of.state != SnapshotState::Deleting
-        });
-        for snapshot in older {
+        for snapshot in self.older_safeties(&status, Some(newest)) {
             running.step(&format!("delete {}", snapshot.name));
             self.command(group, Command::RemoveSnapshot { snapshot: snapshot.id }).await?;
             running.done("its room is given back");

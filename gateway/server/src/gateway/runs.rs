@@ -246,16 +246,9 @@ impl Gateway {
         let Err(refused) = self.check_leases(id, groups) else { return Ok(()) };
         let elsewhere: Vec<(Uuid, Run)> = {
             let all = self.runs.all();
-            let held = all.iter().filter(|(other, known)| {
-                **other != id
-                    && known.run.ended.is_none()
-                    && !matches!(known.place, Place::Here(_))
-                    && known
-                        .run
-                        .begun
-                        .groups
-                        .iter()
-                        .any(|of| groups.iter().any(|own| own.0 == of.0))
+            let held = all.iter().filter(|(_, known)| {
+                let is_here = matches!(known.place, Place::Here(_));
+                !is_here && leases::held_by(&known.run, &id.to_string(), groups).is_some()
             });
             held.map(|(other, known)| (*other, known.run.clone())).collect()
         };

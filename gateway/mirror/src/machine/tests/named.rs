@@ -298,9 +298,8 @@ fn rule_9_what_the_way_back_changes_is_recorded_with_the_intention() {
     assert_eq!(status.snapshots[1].origin, SnapshotOrigin::Safety);
 }
 
-/// A kill at any step: before the intention nothing happened, after it the next start goes on.
-#[test]
-fn snap_02_a_way_back_that_was_cut_short_is_taken_up_before_anybody_is_served() {
+/// A primary whose intention to go back is being recorded, and what a start after that record finds.
+fn intending() -> (Bench, Bench) {
     let mut bench = listing(Bench::primary().with_snapshot());
     bench.apply(Event::Changed { result: Ok(vec![Vec::new()]) });
     let (_, record) = bench.machine.group_record();
@@ -308,7 +307,14 @@ fn snap_02_a_way_back_that_was_cut_short_is_taken_up_before_anybody_is_served() 
     let all = named(&bench.out).unwrap();
     let snapshots = all.iter().map(|one| one.here).collect();
     let found = Restored { named: all, snapshots, ..restored(false, &[]) };
-    let mut bench = Bench::restored(record, found, |_, _| DirtyMap::default());
+    let again = Bench::restored(record, found, |_, _| DirtyMap::default());
+    (bench, again)
+}
+
+/// A kill at any step: before the intention nothing happened, after it the next start goes on.
+#[test]
+fn snap_02_a_way_back_that_was_cut_short_is_taken_up_before_anybody_is_served() {
+    let (_, mut bench) = intending();
     assert!(rolls(&bench), "{:?}", bench.out);
     assert!(!bench.machine.is_serving());
     bench.apply(Event::Command(Command::RemoveSnapshot { snapshot: WISH }));
@@ -353,17 +359,10 @@ fn a_snapshot_more_than_a_group_may_have_is_refused_by_name() {
 #[test]
 fn snap_02_a_way_back_without_room_waits_for_it_and_latches_nothing() {
     let full = || Event::RolledBack { result: Err(IoError::NoSpace) };
-    let mut bench = listing(Bench::primary().with_snapshot());
-    bench.apply(Event::Changed { result: Ok(vec![Vec::new()]) });
-    let (_, record) = bench.machine.group_record();
-    let record = GroupRecord::decode(&record.unwrap()).unwrap();
-    let all = named(&bench.out).unwrap();
-    let snapshots = all.iter().map(|one| one.here).collect();
-    let found = Restored { named: all, snapshots, ..restored(false, &[]) };
+    let (mut bench, mut again) = intending();
     let asked = bench.record();
     asked.take();
     asked.apply(full());
-    let mut again = Bench::restored(record, found, |_, _| DirtyMap::default());
     again.record().take();
     again.apply(full());
     for (bench, answer) in [(&mut bench, Some(Ok(()))), (&mut again, None)] {

@@ -154,18 +154,22 @@ async fn bak_05_what_comes_due_during_a_run_is_skipped_and_counted_and_a_failure
     rig.close().await;
 }
 
+/// What a person asks for who wants a backup of that name.
+fn by_hand(name: &str) -> api::BackupCreate {
+    api::BackupCreate {
+        of: "orders".to_owned(),
+        target: "disk".to_owned(),
+        name: Some(name.to_owned()),
+        ..api::BackupCreate::default()
+    }
+}
+
 #[tokio::test]
 async fn bak_06_what_no_rule_keeps_goes_after_a_run_and_what_is_manual_stays() {
     let dir = tempfile::tempdir().unwrap();
     let rig = open(dir.path(), None).await;
     let gateway = &rig.gateway;
-    let wanted = api::BackupCreate {
-        of: "orders".to_owned(),
-        target: "disk".to_owned(),
-        name: Some("by-hand".to_owned()),
-        ..api::BackupCreate::default()
-    };
-    gateway.create_backup(&wanted, Asker::default()).await.unwrap();
+    gateway.create_backup(&by_hand("by-hand"), Asker::default()).await.unwrap();
     let keep = BackupRetention { last: Some(2), ..BackupRetention::default() };
     gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
     for run in 2..=4 {
@@ -239,13 +243,7 @@ async fn bak_03_a_locked_snapshot_keeps_nobody_out_of_an_original_that_was_resto
     let dir = tempfile::tempdir().unwrap();
     let rig = open(dir.path(), None).await;
     let gateway = &rig.gateway;
-    let wanted = api::BackupCreate {
-        of: "orders".to_owned(),
-        target: "disk".to_owned(),
-        name: Some("whole".to_owned()),
-        ..api::BackupCreate::default()
-    };
-    let begun = gateway.create_backup(&wanted, Asker::default()).await.unwrap();
+    let begun = gateway.create_backup(&by_hand("whole"), Asker::default()).await.unwrap();
     let taken = ended(gateway, begun.id).await;
     assert_eq!(taken.state, OperationState::Succeeded, "{taken:?}");
     let (group, _) = gateway.find_volume("orders").unwrap();

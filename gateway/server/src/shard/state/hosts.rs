@@ -40,13 +40,9 @@ impl Volume for Outside {
 
     fn submit(&self, batch: &mut Vec<Request>) {
         let strangers = self.disk.borrow().as_ref().map_or(Strangers::Write, Disk::strangers);
-        let is_barred = |request: &Request| match strangers {
-            Strangers::Write => false,
-            Strangers::Read => request.op.is_change(),
-            Strangers::Wait => true,
-        };
         if strangers != Strangers::Write {
-            for refused in batch.extract_if(.., |request| is_barred(request)) {
+            let waits = strangers == Strangers::Wait;
+            for refused in batch.extract_if(.., |request| waits || request.op.is_change()) {
                 refused.ticket.fail(IoError::Reserved);
             }
         }

@@ -11,7 +11,7 @@ use api::units::bytes_text;
 use api::{BackupRestorePlan, BackupRestoreRequest, Check, CheckState, Code, Operation};
 use backup::HeldVolume;
 use block::{Epoch, GroupId, SnapshotId, VolumeId};
-use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SnapshotOrigin, SnapshotState};
+use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SnapshotOrigin};
 use uuid::Uuid;
 
 use super::{Task, fill_entry, ids, wanted};
@@ -251,12 +251,7 @@ impl Gateway {
                 return;
             }
         };
-        let older = status.snapshots.iter().filter(|of| {
-            let is_older = of.origin == SnapshotOrigin::Safety && Some(of.id.uuid()) != fill.safety;
-            let is_locked = of.marks.locked_until_ms > self.clock.lock_ms();
-            is_older && !is_locked && of.state != SnapshotState::Deleting
-        });
-        for older in older {
+        for older in self.older_safeties(&status, fill.safety.map(SnapshotId::from_uuid)) {
             let command = Command::RemoveSnapshot { snapshot: older.id };
             if let Err(refused) = self.command(group, command).await {
                 tracing::warn!(snapshot = %older.id, why = refused.0.detail, "it stays");

@@ -376,11 +376,14 @@ async fn history(seed: u64, store: Seen, steps: u32) -> World {
 
 #[tokio::test]
 async fn random_histories_agree_with_a_map_of_versions() {
-    let (mut taken, mut resumed) = (0, 0);
-    for seed in 0..24 {
+    let (mut taken, mut resumed, mut seed) = (0, 0, 0);
+    // How far a killed backup comes is up to the threads that compress its packs, so that no seed
+    // is sure to take one up: histories go on until enough of them did.
+    while seed < 24 || (resumed <= 3 && seed < 240) {
         let world = history(seed, Seen::memory(), 40).await;
         taken += world.taken;
         resumed += world.resumed;
+        seed += 1;
     }
     // A history in which nothing happens agrees with everything.
     assert!(taken > 100 && resumed > 3, "{taken} were taken, {resumed} taken up");

@@ -15,6 +15,8 @@ use crate::failure::{FAILED, Failure, TIMED_OUT};
 /// A gateway closes its groups in this time, or says that it could not.
 const STOP_MAX: Duration = Duration::from_secs(40);
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// A program is in its place at once, however busy the machine is.
+const ARGUMENTS_MAX: Duration = Duration::from_secs(5);
 
 /// Starts a site's gateway, apart from this process's terminal.
 ///
@@ -36,18 +38,42 @@ pub(crate) fn spawn(config: &Path) -> Result<i32, Failure> {
         .process_group(0)
         .spawn()
         .map_err(failed)?;
-    i32::try_from(child.id()).map_err(|error| Failure::new(FAILED, error.to_string()))
+    let pid = i32::try_from(child.id())
+        .map_err(|error| Failure::new(FAILED, format!("start a site: {error}")))?;
+    await_arguments(pid);
+    Ok(pid)
+}
+
+/// Waits until the new program can be told by its arguments, as [`alive`] does. The kernel lets the
+/// parent go on a moment earlier, and until then they read as nothing.
+fn await_arguments(pid: i32) {
+    let until = Instant::now() + ARGUMENTS_MAX;
+    while std::fs::read(arguments_of(pid)).is_ok_and(|line| line.is_empty())
+        && !is_zombie(pid)
+        && Instant::now() < until
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn arguments_of(pid: i32) -> String {
+    format!("/proc/{pid}/cmdline")
+}
+
+/// Whether it has ended, and nobody has asked how. One that is gone altogether is none.
+fn is_zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
 }
 
 /// The process of a site, if it lives: the number alone could belong to another by now.
 pub(crate) fn alive(site: &Site) -> Option<Pid> {
     let pid = site.pid?;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = std::fs::read(arguments_of(pid)).ok()?;
     let config = site.config.as_os_str().as_encoded_bytes();
     let is_it = line.split(|byte| *byte == 0).any(|part| part == config);
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let is_dead = state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-    if is_it && !is_dead { Pid::from_raw(pid) } else { None }
+    if is_it && !is_zombie(pid) { Pid::from_raw(pid) } else { None }
 }
 
 /// SIGKILL, and waits until it is gone.

@@ -215,22 +215,30 @@ fn lay_out(wanted: &Wanted) -> Result<State, Failure> {
     };
     std::fs::create_dir_all(&wanted.directory).map_err(failed)?;
     let directory = std::fs::canonicalize(&wanted.directory).map_err(failed)?;
-    // Held until all are chosen, so that none is chosen twice.
-    let mut held = Vec::new();
-    for _ in 0..10 {
-        held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?);
-    }
-    let ports: Vec<u16> = held
-        .iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect::<Result<_, _>>()
-        .map_err(failed)?;
-    drop(held);
+    let ports = free_ports(10)?;
     let mut sites = Vec::new();
     for (name, ports) in ["east", "west"].into_iter().zip(ports.chunks_exact(5)) {
         sites.push(lay_out_site(&directory, name, ports, wanted.distance).map_err(failed)?);
     }
     Ok(State { dir: directory, sites })
+}
+
+/// Ports of the loopback address that are free now, and that no outgoing connection takes before
+/// the sites listen: they lie below the kernel's own range, which begins at 32768 by default.
+fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
+    const RANGE: std::ops::Range<u16> = 12_000..32_000;
+    // Demos that are started at once begin at different ones.
+    let begin = usize::try_from(std::process::id()).unwrap_or_default() * 61;
+    let all = RANGE.cycle().skip(begin % RANGE.len()).take(RANGE.len());
+    let ports: Vec<u16> = all
+        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .take(count)
+        .collect();
+    if ports.len() < count {
+        let what = format!("no {count} free ports of 127.0.0.1 in {RANGE:?}");
+        return Err(Failure::new(FAILED, what).next("end what listens there"));
+    }
+    Ok(ports)
 }
 
 fn lay_out_site(

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
-    Attachment, Auth, Capacity, ChapUser, InitiatorInfo, Listener, ListenerConfig, LoggedIn,
+    Attachment, Auth, Capacity, ChapUser, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun,
     Portal, Refusal, Secret, Sessions, TargetInfo, Targets, Told, serve,
 };
 
@@ -74,8 +74,7 @@ struct Only {
 
 impl Targets for Only {
     fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
-        let (name, volume) = (TARGET.to_owned(), "memory".to_owned());
-        vec![TargetInfo { name, volume, portals: self.portals.clone() }]
+        vec![TargetInfo { name: TARGET.to_owned(), portals: self.portals.clone() }]
     }
 
     fn find(&self, name: &str, initiator: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
@@ -118,10 +117,13 @@ fn shard(geometry: Geometry, mut connections: mpsc::UnboundedReceiver<LoggedIn>)
     let work = async {
         while let Some(connection) = connections.recv().await {
             let attachment = Attachment {
-                volume: Rc::clone(&volume),
-                unit: Rc::clone(&unit),
+                luns: vec![Lun {
+                    number: 0,
+                    volume: Rc::clone(&volume),
+                    unit: Rc::clone(&unit),
+                    label: "memory".to_owned(),
+                }],
                 portals: Told::default(),
-                label: "memory".to_owned(),
                 stop: CancellationToken::new(),
             };
             tasks.spawn_local(serve(connection, attachment));

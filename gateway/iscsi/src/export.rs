@@ -36,8 +36,6 @@ pub struct Portal {
 pub struct TargetInfo {
     /// Its iSCSI name.
     pub name: String,
-    /// The volume behind it.
-    pub volume: String,
     /// Where it is reached, at every site, the best way first.
     pub portals: Vec<Portal>,
 }
@@ -72,8 +70,8 @@ pub trait Targets: Send + Sync {
     /// Why there is none for this initiator.
     fn find(&self, name: &str, initiator: &InitiatorInfo) -> Result<TargetInfo, Refusal>;
 
-    /// Takes over a connection that is logged in. It is sent to the thread that owns the volume,
-    /// where [`crate::serve`] runs it. Dropping it closes it.
+    /// Takes over a connection that is logged in. It is sent to the thread that owns the volumes of
+    /// its target, where [`crate::serve`] runs it. Dropping it closes it.
     fn seat(&self, connection: LoggedIn);
 }
 

@@ -11,6 +11,7 @@
 //! in doubt is not answered: pings still are, and when it takes too long the connection is dropped.
 
 mod commands;
+mod disks;
 mod manage;
 mod outgoing;
 mod receive;
@@ -92,17 +93,25 @@ impl LoggedIn {
 /// Where a target is reached, as it is told at any moment.
 pub type Told = Rc<RefCell<Vec<Portal>>>;
 
-/// What a session is attached to.
-pub struct Attachment {
+/// A disk of a target.
+pub struct Lun {
+    /// Its number, which no other disk of the target has.
+    pub number: u8,
     /// The volume. All its sessions share it, so a flush on one covers the writes of all.
     pub volume: Rc<dyn Volume>,
     /// The disk in front of it. All its sessions share it.
     pub unit: Rc<Unit>,
-    /// Where the target is reached; all its sessions share it.
-    pub portals: Told,
     /// The name of the volume, for metrics and logs.
     pub label: String,
-    /// Cancelled when the gateway lets go of the volume, or is draining: what is answered by then is
+}
+
+/// What a session is attached to.
+pub struct Attachment {
+    /// The disks that the initiator sees. Their volumes belong to this thread.
+    pub luns: Vec<Lun>,
+    /// Where the target is reached; all its sessions share it.
+    pub portals: Told,
+    /// Cancelled when the gateway lets go of a volume, or is draining: what is answered by then is
     /// sent, the initiator is asked to log out, and the connection is closed. A gateway that only loses
     /// the right to serve says so by [`crate::scsi::UnitEvent`], and its sessions stay.
     pub stop: CancellationToken,
@@ -136,9 +145,10 @@ pub enum Ending {
 /// # Cancellation
 /// Closes the connection. What was handed to the volume goes on without it.
 pub async fn serve(connection: LoggedIn, attachment: Attachment) -> Ending {
+    let labels: Vec<&str> = attachment.luns.iter().map(|lun| lun.label.as_str()).collect();
     let span = info_span!(
         "iscsi",
-        volume = %attachment.label,
+        volume = %labels.join(","),
         client = %connection.agreed.initiator.address,
     );
     async {

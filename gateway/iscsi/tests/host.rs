@@ -5,6 +5,8 @@
 mod honest;
 #[path = "host/initiator.rs"]
 mod initiator;
+#[path = "host/luns.rs"]
+mod luns;
 #[path = "host/managed.rs"]
 mod managed;
 #[path = "host/nasty.rs"]

@@ -18,11 +18,7 @@ impl Targets for One {
 
     fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         match name {
-            "iqn.t:one" => Ok(TargetInfo {
-                name: name.to_owned(),
-                volume: "one".to_owned(),
-                portals: Vec::new(),
-            }),
+            "iqn.t:one" => Ok(TargetInfo { name: name.to_owned(), portals: Vec::new() }),
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }
@@ -164,7 +160,7 @@ fn an_open_target_is_reached_in_one_step() {
     let agreed = login.agreed().unwrap();
     assert!(agreed.params.header_digest && !agreed.params.initial_r2t);
     assert_eq!((agreed.params.send_segment, agreed.cmd_sn), (262_144, 5));
-    assert_eq!(agreed.target.unwrap().volume, "one");
+    assert_eq!(agreed.target.unwrap().name, "iqn.t:one");
 }
 
 /// RFC 7143 §13.14.

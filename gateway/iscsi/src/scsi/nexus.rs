@@ -46,6 +46,8 @@ struct State {
     id: u64,
     port: InitiatorPort,
     target_port: u16,
+    /// The numbers of the disks that the initiator sees at the target.
+    units: Rc<[u8]>,
     unit: Weak<Unit>,
     waiting: RefCell<SmallVec<[u16; ATTENTIONS_MAX]>>,
     attentive: Cell<bool>,
@@ -68,7 +70,12 @@ impl WeakNexus {
 }
 
 impl Nexus {
-    pub(super) fn new(id: u64, port: InitiatorPort, target_port: u16, unit: Weak<Unit>) -> Self {
+    pub(super) fn new(
+        id: u64,
+        (port, target_port): (InitiatorPort, u16),
+        units: Rc<[u8]>,
+        unit: Weak<Unit>,
+    ) -> Self {
         let waiting = RefCell::new(SmallVec::from_slice(&[POWER_ON]));
         let (attentive, epoch) = (Cell::new(true), Cell::new(0));
         let (standing, copies) = (Cell::default(), RefCell::default());
@@ -77,6 +84,7 @@ impl Nexus {
             id,
             port,
             target_port,
+            units,
             unit,
             waiting,
             attentive,
@@ -106,6 +114,11 @@ impl Nexus {
     #[must_use]
     pub fn target_port(&self) -> u16 {
         self.0.target_port
+    }
+
+    /// The numbers of the disks that the initiator sees at the target, in order.
+    pub(super) fn units(&self) -> &[u8] {
+        &self.0.units
     }
 
     /// How often all commands of this nexus were aborted. A command is forgotten without an answer

@@ -59,7 +59,7 @@ impl Rig {
     /// A nexus that was told that the power is on.
     fn host(&self, number: u8) -> Nexus {
         let port = InitiatorPort { name: format!("iqn.host-{number}"), isid: [number; 6] };
-        let nexus = self.unit.attach(port, 1);
+        let nexus = self.unit.attach(port, 1, &Rc::from([0]));
         assert_eq!(self.ask(&nexus, &[0; 6], &[]).sense, Some(Sense::attention(POWER_ON)));
         nexus
     }

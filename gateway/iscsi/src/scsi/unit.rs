@@ -100,13 +100,18 @@ impl Unit {
         Ok(unit)
     }
 
-    /// A nexus of this initiator port at this relative target port. Its first command is answered
-    /// with a unit attention.
+    /// A nexus of this initiator port at this relative target port, at which it sees disks of these
+    /// numbers. Its first command is answered with a unit attention.
     #[must_use]
-    pub fn attach(self: &Rc<Self>, port: InitiatorPort, target_port: u16) -> Nexus {
+    pub fn attach(
+        self: &Rc<Self>,
+        port: InitiatorPort,
+        target_port: u16,
+        units: &Rc<[u8]>,
+    ) -> Nexus {
         let id = self.next.get();
         self.next.set(id + 1);
-        let nexus = Nexus::new(id, port, target_port, Rc::downgrade(self));
+        let nexus = Nexus::new(id, (port, target_port), Rc::clone(units), Rc::downgrade(self));
         self.nexuses.borrow_mut().push(nexus.weak());
         nexus.stand(&self.reservations.borrow());
         nexus

@@ -23,7 +23,7 @@ use super::turn::Session;
 use super::window;
 use crate::limits::{IMMEDIATE_MAX, INFLIGHT_BYTES_MAX, OWN_BUFFER_BYTES, PAYLOAD_KEPT_BYTES};
 use crate::scsi::limits::BLOCK_BYTES;
-use crate::scsi::{self, Admission, Outcome, Plan, Sense, Slow, sense};
+use crate::scsi::{self, Admission, Form, Outcome, Plan, Sense, Slow, sense};
 use crate::status::{Fate, fate};
 use crate::wire::{Header, NO_TAG, RejectReason, Request, Response};
 use host::payloads;
@@ -64,11 +64,6 @@ fn own(came: &mut Came, wanted: usize) -> BytesMut {
             buffer
         }
     }
-}
-
-/// Whether this names the only unit.
-pub(super) fn is_unit(lun: [u8; 8]) -> bool {
-    matches!(lun, [0 | 0x40, 0, 0, 0, 0, 0, 0, 0])
 }
 
 /// A planned command: what is to be done, what its CDB transfers, and what it wants to be sent.
@@ -145,11 +140,13 @@ impl Session {
         if !counted && beside >= IMMEDIATE_MAX {
             return self.reject(RejectReason::ImmediateOverflow, header);
         }
-        let epoch = self.nexus.epoch();
-        let plan = if is_unit(lun) {
-            self.unit.begin(&self.nexus, &cdb)
-        } else {
-            scsi::no_unit(&cdb, &[0])
+        let at = self.disks.find(lun);
+        let (epoch, plan) = match self.disks.get_mut(at) {
+            Some(disk) => {
+                disk.tasks += 1;
+                (disk.nexus.epoch(), disk.unit.begin(&disk.nexus, &cdb))
+            }
+            None => (0, scsi::no_unit(&cdb, self.disks.numbers())),
         };
         let announced =
             (if read && !write { expected } else { 0 }, if write { expected } else { 0 });
@@ -168,6 +165,7 @@ impl Session {
             tag,
             opcode: cdb[0],
             lun,
+            disk: at,
             counted,
             epoch,
             expected_in: announced.0,
@@ -302,7 +300,6 @@ impl Session {
     fn launch(&mut self, key: u64, now: Instant) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.stage = Stage::Running;
-        let epoch = task.epoch;
         let came = std::mem::replace(&mut task.came, Came::Nothing);
         let Some(work) = task.work.take() else { return };
         match work {
@@ -311,24 +308,24 @@ impl Session {
                 self.finish(key, &Outcome { transfer, ..outcome }, now);
             }
             Work::Slow(slow) => self.run(key, slow, whole(came)),
-            Work::Read(extent) => self.access(key, epoch, Again::Read(extent)),
+            Work::Read(extent) => self.access(key, Again::Read(extent)),
             Work::Write(extent, fua) => {
-                self.access(key, epoch, Again::Write(extent, fua, whole(came)));
+                self.access(key, Again::Write(extent, fua, whole(came)));
             }
         }
     }
 
     /// Hands a read or a write down, if nothing has come in its way since it began.
-    fn access(&mut self, key: u64, epoch: u32, access: Again) {
+    fn access(&mut self, key: u64, access: Again) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let Some(disk) = self.disks.get(task.disk) else { return };
         let (extent, write, data) = match &access {
             Again::Read(extent) => (*extent, None, Bytes::new()),
             Again::Write(extent, fua, data) => (*extent, Some(*fua), data.clone()),
         };
-        match self.unit.admit(&self.nexus, epoch, extent, write) {
+        match disk.unit.admit(&disk.nexus, task.epoch, extent, write) {
             Admission::Go => {
-                if let Some(task) = self.tasks.get_mut(key) {
-                    task.again = Some(access);
-                }
+                task.again = Some(access);
                 match write {
                     None => self.push(key, Op::Read(extent), false),
                     Some(fua) => self.push(key, Op::Write(extent, data), fua),
@@ -341,11 +338,17 @@ impl Session {
 
     fn push(&mut self, key: u64, op: Op, fua: bool) {
         self.spend(op.extent().map_or(0, |extent| extent.len() >> 14));
-        self.batch.push(Down { op, fua, ticket: self.completions.ticket(key) });
+        let ticket = self.completions.ticket(key);
+        let at = self.tasks.get(key).and_then(|task| task.disk);
+        if let Some(disk) = self.disks.get_mut(at) {
+            disk.batch.push(Down { op, fua, ticket });
+        }
     }
 
     fn run(&mut self, key: u64, slow: Slow, data: Bytes) {
-        let future = std::rc::Rc::clone(&self.unit).run(self.nexus.clone(), slow, data);
+        let at = self.tasks.get(key).and_then(|task| task.disk);
+        let Some(disk) = self.disks.get(at) else { return };
+        let future = std::rc::Rc::clone(&disk.unit).run(disk.nexus.clone(), slow, data);
         self.running.push((key, Box::pin(future)));
         self.fresh = true;
     }
@@ -380,11 +383,13 @@ impl Session {
             Fate::Sense(sense) => self.finish(key, &Outcome::refused(sense), now),
             Fate::Busy => self.finish(key, &Outcome::of(scsi::Status::Busy), now),
             Fate::Hold if task.aborted => self.forget(key),
-            Fate::Hold => match self.unit.detour() {
-                // It is known already where the command has to go.
-                Some(sense) => self.finish(key, &Outcome::refused(sense), now),
-                None => task.stage = Stage::Held(*task.doubted.get_or_insert(now)),
-            },
+            Fate::Hold => {
+                match self.disks.get(task.disk).and_then(|disk| disk.unit.detour()) {
+                    // It is known already where the command has to go.
+                    Some(sense) => self.finish(key, &Outcome::refused(sense), now),
+                    None => task.stage = Stage::Held(*task.doubted.get_or_insert(now)),
+                }
+            }
         }
     }
 
@@ -393,29 +398,35 @@ impl Session {
     /// served here again, a read or a write is done once more: nobody was told that it was done, so it
     /// may be done after whatever was answered meanwhile.
     pub(super) fn decide_held(&mut self, now: Instant) {
-        let detour = self.unit.detour();
         let is_held = |task: &Task| matches!(task.stage, Stage::Held(_));
         let held = self.tasks.iter().filter(|(_, task)| is_held(task));
-        let held: Vec<u64> = held.map(|(key, _)| key).collect();
-        for key in held {
-            if let Some(sense) = detour {
+        let held: Vec<(u64, Option<usize>)> = held.map(|(key, task)| (key, task.disk)).collect();
+        for (key, at) in held {
+            if let Some(sense) = self.disks.get(at).and_then(|disk| disk.unit.detour()) {
                 self.finish(key, &Outcome::refused(sense), now);
                 continue;
             }
             let Some(task) = self.tasks.get_mut(key) else { continue };
             if let Some(access) = task.again.take() {
                 task.stage = Stage::Running;
-                let epoch = task.epoch;
-                self.access(key, epoch, access);
+                self.access(key, access);
             }
         }
     }
 
     /// A command ends without an answer.
     pub(super) fn forget(&mut self, key: u64) {
-        if let Some(task) = self.tasks.remove(key) {
-            self.charged -= task.charged;
+        self.end(key);
+    }
+
+    /// Takes a command out of all that counts it.
+    fn end(&mut self, key: u64) -> Option<Task> {
+        let task = self.tasks.remove(key)?;
+        self.charged -= task.charged;
+        if let Some(disk) = self.disks.get_mut(task.disk) {
+            disk.tasks -= 1;
         }
+        Some(task)
     }
 
     fn finish(&mut self, key: u64, outcome: &Outcome, now: Instant) {
@@ -428,15 +439,16 @@ impl Session {
 
     /// Answers a command.
     fn finish_with(&mut self, key: u64, outcome: &Outcome, segments: &[Segment], now: Instant) {
-        let Some(task) = self.tasks.remove(key) else { return };
-        self.charged -= task.charged;
-        if task.aborted || task.epoch != self.nexus.epoch() {
+        let Some(task) = self.end(key) else { return };
+        let disk = self.disks.get(task.disk);
+        if task.aborted || disk.is_some_and(|disk| task.epoch != disk.nexus.epoch()) {
             return;
         }
+        let form = disk.map_or(Form::Fixed, |disk| disk.nexus.form());
         let announced = if task.expected_out > 0 { task.expected_out } else { task.expected_in };
         let here: u64 = segments.iter().map(Segment::len).sum();
         let len = u32::try_from(here).unwrap_or(u32::MAX).min(task.expected_in);
-        let sense = outcome.sense.map(|sense| sense.encode(self.nexus.form()));
+        let sense = outcome.sense.map(|sense| sense.encode(form));
         let end = End {
             tag: task.tag,
             status: outcome.status as u8,
@@ -446,8 +458,10 @@ impl Session {
         let stamp = self.stamp();
         reply::end(&mut self.outgoing, (&self.params, stamp), (segments, len), &end);
         self.stat_sn = self.stat_sn.wrapping_add(1);
-        let times = (task.received, now);
-        self.meter.answered(task.opcode, outcome.status, outcome.transfer, times);
+        if let Some(disk) = self.disks.get_mut(task.disk) {
+            let times = (task.received, now);
+            disk.meter.answered(task.opcode, outcome.status, outcome.transfer, times);
+        }
     }
 }
 

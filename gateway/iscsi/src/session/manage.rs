@@ -12,13 +12,12 @@ use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::Ending;
-use super::commands::is_unit;
 use super::receive::Body;
 use super::tasks::Stage;
 use super::turn::Session;
 use crate::export::push_target;
 use crate::limits::{MANAGEMENT_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TIME_TO_WAIT_SECONDS};
-use crate::scsi::Reset;
+use crate::scsi::{Reset, Unit};
 use crate::wire::text::{number, push};
 use crate::wire::{AsyncEvent, Function, Header, NO_TAG, RejectReason, Request, Response};
 
@@ -100,7 +99,8 @@ impl Session {
             function,
             Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset
         );
-        if of_unit && !is_unit(lun) {
+        let disk = self.disks.find(lun);
+        if of_unit && disk.is_none() {
             managing.response = NO_SUCH_UNIT;
             return managing;
         }
@@ -111,12 +111,12 @@ impl Session {
                 None if self.window.holds(number) => {}
                 None => managing.response = NO_SUCH_TASK,
             },
-            Function::AbortTaskSet => managing.waits = self.abort_all(),
-            Function::ClearTaskSet => self.reset(Reset::ClearTaskSet, &mut managing),
-            Function::LogicalUnitReset => self.reset(Reset::LogicalUnit, &mut managing),
-            Function::TargetWarmReset => self.reset(Reset::Target, &mut managing),
+            Function::AbortTaskSet => managing.waits = self.abort_all(disk),
+            Function::ClearTaskSet => self.reset(Reset::ClearTaskSet, disk, &mut managing),
+            Function::LogicalUnitReset => self.reset(Reset::LogicalUnit, disk, &mut managing),
+            Function::TargetWarmReset => self.reset(Reset::Target, None, &mut managing),
             Function::TargetColdReset => {
-                self.reset(Reset::Target, &mut managing);
+                self.reset(Reset::Target, None, &mut managing);
                 managing.ends_sessions = true;
             }
             Function::ClearAca => managing.response = NOT_SUPPORTED,
@@ -126,15 +126,27 @@ impl Session {
         managing
     }
 
-    fn reset(&mut self, kind: Reset, managing: &mut Managing) {
-        managing.waits = self.abort_all();
-        self.unit.reset(&self.nexus, kind);
-        let unit = Rc::clone(&self.unit);
-        managing.settles = Some(Box::pin(async move { unit.settle().await }));
+    /// Resets one disk, or all that the initiator sees.
+    fn reset(&mut self, kind: Reset, disk: Option<usize>, managing: &mut Managing) {
+        managing.waits = self.abort_all(disk);
+        let those = self.disks.iter().filter(|(at, _)| disk.is_none_or(|disk| disk == *at));
+        let units: Vec<Rc<Unit>> = those
+            .map(|(_, disk)| {
+                disk.unit.reset(&disk.nexus, kind);
+                Rc::clone(&disk.unit)
+            })
+            .collect();
+        managing.settles = Some(Box::pin(async move {
+            for unit in units {
+                unit.settle().await;
+            }
+        }));
     }
 
-    fn abort_all(&mut self) -> Vec<u64> {
-        let keys: Vec<u64> = self.tasks.iter().map(|(key, _)| key).collect();
+    /// Ends the commands for one disk, or all that there are.
+    fn abort_all(&mut self, disk: Option<usize>) -> Vec<u64> {
+        let of = self.tasks.iter().filter(|(_, task)| disk.is_none() || task.disk == disk);
+        let keys: Vec<u64> = of.map(|(key, _)| key).collect();
         keys.into_iter().filter_map(|key| self.abort(key)).collect()
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Task {
     pub(crate) tag: u32,
     pub(crate) opcode: u8,
     pub(crate) lun: [u8; 8],
+    /// Which of the session's disks that is; none if there is no such disk.
+    pub(crate) disk: Option<usize>,
     /// Whether it counts in the window.
     pub(crate) counted: bool,
     pub(crate) epoch: u32,

@@ -14,11 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use block::{Completion, Completions, IoError, Request as Down, Volume};
+use block::{Completion, Completions, IoError};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::disks::Disks;
 use super::manage::Managing;
 use super::outgoing::Outgoing;
 use super::receive::{Item, ReceiveError, Receiver};
@@ -30,9 +31,8 @@ use crate::limits::{
     BUDGET_RETRY, FLOOR_BYTES, HOLD_MAX, LINGER, NOP_INTERVAL, NOP_TIMEOUT, QUEUE_DEPTH,
     STALL_TIMEOUT, TURN_WORK, UNSENT_BYTES_MAX, UNSENT_REPLIES_MAX, WATCH_INTERVAL,
 };
-use crate::metrics::Meter;
 use crate::negotiate::Params;
-use crate::scsi::{InitiatorPort, Nexus, Outcome, Unit};
+use crate::scsi::{InitiatorPort, Outcome};
 use crate::server::Peers;
 use crate::wire::{NO_TAG, RejectReason, Response, Stamp};
 use host::Grant;
@@ -75,10 +75,7 @@ pub(super) struct Session {
     pub(super) tasks: Tasks,
     pub(super) completions: Rc<Completions>,
     ready: Vec<Completion>,
-    pub(super) batch: Vec<Down>,
-    pub(super) volume: Rc<dyn Volume>,
-    pub(super) unit: Rc<Unit>,
-    pub(super) nexus: Nexus,
+    pub(super) disks: Disks,
     /// Slow commands under way.
     pub(super) running: Vec<(u64, Running)>,
     /// Commands that wait for memory, oldest first.
@@ -90,7 +87,6 @@ pub(super) struct Session {
     pub(super) target: String,
     pub(super) connection: u16,
     pub(super) portals: Told,
-    pub(super) meter: Meter,
     pub(super) grant: Grant,
     /// Bytes of commands that are not answered.
     pub(super) charged: u64,
@@ -123,10 +119,7 @@ impl Session {
             tasks: Tasks::default(),
             completions: Completions::new(),
             ready: Vec::new(),
-            batch: Vec::new(),
-            nexus: attachment.unit.attach(port, connection.target_port),
-            volume: attachment.volume,
-            unit: attachment.unit,
+            disks: Disks::new(attachment.luns, &port, connection.target_port),
             running: Vec::new(),
             waiting: VecDeque::new(),
             managing: Vec::new(),
@@ -135,7 +128,6 @@ impl Session {
             target: connection.target.name.clone(),
             connection: agreed.connection,
             portals: attachment.portals,
-            meter: Meter::new(&attachment.label),
             grant: Grant::new(Arc::clone(&connection.capacity)),
             charged: 0,
             work: 0,
@@ -170,7 +162,7 @@ impl Session {
                 }
             };
             let before = self.progress();
-            if self.nexus.has_moved() {
+            if self.disks.have_moved() {
                 self.decide_held(Instant::now());
             }
             self.poll_running(cx);
@@ -348,9 +340,7 @@ impl Session {
     // === Answers out ===
 
     pub(super) fn submit(&mut self) {
-        if !self.batch.is_empty() {
-            self.volume.submit(&mut self.batch);
-        }
+        self.disks.submit();
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>) {
@@ -383,7 +373,7 @@ impl Session {
                 break;
             }
         }
-        self.meter.flush(answered.unwrap_or(self.heard));
+        self.disks.count(answered.unwrap_or(self.heard));
     }
 
     // === Waiting ===
@@ -391,12 +381,12 @@ impl Session {
     /// Registers the slow eye; ready with an ending when it has seen enough, or with `None` when it
     /// is worth looking again.
     fn poll_park(&mut self, cx: &mut Context<'_>, halt: Halt) -> Poll<Option<Ending>> {
-        self.meter.inflight(self.tasks.len());
+        self.disks.tell_depths();
         let quiet = self.tasks.is_empty() && self.outgoing.is_empty();
         self.grant.settle(self.load(), quiet);
         let held = self.tasks.iter().any(|(_, task)| matches!(task.stage, Stage::Held(_)));
         if held {
-            self.nexus.listen(cx);
+            self.disks.listen(cx);
         }
         let interval = if halt == Halt::Budget || !self.waiting.is_empty() {
             BUDGET_RETRY

@@ -264,7 +264,7 @@ fn what_is_in_doubt_is_done_when_the_volume_serves_again() {
 pub(crate) fn function(host: &Initiator, function: Function, referenced: u32) -> Request {
     Request::Task {
         function,
-        lun: [0; 8],
+        lun: [0, host.lun, 0, 0, 0, 0, 0, 0],
         tag: 0x9000,
         referenced,
         cmd_sn: host.cmd_sn,

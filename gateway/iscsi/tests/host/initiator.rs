@@ -24,6 +24,8 @@ pub(crate) struct Initiator {
     pub(crate) said: Vec<String>,
     /// Its own number.
     pub(crate) isid: u8,
+    /// The disk that its commands are for.
+    pub(crate) lun: u8,
 }
 
 /// How a command ended.
@@ -47,6 +49,7 @@ impl Initiator {
             stamp: Stamp::default(),
             said: Vec::new(),
             isid: 1,
+            lun: 0,
         }
     }
 
@@ -157,7 +160,7 @@ impl Initiator {
         self.tag += 1;
         self.cmd_sn = self.cmd_sn.wrapping_add(1);
         Request::Command {
-            lun: [0; 8],
+            lun: [0, self.lun, 0, 0, 0, 0, 0, 0],
             tag,
             read: read > 0,
             write: write > 0,

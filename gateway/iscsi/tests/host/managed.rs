@@ -7,10 +7,10 @@ use crate::honest::{GOOD, function};
 use crate::initiator::{Initiator, WRITE, cdb};
 use crate::rig::with;
 
-const DONE: Response = Response::Task { tag: 0x9000, response: 0 };
+pub(crate) const DONE: Response = Response::Task { tag: 0x9000, response: 0 };
 
 /// A write of one block that waits for its data; gives the tags under which it is asked for.
-async fn begin(host: &mut Initiator) -> (u32, u32) {
+pub(crate) async fn begin(host: &mut Initiator) -> (u32, u32) {
     let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
     host.send(&request.encode(false), &[]).await;
     let asked = host.receive().await;
@@ -20,7 +20,7 @@ async fn begin(host: &mut Initiator) -> (u32, u32) {
     (tag, target_tag)
 }
 
-async fn ask(host: &mut Initiator, kind: Function) {
+pub(crate) async fn ask(host: &mut Initiator, kind: Function) {
     let request = function(host, kind, NO_TAG);
     host.send(&request.encode(true), &[]).await;
 }

@@ -166,6 +166,9 @@ fn a_flood_that_takes_no_answer_is_not_read_and_harms_nobody() {
     );
 }
 
+/// TARGET COLD RESET (RFC 7143 §11.5.1).
+const COLD_RESET: u8 = 7;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]
@@ -178,6 +181,10 @@ proptest! {
                 let mut header = Header::read(&bytes).unwrap();
                 header.opcode = [0, 1, 2, 4, 5, 0x10, 0x41, 0x42][usize::from(code)];
                 header.ahs_words = 0;
+                if header.opcode & 0x3f == 2 && header.flags & 0x7f == COLD_RESET {
+                    // It ends the sessions of others, as it should.
+                    header.flags -= 1;
+                }
                 if counted {
                     header.words[1] = nasty.cmd_sn.into();
                     nasty.cmd_sn += u32::from(!header.immediate());

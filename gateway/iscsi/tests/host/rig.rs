@@ -15,11 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
-    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Portal,
+    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun, Portal,
     Refusal, Sessions, TargetInfo, Targets, Told, serve,
 };
 
 pub(crate) const TARGET: &str = "iqn.t:disk";
+/// A target with two disks, 0 and [`OTHER_LUN`].
+pub(crate) const TWO: &str = "iqn.t:two";
+pub(crate) const OTHER_LUN: u8 = 3;
 pub(crate) const BYTES: u64 = 16 << 20;
 
 /// A volume that can be in doubt, or late.
@@ -88,20 +91,20 @@ impl Volume for Doubtful {
 struct Only(mpsc::UnboundedSender<LoggedIn>, SocketAddr);
 
 impl Only {
-    fn target(&self) -> TargetInfo {
+    fn target(&self, name: &str) -> TargetInfo {
         let portals = vec![Portal { address: self.1.to_string(), tag: 1 }];
-        TargetInfo { name: TARGET.to_owned(), volume: "disk".to_owned(), portals }
+        TargetInfo { name: name.to_owned(), portals }
     }
 }
 
 impl Targets for Only {
     fn list(&self, _: &InitiatorInfo) -> Vec<TargetInfo> {
-        vec![self.target()]
+        vec![self.target(TARGET)]
     }
 
     fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         match name {
-            TARGET => Ok(self.target()),
+            TARGET | TWO => Ok(self.target(name)),
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }
@@ -118,10 +121,23 @@ pub(crate) struct Rig {
     pub(crate) volume: Rc<Doubtful>,
     /// The disk in front of it.
     pub(crate) unit: Rc<Unit>,
+    /// The volume behind the other disk of [`TWO`].
+    pub(crate) other: Rc<Doubtful>,
+    pub(crate) other_unit: Rc<Unit>,
     /// Stops the gateway's sessions.
     pub(crate) stop: CancellationToken,
     /// How sessions ended.
     pub(crate) endings: mpsc::UnboundedReceiver<Ending>,
+}
+
+/// A volume, and the disk in front of it.
+fn disk(volume: u128) -> (Rc<Doubtful>, Rc<Unit>) {
+    let store: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
+    let under = Rc::new(Doubtful::new(store));
+    let identity = UnitIdentity { volume: VolumeId::of(volume), target: TARGET.to_owned() };
+    let seen: Rc<dyn Volume> = Rc::<Doubtful>::clone(&under);
+    let unit = Unit::new(identity, seen, Rc::new(Forgetful), UnitSettings::alone()).unwrap();
+    (under, unit)
 }
 
 /// Runs a test against a listener that is set up like this.
@@ -142,22 +158,26 @@ pub(crate) fn with<F: Future<Output = ()>>(
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let running = (tasks.clone(), CancellationToken::new());
         tasks.spawn(listener.run(Arc::new(Only(sender, address)), running));
-        let store: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
-        let volume = Rc::new(Doubtful::new(store));
-        let identity = UnitIdentity { volume: VolumeId::of(7), target: TARGET.to_owned() };
-        let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(&volume);
-        let keeper = Rc::new(Forgetful);
-        let settings = UnitSettings::alone();
-        let unit = Unit::new(identity, Rc::clone(&under), keeper, settings).unwrap();
+        let (volume, unit) = disk(7);
+        let (other, other_unit) = disk(8);
         let sessions = (tasks, stop.clone());
-        let served = Rc::clone(&unit);
+        let disks = [(0, (&volume, &unit)), (OTHER_LUN, (&other, &other_unit))];
+        let disks = disks.map(|(number, (volume, unit))| {
+            let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(volume);
+            (number, under, Rc::clone(unit))
+        });
         let seating = async move {
             while let Some(connection) = seats.recv().await {
+                let count = if connection.target().name == TWO { 2 } else { 1 };
+                let luns = disks.iter().take(count).map(|(number, volume, unit)| Lun {
+                    number: *number,
+                    volume: Rc::clone(volume),
+                    unit: Rc::clone(unit),
+                    label: format!("disk-{number}"),
+                });
                 let attachment = Attachment {
-                    volume: Rc::clone(&under),
-                    unit: Rc::clone(&served),
+                    luns: luns.collect(),
                     portals: Told::default(),
-                    label: "disk".to_owned(),
                     stop: sessions.1.clone(),
                 };
                 let ended = ended.clone();
@@ -168,7 +188,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
         };
         tokio::select! {
             () = seating => {}
-            () = test(Rig { address, volume, unit, stop, endings }) => {}
+            () = test(Rig { address, volume, unit, other, other_unit, stop, endings }) => {}
         }
     });
 }

@@ -53,7 +53,7 @@ fn standby() -> (Rig, Rc<Drawer>, Rc<Cell<usize>>) {
 /// A nexus that was told all there is to tell.
 fn host(rig: &Rig, number: u8) -> Nexus {
     let port = InitiatorPort { name: format!("iqn.host-{number}"), isid: [number; 6] };
-    let nexus = rig.unit.attach(port, 0x101);
+    let nexus = rig.unit.attach(port, 0x101, &Rc::from([0]));
     while nexus.take_attention().is_some() {}
     nexus
 }

@@ -117,7 +117,7 @@ impl Unit {
             }
             Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
             Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),
-            Command::ReportLuns { select, room } => report::luns(&[0], select, room)?,
+            Command::ReportLuns { select, room } => report::luns(nexus.units(), select, room)?,
             Command::ReportOpcodes { timeouts, options, opcode, action, room } => {
                 Outcome::data(report::opcodes(options, timeouts, (opcode, action))?, room)
             }

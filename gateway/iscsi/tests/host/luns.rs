@@ -1,0 +1,117 @@
+//! A target of several disks.
+
+use block::IoError;
+use twinspan_iscsi::wire::{Function, LoginStatus};
+
+use crate::honest::GOOD;
+use crate::initiator::{Initiator, READ, WRITE, cdb};
+use crate::managed::{DONE, ask, begin};
+use crate::rig::{OTHER_LUN, TWO, with};
+
+/// REPORT LUNS, with room for all.
+const REPORT: [u8; 16] = [0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+/// INQUIRY, the first byte.
+const INQUIRY: [u8; 16] = [0x12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const NO_UNIT: Option<(u8, u16)> = Some((5, 0x2500));
+
+/// A session with the target of two disks, of which both are known to be on.
+async fn login(address: std::net::SocketAddr, isid: u8) -> Initiator {
+    let mut host = Initiator { isid, ..Initiator::call(address).await };
+    let keys = ["InitiatorName=iqn.i:test", &format!("TargetName={TWO}"), "ImmediateData=No"];
+    assert_eq!(host.log_in(&keys).await, LoginStatus::Success);
+    for lun in [0, OTHER_LUN] {
+        host.lun = lun;
+        assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2900)));
+    }
+    host
+}
+
+/// The numbers in an answer to REPORT LUNS.
+fn numbers(data: &[u8]) -> Vec<u8> {
+    data[8..].chunks_exact(8).map(|lun| lun[1]).collect()
+}
+
+#[test]
+fn disks_of_a_target_are_told_apart_by_their_numbers() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = login(rig.address, 1).await;
+            for lun in [OTHER_LUN, 0] {
+                host.lun = lun;
+                assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
+                assert_eq!(host.command(cdb(WRITE, 8, 1), 0, &[lun + 1; 512]).await, GOOD);
+            }
+            for lun in [0, OTHER_LUN] {
+                host.lun = lun;
+                let read = host.command(cdb(READ, 8, 1), 512, &[]).await;
+                assert_eq!(read.data, [lun + 1; 512]);
+            }
+            // One that is not there says so, and which there are.
+            host.lun = 1;
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, NO_UNIT);
+            assert_eq!(host.command(INQUIRY, 1, &[]).await.data, [0x7f]);
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
+            // Who sees one of the two sees no trace of the other.
+            let mut narrow = Initiator::login_as(rig.address, 2, &[]).await;
+            assert_eq!(numbers(&narrow.command(REPORT, 256, &[]).await.data), [0]);
+            narrow.lun = OTHER_LUN;
+            assert_eq!(narrow.command([0; 16], 0, &[]).await.sense, NO_UNIT);
+            assert_eq!(numbers(&narrow.command(REPORT, 256, &[]).await.data), [0]);
+        },
+    );
+}
+
+#[test]
+fn a_reset_of_one_disk_leaves_the_commands_for_the_others() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = login(rig.address, 1).await;
+            for kind in [Function::AbortTaskSet, Function::ClearTaskSet, Function::LogicalUnitReset]
+            {
+                host.lun = 0;
+                let kept = begin(&mut host).await;
+                host.lun = OTHER_LUN;
+                let ended = begin(&mut host).await;
+                ask(&mut host, kind).await;
+                assert_eq!(host.receive().await.unwrap().0, DONE, "{kind:?}");
+                // Data of the one that ended is nobody's.
+                host.give(ended, 0, &[1; 512]).await;
+                host.give(kept, 0, &[2; 512]).await;
+                assert_eq!(host.finish(&[]).await, GOOD, "{kind:?}");
+            }
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2903)));
+            host.lun = 0;
+            assert_eq!(host.command([0; 16], 0, &[]).await, GOOD);
+            ask(&mut host, Function::TargetWarmReset).await;
+            assert_eq!(host.receive().await.unwrap().0, DONE);
+            for lun in [0, OTHER_LUN] {
+                host.lun = lun;
+                assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2903)));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_disk_in_doubt_holds_its_own_commands_only() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = login(rig.address, 1).await;
+            rig.other.doubt.set(Some(IoError::Fenced));
+            host.lun = OTHER_LUN;
+            let request = host.command_of(cdb(READ, 0, 1), 512, 0);
+            host.send(&request.encode(false), &[]).await;
+            host.lun = 0;
+            assert_eq!(host.command(cdb(WRITE, 0, 1), 0, &[5; 512]).await, GOOD);
+            // The one that was held is answered when its own volume serves again.
+            rig.unit.resume();
+            host.ping(b"nothing yet").await;
+            rig.other.doubt.set(None);
+            rig.other_unit.resume();
+            assert_eq!(host.finish(&[]).await.data, [0; 512]);
+        },
+    );
+}

@@ -108,5 +108,5 @@ pub use status::{Status, Verdict};
 pub use token::{TokenCreate, TokenInfo, TokenList, TokenRole, TokenSecret};
 pub use volume::{
     Copy, Filling, FillingState, Scrub, SnapshotSource, Volume, VolumeCreate, VolumeDigest,
-    VolumeGrow, VolumeList, VolumeSettings,
+    VolumeGrow, VolumeList, VolumeLun, VolumeSettings,
 };

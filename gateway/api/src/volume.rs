@@ -64,6 +64,9 @@ pub struct Volume {
     pub explanations: Vec<Explanation>,
     /// Who may attach it.
     pub settings: VolumeSettings,
+    /// Its number at the iSCSI target of its group; absent when it is LUN 0 of a target of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lun: Option<u8>,
     /// Where hosts attach it; empty when it is not served here.
     pub exports: Vec<String>,
     /// What may be done to it now.
@@ -176,6 +179,16 @@ pub struct VolumeCreate {
 pub struct VolumeGrow {
     /// Its new size in bytes.
     pub bytes: u64,
+}
+
+/// At which iSCSI target a volume is.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeLun {
+    /// Its number at the target of its group, which no other volume there has; null: it is LUN 0 of a
+    /// target of its own.
+    #[serde(default)]
+    pub lun: Option<u8>,
 }
 
 /// What was read from every block of the copy at this gateway, as one number.

@@ -271,6 +271,17 @@ pub(crate) enum Volume {
         #[arg(long)]
         read_only: bool,
     },
+    /// Make a volume a disk of its group's iSCSI target, or of a target of its own
+    Lun {
+        /// Its name or id.
+        volume: String,
+        /// Its number there, which no other volume of the group has.
+        #[arg(required_unless_present = "none")]
+        number: Option<u8>,
+        /// It is the only disk of a target of its own again.
+        #[arg(long, conflicts_with = "number")]
+        none: bool,
+    },
     /// Read every stored block of the copy at a site, and repair what is bad from another copy
     Scrub {
         /// Its name or id.

@@ -55,6 +55,17 @@ pub(crate) struct VolumeEntry {
     /// Who may attach it.
     #[serde(default)]
     pub(crate) settings: api::VolumeSettings,
+    /// Its number at its group's target; `None` where it is the only disk of a target of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lun: Option<u8>,
+}
+
+impl VolumeEntry {
+    /// The same in another group, where it has no number yet.
+    #[must_use]
+    pub(crate) fn moved(&self) -> Self {
+        Self { lun: None, ..self.clone() }
+    }
 }
 
 /// A group, as it was created.
@@ -434,6 +445,7 @@ mod tests {
                 id: Uuid::from_u128(8),
                 name: "orders".to_owned(),
                 settings: api::VolumeSettings::default(),
+                lun: Some(3),
             }],
         });
         let bytes = pages.encode();

@@ -157,7 +157,9 @@ impl Exports for HostDoor {
             return;
         }
         let Some(place) = gateway.group_of_volume(&name) else { return };
-        let target = target_name(&gateway.config.iscsi.prefix, &name);
+        let pages = gateway.book.read();
+        let Some(found) = pages.volume_by_id(place.1) else { return };
+        let target = target_name(&gateway.config.iscsi.prefix, found);
         let posted = gateway
             .shard_of(place.0)
             .post(move |state| state.seat(place, (name, target), connection));

@@ -17,6 +17,7 @@ pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
 pub(crate) mod locks;
+mod luns;
 pub(crate) mod members;
 pub(crate) mod migrations;
 mod moments;

@@ -120,6 +120,7 @@ fn of_volumes() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(volumes::list, volumes::create))
         .routes(routes!(volumes::show, volumes::set, volumes::delete))
         .routes(routes!(volumes::grow))
+        .routes(routes!(volumes::set_lun))
         .routes(routes!(volumes::scrub))
         .routes(routes!(volumes::digest))
         .routes(routes!(volumes::content))

@@ -5,7 +5,7 @@ use std::io::Write;
 use api::units::bytes_text;
 use api::{
     Filling, Moment, MomentOpen, Scrub, Volume, VolumeCreate, VolumeDigest, VolumeGrow, VolumeList,
-    VolumeSettings,
+    VolumeLun, VolumeSettings,
 };
 use ureq::http::Method;
 
@@ -46,6 +46,12 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
         args::Volume::Allow { volume, rules, read_only } => {
             let settings = VolumeSettings { read_only: *read_only, allow: rules.clone() };
             if let Some(volume) = client.ask(&Method::PUT, &path(volume, ""), &settings)? {
+                show(global.output, &volume, one);
+            }
+        }
+        args::Volume::Lun { volume, number, .. } => {
+            let wanted = VolumeLun { lun: *number };
+            if let Some(volume) = client.ask(&Method::PUT, &path(volume, "/lun"), &wanted)? {
                 show(global.output, &volume, one);
             }
         }
@@ -153,6 +159,9 @@ fn one(volume: &Volume) -> String {
     out.push_str(&format!("id     {}\n", volume.id));
     if !volume.settings.allow.is_empty() {
         out.push_str(&format!("allow  {}\n", volume.settings.allow.join(", ")));
+    }
+    if let Some(lun) = volume.lun {
+        out.push_str(&format!("lun    {lun} of its group's target\n"));
     }
     if let Some(filling) = &volume.filling {
         out.push_str(&filled(filling));

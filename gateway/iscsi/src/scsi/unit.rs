@@ -117,6 +117,12 @@ impl Unit {
         nexus
     }
 
+    /// The name of its target.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.identity.target
+    }
+
     /// In which form sense is sent.
     #[must_use]
     pub fn form(&self) -> Form {

@@ -30,10 +30,11 @@ impl Needs {
     pub(crate) fn entry(&self, offer: &VolumeOffer) -> VolumeEntry {
         let adopted = self.adopted.iter().flat_map(|group| &group.volumes);
         let known = adopted.into_iter().find(|volume| volume.id == offer.volume.uuid());
-        known.cloned().unwrap_or_else(|| VolumeEntry {
+        known.map(VolumeEntry::moved).unwrap_or_else(|| VolumeEntry {
             id: offer.volume.uuid(),
             name: offer.name.clone(),
             settings: api::VolumeSettings::default(),
+            lun: None,
         })
     }
 }
@@ -245,6 +246,6 @@ fn own_group(entry: &GroupEntry, leaver: &Leaver) -> GroupEntry {
     GroupEntry {
         id: leaver.group.uuid(),
         name: leaver.name.clone(),
-        volumes: volumes.cloned().collect(),
+        volumes: volumes.map(VolumeEntry::moved).collect(),
     }
 }

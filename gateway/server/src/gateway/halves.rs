@@ -333,7 +333,7 @@ impl Gateway {
         let entry = GroupEntry {
             id: take.group,
             name: group.name.clone(),
-            volumes: vec![VolumeEntry { id: take.volume, ..volume.clone() }],
+            volumes: vec![VolumeEntry { id: take.volume, ..volume.moved() }],
         };
         let mut records = vec![record];
         if replaced {

@@ -344,7 +344,7 @@ impl Gateway {
                     pages.groups.retain(|other| own.is_none_or(|own| own.id != other.id));
                     let entry = pages.groups.iter_mut().find(|other| other.id == group.id);
                     let missing = || Refused::new(Code::NotFound, "the group is gone");
-                    entry.ok_or_else(missing)?.volumes.push(volume.clone());
+                    entry.ok_or_else(missing)?.volumes.push(volume.moved());
                     Ok(())
                 },
                 async |page| {
@@ -374,7 +374,7 @@ impl Gateway {
             return Err(Refused::new(Code::NotFound, detail));
         }
         let name = own_name(&self.book.read(), &entry.name, None);
-        let own = GroupEntry { id: Uuid::now_v7(), name, volumes: vec![entry.clone()] };
+        let own = GroupEntry { id: Uuid::now_v7(), name, volumes: vec![entry.moved()] };
         let (id, leaving) = (group.group(), VolumeId::from_uuid(entry.id));
         let to = (own.group(), own.name.clone());
         let shard = self.shard_of(id).clone();

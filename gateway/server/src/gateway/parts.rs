@@ -270,6 +270,7 @@ impl Gateway {
                 id: new.volume.uuid(),
                 name: new.name.clone(),
                 settings: new.settings.clone(),
+                lun: None,
             }],
         };
         let companions: Vec<_> = companions.iter().map(|id| GatewayId::from_uuid(*id)).collect();
@@ -298,6 +299,12 @@ impl Gateway {
         if status.role != Role::Primary || !status.legs.is_empty() {
             let detail = "it gets its parts before it is mirrored, at its primary's site";
             return Err(Refused::new(Code::Spanning, detail));
+        }
+        if let Some(disk) = entry.volumes.iter().find(|volume| volume.lun.is_some()) {
+            let detail = format!("volume {} is a disk of the group's iSCSI target", disk.name);
+            let next =
+                format!("give it a target of its own: twinspan volume lun {} --none", disk.name);
+            return Err(Refused::new(Code::Spanning, detail).next(next));
         }
         let companions = counted(&status).iter().map(|gateway| gateway.uuid()).collect();
         Ok(Answer::PartOf { group: entry.id, companions })

@@ -142,9 +142,8 @@ impl Gateway {
             let pages = self.book.read();
             let mut volumes = pages.volumes();
             let found = volumes.find(|(_, entry)| entry.id == carried.volume);
-            let name = found.map(|(_, entry)| entry.name.clone());
             let missing = || Refused::new(Code::NotFound, "there is no such volume here");
-            target_name(&self.config.iscsi.prefix, &name.ok_or_else(missing)?)
+            target_name(&self.config.iscsi.prefix, found.ok_or_else(missing)?)
         };
         let shard = self.shard_of(group).clone();
         let place = (group, volume);

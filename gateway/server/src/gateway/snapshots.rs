@@ -288,7 +288,7 @@ impl Gateway {
         let target = target_at(volume, snapshot);
         // A prefix may be so long that both names do not fit behind it.
         let fits = self.config.iscsi.prefix.len() + 1 + target.len() <= TARGET_NAME_BYTES_MAX;
-        let mut uris = self.exports_named(&export_name(volume, snapshot), &target);
+        let mut uris = self.exports_named(&export_name(volume, snapshot), (&target, 0));
         uris.retain(|uri| fits || !uri.starts_with("iscsi:"));
         uris
     }

@@ -17,6 +17,7 @@ use super::{Gateway, Known};
 use crate::access;
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
+use crate::targets::target_tail;
 
 /// A deleted volume's last users have a second to let it go.
 const DELETE_TRIES_MAX: u32 = 20;
@@ -133,6 +134,7 @@ impl Gateway {
             health: shown.health,
             explanations: shown.explanations,
             settings: entry.settings.clone(),
+            lun: entry.lun,
             exports,
             allowed_actions: actions.into_iter().map(str::to_owned).collect(),
         }
@@ -141,17 +143,21 @@ impl Gateway {
     /// Where a volume of this name is attached.
     #[must_use]
     pub(crate) fn exports_of(&self, volume: &str) -> Vec<String> {
-        self.exports_named(volume, volume)
+        let pages = self.book.read();
+        let found = pages.volumes().find(|(_, entry)| entry.name == volume);
+        let tail = found.map(|(group, entry)| target_tail(group, entry));
+        let (target, lun) = tail.unwrap_or_else(|| (volume.to_owned(), 0));
+        self.exports_named(volume, (&target, lun))
     }
 
-    pub(super) fn exports_named(&self, export: &str, target: &str) -> Vec<String> {
+    pub(super) fn exports_named(&self, export: &str, (target, lun): (&str, u8)) -> Vec<String> {
         self.nbd_uris
             .iter()
             .map(|uri| match uri.split_once("?") {
                 Some((before, after)) => format!("{before}{export}?{after}"),
                 None => format!("{uri}{export}"),
             })
-            .chain(self.iscsi_uris.iter().map(|uri| format!("{uri}{target}/0")))
+            .chain(self.iscsi_uris.iter().map(|uri| format!("{uri}{target}/{lun}")))
             .collect()
     }
 
@@ -216,6 +222,7 @@ impl Gateway {
             id: Uuid::now_v7(),
             name: wanted.name.clone(),
             settings: wanted.settings.clone(),
+            lun: None,
         };
         let id = VolumeId::from_uuid(entry.id);
         let new = NewVolume {
@@ -281,6 +288,7 @@ impl Gateway {
                     id: volume.volume.uuid(),
                     name: volume.name.clone(),
                     settings: volume.settings.clone(),
+                    lun: None,
                 })
                 .collect(),
         };

@@ -64,6 +64,19 @@ pub(super) async fn set(
     Ok(Json(gateway.set_volume(&volume, settings).await?))
 }
 
+/// Make a volume a disk of its group's iSCSI target, or of a target of its own
+#[utoipa::path(put, path = "/api/v1/volumes/{volume}/lun", tag = "volumes",
+    operation_id = "set_volume_lun", params(("volume" = String, Path)),
+    request_body = api::VolumeLun,
+    responses((status = 200, body = api::Volume), (status = "default", body = api::Problem)))]
+pub(super) async fn set_lun(
+    State(gateway): Shared,
+    Path(volume): Path<String>,
+    Body(wanted): Body<api::VolumeLun>,
+) -> Result<Json<api::Volume>, Failure> {
+    Ok(Json(gateway.set_lun(&volume, wanted.lun).await?))
+}
+
 /// Delete a volume that is not in use
 #[utoipa::path(delete, path = "/api/v1/volumes/{volume}", tag = "volumes",
     operation_id = "delete_volume", params(("volume" = String, Path)),

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -18,17 +19,47 @@ use iscsi::scsi::{
     ElsewhereFuture, Forgetful, KeepError, KeepFuture, Outcome, PortState, ReservationKeeper,
     ReserveOut, Strangers, Unit, UnitEvent, UnitIdentity, UnitSettings,
 };
-use iscsi::{Attachment, LoggedIn, Told};
+use iscsi::{Attachment, LoggedIn, Lun, Told};
 use mirror::{Group, GroupStatus, LinkState, Serving};
 use tokio_util::sync::CancellationToken;
 
 use super::{OpenGroup, OpenVolume, ShardState};
+use crate::book::VolumeEntry;
 use crate::refusal::Refused;
 use crate::reservations;
 use crate::ways::Paths;
 
 /// How long a group may take to change hands, for initiators that ask.
 pub(super) const TRANSITION_SECONDS: u8 = 30;
+
+/// A volume that an initiator is given, and as which disk of its target.
+pub(crate) struct Wanted {
+    /// Which.
+    pub(crate) volume: VolumeId,
+    /// Its name, for metrics and logs.
+    pub(crate) label: String,
+    lun: u8,
+    read_only: bool,
+}
+
+impl Wanted {
+    /// The volume as the book has it.
+    pub(crate) fn of(entry: &VolumeEntry, lun: u8) -> Self {
+        let volume = VolumeId::from_uuid(entry.id);
+        Self { volume, label: entry.name.clone(), lun, read_only: entry.settings.read_only }
+    }
+}
+
+/// A disk with all that one more session at it needs.
+struct Seat {
+    disk: Disk,
+    lun: u8,
+    label: String,
+    /// Those who have it.
+    count: Rc<Cell<usize>>,
+    /// Cancelled when they are dropped.
+    closing: CancellationToken,
+}
 
 /// A disk, and what stands between it and its volume.
 #[derive(Clone)]
@@ -292,21 +323,28 @@ impl ShardState {
         }
     }
 
-    /// Seats an initiator's session.
-    pub(crate) fn seat_initiator(
-        &self,
-        (group, volume): (GroupId, VolumeId),
-        (label, read_only): (String, bool),
-        host: LoggedIn,
-    ) {
+    /// Seats an initiator's session at volumes of one group: at all of them, or it is dropped.
+    pub(crate) fn seat_initiator(&self, group: GroupId, disks: Vec<Wanted>, host: LoggedIn) {
         let Some(open) = self.group(group) else { return };
-        let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
         let paths = self.parts.ways.of(&open.group.status());
-        let Some(disk) = self.disk_of(&open, &of, &host.target().name, &paths) else { return };
-        disk.volume.read_only.set(read_only);
-        disk.follow(&open.group, &paths);
-        let (sessions, closing) = (of.sessions, of.closing.borrow().clone());
-        self.seat_at(disk, (label, open.closing.child_token()), (sessions, closing), host);
+        let seat = |wanted: Wanted| {
+            let of = open.volume(wanted.volume).filter(|of| !of.is_closed.get())?;
+            let disk = self.disk_of(&open, &of, &host.target().name, &paths)?;
+            disk.volume.read_only.set(wanted.read_only);
+            disk.follow(&open.group, &paths);
+            let (count, closing) = (of.sessions, of.closing.borrow().clone());
+            Some(Seat { disk, lun: wanted.lun, label: wanted.label, count, closing })
+        };
+        let seats: Option<Vec<Seat>> = disks.into_iter().map(seat).collect();
+        if let Some(seats) = seats.filter(|seats| !seats.is_empty()) {
+            self.seat_at(seats, open.closing.child_token(), host);
+        }
+    }
+
+    /// How many initiators are logged in to a volume, whatever part this gateway plays.
+    pub(crate) fn logged_in(&self, (group, volume): (GroupId, VolumeId)) -> usize {
+        let of = self.group(group).and_then(|open| open.volume(volume));
+        of.map_or(0, |of| of.sessions.get())
     }
 
     /// What a volume that was reserved before is to hosts of NBD: its disk knows, and is made for it.
@@ -319,7 +357,8 @@ impl ShardState {
         }
     }
 
-    /// The disk in front of a volume, which is made when somebody asks for it first.
+    /// The disk in front of a volume, which is made when somebody asks for it first, and anew when it
+    /// has moved to another target: nobody is logged in to it then.
     fn disk_of(
         &self,
         open: &OpenGroup,
@@ -327,7 +366,8 @@ impl ShardState {
         target: &str,
         paths: &Paths,
     ) -> Option<Disk> {
-        if let Some(known) = of.disk.borrow().clone() {
+        let stays = |disk: &Disk| of.sessions.get() > 0 || disk.unit.target() == target;
+        if let Some(known) = of.disk.borrow().clone().filter(stays) {
             return Some(known);
         }
         let handle = open.group.volume(of.id)?;
@@ -367,12 +407,8 @@ impl ShardState {
     }
 
     /// Seats an initiator's session at a copy that is open on its own.
-    pub(crate) fn seat_apart(
-        &self,
-        (group, volume): (GroupId, VolumeId),
-        (label, read_only): (String, bool),
-        host: LoggedIn,
-    ) {
+    pub(crate) fn seat_apart(&self, group: GroupId, wanted: Wanted, host: LoggedIn) {
+        let Wanted { volume, label, lun, read_only } = wanted;
         let Some(open) = self.group(group) else { return };
         let status = open.group.status();
         let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
@@ -396,32 +432,44 @@ impl ShardState {
             }
         };
         disk.volume.read_only.set(read_only);
-        let (hosts, closing) = (of.hosts, of.closing.borrow().clone());
-        self.seat_at(disk, (label, open.group.hosts()), (hosts, closing), host);
+        let (count, closing) = (of.hosts, of.closing.borrow().clone());
+        let seat = Seat { disk, lun, label, count, closing };
+        self.seat_at(vec![seat], open.group.hosts(), host);
     }
 
-    fn seat_at(
-        &self,
-        disk: Disk,
-        (label, stop): (String, CancellationToken),
-        (sessions, closing): (Rc<Cell<usize>>, CancellationToken),
-        host: LoggedIn,
-    ) {
-        let Disk { unit, volume, portals } = disk;
-        let attachment = Attachment { volume, unit, portals, label, stop: stop.clone() };
-        sessions.set(sessions.get() + 1);
+    fn seat_at(&self, seats: Vec<Seat>, stop: CancellationToken, host: LoggedIn) {
+        let portals =
+            seats.first().map_or_else(Told::default, |seat| Rc::clone(&seat.disk.portals));
+        let (mut luns, mut counts, mut closings) = (Vec::new(), Vec::new(), Vec::new());
+        for Seat { disk: Disk { unit, volume, .. }, lun, label, count, closing } in seats {
+            luns.push(Lun { number: lun, volume, unit, label });
+            count.set(count.get() + 1);
+            counts.push(count);
+            closings.push(closing);
+        }
+        let attachment = Attachment { luns, portals, stop: stop.clone() };
         self.spawn(async move {
             let mut serving = std::pin::pin!(iscsi::serve(host, attachment));
             tokio::select! {
                 _ending = &mut serving => {}
-                () = closing.cancelled() => {
+                () = any_cancelled(&closings) => {
                     stop.cancel();
                     serving.await;
                 }
             }
-            sessions.set(sessions.get().saturating_sub(1));
+            for count in counts {
+                count.set(count.get().saturating_sub(1));
+            }
         });
     }
+}
+
+/// Ends when one of these is cancelled.
+async fn any_cancelled(tokens: &[CancellationToken]) {
+    let mut waits: Vec<_> = tokens.iter().map(|token| Box::pin(token.cancelled())).collect();
+    let mut is_one =
+        |cx: &mut Context<'_>| waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready());
+    poll_fn(|cx| if is_one(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 #[cfg(test)]

@@ -105,8 +105,8 @@ fn an_initiator_logs_in_over_ipv6_and_is_told_of_the_portals_of_both_families() 
         ("six", format!("address = \"[::1]:{six}\"")),
         ("four", format!("address = \"0.0.0.0:{four}\"\nadvertise = \"127.0.0.1:{four}\"")),
     ];
-    let tables = listeners
-        .map(|(name, keys)| format!("\n[[iscsi.listeners]]\nname = \"{name}\"\n{keys}\n"));
+    let tables =
+        listeners.map(|(name, keys)| format!("\n[[iscsi.listeners]]\nname = \"{name}\"\n{keys}\n"));
     site.configure(&tables.concat())?;
     site.start()?;
     site.cli(&["volume", "create", "orders", "--size", "64MiB"])?;

@@ -32,7 +32,8 @@ pub(super) fn time_to_wait() -> u16 {
 impl Session {
     /// Says goodbye as this ending asks for. The connection is closed by whoever drops it.
     pub(super) async fn part(&mut self, stream: &mut TcpStream, ending: Ending) {
-        let is_asked = ending == Ending::Stopped;
+        // Who logged out or closed its side already has nothing to be asked for.
+        let is_asked = ending == Ending::Stopped && self.over.is_none();
         let is_dropped = match ending {
             // Nobody is there any more, or not here.
             Ending::Lost(_) | Ending::Reinstated => return,

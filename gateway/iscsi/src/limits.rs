@@ -142,7 +142,8 @@ pub const HOLD_MAX: Duration = Duration::from_secs(8);
 /// How long a connection whose initiator closed its side lives on for the commands in flight.
 pub const LINGER: Duration = Duration::from_secs(30);
 
-/// How long the last replies may take when a connection is closed by us.
+/// How long the last replies may take when a connection is closed by us, and how long an initiator has
+/// that is asked to log out.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the session before waits for its end when its initiator logs in anew.

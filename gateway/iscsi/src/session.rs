@@ -12,6 +12,7 @@
 
 mod commands;
 mod disks;
+mod farewell;
 mod manage;
 mod outgoing;
 mod receive;
@@ -31,14 +32,12 @@ use std::time::Duration;
 
 use block::Volume;
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::export::{Portal, TargetInfo};
-use crate::limits::FAREWELL_TIMEOUT;
 use crate::negotiate::Agreed;
 use crate::scsi::Unit;
 use crate::server::Place;
@@ -112,8 +111,9 @@ pub struct Attachment {
     /// Where the target is reached; all its sessions share it.
     pub portals: Told,
     /// Cancelled when the gateway lets go of a volume, or is draining: what is answered by then is
-    /// sent, the initiator is asked to log out, and the connection is closed. A gateway that only loses
-    /// the right to serve says so by [`crate::scsi::UnitEvent`], and its sessions stay.
+    /// sent, the initiator is asked to log out, and the connection is closed when it has, or soon. A
+    /// gateway that only loses the right to serve says so by [`crate::scsi::UnitEvent`], and its sessions
+    /// stay.
     pub stop: CancellationToken,
 }
 
@@ -200,26 +200,6 @@ async fn run(mut connection: LoggedIn, attachment: Attachment) -> Ending {
             Turn::End(ending) => break ending,
         }
     };
-    if matches!(ending, Ending::Stopped) {
-        session.ask_for_logout();
-    }
-    let polite = match ending {
-        Ending::LoggedOut | Ending::Closed | Ending::Stopped | Ending::Violated | Ending::Reset => {
-            true
-        }
-        Ending::Lost(_) | Ending::Stalled | Ending::Reinstated | Ending::InDoubt => false,
-    };
-    if polite {
-        let farewell = async {
-            poll_fn(|cx| session.poll_last(cx, &mut stream)).await?;
-            stream.shutdown().await?;
-            // Closing with unread bytes would reset the connection and lose the last words.
-            let mut ignored = [0; 4096];
-            while stream.read(&mut ignored).await? > 0 {}
-            Ok::<(), std::io::Error>(())
-        };
-        // The initiator may be gone already; then there is nobody to say goodbye to.
-        drop(tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await);
-    }
+    session.part(&mut stream, ending).await;
     ending
 }

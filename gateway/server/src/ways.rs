@@ -10,6 +10,7 @@
 //! way that works. Where a gateway is reached stays known when it is lost.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock};
 
 use block::GatewayId;
@@ -30,6 +31,18 @@ pub(crate) struct Side {
     pub(crate) group: u16,
     /// Its portals, `HOST:PORT`, as initiators are told. Their order numbers its ports.
     pub(crate) portals: Vec<String>,
+}
+
+/// Whether initiators may be told this: `HOST:PORT`, and no address that stands for every one, which each
+/// would take for its own.
+#[must_use]
+pub(crate) fn is_portal(text: &str) -> bool {
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let is_every = text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    port.is_some()
+        && !is_every
+        && text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
 
 /// What is known of all gateways.
@@ -63,15 +76,9 @@ impl Side {
     /// Whether another gateway may say this of itself.
     #[must_use]
     pub(crate) fn is_sound(&self) -> bool {
-        let is_address = |text: &String| {
-            let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            port.is_some()
-                && text.len() <= ADDRESS_BYTES_MAX
-                && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
-        };
         (1..=255).contains(&self.group)
             && self.portals.len() <= PORTALS_MAX
-            && self.portals.iter().all(is_address)
+            && self.portals.iter().all(|portal| is_portal(portal))
     }
 
     fn port_group(&self, state: PortState) -> PortGroup {

@@ -19,6 +19,8 @@ use crate::pair::SOON;
 
 /// How every test ends.
 const EXPECTED: &str = include_str!("conformance.txt");
+/// Where it is argued why some do not pass.
+const COVERAGE: &str = include_str!("../../../gateway/docs/COVERAGE.md");
 /// What the suite must pass of its 230 tests.
 const PASSED_MIN: usize = 205;
 const SECRET: &str = "secretsecret12";
@@ -88,6 +90,49 @@ fn iscsi_conformance_is_as_expected() -> Result<()> {
     ensure!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), first.unwrap_or(""));
     let passed = verdicts.values().filter(|verdict| **verdict == Verdict::Pass).count();
     ensure!(passed >= PASSED_MIN, "only {passed} passed");
+    Ok(())
+}
+
+/// The part of a text between two others.
+fn between<'t>(text: &'t str, from: &str, to: &str) -> Result<&'t str> {
+    let (_, rest) = text.split_once(from).with_context(|| format!("it does not say {from:?}"))?;
+    let part = rest.split_once(to).map(|(part, _)| part);
+    part.with_context(|| format!("it does not say {to:?} behind {from:?}"))
+}
+
+/// By its name, or with its family, and then with how many of that there are. The suite is not run.
+#[test]
+fn what_does_not_pass_of_the_suite_is_argued_and_what_passes_is_not() -> Result<()> {
+    let expected = expected(EXPECTED)?;
+    let count = format!("each of its {} tests ends", expected.len());
+    ensure!(COVERAGE.contains(&count), "there are {} tests", expected.len());
+    let fails = between(COVERAGE, "What fails, by the tool:", "What is skipped,")?;
+    let skips = between(COVERAGE, "What is skipped,", "What is refused on purpose:")?;
+    let mut families = BTreeMap::<_, Vec<_>>::new();
+    for (test, may) in &expected {
+        let name = test.strip_prefix("ALL.").context("a test of the family of all")?;
+        let (family, _) = name.split_once('.').context("a family and a name")?;
+        families.entry(family).or_default().push((name, may.as_slice()));
+    }
+    let mut wrong = Vec::new();
+    for (family, tests) in families {
+        let differ = tests.iter().filter(|(_, may)| *may != [Verdict::Pass]).count();
+        for (name, may) in tests {
+            let named = |argued: &str| {
+                let is_whole = argued.contains(&format!("`{family}` ({differ})"));
+                (is_whole && may != [Verdict::Pass]) || argued.contains(&format!("`{name}`"))
+            };
+            let wanted = match may {
+                [Verdict::Pass] => [false, false],
+                [Verdict::Skip] => [false, true],
+                _ => [true, false],
+            };
+            if [named(fails), named(skips)] != wanted {
+                wrong.push(format!("{name} may end with {may:?}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "argued otherwise, or not at all:\n{}", wrong.join("\n"));
     Ok(())
 }
 

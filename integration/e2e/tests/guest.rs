@@ -1,5 +1,6 @@
 //! A real Linux at both sites at once: open-iscsi, dm-multipath and a file system go through a planned
-//! migration and through the loss of a site, and the host's own tools see one disk.
+//! migration and through the loss of a site, and the host's own tools see one disk. And one that knows
+//! nothing of it: its machine has a volume for a disk.
 //!
 //! The guest is emulated, so it is slow; nothing here is about speed.
 
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{GATEWAY_ADDRESS, Guest, Site};
+use harness::{GATEWAY_ADDRESS, Guest, Site, Tool};
 use tempfile::TempDir;
 
 use crate::iscsi::site_with;
@@ -295,4 +296,50 @@ fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site()
     east.wait_equivalent(SYNC_LIMIT)?;
     west.stop()?;
     east.stop()
+}
+
+/// A file system on the first half of the second disk, and numbers in a file and behind it; prints the
+/// digest of the whole disk as the machine has it.
+const FILL: &str = r#"
+set -e
+[ "$(blockdev --getsize64 /dev/vdb)" = 67108864 ]
+numbers() { seq --format=%07g 100000; }
+mkfs.ext4 -q -E nodiscard /dev/vdb 32M
+mount /dev/vdb /mnt
+numbers | dd of=/mnt/numbers bs=64k conv=fsync status=none
+umount /mnt
+numbers | dd of=/dev/vdb bs=64k iflag=fullblock seek=512 conv=notrunc,fsync status=none
+sha256sum < /dev/vdb
+"#;
+
+/// The disk of a machine by QEMU's own initiator, which proves itself. When the machine is off, hosts of NBD
+/// find what it wrote.
+#[test]
+fn a_machine_whose_disk_is_a_target_leaves_what_it_wrote_to_hosts_of_nbd() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (mut site, port) = proving_site(dir.path(), ("east", 1))?;
+    site.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    let place = format!("file.portal=127.0.0.1:{port},file.target={TARGET}");
+    let disk = [
+        "if=virtio,format=raw,file.driver=iscsi,file.transport=tcp,file.lun=0",
+        place.as_str(),
+        "file.user=guest,file.password-secret=proof",
+        "file.initiator-name=iqn.2026-01.com.example:guest",
+    ];
+    let (secret, disk) = ("secret,id=proof,data=proof-of-guest", disk.join(","));
+    let mut guest = Guest::start_with(dir.path(), &["-object", secret, "-drive", &disk])?;
+    let written = guest.run_within(FILL, LOAD_LIMIT)?;
+    guest.switch_off()?;
+
+    let image = dir.path().join("image");
+    Tool::new("nbdcopy").arg(site.nbd(VOLUME)).arg(&image).run()?;
+    let read = Tool::new("sha256sum").arg(&image).run()?;
+    let digest = |said: &str| said.split_whitespace().next().map(str::to_owned);
+    ensure!(digest(&read) == digest(&written), "read {read}, written {written}");
+    let numbers: String = (1..=100_000).map(|number| format!("{number:07}\n")).collect();
+    let content = std::fs::read(&image).context("read the image")?;
+    let behind = content.get(32 << 20..).context("the second half")?;
+    ensure!(behind.starts_with(numbers.as_bytes()), "the numbers behind the file system");
+    Tool::new("e2fsck").args(["-f", "-n"]).arg(&image).run()?;
+    site.stop()
 }

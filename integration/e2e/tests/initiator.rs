@@ -26,6 +26,8 @@ const WRITE_EXCLUSIVE_REGISTRANTS_ONLY: u8 = 5;
 const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 /// The tag of a ping.
 const PING: u32 = 7;
+/// The event of an asynchronous message that says that the connection will be dropped.
+const DROPPED: u8 = 2;
 
 /// What a command is told that shall take another way: NOT READY, and the port is in standby.
 pub(crate) const STANDBY: (u8, u16) = (2, 0x040b);
@@ -150,7 +152,8 @@ impl Initiator {
     }
 
     /// Writes the first block, and pings while that is under way: how the write ended once the ping was
-    /// answered; `None` when the connection ended without an answer to it.
+    /// answered; `None` when the gateway said that it drops the connection, and did, without an answer to
+    /// it.
     pub(crate) fn write_beside_a_ping(&mut self) -> Result<Option<Ended>> {
         self.begin_command(&WRITE, &[7; 512], 0)?;
         let mut ping = [0; 48];
@@ -158,15 +161,17 @@ impl Initiator {
         ping[16..20].copy_from_slice(&PING.to_be_bytes());
         ping[20..24].copy_from_slice(&[0xff; 4]);
         self.send(ping, &[])?;
-        let mut is_heard = false;
+        let (mut is_heard, mut is_told) = (false, false);
         while let Ok((answer, data)) = self.receive() {
             match answer[0] {
                 0x20 => is_heard |= answer[16..20] == PING.to_be_bytes(),
+                0x32 => is_told |= answer[36] == DROPPED,
                 0x21 => return Ok(Some(Ended::of(&answer, &data, Vec::new()))),
                 other => bail!("an answer of another kind: {other:#x}"),
             }
         }
         ensure!(is_heard, "the ping was not answered before the connection ended");
+        ensure!(is_told, "the connection ended without a word");
         Ok(None)
     }
 

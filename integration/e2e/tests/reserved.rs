@@ -94,18 +94,31 @@ fn a_host_of_a_halted_gateway_is_told_of_no_fault_and_comes_back() -> Result<()>
     east.stop()
 }
 
+/// Whichever portal is asked, all are told, by the addresses that initiators can call: a listener on every
+/// address is told as the configuration has it.
 #[test]
-fn an_initiator_logs_in_over_ipv6_and_is_told_of_it() -> Result<()> {
+fn an_initiator_logs_in_over_ipv6_and_is_told_of_the_portals_of_both_families() -> Result<()> {
     let dir = TempDir::new()?;
     let mut site = Site::new(dir.path(), "six")?;
-    let port = free_port()?;
-    let listener = format!("name = \"six\"\naddress = \"[::1]:{port}\"\n");
-    site.configure(&format!("\n[[iscsi.listeners]]\n{listener}"))?;
+    let (six, four) = (free_port()?, free_port()?);
+    let listeners = [
+        ("six", format!("address = \"[::1]:{six}\"")),
+        ("four", format!("address = \"0.0.0.0:{four}\"\nadvertise = \"127.0.0.1:{four}\"")),
+    ];
+    let tables =
+        listeners.map(|(name, keys)| format!("\n[[iscsi.listeners]]\nname = \"{name}\"\n{keys}\n"));
+    site.configure(&tables.concat())?;
     site.start()?;
     site.cli(&["volume", "create", "orders", "--size", "64MiB"])?;
-    let told = Tool::new("iscsi-ls").arg(format!("iscsi://[::1]:{port}")).run()?;
-    ensure!(told.contains(&format!("Target:{PREFIX}:orders Portal:[::1]:{port},1")), "{told}");
-    let url = format!("iscsi://[::1]:{port}/{PREFIX}:orders/0");
+    let portals = [format!("[::1]:{six}"), format!("127.0.0.1:{four}")];
+    for asked in &portals {
+        let told = Tool::new("iscsi-ls").arg(format!("iscsi://{asked}")).run()?;
+        for portal in &portals {
+            ensure!(told.contains(&format!("Target:{PREFIX}:orders Portal:{portal},1")), "{told}");
+        }
+        ensure!(told.matches("Portal:").count() == portals.len(), "and of no other: {told}");
+    }
+    let url = format!("iscsi://[::1]:{six}/{PREFIX}:orders/0");
     let tool = Tool::new("qemu-io").args(["-t", "none", "-f", "raw"]);
     let said = tool.args(["-c", "write -P 6 0 1M", "-c", "read -P 6 0 1M"]).arg(url).run()?;
     ensure!(!said.contains("failed") && !said.contains("Pattern"), "{said}");

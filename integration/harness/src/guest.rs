@@ -4,6 +4,7 @@
 //! Invariant: a guest changes nothing that outlives it; what it is told to do has an end, and it ends
 //! with its owner.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,14 @@ impl Guest {
     /// # Errors
     /// When something of it is not installed or it does not come up, with the end of its console.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with more arguments for QEMU. The first `-drive` of kind `virtio` is `/dev/vdb` there.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(dir: &Path, more: &[&str]) -> Result<Self> {
         require("qemu-system-x86_64")?;
         let image = image()?;
         let socket = dir.join("shell");
@@ -61,7 +70,8 @@ impl Guest {
             .args(["-device", "virtio-serial-pci", "-chardev"])
             .arg(format!("socket,id=shell,path={},server=on,wait=off", socket.display()))
             .args(["-device", "virtserialport,chardev=shell,name=shell"])
-            .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+            .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
+            .args(more);
         let mut process = Process::start("guest", &mut command, &dir.join("guest.log"))?;
         let shell = process.wait_until("its shell", BOOT_LIMIT, || {
             UnixStream::connect(&socket).context("connect")
@@ -104,6 +114,24 @@ impl Guest {
             ensure!(code == 0 && is_it(&said), "it ended with {code} and said:\n{said}");
             Ok(said)
         })
+    }
+
+    /// Has it write out what it has in memory and switch off, and waits until its machine is gone: nothing
+    /// of it is attached to anything any more.
+    ///
+    /// # Errors
+    /// When it does not end in time, or otherwise than by itself, with the end of its console.
+    pub fn switch_off(mut self) -> Result<()> {
+        // What is off does not answer.
+        const SCRIPT: &str = "sync; echo o > /proc/sysrq-trigger; sleep 120";
+        write!(self.shell, "{}\n{SCRIPT}", SCRIPT.len()).context("send a script")?;
+        let process = &mut self.process;
+        let ended = wait_for("the guest to be off", COMMAND_LIMIT, || {
+            process.ended()?.context("it is still running")
+        });
+        let ended = ended.with_context(|| self.process.tail())?;
+        ensure!(ended.success(), "the guest ended with {ended}\n{}", self.process.tail());
+        Ok(())
     }
 
     /// Runs a script; its exit code, and what it printed.
@@ -153,12 +181,15 @@ fn image() -> Result<PathBuf> {
     let program = binary()?;
     let target = program.ancestors().nth(2).context("the program lies in a target folder")?;
     let folder = target.join("guest");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    // Of two tests that need it at once one makes it, and the other waits.
+    let alone = File::create(folder.join("lock")).context("open the lock of the image")?;
+    alone.lock().context("lock the image")?;
     let stamp = folder.join("made-from");
     let wanted: String = MADE_FROM.iter().map(|(_, text)| *text).collect();
     if std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
         return Ok(folder);
     }
-    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     for program in ["mmdebstrap", "busybox", "cpio", "mke2fs", "depmod"] {
         require(program)?;
     }

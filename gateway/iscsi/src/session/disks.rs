@@ -88,7 +88,7 @@ impl Disks {
     /// Whether the way to any of the volumes changed since this was asked last.
     pub(super) fn have_moved(&self) -> bool {
         // Each is asked, so that none says the same once more.
-        self.all.iter().fold(false, |moved, disk| disk.nexus.has_moved() || moved)
+        self.all.iter().filter(|disk| disk.nexus.has_moved()).count() > 0
     }
 
     /// Lets the session be woken when one does.

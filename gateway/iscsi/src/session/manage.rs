@@ -12,14 +12,15 @@ use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::Ending;
+use super::farewell::time_to_wait;
 use super::receive::Body;
 use super::tasks::Stage;
 use super::turn::Session;
 use crate::export::push_target;
-use crate::limits::{MANAGEMENT_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TIME_TO_WAIT_SECONDS};
+use crate::limits::{MANAGEMENT_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::scsi::{Reset, Unit};
 use crate::wire::text::{number, push};
-use crate::wire::{AsyncEvent, Function, Header, NO_TAG, RejectReason, Request, Response};
+use crate::wire::{Function, Header, NO_TAG, RejectReason, Request, Response};
 
 /// Answers to task management (RFC 7143 §11.6.1).
 const COMPLETE: u8 = 0;
@@ -78,11 +79,6 @@ impl Session {
     pub(super) fn reject(&mut self, reason: RejectReason, header: &Header) {
         debug!(?reason, opcode = header.opcode, "rejected");
         self.say(Response::Reject(reason), header.as_bytes());
-    }
-
-    /// The gateway is about to close: the initiator may come back elsewhere.
-    pub(super) fn ask_for_logout(&mut self) {
-        self.say(Response::Async(AsyncEvent::LogoutRequest { within: 1 }), &[]);
     }
 
     // === Task management ===
@@ -231,7 +227,7 @@ impl Session {
         }
     }
 
-    fn logout(&mut self, reason: u8, tag: u32, connection: u16) {
+    pub(super) fn logout(&mut self, reason: u8, tag: u32, connection: u16) {
         const CLOSED: u8 = 0;
         const NO_SUCH_CONNECTION: u8 = 1;
         const NO_RECOVERY: u8 = 2;
@@ -241,8 +237,7 @@ impl Session {
             1 => NO_SUCH_CONNECTION,
             _ => NO_RECOVERY,
         };
-        let wait = u16::try_from(TIME_TO_WAIT_SECONDS).unwrap_or(u16::MAX);
-        self.say(Response::Logout { tag, response, wait, retain: 0 }, &[]);
+        self.say(Response::Logout { tag, response, wait: time_to_wait(), retain: 0 }, &[]);
         if response == CLOSED {
             self.over = Some(Ending::LoggedOut);
         }

@@ -103,10 +103,10 @@ pub enum AsyncEvent {
         /// Seconds.
         within: u16,
     },
-    /// The connection, or all of the session, will be dropped.
+    /// This connection will be dropped. A session has no other, so that ends with it.
     Dropping {
-        /// All of the session.
-        all: bool,
+        /// Which.
+        connection: u16,
         /// Seconds until a new login makes sense.
         wait: u16,
         /// Seconds for which commands are kept.
@@ -279,13 +279,14 @@ impl Response {
             Self::Async(event) => {
                 header.opcode = 0x32;
                 header.tag = NO_TAG.into();
-                let (code, one, [two_, three]) = match event {
+                let (code, one, [second, third]) = match event {
                     AsyncEvent::LogoutRequest { within } => (1, 0, [0, within]),
-                    AsyncEvent::Dropping { all: false, wait, retain } => (2, 0, [wait, retain]),
-                    AsyncEvent::Dropping { all: true, wait, retain } => (3, 0, [wait, retain]),
+                    AsyncEvent::Dropping { connection, wait, retain } => {
+                        (2, connection, [wait, retain])
+                    }
                 };
                 header.words[4] = two(code << 8, one).into();
-                header.words[5] = two(two_, three).into();
+                header.words[5] = two(second, third).into();
             }
             Self::Reject(reason) => {
                 header.opcode = 0x3f;
@@ -377,8 +378,9 @@ fn decode_event(code: u32, parameters: u32) -> Option<AsyncEvent> {
     let (first, second) = halves(parameters);
     match code >> 24 {
         1 => Some(AsyncEvent::LogoutRequest { within: second }),
-        kind @ (2 | 3) => {
-            Some(AsyncEvent::Dropping { all: kind == 3, wait: first, retain: second })
+        2 => {
+            let connection = halves(code).1;
+            Some(AsyncEvent::Dropping { connection, wait: first, retain: second })
         }
         _ => None,
     }

@@ -125,14 +125,8 @@ fn targets_are_told_to_those_who_ask() {
                 let data = targets(&mut host, asked).await;
                 assert_eq!(text::parse(&data).as_deref(), Ok(&all[..count]), "{asked}");
             }
-            let logout = Request::Logout {
-                reason: 0,
-                tag: 6,
-                connection: 0,
-                cmd_sn: host.cmd_sn,
-                exp_stat_sn: host.exp_stat_sn,
-            };
-            host.send(&logout.encode(false), &[]).await;
+            let request = logout(&host);
+            host.send(&request.encode(false), &[]).await;
             assert!(matches!(
                 host.receive().await,
                 Some((Response::Logout { response: 0, .. }, _))
@@ -202,7 +196,8 @@ fn a_command_in_doubt_is_held_and_pings_are_answered() {
             // The answer to the ping is the first thing that comes.
             host.ping(b"and you?").await;
             tokio::time::pause();
-            assert!(host.is_closed().await);
+            assert_eq!(host.receive().await.unwrap().0, DROPPED);
+            assert!(host.receive().await.is_none());
             assert_eq!(rig.endings.recv().await, Some(Ending::InDoubt));
         },
     );
@@ -305,16 +300,61 @@ fn commands_are_aborted_and_the_session_goes_on() {
     );
 }
 
+/// That this connection is dropped, and when to come back.
+pub(crate) const DROPPED: Response =
+    Response::Async(AsyncEvent::Dropping { connection: 0, wait: 2, retain: 0 });
+
+fn logout(host: &Initiator) -> Request {
+    Request::Logout {
+        reason: 0,
+        tag: 6,
+        connection: 0,
+        cmd_sn: host.cmd_sn,
+        exp_stat_sn: host.exp_stat_sn,
+    }
+}
+
 #[test]
-fn a_gateway_that_stops_asks_for_a_logout() {
+fn a_gateway_that_stops_asks_for_a_logout_and_drops_who_stays() {
     with(
         |_| {},
         |mut rig| async move {
-            let mut host = Initiator::login(rig.address, &[]).await;
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.is_late.set(true);
             rig.stop.cancel();
             let said = host.receive().await.unwrap().0;
             assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
-            assert!(host.is_closed().await);
+            // What comes now is not begun, nor refused: it is done elsewhere, or later.
+            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+            host.send(&request.encode(false), &[7; 512]).await;
+            assert_eq!(host.receive().await.unwrap().0, DROPPED);
+            assert!(host.receive().await.is_none());
+            assert_eq!(rig.endings.recv().await, Some(Ending::Stopped));
+            assert_eq!(rig.volume.late(), 0);
+        },
+    );
+}
+
+#[test]
+fn who_logs_out_when_asked_is_answered_and_hears_what_it_had_begun() {
+    with(
+        |_| {},
+        |mut rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.is_late.set(true);
+            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+            host.send(&request.encode(false), &[7; 512]).await;
+            host.ping(b"taken?").await;
+            rig.stop.cancel();
+            let said = host.receive().await.unwrap().0;
+            assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
+            rig.volume.catch_up();
+            assert_eq!(host.finish(&[]).await, GOOD);
+            let request = logout(&host);
+            host.send(&request.encode(true), &[]).await;
+            let answer = Response::Logout { tag: 6, response: 0, wait: 2, retain: 0 };
+            assert_eq!(host.receive().await.unwrap().0, answer);
+            assert!(host.receive().await.is_none());
             drop(host);
             assert_eq!(rig.endings.recv().await, Some(Ending::Stopped));
         },

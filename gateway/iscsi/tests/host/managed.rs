@@ -4,8 +4,11 @@ use twinspan_iscsi::Ending;
 use twinspan_iscsi::wire::{Function, NO_TAG, Response};
 
 use crate::honest::{GOOD, function};
-use crate::initiator::{Initiator, WRITE, cdb};
+use crate::initiator::{Initiator, READ, WRITE, cdb};
 use crate::rig::with;
+
+const RESERVE: u8 = 0x16;
+const RESERVATION_CONFLICT: u8 = 0x18;
 
 pub(crate) const DONE: Response = Response::Task { tag: 0x9000, response: 0 };
 
@@ -68,6 +71,37 @@ fn who_clears_the_commands_of_all_has_the_others_told() {
             assert_eq!(other.command([0; 16], 0, &[]).await, GOOD);
         },
     );
+}
+
+/// LOGICAL UNIT RESET and TARGET WARM RESET are one here, where a target has one unit: sessions stay,
+/// their commands end without an answer, RESERVE ends, and everybody is told, once.
+#[test]
+fn a_reset_that_ends_no_session_ends_what_all_had_begun_and_reserved_and_tells_each_once() {
+    for kind in [Function::LogicalUnitReset, Function::TargetWarmReset] {
+        with(
+            |_| {},
+            |mut rig| async move {
+                let keys = ["ImmediateData=No"];
+                let mut host = Initiator::login(rig.address, &keys).await;
+                let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+                assert_eq!(other.command(cdb(RESERVE, 0, 0), 0, &[]).await, GOOD);
+                let conflict = host.command(cdb(READ, 0, 1), 512, &[]).await;
+                assert_eq!(conflict.status, RESERVATION_CONFLICT);
+                let others = begin(&mut other).await;
+                ask(&mut host, kind).await;
+                assert_eq!(host.receive().await.unwrap().0, DONE, "{kind:?}");
+                // Data of a command that was ended is nobody's.
+                other.give(others, 0, &[2; 512]).await;
+                for session in [&mut host, &mut other] {
+                    let told = session.command([0; 16], 0, &[]).await;
+                    assert_eq!(told.sense, Some((6, 0x2903)), "{kind:?}");
+                    let read = session.command(cdb(READ, 0, 1), 512, &[]).await;
+                    assert_eq!((read.status, read.data), (0, vec![0; 512]), "{kind:?}");
+                }
+                assert!(rig.endings.try_recv().is_err(), "no session ends");
+            },
+        );
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use twinspan_iscsi::limits::{NOP_INTERVAL, NOP_TIMEOUT, STALL_TIMEOUT};
 use twinspan_iscsi::wire::{NO_TAG, Request, Response};
 use twinspan_iscsi::{Ending, ListenerConfig};
 
+use crate::honest::DROPPED;
 use crate::initiator::{Initiator, READ, WRITE, cdb};
 use crate::rig::with;
 
@@ -63,7 +64,8 @@ fn who_does_not_send_the_data_of_a_command_is_dropped() {
         // That it lives is not enough.
         host.ping(b"in a moment").await;
         pass(STALL_TIMEOUT).await;
-        assert!(host.is_closed().await);
+        assert_eq!(host.receive().await.unwrap().0, DROPPED);
+        assert!(host.receive().await.is_none());
         assert_eq!(rig.endings.recv().await, Some(Ending::Stalled));
     });
 }

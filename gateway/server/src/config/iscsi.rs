@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ConfigError;
 use super::validate::{BUSY_POLL_US_MAX, Place};
 use crate::access::is_initiator;
+use crate::ways::is_portal;
 
 /// Relative target ports are numbered by portal group and listener, and have 16 bits.
 const PORTAL_GROUPS_MAX: u16 = 255;
@@ -213,11 +214,10 @@ fn listener(at: &Place<'_>, raw: &RawPortal) -> Result<IscsiListener, ConfigErro
     const ADVERTISE: &str = "iscsi.listeners.advertise";
     let address = at.address("iscsi.listeners.address", &raw.address)?;
     let advertise = (!raw.advertise.is_empty()).then(|| raw.advertise.clone());
-    if let Some(text) = &advertise {
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() || text.contains([',', ' ']) {
-            return Err(at.bad(ADVERTISE, format!("{text:?} is not HOST:PORT")));
-        }
+    if let Some(text) = advertise.as_ref().filter(|text| !is_portal(text)) {
+        return Err(
+            at.bad(ADVERTISE, format!("{text:?} is not HOST:PORT that initiators can call"))
+        );
     }
     if advertise.is_none() && address.ip().is_unspecified() {
         let why = "must say what initiators call when the address is every address";

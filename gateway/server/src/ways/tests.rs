@@ -120,8 +120,9 @@ fn what_shares_a_number_is_not_told() {
 fn what_another_gateway_says_of_itself_is_looked_at() {
     assert!(side(2, &["10.0.1.1:3260", "[2001:db8::1]:3260", "san.example:3260"]).is_sound());
     assert!(side(2, &[]).is_sound());
-    for bad in ["10.0.1.1", "a,1:3260", "a b:1", "a\0b:1", ":x", &format!("{}:1", "x".repeat(300))]
-    {
+    let long = format!("{}:1", "x".repeat(300));
+    let every = ["0.0.0.0:3260", "[::]:3260"];
+    for bad in ["10.0.1.1", "a,1:3260", "a b:1", "a\0b:1", ":x", &long].into_iter().chain(every) {
         assert!(!side(2, &[bad]).is_sound(), "{bad:?}");
     }
     assert!(!side(0, &[]).is_sound() && !side(256, &[]).is_sound());

@@ -6,6 +6,7 @@
 //! ```
 //!
 //! Invariant: what was encoded is decoded to the same; anything else is refused, and never panics.
+//! Names are lower case once they are decoded, as logins have them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -73,7 +74,30 @@ impl Reservations {
             Some(version) => return Err(StateError::Version(*version)),
             None => return Err(StateError::Damaged),
         }
-        decode(&body[5..]).ok_or(StateError::Damaged)
+        decode(&body[5..]).map(Self::in_lower_case).ok_or(StateError::Damaged)
+    }
+
+    /// Earlier releases kept the name of a port that a reservation was moved to as it was sent, and a
+    /// port is found by the name that its login has. One that registered meanwhile, because it was not
+    /// found, is here twice: what holds the reservation stays of it, or else what came last.
+    fn in_lower_case(mut self) -> Self {
+        for registration in &mut self.registrations {
+            registration.who.port.name.make_ascii_lowercase();
+        }
+        let mut at = 0;
+        while let Some(Registration { who, .. }) = self.registrations.get(at) {
+            let later = self.registrations.iter().skip(at + 1).position(|other| other.who == *who);
+            match (later, self.reservation) {
+                (None, _) => at += 1,
+                (Some(behind), Some((_, holder))) if holder == at => {
+                    self.remove(at + 1 + behind);
+                }
+                (Some(_), _) => {
+                    self.remove(at);
+                }
+            }
+        }
+        self
     }
 }
 
@@ -120,6 +144,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Standing;
     use super::*;
 
     fn one() -> Reservations {
@@ -143,6 +168,47 @@ mod tests {
                \x00\x00\x00\x00\x00\x00\xab\xcd\x00\x02\x01\x02\x03\x04\x05\x06\x05iqn.a"
         );
         assert_eq!(Reservations::decode(&bytes), Ok(one()));
+    }
+
+    /// What a release kept that took the names of new holders as they were sent.
+    #[test]
+    fn who_was_handed_a_reservation_under_another_spelling_is_found_by_its_name() {
+        let port = |name: &str| InitiatorPort { name: name.to_owned(), isid: [1, 2, 3, 4, 5, 6] };
+        let registered = |name: &[u8; 5], key: u8| {
+            let behind = b"\x00\x02\x01\x02\x03\x04\x05\x06\x05";
+            [&[0, 0, 0, 0, 0, 0, 0, key], &behind[..], &name[..]].concat()
+        };
+        // The kind, the place of its holder, who is registered with which key, and who stays with which.
+        for (kind, holder, kept, stays) in [
+            (1, 0, vec![(b"IQN.A", 7)], vec![("iqn.a", 7)]),
+            // It registered anew when it was not known, with a key of its own.
+            (
+                1,
+                1,
+                vec![(b"iqn.b", 5), (b"IQN.A", 7), (b"iqn.a", 8)],
+                vec![("iqn.b", 5), ("iqn.a", 7)],
+            ),
+            (
+                1,
+                2,
+                vec![(b"iqn.a", 8), (b"iqn.b", 5), (b"Iqn.A", 7)],
+                vec![("iqn.b", 5), ("iqn.a", 7)],
+            ),
+            (0, 0, vec![(b"IQN.A", 7), (b"iqn.a", 8)], vec![("iqn.a", 8)]),
+        ] {
+            let count = u8::try_from(kept.len()).unwrap();
+            let mut bytes = b"TWPR\x01\x00".to_vec();
+            bytes.extend([kind, 0, holder, 0, 0, 0, 3, 0, count]);
+            kept.iter().for_each(|(name, key)| bytes.extend(registered(name, *key)));
+            bytes.extend(crc_fast::crc32_iscsi(&bytes).to_be_bytes());
+            let read = Reservations::decode(&bytes).unwrap();
+            let found: Vec<_> =
+                read.registrations.iter().map(|r| (r.who.port.name.as_str(), r.key)).collect();
+            assert_eq!(found, stays);
+            let standing = if kind == 0 { Standing::Registered } else { Standing::Holder };
+            assert_eq!(read.standing(&port("iqn.a"), 2), standing);
+            assert_eq!(Reservations::decode(&read.encode()), Ok(read));
+        }
     }
 
     #[test]

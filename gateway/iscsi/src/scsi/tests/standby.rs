@@ -106,6 +106,30 @@ fn all_else_is_told_to_take_the_other_way() {
     }
 }
 
+/// Gateways change the ways, and say so: no host is led to SET TARGET PORT GROUPS, and one that sends it
+/// all the same hears that there is no such command, which multipath takes for an answer.
+#[test]
+fn hosts_are_told_that_they_do_not_set_the_ways_and_refused_when_they_do() {
+    let (rig, ..) = standby();
+    let host = host(&rig, 1);
+    for state in [PortState::Standby, PortState::Optimized] {
+        rig.unit.changed(groups(state, PortState::Unavailable));
+        while host.take_attention().is_some() {}
+        let set =
+            rig.ask(&host, &[0xa4, 0x0a, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0], &[0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!((set.status, set.sense), (Status::CheckCondition, Some(sense::INVALID_OPCODE)));
+        let inquiry = rig.ask(&host, &[0x12, 0, 0, 0, 255, 0], &[]).data_in;
+        assert_eq!(inquiry[5] >> 4 & 3, 1, "TPGS: implicit, and nothing else");
+        let all = rig.ask(&host, &[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0], &[]).data_in;
+        let commands: Vec<_> = all[4..].chunks(8).map(|one| (one[0], one[3])).collect();
+        assert!(commands.contains(&(0xa3, 0x0a)) && commands.iter().all(|(code, _)| *code != 0xa4));
+        for options in 1..=3 {
+            let cdb = [0xa3, 0x0c, options, 0xa4, 0, 0x0a, 0, 0, 0, 64, 0, 0];
+            assert_eq!(rig.ask(&host, &cdb, &[]).data_in[..], [0, 1, 0, 0], "not supported");
+        }
+    }
+}
+
 #[test]
 fn every_change_of_the_ways_is_told_once_and_no_session_is_lost() {
     let (rig, ..) = standby();

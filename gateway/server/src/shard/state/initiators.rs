@@ -222,7 +222,7 @@ impl Disk {
             if let Err(error) = self.unit.reload() {
                 // Without what was reserved, a host could write that others have fenced.
                 if !self.volume.is_unread.replace(true) {
-                    tracing::error!(%error, "volume is not served over iSCSI");
+                    tracing::error!(%error, "volume is served to no host");
                 }
                 self.unit.changed(UnitEvent::Groups(closed(paths)));
                 return;
@@ -347,14 +347,16 @@ impl ShardState {
         of.map_or(0, |of| of.sessions.get())
     }
 
-    /// What a volume that was reserved before is to hosts of NBD: its disk knows, and is made for it.
-    pub(super) fn reserved(&self, open: &OpenGroup, of: &OpenVolume, target: &str) {
-        if open.group.attributes(of.id).is_some() {
-            let paths = self.parts.ways.of(&open.group.status());
-            if let Some(disk) = self.disk_of(open, of, target, &paths) {
-                disk.follow(&open.group, &paths);
-            }
+    /// Lets hosts of NBD find what initiators reserved of a volume: its disk knows, and is made for it.
+    /// Whether that is known; without it a host could write that others have fenced.
+    pub(super) fn knows_reserved(&self, open: &OpenGroup, of: &OpenVolume, target: &str) -> bool {
+        if open.group.attributes(of.id).is_none() {
+            return true;
         }
+        let paths = self.parts.ways.of(&open.group.status());
+        let Some(disk) = self.disk_of(open, of, target, &paths) else { return false };
+        disk.follow(&open.group, &paths);
+        !disk.volume.is_unread.get()
     }
 
     /// The disk in front of a volume, which is made when somebody asks for it first, and anew when it
@@ -377,7 +379,7 @@ impl ShardState {
         let keeper = Rc::new(GroupKeeper { group, volume, links, reign, has_kept });
         let made = Disk::new(identity, (&open.group, handle), keeper, paths);
         let made = made.inspect_err(|error| {
-            tracing::error!(volume = %of.id, %error, "volume is not served over iSCSI");
+            tracing::error!(volume = %of.id, %error, "volume is served to no host");
         });
         let made = made.ok()?;
         *of.disk.borrow_mut() = Some(made.clone());

@@ -71,6 +71,8 @@ pub(crate) struct Initiator {
     stream: TcpStream,
     cmd_sn: u32,
     stat_sn: u32,
+    /// The disk that its commands are for.
+    pub(crate) lun: u8,
 }
 
 impl Initiator {
@@ -111,7 +113,7 @@ impl Initiator {
     fn begin(port: u16, name: &str, more: &[&str]) -> Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).context("connect")?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut session = Self { stream, cmd_sn: 1, stat_sn: 0 };
+        let mut session = Self { stream, cmd_sn: 1, stat_sn: 0, lun: 0 };
         let who = format!("InitiatorName=iqn.2026-01.com.example:{name}");
         let digests = more.iter().any(|key| key.starts_with("HeaderDigest="));
         let plain: &[&str] = if digests { &[] } else { &["HeaderDigest=None", "DataDigest=None"] };
@@ -179,6 +181,7 @@ impl Initiator {
         let mut header = [0; 48];
         let direction = if out.is_empty() { 0x40 } else { 0x20 };
         header[..2].copy_from_slice(&[0x01, 0x81 | direction]);
+        header[9] = self.lun;
         let len = if out.is_empty() { expects } else { u32::try_from(out.len())? };
         header[20..24].copy_from_slice(&len.to_be_bytes());
         header[32..32 + cdb.len()].copy_from_slice(cdb);

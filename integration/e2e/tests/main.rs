@@ -30,6 +30,7 @@ mod initiator;
 mod instances;
 mod iscsi;
 mod lserver;
+mod luns;
 mod metrics;
 mod modes;
 mod moments;

@@ -43,10 +43,10 @@ pub(crate) struct Delta {
     sent: Moment,
     /// Bytes that were copied on the last link.
     moved: u64,
-    /// Blocks that were copied on it, while no change failed there since.
-    copied: BTreeSet<Block>,
-    /// Blocks that were copied on it before a change failed there, which are copied once more: a disk
-    /// that is full fails at the same ones again and again.
+    /// Pieces that were copied on it, while no change failed there since.
+    copied: Vec<Vec<Block>>,
+    /// Blocks of pieces that were copied on it before a change failed there, which are copied once more,
+    /// whole if they were under way: a disk that is full fails at the same ones again and again.
     failed: u64,
     /// What was changed since they were equal last, or since the cut that one of them keeps: by the
     /// cuts that were sent since. A copy that goes back to the cut lacks all of it.
@@ -217,10 +217,11 @@ impl World {
     pub(crate) fn note_failed(&self, site: usize, volume: usize, extent: Extent) {
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
-                for block in blocks_of(volume, extent) {
-                    delta.failed += u64::from(delta.copied.remove(&block));
-                    delta.blocks.insert(block);
-                }
+                let failed = blocks_of(volume, extent);
+                let hit = |piece: &mut Vec<Block>| piece.iter().any(|block| failed.contains(block));
+                let again = delta.copied.extract_if(.., hit).map(|piece| piece.len() as u64);
+                delta.failed += again.sum::<u64>();
+                delta.blocks.extend(failed);
             });
         }
     }
@@ -349,7 +350,7 @@ impl Meter {
                     let blocks = blocks_of(self.member(*volume), *extent);
                     world.with_delta(from, to, |delta| {
                         delta.moved += data.len() as u64;
-                        delta.copied.extend(blocks);
+                        delta.copied.push(blocks);
                     });
                 }
                 if let (false, Change::Write(data)) = (resync, change) {

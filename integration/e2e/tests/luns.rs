@@ -1,0 +1,138 @@
+//! Volumes of a group behind one iSCSI target, each with its number.
+
+use anyhow::{Result, ensure};
+use harness::{Site, Tool, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::initiator::{GOOD, Initiator};
+use crate::iscsi::{PREFIX, served, two_sites};
+use crate::pair::{SOON, expect, fail_over};
+
+const DB: &str = "iqn.2026-01.com.example:db";
+
+/// What libiscsi lists for an initiator: targets and their disks.
+fn listed(port: u16, initiator: &str) -> Result<String> {
+    let portal = format!("iscsi://127.0.0.1:{port}");
+    Tool::new("iscsi-ls").args(["-s", "-i", initiator, &portal]).run()
+}
+
+fn disk(port: u16, target: &str, lun: u8) -> String {
+    format!("iscsi://127.0.0.1:{port}/{PREFIX}:{target}/{lun}")
+}
+
+/// What qemu-io says of one command at a disk, and how it ended.
+fn io(command: &str, image: &str) -> Result<(i32, String)> {
+    Tool::new("qemu-io").args(["-t", "none", "-f", "raw", "-c", command, image]).code()
+}
+
+fn does(command: &str, image: &str) -> Result<()> {
+    let (code, said) = io(command, image)?;
+    ensure!(code == 0 && !said.contains("failed") && !said.contains("Pattern"), "{image}: {said}");
+    Ok(())
+}
+
+/// The numbers that a listing shows of one target.
+fn numbers(listing: &str, target: &str) -> Vec<String> {
+    let name = format!("Target:{PREFIX}:{target} ");
+    let of = listing.lines().skip_while(|line| !line.starts_with(&name)).skip(1);
+    of.map_while(|line| line.trim_start().strip_prefix("Lun:"))
+        .map(|lun| lun.split_whitespace().next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+/// A second volume of the group, and both at the group's target.
+fn together(site: &Site, second: &str) -> Result<()> {
+    site.cli(&["volume", "create", second, "--group", "orders", "--size", "32MiB"])?;
+    site.cli(&["volume", "lun", "orders", "0"])?;
+    site.cli(&["volume", "lun", second, "5"])?;
+    Ok(())
+}
+
+#[test]
+fn volumes_of_a_group_are_disks_of_one_target_and_each_initiator_sees_its_own() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (mut site, port) = served(&dir, "")?;
+    together(&site, "log")?;
+    site.cli(&["volume", "create", "apart", "--size", "8MiB"])?;
+    let shown = site.cli(&["volume", "show", "log"])?;
+    ensure!(shown["lun"] == 5, "{shown:#}");
+    let uri = disk(port, "orders:group", 5);
+    ensure!(shown["exports"].as_array().is_some_and(|all| all.contains(&Value::from(uri.clone()))));
+
+    // Who may use both sees both, at no other target, and they are what they are over NBD.
+    let all = listed(port, DB)?;
+    ensure!(numbers(&all, "orders:group") == ["0", "5"], "{all}");
+    ensure!(numbers(&all, "apart") == ["0"], "{all}");
+    ensure!(!all.contains(&format!("Target:{PREFIX}:orders ")), "{all}");
+    ensure!(!all.contains(&format!("Target:{PREFIX}:log ")), "{all}");
+    does("write -P 0x10 1M 64k", &disk(port, "orders:group", 0))?;
+    does("write -P 0x15 1M 64k", &uri)?;
+    does("read -P 0x10 1M 64k", &site.nbd("orders"))?;
+    does("read -P 0x15 1M 64k", &site.nbd("log"))?;
+    ensure!(io("read 0 4k", &disk(port, "orders", 0))?.0 != 0, "it has no target of its own");
+    ensure!(io("read 0 4k", &disk(port, "orders:group", 1))?.0 != 0, "there is no such disk");
+
+    // The access list of each volume says who sees it: the numbers that an initiator has.
+    site.cli(&["volume", "allow", "log", DB])?;
+    let other = listed(port, "iqn.2026-01.com.example:web")?;
+    ensure!(numbers(&other, "orders:group") == ["0"], "{other}");
+    ensure!(numbers(&listed(port, DB)?, "orders:group") == ["0", "5"], "the one that it names");
+    site.cli(&["volume", "allow", "orders", DB])?;
+    ensure!(!listed(port, "iqn.2026-01.com.example:web")?.contains("orders"), "it sees none");
+
+    // A number is one volume's, and stays while it is in use.
+    site.cli(&["volume", "create", "more", "--group", "orders", "--size", "8MiB"])?;
+    expect(&site, &["volume", "lun", "more", "5"], 7, "LUN 5")?;
+    site.cli(&["volume", "allow", "log"])?;
+    let host = Initiator::login(port, "db", &format!("{PREFIX}:orders:group"))?;
+    expect(&site, &["volume", "lun", "log", "--none"], 7, "GW0302")?;
+    drop(host);
+    wait_for("the session to end", SOON, || site.cli(&["volume", "lun", "log", "--none"]))?;
+    does("read -P 0x15 1M 64k", &disk(port, "log", 0))?;
+    ensure!(numbers(&listed(port, DB)?, "orders:group") == ["0"], "the other one stays");
+
+    // In a group of its own it has no number; and all of this is still so after a restart.
+    site.cli(&["volume", "lun", "log", "5"])?;
+    site.cli(&["group", "remove", "orders", "log"])?;
+    ensure!(site.cli(&["volume", "show", "log"])?["lun"].is_null(), "it left the group's target");
+    site.stop()?;
+    site.start()?;
+    ensure!(numbers(&listed(port, DB)?, "orders:group") == ["0"], "the group's target is kept");
+    does("read -P 0x15 1M 64k", &disk(port, "log", 0))?;
+    site.stop()
+}
+
+/// Each disk is the same one at both sites, and its target follows a failover with all of them.
+#[test]
+fn alua_a_target_of_two_disks_goes_on_at_the_other_site() -> Result<()> {
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    together(&east, "log")?;
+    east.wait_equivalent(SOON)?;
+    let known = |volume| west.cli(&["volume", "show", volume]);
+    wait_for("the mirror to have both", SOON, || known("log"))?;
+    west.cli(&["volume", "lun", "orders", "0"])?;
+    west.cli(&["volume", "lun", "log", "5"])?;
+    let target = format!("{PREFIX}:orders:group");
+    let mut here = Initiator::login(east_port, "one", &target)?;
+    let mut there = Initiator::login(west_port, "one", &target)?;
+    for lun in [0, 5] {
+        (here.lun, there.lun) = (lun, lun);
+        ensure!(here.names()? == there.names()?, "LUN {lun} is another disk at the other site");
+        ensure!(here.write()? == GOOD, "LUN {lun} is served");
+        ensure!(there.write()? != GOOD, "LUN {lun} is served twice");
+    }
+    does("write -P 0x21 2M 64k", &disk(east_port, "orders:group", 5))?;
+    east.kill()?;
+    fail_over(&west)?;
+    for lun in [0, 5] {
+        there.lun = lun;
+        wait_for("the other site to serve", SOON, || {
+            ensure!(there.write()? == GOOD, "LUN {lun} is not served");
+            Ok(())
+        })?;
+    }
+    does("read -P 0x21 2M 64k", &disk(west_port, "orders:group", 5))?;
+    west.stop()
+}

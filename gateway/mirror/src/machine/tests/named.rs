@@ -195,6 +195,52 @@ fn snap_05_a_snapshot_that_the_store_refuses_is_none_and_hosts_go_on() {
     assert_eq!(bench.answer(1), Some(Ok(())));
 }
 
+/// A pool that keeps as many snapshots as it ever does is not full: nobody is told that it is, and
+/// nothing waits for room.
+#[test]
+fn snap_05_a_copy_that_keeps_no_more_snapshots_says_so_and_goes_on() {
+    let refused = || Event::Snapshotted(Err(IoError::TooManySnapshots), Taken::default());
+    let says_so = |why: &str| why.contains("no more snapshots") && !why.contains("full");
+    let mut bench = Bench::primary();
+    bench.apply(wish()).record();
+    bench.apply(refused()).record();
+    assert_eq!(answered(&bench), Some(Err(Refusal::Io(IoError::TooManySnapshots))));
+    bench.take();
+    bench.change(1, at(1, 1)).record().applied(1);
+    assert_eq!(bench.answer(1), Some(Ok(())), "hosts go on");
+
+    let hung_up = |bench: &Bench| {
+        bench.out.iter().find_map(|effect| match effect {
+            Effect::HangUpstream { goodbye } => Some(goodbye.clone()),
+            _ => None,
+        })
+    };
+    let mut bench = mirror_in_sync();
+    bench.apply(Event::Told { message: Message::Snapshot(SnapshotWord::Take(label()).encode()) });
+    bench.record();
+    assert!(taking(&bench).is_some());
+    bench.apply(refused()).record();
+    let Some(SnapshotWord::Taken { id, failed: Some(why) }) = said_of_snapshot(&bench) else {
+        panic!("the primary waits for a word");
+    };
+    assert!(id == WISH && says_so(&why), "{why}");
+    assert_eq!(hung_up(&bench), None, "it follows on");
+    bench.take();
+    incoming(&mut bench, 1, false);
+    bench.record();
+    assert_eq!(order(&bench), ["apply"]);
+
+    // A point that it must keep before it is changed out of order is another matter.
+    let mut bench = mirror_in_sync();
+    incoming(&mut bench, 1, true);
+    bench.apply(refused()).record();
+    assert_eq!(order(&bench), ["take"], "the change is not let in");
+    let Some(Some(block::Goodbye::Refused(why))) = hung_up(&bench) else {
+        panic!("the primary is told");
+    };
+    assert!(says_so(&why), "{why}");
+}
+
 #[test]
 fn a_name_is_given_once() {
     let mut bench = Bench::primary().with_snapshot();

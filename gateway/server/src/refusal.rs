@@ -152,6 +152,7 @@ impl From<Refusal> for Refused {
             Refusal::TooManySnapshots => Code::SnapshotLimit,
             Refusal::SnapshotPartial { .. } => Code::SnapshotPartial,
             Refusal::SnapshotUnusable => Code::SnapshotUnusable,
+            Refusal::NeededOnTheWay => Code::RollingBack,
             Refusal::SnapshotLocked { .. } => Code::SnapshotLocked,
             Refusal::SessionsActive => Code::WrongState,
         };

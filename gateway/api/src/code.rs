@@ -225,6 +225,10 @@ codes! {
     RollingBack "GW0467" 409 7
         "the group goes back to a snapshot",
         "wait until it is there; hosts can attach again then";
+    StoreSnapshotLimit "GW0468" 409 7
+        "the pool keeps no more snapshots of a volume",
+        "delete some: twinspan snapshot list GROUP and twinspan point list GROUP name them, then \
+         twinspan snapshot delete GROUP SNAPSHOT";
     NoPointPolicy "GW0470" 404 7
         "the group has no policy for recovery points",
         "set one: twinspan point policy set GROUP";

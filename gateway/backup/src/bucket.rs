@@ -15,6 +15,7 @@ use crate::BackupId;
 use crate::codec::Malformed;
 use crate::error::BackupError;
 use crate::layout;
+use crate::limits::LOADS;
 use crate::seal::damaged;
 
 /// A store and a prefix.
@@ -30,6 +31,15 @@ pub(crate) struct Listed {
     /// Below the prefix.
     pub(crate) key: String,
     pub(crate) bytes: u64,
+}
+
+/// An object that the store did not remove though it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Below the prefix.
+    pub(crate) key: String,
+    /// What the store said.
+    pub(crate) why: String,
 }
 
 impl Bucket {
@@ -124,25 +134,37 @@ impl Bucket {
         Ok(listed.iter().filter_map(|object| layout::named(folder, &object.key)).collect())
     }
 
-    /// Removes an object; one that is not there is removed already.
-    pub(crate) async fn remove(&self, key: &str) -> Result<(), BackupError> {
-        match self.store.delete(&self.path(key)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(BackupError::of_store("remove", key, error)),
+    /// Removes an object, unless the store keeps it; one that is not there is removed already.
+    pub(crate) async fn remove(&self, key: &str) -> Result<Option<Kept>, BackupError> {
+        let error = match self.store.delete(&self.path(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => error,
+        };
+        // Stores say it in many ways. One that shows the object to the same credentials is there,
+        // and keeps it by a rule of its own, as the retention of a bucket is.
+        match self.has(key).await {
+            Ok(true) => Ok(Some(Kept { key: key.to_owned(), why: error.to_string() })),
+            Ok(false) => Ok(None),
+            Err(_) => Err(BackupError::of_store("remove", key, error)),
         }
     }
 
-    /// Removes many.
-    pub(crate) async fn remove_all(&self, keys: &[String]) -> Result<(), BackupError> {
+    /// Removes many; those that the store keeps.
+    pub(crate) async fn remove_all(&self, keys: &[String]) -> Result<Vec<Kept>, BackupError> {
         let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
         let mut removed = self.store.delete_stream(futures_util::stream::iter(paths).boxed());
-        while let Some(result) = removed.next().await {
-            match result {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(BackupError::of_store("remove", "many objects", error)),
+        loop {
+            match removed.next().await {
+                None => return Ok(Vec::new()),
+                Some(Ok(_) | Err(object_store::Error::NotFound { .. })) => {}
+                // It does not say which of them it is about, so each is asked for by itself.
+                Some(Err(_)) => break,
             }
         }
-        Ok(())
+        drop(removed);
+        let singly = keys.iter().cloned().map(|key| async move { self.remove(&key).await });
+        let kept = futures_util::stream::iter(singly).buffer_unordered(LOADS);
+        kept.try_filter_map(|kept| async move { Ok(kept) }).try_collect().await
     }
 
     /// The time by the store's clock.
@@ -150,7 +172,14 @@ impl Bucket {
         let key = format!("{}/{id}", layout::CLOCK);
         self.put(&key, Bytes::from_static(b"?")).await?;
         let meta = self.store.head(&self.path(&key)).await;
-        self.remove(&key).await?;
+        if let Some(kept) = self.remove(&key).await? {
+            // It bears a name of its own, so it is in nobody's way.
+            tracing::debug!(
+                key = kept.key,
+                why = kept.why,
+                "the store keeps a question for its time"
+            );
+        }
         let meta = meta.map_err(|error| BackupError::of_store("look at", &key, error))?;
         let second = Timestamp::from_second(meta.last_modified.timestamp());
         second.map_err(|_error| damaged(&key, Malformed("its date is none")))

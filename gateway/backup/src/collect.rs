@@ -21,7 +21,7 @@
 //!   4 manifests list and read; those with a mark of 2 are dead, unless they are locked or pinned
 //!   5 pins      list again, and read those of 3 and 5
 //!   6           remove the objects of 1 that no living manifest names and whose maker has no pin
-//!               of 3 or 5; then the dead manifests; then their marks
+//!               of 3 or 5; then the dead manifests; then their locks and marks
 //! ```
 //!
 //! Why nothing goes that a backup needs. Let run X put its manifest, and let it name an object o of
@@ -66,7 +66,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
 use crate::BackupId;
-use crate::bucket::Listed;
+use crate::bucket::{Kept, Listed};
 use crate::error::BackupError;
 use crate::format::{Content, Manifest, MapRef};
 use crate::id::PackRef;
@@ -96,13 +96,38 @@ pub struct Collected {
     pub needed_objects: u64,
     /// Their bytes.
     pub needed_bytes: u64,
+    /// Objects that were to go, and that the store keeps.
+    pub refused: u64,
+    /// One of them, and what the store said.
+    pub refusal: Option<(String, String)>,
+}
+
+// === impl Collected ===
+
+impl Collected {
+    /// What the store keeps though no backup needs it, in words: what, why, and what to do next.
+    #[must_use]
+    pub fn refused_words(&self) -> Option<String> {
+        let (key, why) = self.refusal.as_ref()?;
+        Some(format!(
+            "{} objects stay that the store refuses to remove, as {key}: {why}. They go with the \
+             first collection after a retention of the bucket ends; if it has none, give \
+             credentials that may delete",
+            self.refused
+        ))
+    }
+
+    fn note(&mut self, kept: Kept) {
+        self.refused += 1;
+        self.refusal.get_or_insert((kept.key, kept.why));
+    }
 }
 
 /// What a collection is going to do.
 #[derive(Debug, Default)]
 struct Plan {
     collected: Collected,
-    garbage: Vec<String>,
+    garbage: Vec<Listed>,
     over: Vec<BackupId>,
 }
 
@@ -114,7 +139,8 @@ struct Lists {
 }
 
 impl Repository {
-    /// Removes what no backup needs.
+    /// Removes what no backup needs. What the store keeps by a rule of its own is told, keeps nothing
+    /// else from going, and is asked for again by the next collection.
     ///
     /// # Errors
     /// [`BackupError::Missing`], [`BackupError::Damaged`] or [`BackupError::Newer`] when a living
@@ -123,23 +149,52 @@ impl Repository {
     /// # Cancellation
     /// What was removed is gone; the rest goes with the next collection.
     pub async fn collect(&self, now: Timestamp, watch: &Watch) -> Result<Collected, BackupError> {
-        let plan = self.plan(now, watch).await?;
-        for keys in plan.garbage.chunks(REMOVALS) {
+        let Plan { mut collected, garbage, over } = self.plan(now, watch).await?;
+        for objects in garbage.chunks(REMOVALS) {
             watch.check()?;
-            self.bucket.remove_all(keys).await?;
-        }
-        for id in &plan.collected.gone {
-            watch.check()?;
-            self.bucket.remove(&layout::manifest(*id)).await?;
-            self.bucket.remove(&layout::removed(*id)).await?;
-            for lock in self.bucket.list(&layout::locks(*id)).await? {
-                self.bucket.remove(&lock.key).await?;
+            let keys: Vec<String> = objects.iter().map(|object| object.key.clone()).collect();
+            for kept in self.bucket.remove_all(&keys).await? {
+                let object = objects.iter().find(|object| object.key == kept.key);
+                collected.objects -= 1;
+                collected.bytes -= object.map_or(0, |object| object.bytes);
+                collected.note(kept);
             }
         }
-        for id in &plan.over {
-            self.bucket.remove(&layout::pin(*id)).await?;
+        for id in std::mem::take(&mut collected.gone) {
+            watch.check()?;
+            let is_gone = self.remove_manifest(id, &mut collected).await?;
+            let among = if is_gone { &mut collected.gone } else { &mut collected.kept };
+            among.push(id);
         }
-        Ok(plan.collected)
+        for id in &over {
+            let kept = self.bucket.remove(&layout::pin(*id)).await?;
+            kept.into_iter().for_each(|kept| collected.note(kept));
+        }
+        Ok(collected)
+    }
+
+    /// Removes the manifest of a backup that is dead, then its locks, then its mark; says whether the
+    /// manifest went. While something of it is there the mark stays, so that nobody takes it for living
+    /// and the next collection goes on with it.
+    async fn remove_manifest(
+        &self,
+        id: BackupId,
+        collected: &mut Collected,
+    ) -> Result<bool, BackupError> {
+        if let Some(kept) = self.bucket.remove(&layout::manifest(id)).await? {
+            collected.note(kept);
+            return Ok(false);
+        }
+        let before = collected.refused;
+        for lock in self.bucket.list(&layout::locks(id)).await? {
+            let kept = self.bucket.remove(&lock.key).await?;
+            kept.into_iter().for_each(|kept| collected.note(kept));
+        }
+        if collected.refused == before {
+            let kept = self.bucket.remove(&layout::removed(id)).await?;
+            kept.into_iter().for_each(|kept| collected.note(kept));
+        }
+        Ok(true)
     }
 
     /// What a collection would do now.
@@ -207,7 +262,7 @@ impl Repository {
             } else {
                 plan.collected.objects += 1;
                 plan.collected.bytes += object.bytes;
-                plan.garbage.push(object.key);
+                plan.garbage.push(object);
             }
         }
         Ok(plan)

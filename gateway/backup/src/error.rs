@@ -126,13 +126,6 @@ pub enum BackupError {
         /// What it did.
         why: &'static str,
     },
-    /// Locks are to be held by the store.
-    #[error(
-        "the store's own object lock cannot be used: backups share what they hold, and its dates \
-         would have to be moved on for each that is made. Locks are held by the gateways; keep \
-         the credentials that may delete away from anyone else"
-    )]
-    NoStoreLock,
     /// There is no such backup.
     #[error("there is no backup {id}")]
     NoBackup {

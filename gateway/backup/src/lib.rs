@@ -43,7 +43,6 @@ pub use error::{BackupError, VolumeError};
 pub use format::{About, Consistency, Origin};
 pub use id::BackupId;
 pub use reader::{Part, Reader};
-pub use removal::LockHolder;
 pub use repository::{Access, Repository};
 pub use restore::Restore;
 pub use seal::Key;

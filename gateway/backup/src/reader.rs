@@ -143,7 +143,8 @@ impl Repository {
         })
     }
 
-    /// Removes the pin of a reader that is no more.
+    /// Removes the pin of a reader that is no more. One that the store keeps is over by a mark, and
+    /// goes with a later collection.
     ///
     /// # Errors
     /// What the store says.
@@ -151,7 +152,10 @@ impl Repository {
     /// # Cancellation
     /// A call that is dropped is to be repeated.
     pub async fn unpin(&self, pin: BackupId) -> Result<(), BackupError> {
-        self.bucket.remove(&layout::pin(pin)).await
+        match self.bucket.remove(&layout::pin(pin)).await? {
+            None => Ok(()),
+            Some(_) => self.abandon(pin).await.map(drop),
+        }
     }
 
     async fn held(

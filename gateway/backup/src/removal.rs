@@ -5,6 +5,10 @@
 //! later, and the latest counts. Where a lock and a mark meet because two gateways put them at the
 //! same moment, the lock wins until its date.
 //!
+//! Locks are the gateways' alone. A store's own object lock would have to be moved on for packs of
+//! long ago with each backup that shares them. What a store keeps by a rule of its bucket is left
+//! there, told, and asked for again by the next collection.
+//!
 //! Invariant: nothing here takes a lock back.
 
 use std::collections::BTreeMap;
@@ -16,30 +20,6 @@ use crate::BackupId;
 use crate::error::BackupError;
 use crate::layout;
 use crate::repository::Repository;
-
-/// Who holds the locks of backups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockHolder {
-    /// The gateways refuse to remove what is locked.
-    Gateways,
-    /// The store would refuse it too.
-    Store,
-}
-
-impl LockHolder {
-    /// Whether locks can be held so.
-    ///
-    /// # Errors
-    /// [`BackupError::NoStoreLock`] for a store's own object lock: backups share their packs, so
-    /// that lock would have to be moved on for packs of long ago with each backup, in a bucket with
-    /// versions, where not every store keeps the condition of a put.
-    pub const fn check(self) -> Result<(), BackupError> {
-        match self {
-            Self::Gateways => Ok(()),
-            Self::Store => Err(BackupError::NoStoreLock),
-        }
-    }
-}
 
 impl Repository {
     /// Removes a backup. One that is being read stays until the reader is done.

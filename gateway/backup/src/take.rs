@@ -168,7 +168,13 @@ impl Repository {
                 return self.resume(id, sources, watch).await;
             }
             match self.parents(&wanted, sources, true).await {
-                Err(BackupError::ParentGone) => self.bucket.remove(&layout::pin(id)).await?,
+                Err(BackupError::ParentGone) => {
+                    if self.bucket.remove(&layout::pin(id)).await?.is_some() {
+                        // Under this name it cannot begin again: the pin says what is gone.
+                        self.abandon(id).await?;
+                        return Err(BackupError::ParentGone);
+                    }
+                }
                 parents => {
                     let begun = Begun { id, about: wanted.about, parents: parents? };
                     return self.run(begun, sources, watch).await;
@@ -193,7 +199,7 @@ impl Repository {
         watch: &Arc<Watch>,
     ) -> Result<Taken, BackupError> {
         if let Some(manifest) = self.finished(id).await? {
-            self.bucket.remove(&layout::pin(id)).await?;
+            self.let_pin_go(id).await?;
             return Ok(taken(&manifest));
         }
         let pin = match self.pin(id).await {
@@ -226,8 +232,17 @@ impl Repository {
         let mark = self.keys.seal(Kind::Void, id.uuid().as_bytes())?;
         let is_new = self.bucket.put_new(&layout::manifest(id), mark.into()).await?;
         let was_complete = !is_new && self.manifest(id).await?.is_some();
-        self.bucket.remove(&layout::pin(id)).await?;
+        self.let_pin_go(id).await?;
         Ok(was_complete)
+    }
+
+    /// Removes the pin of a run whose manifest's place is taken. It protects nothing any more, so one
+    /// that the store keeps is a later collection's to remove.
+    async fn let_pin_go(&self, id: BackupId) -> Result<(), BackupError> {
+        if let Some(kept) = self.bucket.remove(&layout::pin(id)).await? {
+            tracing::info!(key = kept.key, why = kept.why, "the store keeps a pin that is over");
+        }
+        Ok(())
     }
 
     /// What the run wants, by what is known now.
@@ -339,7 +354,7 @@ impl Repository {
             // Somebody gave it up, or resumed it too, or the answer to our own put was lost.
             self.finished(id).await?.ok_or(BackupError::Abandoned { id })?
         };
-        self.bucket.remove(&layout::pin(id)).await?;
+        self.let_pin_go(id).await?;
         tracing::info!(backup = %id, "backup taken");
         Ok(taken(&manifest))
     }

@@ -101,6 +101,59 @@ async fn a_collection_that_is_killed_at_any_request_loses_nothing() {
     panic!("it never ends");
 }
 
+/// A bucket has a retention of its own, for all of it or for a part: what it keeps is told by name,
+/// nothing else is hindered, and it goes when the retention is over.
+#[tokio::test]
+async fn what_a_store_refuses_to_remove_is_told_and_hinders_nothing_else() {
+    for folder in ["packs", "maps", "backups", "removed", "locks", "pins", "clock", ""] {
+        let store = Seen::memory();
+        let repository = store.create(None).await;
+        let mut volume = Volume::new(1, 4 << 20);
+        volume.write(0..200, 1);
+        take(&repository, 1, &volume.point()).await;
+        // It builds upon nothing: all of the first may go.
+        let first = volume.id;
+        volume = Volume::new(2, 4 << 20);
+        volume.write(0..200, 9001);
+        let point = volume.point();
+        take(&repository, 2, &point).await;
+        repository.lock(id(1), "2020-01-01T00:00:00Z".parse().unwrap()).await.unwrap();
+        store.retain(Some(folder));
+        repository.remove(id(1), now()).await.unwrap();
+        for _ in 0..2 {
+            let collected = repository.collect(now(), &watch()).await.unwrap();
+            let words = collected.refused_words();
+            let is_told = words.as_ref().is_none_or(|words| words.contains("it is under"));
+            assert!(is_told && words.is_some() == (collected.refused > 0), "{folder}: {words:?}");
+            if ["packs", "backups", "removed", "locks", ""].contains(&folder) {
+                assert!(collected.refused > 0, "{folder}");
+            }
+            let is_there = ["backups", ""].contains(&folder);
+            let (gone, kept) = (collected.gone.contains(&id(1)), collected.kept.contains(&id(1)));
+            assert_eq!(kept, is_there, "{folder}: {collected:?}");
+            assert!(!(gone && kept), "{folder}");
+        }
+        // Others go on: reading, and taking what builds upon it.
+        let read = repository.read(id(1), first, now(), &watch()).await;
+        let is_gone =
+            matches!(read, Err(BackupError::Removed { .. } | BackupError::NoBackup { .. }));
+        assert!(is_gone, "{folder}");
+        assert!(restored(&repository, 2, &point).await, "{folder}");
+        volume.write(5..9, 77);
+        let newer = volume.point();
+        take(&repository, 3, &newer).await;
+        assert!(restored(&repository, 3, &newer).await, "{folder}");
+        store.retain(None);
+        let collected = repository.collect(now(), &watch()).await.unwrap();
+        assert_eq!((collected.refused, collected.refused_words()), (0, None), "{folder}");
+        assert!(repository.verify(&[], &watch()).await.unwrap().is_whole(), "{folder}");
+        for left in ["removed", "locks", "pins"] {
+            assert_eq!(store.keys(left).await, [""; 0], "{folder}: {left}");
+        }
+        assert!(restored(&repository, 2, &point).await && restored(&repository, 3, &newer).await);
+    }
+}
+
 /// A gateway that is killed between any two steps of a collection, beside another one that reads a
 /// backup all the time and takes one that builds upon what is there. Nothing of a collection is
 /// written down anywhere but in the bucket, so its requests are all its steps.

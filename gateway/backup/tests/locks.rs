@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use twinspan_backup::{BackupError, LockHolder, Request, Source, Status};
+use twinspan_backup::{BackupError, Request, Source, Status};
 
 use crate::runs::{restored, take};
 use crate::store::{Seen, catalogue, id, now, watch};
@@ -63,11 +63,4 @@ async fn a_lock_is_moved_on_and_never_back_and_ends() {
     repository.collect(now(), &watch()).await.unwrap();
     assert_eq!(store.keys("locks").await, [""; 0]);
     assert_eq!(store.keys("clock").await, [""; 0]);
-}
-
-#[test]
-fn a_lock_that_the_store_should_hold_is_refused_with_the_reason() {
-    assert!(LockHolder::Gateways.check().is_ok());
-    let error = LockHolder::Store.check().unwrap_err().to_string();
-    assert!(error.contains("share what they hold"), "{error}");
 }

@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -43,6 +43,8 @@ pub(crate) struct Seen {
     ignores_conditions: bool,
     /// Lets others go first now and then; 0 never.
     dawdles: Arc<AtomicU64>,
+    /// What begins so is removed for nobody.
+    retains: Arc<Mutex<Option<String>>>,
 }
 
 impl Seen {
@@ -55,6 +57,7 @@ impl Seen {
             refuses: Arc::default(),
             ignores_conditions: false,
             dawdles: Arc::default(),
+            retains: Arc::default(),
         }
     }
 
@@ -92,6 +95,22 @@ impl Seen {
     pub(crate) fn fail_after(&self, requests: u64, failure: Failure) {
         self.refuses.store(failure == Failure::Refused, Ordering::Relaxed);
         self.fails_from.store(self.requests() + requests, Ordering::Relaxed);
+    }
+
+    /// From now on the bucket has a retention for what is below a folder of the repository, or none.
+    pub(crate) fn retain(&self, folder: Option<&str>) {
+        let prefix = folder.map(|folder| format!("backups-of-east/{folder}"));
+        *self.retains.lock().unwrap() = prefix;
+    }
+
+    /// As Azure says it; others say it otherwise.
+    fn may_remove(&self, path: &Path) -> Result<()> {
+        let retains = self.retains.lock().unwrap();
+        if !retains.as_ref().is_some_and(|prefix| path.as_ref().starts_with(prefix)) {
+            return Ok(());
+        }
+        let source = "it is under a retention of the bucket".into();
+        Err(Error::AlreadyExists { path: path.to_string(), source })
     }
 
     /// It works again.
@@ -230,6 +249,7 @@ impl ObjectStore for Seen {
         let admitted = locations.map(move |location| {
             let location = location?;
             seen.admit(&location)?;
+            seen.may_remove(&location)?;
             Ok(location)
         });
         self.inner.delete_stream(admitted.boxed())

@@ -12,6 +12,9 @@ pub enum IoError {
     /// The pool has no room for the blocks that this write would allocate.
     #[error("pool is full")]
     NoSpace,
+    /// The store keeps as many snapshots of the volume as it ever does; there may be room enough.
+    #[error("the pool keeps no more snapshots of the volume: some must be removed first")]
+    TooManySnapshots,
     /// The volume or this attachment of it may not be written.
     #[error("volume is read-only here")]
     ReadOnly,

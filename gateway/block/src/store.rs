@@ -91,8 +91,8 @@ pub trait Store: Volume {
     /// Takes constant time whatever the size, but for making durable what was not.
     ///
     /// Answers [`IoError::Unsupported`] where the medium cannot keep one, [`IoError::Invalid`] when
-    /// there is one with this name, [`IoError::NoSpace`] and [`IoError::Media`]; then nothing
-    /// changed.
+    /// there is one with this name, [`IoError::TooManySnapshots`] when there are as many as it
+    /// keeps, [`IoError::NoSpace`] and [`IoError::Media`]; then nothing changed.
     fn snapshot(&self, id: SnapshotId, ticket: Ticket) {
         let _ = id;
         ticket.fail(IoError::Unsupported);

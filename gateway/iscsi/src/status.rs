@@ -28,7 +28,10 @@ pub const fn fate(error: IoError, change: bool) -> Fate {
         IoError::OutOfRange => Fate::Sense(sense::OUT_OF_RANGE),
         IoError::NoSpace => Fate::Sense(sense::NO_SPACE),
         IoError::ReadOnly => Fate::Sense(sense::WRITE_PROTECTED),
-        IoError::Unsupported | IoError::Invalid => Fate::Sense(sense::INVALID_FIELD),
+        // No command of a host takes a snapshot.
+        IoError::Unsupported | IoError::Invalid | IoError::TooManySnapshots => {
+            Fate::Sense(sense::INVALID_FIELD)
+        }
         IoError::Checksum | IoError::Media if change => Fate::Sense(sense::WRITE_ERROR),
         IoError::Checksum | IoError::Media => Fate::Sense(sense::READ_ERROR),
         IoError::Dropped => Fate::Sense(sense::ABORTED),

@@ -361,6 +361,9 @@ pub enum Refusal {
     /// The snapshot is being removed, or its content is not there.
     #[error("the snapshot cannot be used: it is being removed, or its content was lost")]
     SnapshotUnusable,
+    /// The group goes back to it, or keeps what was there before as it.
+    #[error("the group is on its way back, and needs that snapshot until it is there")]
+    NeededOnTheWay,
     /// Nobody removes it yet.
     #[error("the snapshot is locked, and nobody removes it before its lock ends")]
     SnapshotLocked {

@@ -151,6 +151,8 @@ struct Core {
     upstream: Option<upstream::UpstreamPort>,
     candidate: Option<upstream::Candidate>,
     waiter: Option<oneshot::Sender<Result<(), Refusal>>>,
+    /// Who gave snapshots up for a way back that waits for room, by token.
+    room_makers: HashMap<u64, oneshot::Sender<Result<(), Refusal>>>,
     /// Who waits until changes that are under way are applied here.
     settling: Vec<Waker>,
     /// Who waits until something is kept of a volume, by token.
@@ -211,7 +213,13 @@ impl Group {
     /// # Cancellation
     /// Safe: the command goes on, its answer is dropped.
     pub async fn command(self: &Rc<Self>, command: Command) -> Result<(), Refusal> {
-        self.ask(|_core| Event::Command(command)).await
+        let waits_for_room = self.core.borrow().machine.waits_for_room();
+        match command {
+            Command::RemoveSnapshot { snapshot } if waits_for_room => {
+                self.make_room(snapshot).await
+            }
+            command => self.ask(|_core| Event::Command(command)).await,
+        }
     }
 
     /// Lets the machine know what an operator wants, and waits for its answer.
@@ -253,6 +261,7 @@ impl Group {
         self.stopping.cancel();
         // Who waits for a command that is still under way hears that it was interrupted.
         drop(self.core.borrow_mut().waiter.take());
+        self.core.borrow_mut().room_makers.clear();
         let latched = self.status().serving == crate::Serving::Latched;
         if latched || !self.core.borrow().machine.is_idle() {
             // A record that says what this copy lost may not be durable: a store that is marked

@@ -21,6 +21,7 @@
 //! named in comments are those of `docs/SEMANTICS.md`.
 
 mod activate;
+mod after;
 mod attributes;
 mod check;
 mod command;
@@ -69,6 +70,7 @@ use crate::locks::{Holder, RangeLocks};
 use crate::record::{Arbitrated, Attributes, Label, Named, RoleRecord, UpstreamRecord};
 use crate::status::GroupCounters;
 
+use self::after::After;
 pub(crate) use self::command::Pending;
 pub use self::cuts::{JournalLimits, Spell};
 pub use self::event::{Effect, Entry, Event, Opening, Pace, PointListing, Taken};
@@ -84,53 +86,6 @@ use self::witness::Arbiter;
 pub(crate) use self::witness::ReadLicence;
 pub use self::witness::Terms;
 use self::write::Writes;
-
-/// What the record that is being written decides when it is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum After {
-    /// Nothing but the record.
-    Nothing,
-    /// The command that asked for it is done.
-    Command,
-    /// This leg is out of the in-sync set: what waited for it may be acknowledged.
-    LegLeft(LegId),
-    /// This leg is in the in-sync set.
-    LegJoined(LegId),
-    /// The group is arbitrated by a witness.
-    Arbitrated,
-    /// The dirty maps are durable: extents may leave the activity log.
-    DirtyKept,
-    /// This mirror follows the primary that opened it.
-    Followed(u64),
-    /// This mirror's copy is now recorded as what it is; held messages may be applied.
-    QualityKept,
-    /// A point that this mirror can go back to is recorded: the stream of this link goes on.
-    PointKept { link: u64, cut: Option<Seq> },
-    /// A snapshot that was asked for is recorded; by the link to the primary that asked, or 0.
-    SnapshotNamed { id: block::SnapshotId, link: u64 },
-    /// The primary is recorded as what a named snapshot holds.
-    RolledBack,
-    /// This mirror recorded that it goes back to its kept point.
-    RollbackIntended,
-    /// This mirror is recorded as in sync.
-    Promoted,
-    /// This mirror is the primary: by handover, or by an operator.
-    TookOver { handover: bool },
-    /// The primary recorded that it is handing over.
-    Yielded,
-    /// The primary took the handover back.
-    Unyielded,
-    /// The old primary recorded that it is a mirror.
-    Demoted,
-    /// The fence is recorded.
-    Fenced,
-    /// This copy is recorded as open to hosts on its own.
-    Detached,
-    /// Who belongs to the group is recorded.
-    MembersKept,
-    /// What the gateway that this mirror relays to may lack is recorded.
-    RelayKept { leg: LegId, number: u64 },
-}
 
 /// The part this gateway plays now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,6 +260,7 @@ impl Machine {
             Event::SetAttributes { at, bytes } => self.set_attributes(at, bytes, out),
             Event::Recall => self.recall_handover(out),
             Event::LetGo { snapshot } => self.let_go(snapshot, out),
+            Event::MakeRoom(snapshot, token) => self.make_room(snapshot, token, out),
             Event::CompanionSaid { gateway, state, answers } => {
                 self.on_companion_said(gateway, *state, answers, out);
             }
@@ -468,6 +424,9 @@ impl Machine {
         if let Err(error) = result {
             // What is recorded is no longer known, so nothing may be promised from here on.
             self.latch(error, out);
+            if let After::RoomMade(token) = after {
+                out.push(Effect::RoomMade(token, Err(crate::Refusal::Io(error))));
+            }
             return;
         }
         self.recorded_part(number);
@@ -485,6 +444,7 @@ impl Machine {
             After::PointKept { link, cut } => self.point_kept(link, cut, out),
             After::SnapshotNamed { id, link } => self.snapshot_named(id, link, out),
             After::RolledBack => self.rollback_recorded(out),
+            After::RoomMade(token) => out.push(Effect::RoomMade(token, Ok(()))),
             After::RollbackIntended => self.roll_back(out),
             After::Promoted => self.promoted(out),
             After::TookOver { handover } => self.took_over(handover, out),

@@ -26,7 +26,8 @@ pub(crate) fn errno(command: Command, error: IoError) -> Errno {
             | Command::Cache
             | Command::BlockStatus => Errno::Inval,
         },
-        IoError::Invalid => Errno::Inval,
+        // No request of a host takes a snapshot.
+        IoError::Invalid | IoError::TooManySnapshots => Errno::Inval,
         IoError::Halted
         | IoError::NoWitness
         | IoError::NoCompanion
@@ -59,6 +60,7 @@ pub(crate) fn message(error: IoError) -> &'static str {
     match error {
         IoError::OutOfRange => "range is outside the volume",
         IoError::NoSpace => "pool is full",
+        IoError::TooManySnapshots => "the pool keeps no more snapshots of the volume",
         IoError::ReadOnly => "volume is read-only here",
         IoError::Reserved => "a host of iSCSI has reserved the volume",
         IoError::Fenced => "fenced by a higher epoch: this gateway may no longer serve the volume",

@@ -57,6 +57,7 @@ impl From<BookError> for Refused {
 pub(crate) const fn io_code(error: IoError) -> Code {
     match error {
         IoError::NoSpace => Code::PoolFull,
+        IoError::TooManySnapshots => Code::StoreSnapshotLimit,
         IoError::Fenced => Code::Fenced,
         IoError::Reserved => Code::VolumeInUse,
         IoError::Latched => Code::Latched,
@@ -151,6 +152,7 @@ impl From<Refusal> for Refused {
             Refusal::TooManySnapshots => Code::SnapshotLimit,
             Refusal::SnapshotPartial { .. } => Code::SnapshotPartial,
             Refusal::SnapshotUnusable => Code::SnapshotUnusable,
+            Refusal::NeededOnTheWay => Code::RollingBack,
             Refusal::SnapshotLocked { .. } => Code::SnapshotLocked,
             Refusal::SessionsActive => Code::WrongState,
         };
@@ -160,5 +162,20 @@ impl From<Refusal> for Refused {
             refusal.to_string()
         };
         Self::new(code, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pool_does_not_keep_is_not_told_as_a_full_one() {
+        let Refused(problem) = Refused::from(Refusal::Io(IoError::TooManySnapshots));
+        assert_eq!(problem.code, Code::StoreSnapshotLimit.as_str());
+        assert!(problem.detail.contains("no more snapshots"), "{problem:?}");
+        assert!(problem.next.is_some_and(|next| next.contains("snapshot delete")));
+        let Refused(problem) = Refused::from(Refusal::Io(IoError::NoSpace));
+        assert_eq!(problem.code, Code::PoolFull.as_str());
     }
 }

@@ -326,33 +326,82 @@ fn bak_09_a_primary_does_not_delete_what_the_backups_of_its_mirror_build_upon() 
 fn bak_08_a_group_is_backed_up_at_one_moment_of_its_writers() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let east = site(dir.path(), "east", "")?;
-    let names = ["logs", "data"].map(str::to_owned);
-    for name in &names {
-        east.cli(&["volume", "create", name, "--size", "64MiB"])?;
-    }
-    east.cli(&["group", "create", "books", "--volume", "logs", "--volume", "data"])?;
-    let plan = Plan { volumes: 2, writers: 3, slots: 128 };
-    let chain = Chain::start(plan, &east.nbd_socket(), &names, &[0, 0, 0])?;
+    make_books(&east)?;
+    let chain = write_to_books(&east)?;
     for round in ["one", "two", "three"] {
-        chain.await_more(200, SYNC_LIMIT)?;
-        let taken = take(&east, "books", "disk", round)?;
-        ensure!(taken["volumes"].as_array().map(Vec::len) == Some(2), "{taken:#}");
-        ensure!(taken["consistency"] == "crash" && taken["group"] == "books", "{taken:#}");
+        take_books(&chain, &east, round)?;
     }
     let acknowledged = chain.end()?;
     for round in ["one", "two", "three"] {
-        let mut copies = Vec::new();
-        for name in &names {
-            let to = format!("{name}-{round}");
-            let new = ["backup", "restore", "new", round, "--volume", name, "--to", &to];
-            east.cli(&new)?;
-            copies.push(read_front(&east.nbd_socket(), &to, plan.bytes())?);
-        }
-        let newest = plan.check(&copies)?;
-        println!("{round}: {newest:?} of {acknowledged:?}");
-        ensure!(newest.iter().zip(&acknowledged).all(|(held, all)| held <= all));
+        is_one_moment(&east, round, &acknowledged)?;
     }
     expect(&east, &["backup", "restore", "new", "one", "--to", "x"], 2, "several volumes").map(drop)
+}
+
+/// At a mirror, too: the moment is one of the hosts of its primary, which keeps the same one.
+#[test]
+fn bak_08_a_mirror_backs_a_group_up_at_one_moment_that_its_primary_is_asked_for() -> Result<()> {
+    let mut pair = Pair::joined()?;
+    let repository = pair.dir.path().join("repository");
+    pair.mirror.configure(&directory("disk", &repository, ""))?;
+    pair.mirror.stop()?;
+    pair.mirror.start()?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    make_books(east)?;
+    east.mirror("books", west)?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    let chain = write_to_books(east)?;
+    for round in ["one", "two"] {
+        let taken = take_books(&chain, west, round)?;
+        ensure!(taken["taken_by"] == "west", "{taken:#}");
+        let (at_east, at_west) = (kept(east, "books")?, kept(west, "books")?);
+        let point = at_west.last().context("the mirror keeps no point")?;
+        ensure!(at_east.contains(point), "{point} is not in {at_east:?}");
+    }
+    let acknowledged = chain.end()?;
+    for round in ["one", "two"] {
+        is_one_moment(west, round, &acknowledged)?;
+    }
+    Ok(())
+}
+
+/// The volumes of the group `books`, and what is written to them.
+const BOOKS: [&str; 2] = ["logs", "data"];
+const WRITING: Plan = Plan { volumes: 2, writers: 3, slots: 128 };
+
+fn make_books(site: &Site) -> Result<()> {
+    for name in BOOKS {
+        site.cli(&["volume", "create", name, "--size", "64MiB"])?;
+    }
+    site.cli(&["group", "create", "books", "--volume", "logs", "--volume", "data"]).map(drop)
+}
+
+fn write_to_books(site: &Site) -> Result<Chain> {
+    Chain::start(WRITING, &site.nbd_socket(), &BOOKS.map(str::to_owned), &[0, 0, 0])
+}
+
+/// Backs the group up while hosts write on.
+fn take_books(chain: &Chain, at: &Site, name: &str) -> Result<Value> {
+    chain.await_more(200, SYNC_LIMIT)?;
+    let taken = take(at, "books", "disk", name)?;
+    ensure!(taken["volumes"].as_array().map(Vec::len) == Some(2), "{taken:#}");
+    ensure!(taken["consistency"] == "crash" && taken["group"] == "books", "{taken:#}");
+    Ok(taken)
+}
+
+/// What a backup of the group holds is of one moment of its writers.
+fn is_one_moment(site: &Site, backup: &str, acknowledged: &[u64]) -> Result<()> {
+    let mut copies = Vec::new();
+    for name in BOOKS {
+        let to = format!("{name}-{backup}");
+        site.cli(&["backup", "restore", "new", backup, "--volume", name, "--to", &to])?;
+        copies.push(read_front(&site.nbd_socket(), &to, WRITING.bytes())?);
+    }
+    let newest = WRITING.check(&copies)?;
+    println!("{backup}: {newest:?} of {acknowledged:?}");
+    ensure!(newest.iter().zip(acknowledged).all(|(held, all)| held <= all));
+    ensure!(newest.iter().any(|held| *held > 0), "nothing had been written");
+    Ok(())
 }
 
 #[test]

@@ -89,6 +89,7 @@ fn evs_05_a_restored_volume_is_used_before_it_is_filled_and_keeps_its_backup() -
     // EVS-05: it is no source of a mirror, no member of a group and not backed up until it is filled.
     expect(&east, &["session", "create", COPY, "--to", "west"], 7, "GW0490")?;
     expect(&east, &["group", "create", "several", "--volume", COPY], 7, "GW0490")?;
+    expect(&east, &["group", "add", VOLUME, COPY], 7, "GW0490")?;
     expect(&east, &["volume", "digest", COPY], 7, "GW0490")?;
     expect(&east, &["backup", "create", COPY, "--target", "disk"], 7, "GW0490")?;
     // The backup goes from the list, and what it holds stays for the volume.
@@ -125,6 +126,10 @@ fn evs_05_a_restored_volume_is_used_before_it_is_filled_and_keeps_its_backup() -
     compare(&wanted, &download(&east, COPY, "filled")?)?;
     let gone = east.cli(&["backup", "gc", "--target", "disk"])?;
     ensure!(gone.to_string().contains("1 deleted backups"), "{gone:#}");
+    // From here on it is a volume as any other: there is no such site, that is all.
+    expect(&east, &["session", "create", COPY, "--to", "west"], 7, "GW0401")?;
+    take(&east, COPY, "disk", "of-the-copy")?;
+    east.cli(&["group", "create", "several", "--volume", COPY])?;
     // It needs nothing else.
     std::fs::remove_dir_all(&repository)?;
     compare(&wanted, &download(&east, COPY, "alone")?)

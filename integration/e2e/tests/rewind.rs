@@ -204,6 +204,11 @@ fn a_point_that_only_the_mirror_keeps_is_gone_back_to_and_its_primary_serves_aga
         let io = harness::Tool::new("qemu-io");
         io.args(["-f", "raw", "-c", &command, "-c", "flush", &east.nbd(VOLUME)]).run().map(drop)
     };
+    let holds = |pattern: &str, uri: &str| -> Result<()> {
+        let command = format!("read -P {pattern} 0 1M");
+        let io = harness::Tool::new("qemu-io");
+        io.args(["-r", "-f", "raw", "-c", &command, uri]).run().map(drop)
+    };
     write("1")?;
     east.cli(&["point", "policy", "set", VOLUME, "--schedule", "0 0 1 1 *", "--keep", "mirror"])?;
     east.cli(&["point", "take", VOLUME])?;
@@ -221,10 +226,21 @@ fn a_point_that_only_the_mirror_keeps_is_gone_back_to_and_its_primary_serves_aga
     expect(west, &["snapshot", "rollback", "plan", VOLUME, &point], 7, "--swap")?;
     let plan = west.cli(&["snapshot", "rollback", "plan", VOLUME, &point, "--swap"])?;
     let token = text(&plan, "/token")?;
-    west.cli(&["snapshot", "rollback", "run", VOLUME, &point, "--token", &token])?;
+    let done = west.cli(&["snapshot", "rollback", "run", VOLUME, &point, "--token", &token])?;
+    ensure!(done["state"] == "succeeded", "{done:#}");
     crate::pair::await_group(east, "service", SYNC_LIMIT, crate::pair::serves)?;
-    let read = ["-r", "-f", "raw", "-c", "read -P 1 0 1M", &east.nbd(VOLUME)].map(str::to_owned);
-    harness::Tool::new("qemu-io").args(&read).run()?;
+    holds("1", &east.nbd(VOLUME))?;
+    // Its primary serves, and the mirror follows it.
+    write("3")?;
     east.wait_equivalent(SYNC_LIMIT)?;
+    // It was the mirror that went back: what was there before is kept at it, and nowhere else.
+    let safeties = |site: &Site| -> Result<Vec<String>> {
+        let list = site.cli(&["snapshot", "list", VOLUME])?;
+        let all = list["items"].as_array().cloned().unwrap_or_default();
+        all.iter().filter(|of| of["origin"] == "safety").map(|of| text(of, "/name")).collect()
+    };
+    let (at_east, at_west) = (safeties(east)?, safeties(west)?);
+    ensure!(at_east.is_empty() && at_west.len() == 1, "{at_east:?}, {at_west:?}");
+    holds("2", &west.nbd(&format!("{VOLUME}@{}", at_west[0])))?;
     pair.is_identical()
 }

@@ -188,6 +188,31 @@ fn scrub_repairs_what_only_a_snapshot_holds_from_the_same_snapshot() -> Result<(
     compare(&content, &download(&pair.primary, &then, "again")?)
 }
 
+#[test]
+fn scrub_repairs_what_only_a_snapshot_holds_from_a_backup_that_holds_the_same() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let east = site(dir.path(), "east", "")?;
+    filled(&east, dir.path(), VOLUME, 64, 39)?;
+    take(&east, VOLUME, "disk", "kept")?;
+    // The snapshot shows block 20 as the backup has it, and block 21 as it has it not.
+    qemu_io(&east, VOLUME, "write -P 5 84k 4k")?;
+    east.cli(&["snapshot", "create", VOLUME, "--name", "then"])?;
+    let then = format!("{VOLUME}@then");
+    let content = download(&east, &then, "then")?;
+    qemu_io(&east, VOLUME, "write -P 6 80k 8k")?;
+    let now = download(&east, VOLUME, "now")?;
+    rot(&east, &content, 20)?;
+    scrub(&east, (1, 1))?;
+    let told = east.ask(&["events", "--since", "0"])?.text;
+    ensure!(told.contains("block 20 was bad; it is good, by backup kept in disk"), "{told}");
+    scrub(&east, (0, 0))?;
+    compare(&content, &download(&east, &then, "repaired")?)?;
+    rot(&east, &content, 21)?;
+    scrub(&east, (1, 0))?;
+    ensure!(last(&east)?["left"] == serde_json::json!([21]), "{:#}", last(&east)?);
+    compare(&now, &download(&east, VOLUME, "untouched")?)
+}
+
 /// Puts back what [`rot`] changed: the only block that differs from this one in a single bit.
 fn heal_by_hand(site: &Site, block: &[u8]) -> Result<()> {
     let mut files = Vec::new();

@@ -9,7 +9,9 @@ use block::IoError;
 pub(super) const fn code(error: IoError) -> u64 {
     match error {
         IoError::OutOfRange => 1,
-        IoError::NoSpace => 2,
+        // A mirror tells of a snapshot that it does not keep in words, and of changes in numbers.
+        // Should it come here all the same, this is the nearest that every release knows.
+        IoError::NoSpace | IoError::TooManySnapshots => 2,
         IoError::ReadOnly => 3,
         IoError::Fenced => 4,
         IoError::Halted => 5,

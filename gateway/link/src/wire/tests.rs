@@ -496,6 +496,13 @@ fn decodes_the_bytes_of_version_1() {
     assert_bytes(1, &expected, &bytes);
 }
 
+/// A number that a release does not know ends its link, so what answers no change gets none.
+#[test]
+fn a_snapshot_that_is_not_kept_has_no_number_that_an_earlier_release_does_not_know() {
+    let number = status::code(IoError::TooManySnapshots);
+    assert_eq!(status::error(number), Some(IoError::NoSpace));
+}
+
 /// Messages are these bytes in this version, and the other way round.
 fn assert_bytes(version: u16, expected: &[Message], bytes: &[u8]) {
     let encoded: String = bytes_in(version, expected)

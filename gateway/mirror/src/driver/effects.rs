@@ -60,15 +60,7 @@ impl Core {
                 self.ledger.put(records, self.sink.ticket(Tag::Recorded(number).pack()));
             }
             Effect::Dial { leg } => self.dials.push(leg),
-            Effect::Hang { leg, redial } => {
-                if let Some(port) = self.legs[leg.index()].take() {
-                    port.port.close();
-                    port.port.wake();
-                }
-                if redial {
-                    self.dials.push(leg);
-                }
-            }
+            Effect::Hang { leg, redial } => self.hang_up(leg, redial),
             Effect::Accept { differs, opened } => {
                 upstream::accept(self, group, differs, opened);
             }
@@ -90,8 +82,19 @@ impl Core {
             Effect::Journal(entry) => self.write_down(entry),
             Effect::DropHosts => group.drop_hosts(),
             Effect::Answered(result) => self.answered(result),
+            Effect::RoomMade(token, result) => self.room_made(token, result),
             Effect::AttributesKept { token, result } => self.attributes_kept(token, result),
             Effect::Note(note) => self.note(group, note),
+        }
+    }
+
+    fn hang_up(&mut self, leg: LegId, redial: bool) {
+        if let Some(port) = self.legs[leg.index()].take() {
+            port.port.close();
+            port.port.wake();
+        }
+        if redial {
+            self.dials.push(leg);
         }
     }
 

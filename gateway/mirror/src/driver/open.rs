@@ -203,6 +203,7 @@ impl Group {
             upstream: None,
             candidate: None,
             waiter: None,
+            room_makers: HashMap::new(),
             settling: Vec::new(),
             keepers: HashMap::new(),
             witness: witness.map(|(port, _)| port),

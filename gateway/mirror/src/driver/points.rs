@@ -5,9 +5,11 @@
 use std::rc::Rc;
 
 use block::{BlockSet, Extent, IoError, LegId, RunKind, SnapshotId, Volume};
+use tokio::sync::oneshot;
 
-use super::Core;
 use super::inbox::Tag;
+use super::{Core, Group};
+use crate::command::Refusal;
 use crate::machine::{Event, Note, PointListing};
 
 /// Ranges of a map that are asked for at a time.
@@ -21,7 +23,40 @@ pub(super) struct Removal {
     gone: Vec<bool>,
 }
 
+// === impl Group ===
+
+impl Group {
+    /// Gives a snapshot up for a way back that waits for room; answers when that is durable.
+    ///
+    /// # Cancellation
+    /// It may be given up.
+    pub(super) async fn make_room(self: &Rc<Self>, snapshot: SnapshotId) -> Result<(), Refusal> {
+        if self.stopping.is_cancelled() {
+            return Err(Refusal::Interrupted);
+        }
+        let (answer, waiting) = oneshot::channel();
+        {
+            let mut core = self.core.borrow_mut();
+            core.attempts += 1;
+            let token = core.attempts;
+            core.room_makers.insert(token, answer);
+            core.events.push(Event::MakeRoom(snapshot, token));
+        }
+        self.turn();
+        waiting.await.unwrap_or(Err(Refusal::Interrupted))
+    }
+}
+
+// === impl Core ===
+
 impl Core {
+    pub(super) fn room_made(&mut self, token: u64, result: Result<(), Refusal>) {
+        if let Some(maker) = self.room_makers.remove(&token) {
+            // A caller that went away no longer wants to know.
+            let _unheard = maker.send(result);
+        }
+    }
+
     pub(super) fn snapshot(&mut self, snapshots: &[SnapshotId]) {
         assert_eq!(snapshots.len(), self.members.len(), "each volume is in it (rule 14)");
         self.submit();

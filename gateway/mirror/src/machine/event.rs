@@ -250,6 +250,9 @@ pub enum Event {
     },
     /// An operator wants something. One at a time; answered by [`Effect::Answered`].
     Command(Command),
+    /// The snapshot is given up, so that the way back to another has room, beside the command that
+    /// waits with it; answered under the token by [`Effect::RoomMade`].
+    MakeRoom(SnapshotId, u64),
     /// Whoever began the planned swap of roles does not wait for it any longer: if its mirror was
     /// not asked yet, it is taken back.
     Recall,
@@ -484,6 +487,8 @@ pub enum Effect {
         /// How it ended.
         result: Result<(), IoError>,
     },
+    /// An [`Event::MakeRoom`] with that token is answered.
+    RoomMade(u64, Result<(), Refusal>),
     /// Answer the operator.
     Answered(Result<(), Refusal>),
     /// Tell people.

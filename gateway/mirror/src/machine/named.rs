@@ -381,12 +381,18 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.may_remove(id)?;
+        let records = self.give_named_up(id, out);
+        self.keep_with(After::Command, records, out);
+        Ok(())
+    }
+
+    /// What is recorded of a snapshot before the stores remove it.
+    pub(super) fn give_named_up(&mut self, id: SnapshotId, out: &mut Vec<Effect>) -> Records {
         let gone = if self.role == Role::Primary { self.bury(id, out) } else { Vec::new() };
         self.mark_deleting(id);
         let mut records = self.named_records();
         records.extend(gone);
-        self.keep_with(After::Command, records, out);
-        Ok(())
+        records
     }
 
     /// What was removed from the stores is not listed any more.

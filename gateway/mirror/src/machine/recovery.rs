@@ -78,8 +78,8 @@ impl Machine {
         if self.latched {
             return Err(Refusal::Io(IoError::Latched));
         }
-        if self.rolls_back_to(id) {
-            return Err(Refusal::Busy);
+        if self.needs_on_its_way(id) {
+            return Err(Refusal::NeededOnTheWay);
         }
         match self.locked_until(id) {
             Some(until_ms) => Err(Refusal::SnapshotLocked { until_ms }),

@@ -9,7 +9,8 @@
 //! Invariant (rule 9): what the way back changes is in every mirror's dirty map, durably and with the
 //! intention, before anything is changed. From that record on it is carried through: whatever ends it
 //! in the middle, the next start takes it up before anybody is served or followed. A store that has no
-//! room for it did not fail: it waits for room, and until then nothing else is done to the group.
+//! room for it did not fail: it waits for room, and until then nothing else is done to the group, but
+//! that snapshots which it does not need are removed for it.
 
 use block::{BlockSet, IoError, LegId, SnapshotId};
 
@@ -27,6 +28,8 @@ const ROOM_PAUSE_MS: u64 = 1_000;
 pub(super) struct Rollback {
     /// To which snapshot.
     to: SnapshotId,
+    /// The one of what was there before (rule 10); `None` when a start finds none.
+    safety: Option<SnapshotId>,
     step: Step,
     /// Nobody asked for it since the start, and it stands in the place of a command while it waits.
     is_unasked: bool,
@@ -79,7 +82,8 @@ impl Machine {
         let label = Label { id: safety, name, origin, unix_ms, marks: Marks::default() };
         self.may_name(&label)?;
         self.command = Some(Pending::RollBack(to));
-        self.rollback = Some(Rollback { to, step: Step::Settling(label), is_unasked: false });
+        let (safety, step) = (Some(safety), Step::Settling(label));
+        self.rollback = Some(Rollback { to, safety, step, is_unasked: false });
         out.push(Effect::DropHosts);
         Ok(())
     }
@@ -98,15 +102,37 @@ impl Machine {
         if usable { Ok(()) } else { Err(Refusal::SnapshotUnusable) }
     }
 
-    /// Whether the group is on its way to this snapshot.
-    pub(super) fn rolls_back_to(&self, id: SnapshotId) -> bool {
-        self.rollback.as_ref().is_some_and(|rollback| rollback.to == id)
+    /// Whether the group is on its way to this snapshot, or keeps what was there before as it.
+    pub(super) fn needs_on_its_way(&self, id: SnapshotId) -> bool {
+        let needs = |rollback: &Rollback| rollback.to == id || rollback.safety == Some(id);
+        self.rollback.as_ref().is_some_and(needs)
+    }
+
+    /// Whether the way back can go on when there is room, and not before.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.rollback.as_ref().is_some_and(|rollback| matches!(rollback.step, Step::Waiting(_)))
+    }
+
+    /// An operator gives a snapshot up while the way back waits for room, beside the command that
+    /// waits with it. Whatever else is removed here, the way back is carried through.
+    pub(super) fn make_room(&mut self, id: SnapshotId, token: u64, out: &mut Vec<Effect>) {
+        let refused = match self.may_remove(id) {
+            Ok(()) if self.closing => Some(Refusal::Io(IoError::ShuttingDown)),
+            Ok(()) => (!self.waits_for_room()).then_some(Refusal::Busy),
+            Err(refusal) => Some(refusal),
+        };
+        if let Some(refusal) = refused {
+            out.push(Effect::RoomMade(token, Err(refusal)));
+            return;
+        }
+        let records = self.give_named_up(id, out);
+        self.keep_with(After::RoomMade(token), records, out);
     }
 
     /// Moves the way back on, or gives it up while nothing is changed.
     pub(super) fn advance_rollback(&mut self, out: &mut Vec<Effect>) {
-        let Some(Rollback { to, step, .. }) = &self.rollback else { return };
-        let to = *to;
+        let Some(Rollback { to, safety, step, .. }) = &self.rollback else { return };
+        let (to, safety) = (*to, *safety);
         if step.is_free() && (self.role != Role::Primary || self.latched || self.closing) {
             self.give_rollback_up(to, Refusal::Interrupted, out);
             return;
@@ -117,7 +143,7 @@ impl Machine {
                 if quiet {
                     let label = label.clone();
                     let step = Step::Keeping(label.id);
-                    self.rollback = Some(Rollback { to, step, is_unasked: false });
+                    self.rollback = Some(Rollback { to, safety, step, is_unasked: false });
                     self.ask_for(label, out);
                 }
             }
@@ -231,8 +257,16 @@ impl Machine {
             self.latch(IoError::Media, out);
             return;
         }
-        self.rollback = Some(Rollback { to, step: Step::Rolling, is_unasked: false });
+        let (safety, step) = (self.newest_safety(), Step::Rolling);
+        self.rollback = Some(Rollback { to, safety, step, is_unasked: false });
         self.roll(to, out);
+    }
+
+    /// The last that was taken of what a way back gave up: none is taken while one is under way.
+    fn newest_safety(&self) -> Option<SnapshotId> {
+        let mut named = self.volumes.first()?.named.iter().rev();
+        let is_safety = |named: &&Named| named.label.origin == SnapshotOrigin::Safety;
+        named.find(is_safety).map(|named| named.label.id)
     }
 
     /// The stores answered; says whether it was to this.
@@ -260,6 +294,8 @@ impl Machine {
                     rollback.is_unasked = true;
                     self.command = Some(Pending::RollBack(to));
                 }
+                // What a full store could not give back before, it may now.
+                self.remove_unneeded(out);
             }
             // Some volumes may be there and others not: the next start takes it up again.
             Err(error) => self.latch(error, out),

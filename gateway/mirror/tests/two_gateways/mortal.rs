@@ -22,6 +22,8 @@ pub(crate) struct Life {
     requests: RefCell<Vec<Request>>,
     holding: Cell<bool>,
     pub(crate) snapshots_fail: Cell<Option<IoError>>,
+    /// No store has room to go back, until a snapshot is removed.
+    pub(crate) is_full: Cell<bool>,
 }
 
 impl Life {
@@ -148,6 +150,7 @@ impl Store for MortalStore {
 
     fn remove_snapshot(&self, id: SnapshotId, ticket: Ticket) {
         if self.life.step() {
+            self.life.is_full.set(false);
             self.inner.remove_snapshot(id, ticket);
         } else {
             self.life.bury(ticket);
@@ -155,7 +158,9 @@ impl Store for MortalStore {
     }
 
     fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
-        if self.life.step() {
+        if self.life.is_full.get() {
+            ticket.fail(IoError::NoSpace);
+        } else if self.life.step() {
             self.inner.roll_back(id, ticket);
         } else {
             self.life.bury(ticket);

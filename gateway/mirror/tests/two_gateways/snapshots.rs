@@ -2,7 +2,8 @@
 
 use block::{Mode, Op, SnapshotId};
 use twinspan_mirror::{
-    Command, GroupStatus, Phase, Policy, Refusal, SessionState, SnapshotOrigin, SnapshotState,
+    Command, GroupStatus, Phase, Policy, Refusal, Serving, SessionState, SnapshotOrigin,
+    SnapshotState,
 };
 
 use crate::world::{Site, World, bytes, extent};
@@ -93,6 +94,39 @@ fn snap_02_goes_back_in_place_and_the_mirror_follows_by_delta() {
         assert!(east.equals(&west));
         east.write(0, 7, 4096).await.unwrap();
         assert!(east.equals(&west));
+    });
+}
+
+/// Who waits for the way back still does; what is deleted is asked for beside it.
+#[test]
+fn snap_02_a_way_back_without_room_goes_on_when_a_snapshot_is_deleted() {
+    World::run(|world| async move {
+        let (east, _west) = world.two_sites();
+        for n in 1..=2_u8 {
+            east.write(0, n, 4096).await.unwrap();
+            east.command(take(u128::from(n), &format!("s{n}"))).await.unwrap();
+        }
+        east.write(0, 3, 4096).await.unwrap();
+        east.life.is_full.set(true);
+        let (snapshot, safety) = (SnapshotId::of(1), SnapshotId::of(9));
+        let back = east.command(Command::RollBack { snapshot, safety, unix_ms: 9 });
+        let make_room = async {
+            // Between two tries, which are a second apart.
+            world.pass_ms(3_500).await;
+            assert_eq!(east.status().serving, Serving::RollingBack);
+            for snapshot in [snapshot, safety] {
+                let refused = east.command(Command::RemoveSnapshot { snapshot }).await;
+                assert_eq!(refused, Err(Refusal::NeededOnTheWay));
+            }
+            assert!(east.life.is_full.get(), "nothing was removed");
+            let snapshot = SnapshotId::of(2);
+            east.command(Command::RemoveSnapshot { snapshot }).await
+        };
+        let (back, removed) = tokio::join!(back, make_room);
+        assert_eq!((back, removed), (Ok(()), Ok(())));
+        assert_eq!(east.content(0, 4096), bytes(1, 4096));
+        let left: Vec<SnapshotId> = east.status().snapshots.iter().map(|s| s.id).collect();
+        assert_eq!(left, [snapshot, safety]);
     });
 }
 

@@ -22,7 +22,7 @@ pub(crate) const fn code(error: &BackupError) -> Code {
         BackupError::KeyNeeded | BackupError::WrongKey | BackupError::NotEncrypted => {
             Code::BackupKey
         }
-        BackupError::NoConditionalPut { .. } | BackupError::NoStoreLock => Code::BackupTargetUnfit,
+        BackupError::NoConditionalPut { .. } => Code::BackupTargetUnfit,
         BackupError::NoBackup { .. }
         | BackupError::Removed { .. }
         | BackupError::NoVolume { .. } => Code::NotFound,

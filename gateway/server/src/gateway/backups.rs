@@ -343,8 +343,10 @@ impl Gateway {
         } else {
             format!("; in use by {}", pins.join(", "))
         };
+        let refused = collected.refused_words();
+        let refused = refused.map_or_else(String::new, |words| format!("; {words}"));
         let text = format!(
-            "{} objects of {}, {} deleted backups; {} objects of {} stay{users}",
+            "{} objects of {}, {} deleted backups; {} objects of {} stay{users}{refused}",
             collected.objects,
             bytes_text(collected.bytes),
             collected.gone.len(),

@@ -9,7 +9,8 @@
 //! Invariant: nothing is put back that does not match the checksum of what was stored here, so no copy
 //! can spoil another; a block that is good, or that a host wrote meanwhile, is left alone (the store
 //! looks and writes in one turn). A block that nobody has stays bad, and is told by its number. What
-//! only snapshots hold is read too, and put back from who keeps the same snapshot.
+//! only snapshots hold is read too, and put back from who keeps the same snapshot, or a backup that
+//! holds the same.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -292,11 +293,8 @@ impl Gateway {
                 break;
             }
         }
-        if seen.is_some() {
-            return Err(why);
-        }
         let status = self.status_of(place.group).await?;
-        match self.heal_from_backup(place, &status, block).await? {
+        match self.heal_from_backup((place, seen), &status, block).await? {
             Some(target) => {
                 self.told_healed(name, block, &target);
                 Ok(())
@@ -325,11 +323,10 @@ impl Gateway {
             .await?
     }
 
-    /// Looks for a backup whose snapshot is kept and since which the block was not changed; where it
-    /// was found.
+    /// Looks for a backup whose snapshot is kept and shows the same block; where it was found.
     async fn heal_from_backup(
         &self,
-        place: Place,
+        (place, seen): (Place, Option<SeenIn>),
         status: &GroupStatus,
         block: u64,
     ) -> Result<Option<String>, Refused> {
@@ -342,13 +339,13 @@ impl Gateway {
             let here = kept.and_then(|of| of.volumes.iter().find(|(id, _)| *id == place.volume));
             let Some((_, here)) = here.copied() else { continue };
             let (target, shard) = ((place.group, place.volume), self.shard_of(place.group));
-            if !shard.call(move |state| state.is_unchanged(target, here, block)).await?? {
+            if !shard.call(move |state| state.is_same(target, (seen, here), block)).await?? {
                 continue;
             }
             let content = self.read_backed_up(&run.target, run.backup, (place.volume, block)).await;
             match content {
                 Ok(content) => {
-                    let healed = self.put_back(place, None, block, content).await?;
+                    let healed = self.put_back(place, seen, block, content).await?;
                     if healed != Repaired::Differs {
                         return Ok(Some(format!("backup {} in {}", run.name, run.target)));
                     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use api::{Code, Snapshot, SnapshotHolder, SnapshotVolume};
 use block::{GatewayId, GroupId, SnapshotId, VolumeId};
 use mirror::{
-    Command, GroupStatus, LegStatus, Role, SnapshotOrigin, SnapshotState, SnapshotStatus,
+    Command, GroupStatus, LegStatus, Refusal, Role, SnapshotOrigin, SnapshotState, SnapshotStatus,
 };
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use super::members::check_name;
 use super::parts::together::parts_of;
 use super::scrubs::related;
 use super::{Gateway, Known};
-use crate::book::GroupEntry;
+use crate::book::{GroupEntry, RollbackEntry, Stage};
 use crate::clock::text;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;
@@ -202,8 +202,8 @@ impl Gateway {
     /// reads it goes on.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::BackupPoint`] for what backups need, here or at a mirror, or the
-    /// group's refusal.
+    /// [`Code::NotFound`], [`Code::BackupPoint`] for what backups need, here or at a mirror,
+    /// [`Code::RollingBack`] for what a way back needs, or the group's refusal.
     pub(crate) async fn delete_snapshot(&self, group: &str, name: &str) -> Result<(), Refused> {
         let entry = self.find_group(group)?;
         let status = self.status_of(entry.group()).await?;
@@ -213,6 +213,7 @@ impl Gateway {
                 format!("{} is read by a backup, or the next one builds upon it", snapshot.name);
             return Err(Refused::new(Code::BackupPoint, detail));
         }
+        self.require_not_on_the_way(entry.id, snapshot)?;
         self.require_nobodys_backup(&status, snapshot).await?;
         self.remove_at_companions(&status, snapshot.id).await?;
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };
@@ -223,6 +224,24 @@ impl Gateway {
         })?;
         self.events.tell("snapshot", &subject, "deleted");
         Ok(())
+    }
+
+    /// A way back that is not over needs what it leads to, and what was there before, wherever it
+    /// waits. All else may go: it may be what makes room for it.
+    fn require_not_on_the_way(
+        &self,
+        group: Uuid,
+        snapshot: &SnapshotStatus,
+    ) -> Result<(), Refused> {
+        let (id, pages) = (snapshot.id, self.book.read());
+        let way = pages.rollback_of(group).filter(|way| way.stage != Stage::There);
+        let needs = |way: &RollbackEntry| {
+            [way.snapshot, way.safety].contains(&id.uuid()) || way.kept() == id
+        };
+        if !way.is_some_and(needs) {
+            return Ok(());
+        }
+        Err(Refused::from(Refusal::NeededOnTheWay))
     }
 
     /// What goes at a primary goes at its mirrors, too, and the backups of a mirror may build upon it:

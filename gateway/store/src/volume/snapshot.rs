@@ -33,7 +33,7 @@ impl Inner {
         }
         let layer = layers.next_id().ok_or(IoError::Invalid)?;
         if layers.names().len() >= SNAPSHOTS_MAX {
-            return Err(IoError::NoSpace);
+            return Err(IoError::TooManySnapshots);
         }
         self.ensure_open()?;
         self.allow_snapshots()?;

@@ -248,6 +248,47 @@ fn damage_is_found_on_a_cold_read_and_by_a_scrub() {
 }
 
 #[test]
+fn a_block_that_is_written_in_parts_has_a_checksum_from_then_on() {
+    let disk = disk_with(1 << 20);
+    let volume = open(&disk);
+    // One that is new, and one that is there.
+    write(volume.as_ref(), 5 * 4096 + 100, vec![1; 200]).unwrap();
+    write(volume.as_ref(), 4096, vec![2; 4096]).unwrap();
+    write(volume.as_ref(), 4096 + 7, vec![3; 9]).unwrap();
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    // Bytes that a part did not hold, and some that it did.
+    disk.corrupt(&data_path(), 5 * 4096 + 1_000);
+    disk.corrupt(&data_path(), 4096 + 8);
+    let volume = open(&disk);
+    disk.set_cold(true);
+    for block in [1, 5] {
+        let bad = read(volume.as_ref(), block * 4096, 4096);
+        assert_eq!(bad, Err(IoError::Checksum), "block {block}");
+    }
+    let bad = [BlockRange::new(1, 2), BlockRange::new(5, 6)];
+    assert_eq!(volume.scrub(0, u64::MAX).unwrap().bad, bad);
+}
+
+/// Nobody knows which of its last writes arrived: what is there is taken for what was stored, once.
+#[test]
+fn what_changed_before_a_process_died_has_a_checksum_again_from_the_next_scrub_on() {
+    let disk = disk_with(1 << 20);
+    let volume = open(&disk);
+    write(volume.as_ref(), 0, vec![1; 8192]).unwrap();
+    flush(volume.as_ref()).unwrap();
+    disk.power_cut(1);
+    drop(volume);
+    let volume = open(&disk);
+    assert!(!volume.recovery().clean);
+    assert_eq!(volume.scrub(0, u64::MAX).unwrap().bad, []);
+    disk.corrupt(&data_path(), 4096 + 17);
+    disk.set_cold(true);
+    assert_eq!(read(volume.as_ref(), 4096, 4096), Err(IoError::Checksum));
+    assert_eq!(read(volume.as_ref(), 0, 4096).unwrap(), vec![1; 4096]);
+}
+
+#[test]
 fn a_bad_block_is_repaired_by_what_was_stored_and_by_nothing_else() {
     let disk = disk_with(1 << 20);
     let volume = open(&disk);

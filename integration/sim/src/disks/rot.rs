@@ -91,7 +91,7 @@ impl PoolDisk {
         let (block, good) = all[rng.index(all.len())].clone();
         let Some((path, offset)) = self.place_of(volume, &good) else { return Ok(None) };
         let extent = Extent::new(block * BLOCK, BLOCK).map_err(|e| e.to_string())?;
-        // One that was written in parts has no checksum before a scrub went over it.
+        // One that was changed before the process died last has none before a scrub went over it.
         if volumes[volume].checksums(extent).is_err() {
             return Ok(None);
         }

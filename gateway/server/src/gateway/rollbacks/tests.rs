@@ -9,6 +9,7 @@ use bytes::Bytes;
 use store::journal::{Journal, JournalLimits};
 
 use super::*;
+use crate::config::Config;
 use crate::gateway::tests::{Rig, ended};
 
 const BLOCK: u64 = block::BLOCK_BYTES;
@@ -58,9 +59,13 @@ impl Scene {
 
     /// As it is after a stop, or a kill.
     async fn again(self, dir: &Path) -> Self {
+        self.again_with(dir, |_| {}).await
+    }
+
+    async fn again_with(self, dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
         let Self { rig, group, volume, base } = self;
         rig.close().await;
-        let scene = Self { rig: Rig::open(dir).await, group, volume, base };
+        let scene = Self { rig: Rig::open_with(dir, configure).await, group, volume, base };
         scene.journal().await.settle();
         scene
     }
@@ -91,12 +96,24 @@ impl Scene {
     }
 
     async fn write(&self, number: u64, byte: u8) {
+        self.try_to_write(number, byte).await.unwrap();
+    }
+
+    async fn try_to_write(&self, number: u64, byte: u8) -> Result<(), Refused> {
         let place = (self.group, self.volume);
         let data = Bytes::from(vec![byte; 4096]);
         let shard = self.rig.gateway.shard_of(self.group);
         let written =
             shard.run(move |state| async move { state.fill(place, number * BLOCK, data).await });
-        written.await.unwrap().unwrap();
+        written.await.unwrap()
+    }
+
+    async fn give_back(&self, number: u64) {
+        let place = (self.group, self.volume);
+        let extent = Extent::new(number * BLOCK, BLOCK).unwrap();
+        let shard = self.rig.gateway.shard_of(self.group);
+        let zeroed = shard.run(move |state| async move { state.fill_zeroes(place, extent).await });
+        zeroed.await.unwrap().unwrap();
     }
 
     async fn content(&self) -> Vec<u8> {
@@ -109,12 +126,16 @@ impl Scene {
 
     /// Goes back to the second; what came of it.
     async fn go_back(&self) -> Operation {
+        let begun = self.begin_to_go_back().await;
+        ended(&self.rig.gateway, begun.id).await
+    }
+
+    async fn begin_to_go_back(&self) -> Operation {
         let gateway = &self.rig.gateway;
         let plan = gateway.plan_rollback("orders", SECOND, false).await.unwrap();
         assert_eq!(plan.moment.as_deref(), Some("2001-09-09T01:46:42Z"));
         let request = RollbackRequest { token: plan.token.unwrap(), drop_hosts: false };
-        let begun = gateway.roll_back(("orders", None), &request).await.unwrap();
-        ended(gateway, begun.id).await
+        gateway.roll_back(("orders", None), &request).await.unwrap()
     }
 
     fn note(&self) -> Option<RollbackEntry> {
@@ -254,6 +275,42 @@ async fn a_group_that_is_half_way_to_a_second_is_no_source_and_takes_no_host() {
         .map(|of| of.id.to_string())
         .collect();
     assert_eq!(safeties, [safety]);
+    scene.rig.close().await;
+}
+
+/// Half way in a full pool it waits for room, and an operator makes some within the group.
+#[tokio::test]
+async fn a_way_back_that_waits_for_room_lets_go_of_all_snapshots_but_those_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::make(dir.path()).await;
+    // What only this snapshot holds is all the room that there will be.
+    scene.write(16, 3).await;
+    scene.rig.gateway.take_snapshot("orders", Some("spare".to_owned())).await.unwrap();
+    scene.give_back(16).await;
+    for number in 0..8 {
+        scene.write(number, 0xee).await;
+    }
+    let scene = scene.again(dir.path()).await;
+    let used = scene.rig.gateway.pool.used_bytes();
+    let full = |config: &mut Config| config.pool_capacity = Some(used);
+    let scene = scene.again_with(dir.path(), full).await;
+    let gateway = &scene.rig.gateway;
+    let begun = scene.begin_to_go_back().await;
+    while scene.note().is_none_or(|note| note.stage != Stage::Back) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let refused = scene.try_to_write(32, 4).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::PoolFull.as_str(), "there is no room for anything");
+    let safety = scene.note().unwrap().safety.to_string();
+    for needed in ["base", &safety] {
+        let refused = gateway.delete_snapshot("orders", needed).await.unwrap_err();
+        assert_eq!(refused.0.code, Code::RollingBack.as_str(), "{needed}");
+    }
+    gateway.delete_snapshot("orders", "spare").await.unwrap();
+    let done = ended(gateway, begun.id).await;
+    assert_eq!(done.state, api::OperationState::Succeeded, "{done:?}");
+    assert_eq!(scene.content().await, as_of_second());
+    gateway.delete_snapshot("orders", "base").await.unwrap();
     scene.rig.close().await;
 }
 

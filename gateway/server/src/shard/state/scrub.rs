@@ -83,17 +83,21 @@ impl ShardState {
         Ok(repaired)
     }
 
-    /// Whether a block is what it was at a snapshot.
+    /// Whether the volume, or what of it a snapshot shows, has the same block as another snapshot.
     ///
     /// # Errors
     /// As for [`Self::scrub_step`].
-    pub(crate) fn is_unchanged(
+    pub(crate) fn is_same(
         &self,
         (group, volume): Target,
-        since: SnapshotId,
+        (seen, other): (Option<SeenIn>, SnapshotId),
         block: u64,
     ) -> Result<bool, Refused> {
-        let changed = self.open_of(group, volume)?.store.changed_since(since, block, 1)?;
+        let store = self.open_of(group, volume)?.store;
+        let changed = match seen {
+            None => store.changed_since(other, block, 1)?,
+            Some(seen) => store.changed_between((seen.here, other), block, 1)?,
+        };
         Ok(changed.first().is_none_or(|range| range.first() > block))
     }
 }

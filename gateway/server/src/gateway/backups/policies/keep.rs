@@ -81,11 +81,14 @@ impl Gateway {
         }
         let watch = Watch::new(self.stopping.child_token());
         let collected = target.note(repository.collect(target.now(), &watch).await)?;
-        let text = format!(
+        let mut text = format!(
             "{} backups that no rule keeps were deleted, and {} given back",
             gone.len(),
             api::units::bytes_text(collected.bytes)
         );
+        if let Some(words) = collected.refused_words() {
+            text = format!("{text}; {words}");
+        }
         self.events.tell("backup", name, text);
         Ok(())
     }

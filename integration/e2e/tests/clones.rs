@@ -258,6 +258,42 @@ fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
 }
 
 #[test]
+fn snap_06_two_clones_of_a_deleted_snapshot_need_nothing_of_each_other() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut east, good) = cloning(dir.path())?;
+    let from = format!("{VOLUME}/good");
+    for name in ["second", "third"] {
+        east.cli(&["volume", "create", name, "--from-snapshot", &from])?;
+    }
+    remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
+    // One is given up while it is filled; nothing of it stays, and the others go on.
+    remove(&east, &["volume", "delete", CLONE])?;
+    expect(&east, &["volume", "show", CLONE], 1, "GW0204")?;
+    east.cli(&["volume", "create", CLONE, "--size", "64MiB"])?;
+    for name in ["second", "third"] {
+        let shown = east.cli(&["volume", "show", name])?;
+        ensure!(!shown["filling"].is_null(), "it was filled too early for this test");
+        compare(&good, &download(&east, name, name)?)?;
+    }
+    speed_up(&mut east)?;
+    for name in ["second", "third"] {
+        wait_for("filling", SYNC_LIMIT, || {
+            let shown = east.cli(&["volume", "show", name])?;
+            ensure!(shown["filling"].is_null(), "{:#}", shown["filling"]);
+            Ok(())
+        })?;
+        compare(&good, &download(&east, name, name)?)?;
+    }
+    wait_for("the room of the snapshot", SOON, || {
+        let mapped = number(&east.cli(&["volume", "show", VOLUME])?, "/mapped_bytes")?;
+        ensure!(mapped == 48 << 20, "{mapped} bytes are mapped");
+        Ok(())
+    })?;
+    remove(&east, &["volume", "delete", VOLUME])?;
+    compare(&good, &download(&east, "third", "alone")?)
+}
+
+#[test]
 fn snap_06_a_clone_that_is_deleted_ends_its_filling_and_lets_go() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (east, _) = cloning(dir.path())?;

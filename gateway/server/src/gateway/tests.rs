@@ -46,7 +46,12 @@ impl Rig {
             let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
             store::Pool::create_path(&path, identity).unwrap();
         }
-        let pool = store::Pool::open_path(&path, PoolOptions::default()).unwrap();
+        let mut config = crate::config::load(None).unwrap();
+        config.api.shard_deadline = Duration::from_millis(200);
+        configure(&mut config);
+        let options =
+            PoolOptions { capacity_bytes: config.pool_capacity, ..PoolOptions::default() };
+        let pool = store::Pool::open_path(&path, options).unwrap();
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
         let events = Arc::new(Events::new(clock));
         let identity = Identity {
@@ -58,9 +63,6 @@ impl Rig {
         let links =
             link::LinkContext::new(identity.clone(), &credentials, link::Trusted::default())
                 .unwrap();
-        let mut config = crate::config::load(None).unwrap();
-        config.api.shard_deadline = Duration::from_millis(200);
-        configure(&mut config);
         let (fillings, of_fillings) = Fillings::new();
         let ways = Arc::<Ways>::default();
         let threads: Vec<ShardThread> = (0..2)

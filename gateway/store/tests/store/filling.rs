@@ -297,7 +297,7 @@ fn what_another_volume_is_filled_from_stays() {
     pool.delete_volume(VOLUME).unwrap();
 }
 
-/// Found by looking: the first of two that was filled let go for both when it had to say so again.
+/// Found in a review: the first of two that was filled let go for both when it had to say so again.
 #[test]
 fn what_two_volumes_are_filled_from_stays_until_both_let_go() {
     let (snapshot, clones) = (SnapshotId::of(5), [VolumeId::of(8), VolumeId::of(9)]);

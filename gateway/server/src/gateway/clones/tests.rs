@@ -146,7 +146,7 @@ async fn snap_06_a_clone_whose_making_or_removal_was_cut_short_leaves_nothing() 
     }
 }
 
-/// Found by looking: the first one that was filled waited for the other, said once more that it let go,
+/// Found in a review: the first one that was filled waited for the other, said once more that it let go,
 /// and took the other's content away.
 #[tokio::test]
 async fn snap_06_of_two_clones_the_first_that_is_filled_lets_go_for_itself_only() {

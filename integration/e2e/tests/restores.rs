@@ -68,7 +68,7 @@ fn is_closed(site: &Site, backup: &str) -> Result<()> {
 fn bak_12_an_original_whose_restore_is_killed_takes_no_host_until_it_is_whole() -> Result<()> {
     let mut pair = Pair::mirrored("64MiB")?;
     let repository = pair.dir.path().join("repository");
-    let (slow, fast) = ("bandwidth = \"4MiB/s\"", "");
+    let (slow, fast) = ("bandwidth = \"2MiB/s\"", "");
     let configure = |site: &Site, more: &str| site.configure(&directory("disk", &repository, more));
     configure(&pair.primary, fast)?;
     pair.primary.stop()?;

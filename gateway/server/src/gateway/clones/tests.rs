@@ -146,6 +146,30 @@ async fn snap_06_a_clone_whose_making_or_removal_was_cut_short_leaves_nothing() 
     }
 }
 
+/// One that could not be recorded in the book gives way to the next of its name, and so does what was
+/// kept for it.
+#[tokio::test]
+async fn snap_06_a_clone_that_was_not_made_gives_way_and_lets_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::make(dir.path()).await;
+    let gateway = &scene.rig.gateway;
+    let left = scene.half_made("trial").await;
+    gateway.delete_snapshot("orders", "then").await.unwrap();
+    assert_eq!(scene.kept().await, Some(1));
+    let again = NewVolume {
+        volume: VolumeId::from_uuid(Uuid::now_v7()),
+        name: "trial".to_owned(),
+        bytes: 1 << 20,
+        settings: api::VolumeSettings::default(),
+        origin: None,
+    };
+    gateway.make_volumes(vec![again]).await.unwrap();
+    assert!(gateway.pool.volume(left).is_none());
+    scene.await_slots(SLOTS).await;
+    assert_eq!(scene.kept().await, None);
+    scene.rig.close().await;
+}
+
 /// Found in a review: the first one that was filled waited for the other, said once more that it let go,
 /// and took the other's content away.
 #[tokio::test]

@@ -93,10 +93,11 @@ impl Repository {
 
     /// Pins a backup under a name that the caller remembers, for readers that come and go while
     /// processes die: it stays until [`Repository::unpin`], and what it protects can be read by
-    /// [`Repository::read_pinned`] until then, whoever removes the backup meanwhile.
+    /// [`Repository::read_pinned`] until then, whoever removes the backup meanwhile. A pin of this name
+    /// that is there already is the caller's own, and holds what it held.
     ///
     /// # Errors
-    /// As for [`read`](Self::read); then there is no pin.
+    /// As for [`read`](Self::read); then there is no new pin.
     ///
     /// # Cancellation
     /// A call that is dropped may leave the pin.
@@ -107,8 +108,9 @@ impl Repository {
         now: Timestamp,
     ) -> Result<(), BackupError> {
         let gateway = self.gateway.to_string();
-        self.put_pin(pin, &Pin { gateway, needs: vec![backup], purpose: Purpose::Reading }).await?;
-        if let Err(error) = self.held(backup, volume, now).await {
+        let wanted = Pin { gateway, needs: vec![backup], purpose: Purpose::Reading };
+        let is_new = self.put_pin(pin, &wanted).await?;
+        if is_new && let Err(error) = self.held(backup, volume, now).await {
             self.unpin(pin).await?;
             return Err(error);
         }

@@ -24,6 +24,7 @@ pub struct Restore {
     backup: BackupId,
     volume: VolumeId,
     now: Timestamp,
+    pin: Option<BackupId>,
     position: AtomicU64,
 }
 
@@ -31,7 +32,15 @@ impl Restore {
     /// A volume of a backup, from a byte on: 0, or where an earlier restore to the same sink was.
     #[must_use]
     pub const fn new(backup: BackupId, volume: VolumeId, position: u64, now: Timestamp) -> Self {
-        Self { backup, volume, now, position: AtomicU64::new(position) }
+        Self { backup, volume, now, pin: None, position: AtomicU64::new(position) }
+    }
+
+    /// Keeps the backup by a pin that the caller remembers, and removes with [`Repository::unpin`]
+    /// when the restore is over, however often it was cut short until then. Whoever removes the backup
+    /// meanwhile, the restore goes on.
+    #[must_use]
+    pub fn pinned(self, pin: BackupId) -> Self {
+        Self { pin: Some(pin), ..self }
     }
 
     /// Everything before this byte was written to the sink. Durable it is only after a flush of
@@ -53,16 +62,23 @@ impl Repository {
     ///
     /// # Cancellation
     /// By the watch's token, between two writes; a call that is dropped is repeated from the
-    /// position, and may leave a pin.
+    /// position, and may leave a pin, unless the restore is [`Restore::pinned`].
     pub async fn restore(
         &self,
         restore: &Restore,
         sink: &dyn Sink,
         watch: &Arc<Watch>,
     ) -> Result<(), BackupError> {
-        let reader = self.read(restore.backup, restore.volume, restore.now, watch).await?;
+        let reader = match restore.pin {
+            None => self.read(restore.backup, restore.volume, restore.now, watch).await?,
+            Some(pin) => {
+                let what = (restore.backup, restore.volume);
+                self.pin_reading(pin, what, restore.now).await?;
+                self.read_pinned(what, watch).await?
+            }
+        };
         let copied = copy(&reader, sink, &restore.position, watch).await;
-        // A restore that failed is repeated later, or not at all: either way this pin is over.
+        // A restore that failed is repeated later, or not at all: a pin of its own is over either way.
         let closed = reader.close().await;
         copied?;
         closed

@@ -336,3 +336,38 @@ enum Kill {
     Request,
     Write,
 }
+
+/// Found in a review: a gateway that died in the middle of a restore left a pin that nobody knew, so its
+/// backup was being read for ever and never given back.
+#[tokio::test]
+async fn a_restore_that_keeps_its_pin_outlives_a_removal_and_leaves_nothing() {
+    let store = Seen::memory();
+    let repository = store.create(None).await;
+    let mut volume = Volume::new(1, 40 << 20);
+    for part in 0..40_u64 {
+        volume.write(part * 256..part * 256 + 40, part * 1000 + 1);
+    }
+    let point = volume.point();
+    take(&repository, 1, &point).await;
+    let before = (0..9000).step_by(3).map(|block| (block, block + 5)).collect();
+    let disk = Disk::used(point.bytes(), &before);
+    let (pin, mut position) = (id(77), 0);
+    for killed in [2, 5] {
+        *disk.fails_after.lock().unwrap() = Some(killed);
+        let restore = Restore::new(id(1), volume.id, position, now()).pinned(pin);
+        assert!(repository.restore(&restore, &disk, &watch()).await.is_err());
+        position = restore.position();
+        let collected = repository.collect(now(), &watch()).await.unwrap();
+        let pins: Vec<_> = collected.pins.iter().map(|(id, _)| *id).collect();
+        assert_eq!(pins, [pin], "one, however often it is killed");
+    }
+    *disk.fails_after.lock().unwrap() = None;
+    repository.remove(id(1), now()).await.unwrap();
+    assert_eq!(repository.collect(now(), &watch()).await.unwrap().kept, [id(1)]);
+    let last = Restore::new(id(1), volume.id, position, now()).pinned(pin);
+    repository.restore(&last, &disk, &watch()).await.unwrap();
+    assert!(disk.holds(&point.content));
+    repository.unpin(pin).await.unwrap();
+    let collected = repository.collect(now(), &watch()).await.unwrap();
+    assert!(collected.gone == [id(1)] && collected.pins.is_empty(), "{collected:?}");
+}

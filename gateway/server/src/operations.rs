@@ -184,6 +184,17 @@ impl Running {
         });
     }
 
+    /// Says what the step that was begun last waits for.
+    pub(crate) fn waits(&self, why: &str) {
+        self.operations.change(self.id, |operation| {
+            let running =
+                operation.steps.last_mut().filter(|step| step.state == OperationState::Running);
+            if let Some(step) = running {
+                why.clone_into(&mut step.detail);
+            }
+        });
+    }
+
     /// Ends the step that was begun last.
     pub(crate) fn done(&mut self, detail: impl Into<String>) {
         self.end_step(OperationState::Succeeded, detail.into());

@@ -110,13 +110,15 @@ impl State {
         })
     }
 
-    /// The snapshots of what lies in this directory that others are filled from.
-    fn kept_in(&self, home: VolumeId) -> Vec<SnapshotId> {
-        let origins = self.volumes.values().filter_map(|entry| entry.record.origin.as_ref());
-        let kept = origins.filter_map(OriginRecord::snapshot);
+    /// The snapshots of what lies in this directory that others are filled from, and those others.
+    fn kept_in(&self, home: VolumeId) -> Vec<(SnapshotId, VolumeId)> {
         let is_here =
             |volume: &VolumeId| self.volumes.get(volume).is_some_and(|entry| entry.home == home);
-        kept.filter(|(volume, _)| is_here(volume)).map(|(_, snapshot)| snapshot).collect()
+        let kept = |entry: &Entry| {
+            let (volume, snapshot) = entry.record.origin.as_ref()?.snapshot()?;
+            is_here(&volume).then_some((snapshot, entry.record.id))
+        };
+        self.volumes.values().filter_map(kept).collect()
     }
 
     fn is_home(&self, id: VolumeId) -> bool {

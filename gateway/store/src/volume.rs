@@ -82,8 +82,8 @@ pub(crate) struct Context {
     pub(crate) executor: Executor,
     pub(crate) budget: Arc<Budget>,
     pub(crate) pages_max: usize,
-    /// Snapshots that other volumes are filled from.
-    pub(crate) kept: Vec<SnapshotId>,
+    /// Snapshots that other volumes are filled from, and which those are.
+    pub(crate) kept: Vec<(SnapshotId, VolumeId)>,
     pub(crate) host: Box<dyn Host>,
 }
 

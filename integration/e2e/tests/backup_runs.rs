@@ -69,7 +69,7 @@ pub(crate) fn list(site: &Site) -> Result<Vec<Value>> {
 }
 
 /// The names of those that can be restored.
-fn available(site: &Site) -> Result<Vec<String>> {
+pub(crate) fn available(site: &Site) -> Result<Vec<String>> {
     let all = list(site)?;
     let all = all.iter().filter(|backup| backup["status"] == "available");
     all.map(|backup| text(backup, "/name")).collect()
@@ -118,7 +118,7 @@ pub(crate) fn await_end(site: &Site, kind: &str) -> Result<Value> {
 }
 
 /// The snapshots of backups that a site keeps.
-fn kept(site: &Site, group: &str) -> Result<Vec<String>> {
+pub(crate) fn kept(site: &Site, group: &str) -> Result<Vec<String>> {
     let answer = site.cli(&["snapshot", "list", group])?;
     let all = answer["items"].as_array().cloned().unwrap_or_default();
     let of_backups = all.iter().filter(|of| of["origin"] == "backup" && of["state"] == "available");

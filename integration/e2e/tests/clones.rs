@@ -12,7 +12,9 @@ use harness::{Site, Tool, wait_for};
 use serde_json::Value;
 
 use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, compare, expect, number, set, single, text};
+use crate::random::Random;
 use crate::records::random_file;
+use crate::snapshots::{begin, kills};
 
 const CLONE: &str = "trial";
 
@@ -255,6 +257,88 @@ fn snap_06_a_clone_outlives_the_snapshot_and_then_the_volume() -> Result<()> {
     compare(&good, &download(&east, CLONE, "alone")?)?;
     restart(&mut east)?;
     compare(&good, &download(&east, CLONE, "still")?)
+}
+
+#[test]
+fn snap_06_two_clones_of_a_deleted_snapshot_need_nothing_of_each_other() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut east, good) = cloning(dir.path())?;
+    let from = format!("{VOLUME}/good");
+    for name in ["second", "third"] {
+        east.cli(&["volume", "create", name, "--from-snapshot", &from])?;
+    }
+    remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
+    // One is given up while it is filled; nothing of it stays, and the others go on.
+    remove(&east, &["volume", "delete", CLONE])?;
+    expect(&east, &["volume", "show", CLONE], 1, "GW0204")?;
+    east.cli(&["volume", "create", CLONE, "--size", "64MiB"])?;
+    for name in ["second", "third"] {
+        let shown = east.cli(&["volume", "show", name])?;
+        ensure!(!shown["filling"].is_null(), "it was filled too early for this test");
+        compare(&good, &download(&east, name, name)?)?;
+    }
+    speed_up(&mut east)?;
+    for name in ["second", "third"] {
+        wait_for("filling", SYNC_LIMIT, || {
+            let shown = east.cli(&["volume", "show", name])?;
+            ensure!(shown["filling"].is_null(), "{:#}", shown["filling"]);
+            Ok(())
+        })?;
+        compare(&good, &download(&east, name, name)?)?;
+    }
+    wait_for("the room of the snapshot", SOON, || {
+        let mapped = number(&east.cli(&["volume", "show", VOLUME])?, "/mapped_bytes")?;
+        ensure!(mapped == 48 << 20, "{mapped} bytes are mapped");
+        Ok(())
+    })?;
+    remove(&east, &["volume", "delete", VOLUME])?;
+    compare(&good, &download(&east, "third", "alone")?)
+}
+
+#[test]
+fn snap_06_clones_that_come_and_go_while_their_gateway_is_killed_are_whole_or_gone() -> Result<()> {
+    let mut random = Random::announced("clones_killed")?;
+    let dir = tempfile::tempdir()?;
+    let mut east = single(dir.path(), "east")?;
+    east.cli(&["volume", "create", VOLUME, "--size", "64MiB"])?;
+    let good = prepare(&east)?;
+    let from = format!("{VOLUME}/good");
+    let mut found = [0, 0];
+    for round in 0..kills() {
+        let mut call = begin(&east, &["volume", "create", CLONE, "--from-snapshot", &from])?;
+        if round % 2 == 1 {
+            call.wait().context("await a clone")?;
+            call = begin(&east, &["volume", "delete", CLONE])?;
+        }
+        let pause = Duration::from_millis(random.within(0..150));
+        std::thread::sleep(pause);
+        east.kill()?;
+        call.wait().context("await the end of the call")?;
+        east.start()?;
+        let is_there = east.ask(&["volume", "show", CLONE])?.code == 0;
+        println!("{round}: killed after {pause:?}: it is there: {is_there}");
+        found[usize::from(is_there)] += 1;
+        if is_there {
+            compare(&good, &download(&east, CLONE, "found")?)?;
+            wait_for("its host to leave", SOON, || remove(&east, &["volume", "delete", CLONE]))?;
+        }
+        expect(&east, &["volume", "show", CLONE], 1, "GW0204")?;
+    }
+    println!("gone {}, there {}", found[0], found[1]);
+    remove(&east, &["snapshot", "delete", VOLUME, "good"])?;
+    wait_for("the room of the snapshot", SOON, || {
+        let mapped = number(&east.cli(&["volume", "show", VOLUME])?, "/mapped_bytes")?;
+        ensure!(mapped == 48 << 20, "{mapped} bytes are mapped");
+        Ok(())
+    })?;
+    remove(&east, &["volume", "delete", VOLUME])?;
+    wait_for("an empty pool", SOON, || {
+        let told = east.metrics()?;
+        let used = told.lines().find(|line| line.starts_with("twinspan_store_used_bytes{"));
+        let used = used.context("it is not told how much is used")?;
+        ensure!(used.ends_with(" 0"), "{used}");
+        Ok(())
+    })
 }
 
 #[test]

@@ -95,7 +95,10 @@ fn evs_05_a_restored_volume_is_used_before_it_is_filled_and_keeps_its_backup() -
     // The backup goes from the list, and what it holds stays for the volume.
     let pins = repository.join("pins");
     ensure!(files(&pins) == 1, "{} pins", files(&pins));
-    let id = text(&list(&east)?[1], "/id")?;
+    let all = list(&east)?;
+    let statuses = [&all[0]["status"], &all[1]["status"]];
+    ensure!(statuses == ["available", "restoring"], "{statuses:?}");
+    let id = text(&all[1], "/id")?;
     east.ask(&["backup", "delete", &id])?;
     east.cli(&["backup", "gc", "--target", "disk"])?;
     // Hosts change it meanwhile: parts of blocks too.

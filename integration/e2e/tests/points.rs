@@ -148,6 +148,36 @@ fn hdr_08_a_point_that_a_volume_is_made_of_is_marked_as_used() -> Result<()> {
 }
 
 #[test]
+fn hdr_08_a_point_that_lacks_a_volume_of_its_group_is_disabled_and_says_why() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = single(dir.path(), "east")?;
+    site.cli(&["volume", "create", VOLUME, "--size", "16MiB"])?;
+    policy(&site, &["--schedule", "0 0 1 1 *", "--keep", "primary"])?;
+    let early = take(&site)?;
+    let await_disabled = |wanted: bool| {
+        wait_for("what can be used", SOON, || {
+            let point = show(&site, &early)?;
+            ensure!(point["disabled"] == wanted, "{point:#}");
+            ensure!(point["disable_reason"].is_string() == wanted, "{point:#}");
+            Ok(point)
+        })
+    };
+    await_disabled(false)?;
+    site.cli(&["volume", "create", "later", "--size", "16MiB", "--group", VOLUME])?;
+    let point = await_disabled(true)?;
+    ensure!(text(&point, "/disable_reason")?.contains("later"), "{point:#}");
+    ensure!(list(&site)?[0]["disabled"] == true, "{:#?}", list(&site)?);
+    // Nor is it gone back to; a point of both volumes is.
+    expect(&site, &["snapshot", "rollback", "plan", VOLUME, &early], 7, "later")?;
+    let late = take(&site)?;
+    ensure!(show(&site, &late)?["disabled"] == false, "{:#}", show(&site, &late)?);
+    site.cli(&["snapshot", "rollback", "plan", VOLUME, &late])?;
+    expect(&site, &["group", "remove", VOLUME, "later"], 0, "")?;
+    await_disabled(false)?;
+    Ok(())
+}
+
+#[test]
 fn hdr_09_the_point_current_is_used_once_and_refused_by_name_then() -> Result<()> {
     let pair = Pair::mirrored("64MiB")?;
     let (east, west) = (&pair.primary, &pair.mirror);

@@ -52,8 +52,7 @@ pub(crate) struct FilledEntry {
     pub(crate) is_filled: bool,
 }
 
-/// A pin of a backup that a new volume is filled from: noted before it is put, and until it was
-/// removed.
+/// A pin of a backup that is read: noted before it is put, and until it was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct PinEntry {
     /// The pin.
@@ -62,7 +61,8 @@ pub(crate) struct PinEntry {
     pub(crate) target: String,
     /// The backup.
     pub(crate) backup: Uuid,
-    /// The volume here that is filled.
+    /// The new volume here that is filled; nil for originals, whose restore names the pin, and for a
+    /// block that is read to repair another one.
     pub(crate) volume: Uuid,
 }
 
@@ -81,6 +81,9 @@ pub(crate) struct FillEntry {
     pub(crate) sessions: Vec<Uuid>,
     /// The snapshot of what was there before, when it is an original.
     pub(crate) safety: Option<Uuid>,
+    /// The pin that keeps the backup until it is over; releases before this one noted none.
+    #[serde(default)]
+    pub(crate) pin: Option<Uuid>,
     /// Why it was interrupted: a code and words.
     #[serde(default)]
     pub(crate) error: Option<(String, String)>,
@@ -136,7 +139,7 @@ pub(crate) struct BackupPages {
     pub(crate) policies: Vec<PolicyEntry>,
     /// One for each group and target.
     pub(crate) lasts: Vec<LastEntry>,
-    /// Pins of backups that new volumes are filled from.
+    /// Pins of backups that are read.
     pub(crate) pins: Vec<PinEntry>,
 }
 

@@ -57,8 +57,8 @@ impl Gateway {
             return Err(Refused::new(Code::BelowSnapshot, detail));
         }
         let (group, volume, snapshot) = place;
-        let kept =
-            self.shard_of(group).call(move |state| state.keep_snapshot(group, volume, snapshot));
+        let id = VolumeId::from_uuid(Uuid::now_v7());
+        let kept = self.shard_of(group).call(move |state| state.keep_snapshot(place, id));
         if !kept.await? {
             let detail = format!("what {} held is not there", from.snapshot);
             return Err(Refused::new(Code::SnapshotUnusable, detail));
@@ -67,18 +67,17 @@ impl Gateway {
             group: GroupId::from_uuid(Uuid::now_v7()),
             name: wanted.name.clone(),
             volumes: vec![NewVolume {
-                volume: VolumeId::from_uuid(Uuid::now_v7()),
+                volume: id,
                 name: wanted.name.clone(),
                 bytes: wanted.bytes.unwrap_or(bytes),
                 settings: wanted.settings,
                 origin: Some(OriginRecord::Snapshot { volume, snapshot, bytes }),
             }],
         };
-        let id = new.volumes[0].volume;
         if let Err(refused) = self.create_group(new).await {
             // If the pool has it, what it needs stays until the next start has removed both.
             if self.pool.volume(id).is_none() {
-                self.let_go(place).await?;
+                self.let_go(place, id).await?;
             }
             return Err(refused);
         }
@@ -223,17 +222,15 @@ impl Gateway {
             found.map(|(group, _)| group.group())
         };
         match group {
-            Some(group) => self.let_go((group, volume, snapshot)).await,
+            Some(group) => self.let_go((group, volume, snapshot), id).await,
             // It went with its volume.
             None => Ok(()),
         }
     }
 
-    async fn let_go(&self, (group, volume, snapshot): Place) -> Result<(), Refused> {
-        let shard = self.shard_of(group).clone();
-        let gone = shard.run(move |state| async move {
-            state.let_go_of_snapshot(group, volume, snapshot).await
-        });
+    async fn let_go(&self, place: Place, by: VolumeId) -> Result<(), Refused> {
+        let shard = self.shard_of(place.0).clone();
+        let gone = shard.run(move |state| async move { state.let_go_of_snapshot(place, by).await });
         gone.await?
     }
 
@@ -306,3 +303,6 @@ impl Gateway {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

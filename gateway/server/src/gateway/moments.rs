@@ -154,9 +154,8 @@ impl Gateway {
         let group_id = entry.group();
         let mut kept = Vec::with_capacity(parts.len());
         for part in &parts {
-            let (of, here) = (part.of, part.here);
-            let asked =
-                self.shard_of(group_id).call(move |state| state.keep_snapshot(group_id, of, here));
+            let (place, by) = ((group_id, part.of, part.here), part.new);
+            let asked = self.shard_of(group_id).call(move |state| state.keep_snapshot(place, by));
             let is_kept = asked.await?;
             kept.extend(is_kept.then_some(*part));
             // What goes by itself may have been quicker.
@@ -228,12 +227,12 @@ impl Gateway {
         for part in parts.iter().filter(|part| self.pool.volume(part.new).is_none()) {
             journal.unpin(part.new);
             self.moments.let_go(part.new, None);
-            let (of, here) = (part.of, part.here);
+            let (place, by) = ((group, part.of, part.here), part.new);
             let gone = self
                 .shard_of(group)
-                .run(move |state| async move { state.let_go_of_snapshot(group, of, here).await });
+                .run(move |state| async move { state.let_go_of_snapshot(place, by).await });
             if let Err(refused) = gone.await.unwrap_or_else(|silent| Err(silent.into())) {
-                tracing::warn!(volume = %of, why = refused.0.detail, "a base stays");
+                tracing::warn!(volume = %part.of, why = refused.0.detail, "a base stays");
             }
         }
     }

@@ -17,8 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Code, Operation, OperationProgress, Scrub};
-use backup::{BackupId, Watch};
-use block::{Extent, GatewayId, GroupId, Identity, IoError, SnapshotId, VolumeId};
+use block::{GatewayId, GroupId, Identity, IoError, SnapshotId, VolumeId};
 use bytes::Bytes;
 use mirror::{GroupStatus, LinkState, Mode, Role, Serving, SessionState};
 use store::Repaired;
@@ -342,7 +341,8 @@ impl Gateway {
             if !shard.call(move |state| state.is_same(target, (seen, here), block)).await?? {
                 continue;
             }
-            let content = self.read_backed_up(&run.target, run.backup, (place.volume, block)).await;
+            let what = (run.backup, place.volume);
+            let content = self.read_backed_up(&run.target, what, block).await;
             match content {
                 Ok(content) => {
                     let healed = self.put_back(place, seen, block, content).await?;
@@ -357,26 +357,6 @@ impl Gateway {
             }
         }
         Ok(None)
-    }
-
-    async fn read_backed_up(
-        &self,
-        target: &str,
-        backup: Uuid,
-        (volume, block): (VolumeId, u64),
-    ) -> Result<Bytes, Refused> {
-        let target = self.targets.get(target)?;
-        let repository = target.open(false).await?;
-        let watch = Arc::new(Watch::new(self.stopping.child_token()));
-        let id = BackupId::from_uuid(backup);
-        let reader = target.note(repository.read(id, volume, target.now(), &watch).await)?;
-        let extent = Extent::new(block * block::BLOCK_BYTES, block::BLOCK_BYTES);
-        let content = match extent {
-            Ok(extent) if extent.end() <= reader.bytes() => reader.read(extent).await,
-            _ => Ok(Bytes::new()),
-        };
-        target.note(reader.close().await)?;
-        Ok(target.note(content)?)
     }
 
     /// Gives another gateway a block of the copy here, if a session joins the two. Whether it is what

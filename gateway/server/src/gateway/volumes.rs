@@ -248,14 +248,11 @@ impl Gateway {
     pub(crate) async fn make_volumes(&self, new: Vec<NewVolume>) -> Result<(), Refused> {
         self.require_quota(new.len() as u64, new.iter().map(|volume| volume.bytes).sum())?;
         let created = self.clock.unix_s();
-        let known: HashSet<VolumeId> =
-            self.book.read().volumes().map(|(_, v)| VolumeId::from_uuid(v.id)).collect();
         for volume in &new {
-            let known = known.clone();
+            self.clear_leftovers(volume).await?;
             let volume = volume.clone();
             let name = volume.name.clone();
             let made = self.on_pool(move |pool| {
-                clear_leftovers(pool, &known, &volume)?;
                 pool.create_volume(VolumeRecord {
                     id: volume.volume,
                     name: volume.name,
@@ -269,6 +266,20 @@ impl Gateway {
                 problem.detail = format!("volume {name}: {}", problem.detail);
                 Refused(problem)
             })?;
+        }
+        Ok(())
+    }
+
+    /// A creation that was cut short left a volume that the book never knew, so nobody was ever told of
+    /// it. It gives way to the one that is made under its name now, and what was kept for it is let go.
+    async fn clear_leftovers(&self, new: &NewVolume) -> Result<(), Refused> {
+        let known: HashSet<VolumeId> =
+            self.book.read().volumes().map(|(_, v)| VolumeId::from_uuid(v.id)).collect();
+        for left in self.pool.volumes().into_iter().filter(|left| !known.contains(&left.id)) {
+            if new.name == left.name || new.volume == left.id {
+                tracing::warn!(volume = left.name, id = %left.id, "removing a half made volume");
+                self.remove_from_pool(left.id).await?;
+            }
         }
         Ok(())
     }
@@ -469,22 +480,6 @@ impl Gateway {
         let shard = self.shard_of(group).clone();
         shard.run(move |state| async move { state.command(group, command).await }).await?
     }
-}
-
-/// A creation that was cut short left a volume that the book never knew, so nobody was ever told of
-/// it. It gives way to the one that is made under its name now.
-fn clear_leftovers(
-    pool: &store::Pool,
-    known: &HashSet<VolumeId>,
-    new: &NewVolume,
-) -> Result<(), StoreError> {
-    for left in pool.volumes().iter().filter(|volume| !known.contains(&volume.id)) {
-        if new.name == left.name || new.volume == left.id {
-            tracing::warn!(volume = left.name, id = %left.id, "removing a half made volume");
-            pool.delete_volume(left.id)?;
-        }
-    }
-    Ok(())
 }
 
 /// # Errors

@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use block::{IoError, SnapshotId, Ticket};
+use block::{IoError, SnapshotId, Ticket, VolumeId};
 
 use crate::crc::SLOT_SIZE;
 use crate::executor::Lane;
@@ -50,8 +50,8 @@ pub(super) struct Chores {
     folded: Option<u64>,
     holds: Vec<Hold>,
     last_hold: u64,
-    /// Snapshots whose names stay although they are removed: other volumes are filled from them.
-    kept: Vec<SnapshotId>,
+    /// Snapshots whose names stay although they are removed, and the volumes that are filled from them.
+    kept: Vec<(SnapshotId, VolumeId)>,
     /// What was let go, as its holders say.
     released: Rc<RefCell<Vec<u64>>>,
     /// What was let go while reads up to the number beside it were under way.
@@ -74,7 +74,7 @@ enum Work {
 // === impl Chores ===
 
 impl Chores {
-    pub(super) fn new(layers: &Layers, kept: Vec<SnapshotId>) -> Self {
+    pub(super) fn new(layers: &Layers, kept: Vec<(SnapshotId, VolumeId)>) -> Self {
         Self { idle: layers.all().len() == 1, kept, ..Self::default() }
     }
 
@@ -116,19 +116,18 @@ impl Chores {
     }
 
     /// A removal does not take this name from now on.
-    pub(super) fn keep(&mut self, id: SnapshotId) {
-        self.kept.push(id);
+    pub(super) fn keep(&mut self, id: SnapshotId, by: VolumeId) {
+        self.let_go(id, by);
+        self.kept.push((id, by));
     }
 
-    /// Ends one such wish.
-    pub(super) fn let_go(&mut self, id: SnapshotId) {
-        if let Some(place) = self.kept.iter().position(|kept| *kept == id) {
-            self.kept.swap_remove(place);
-        }
+    /// Ends this wish. Whoever repeats it ends nobody else's.
+    pub(super) fn let_go(&mut self, id: SnapshotId, by: VolumeId) {
+        self.kept.retain(|kept| *kept != (id, by));
     }
 
     pub(super) fn is_kept(&self, id: SnapshotId) -> bool {
-        self.kept.contains(&id)
+        self.kept.iter().any(|(kept, _)| *kept == id)
     }
 
     /// The layer that somebody holds.

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use block::{
     BLOCK_BYTES, BlockSet, Extent, IoError, Origin, SLOT_BYTES, Segment, Segments, SnapshotId,
-    Ticket,
+    Ticket, VolumeId,
 };
 use bytes::Bytes;
 use roaring::RoaringTreemap;
@@ -128,16 +128,22 @@ impl PoolVolume {
         self.drive(&mut inner);
     }
 
-    /// Keeps a snapshot although it may be removed: another volume is filled from it. Whoever keeps
-    /// it removes it again behind [`PoolVolume::let_go_of_snapshot`], if nobody else names it then.
-    /// It lasts while the volume is open; the pool knows what is to be kept when it is opened.
-    pub fn keep_snapshot(&self, id: SnapshotId) {
-        self.inner.borrow_mut().chores.keep(id);
+    /// Keeps a snapshot although it may be removed: the volume `by` is filled from it. Whoever keeps
+    /// it removes it again behind [`PoolVolume::let_go_of_snapshot`], if nobody else names or keeps it
+    /// then. It lasts while the volume is open; the pool knows what is to be kept when it is opened.
+    pub fn keep_snapshot(&self, id: SnapshotId, by: VolumeId) {
+        self.inner.borrow_mut().chores.keep(id, by);
     }
 
-    /// Ends one [`PoolVolume::keep_snapshot`].
-    pub fn let_go_of_snapshot(&self, id: SnapshotId) {
-        self.inner.borrow_mut().chores.let_go(id);
+    /// Ends the [`PoolVolume::keep_snapshot`] of this volume, and no other's.
+    pub fn let_go_of_snapshot(&self, id: SnapshotId, by: VolumeId) {
+        self.inner.borrow_mut().chores.let_go(id, by);
+    }
+
+    /// Whether some volume is filled from a snapshot.
+    #[must_use]
+    pub fn keeps_snapshot(&self, id: SnapshotId) -> bool {
+        self.inner.borrow().chores.is_kept(id)
     }
 }
 

@@ -265,7 +265,7 @@ fn what_another_volume_is_filled_from_stays() {
     write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
     ask(|ticket| volume.snapshot(snapshot, ticket)).unwrap();
     write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
-    volume.keep_snapshot(snapshot);
+    volume.keep_snapshot(snapshot, clone);
     let origin = OriginRecord::Snapshot { volume: VOLUME, snapshot, bytes: BYTES };
     let new = |bytes| VolumeRecord {
         id: clone,
@@ -290,9 +290,42 @@ fn what_another_volume_is_filled_from_stays() {
     assert!(matches!(pool.share_volume(clone, again), Err(StoreError::Needed { .. })));
     pool.forget_origin(clone).unwrap();
     let volume = pool.open_volume(VOLUME).unwrap();
-    volume.let_go_of_snapshot(snapshot);
+    volume.let_go_of_snapshot(snapshot, clone);
     ask(|ticket| volume.remove_snapshot(snapshot, ticket)).unwrap();
     assert_eq!(volume.snapshots(), []);
     drop(volume);
     pool.delete_volume(VOLUME).unwrap();
+}
+
+/// Found in a review: the first of two that was filled let go for both when it had to say so again.
+#[test]
+fn what_two_volumes_are_filled_from_stays_until_both_let_go() {
+    let (snapshot, clones) = (SnapshotId::of(5), [VolumeId::of(8), VolumeId::of(9)]);
+    let disk = disk_with(BYTES);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    write(volume.as_ref(), 0, vec![1; 4096]).unwrap();
+    ask(|ticket| volume.snapshot(snapshot, ticket)).unwrap();
+    write(volume.as_ref(), 0, vec![2; 4096]).unwrap();
+    for (id, name) in clones.into_iter().zip(["one", "two"]) {
+        volume.keep_snapshot(snapshot, id);
+        let origin = Some(OriginRecord::Snapshot { volume: VOLUME, snapshot, bytes: BYTES });
+        let new = VolumeRecord { id, name: name.to_owned(), origin, ..record(BYTES) };
+        pool.create_volume(new).unwrap();
+    }
+    for _ in 0..2 {
+        volume.let_go_of_snapshot(snapshot, clones[0]);
+        ask(|ticket| volume.remove_snapshot(snapshot, ticket)).unwrap();
+        assert!(volume.keeps_snapshot(snapshot));
+        assert_eq!(shown(volume.open_snapshot(snapshot).unwrap().as_ref(), 0), 1);
+    }
+    pool.forget_origin(clones[0]).unwrap();
+    drop((volume, pool));
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    assert!(volume.keeps_snapshot(snapshot));
+    volume.let_go_of_snapshot(snapshot, clones[1]);
+    ask(|ticket| volume.remove_snapshot(snapshot, ticket)).unwrap();
+    assert!(!volume.keeps_snapshot(snapshot));
+    assert_eq!(volume.snapshots(), []);
 }

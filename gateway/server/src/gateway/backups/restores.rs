@@ -1,8 +1,9 @@
 //! Restoring from a backup, as one operation: to the volumes that it was taken of, or to a new one.
 //!
 //! ```text
-//!   original   book: noted ─▶ volumes take no host ─▶ sessions suspended ─▶ what is there is kept
-//!              ─▶ filled ─▶ book: over ─▶ hosts again ─▶ sessions resumed, by delta
+//!   original   book: noted, with its pin ─▶ volumes take no host ─▶ sessions suspended ─▶ what is
+//!              there is kept ─▶ pin put ─▶ filled ─▶ sessions resumed, by delta ─▶ book: over
+//!              ─▶ hosts again ─▶ pin removed
 //!   new        book: pin noted ─▶ pin put ─▶ volume made with the backup as its origin: hosts use it
 //!              ─▶ filled ─▶ pin removed ─▶ book: over
 //! ```
@@ -205,7 +206,10 @@ impl Gateway {
         let sink = Filling::new(shard, (group, volume), bytes);
         let repository = task.target.open(false).await?;
         let (id, from) = (BackupId::from_uuid(task.fill.backup), VolumeId::from_uuid(filled.from));
-        let restore = Restore::new(id, from, filled.position, task.target.now());
+        let mut restore = Restore::new(id, from, filled.position, task.target.now());
+        if let Some(pin) = task.fill.pin {
+            restore = restore.pinned(BackupId::from_uuid(pin));
+        }
         let work = async {
             let restored = repository.restore(&restore, &sink, watch);
             let mut restored = std::pin::pin!(restored);
@@ -317,7 +321,9 @@ impl Gateway {
                 pages.backups.fills.retain(|fill| fill.group != group);
                 Ok::<(), Refused>(())
             })
-            .await
+            .await?;
+        self.targets.unneeded.notify_one();
+        Ok(())
     }
 }
 
@@ -326,6 +332,7 @@ fn ids(fill: &FillEntry) -> Vec<VolumeId> {
 }
 
 fn fill_entry(found: &Found, group: GroupId, volumes: Vec<FilledEntry>) -> FillEntry {
+    let pin = BackupId::new(found.target.now()).uuid();
     FillEntry {
         backup: found.entry.id.uuid(),
         target: found.target.config.name.clone(),
@@ -333,6 +340,7 @@ fn fill_entry(found: &Found, group: GroupId, volumes: Vec<FilledEntry>) -> FillE
         volumes,
         sessions: Vec::new(),
         safety: None,
+        pin: Some(pin),
         error: None,
     }
 }

@@ -133,7 +133,7 @@ impl Gateway {
         for (volume, view) in views {
             running.step(&format!("lay {} over {}", way.name, self.volume_name(volume)));
             let bytes = view.bytes();
-            let laid = self.lay_volume((group, volume), view, &cancel).await;
+            let laid = self.lay_volume((group, volume), view, (&*running, &cancel)).await;
             laid.map_err(|refused| unfinished(&refused))?;
             running.done(bytes_text(bytes));
         }
@@ -145,7 +145,7 @@ impl Gateway {
         &self,
         place: (GroupId, VolumeId),
         view: View,
-        cancel: &CancellationToken,
+        (running, cancel): (&Running, &CancellationToken),
     ) -> Result<(), Refused> {
         let (group, volume) = place;
         let status = self.status_of(group).await?;
@@ -163,7 +163,8 @@ impl Gateway {
                 };
                 let whole = Extent::new(begin, len).map_err(|_empty| IoError::OutOfRange)?;
                 for extent in whole.pieces(PIECE_BYTES) {
-                    self.lay_when_there_is_room(place, (&view, extent), cancel).await?;
+                    let piece = (&view, extent);
+                    self.lay_when_there_is_room(place, piece, (running, cancel)).await?;
                 }
             }
             match ranges.last() {
@@ -174,18 +175,34 @@ impl Gateway {
         self.shard_of(group).run(move |state| async move { state.fill_flush(place).await }).await?
     }
 
-    /// A pool that is full is waited for: half way is no place to stay.
+    /// A pool that is full is waited for: half way is no place to stay. Who looks is told so.
     async fn lay_when_there_is_room(
         &self,
         place: (GroupId, VolumeId),
         (view, extent): (&Arc<View>, Extent),
-        cancel: &CancellationToken,
+        (running, cancel): (&Running, &CancellationToken),
     ) -> Result<(), Refused> {
+        let mut waits = false;
         loop {
             let refused = match self.lay_piece(place, view, extent).await {
                 Err(refused) if refused.0.code == Code::PoolFull.as_str() => refused,
-                result => return result,
+                result => {
+                    if waits {
+                        running.waits("");
+                    }
+                    return result;
+                }
             };
+            if !waits {
+                waits = true;
+                let code = Code::PoolFull.as_str();
+                let why = format!(
+                    "waits: the pool is full [{code}]; it goes on by itself when there is room"
+                );
+                running.waits(&why);
+                let name = self.volume_name(place.1);
+                self.events.tell("volume", &name, format!("its way back {why}"));
+            }
             if cancel.run_until_cancelled(tokio::time::sleep(ROOM_PAUSE)).await.is_none() {
                 return Err(refused);
             }

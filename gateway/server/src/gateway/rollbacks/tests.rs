@@ -28,7 +28,10 @@ struct Scene {
 
 impl Scene {
     async fn make(dir: &Path) -> Self {
-        let rig = Rig::open(dir).await;
+        Self::make_in(Rig::open(dir).await).await
+    }
+
+    async fn make_in(rig: Rig) -> Self {
         rig.make_orders().await;
         let (entry, volume) = rig.gateway.find_volume("orders").unwrap();
         let (group, volume) = (entry.group(), VolumeId::from_uuid(volume.id));
@@ -126,16 +129,16 @@ impl Scene {
 
     /// Goes back to the second; what came of it.
     async fn go_back(&self) -> Operation {
-        let begun = self.begin_to_go_back().await;
-        ended(&self.rig.gateway, begun.id).await
+        ended(&self.rig.gateway, self.begin_back().await).await
     }
 
-    async fn begin_to_go_back(&self) -> Operation {
+    /// Begins to go back to the second.
+    async fn begin_back(&self) -> Uuid {
         let gateway = &self.rig.gateway;
         let plan = gateway.plan_rollback("orders", SECOND, false).await.unwrap();
         assert_eq!(plan.moment.as_deref(), Some("2001-09-09T01:46:42Z"));
         let request = RollbackRequest { token: plan.token.unwrap(), drop_hosts: false };
-        gateway.roll_back(("orders", None), &request).await.unwrap()
+        gateway.roll_back(("orders", None), &request).await.unwrap().id
     }
 
     fn note(&self) -> Option<RollbackEntry> {
@@ -295,7 +298,7 @@ async fn a_way_back_that_waits_for_room_lets_go_of_all_snapshots_but_those_it_ne
     let full = |config: &mut Config| config.pool_capacity = Some(used);
     let scene = scene.again_with(dir.path(), full).await;
     let gateway = &scene.rig.gateway;
-    let begun = scene.begin_to_go_back().await;
+    let begun = scene.begin_back().await;
     while scene.note().is_none_or(|note| note.stage != Stage::Back) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -307,10 +310,104 @@ async fn a_way_back_that_waits_for_room_lets_go_of_all_snapshots_but_those_it_ne
         assert_eq!(refused.0.code, Code::RollingBack.as_str(), "{needed}");
     }
     gateway.delete_snapshot("orders", "spare").await.unwrap();
-    let done = ended(gateway, begun.id).await;
+    let done = ended(gateway, begun).await;
     assert_eq!(done.state, api::OperationState::Succeeded, "{done:?}");
     assert_eq!(scene.content().await, as_of_second());
     gateway.delete_snapshot("orders", "base").await.unwrap();
+    scene.rig.close().await;
+}
+
+/// A scene in a pool that another volume has filled up, on its way back and waiting for room.
+async fn without_room(dir: &Path) -> (Scene, Vec<u8>, Uuid) {
+    // The base, what was written over it, and what the other volume has.
+    let slots = 4 * block::SLOT_BYTES;
+    let rig = Rig::open_with(dir, |config| config.pool_capacity = Some(slots)).await;
+    let scene = Scene::make_in(rig).await;
+    for number in 0..8 {
+        scene.write(number, 0xee).await;
+    }
+    let gateway = &scene.rig.gateway;
+    let ballast = api::VolumeCreate {
+        part_of: None,
+        name: "ballast".to_owned(),
+        bytes: Some(1 << 20),
+        from: None,
+        group: None,
+        settings: api::VolumeSettings::default(),
+    };
+    gateway.create_volume(ballast).await.unwrap();
+    let (entry, volume) = gateway.find_volume("ballast").unwrap();
+    let place = (entry.group(), VolumeId::from_uuid(volume.id));
+    for number in 0.. {
+        let data = Bytes::from(vec![9; 4096]);
+        let shard = gateway.shard_of(place.0);
+        let offset = number * block::SLOT_BYTES;
+        let written = shard.run(move |state| async move { state.fill(place, offset, data).await });
+        match written.await.unwrap() {
+            Ok(()) => assert!(number < 3, "the pool takes more than it may"),
+            Err(refused) => {
+                assert_eq!(refused.0.code, Code::PoolFull.as_str());
+                break;
+            }
+        }
+    }
+    let before = scene.content().await;
+    let begun = scene.begin_back().await;
+    loop {
+        let now = gateway.operations.get(begun).unwrap();
+        assert_eq!(now.state, api::OperationState::Running, "{now:?}");
+        if now.steps.last().is_some_and(|step| step.detail.contains(Code::PoolFull.as_str())) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // It is at the base, and nobody takes that for what it goes back to.
+    assert_eq!(scene.note().unwrap().stage, Stage::Back);
+    assert!(gateway.book.read().is_held((scene.group.uuid(), scene.volume.uuid())));
+    assert_ne!(scene.content().await, as_of_second());
+    (scene, before, begun)
+}
+
+#[tokio::test]
+async fn a_second_waits_while_the_pool_is_full_and_is_there_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scene, _, begun) = without_room(dir.path()).await;
+    let gateway = &scene.rig.gateway;
+    gateway.delete_volume("ballast").await.unwrap();
+    let done = ended(gateway, begun).await;
+    assert_eq!(done.state, api::OperationState::Succeeded, "{done:?}");
+    assert_eq!((scene.content().await, scene.note()), (as_of_second(), None));
+    scene.rig.close().await;
+}
+
+#[tokio::test]
+async fn a_second_that_waits_for_room_outlives_a_stop_or_leads_back_to_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scene, before, begun) = without_room(dir.path()).await;
+    let gateway = &scene.rig.gateway;
+    gateway.operations.cancel(begun).unwrap();
+    let given_up = ended(gateway, begun).await.error.unwrap();
+    assert_eq!(given_up.code, Code::RollbackUnfinished.as_str());
+    let next = given_up.next.unwrap_or_default();
+    assert!(next.contains("plan again") && next.contains("snapshot list"), "{next}");
+    let safety = scene.note().unwrap().safety.to_string();
+    let wanted = Wanted::Snapshot(&safety);
+    let plan = gateway.plan_rollback("orders", wanted, false).await.unwrap();
+    let request = RollbackRequest { token: plan.token.unwrap(), drop_hosts: false };
+    let back = gateway.roll_back(("orders", Some(&safety)), &request).await.unwrap();
+    let done = ended(gateway, back.id).await;
+    assert_eq!(done.state, api::OperationState::Succeeded, "{done:?}");
+    assert_eq!((scene.content().await, scene.note()), (before, None));
+    scene.rig.close().await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (scene, ..) = without_room(dir.path()).await;
+    // The next start has more room.
+    let scene = scene.again(dir.path()).await;
+    assert_eq!(scene.note().unwrap().stage, Stage::Back);
+    scene.rig.gateway.take_rollbacks_up();
+    scene.await_no_note().await;
+    assert_eq!(scene.content().await, as_of_second());
     scene.rig.close().await;
 }
 

@@ -17,6 +17,7 @@ use store::PoolVolume;
 
 use super::{ShardState, ask};
 use crate::fillings::{Fillings, Standing, Told};
+use crate::gateway::snapshots::Place;
 use crate::refusal::Refused;
 
 /// What one step copies: a few milliseconds for a disk.
@@ -43,33 +44,36 @@ impl ShardState {
         });
     }
 
-    /// Keeps a snapshot for a volume that will be filled from it; whether there is one.
+    /// Keeps a snapshot for the volume `by` that will be filled from it; whether there is one.
     #[must_use]
-    pub(crate) fn keep_snapshot(&self, group: GroupId, volume: VolumeId, here: SnapshotId) -> bool {
+    pub(crate) fn keep_snapshot(&self, (group, volume, here): Place, by: VolumeId) -> bool {
         let open = self.group(group).and_then(|open| open.volume(volume));
         open.is_some_and(|open| {
             let exists = open.store.open_snapshot(here).is_ok();
             if exists {
-                open.store.keep_snapshot(here);
+                open.store.keep_snapshot(here, by);
             }
             exists
         })
     }
 
-    /// Nobody is filled from a snapshot any more, on one's own account; if nobody can name it either,
-    /// it goes, durably.
+    /// The volume `by` is not filled from a snapshot any more; if no other one is, and nobody can name
+    /// it either, it goes, durably. To be repeated until it succeeds.
     ///
     /// # Errors
     /// [`api::Code::NotOpened`], or the store's.
     pub(crate) async fn let_go_of_snapshot(
         &self,
-        group: GroupId,
-        volume: VolumeId,
-        here: SnapshotId,
+        (group, volume, here): Place,
+        by: VolumeId,
     ) -> Result<(), Refused> {
         let open = self.open_group(group)?;
         let Some(of) = open.volume(volume) else { return Ok(()) };
-        of.store.let_go_of_snapshot(here);
+        of.store.let_go_of_snapshot(here, by);
+        if of.store.keeps_snapshot(here) {
+            // The last one that is filled from it removes it.
+            return Ok(());
+        }
         let named = open.group.status().snapshots.iter().any(|snapshot| {
             snapshot.state != SnapshotState::Deleting && snapshot.volumes.contains(&(volume, here))
         });

@@ -5,17 +5,18 @@
 //!   whatever ends it ─▶ bucket: no pin ─▶ book: no pin
 //! ```
 //!
-//! Invariant: a pin is noted before it is put, and is removed when no volume of the pool names it and
-//! none is being made for it. The operation only follows what the pool does: without it the volume is
-//! filled all the same.
+//! Invariant: a pin is noted before it is put, and is removed when no volume of the pool names it, none
+//! is being made for it, and no restore over originals needs it. The operation only follows what the
+//! pool does: without it the volume is filled all the same.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::units::bytes_text;
 use api::{BackupRestoreRequest, Code, Operation, OperationProgress};
-use backup::{BackupId, HeldVolume};
-use block::{GroupId, VolumeId};
+use backup::{BackupId, HeldVolume, Watch};
+use block::{BLOCK_BYTES, Extent, GroupId, VolumeId};
+use bytes::Bytes;
 use store::OriginRecord;
 use uuid::Uuid;
 
@@ -251,6 +252,39 @@ impl Gateway {
         }
     }
 
+    /// A block of a volume of a backup, which is kept meanwhile; nothing where the volume ended before it.
+    ///
+    /// # Errors
+    /// [`Code::BackupTargetUnknown`], or what the store says.
+    pub(in crate::gateway) async fn read_backed_up(
+        &self,
+        target: &str,
+        (backup, volume): (Uuid, VolumeId),
+        block: u64,
+    ) -> Result<Bytes, Refused> {
+        let target = self.targets.get(target)?;
+        let now = target.now();
+        let pin = PinEntry {
+            pin: BackupId::new(now).uuid(),
+            target: target.config.name.clone(),
+            backup,
+            volume: Uuid::nil(),
+        };
+        let _reading = self.targets.making(pin.pin);
+        self.note_pin(&pin).await?;
+        let repository = target.open(false).await?;
+        let (id, what) = (BackupId::from_uuid(pin.pin), (BackupId::from_uuid(backup), volume));
+        target.note(repository.pin_reading(id, what, now).await)?;
+        let watch = Arc::new(Watch::new(self.stopping.child_token()));
+        let reader = target.note(repository.read_pinned(what, &watch).await)?;
+        match Extent::new(block.saturating_mul(BLOCK_BYTES), BLOCK_BYTES) {
+            Ok(extent) if extent.end() <= reader.bytes() => {
+                Ok(target.note(reader.read(extent).await)?)
+            }
+            _ => Ok(Bytes::new()),
+        }
+    }
+
     /// Follows the volumes again that were being filled when the last start ended.
     pub(super) fn take_new_ones_up(self: &Arc<Self>) {
         for pin in self.book.read().backups.pins.iter().cloned() {
@@ -295,10 +329,12 @@ impl Gateway {
 
     /// Whether no volume is filled by a pin, and none will be.
     fn is_over(&self, pin: &PinEntry) -> bool {
-        // In this order: what is made now is in the pool before it is no longer being made.
+        // In this order: what is made now is in the pool, or noted, before it is no longer being made.
         let is_making = self.targets.is_making(pin.pin);
+        let pages = self.book.read();
+        let is_needed = pages.backups.fills.iter().any(|fill| fill.pin == Some(pin.pin));
         let record = self.pool.volume(VolumeId::from_uuid(pin.volume));
-        !is_making && record.is_none_or(|record| record.origin.is_none())
+        !is_making && !is_needed && record.is_none_or(|record| record.origin.is_none())
     }
 
     async fn release_pin(&self, pin: &PinEntry) -> Result<(), Refused> {
@@ -313,7 +349,7 @@ impl Gateway {
             .await
     }
 
-    async fn note_pin(&self, pin: &PinEntry) -> Result<(), Refused> {
+    pub(super) async fn note_pin(&self, pin: &PinEntry) -> Result<(), Refused> {
         self.book
             .change(Vec::new(), |pages| {
                 pages.backups.pins.push(pin.clone());

@@ -15,7 +15,7 @@ use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SnapshotOrigin
 use uuid::Uuid;
 
 use super::{Task, fill_entry, ids, wanted};
-use crate::book::{FillEntry, FilledEntry, GroupEntry};
+use crate::book::{FillEntry, FilledEntry, GroupEntry, PinEntry};
 use crate::gateway::Gateway;
 use crate::gateway::backups::Found;
 use crate::operations::{Running, under_way};
@@ -144,12 +144,21 @@ impl Gateway {
         let volumes = originals.volumes.iter().map(filled).collect();
         let mut fill = fill_entry(found, group.group(), volumes);
         fill.sessions = sessions_running(&originals.status).filter_map(first_session).collect();
-        if let Err(refused) = self.note_fill(&fill).await {
+        if let Err(refused) = self.note_begun(&fill).await {
             running.end(Err((*refused.0).clone()));
             return Err(refused);
         }
         let task = self.task(fill, Arc::clone(&found.target), request.drop_hosts);
         self.start(running, task)
+    }
+
+    /// Remembers durably that a restore is begun, and before that the pin that it will put.
+    async fn note_begun(&self, fill: &FillEntry) -> Result<(), Refused> {
+        let Some(pin) = fill.pin else { return self.note_fill(fill).await };
+        let _making = self.targets.making(pin);
+        let (target, backup) = (fill.target.clone(), fill.backup);
+        self.note_pin(&PinEntry { pin, target, backup, volume: Uuid::nil() }).await?;
+        self.note_fill(fill).await
     }
 
     async fn originals(&self, found: &Found, volume: Option<&str>) -> Result<Originals, Refused> {

@@ -171,8 +171,7 @@ impl Group {
         let certificates = read_certificates(&parts, &record)?;
         let restored = restored_all(&parts)?;
         let name = record.name.clone();
-        let legs = record.legs.iter().flatten();
-        let gateways: Vec<GatewayId> = legs.map(|leg| leg.gateway).collect();
+        let gateways: Vec<_> = record.legs.iter().flatten().map(|leg| leg.gateway).collect();
         let map_of = |gateway, volume| {
             maps.get(&dirty_key(parts.group, gateway, volume)).cloned().unwrap_or_default()
         };

@@ -20,6 +20,16 @@ pub(crate) struct Rig {
     threads: Vec<ShardThread>,
 }
 
+/// Opens the pool in this directory, making it if it is new.
+fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
+    if !path.exists() {
+        let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
+        store::Pool::create_path(path, identity).unwrap();
+    }
+    let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
+    store::Pool::open_path(path, options).unwrap()
+}
+
 impl Rig {
     /// Makes the volume `orders`, in a group of its own.
     pub(crate) async fn make_orders(&self) {
@@ -42,16 +52,10 @@ impl Rig {
     pub(crate) async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let path = dir.join("pool");
-        if !path.exists() {
-            let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
-            store::Pool::create_path(&path, identity).unwrap();
-        }
         let mut config = crate::config::load(None).unwrap();
         config.api.shard_deadline = Duration::from_millis(200);
         configure(&mut config);
-        let options =
-            PoolOptions { capacity_bytes: config.pool_capacity, ..PoolOptions::default() };
-        let pool = store::Pool::open_path(&path, options).unwrap();
+        let pool = pool_in(&path, config.pool_capacity);
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
         let events = Arc::new(Events::new(clock));
         let identity = Identity {

@@ -235,7 +235,7 @@ fn snap_05_a_copy_that_keeps_no_more_snapshots_says_so_and_goes_on() {
     incoming(&mut bench, 1, true);
     bench.apply(refused()).record();
     assert_eq!(order(&bench), ["take"], "the change is not let in");
-    let Some(Some(block::Goodbye::Refused(why))) = hung_up(&bench) else {
+    let Some(Some(Goodbye::Refused(why))) = hung_up(&bench) else {
         panic!("the primary is told");
     };
     assert!(says_so(&why), "{why}");

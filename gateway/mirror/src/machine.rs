@@ -54,6 +54,7 @@ mod snapshot;
 mod tests;
 mod time;
 mod unfit;
+mod untracked;
 mod verify;
 mod vote;
 mod witness;

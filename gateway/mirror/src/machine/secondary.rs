@@ -6,17 +6,15 @@
 use std::collections::VecDeque;
 
 use block::{
-    DirtyReport, Extent, Gap, GatewayId, Goodbye, IoError, LegId, Message, Open, Opened, Quality,
-    Seq, Vote, WriteId,
+    DirtyReport, Extent, Gap, GatewayId, Goodbye, IoError, Message, Open, Opened, Quality, Seq,
+    Vote, WriteId,
 };
 
-use super::leg::Leg;
 use super::points::Why;
 use super::role::{YieldStep, Yielding};
 use super::write_journal::{Entry, passes_point};
 use super::{After, Effect, Machine, Note, Role};
-use crate::lineage::{Lineage, Relation, relate};
-use crate::policy::Policy;
+use crate::lineage::Lineage;
 use crate::record::{RoleRecord, UpstreamRecord};
 
 /// A change from the primary.
@@ -108,14 +106,7 @@ impl Machine {
         let last = self.upstream_record.as_ref().filter(|last| last.gateway == gateway);
         let policy = last.and_then(|last| last.policy.clone());
         let record = UpstreamRecord { gateway, site, sessions, policy };
-        if was_primary && self.own_legs().next().is_none() {
-            // Nobody kept track of what was written here while nobody mirrored it: only a full copy
-            // helps, also after a restart (rule 9).
-            let free = LegId::all().find(|id| self.leg(*id).is_none());
-            let id = free.expect("relays leave room for a leg");
-            let leg = Leg::new(id, record.clone(), Policy::default(), self.volumes.len());
-            self.legs[id.index()] = Some(Box::new(leg));
-        }
+        self.remember_untracked(&record, was_primary);
         let (differs, differences_known) = self.differences(open, gateway);
         let opened = Opened {
             quality: self.quality,
@@ -225,40 +216,6 @@ impl Machine {
             }
         }
         None
-    }
-
-    /// The blocks that this gateway wrote as a primary and that gateway may lack, and whether these
-    /// are all in which this copy can differ from the history that both have. What a half-done copy
-    /// left different is known to the one who copied, and to nobody else: of what another primary
-    /// wrote here, the one that opens the group now knows nothing (rule 9).
-    fn differences(&self, open: &Open, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
-        let Some(ours) = &self.lineage else { return (Vec::new(), true) };
-        let last = self.source();
-        let theirs = Lineage::new(open.generation, open.ancestors.clone());
-        let relation = relate(&theirs, Some(ours));
-        let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {
-            let is_theirs = last == Some(gateway) && matches!(relation, Relation::Behind { .. });
-            return (Vec::new(), is_theirs && self.own_legs().next().is_none());
-        };
-        let reports = leg
-            .dirty
-            .iter()
-            .zip(0u16..)
-            .map(|(dirty, volume)| DirtyReport { volume, blocks: dirty.runs() });
-        let reports = reports.filter(|report| !report.blocks.is_empty()).collect();
-        let since = match relation {
-            Relation::Behind { .. } | Relation::Blank => leg.base,
-            Relation::Ahead => Some(open.generation),
-            Relation::Diverged { common } => Some(common),
-            Relation::Unrelated => None,
-        };
-        let tracked = leg
-            .base
-            .zip(since)
-            .is_some_and(|(base, since)| since == base || ours.is_within(since, base));
-        // What a gateway that is relayed to lacks is noted, whoever wrote it here.
-        let noted = leg.relay.is_some() || last.is_none_or(|last| last == gateway);
-        (reports, tracked && noted)
     }
 
     pub(super) fn followed(&mut self, link: u64) {

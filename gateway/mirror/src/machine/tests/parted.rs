@@ -167,6 +167,44 @@ fn rule_9_a_half_copy_that_is_promoted_does_not_know_where_its_earlier_mirrors_d
     assert_eq!(west(&bench), Phase::NoPair, "only a full copy helps");
 }
 
+/// Found by the simulator: of two that took over, one copied half of its content over the old primary.
+/// The other one opened it, was told of a split brain, and with that was the last who had: the second
+/// time the old primary said that it knew all in which it differs, and kept blocks of the first one.
+#[test]
+fn rule_9_who_opens_a_half_copy_of_another_is_never_told_that_all_differences_are_known() {
+    let mut bench = Bench::in_sync(Policy::default());
+    bench.lose().record();
+    let open_at =
+        |epoch, generation| Box::new(Open { discard: false, ..*open(epoch, generation, &[1]) });
+    let copied = bench.machine.status().epoch.next(7);
+    let site = || "elsewhere".to_owned();
+    let open = open_at(copied, 3);
+    bench.apply(Event::Opened { open, site: site(), gateway: NORTH }).record();
+    let change = Event::Incoming {
+        write: WriteId::new(9),
+        seq: Seq::new(1),
+        volume: 0,
+        extent: at(4, 1),
+        resync: true,
+    };
+    bench.apply(change).record();
+    bench.apply(Event::Snapshotted(Err(IoError::Unsupported), Taken::default()));
+    bench.record().applied(9);
+    bench.apply(Event::UpstreamLost { orderly: true }).record().take();
+    let higher = copied.next(8);
+    for _ in 0..2 {
+        bench.out.clear();
+        let open = open_at(higher, 4);
+        bench.apply(Event::Opened { open, site: site(), gateway: WEST }).record();
+        let told = bench.out.iter().find_map(|effect| match effect {
+            Effect::Accept { opened, .. } => Some(opened.differences_known),
+            _ => None,
+        });
+        assert_eq!(told, Some(false), "what the other one copied is noted nowhere");
+        bench.apply(Event::UpstreamLost { orderly: true }).record().take();
+    }
+}
+
 /// Found by the simulator: a gateway that was stopped in good order recorded what its mirror lacks
 /// while a change still waited for its range behind a slow disk. The change came after that record,
 /// the store was marked clean, and the next start knew nothing of it.

@@ -181,7 +181,8 @@ impl World {
                     // What a disk without room did not take did not happen: the copy keeps its cut.
                     let now = kept.process(site).unwrap_or(gateway);
                     let members = recorded(&*now.ledger(), kept.setup.founding);
-                    let is_new = |volume: &&usize| !known.contains(volume) && members.contains(volume);
+                    let is_new =
+                        |volume: &&usize| !known.contains(volume) && members.contains(volume);
                     for volume in offered.iter().filter(is_new) {
                         kept.note_new(site, *volume);
                         kept.sites[site].points.borrow_mut().clear();

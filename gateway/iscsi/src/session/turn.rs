@@ -119,7 +119,7 @@ impl Session {
             tasks: Tasks::default(),
             completions: Completions::new(),
             ready: Vec::new(),
-            disks: Disks::new(attachment.luns, &port, connection.target_port),
+            disks: Disks::new((attachment.luns, attachment.more), port, connection.target_port),
             running: Vec::new(),
             waiting: VecDeque::new(),
             managing: Vec::new(),
@@ -152,6 +152,7 @@ impl Session {
         mut stop: Pin<&mut impl Future<Output = Ending>>,
     ) -> Poll<Turn> {
         self.work = TURN_WORK;
+        self.disks.grow();
         loop {
             let halt = match self.take_pdus() {
                 Ok(halt) => halt,

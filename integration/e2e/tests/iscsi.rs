@@ -252,7 +252,7 @@ fn is_told(session: &mut Initiator, before: Option<(u8, u16)>) -> Result<()> {
     Ok(())
 }
 
-fn is_sent_away(session: &mut Initiator) -> Result<()> {
+pub(crate) fn is_sent_away(session: &mut Initiator) -> Result<()> {
     let ended = session.write_once()?;
     ensure!(ended.sense == Some(STANDBY), "a port in standby said {ended:x?}");
     Ok(())

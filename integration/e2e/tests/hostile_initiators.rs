@@ -16,7 +16,7 @@ use harness::{Site, wait_for};
 use tempfile::TempDir;
 
 use crate::initiator::{GOOD, Initiator};
-use crate::iscsi::{PREFIX, served};
+use crate::iscsi::{OPEN, PREFIX, served};
 
 /// Rounds until memory has the shape that it keeps: buffers that threads keep are there, and the
 /// allocator has its arenas.
@@ -239,7 +239,7 @@ fn metric(site: &Site, name: &str) -> Result<f64> {
 #[test]
 fn hostile_initiators_leave_nothing_behind_and_harm_no_other_session() -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     let stop = Arc::new(AtomicBool::new(false));
     let honest = honest(port, Arc::clone(&stop))?;
     let mut resident = Vec::new();

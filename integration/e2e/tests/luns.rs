@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::initiator::{GOOD, Initiator, UNITS_CHANGED};
-use crate::iscsi::{PREFIX, is_sent_away, served, two_sites};
+use crate::iscsi::{OPEN, PREFIX, is_sent_away, served, two_sites};
 use crate::pair::{SOON, expect, fail_over};
 
 const DB: &str = "iqn.2026-01.com.example:db";
@@ -59,7 +59,7 @@ fn together(site: &Site, second: &str) -> Result<()> {
 #[test]
 fn volumes_of_a_group_are_disks_of_one_target_and_each_initiator_sees_its_own() -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     together(&site, "log")?;
     site.cli(&["volume", "create", "apart", "--size", "8MiB"])?;
     let shown = site.cli(&["volume", "show", "log"])?;

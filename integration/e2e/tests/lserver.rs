@@ -20,7 +20,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(180);
 /// What the batch moves.
 const MOVED: [&str; 3] = ["tenants", "lservers", "platforms"];
 
-fn east_items() -> Value {
+pub(crate) fn east_items() -> Value {
     let line = |item: &str, frequency: &str, amount: f64| json!({ "item": item, "id": "web1", "frequency": frequency, "amount": amount });
     json!({
         "tenants": { "red": {}, "blue": {} },

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use harness::{Site, Wrong};
 use serde_json::{Value, json};
 
-use crate::lserver::{FOLDER, PLUGIN, Rig, await_state, begin, is_moved, is_once, say, state};
+use crate::lserver::{
+    FOLDER, PLUGIN, Rig, await_state, begin, east_items, is_moved, is_once, say, state,
+};
 use crate::pair::{SOON, SYNC_LIMIT, expect, text};
 
 #[test]
@@ -192,4 +194,39 @@ fn ror_13_tenants_are_switched_one_after_the_other_to_a_standby_site() -> Result
     is_once(&rig.west)?;
     is_once(&rig.east)?;
     rig.pair.is_identical()
+}
+
+#[test]
+fn ror_02_a_plan_leaves_out_what_the_newest_export_has_none_of_and_proves_it_again() -> Result<()> {
+    let rig = Rig::start()?;
+    let (east, west) = (&rig.pair.primary, &rig.pair.mirror);
+    let physical = east_items()["lservers"]["db1"].clone();
+    let mut guest = physical.clone();
+    guest["type"] = json!("virtual");
+    rig.east.set("lservers", "db1", guest);
+    say(east, &["export"])?;
+    let plan = rig.plan("switchover", west, &[])?;
+    let id = begin(west, &plan, &[])?;
+    let waits = await_state(west, &id, "waiting")?;
+    ensure!(state(&waits, "images") == "skipped", "nothing physical moves: {waits:#}");
+    ensure!(state(&waits, "files") == "done", "they differ: {waits:#}");
+    west.cli(&["run", "answer", &id, "reject"])?;
+    await_state(west, &id, "rolled_back")?;
+
+    // The source changed since the plan was made: it is found before anything is.
+    rig.east.set("lservers", "db1", physical);
+    say(east, &["export"])?;
+    let changes = (rig.east.made(), rig.west.made());
+    let begun = west.cli(&["plan", "run", &plan])?;
+    let id = text(&begun, "/id")?;
+    let stopped = await_state(west, &id, "stopped")?;
+    ensure!(stopped.to_string().contains("--fact physical=true"), "{stopped:#}");
+    ensure!((rig.east.made(), rig.west.made()) == changes, "something was changed");
+    west.cli(&["run", "abort", &id])?;
+    west.wait_for(&["run", "show", &id], SYNC_LIMIT, |run| !run["ended_at"].is_null())?;
+    let id = begin(west, &plan, &["--fact", "physical=true"])?;
+    let waits = await_state(west, &id, "waiting")?;
+    ensure!(state(&waits, "images") == "done", "{waits:#}");
+    west.cli(&["run", "answer", &id, "reject"])?;
+    await_state(west, &id, "rolled_back").map(drop)
 }

@@ -138,7 +138,10 @@ pub(super) async fn take_off(
 }
 
 /// What a batch puts, and the keys that it takes off.
-fn batched(wanted: SdrsTagBatch) -> Result<(Vec<(String, String)>, Vec<String>), Refused> {
+type Batched = (Vec<(String, String)>, Vec<String>);
+
+/// What a batch asks for.
+fn batched(wanted: SdrsTagBatch) -> Result<Batched, Refused> {
     if wanted.tags.is_empty() {
         return refuse("SDRS.2202", "tags names some");
     }

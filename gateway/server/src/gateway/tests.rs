@@ -332,6 +332,40 @@ async fn of_those_who_ask_at_once_only_as_many_get_a_snapshot_as_may() {
 }
 
 #[tokio::test]
+async fn snap_01_what_is_said_of_a_snapshot_is_told_after_a_restart_and_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open_with(dir.path(), |config| config.snapshots_max_manual = 1).await;
+    rig.make_orders().await;
+    let said = |name: &str| api::SnapshotCreate {
+        name: Some(name.to_owned()),
+        description: Some("before the upgrade to 12.4".to_owned()),
+        metadata: [("owner".to_owned(), "db-team".to_owned())].into(),
+    };
+    let taken = rig.gateway.create_snapshot("orders", said("early")).await.unwrap();
+    let is_told = |of: &api::Snapshot| {
+        assert_eq!(of.description.as_deref(), Some("before the upgrade to 12.4"));
+        assert_eq!(of.metadata.get("owner").map(String::as_str), Some("db-team"));
+    };
+    is_told(&taken);
+    // What is refused leaves no word.
+    let refused = rig.gateway.create_snapshot("orders", said("late")).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::SnapshotLimit.as_str());
+    let odd = api::SnapshotCreate { description: Some("\t".to_owned()), ..said("odd") };
+    let refused = rig.gateway.create_snapshot("orders", odd).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::Invalid.as_str());
+    assert_eq!(rig.gateway.book.read().snapshot_notes.len(), 1);
+    rig.close().await;
+
+    let rig = Rig::open(dir.path()).await;
+    is_told(&rig.gateway.show_snapshots("orders").await.unwrap()[0]);
+    let plain = rig.gateway.take_snapshot("orders", Some("plain".to_owned())).await.unwrap();
+    assert!(plain.description.is_none() && plain.metadata.is_empty(), "{plain:?}");
+    rig.gateway.delete_snapshot("orders", "early").await.unwrap();
+    assert_eq!(rig.gateway.book.read().snapshot_notes, []);
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn a_volume_whose_record_of_snapshots_cannot_be_read_may_have_locked_ones_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open(dir.path()).await;

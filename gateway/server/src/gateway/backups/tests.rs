@@ -41,6 +41,7 @@ fn policy(schedule: &str, retention: BackupRetention) -> BackupPolicySet {
         schedule: schedule.to_owned(),
         zone: "Europe/Berlin".to_owned(),
         retention,
+        lock_days: 0,
         on: true,
     }
 }
@@ -199,6 +200,91 @@ async fn bak_06_what_no_rule_keeps_goes_after_a_run_and_what_is_manual_stays() {
     rig.close().await;
 }
 
+#[tokio::test]
+async fn bak_10_what_a_policy_takes_is_locked_for_its_days_whatever_its_rules_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let keep = BackupRetention { last: Some(1), ..BackupRetention::default() };
+    let set = |lock_days| BackupPolicySet { lock_days, ..policy("0 2 * * *", keep.clone()) };
+    let refused = gateway.set_backup_policy("orders", set(3_651)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupPolicyBad.as_str(), "{refused:?}");
+    let shown = gateway.set_backup_policy("orders", set(30)).await.unwrap();
+    assert_eq!(shown.lock_days, 30);
+    let before = now(&rig);
+    for run in 1..=2 {
+        gateway.run_backup_policy("orders").await.unwrap();
+        settled(&rig, run).await;
+    }
+    let list = gateway.show_backups(None).await.unwrap();
+    assert_eq!(list.items.len(), 2);
+    for backup in &list.items {
+        let until: Timestamp = backup.locked_until.as_deref().unwrap().parse().unwrap();
+        // Locks are dates in whole seconds.
+        assert!(until + SignedDuration::from_secs(1) >= before + days(30), "{backup:?}");
+        let refused = gateway.delete_backup(&backup.id.to_string()).await.unwrap_err();
+        assert_eq!(refused.0.code, Code::BackupLocked.as_str(), "{refused:?}");
+    }
+    let fates = gateway.backup_fates("orders").await.unwrap();
+    assert!(fates.items.iter().all(|fate| !fate.deleted), "{fates:?}");
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn snap_05_a_snapshot_that_a_backup_reads_says_so_until_the_backup_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let taken = gateway.take_snapshot("orders", Some("read".to_owned())).await.unwrap();
+    assert_eq!(taken.allowed_actions, ["snapshot.delete", "snapshot.rollback"]);
+    let run = cut_short(&rig, taken.id);
+    let backup = run.backup;
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.runs.push(run);
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    let shown = gateway.snapshot("orders", "read").await.unwrap();
+    assert_eq!(shown.state, api::SnapshotState::BackingUp);
+    assert_eq!(serde_json::to_value(shown.state).unwrap(), "backing-up");
+    // It is read and gone back to as before, and stays.
+    assert_eq!(shown.volumes[0].exports, ["nbd://127.0.0.1:1/orders@read"]);
+    assert_eq!(shown.allowed_actions, ["snapshot.rollback"]);
+    let refused = gateway.delete_snapshot("orders", "read").await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupPoint.as_str());
+    // Complete, it is what the next one builds upon.
+    let completed = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.complete(backup);
+        Ok::<(), Refused>(())
+    });
+    completed.await.unwrap();
+    let shown = gateway.snapshot("orders", "read").await.unwrap();
+    assert_eq!(shown.state, api::SnapshotState::Available);
+    assert_eq!(shown.allowed_actions, ["snapshot.rollback"]);
+    gateway.forget_run(backup).await.unwrap();
+    rig.close().await;
+}
+
+/// A run of the volume's group that a stop interrupted before it noted that it has its snapshot.
+fn cut_short(rig: &Rig, snapshot: Uuid) -> RunEntry {
+    let (group, volume) = rig.gateway.find_volume("orders").unwrap();
+    RunEntry {
+        backup: BackupId::new(rig.gateway.targets.get("disk").unwrap().now()).uuid(),
+        target: "disk".to_owned(),
+        group: group.id,
+        volumes: vec![volume.id],
+        snapshot,
+        has_snapshot: false,
+        is_taken: false,
+        name: "cut-short".to_owned(),
+        full: false,
+        locked_until_s: None,
+        policy: None,
+        begun_ms: rig.gateway.clock.unix_ms(),
+        error: None,
+    }
+}
+
 /// Found in a review: a run that a stop interrupted was taken up, and its policy never heard of it.
 #[tokio::test]
 async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys() {
@@ -207,23 +293,8 @@ async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys(
     let gateway = &rig.gateway;
     let set = policy("0 2 * * *", BackupRetention::default());
     gateway.set_backup_policy("orders", set).await.unwrap();
-    let (group, volume) = gateway.find_volume("orders").unwrap();
-    let target = gateway.targets.get("disk").unwrap();
-    let run = RunEntry {
-        backup: BackupId::new(target.now()).uuid(),
-        target: "disk".to_owned(),
-        group: group.id,
-        volumes: vec![volume.id],
-        snapshot: Uuid::now_v7(),
-        has_snapshot: false,
-        is_taken: false,
-        name: "cut-short".to_owned(),
-        full: false,
-        locked_until_s: None,
-        policy: Some("orders".to_owned()),
-        begun_ms: gateway.clock.unix_ms(),
-        error: None,
-    };
+    let policy = Some("orders".to_owned());
+    let run = RunEntry { policy, ..cut_short(&rig, Uuid::now_v7()) };
     let noted = gateway.book.change(Vec::new(), |pages| {
         pages.backups.runs.push(run);
         Ok::<(), Refused>(())

@@ -1,6 +1,7 @@
 //! Policies by a clock that the test holds: what is run, skipped, missed, kept and deleted. What a stop
 //! and a lock do not change, and which stores there are clients of.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -336,6 +337,76 @@ async fn bak_03_a_locked_snapshot_keeps_nobody_out_of_an_original_that_was_resto
         let marks = mirror::Marks { locked_until_ms: until, ..mirror::Marks::default() };
         gateway.mark_snapshot(&group, first, marks).await.unwrap();
     }
+    rig.close().await;
+}
+
+/// Changes a bit of this block wherever the pool stores it.
+fn rot(folder: &Path, block: &[u8]) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rot(&path, block);
+            continue;
+        }
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("data.")) {
+            continue;
+        }
+        let stored = std::fs::read(&path).unwrap();
+        for (number, stored) in stored.chunks(block.len()).enumerate() {
+            if stored == block {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                let offset = (number * block.len() + 100) as u64;
+                file.write_all_at(&[stored[100] ^ 4], offset).unwrap();
+            }
+        }
+    }
+}
+
+/// Found in a review: what was wrong with the newest backup kept the older ones from being asked.
+#[tokio::test]
+async fn scrub_repairs_from_an_older_backup_where_something_is_wrong_with_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let mut taken = Vec::new();
+    let block: Vec<u8> = (0..4096_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let (number, offset) = (400, 400 * 4096);
+    for name in ["small", "whole"] {
+        let begun = gateway.create_backup(&by_hand(name), Asker::default()).await.unwrap();
+        assert_eq!(ended(gateway, begun.id).await.state, OperationState::Succeeded);
+        let list = gateway.show_backups(None).await.unwrap();
+        taken.push(list.items.iter().find(|of| of.name == name).unwrap().id);
+        if name == "small" {
+            gateway.grow_volume("orders", 2 << 20).await.unwrap();
+            let (group, volume) = gateway.find_volume("orders").unwrap();
+            let place = (group.group(), block::VolumeId::from_uuid(volume.id));
+            let data = bytes::Bytes::from(block.clone());
+            let shard = gateway.shard_of(group.group());
+            let written = shard.run(move |state| async move {
+                state.fill(place, offset, data).await?;
+                state.fill_flush(place).await
+            });
+            written.await.unwrap().unwrap();
+        }
+    }
+    // The snapshot of the older one goes behind the run of the newer.
+    while gateway.book.read().backups.runs.len() != 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // As if the newest were one that does not have the block, although its snapshot says so.
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        let odd = RunEntry { backup: taken[0], ..pages.backups.runs[0].clone() };
+        pages.backups.runs.push(odd);
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    rot(&dir.path().join("pool"), &block);
+    let begun = gateway.scrub_volume("orders").unwrap();
+    let scrubbed = ended(gateway, begun.id).await;
+    assert_eq!(scrubbed.state, OperationState::Succeeded, "{scrubbed:?}");
+    let found = gateway.book.read().scrubs[0].clone();
+    assert_eq!((found.bad, found.repaired), (1, 1), "block {number}: {found:?}");
+    assert_eq!(gateway.read_volume("orders", offset, 4096).await.unwrap(), block);
     rig.close().await;
 }
 

@@ -55,6 +55,8 @@ impl Gateway {
         for policy in policies.iter().filter(|policy| policy.on) {
             let Ok(schedule) = Schedule::parse(&policy.schedule, &policy.zone) else { continue };
             let Some(name) = name_of(&self.book.read(), policy.of) else { continue };
+            // They stand at zero before anything is lost, so that the first loss is seen as one.
+            crate::metrics::backups::slots(&name, 0, 0);
             let before = Timestamp::from_millisecond(policy.before_ms).unwrap_or(now);
             let look = schedule.look(before, now, self.policy_runs(policy));
             next = next.into_iter().chain(look.next).min();

@@ -50,13 +50,22 @@ impl Rig {
     }
 
     pub(crate) async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::open_at(dir, Clock::start(), configure).await
+    }
+
+    /// The same by these clocks.
+    pub(crate) async fn open_at(
+        dir: &Path,
+        clock: Clock,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let path = dir.join("pool");
         let mut config = crate::config::load(None).unwrap();
         config.api.shard_deadline = Duration::from_millis(200);
         configure(&mut config);
         let pool = pool_in(&path, config.pool_capacity);
-        let (clock, board) = (Clock::start(), Arc::new(Board::default()));
+        let board = Arc::new(Board::default());
         let events = Arc::new(Events::new(clock));
         let identity = Identity {
             gateway: pool.identity().gateway,

@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use mirror::SnapshotOrigin;
 
 use super::*;
+use crate::clock::Clock;
 use crate::config::TargetConfig;
 use crate::gateway::tests::{Rig, ended};
 
@@ -283,6 +284,32 @@ fn cut_short(rig: &Rig, snapshot: Uuid) -> RunEntry {
         policy: None,
         begun_ms: rig.gateway.clock.unix_ms(),
         error: None,
+    }
+}
+
+/// Found in a review: a clock on the wall that was moved forward by a mistake removed all but the newest.
+#[tokio::test]
+async fn bak_06_days_are_counted_by_the_lock_clock_and_not_by_the_one_on_the_wall() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = BackupRetention { days: Some(7), ..BackupRetention::default() };
+    let rig = open(dir.path(), None).await;
+    rig.gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
+    for run in 1..=2 {
+        rig.gateway.run_backup_policy("orders").await.unwrap();
+        settled(&rig, run).await;
+    }
+    let started_ms = rig.gateway.clock.unix_ms();
+    rig.close().await;
+    // Seconds by the one on the wall, and that many days by the one that nobody sets.
+    for (passed, gone) in [(0, [false, false]), (6, [false, false]), (8, [true, false])] {
+        let clock = Clock::start().locks_from(started_ms + passed * 86_400_000);
+        let target = target(dir.path(), None);
+        let configure = |config: &mut crate::config::Config| config.backup_targets = vec![target];
+        let rig = Rig::open_at(dir.path(), clock, configure).await;
+        let fates = rig.gateway.backup_fates("orders").await.unwrap();
+        let deleted: Vec<bool> = fates.items.iter().map(|fate| fate.deleted).collect();
+        assert_eq!(deleted, gone, "after {passed} days: {fates:?}");
+        rig.close().await;
     }
 }
 

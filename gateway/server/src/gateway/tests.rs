@@ -375,6 +375,33 @@ async fn snap_01_what_is_said_of_a_snapshot_is_told_after_a_restart_and_goes_wit
 }
 
 #[tokio::test]
+async fn snap_05_each_state_is_told_by_its_word_and_with_what_can_be_done_then() {
+    use mirror::SnapshotState::{Available, Deleting, Error, RollingBack};
+
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    rig.make_orders().await;
+    rig.gateway.take_snapshot("orders", Some("one".to_owned())).await.unwrap();
+    let entry = rig.gateway.find_group("orders").unwrap();
+    let (status, room) = rig.gateway.look_at_snapshots(&entry).await.unwrap();
+    for (state, word, actions, is_readable) in [
+        (Available, "available", vec!["snapshot.delete", "snapshot.rollback"], true),
+        (RollingBack, "rollbacking", Vec::new(), true),
+        (Deleting, "deleting", Vec::new(), false),
+        (Error, "error", vec!["snapshot.delete"], false),
+    ] {
+        let snapshot = mirror::SnapshotStatus { state, ..status.snapshots[0].clone() };
+        let shown = rig.gateway.show_snapshot(&entry, &status, &snapshot, &room);
+        assert_eq!(serde_json::to_value(shown.state).unwrap(), word);
+        assert_eq!(shown.allowed_actions, actions, "{word}");
+        assert_eq!(shown.volumes[0].exports.is_empty(), !is_readable, "{word}");
+        // What is not there is kept by nobody here.
+        assert_eq!(shown.held_by.is_empty(), state == Error, "{word}");
+    }
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn a_volume_whose_record_of_snapshots_cannot_be_read_may_have_locked_ones_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open(dir.path()).await;

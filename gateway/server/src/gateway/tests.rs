@@ -1,17 +1,22 @@
 //! A gateway without listeners: what it makes, refuses, remembers, and what it says when one of
 //! its threads does not answer.
 
+mod deaths;
+
 use std::path::Path;
 use std::time::Duration;
 
 use api::{Code, Health, Verdict, VolumeCreate, VolumeSettings};
 use block::{BootId, GatewayId, PoolId};
-use store::{PoolIdentity, PoolOptions};
+use store::{Executor, PoolIdentity, PoolOptions};
+use testkit::SimDisk;
 use uuid::Uuid;
 
 use super::*;
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
+
+const IDENTITY: PoolIdentity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
 
 /// A running gateway and its threads.
 pub(crate) struct Rig {
@@ -23,11 +28,19 @@ pub(crate) struct Rig {
 /// Opens the pool in this directory, making it if it is new.
 fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
     if !path.exists() {
-        let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
-        store::Pool::create_path(path, identity).unwrap();
+        store::Pool::create_path(path, IDENTITY).unwrap();
     }
     let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
     store::Pool::open_path(path, options).unwrap()
+}
+
+/// The same on a disk that a test controls; what the pool does is done before it returns.
+fn pool_on(disk: &Arc<SimDisk>) -> Arc<store::Pool> {
+    let open = || store::Pool::open(disk.root(), Executor::Inline, PoolOptions::default());
+    open().unwrap_or_else(|_new| {
+        store::Pool::create(&disk.root(), IDENTITY).unwrap();
+        open().unwrap()
+    })
 }
 
 impl Rig {
@@ -59,12 +72,30 @@ impl Rig {
         clock: Clock,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
+        let pool = |config: &Config| pool_in(&dir.join("pool"), config.pool_capacity);
+        Self::open_in((dir, clock), configure, pool).await
+    }
+
+    /// Opens the gateway whose pool is on this disk, making it if it is new.
+    pub(crate) async fn open_on(
+        disk: &Arc<SimDisk>,
+        dir: &Path,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        Self::open_in((dir, Clock::start()), configure, |_| pool_on(disk)).await
+    }
+
+    async fn open_in(
+        (dir, clock): (&Path, Clock),
+        configure: impl FnOnce(&mut Config),
+        pool: impl FnOnce(&Config) -> Arc<store::Pool>,
+    ) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let path = dir.join("pool");
         let mut config = crate::config::load(None).unwrap();
         config.api.shard_deadline = Duration::from_millis(200);
         configure(&mut config);
-        let pool = pool_in(&path, config.pool_capacity);
+        let pool = pool(&config);
         let board = Arc::new(Board::default());
         let events = Arc::new(Events::new(clock));
         let identity = Identity {

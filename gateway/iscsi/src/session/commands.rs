@@ -9,6 +9,8 @@
 //! Invariant: a command is answered once, or ends without an answer because it was aborted or the
 //! session ends. Nothing is handed to the volume before its data is here whole.
 
+use std::rc::Rc;
+
 use block::{Answer, Completion, Extent, IoError, Op, Request as Down, Segment};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
@@ -19,7 +21,7 @@ use super::receive::{Body, Place};
 use super::reply::{self, End, Residual};
 use super::tasks::{Again, Came, Stage, Task, Tasks, Work};
 use super::transfer::{Transfer, Wrong};
-use super::turn::Session;
+use super::turn::{Running, Session};
 use super::window;
 use crate::limits::{IMMEDIATE_MAX, INFLIGHT_BYTES_MAX, OWN_BUFFER_BYTES, PAYLOAD_KEPT_BYTES};
 use crate::scsi::limits::BLOCK_BYTES;
@@ -141,9 +143,9 @@ impl Session {
             return self.reject(RejectReason::ImmediateOverflow, header);
         }
         let at = self.disks.find(lun);
-        let (epoch, plan) = match self.disks.get_mut(at) {
+        let (epoch, plan) = match self.disks.get(at) {
             Some(disk) => {
-                disk.tasks += 1;
+                disk.nexus.begun();
                 (disk.nexus.epoch(), disk.unit.begin(&disk.nexus, &cdb))
             }
             None => (0, scsi::no_unit(&cdb, self.disks.numbers())),
@@ -348,8 +350,9 @@ impl Session {
     fn run(&mut self, key: u64, slow: Slow, data: Bytes) {
         let at = self.tasks.get(key).and_then(|task| task.disk);
         let Some(disk) = self.disks.get(at) else { return };
-        let future = std::rc::Rc::clone(&disk.unit).run(disk.nexus.clone(), slow, data);
-        self.running.push((key, Box::pin(future)));
+        let abort = slow.abort.clone();
+        let future = Rc::clone(&disk.unit).run(disk.nexus.clone(), slow, data);
+        self.running.push(Running { key, abort, future: Box::pin(future) });
         self.fresh = true;
     }
 
@@ -423,8 +426,8 @@ impl Session {
     fn end(&mut self, key: u64) -> Option<Task> {
         let task = self.tasks.remove(key)?;
         self.charged -= task.charged;
-        if let Some(disk) = self.disks.get_mut(task.disk) {
-            disk.tasks -= 1;
+        if let Some(disk) = self.disks.get(task.disk) {
+            disk.nexus.ended(task.epoch);
         }
         Some(task)
     }

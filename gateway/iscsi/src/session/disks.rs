@@ -23,8 +23,6 @@ pub(super) struct Disk {
     /// What is about to be handed to the volume.
     pub(super) batch: Vec<Down>,
     pub(super) meter: Meter,
-    /// Commands for it that are not answered.
-    pub(super) tasks: usize,
 }
 
 impl Disk {
@@ -49,7 +47,7 @@ impl Disks {
         let all = luns.into_iter().map(|Lun { number, volume, unit, label }| {
             let nexus = unit.attach(port.clone(), target_port, &numbers);
             let (batch, meter) = (Vec::new(), Meter::new(&label));
-            Disk { number, volume, unit, nexus, batch, meter, tasks: 0 }
+            Disk { number, volume, unit, nexus, batch, meter }
         });
         Self { all: all.collect(), numbers }
     }
@@ -103,6 +101,6 @@ impl Disks {
 
     /// Tells how deep the queues are.
     pub(super) fn tell_depths(&mut self) {
-        self.all.iter_mut().for_each(|disk| disk.meter.inflight(disk.tasks));
+        self.all.iter_mut().for_each(|disk| disk.meter.inflight(disk.nexus.commands()));
     }
 }

@@ -32,7 +32,7 @@ use crate::limits::{
     STALL_TIMEOUT, TURN_WORK, UNSENT_BYTES_MAX, UNSENT_REPLIES_MAX, WATCH_INTERVAL,
 };
 use crate::negotiate::Params;
-use crate::scsi::{InitiatorPort, Outcome};
+use crate::scsi::{Abort, InitiatorPort, Outcome};
 use crate::server::Peers;
 use crate::wire::{NO_TAG, RejectReason, Response, Stamp};
 use host::Grant;
@@ -63,7 +63,12 @@ enum Halt {
     Over,
 }
 
-pub(super) type Running = Pin<Box<dyn Future<Output = Result<Outcome, IoError>>>>;
+/// A slow command under way.
+pub(super) struct Running {
+    pub(super) key: u64,
+    pub(super) abort: Abort,
+    pub(super) future: Pin<Box<dyn Future<Output = Result<Outcome, IoError>>>>,
+}
 
 /// One session in full feature phase.
 pub(super) struct Session {
@@ -77,7 +82,7 @@ pub(super) struct Session {
     ready: Vec<Completion>,
     pub(super) disks: Disks,
     /// Slow commands under way.
-    pub(super) running: Vec<(u64, Running)>,
+    pub(super) running: Vec<Running>,
     /// Commands that wait for memory, oldest first.
     pub(super) waiting: VecDeque<u64>,
     pub(super) managing: Vec<Managing>,
@@ -196,6 +201,18 @@ impl Session {
                 return Poll::Ready(Turn::End(ending));
             }
         }
+    }
+
+    /// Goes on with what is under way, begins nothing, and sends what has been answered by now.
+    pub(super) fn poll_begun(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+    ) -> Poll<std::io::Result<()>> {
+        self.poll_running(cx);
+        self.answer_ready();
+        self.finish_managing(cx);
+        self.outgoing.poll_send(cx, stream)
     }
 
     /// Sends what has been answered by now, and nothing that has not.
@@ -347,9 +364,9 @@ impl Session {
         self.submit();
         self.fresh = false;
         let mut index = 0;
-        while let Some((key, future)) = self.running.get_mut(index) {
-            let key = *key;
-            match future.as_mut().poll(cx) {
+        while let Some(running) = self.running.get_mut(index) {
+            let key = running.key;
+            match running.future.as_mut().poll(cx) {
                 Poll::Pending => index += 1,
                 Poll::Ready(result) => {
                     drop(self.running.swap_remove(index));

@@ -7,7 +7,7 @@ use twinspan_iscsi::scsi::{PortGroup, PortState, UnitEvent};
 use twinspan_iscsi::wire::{AsyncEvent, Function, LoginStatus, NO_TAG, Request, Response, text};
 use twinspan_iscsi::{Auth, ChapUser, Ending, Secret};
 
-use crate::initiator::{Ended, Initiator, READ, WRITE, cdb};
+use crate::initiator::{Ended, Initiator, READ, UNMAP, WRITE, cdb, unmap};
 use crate::rig::{TARGET, with};
 
 fn content(seed: usize, len: usize) -> Vec<u8> {
@@ -357,6 +357,50 @@ fn who_logs_out_when_asked_is_answered_and_hears_what_it_had_begun() {
             assert!(host.receive().await.is_none());
             drop(host);
             assert_eq!(rig.endings.recv().await, Some(Ending::Stopped));
+        },
+    );
+}
+
+#[test]
+fn a_command_of_many_steps_is_done_while_its_initiator_is_asked_to_log_out() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.is_late.set(true);
+            let request = host.command_of(cdb(UNMAP, 0, 40), 0, 40);
+            host.send(&request.encode(false), &unmap(&[0, 8])).await;
+            host.ping(b"taken?").await;
+            assert_eq!(rig.volume.late(), 1, "the first of two");
+            rig.stop.cancel();
+            let said = host.receive().await.unwrap().0;
+            assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
+            rig.volume.catch_up();
+            assert_eq!(host.finish(&[]).await, GOOD);
+        },
+    );
+}
+
+#[test]
+fn a_function_is_answered_while_its_initiator_is_asked_to_log_out() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.is_late.set(true);
+            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+            let Request::Command { tag, .. } = request else { unreachable!() };
+            host.send(&request.encode(false), &[7; 512]).await;
+            host.send(&function(&host, Function::AbortTask, tag).encode(true), &[]).await;
+            host.ping(b"not yet?").await;
+            rig.stop.cancel();
+            let said = host.receive().await.unwrap().0;
+            assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
+            rig.volume.catch_up();
+            assert_eq!(
+                host.receive().await.unwrap().0,
+                Response::Task { tag: 0x9000, response: 0 }
+            );
         },
     );
 }

@@ -39,6 +39,7 @@ pub use self::nexus::Nexus;
 pub use self::report::no_unit;
 pub use self::sense::{Field, Form, Sense, SenseBytes};
 pub use self::unit::Unit;
+pub(crate) use self::unit::{Attribute, Rank};
 
 use self::cdb::Command;
 use self::reserve::Registrant;

@@ -173,16 +173,19 @@ impl Nexus {
         self.0.copies.borrow().iter().find(|ended| ended.list == list).copied()
     }
 
-    /// A command of it has begun.
+    /// A command of it has come.
     pub(crate) fn begun(&self) {
         self.0.commands.set(self.0.commands.get() + 1);
     }
 
-    /// A command of it has ended that began when its epoch was this.
-    pub(crate) fn ended(&self, epoch: u32) {
-        if epoch == self.epoch() {
+    /// A command of it has ended that came when its epoch was this; says whether it was among those that
+    /// are to be answered.
+    pub(crate) fn ended(&self, epoch: u32) -> bool {
+        let counts = epoch == self.epoch();
+        if counts {
             self.0.commands.set(self.0.commands.get().saturating_sub(1));
         }
+        counts
     }
 
     /// Commands of it that are to be answered.
@@ -190,7 +193,7 @@ impl Nexus {
         self.0.commands.get()
     }
 
-    /// Forgets every command that has begun; says whether there was one.
+    /// Forgets every command that has come; says whether there was one.
     pub(super) fn abort(&self) -> bool {
         self.0.epoch.set(self.0.epoch.get().wrapping_add(1));
         self.0.commands.replace(0) > 0

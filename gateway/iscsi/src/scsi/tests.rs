@@ -1,6 +1,7 @@
 //! A unit over a volume in memory, asked as a session asks it.
 
 mod fuzz;
+mod ordered;
 mod standby;
 mod under_way;
 

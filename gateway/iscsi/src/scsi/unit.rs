@@ -4,6 +4,7 @@
 //! at, and no allocation. Whatever could forbid it sets `guarded` or the nexus's attention.
 
 mod exclusive;
+mod line;
 mod plan;
 mod reserved;
 
@@ -13,6 +14,7 @@ use std::rc::Rc;
 use block::{Extent, Holds, Volume};
 use bytes::Bytes;
 
+pub(crate) use self::line::{Attribute, Rank};
 use super::cdb::{Blocks, Cdb, Command};
 use super::limits::BLOCK_BYTES;
 use super::mode::Modes;
@@ -50,6 +52,8 @@ pub struct Unit {
     /// Which nexus holds the unit with RESERVE.
     holder: Cell<Option<u64>>,
     nexuses: RefCell<Vec<WeakNexus>>,
+    /// Which commands wait for which.
+    line: line::Line,
     next: Cell<u64>,
     /// Where commands run that must not be interrupted; shared with every other way to the volume.
     holds: Rc<Holds>,
@@ -94,6 +98,7 @@ impl Unit {
             settling: tokio::sync::Mutex::new(()),
             holder: Cell::new(None),
             nexuses: RefCell::default(),
+            line: line::Line::default(),
             next: Cell::new(0),
             holds,
         });
@@ -183,7 +188,7 @@ impl Unit {
     /// complete after [`Self::settle`].
     pub fn reset(&self, by: &Nexus, kind: Reset) {
         for nexus in self.nexuses() {
-            let had_any = nexus.abort();
+            let had_any = self.abort(&nexus);
             match kind {
                 Reset::ClearTaskSet if nexus.id() == by.id() || !had_any => {}
                 Reset::ClearTaskSet => nexus.tell(nexus::CLEARED),
@@ -371,6 +376,7 @@ impl Unit {
         }
         // Its own entry can be upgraded no more.
         self.nexuses.borrow_mut().retain(|nexus| nexus.get().is_some());
+        self.line.forget(id);
     }
 
     // === Commands that must not be interrupted ===

@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::disks::Disks;
 use super::manage::Managing;
+use super::order::Dormant;
 use super::outgoing::Outgoing;
 use super::receive::{Item, ReceiveError, Receiver};
 use super::tasks::{Stage, Task, Tasks};
@@ -83,6 +84,8 @@ pub(super) struct Session {
     pub(super) disks: Disks,
     /// Slow commands under way.
     pub(super) running: Vec<Running>,
+    /// Commands that wait for others of their disk, oldest first.
+    pub(super) dormant: Vec<Dormant>,
     /// Commands that wait for memory, oldest first.
     pub(super) waiting: VecDeque<u64>,
     pub(super) managing: Vec<Managing>,
@@ -126,6 +129,7 @@ impl Session {
             ready: Vec::new(),
             disks: Disks::new(attachment.luns, &port, connection.target_port),
             running: Vec::new(),
+            dormant: Vec::new(),
             waiting: VecDeque::new(),
             managing: Vec::new(),
             peers: connection.place.peers(),
@@ -173,6 +177,7 @@ impl Session {
             self.poll_running(cx);
             self.answer_ready();
             self.serve_waiting();
+            self.rouse(cx);
             // What was admitted is handed down before blocks are taken that it concerns.
             self.submit();
             self.finish_managing(cx);
@@ -237,6 +242,7 @@ impl Session {
             match self.receiver.poll_fill(cx, stream) {
                 Poll::Ready(Ok(0)) => {
                     self.over = Some(Ending::Closed);
+                    self.forget_unfed();
                     self.watch.rest();
                     return Poll::Ready(Ok(()));
                 }

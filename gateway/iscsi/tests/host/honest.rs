@@ -10,7 +10,7 @@ use twinspan_iscsi::{Auth, ChapUser, Ending, Secret};
 use crate::initiator::{Ended, Initiator, READ, UNMAP, WRITE, cdb, unmap};
 use crate::rig::{TARGET, with};
 
-fn content(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at / 512 * 31 + at + seed) % 251).unwrap()).collect()
 }
 

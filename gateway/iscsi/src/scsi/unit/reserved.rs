@@ -93,7 +93,7 @@ impl Unit {
                     nexus.tell(code);
                 }
                 if notice.abort {
-                    nexus.abort();
+                    self.abort(&nexus);
                 }
             }
         }

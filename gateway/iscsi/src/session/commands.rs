@@ -351,7 +351,14 @@ impl Session {
     /// A slow command has ended.
     pub(super) fn ran(&mut self, key: u64, result: Result<Outcome, IoError>, now: Instant) {
         match result {
-            Ok(outcome) => self.finish(key, &outcome, now),
+            Ok(mut outcome) => {
+                // A read or a write that waited for its blocks transfers what its CDB says.
+                let planned = self.tasks.get(key).map_or(0, |task| task.transfer);
+                if planned > 0 && outcome.status == scsi::Status::Good {
+                    outcome.transfer = planned;
+                }
+                self.finish(key, &outcome, now);
+            }
             Err(error) => self.failed(key, error, now),
         }
     }

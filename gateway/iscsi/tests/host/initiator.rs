@@ -39,6 +39,22 @@ pub(crate) struct Ended {
     /// Sense key and code.
     pub(crate) sense: Option<(u8, u16)>,
     pub(crate) data: Vec<u8>,
+    /// Bytes that the command would have transferred beyond what was announced; negative for those that
+    /// were announced and not transferred.
+    pub(crate) residual: i64,
+}
+
+/// A residual as it is told, which is of one kind or none.
+fn residual((overflow, underflow, bytes): (bool, bool, u32)) -> i64 {
+    match (overflow, underflow) {
+        (true, false) => i64::from(bytes),
+        (false, true) => -i64::from(bytes),
+        (false, false) => {
+            assert_eq!(bytes, 0);
+            0
+        }
+        (true, true) => panic!("both too much and too little"),
+    }
 }
 
 impl Initiator {
@@ -215,16 +231,18 @@ impl Initiator {
                 Response::DataIn { status, offset, .. } => {
                     assert_eq!(offset as usize, came.len());
                     came.extend(data);
-                    if let Some((status, ..)) = status {
-                        return Ended { status, sense: None, data: came };
+                    if let Some((status, overflow, underflow, bytes)) = status {
+                        let residual = residual((overflow, underflow, bytes));
+                        return Ended { status, sense: None, data: came, residual };
                     }
                 }
-                Response::Command { status, .. } => {
+                Response::Command { status, overflow, underflow, residual: bytes, .. } => {
+                    let residual = residual((overflow, underflow, bytes));
                     let sense = data
                         .get(2..)
                         .filter(|sense| !sense.is_empty())
                         .map(|sense| (sense[2] & 15, u16::from_be_bytes([sense[12], sense[13]])));
-                    return Ended { status, sense, data: came };
+                    return Ended { status, sense, data: came, residual };
                 }
                 other => panic!("{other:?}"),
             }

@@ -16,7 +16,7 @@ use harness::{Site, wait_for};
 use tempfile::TempDir;
 
 use crate::initiator::{GOOD, Initiator};
-use crate::iscsi::{PREFIX, served};
+use crate::iscsi::{OPEN, PREFIX, served};
 
 /// What is done again and again.
 struct Rounds {
@@ -285,7 +285,7 @@ fn metric(site: &Site, name: &str) -> Result<f64> {
 /// Does it all to a gateway, and proves that it is as it was.
 fn prove(rounds: &Rounds) -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     let stop = Arc::new(AtomicBool::new(false));
     let honest = honest(port, Arc::clone(&stop))?;
     let mut resident = Vec::new();

@@ -315,7 +315,7 @@ impl Run<'_> {
     }
 
     async fn copy(&self, list: &Bytes) -> Result<(), Stop> {
-        let copy = copy::parse(list, &inquiry::naa(self.unit.identity.volume))?;
+        let copy = copy::parse(list, &inquiry::naa(self.unit.volume_id))?;
         let mut ended = Ended { list: 0, segments: 0, bytes: 0, well: false };
         let mut result = Ok(());
         for (from, to) in &copy.segments {

@@ -47,7 +47,7 @@ struct State {
     port: InitiatorPort,
     target_port: u16,
     /// The numbers of the disks that the initiator sees at the target.
-    units: Rc<[u8]>,
+    units: RefCell<Rc<[u8]>>,
     unit: Weak<Unit>,
     waiting: RefCell<SmallVec<[u16; ATTENTIONS_MAX]>>,
     attentive: Cell<bool>,
@@ -87,7 +87,7 @@ impl Nexus {
             id,
             port,
             target_port,
-            units,
+            units: RefCell::new(units),
             unit,
             waiting,
             attentive,
@@ -121,8 +121,14 @@ impl Nexus {
     }
 
     /// The numbers of the disks that the initiator sees at the target, in order.
-    pub(super) fn units(&self) -> &[u8] {
-        &self.0.units
+    pub(super) fn units(&self) -> Rc<[u8]> {
+        Rc::clone(&self.0.units.borrow())
+    }
+
+    /// The initiator sees other disks at the target from now on, and is told so.
+    pub(crate) fn see(&self, units: &Rc<[u8]>) {
+        *self.0.units.borrow_mut() = Rc::clone(units);
+        self.tell(UNITS_CHANGED);
     }
 
     /// How often all commands of this nexus were aborted. A command is forgotten without an answer

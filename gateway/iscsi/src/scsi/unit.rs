@@ -31,7 +31,9 @@ use super::{
 /// A disk behind any number of nexuses.
 #[derive(Debug)]
 pub struct Unit {
-    pub(super) identity: UnitIdentity,
+    pub(super) volume_id: block::VolumeId,
+    /// The name of its target.
+    pub(super) target: RefCell<String>,
     pub(super) volume: VolumeRef,
     pub(super) keeper: Rc<dyn ReservationKeeper>,
     pub(super) settings: RefCell<UnitSettings>,
@@ -84,7 +86,8 @@ impl Unit {
         let reservations = kept(&*keeper)?;
         let holds = volume.holds().unwrap_or_default();
         let unit = Rc::new(Self {
-            identity,
+            volume_id: identity.volume,
+            target: RefCell::new(identity.target),
             volume: VolumeRef(volume),
             keeper,
             settings: RefCell::new(settings),
@@ -123,10 +126,11 @@ impl Unit {
         nexus
     }
 
-    /// The name of its target.
-    #[must_use]
-    pub fn target(&self) -> &str {
-        &self.identity.target
+    /// It is at the target of this name from now on. What is reserved stays.
+    pub fn move_to(&self, target: &str) {
+        if *self.target.borrow() != target {
+            target.clone_into(&mut self.target.borrow_mut());
+        }
     }
 
     /// In which form sense is sent.

@@ -127,7 +127,7 @@ impl Session {
             tasks: Tasks::default(),
             completions: Completions::new(),
             ready: Vec::new(),
-            disks: Disks::new(attachment.luns, &port, connection.target_port),
+            disks: Disks::new((attachment.luns, attachment.more), port, connection.target_port),
             running: Vec::new(),
             dormant: Vec::new(),
             waiting: VecDeque::new(),
@@ -161,6 +161,7 @@ impl Session {
         mut stop: Pin<&mut impl Future<Output = Ending>>,
     ) -> Poll<Turn> {
         self.work = TURN_WORK;
+        self.disks.grow();
         loop {
             let halt = match self.take_pdus() {
                 Ok(halt) => halt,

@@ -1,6 +1,9 @@
 //! A target of several disks.
 
+use std::rc::Rc;
+
 use block::IoError;
+use twinspan_iscsi::Lun;
 use twinspan_iscsi::wire::{Function, LoginStatus, NO_TAG, Request};
 
 use crate::honest::GOOD;
@@ -170,6 +173,26 @@ fn a_disk_in_doubt_holds_its_own_commands_only() {
             rig.other.doubt.set(None);
             rig.other_unit.resume();
             assert_eq!(host.finish(&[]).await.data, [0; 512]);
+        },
+    );
+}
+
+#[test]
+fn a_disk_that_is_added_is_told_at_those_that_are_known_and_seen_at_once() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0]);
+            let (number, volume) = (OTHER_LUN, Rc::clone(&rig.other));
+            let (unit, label) = (Rc::clone(&rig.other_unit), "added".to_owned());
+            rig.more.borrow_mut().push(Lun { number, volume, unit, label });
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x3f0e)));
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
+            host.lun = OTHER_LUN;
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2900)));
+            assert_eq!(host.command(cdb(WRITE, 8, 1), 0, &[9; 512]).await, GOOD);
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
         },
     );
 }

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
-    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun, Portal,
-    Refusal, Sessions, TargetInfo, Targets, Told, serve,
+    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun, More,
+    Portal, Refusal, Sessions, TargetInfo, Targets, Told, serve,
 };
 
 pub(crate) const TARGET: &str = "iqn.t:disk";
@@ -127,6 +127,8 @@ pub(crate) struct Rig {
     /// The volume behind the other disk of [`TWO`].
     pub(crate) other: Rc<Doubtful>,
     pub(crate) other_unit: Rc<Unit>,
+    /// Disks that are added to the sessions that there are.
+    pub(crate) more: More,
     /// Stops the gateway's sessions.
     pub(crate) stop: CancellationToken,
     /// How sessions ended.
@@ -168,6 +170,8 @@ pub(crate) fn with<F: Future<Output = ()>>(
             let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(volume);
             (under, Rc::clone(unit))
         });
+        let more = More::default();
+        let grown = Rc::clone(&more);
         let seating = async move {
             while let Some(connection) = seats.recv().await {
                 let numbers = match connection.target().name.as_str() {
@@ -181,6 +185,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
                 });
                 let attachment = Attachment {
                     luns: luns.collect(),
+                    more: Rc::clone(&grown),
                     portals: Told::default(),
                     stop: sessions.1.clone(),
                 };
@@ -192,7 +197,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
         };
         tokio::select! {
             () = seating => {}
-            () = test(Rig { address, volume, unit, other, other_unit, stop, endings }) => {}
+            () = test(Rig { address, volume, unit, other, other_unit, more, stop, endings }) => {}
         }
     });
 }

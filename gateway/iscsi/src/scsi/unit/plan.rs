@@ -100,8 +100,8 @@ impl Unit {
             Command::Inquiry { page: None, room } => Outcome::data(inquiry::standard(), room),
             Command::Inquiry { page: Some(page), room } => {
                 let port = inquiry::Port {
-                    volume: self.identity.volume,
-                    target: &self.identity.target,
+                    volume: self.volume_id,
+                    target: &self.target.borrow(),
                     group: self.settings.borrow().group,
                     port: nexus.target_port(),
                 };
@@ -118,7 +118,7 @@ impl Unit {
             }
             Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
             Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),
-            Command::ReportLuns { select, room } => report::luns(nexus.units(), select, room)?,
+            Command::ReportLuns { select, room } => report::luns(&nexus.units(), select, room)?,
             Command::ReportOpcodes { timeouts, options, opcode, action, room } => {
                 Outcome::data(report::opcodes(options, timeouts, (opcode, action))?, room)
             }

@@ -14,6 +14,7 @@ mod commands;
 mod disks;
 mod farewell;
 mod manage;
+mod order;
 mod outgoing;
 mod receive;
 mod reply;

@@ -23,8 +23,6 @@ pub(super) struct Disk {
     /// What is about to be handed to the volume.
     pub(super) batch: Vec<Down>,
     pub(super) meter: Meter,
-    /// Commands for it that are not answered.
-    pub(super) tasks: usize,
 }
 
 impl Disk {
@@ -66,7 +64,7 @@ impl Disks {
         for Lun { number, volume, unit, label } in luns {
             let nexus = unit.attach(self.port.clone(), self.target_port, &self.numbers);
             let (batch, meter) = (Vec::new(), Meter::new(&label));
-            self.all.push(Disk { number, volume, unit, nexus, batch, meter, tasks: 0 });
+            self.all.push(Disk { number, volume, unit, nexus, batch, meter });
         }
     }
 
@@ -129,6 +127,6 @@ impl Disks {
 
     /// Tells how deep the queues are.
     pub(super) fn tell_depths(&mut self) {
-        self.all.iter_mut().for_each(|disk| disk.meter.inflight(disk.tasks));
+        self.all.iter_mut().for_each(|disk| disk.meter.inflight(disk.nexus.commands()));
     }
 }

@@ -13,7 +13,8 @@ use super::*;
 use crate::config::TargetConfig;
 use crate::gateway::tests::{Rig, ended};
 
-fn target(dir: &Path, bytes_per_second: Option<u64>) -> TargetConfig {
+/// A target `disk` in this directory.
+pub(in crate::gateway) fn target(dir: &Path, bytes_per_second: Option<u64>) -> TargetConfig {
     TargetConfig {
         name: "disk".to_owned(),
         url: format!("file://{}", dir.join("repository").display()),
@@ -155,7 +156,7 @@ async fn bak_05_what_comes_due_during_a_run_is_skipped_and_counted_and_a_failure
 }
 
 /// What a person asks for who wants a backup of that name.
-fn by_hand(name: &str) -> api::BackupCreate {
+pub(in crate::gateway) fn by_hand(name: &str) -> api::BackupCreate {
     api::BackupCreate {
         of: "orders".to_owned(),
         target: "disk".to_owned(),

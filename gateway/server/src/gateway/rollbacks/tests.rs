@@ -1,6 +1,8 @@
 //! A group that goes back to a second by itself: what it lets nobody do half way, what a start takes up,
 //! and what a damaged journal changes.
 
+mod fills;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -333,7 +333,7 @@ impl Gateway {
         for leg in status.legs.iter().filter(|leg| is_noted(leg, note)) {
             running.step(&format!("resume the session to {}", leg.site));
             let command = Command::Resume { leg: leg.leg, discard: false };
-            match self.command(group, command).await {
+            match self.order(group, command).await {
                 Ok(()) => {
                     let bytes = leg.sessions.iter().map(|of| of.out_of_sync_bytes).sum();
                     running.done(format!("by delta: {} may differ there", bytes_text(bytes)));

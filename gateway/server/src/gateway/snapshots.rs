@@ -143,15 +143,15 @@ impl Gateway {
     /// Takes a snapshot of a group, here and at every mirror that has everything.
     ///
     /// # Errors
-    /// [`Code::Invalid`], [`Code::ReservedName`], [`Code::Exists`], [`Code::SnapshotLimit`], or the
-    /// group's refusal; nothing was changed.
+    /// [`Code::Invalid`], [`Code::ReservedName`], [`Code::Exists`], [`Code::SnapshotLimit`],
+    /// [`Code::VolumeRestoring`], [`Code::RollingBack`], or the group's refusal; nothing was changed.
     pub(crate) async fn take_snapshot(
         &self,
         group: &str,
         name: Option<String>,
     ) -> Result<Snapshot, Refused> {
         let entry = self.find_group(group)?;
-        self.require_not_half_way(entry.id)?;
+        self.require_whole(entry.id)?;
         let status = self.status_of(entry.group()).await?;
         let unix_ms = self.clock.unix_ms();
         let name = match name {

@@ -44,6 +44,23 @@ impl Rig {
         self.gateway.create_volume(wanted).await.unwrap();
     }
 
+    /// Records a site `west` that nobody reaches.
+    pub(crate) async fn know_west(&self) {
+        let peer = crate::book::PeerEntry {
+            gateway: Uuid::from_u128(77),
+            site: "west".to_owned(),
+            certificate: "00".to_owned(),
+            addresses: vec!["127.0.0.1:1".to_owned()],
+            portals: None,
+            place: None,
+        };
+        let recorded = self.gateway.book.change(Vec::new(), |pages| {
+            pages.peers.push(peer);
+            Ok::<(), Refused>(())
+        });
+        recorded.await.unwrap();
+    }
+
     /// Opens the gateway in this directory, making it if it is new.
     pub(crate) async fn open(dir: &Path) -> Self {
         Self::open_with(dir, |_| {}).await
@@ -122,7 +139,7 @@ impl Rig {
     }
 }
 
-fn wanted(name: &str, bytes: u64) -> VolumeCreate {
+pub(super) fn wanted(name: &str, bytes: u64) -> VolumeCreate {
     VolumeCreate {
         part_of: None,
         name: name.to_owned(),
@@ -266,19 +283,7 @@ async fn a_session_needs_a_site_that_is_known() {
     };
     let refused = rig.gateway.create_session(create("nowhere", None)).await.unwrap_err();
     assert_eq!(refused.0.code, Code::PeerUnknown.as_str());
-    let peer = crate::book::PeerEntry {
-        gateway: Uuid::from_u128(77),
-        site: "west".to_owned(),
-        certificate: "00".to_owned(),
-        addresses: vec!["127.0.0.1:1".to_owned()],
-        portals: None,
-        place: None,
-    };
-    let recorded = rig.gateway.book.change(Vec::new(), |pages| {
-        pages.peers.push(peer);
-        Ok::<(), Refused>(())
-    });
-    recorded.await.unwrap();
+    rig.know_west().await;
     let refused = rig.gateway.create_session(create("west", Some("sometimes"))).await.unwrap_err();
     assert_eq!(refused.0.code, Code::Invalid.as_str());
     let session = rig.gateway.create_session(create("west", Some("manual"))).await.unwrap();

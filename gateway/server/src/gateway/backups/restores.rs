@@ -360,6 +360,15 @@ impl Gateway {
     }
 }
 
+/// What is refused of a group while a restore over one of its volumes is not over, and what ends it.
+pub(in crate::gateway) fn not_over(group: &str, fill: &FillEntry) -> Refused {
+    let backup = fill.backup;
+    let detail = format!("the restore of group {group} from backup {backup} is not over");
+    Refused::new(Code::VolumeRestoring, detail).next(format!(
+        "twinspan backup resume {backup}, or go back to what was there: twinspan snapshot list {group}"
+    ))
+}
+
 fn on_its_way(group: &str) -> Refused {
     let detail = format!("group {group} is on its way back to a snapshot");
     let next = format!(

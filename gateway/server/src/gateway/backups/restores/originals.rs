@@ -15,7 +15,7 @@ use block::{Epoch, GroupId, SnapshotId, VolumeId};
 use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SnapshotOrigin};
 use uuid::Uuid;
 
-use super::{Task, fill_entry, ids, on_its_way, wanted};
+use super::{Task, fill_entry, ids, not_over, on_its_way, wanted};
 use crate::book::{FillEntry, FilledEntry, GroupEntry, Pages, PinEntry};
 use crate::gateway::Gateway;
 use crate::gateway::backups::Found;
@@ -260,7 +260,7 @@ impl Gateway {
             running.step(&format!("resume the session to {}", leg.site));
             let bytes = leg.sessions.iter().map(|of| of.out_of_sync_bytes).sum();
             let command = Command::Resume { leg: leg.leg, discard: false };
-            match self.command(group, command).await {
+            match self.order(group, command).await {
                 Ok(()) => running.done(format!("by delta: {} may differ there", bytes_text(bytes))),
                 // The volumes are whole: hosts do not wait for a mirror.
                 Err(refused) => running.failed(&refused.0.detail),
@@ -328,12 +328,7 @@ fn no_other(pages: &Pages, group: Uuid) -> Result<(), Refused> {
     if pages.has_open_way(group) {
         return Err(on_its_way(&name));
     }
-    let Some(fill) = pages.backups.fill_in(group) else { return Ok(()) };
-    let detail = format!("the restore of group {name} from backup {} is not over", fill.backup);
-    Err(Refused::new(Code::VolumeRestoring, detail).next(format!(
-        "twinspan backup resume {}, or go back to what was there: twinspan snapshot list {name}",
-        fill.backup
-    )))
+    pages.backups.fill_in(group).map_or(Ok(()), |fill| Err(not_over(&name, fill)))
 }
 
 /// # Errors

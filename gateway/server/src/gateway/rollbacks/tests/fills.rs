@@ -6,6 +6,7 @@ use super::*;
 use crate::book::{FillEntry, FilledEntry};
 use crate::gateway::backups::Asker;
 use crate::gateway::backups::tests::{by_hand, target};
+use crate::gateway::tests::wanted;
 
 /// What the volume holds of the backup, of the time before the restore, and of what is neither.
 const THEN: u8 = 1;
@@ -235,5 +236,110 @@ async fn a_restore_does_not_take_the_place_of_one_that_is_not_over() {
     gateway.note_rollback(scene.group, None).await.unwrap();
     let plan = gateway.plan_backup_restore("then", None).await.unwrap();
     assert!(plan.token.is_some(), "{:?}", plan.checks);
+    scene.rig.close().await;
+}
+
+fn to_west() -> api::SessionCreate {
+    api::SessionCreate {
+        volume: "orders".to_owned(),
+        to: "west".to_owned(),
+        policy: api::PolicyPatch::default(),
+        skip_initial_copy: false,
+        destination: None,
+    }
+}
+
+/// Found in a review: whoever asked for it had the mirror follow, and its whole copy become half of
+/// something.
+#[tokio::test]
+async fn no_mirror_follows_an_original_that_is_half_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = backed_up(dir.path()).await;
+    let gateway = &scene.rig.gateway;
+    scene.rig.know_west().await;
+    let session = gateway.create_session(to_west()).await.unwrap().id;
+    let name = session.to_string();
+    let suspend = |leg| Command::Suspend { leg };
+    gateway.session_command(&name, "suspended", suspend).await.unwrap();
+    scene.stop_restore().await;
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        let fills = pages.backups.fills.iter_mut();
+        fills.for_each(|fill| fill.sessions = vec![session]);
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+
+    let status = gateway.status_of(scene.group).await.unwrap();
+    let resume = Command::Resume { leg: status.legs[0].leg, discard: false };
+    let resumed = |leg| Command::Resume { leg, discard: false };
+    let request = api::ReprotectRequest::default();
+    let refused = [
+        gateway.command(scene.group, resume).await.err(),
+        gateway.session_command(&name, "resumed", resumed).await.err(),
+        gateway.reprotect("orders", &request).await.err(),
+        gateway.create_session(to_west()).await.err(),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap().0.code, Code::VolumeRestoring.as_str());
+    }
+    let state = || async {
+        let status = gateway.status_of(scene.group).await.unwrap();
+        status.legs[0].state
+    };
+    assert_eq!(state().await, SessionState::Suspended);
+    // What ends the restore resumes it.
+    let begun = gateway.resume_backup(scene.fill().unwrap().backup).await.unwrap();
+    let done = ended(gateway, begun.id).await;
+    assert_eq!(done.state, OperationState::Succeeded, "{done:?}");
+    assert_ne!(state().await, SessionState::Suspended);
+    scene.rig.close().await;
+}
+
+/// Found in a review: scheduled points of half a volume were told as usable, and pushed good ones out.
+#[tokio::test]
+async fn no_snapshot_and_no_point_is_taken_of_an_original_that_is_half_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scene, _) = half_restored(dir.path()).await;
+    let gateway = &scene.rig.gateway;
+    let before = gateway.show_snapshots("orders").await.unwrap();
+    let refused = [
+        gateway.take_snapshot("orders", None).await.err(),
+        gateway.take_point("orders", false).await.err(),
+        gateway.take_point("orders", true).await.err(),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap().0.code, Code::VolumeRestoring.as_str());
+    }
+    assert_eq!(gateway.show_snapshots("orders").await.unwrap().len(), before.len());
+    gateway.forget_fill(scene.group.uuid()).await.unwrap();
+    gateway.take_snapshot("orders", None).await.unwrap();
+    gateway.take_point("orders", false).await.unwrap();
+    scene.rig.close().await;
+}
+
+/// In another group nobody would know that it is half of something.
+#[tokio::test]
+async fn an_original_that_is_half_restored_stays_in_its_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scene, _) = half_restored(dir.path()).await;
+    let gateway = &scene.rig.gateway;
+    let later = api::VolumeCreate { group: Some("orders".to_owned()), ..wanted("later", 1 << 20) };
+    gateway.create_volume(later).await.unwrap();
+    let leaves = [
+        gateway.leave_group("orders", "orders").await.err(),
+        gateway.delete_group("orders").await.err(),
+    ];
+    // One that is not being restored may go, and is in nobody's way then.
+    gateway.leave_group("orders", "later").await.unwrap();
+    let both = api::GroupCreate {
+        name: "both".to_owned(),
+        volumes: vec!["orders".to_owned(), "later".to_owned()],
+    };
+    let joins =
+        [gateway.make_group(&both).await.err(), gateway.join_group("later", "orders").await.err()];
+    for refused in leaves.into_iter().chain(joins) {
+        assert_eq!(refused.unwrap().0.code, Code::VolumeRestoring.as_str());
+    }
+    assert!(scene.is_held());
     scene.rig.close().await;
 }

@@ -53,7 +53,7 @@ pub const CRATES: [Crate; 21] = [
             "api", "backup", "block", "iscsi", "link", "mirror", "nbd", "plugin", "recovery",
             "store", "witness",
         ],
-        &[],
+        &["testkit"],
     ),
     krate("gateway/cli", &["api", "plugin", "server"], &[]),
     krate("gateway/testkit", &["block", "store"], &[]),

@@ -77,6 +77,13 @@ impl RollbackEntry {
         !self.is_open() && self.snapshot == self.safety
     }
 
+    /// Whether it needs a snapshot: where it leads to, and what was there before, until it is there.
+    pub(crate) fn needs(&self, snapshot: Uuid) -> bool {
+        let is_there = self.stage == Stage::There && !self.only_swaps();
+        let all = [self.snapshot, self.safety, self.kept().uuid()];
+        !is_there && all.contains(&snapshot)
+    }
+
     /// The snapshot of what was there before, whatever stopped half way since.
     pub(crate) fn kept(&self) -> SnapshotId {
         SnapshotId::from_uuid(self.keeps.unwrap_or(self.safety))

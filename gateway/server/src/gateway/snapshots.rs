@@ -17,7 +17,7 @@ use super::members::check_name;
 use super::parts::together::parts_of;
 use super::scrubs::related;
 use super::{Gateway, Known};
-use crate::book::{GroupEntry, RollbackEntry, Stage};
+use crate::book::GroupEntry;
 use crate::clock::text;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;
@@ -233,12 +233,7 @@ impl Gateway {
         group: Uuid,
         snapshot: &SnapshotStatus,
     ) -> Result<(), Refused> {
-        let (id, pages) = (snapshot.id, self.book.read());
-        let way = pages.rollback_of(group).filter(|way| way.stage != Stage::There);
-        let needs = |way: &RollbackEntry| {
-            [way.snapshot, way.safety].contains(&id.uuid()) || way.kept() == id
-        };
-        if !way.is_some_and(needs) {
+        if !self.book.read().is_on_a_way(group, snapshot.id.uuid()) {
             return Ok(());
         }
         Err(Refused::from(Refusal::NeededOnTheWay))

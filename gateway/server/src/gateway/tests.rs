@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::{Code, Health, Verdict, VolumeCreate, VolumeSettings};
 use block::{BootId, GatewayId, PoolId};
 use store::{PoolIdentity, PoolOptions};
+use testkit::SimDisk;
 use uuid::Uuid;
 
 use super::*;
@@ -20,14 +21,31 @@ pub(crate) struct Rig {
     threads: Vec<ShardThread>,
 }
 
+const IDENTITY: PoolIdentity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
+
 /// Opens the pool in this directory, making it if it is new.
 fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
     if !path.exists() {
-        let identity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
-        store::Pool::create_path(path, identity).unwrap();
+        store::Pool::create_path(path, IDENTITY).unwrap();
     }
     let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
     store::Pool::open_path(path, options).unwrap()
+}
+
+/// Opens the pool on this disk, making it if it is new.
+fn pool_on(disk: &Arc<SimDisk>, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
+    if disk.paths().is_empty() {
+        store::Pool::create(&disk.root(), IDENTITY).unwrap();
+    }
+    let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
+    store::Pool::open(disk.root(), store::Executor::threads(4, 4).unwrap(), options).unwrap()
+}
+
+fn configured(configure: impl FnOnce(&mut Config)) -> Config {
+    let mut config = crate::config::load(None).unwrap();
+    config.api.shard_deadline = Duration::from_millis(200);
+    configure(&mut config);
+    config
 }
 
 impl Rig {
@@ -67,12 +85,24 @@ impl Rig {
     }
 
     pub(crate) async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
+        let config = configured(configure);
+        let pool = pool_in(&dir.join("pool"), config.pool_capacity);
+        Self::open_in(pool, dir, config).await
+    }
+
+    /// Opens the gateway on this disk, making it if it is new. What lies beside the pool is in `dir`.
+    pub(crate) async fn open_on(
+        disk: &Arc<SimDisk>,
+        dir: &Path,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let config = configured(configure);
+        let pool = pool_on(disk, config.pool_capacity);
+        Self::open_in(pool, dir, config).await
+    }
+
+    async fn open_in(pool: Arc<store::Pool>, dir: &Path, config: Config) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let path = dir.join("pool");
-        let mut config = crate::config::load(None).unwrap();
-        config.api.shard_deadline = Duration::from_millis(200);
-        configure(&mut config);
-        let pool = pool_in(&path, config.pool_capacity);
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
         let events = Arc::new(Events::new(clock));
         let identity = Identity {
@@ -101,7 +131,7 @@ impl Rig {
                     heartbeat: config.mirror.heartbeat,
                     witnessing: crate::witnessing::Witnessing::default(),
                     journal: config.mirror.journal,
-                    journal_dir: path.join("journal"),
+                    journal_dir: dir.join("pool/journal"),
                     copiers: mirror::Copiers::default(),
                 };
                 let deadline = config.api.shard_deadline;

@@ -37,6 +37,18 @@ impl Outcome {
         Self { word: "nothing was changed: ask again".to_owned(), is_undone: true }
     }
 
+    /// With what came of the way home.
+    fn at_home(self, homed: Result<(), Refused>) -> Result<Self, Refused> {
+        match homed {
+            Ok(()) => Ok(self),
+            Err(refused) if self.is_undone => {
+                let detail = format!("{}; {}", self.word, refused.0.detail);
+                Err(refused.saying(detail))
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
     fn told(self, way: &Way) -> Result<String, Refused> {
         if !self.is_undone {
             return Ok(self.word);
@@ -91,7 +103,7 @@ impl Gateway {
             && let Some(home) = &way.home
         {
             let homed = self.go_home(&mut running, &way.entry, home).await;
-            result = homed.and(result);
+            result = result.and_then(|outcome| outcome.at_home(homed));
         }
         let result = result.and_then(|outcome| outcome.told(&way));
         let text = match &result {

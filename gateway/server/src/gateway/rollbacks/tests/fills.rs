@@ -9,23 +9,27 @@ use crate::gateway::backups::tests::{by_hand, target};
 use crate::gateway::tests::wanted;
 
 /// What the volume holds of the backup, of the time before the restore, and of what is neither.
-const THEN: u8 = 1;
-const NOW: u8 = 0xee;
+pub(super) const THEN: u8 = 1;
+pub(super) const NOW: u8 = 0xee;
 const NEITHER: u8 = 0x77;
-const BLOCKS: u64 = 8;
+pub(super) const BLOCKS: u64 = 8;
 
-fn with_target(dir: &Path) -> impl FnOnce(&mut Config) + use<> {
+pub(super) fn with_target(dir: &Path) -> impl FnOnce(&mut Config) + use<> {
     let target = target(dir, None);
     move |config| config.backup_targets = vec![target]
 }
 
-fn all(byte: u8) -> Vec<u8> {
+pub(super) fn all(byte: u8) -> Vec<u8> {
     vec![byte; usize::try_from(BLOCKS * BLOCK).unwrap()]
 }
 
-/// A volume that is backed up as `then`, and written since.
 async fn backed_up(dir: &Path) -> Scene {
-    let scene = Scene::make_in(Rig::open_with(dir, with_target(dir)).await).await;
+    backed_up_in(Rig::open_with(dir, with_target(dir)).await).await
+}
+
+/// A volume that is backed up as `then`, and written since.
+pub(super) async fn backed_up_in(rig: Rig) -> Scene {
+    let scene = Scene::make_in(rig).await;
     let gateway = &scene.rig.gateway;
     let begun = gateway.create_backup(&by_hand("then"), Asker::default()).await.unwrap();
     let taken = ended(gateway, begun.id).await;
@@ -33,6 +37,7 @@ async fn backed_up(dir: &Path) -> Scene {
     for number in 0..BLOCKS {
         scene.write(number, NOW).await;
     }
+    scene.flush().await;
     scene
 }
 
@@ -49,7 +54,7 @@ impl Scene {
     }
 
     /// Half restored, as a full pool or a kill leaves it.
-    async fn stop_restore(&self) -> SnapshotId {
+    pub(super) async fn stop_restore(&self) -> SnapshotId {
         let gateway = &self.rig.gateway;
         let before = SnapshotId::from_uuid(Uuid::now_v7());
         let unix_ms = gateway.clock.unix_ms();
@@ -60,6 +65,7 @@ impl Scene {
         for number in 0..BLOCKS / 2 {
             self.write(number, THEN).await;
         }
+        self.flush().await;
         let volume = self.volume.uuid();
         let position = BLOCKS / 2 * BLOCK;
         let filled = FilledEntry { volume, from: volume, position, is_filled: false };
@@ -81,11 +87,11 @@ impl Scene {
         before
     }
 
-    fn fill(&self) -> Option<FillEntry> {
+    pub(super) fn fill(&self) -> Option<FillEntry> {
         self.rig.gateway.book.read().backups.fill_in(self.group.uuid()).cloned()
     }
 
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.rig.gateway.book.read().is_held((self.group.uuid(), self.volume.uuid()))
     }
 
@@ -104,7 +110,7 @@ impl Scene {
     }
 
     /// Takes up what the last stop cut short, and waits until nothing of it is left.
-    async fn take_up(&self) {
+    pub(super) async fn take_up(&self) {
         let gateway = &self.rig.gateway;
         gateway.take_rollbacks_up();
         gateway.begin_backups();
@@ -113,12 +119,20 @@ impl Scene {
         }
     }
 
-    /// What became of the last way back.
-    async fn last_way(&self) -> Operation {
+    /// What became of the last way back, if there was one since the start.
+    pub(super) async fn last_way(&self) -> Option<Operation> {
         let gateway = &self.rig.gateway;
         let all = gateway.operations.list();
-        let last = all.into_iter().find(|of| of.kind == "rollback").unwrap();
-        ended(gateway, last.id).await
+        let last = all.into_iter().find(|of| of.kind == "rollback")?;
+        Some(ended(gateway, last.id).await)
+    }
+
+    /// Begins to restore the backup over the volume.
+    pub(super) async fn begin_restore(&self) -> Uuid {
+        let gateway = &self.rig.gateway;
+        let plan = gateway.plan_backup_restore("then", None).await.unwrap();
+        let request = BackupRestoreRequest { token: plan.token, ..BackupRestoreRequest::default() };
+        gateway.restore_backup("then", &request).await.unwrap().id
     }
 }
 
@@ -139,7 +153,7 @@ async fn a_restore_that_a_way_back_ended_never_goes_on_whatever_kills_that() {
     let mut scene = scene.with_target_again(dir.path()).await;
     assert!(scene.is_held(), "hosts are out until it is decided");
     scene.take_up().await;
-    let back = scene.last_way().await;
+    let back = scene.last_way().await.unwrap();
     assert_eq!(back.state, OperationState::Succeeded, "{back:?}");
     for _ in 0..2 {
         assert_eq!((scene.content().await, scene.is_held()), (all(NOW), false));
@@ -165,7 +179,7 @@ async fn a_restore_goes_on_from_its_beginning_when_the_way_back_was_not_begun() 
     let scene = scene.with_target_again(dir.path()).await;
     scene.take_up().await;
     assert_eq!((scene.content().await, scene.is_held()), (all(THEN), false));
-    let failed = scene.last_way().await.error.unwrap();
+    let failed = scene.last_way().await.unwrap().error.unwrap();
     assert_eq!(failed.code, Code::RollbackUndone.as_str(), "{failed:?}");
     scene.rig.close().await;
 }
@@ -341,5 +355,33 @@ async fn an_original_that_is_half_restored_stays_in_its_group() {
         assert_eq!(refused.unwrap().0.code, Code::VolumeRestoring.as_str());
     }
     assert!(scene.is_held());
+    scene.rig.close().await;
+}
+
+/// Found in a review: killed between the swap of roles and the way back, it told that it was where it
+/// was to go.
+#[tokio::test]
+async fn a_way_back_that_was_killed_when_only_roles_were_swapped_tells_that_nothing_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::make(dir.path()).await;
+    scene.rig.know_west().await;
+    for number in 0..BLOCKS {
+        scene.write(number, NOW).await;
+    }
+    let note = RollbackEntry {
+        safety: scene.base.uuid(),
+        stage: Stage::There,
+        home: Some(Uuid::from_u128(77)),
+        ..scene.way_to(scene.base)
+    };
+    scene.rig.gateway.note_rollback(scene.group, Some(note)).await.unwrap();
+    let scene = scene.again(dir.path()).await;
+    scene.rig.gateway.take_rollbacks_up();
+    scene.await_no_note().await;
+    let failed = scene.last_way().await.unwrap().error.unwrap();
+    assert!(failed.detail.contains("nothing was changed"), "{failed:?}");
+    // West follows nobody here, so that it cannot take over again either.
+    assert!(failed.detail.contains("west not again"), "{failed:?}");
+    assert_eq!(scene.content().await, all(NOW));
     scene.rig.close().await;
 }

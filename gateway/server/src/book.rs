@@ -292,6 +292,18 @@ impl Pages {
         self.is_on_its_way(group) || self.backups.fill_of(volume).is_some()
     }
 
+    /// Whether a way back of a group is not over.
+    #[must_use]
+    pub(crate) fn has_open_way(&self, group: Uuid) -> bool {
+        self.rollback_of(group).is_some_and(RollbackEntry::is_open)
+    }
+
+    /// Whether a way back of a group that is not there needs a snapshot of it.
+    #[must_use]
+    pub(crate) fn is_on_a_way(&self, group: Uuid, snapshot: Uuid) -> bool {
+        self.rollback_of(group).is_some_and(|way| way.needs(snapshot))
+    }
+
     /// Whether a group is at the base of a second, and not at the second.
     #[must_use]
     pub(crate) fn is_half_way(&self, group: Uuid) -> bool {

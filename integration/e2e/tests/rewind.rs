@@ -140,6 +140,7 @@ fn a_way_back_to_a_second_that_is_killed_is_all_of_it_or_nothing() -> Result<()>
             pause = Duration::from_secs(5);
         }
         let run = ["point", "rollback", "run", GROUP, "--token", &token];
+        let known = ways(&pair.mirror)?;
         let mut call = begin(&pair.mirror, &run)?;
         std::thread::sleep(pause);
         // In turn who goes back, and who hands over and follows.
@@ -165,6 +166,10 @@ fn a_way_back_to_a_second_that_is_killed_is_all_of_it_or_nothing() -> Result<()>
         let is_gone = found != acknowledged;
         println!("{round}: killed after {pause:?}: {found:?} at {}", serving.name());
         ensure!(!is_gone || is_second(&found, &samples, 4), "{found:?}, {at}");
+        let mut told = ways(west)?;
+        told.retain(|of| known.iter().all(|known| known["id"] != of["id"]));
+        let is_told = told.iter().any(|of| of["state"] == "succeeded");
+        ensure!(is_gone || !is_told, "it went nowhere, and tells: {told:?}");
         outcomes[usize::from(is_gone)] += 1;
         if serving.name() == west.name() {
             go_home(&pair)?;
@@ -177,6 +182,14 @@ fn a_way_back_to_a_second_that_is_killed_is_all_of_it_or_nothing() -> Result<()>
     println!("not gone back {}, gone back {}", outcomes[0], outcomes[1]);
     ensure!(outcomes[1] > 0, "no way back came to its end");
     Ok(())
+}
+
+/// The ways back that a site knows of.
+fn ways(site: &Site) -> Result<Vec<Value>> {
+    let list = site.cli(&["operation", "list"])?;
+    let mut items = list["items"].as_array().cloned().unwrap_or_default();
+    items.retain(|of| of["kind"] == "rollback");
+    Ok(items)
 }
 
 fn pair_plan(pair: &Pair, at: &str) -> Result<(Value, String)> {

@@ -152,6 +152,20 @@ impl BackupPages {
         self.fills.iter().find(|fill| fill.volumes.iter().any(|of| of.volume == volume))
     }
 
+    /// The restore over volumes of a group, if one is not over.
+    pub(crate) fn fill_in(&self, group: Uuid) -> Option<&FillEntry> {
+        self.fills.iter().find(|fill| fill.group == group)
+    }
+
+    /// What is there of a restore counts for nothing: from here on the group may become something else.
+    /// Whoever goes on with it begins at the beginning.
+    pub(crate) fn fill_from_the_beginning(&mut self, group: Uuid) {
+        let fills = self.fills.iter_mut().filter(|fill| fill.group == group);
+        for filled in fills.flat_map(|fill| &mut fill.volumes) {
+            (filled.position, filled.is_filled) = (0, false);
+        }
+    }
+
     /// Whether a snapshot is one that a run reads or the next one builds upon.
     pub(crate) fn needs(&self, snapshot: Uuid) -> bool {
         self.runs.iter().any(|run| run.snapshot == snapshot)

@@ -67,6 +67,23 @@ impl RollbackEntry {
         self.laid.is_some() && self.stage != Stage::There
     }
 
+    /// Whether it may still change the group, or has to say what becomes of a restore of it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage != Stage::There || self.laid.is_some()
+    }
+
+    /// Whether only roles are swapped yet: the group did not begin to go anywhere.
+    pub(crate) fn only_swaps(&self) -> bool {
+        !self.is_open() && self.snapshot == self.safety
+    }
+
+    /// Whether it needs a snapshot: where it leads to, and what was there before, until it is there.
+    pub(crate) fn needs(&self, snapshot: Uuid) -> bool {
+        let is_there = self.stage == Stage::There && !self.only_swaps();
+        let all = [self.snapshot, self.safety, self.kept().uuid()];
+        !is_there && all.contains(&snapshot)
+    }
+
     /// The snapshot of what was there before, whatever stopped half way since.
     pub(crate) fn kept(&self) -> SnapshotId {
         SnapshotId::from_uuid(self.keeps.unwrap_or(self.safety))

@@ -166,7 +166,8 @@ impl Gateway {
     /// Brings the site that used to be the primary, or another that fell behind, up to date.
     ///
     /// # Errors
-    /// [`Code::NotPrimary`], [`Code::NothingToReprotect`], [`Code::NeedsConsent`].
+    /// [`Code::NotPrimary`], [`Code::NothingToReprotect`], [`Code::NeedsConsent`];
+    /// [`Code::VolumeRestoring`], [`Code::RollingBack`] for what may be half of something.
     pub(crate) async fn reprotect(
         self: &Arc<Self>,
         group: &str,
@@ -178,6 +179,7 @@ impl Gateway {
         if status.role != Role::Primary {
             return Err(Refused::from(mirror::Refusal::NotPrimary));
         }
+        self.require_whole(entry.id)?;
         let (site, command) = self.reprotect_command(&status, request)?;
         let running = self.operations.begin("reprotect", &entry.name);
         let shown = running.snapshot();

@@ -1,7 +1,14 @@
-//! Groups and the status screen.
+//! Groups, what they are told to do, and the status screen.
+//!
+//! Invariant: a group that a restore or a way back may have left half done becomes nobody's source: its
+//! mirrors keep the only whole copy of it.
 
 use api::{Code, Group, Health, LinkState, Peer, SiteInfo, Status};
+use block::GroupId;
+use mirror::Command;
+use uuid::Uuid;
 
+use super::backups::restores::not_over;
 use super::{Gateway, Known};
 use crate::book::{GroupEntry, PeerEntry};
 use crate::refusal::Refused;
@@ -17,6 +24,43 @@ impl Gateway {
             let detail = format!("there is no group {name:?} at {}", self.config.site.name);
             Refused::new(Code::NotFound, detail)
         })
+    }
+
+    /// A command to a group, and its new state on the board.
+    ///
+    /// # Errors
+    /// The group's refusal; as [`Self::require_whole`] for what makes it somebody's source.
+    pub(crate) async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+        if matches!(command, Command::AddLeg { .. } | Command::Resume { .. }) {
+            self.require_whole(group.uuid())?;
+        }
+        self.order(group, command).await
+    }
+
+    /// The same for who knows that the group is whole while it is noted that it may not be: the restore
+    /// and the way back themselves, when they end.
+    ///
+    /// # Errors
+    /// The group's refusal.
+    pub(super) async fn order(&self, group: GroupId, command: Command) -> Result<(), Refused> {
+        let shard = self.shard_of(group).clone();
+        shard.run(move |state| async move { state.command(group, command).await }).await?
+    }
+
+    /// A group whose volumes may be half of something is no source: of no mirror, snapshot or point.
+    ///
+    /// # Errors
+    /// [`Code::RollingBack`] on the way to a second, [`Code::VolumeRestoring`] while a restore over one
+    /// of its volumes is not over.
+    pub(crate) fn require_whole(&self, group: Uuid) -> Result<(), Refused> {
+        let pages = self.book.read();
+        let known = pages.group_by_id(GroupId::from_uuid(group));
+        let name = known.map_or_else(|| group.to_string(), |known| known.name.clone());
+        if pages.is_on_its_way(group) {
+            let detail = format!("group {name} is on its way back to a second");
+            return Err(Refused::new(Code::RollingBack, detail));
+        }
+        pages.backups.fill_in(group).map_or(Ok(()), |fill| Err(not_over(&name, fill)))
     }
 
     /// A group as an operator is told.

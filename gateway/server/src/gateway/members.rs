@@ -110,11 +110,13 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::InGroup`], [`Code::VolumeInUse`], [`Code::NotPrimary`],
-    /// [`Code::Filling`].
+    /// [`Code::Filling`], [`Code::VolumeRestoring`], [`Code::RollingBack`].
     async fn find_movable(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let (group, volume) = self.find_volume(name)?;
         require_own_group(&group, &volume)?;
         self.require_filled(&group)?;
+        // What is half done is noted of its group, and would be forgotten with that.
+        self.require_not_restoring(&[volume.id])?;
         let status = self.status_of(group.group()).await?;
         if status.role != Role::Primary {
             let detail = format!("{} is not served here: it cannot join a group", volume.name);
@@ -185,7 +187,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::VolumeInUse`] while it is mirrored or attached,
-    /// [`Code::LastVolume`], [`Code::NotPrimary`].
+    /// [`Code::LastVolume`], [`Code::NotPrimary`], [`Code::VolumeRestoring`], [`Code::RollingBack`].
     pub(crate) async fn delete_group(&self, name: &str) -> Result<(), Refused> {
         let _alone = self.change_alone().await;
         let group = self.find_group(name)?;
@@ -194,6 +196,7 @@ impl Gateway {
             let next = format!("twinspan volume delete {}", only.name);
             return Err(Refused::new(Code::LastVolume, detail).next(next));
         }
+        self.require_whole(group.id)?;
         let status = self.status_of(group.group()).await?;
         if status.role != Role::Primary {
             return Err(Refused::from(mirror::Refusal::NotPrimary));
@@ -364,7 +367,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::LastVolume`], [`Code::VolumeInUse`] while hosts are attached to
-    /// the volume, and the group's refusal.
+    /// the volume, [`Code::VolumeRestoring`], and the group's refusal.
     pub(crate) async fn leave_group(&self, group: &str, volume: &str) -> Result<Group, Refused> {
         let _alone = self.change_alone().await;
         let group = self.find_group(group)?;
@@ -373,6 +376,8 @@ impl Gateway {
             let detail = format!("volume {} is in group {}", entry.name, of.name);
             return Err(Refused::new(Code::NotFound, detail));
         }
+        // One that is not being restored may go: it may be what stands in the way of going back.
+        self.require_no_restore(&[entry.id])?;
         let name = own_name(&self.book.read(), &entry.name, None);
         let own = GroupEntry { id: Uuid::now_v7(), name, volumes: vec![entry.moved()] };
         let (id, leaving) = (group.group(), VolumeId::from_uuid(entry.id));

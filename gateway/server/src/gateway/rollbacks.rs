@@ -214,13 +214,14 @@ impl Gateway {
             return Err(self.not_gone_back(running, way, (&note, refused)).await);
         }
         running.done(format!("what was there before is kept as {}", self.name_of(group, safety)));
-        match views {
-            Some(views) => self.lay_over(running, way, (&mut note, views)).await?,
-            None => {
-                self.end_fill(running, group).await?;
-                let used = mirror::Marks { used: true, ..mirror::Marks::default() };
-                self.mark_snapshot(&way.entry, way.to, used).await?;
-            }
+        let leads_to_snapshot = views.is_none();
+        if let Some(views) = views {
+            self.lay_over(running, way, (&mut note, views)).await?;
+        }
+        self.end_fill(running, group).await?;
+        if leads_to_snapshot {
+            let used = mirror::Marks { used: true, ..mirror::Marks::default() };
+            self.mark_snapshot(&way.entry, way.to, used).await?;
         }
         self.resume_after(running, way, &note).await?;
         self.drop_older_safeties(running, way, note.kept()).await
@@ -332,7 +333,7 @@ impl Gateway {
         for leg in status.legs.iter().filter(|leg| is_noted(leg, note)) {
             running.step(&format!("resume the session to {}", leg.site));
             let command = Command::Resume { leg: leg.leg, discard: false };
-            match self.command(group, command).await {
+            match self.order(group, command).await {
                 Ok(()) => {
                     let bytes = leg.sessions.iter().map(|of| of.out_of_sync_bytes).sum();
                     running.done(format!("by delta: {} may differ there", bytes_text(bytes)));
@@ -356,17 +357,21 @@ impl Gateway {
         }
     }
 
-    /// What the gateway keeps by itself beside the newest of it, and nobody locked.
+    /// What the gateway keeps by itself beside the newest of it, and nobody locked. What was there
+    /// before a restore that is not over is no older one.
     pub(super) fn older_safeties<'s>(
         &self,
         status: &'s GroupStatus,
         newest: Option<SnapshotId>,
     ) -> impl Iterator<Item = &'s SnapshotStatus> {
         let lock_ms = self.clock.lock_ms();
+        let pages = self.book.read();
+        let filled = pages.backups.fill_in(status.group.uuid()).and_then(|fill| fill.safety);
         status.snapshots.iter().filter(move |of| {
             let is_older = of.origin == SnapshotOrigin::Safety && Some(of.id) != newest;
             let is_locked = of.marks.locked_until_ms > lock_ms;
-            is_older && !is_locked && of.state != SnapshotState::Deleting
+            let is_needed = is_locked || filled == Some(of.id.uuid());
+            is_older && !is_needed && of.state != SnapshotState::Deleting
         })
     }
 
@@ -387,7 +392,9 @@ impl Gateway {
         Ok(())
     }
 
-    /// Remembers durably which sessions wait for a rollback, or that none does any more.
+    /// Remembers durably which sessions wait for a rollback, or that none does any more. What a restore
+    /// has filled counts for nothing from the moment at which a way back is begun: the group may be at
+    /// the snapshot then, whatever is known of that.
     async fn note_rollback(
         &self,
         group: GroupId,
@@ -396,6 +403,9 @@ impl Gateway {
         self.book
             .change(Vec::new(), |pages| {
                 pages.rollbacks.retain(|of| of.group != group.uuid());
+                if note.as_ref().is_some_and(|note| note.stage == Stage::Begun) {
+                    pages.backups.fill_from_the_beginning(group.uuid());
+                }
                 pages.rollbacks.extend(note);
                 Ok::<(), Refused>(())
             })

@@ -224,8 +224,7 @@ impl Gateway {
     ) -> Result<Session, Refused> {
         let (group, volume) = self.find_source(&wanted.volume)?;
         self.require_filled(&group)?;
-        let volumes: Vec<Uuid> = group.volumes.iter().map(|of| of.id).collect();
-        self.require_not_restoring(&volumes)?;
+        self.require_whole(group.id)?;
         let peer = self.peer_called(&wanted.to)?;
         let status = self.status_of(group.group()).await?;
         let mut policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)
@@ -262,10 +261,7 @@ impl Gateway {
         let removes = matches!(command, Command::RemoveLeg { .. });
         let deed = match &command {
             Command::Suspend { .. } => Some(Deed::Suspend),
-            Command::Resume { discard, .. } => {
-                self.require_not_half_way(place.group.uuid())?;
-                Some(Deed::Resume { discard: *discard })
-            }
+            Command::Resume { discard, .. } => Some(Deed::Resume { discard: *discard }),
             Command::Reverse { .. } => {
                 let status = self.status_of(place.group).await?;
                 if status.parts.is_some() {

@@ -153,8 +153,8 @@ impl Gateway {
     /// Takes a snapshot of a group, here and at every mirror that has everything.
     ///
     /// # Errors
-    /// [`Code::Invalid`], [`Code::ReservedName`], [`Code::Exists`], [`Code::SnapshotLimit`], or the
-    /// group's refusal; nothing was changed.
+    /// [`Code::Invalid`], [`Code::ReservedName`], [`Code::Exists`], [`Code::SnapshotLimit`],
+    /// [`Code::VolumeRestoring`], [`Code::RollingBack`], or the group's refusal; nothing was changed.
     pub(crate) async fn take_snapshot(
         &self,
         group: &str,
@@ -174,7 +174,7 @@ impl Gateway {
     ) -> Result<Snapshot, Refused> {
         let about = About::of(&wanted)?;
         let entry = self.find_group(group)?;
-        self.require_not_half_way(entry.id)?;
+        self.require_whole(entry.id)?;
         let status = self.status_of(entry.group()).await?;
         let unix_ms = self.clock.unix_ms();
         let name = match wanted.name {
@@ -271,12 +271,7 @@ impl Gateway {
         group: Uuid,
         snapshot: &SnapshotStatus,
     ) -> Result<(), Refused> {
-        let (id, pages) = (snapshot.id, self.book.read());
-        let way = pages.rollback_of(group).filter(|way| way.stage != Stage::There);
-        let needs = |way: &RollbackEntry| {
-            [way.snapshot, way.safety].contains(&id.uuid()) || way.kept() == id
-        };
-        if !way.is_some_and(needs) {
+        if !self.book.read().is_on_a_way(group, snapshot.id.uuid()) {
             return Ok(());
         }
         Err(Refused::from(Refusal::NeededOnTheWay))

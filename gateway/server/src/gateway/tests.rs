@@ -25,6 +25,8 @@ pub(crate) struct Rig {
     threads: Vec<ShardThread>,
 }
 
+const IDENTITY: PoolIdentity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
+
 /// Opens the pool in this directory, making it if it is new.
 fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
     if !path.exists() {
@@ -35,8 +37,11 @@ fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
 }
 
 /// The same on a disk that a test controls; what the pool does is done before it returns.
-fn pool_on(disk: &Arc<SimDisk>) -> Arc<store::Pool> {
-    let open = || store::Pool::open(disk.root(), Executor::Inline, PoolOptions::default());
+fn pool_on(disk: &Arc<SimDisk>, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
+    let open = || {
+        let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
+        store::Pool::open(disk.root(), Executor::Inline, options)
+    };
     open().unwrap_or_else(|_new| {
         store::Pool::create(&disk.root(), IDENTITY).unwrap();
         open().unwrap()
@@ -55,6 +60,23 @@ impl Rig {
             settings: VolumeSettings::default(),
         };
         self.gateway.create_volume(wanted).await.unwrap();
+    }
+
+    /// Records a site `west` that nobody reaches.
+    pub(crate) async fn know_west(&self) {
+        let peer = crate::book::PeerEntry {
+            gateway: Uuid::from_u128(77),
+            site: "west".to_owned(),
+            certificate: "00".to_owned(),
+            addresses: vec!["127.0.0.1:1".to_owned()],
+            portals: None,
+            place: None,
+        };
+        let recorded = self.gateway.book.change(Vec::new(), |pages| {
+            pages.peers.push(peer);
+            Ok::<(), Refused>(())
+        });
+        recorded.await.unwrap();
     }
 
     /// Opens the gateway in this directory, making it if it is new.
@@ -82,7 +104,10 @@ impl Rig {
         dir: &Path,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
-        Self::open_in((dir, Clock::start()), configure, |_| pool_on(disk)).await
+        Self::open_in((dir, Clock::start()), configure, |config| {
+            pool_on(disk, config.pool_capacity)
+        })
+        .await
     }
 
     async fn open_in(
@@ -91,7 +116,6 @@ impl Rig {
         pool: impl FnOnce(&Config) -> Arc<store::Pool>,
     ) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let path = dir.join("pool");
         let mut config = crate::config::load(None).unwrap();
         config.api.shard_deadline = Duration::from_millis(200);
         configure(&mut config);
@@ -124,7 +148,7 @@ impl Rig {
                     heartbeat: config.mirror.heartbeat,
                     witnessing: crate::witnessing::Witnessing::default(),
                     journal: config.mirror.journal,
-                    journal_dir: path.join("journal"),
+                    journal_dir: dir.join("pool/journal"),
                     copiers: mirror::Copiers::default(),
                 };
                 let deadline = config.api.shard_deadline;
@@ -162,7 +186,7 @@ impl Rig {
     }
 }
 
-fn wanted(name: &str, bytes: u64) -> VolumeCreate {
+pub(super) fn wanted(name: &str, bytes: u64) -> VolumeCreate {
     VolumeCreate {
         part_of: None,
         name: name.to_owned(),
@@ -306,19 +330,7 @@ async fn a_session_needs_a_site_that_is_known() {
     };
     let refused = rig.gateway.create_session(create("nowhere", None)).await.unwrap_err();
     assert_eq!(refused.0.code, Code::PeerUnknown.as_str());
-    let peer = crate::book::PeerEntry {
-        gateway: Uuid::from_u128(77),
-        site: "west".to_owned(),
-        certificate: "00".to_owned(),
-        addresses: vec!["127.0.0.1:1".to_owned()],
-        portals: None,
-        place: None,
-    };
-    let recorded = rig.gateway.book.change(Vec::new(), |pages| {
-        pages.peers.push(peer);
-        Ok::<(), Refused>(())
-    });
-    recorded.await.unwrap();
+    rig.know_west().await;
     let refused = rig.gateway.create_session(create("west", Some("sometimes"))).await.unwrap_err();
     assert_eq!(refused.0.code, Code::Invalid.as_str());
     let session = rig.gateway.create_session(create("west", Some("manual"))).await.unwrap();

@@ -472,15 +472,6 @@ impl Gateway {
         self.events.tell("volume", &volume.name, "access settings changed");
         self.volume(name).await
     }
-
-    /// A command to a group, and its new state on the board.
-    ///
-    /// # Errors
-    /// The group's refusal.
-    pub(crate) async fn command(&self, group: GroupId, command: Command) -> Result<(), Refused> {
-        let shard = self.shard_of(group).clone();
-        shard.run(move |state| async move { state.command(group, command).await }).await?
-    }
 }
 
 /// # Errors

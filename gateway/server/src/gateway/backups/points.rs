@@ -34,7 +34,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::BackupInterrupted`] when it was taken and is gone; [`Code::NotInSync`] at a mirror that
-    /// does not keep it; the group's refusal.
+    /// does not keep it; [`Code::VolumeRestoring`], [`Code::RollingBack`]; the group's refusal.
     pub(super) async fn point_of(&self, run: &RunEntry) -> Result<SnapshotStatus, Refused> {
         let (group, id) = (GroupId::from_uuid(run.group), SnapshotId::from_uuid(run.snapshot));
         let status = self.status_of(group).await?;
@@ -55,6 +55,7 @@ impl Gateway {
                 self.await_point(group, id, &upstream.site).await
             }
             _ => {
+                self.require_not_restoring(&run.volumes)?;
                 self.keep_point(group, id, name).await?;
                 let status = self.status_of(group).await?;
                 find(&status, id).map_or_else(|| Err(gone()), usable)
@@ -106,7 +107,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Code::Forbidden`] for who is no mirror of the group, or for a snapshot that is not of its
-    /// backups; the group's refusal.
+    /// backups; [`Code::VolumeRestoring`], [`Code::RollingBack`]; the group's refusal.
     pub(in crate::gateway) async fn point_for(
         &self,
         peer: &Identity,
@@ -116,6 +117,7 @@ impl Gateway {
         let (group, id) = (GroupId::from_uuid(group), SnapshotId::from_uuid(snapshot));
         let status = self.require_mirror(peer, group).await?;
         if let Some(name) = name {
+            self.require_whole(group.uuid())?;
             self.keep_point(group, id, name).await?;
             return Ok(Answer::Done);
         }

@@ -28,13 +28,15 @@ use uuid::Uuid;
 use super::{Found, followed};
 use crate::backups::Connected;
 use crate::backups::filling::Filling;
-use crate::book::{FillEntry, FilledEntry};
+use crate::book::{FillEntry, FilledEntry, GroupEntry};
 use crate::gateway::Gateway;
 use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
 
 /// How often it is made durable how far a restore is.
 const NOTE_PAUSE: Duration = Duration::from_secs(5);
+/// Between two looks at a way back that comes first.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// A restore that is to be carried out.
 struct Task {
@@ -82,7 +84,8 @@ impl Gateway {
     /// Goes on with a restore from this backup that was interrupted.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::Busy`].
+    /// [`Code::NotFound`], [`Code::Busy`]; [`Code::RollingBack`] while a way back of the group is not
+    /// over, which says what becomes of the restore.
     pub(super) fn resume_restore(self: &Arc<Self>, backup: Uuid) -> Result<Operation, Refused> {
         let pages = self.book.read();
         let (mut waiting, mut busy) = (None, None);
@@ -91,6 +94,7 @@ impl Gateway {
             let Some(group) = group.map(|group| group.name.clone()) else { continue };
             match self.operations.running_on(&group) {
                 Some(other) => busy = Some(Refused::new(Code::Busy, under_way(&other))),
+                None if pages.has_open_way(fill.group) => busy = Some(on_its_way(&group)),
                 None => waiting = Some((group, fill.clone())),
             }
         }
@@ -119,7 +123,10 @@ impl Gateway {
             self.tasks.spawn(async move {
                 let group = GroupId::from_uuid(fill.group);
                 let resumed = match gateway.await_open(group).await {
-                    Some(_) => gateway.resume_restore(fill.backup).map(drop),
+                    Some(entry) => {
+                        gateway.await_no_way_back(&entry).await;
+                        gateway.take_restore_up(&fill)
+                    }
                     None if gateway.stopping.is_cancelled() => Ok(()),
                     // Its group is gone.
                     None => gateway.forget_fill(fill.group).await,
@@ -131,6 +138,29 @@ impl Gateway {
             });
         }
         self.take_new_ones_up();
+    }
+
+    /// A way back of the group that was cut short says first whether there is anything to go on with.
+    async fn await_no_way_back(&self, entry: &GroupEntry) {
+        let is_over = || {
+            let running = self.operations.running_on(&entry.name);
+            let is_running = running.is_some_and(|running| running.kind == "rollback");
+            !is_running && !self.book.read().has_open_way(entry.id)
+        };
+        let look = async {
+            while !is_over() {
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        };
+        let _stopped = self.stopping.run_until_cancelled(look).await;
+    }
+
+    fn take_restore_up(self: &Arc<Self>, fill: &FillEntry) -> Result<(), Refused> {
+        let is_left = self.book.read().backups.fill_in(fill.group).is_some();
+        if !is_left || self.stopping.is_cancelled() {
+            return Ok(());
+        }
+        self.resume_restore(fill.backup).map(drop)
     }
 
     async fn carry_restore_out(&self, running: Running, task: Task) {
@@ -295,6 +325,11 @@ impl Gateway {
             .await
     }
 
+    /// The volumes of a group that are being restored over, if some are.
+    pub(in crate::gateway) fn filled_in(&self, group: GroupId) -> Option<Vec<VolumeId>> {
+        self.book.read().backups.fill_in(group.uuid()).map(ids)
+    }
+
     /// The group went back to a snapshot: it is whole without the restore, which is over.
     pub(in crate::gateway) async fn end_fill(
         &self,
@@ -302,9 +337,7 @@ impl Gateway {
         group: GroupId,
     ) -> Result<(), Refused> {
         let pages = self.book.read();
-        let Some(fill) = pages.backups.fills.iter().find(|fill| fill.group == group.uuid()) else {
-            return Ok(());
-        };
+        let Some(fill) = pages.backups.fill_in(group.uuid()) else { return Ok(()) };
         let volumes = ids(fill);
         self.resume_for_restore(running, fill).await?;
         self.forget_fill(group.uuid()).await?;
@@ -325,6 +358,24 @@ impl Gateway {
         self.targets.unneeded.notify_one();
         Ok(())
     }
+}
+
+/// What is refused of a group while a restore over one of its volumes is not over, and what ends it.
+pub(in crate::gateway) fn not_over(group: &str, fill: &FillEntry) -> Refused {
+    let backup = fill.backup;
+    let detail = format!("the restore of group {group} from backup {backup} is not over");
+    Refused::new(Code::VolumeRestoring, detail).next(format!(
+        "twinspan backup resume {backup}, or go back to what was there: twinspan snapshot list {group}"
+    ))
+}
+
+fn on_its_way(group: &str) -> Refused {
+    let detail = format!("group {group} is on its way back to a snapshot");
+    let next = format!(
+        "wait for it: twinspan operation list; if it stopped: restart the gateway, or go back again: \
+         twinspan snapshot list {group}"
+    );
+    Refused::new(Code::RollingBack, detail).next(next)
 }
 
 fn ids(fill: &FillEntry) -> Vec<VolumeId> {

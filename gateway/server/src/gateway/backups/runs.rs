@@ -368,6 +368,13 @@ impl Gateway {
                 self.require_not_half_way(group.id)?;
             }
         }
+        self.require_no_restore(volumes)
+    }
+
+    /// # Errors
+    /// [`Code::VolumeRestoring`].
+    pub(in crate::gateway) fn require_no_restore(&self, volumes: &[Uuid]) -> Result<(), Refused> {
+        let pages = self.book.read();
         let Some(volume) = volumes.iter().find(|volume| pages.backups.fill_of(**volume).is_some())
         else {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::TargetConfig;
 use crate::gateway::tests::{Rig, ended};
 
-/// A repository in this directory.
+/// A target `disk` in this directory.
 pub(crate) fn target(dir: &Path, bytes_per_second: Option<u64>) -> TargetConfig {
     TargetConfig {
         name: "disk".to_owned(),

@@ -139,7 +139,7 @@ impl Gateway {
         drive(|| moment(clock.unix_ms()), (stopping, &self.keeping.wake), look).await;
     }
 
-    async fn look_at_all_points(self: &Arc<Self>, now: Timestamp) -> Option<Timestamp> {
+    pub(super) async fn look_at_all_points(self: &Arc<Self>, now: Timestamp) -> Option<Timestamp> {
         let mut next: Option<Timestamp> = None;
         for entry in &self.book.read().groups {
             let wanted = self.look_at_points(entry, now).await;
@@ -234,7 +234,7 @@ impl Gateway {
         }
     }
 
-    /// Removes here what no rule keeps.
+    /// Removes here what no rule keeps, and no way back that was begun leads to.
     async fn retain_points(
         &self,
         entry: &GroupEntry,
@@ -243,6 +243,9 @@ impl Gateway {
     ) {
         let fates = points::retained(status, rules, self.clock.lock_ms());
         for (point, _) in fates.into_iter().filter(|(_, fate)| fate.is_removed) {
+            if self.book.read().is_on_a_way(entry.id, point.id.uuid()) {
+                continue;
+            }
             let command = Command::ForgetSnapshot { snapshot: point.id };
             match self.command(entry.group(), command).await {
                 Ok(()) => {
@@ -268,6 +271,7 @@ impl Gateway {
             point.state == SnapshotState::Available
                 && !point.held_by.is_empty()
                 && point.marks.locked_until_ms <= lock_ms
+                && !self.book.read().is_on_a_way(entry.id, point.id.uuid())
         });
         for point in moved {
             let command = Command::ForgetSnapshot { snapshot: point.id };

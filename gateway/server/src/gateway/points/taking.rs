@@ -45,8 +45,8 @@ impl Gateway {
     /// Takes a recovery point of a group now: an ordinary one, or `current`.
     ///
     /// # Errors
-    /// [`Code::PointRunning`], [`Code::PointUsed`], [`Code::NotPrimary`], or the group's refusal. What
-    /// failed is counted and told.
+    /// [`Code::PointRunning`], [`Code::PointUsed`], [`Code::NotPrimary`], [`Code::VolumeRestoring`],
+    /// [`Code::RollingBack`], or the group's refusal. What failed is counted and told.
     pub(crate) async fn take_point(
         self: &Arc<Self>,
         group: &str,
@@ -92,7 +92,7 @@ impl Gateway {
         status: &GroupStatus,
         current: bool,
     ) -> Result<SnapshotId, Refused> {
-        self.require_not_half_way(entry.id)?;
+        self.require_whole(entry.id)?;
         let stored = stored(status)?;
         let turn = status.epoch.turn();
         if current && let Some(at_ms) = stored.current_used(turn) {

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use api::{Code, PointKeeper, PointLock, PointPolicyPatch};
+use api::{Code, PointKeeper, PointLock, PointPolicyPatch, PointRetention};
+use block::GroupId;
+use mirror::SnapshotState;
+use uuid::Uuid;
 
+use crate::book::{RollbackEntry, Stage};
 use crate::gateway::tests::Rig;
+use crate::points::moment;
+use crate::refusal::Refused;
 
 async fn rig(dir: &tempfile::TempDir) -> Rig {
     let rig = Rig::open(dir.path()).await;
@@ -62,4 +68,61 @@ async fn a_policy_is_there_after_a_restart_and_a_change_keeps_what_it_does_not_n
     let deleted = rig.gateway.delete_snapshot("orders", &point.name).await;
     assert_eq!(code(deleted), Code::SnapshotLocked.as_str());
     rig.close().await;
+}
+
+/// Found in a review: while roles were swapped for a way back its target could go by the rules.
+#[tokio::test]
+async fn no_rule_and_nobody_removes_what_a_way_back_leads_to_while_roles_are_swapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(&dir).await;
+    let gateway = &rig.gateway;
+    let retention = PointRetention { count: Some(1), ..PointRetention::default() };
+    let patch = PointPolicyPatch {
+        schedule: Some("0 0 1 1 *".to_owned()),
+        retention: Some(retention),
+        ..PointPolicyPatch::default()
+    };
+    gateway.set_point_policy("orders", patch).await.unwrap();
+    for _ in 0..3 {
+        gateway.take_point("orders", false).await.unwrap();
+    }
+    let group = gateway.find_group("orders").unwrap().group();
+    let kept = || async {
+        let status = gateway.status_of(group).await.unwrap();
+        let points = status.snapshots.iter().filter(|of| of.state == SnapshotState::Available);
+        points.map(|of| of.id.uuid()).collect::<Vec<Uuid>>()
+    };
+    let all = kept().await;
+    assert_eq!(all.len(), 3);
+    let note = |to: Option<Uuid>| {
+        gateway.book.change(Vec::new(), move |pages| {
+            pages.rollbacks = to.into_iter().map(|to| swapping(group, to)).collect();
+            Ok::<(), Refused>(())
+        })
+    };
+    note(Some(all[0])).await.unwrap();
+    let now = moment(gateway.clock.unix_ms());
+    gateway.look_at_all_points(now).await;
+    assert_eq!(kept().await, [all[0], all[2]], "the one in the middle goes by the rules");
+    let deleted = gateway.delete_snapshot("orders", &all[0].to_string()).await;
+    assert_eq!(code(deleted), Code::RollingBack.as_str());
+    note(None).await.unwrap();
+    gateway.look_at_all_points(now).await;
+    assert_eq!(kept().await, [all[2]]);
+    rig.close().await;
+}
+
+/// A way back that is noted before roles are swapped for it.
+fn swapping(group: GroupId, to: Uuid) -> RollbackEntry {
+    RollbackEntry {
+        group: group.uuid(),
+        snapshot: to,
+        safety: to,
+        sessions: Vec::new(),
+        begun_ms: 1,
+        laid: None,
+        stage: Stage::There,
+        home: Some(Uuid::from_u128(77)),
+        keeps: None,
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use api::Code;
 use api::units::bytes_text;
-use block::{BLOCK_BYTES, Extent, GroupId, IoError, Segment, VolumeId};
+use block::{BLOCK_BYTES, Extent, GroupId, IoError, Segment, Segments, VolumeId};
 use mirror::{GroupStatus, Role};
 use store::journal::{Moment, View};
 use tokio_util::sync::CancellationToken;
@@ -215,13 +215,10 @@ impl Gateway {
         view: &Arc<View>,
         extent: Extent,
     ) -> Result<(), Refused> {
-        let (group, volume) = place;
-        let shard = self.shard_of(group);
-        let under = shard
-            .run(move |state| async move { state.read(group, volume, extent).await })
-            .await??;
+        let shard = self.shard_of(place.0);
+        let under = self.read_under(place, view, extent).await?;
         let view = Arc::clone(view);
-        let lay = move || view.read(extent, [Segment::Data(under)].into_iter().collect());
+        let lay = move || view.read(extent, under);
         let laid = self.tasks.spawn_blocking(lay).await;
         let laid = laid.map_err(|error| Refused::new(Code::Internal, error.to_string()))??;
         if laid.iter().all(|segment| matches!(segment, Segment::Zero(_))) {
@@ -233,6 +230,35 @@ impl Gateway {
         shard
             .run(move |state| async move { state.fill(place, extent.offset(), data).await })
             .await?
+    }
+
+    /// What the base has of a piece. Where some of it cannot be read, the blocks are read one by one of
+    /// which anything is seen: what is hidden whole is given up for what is laid over it.
+    async fn read_under(
+        &self,
+        (group, volume): (GroupId, VolumeId),
+        view: &View,
+        extent: Extent,
+    ) -> Result<Segments, Refused> {
+        let shard = self.shard_of(group);
+        let read = |extent: Extent| {
+            shard.run(move |state| async move { state.read(group, volume, extent).await })
+        };
+        match read(extent).await? {
+            Ok(data) => return Ok([Segment::Data(data)].into_iter().collect()),
+            Err(refused) if refused.0.code == Code::PoolFailed.as_str() => {}
+            Err(refused) => return Err(refused),
+        }
+        let mut under = Segments::new();
+        for block in extent.pieces(BLOCK_BYTES) {
+            let segment = if view.hides(block) {
+                Segment::Zero(block.len())
+            } else {
+                Segment::Data(read(block).await??)
+            };
+            under.push(segment);
+        }
+        Ok(under)
     }
 
     /// A group that is half way, and that another site serves now, is on its way no more: its content

@@ -1,7 +1,8 @@
 //! What a stop or a kill cut short of a way back, taken up at the next start.
 //!
 //! Invariant: it is decided by what is recorded alone. A group that is at the base of a second and not
-//! yet at the second is brought there before anybody is let in.
+//! yet at the second is brought there before anybody is let in. A restore from a backup that was cut
+//! short before is over when the group is where it goes, and goes on from its beginning when it is not.
 
 use std::sync::Arc;
 
@@ -16,6 +17,54 @@ use crate::clock::text;
 use crate::gateway::{Gateway, Known};
 use crate::operations::Running;
 use crate::refusal::Refused;
+use crate::rollback;
+
+/// What became of a way back that a stop or a kill cut short.
+struct Outcome {
+    word: String,
+    /// Nothing was changed: who asked for it has to ask again.
+    is_undone: bool,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn of(word: impl Into<String>) -> Self {
+        Self { word: word.into(), is_undone: false }
+    }
+
+    fn undone() -> Self {
+        Self { word: "nothing was changed: ask again".to_owned(), is_undone: true }
+    }
+
+    /// With what came of the way home.
+    fn at_home(self, homed: Result<(), Refused>) -> Result<Self, Refused> {
+        match homed {
+            Ok(()) => Ok(self),
+            Err(refused) if self.is_undone => {
+                let detail = format!("{}; {}", self.word, refused.0.detail);
+                Err(refused.saying(detail))
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn told(self, way: &Way) -> Result<String, Refused> {
+        if !self.is_undone {
+            return Ok(self.word);
+        }
+        let name = Some(way.name.as_str()).filter(|_| way.laid.is_none());
+        let next = rollback::again(&way.entry.name, name);
+        Err(Refused::new(Code::RollbackUndone, self.word).next(next))
+    }
+}
+
+/// Where a start finds a group.
+struct Place {
+    /// At the snapshot, beyond doubt.
+    is_there: bool,
+    outcome: Outcome,
+}
 
 impl Gateway {
     /// Takes up the rollbacks that a stop or a kill cut short: whatever became of each, its sessions
@@ -54,8 +103,9 @@ impl Gateway {
             && let Some(home) = &way.home
         {
             let homed = self.go_home(&mut running, &way.entry, home).await;
-            result = homed.and(result);
+            result = result.and_then(|outcome| outcome.at_home(homed));
         }
+        let result = result.and_then(|outcome| outcome.told(&way));
         let text = match &result {
             Ok(word) => format!("a rollback was cut short by the last stop: {word}"),
             Err(refused) => format!("a rollback was cut short: {}", refused.0.detail),
@@ -77,58 +127,109 @@ impl Gateway {
         running: &mut Running,
         way: &Way,
         (note, status): (&RollbackEntry, &GroupStatus),
-    ) -> Result<String, Refused> {
+    ) -> Result<Outcome, Refused> {
         let mut note = note.clone();
+        let group = way.entry.group();
         if status.role != Role::Primary {
             // Another site serves the group now; its sessions are no matter of this one.
-            self.note_rollback(way.entry.group(), None).await?;
+            self.note_rollback(group, None).await?;
             self.open_after_way_back(status).await?;
             running.done("nothing is left to do here");
-            return Ok("another site serves the group now".to_owned());
+            if note.only_swaps() {
+                return Ok(Outcome::undone());
+            }
+            return Ok(Outcome::of("another site serves the group now"));
         }
         if note.stage == Stage::There {
-            running.done("the group is where it goes");
-            return Ok("the group is where it was to go".to_owned());
+            return self.end_where_it_goes(running, way, &note).await;
         }
         let safety = SnapshotId::from_uuid(note.safety);
         let is_kept = status.snapshots.iter().any(|of| of.id == safety);
-        let (group, to) = (way.entry.group(), way.to);
         if note.laid.is_some() {
             self.close_for_way_back(status, true).await?;
         }
-        let mut is_back = note.stage == Stage::Back;
-        let word = if is_back {
-            "the group is at the base of that second".to_owned()
-        } else if is_kept {
-            let shard = self.shard_of(group);
-            let changed =
-                shard.run(move |state| async move { state.changed_bytes(group, to).await }).await?;
-            // No host was let in since: what is equal to the base is there because of it.
-            is_back = note.laid.is_some() && changed == Ok(0);
-            match changed {
-                Ok(0) => "the volumes are what they were at this snapshot".to_owned(),
-                Ok(bytes) => format!(
-                    "the volumes may differ from it in {}: in what was written since, or the rollback \
-                     was not begun",
-                    bytes_text(bytes)
-                ),
-                Err(refused) => refused.0.detail,
-            }
-        } else {
-            "nothing was changed: ask again".to_owned()
-        };
-        running.done(word.clone());
-        if is_back {
+        let Place { is_there, mut outcome } = self.find_place(way, &note, is_kept).await?;
+        running.done(outcome.word.clone());
+        if is_there && note.laid.is_some() {
             let views = self.prove_laid(running, way).await.map_err(|refused| {
                 Refused::new(Code::RollbackUnfinished, refused.0.detail.clone())
             })?;
             self.lay_over(running, way, (&mut note, views.unwrap_or_default())).await?;
+            outcome = Outcome::of("the volumes are what they were at that second");
+        }
+        if is_there {
+            self.end_fill(running, group).await?;
         }
         self.resume_after(running, way, &note).await?;
         if is_kept {
             self.drop_older_safeties(running, way, note.kept()).await?;
         }
-        Ok(if is_back { "the volumes are what they were at that second".to_owned() } else { word })
+        Ok(outcome)
+    }
+
+    /// It is where it goes, or roles were swapped for it and no more.
+    async fn end_where_it_goes(
+        &self,
+        running: &mut Running,
+        way: &Way,
+        note: &RollbackEntry,
+    ) -> Result<Outcome, Refused> {
+        if note.only_swaps() {
+            let outcome = Outcome::undone();
+            running.done(outcome.word.clone());
+            return Ok(outcome);
+        }
+        running.done("the group is where it goes");
+        if note.is_open() {
+            self.end_fill(running, way.entry.group()).await?;
+            self.resume_after(running, way, note).await?;
+            self.drop_older_safeties(running, way, note.kept()).await?;
+        }
+        Ok(Outcome::of("the group is where it was to go"))
+    }
+
+    /// Whether the group is at the snapshot. Volumes that took no host since are there if they are equal
+    /// to it, and only then: those of a restore, and all of a group that goes to a second.
+    async fn find_place(
+        &self,
+        way: &Way,
+        note: &RollbackEntry,
+        is_kept: bool,
+    ) -> Result<Place, Refused> {
+        if note.stage == Stage::Back {
+            let outcome = Outcome::of("the group is at the base of that second");
+            return Ok(Place { is_there: true, outcome });
+        }
+        if !is_kept {
+            return Ok(Place { is_there: false, outcome: Outcome::undone() });
+        }
+        let (group, to) = (way.entry.group(), way.to);
+        let filled = self.filled_in(group);
+        let is_sure = note.laid.is_some() || filled.is_some();
+        let closed = filled.filter(|_| note.laid.is_none());
+        let is_meant = move |volume| closed.as_ref().is_none_or(|closed| closed.contains(&volume));
+        let changed = self
+            .shard_of(group)
+            .run(move |state| async move { state.changed_bytes_of(group, to, is_meant).await })
+            .await?;
+        let (is_there, outcome) = match changed {
+            Ok(0) => (true, Outcome::of("the volumes are what they were at this snapshot")),
+            Ok(_) if is_sure => (false, Outcome::undone()),
+            Ok(bytes) => {
+                let word = format!(
+                    "the volumes may differ from it in {}: in what was written since, or the rollback \
+                     was not begun",
+                    bytes_text(bytes)
+                );
+                (false, Outcome::of(word))
+            }
+            // Hosts stay out, and the next start looks again.
+            Err(refused) if is_sure => {
+                return Err(Refused::new(Code::RollbackUnfinished, refused.0.detail.clone()));
+            }
+            Err(refused) => (false, Outcome::of(refused.0.detail.clone())),
+        };
+        Ok(Place { is_there, outcome })
     }
 
     /// The group's status when it is open and on its way to no snapshot, or that there is no such

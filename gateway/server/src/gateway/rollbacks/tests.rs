@@ -1,6 +1,10 @@
 //! A group that goes back to a second by itself: what it lets nobody do half way, what a start takes up,
 //! and what a damaged journal changes.
 
+mod fills;
+mod kills;
+mod rot;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -109,6 +113,13 @@ impl Scene {
         let written =
             shard.run(move |state| async move { state.fill(place, number * BLOCK, data).await });
         written.await.unwrap()
+    }
+
+    async fn flush(&self) {
+        let place = (self.group, self.volume);
+        let shard = self.rig.gateway.shard_of(self.group);
+        let flushed = shard.run(move |state| async move { state.fill_flush(place).await });
+        flushed.await.unwrap().unwrap();
     }
 
     async fn give_back(&self, number: u64) {

@@ -163,7 +163,8 @@ impl ShardState {
         open.group.volume(volume).ok_or_else(missing)
     }
 
-    /// Writes the blocks of a piece in which it differs from what is there.
+    /// Writes the blocks of a piece in which it differs from what is there; all of them where that cannot
+    /// be read: it is given up for this.
     ///
     /// # Errors
     /// The volume's.
@@ -175,8 +176,11 @@ impl ShardState {
     ) -> Result<(), Refused> {
         let volume = self.served(target)?;
         let extent = Extent::new(offset, data.len() as u64).map_err(|_e| IoError::OutOfRange)?;
-        let there = read(volume.as_ref(), extent).await?;
-        for (from, to) in differing(&there, &data) {
+        let runs = match submit(volume.as_ref(), Op::Read(extent)).await {
+            Err(IoError::Checksum | IoError::Media) => vec![(0, data.len())],
+            there => differing(&read_bytes(there?)?, &data),
+        };
+        for (from, to) in runs {
             write(volume.as_ref(), offset + from as u64, data.slice(from..to)).await?;
         }
         Ok(())
@@ -232,7 +236,11 @@ async fn write(volume: &dyn Volume, offset: u64, data: Bytes) -> Result<(), Refu
 }
 
 pub(super) async fn read(volume: &dyn Volume, extent: Extent) -> Result<Bytes, Refused> {
-    let Answer::Read(segments) = submit(volume, Op::Read(extent)).await? else {
+    read_bytes(submit(volume, Op::Read(extent)).await?)
+}
+
+fn read_bytes(answer: Answer) -> Result<Bytes, Refused> {
+    let Answer::Read(segments) = answer else {
         return Err(Refused::new(Code::Internal, "a read was answered without data"));
     };
     Ok(block::joined(&segments))

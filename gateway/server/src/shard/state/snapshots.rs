@@ -217,11 +217,24 @@ impl ShardState {
         group: GroupId,
         snapshot: SnapshotId,
     ) -> Result<u64, Refused> {
+        self.changed_bytes_of(group, snapshot, |_volume| true).await
+    }
+
+    /// The same of some of its volumes.
+    ///
+    /// # Errors
+    /// As [`Self::changed_bytes`].
+    pub(crate) async fn changed_bytes_of(
+        &self,
+        group: GroupId,
+        snapshot: SnapshotId,
+        is_meant: impl Fn(VolumeId) -> bool,
+    ) -> Result<u64, Refused> {
         let open = self.open_group(group)?;
         let found = open.group.status().snapshots.into_iter().find(|of| of.id == snapshot);
         let found = found.ok_or_else(|| Refused::from(Refusal::NoSuchSnapshot))?;
         let mut blocks: u64 = 0;
-        for (volume, here) in found.volumes {
+        for (volume, here) in found.volumes.into_iter().filter(|(volume, _)| is_meant(*volume)) {
             let Some(volume) = open.volume(volume) else { continue };
             let mut from = 0;
             loop {

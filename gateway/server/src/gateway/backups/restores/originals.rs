@@ -2,7 +2,8 @@
 //! suspended and resumed.
 //!
 //! Invariant: nothing is overwritten before what was there is kept as a snapshot. A mirror keeps what it
-//! had until all of the restore is there, and then follows by delta.
+//! had until all of the restore is there, and then follows by delta. A group has one restore at a time:
+//! what was there before is never what another one left half done.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use block::{Epoch, GroupId, SnapshotId, VolumeId};
 use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SnapshotOrigin};
 use uuid::Uuid;
 
-use super::{Task, fill_entry, ids, wanted};
-use crate::book::{FillEntry, FilledEntry, GroupEntry, PinEntry};
+use super::{Task, fill_entry, ids, not_over, on_its_way, wanted};
+use crate::book::{FillEntry, FilledEntry, GroupEntry, Pages, PinEntry};
 use crate::gateway::Gateway;
 use crate::gateway::backups::Found;
 use crate::operations::{Running, under_way};
@@ -71,7 +72,7 @@ impl Gateway {
         let hosts = self.hosts_of(originals.group.group()).await?;
         let busy = self.operations.running_on(&originals.group.name);
         let busy = busy.map(|other| under_way(&other));
-        let checks = checks(&originals, hosts, busy);
+        let checks = checks(&originals, (hosts, busy), self.unfinished(&originals).err());
         let about = found.entry.held.as_ref().map(|held| &held.about);
         let created = about.map(|about| about.created).unwrap_or_default();
         let now = found.target.now();
@@ -110,6 +111,7 @@ impl Gateway {
         if let Some(other) = self.operations.running_on(&group.name) {
             return Err(Refused::new(Code::Busy, under_way(&other)));
         }
+        self.unfinished(&originals)?;
         let hosts = self.hosts_of(group.group()).await?;
         if hosts > 0 && !request.drop_hosts {
             let detail = format!("{hosts} hosts are attached to group {}", group.name);
@@ -127,9 +129,8 @@ impl Gateway {
                 _ => Err("the plan is not one of a restore from a backup"),
             })
             .map_err(|refused| refused.next(next))?;
-        if let Some(blocked) =
-            checks(&originals, hosts, None).into_iter().find(|of| of.state == CheckState::Blocked)
-        {
+        let checks = checks(&originals, (hosts, None), None);
+        if let Some(blocked) = checks.into_iter().find(|of| of.state == CheckState::Blocked) {
             let detail = format!("{}: {}", blocked.name, blocked.detail);
             return Err(Refused::new(Code::WrongState, detail));
         }
@@ -153,12 +154,31 @@ impl Gateway {
     }
 
     /// Remembers durably that a restore is begun, and before that the pin that it will put.
-    async fn note_begun(&self, fill: &FillEntry) -> Result<(), Refused> {
-        let Some(pin) = fill.pin else { return self.note_fill(fill).await };
+    ///
+    /// # Errors
+    /// [`Code::VolumeRestoring`], [`Code::RollingBack`]: another one was sooner; nothing was changed.
+    pub(in crate::gateway) async fn note_begun(&self, fill: &FillEntry) -> Result<(), Refused> {
+        let Some(pin) = fill.pin else { return self.note_first(fill).await };
         let _making = self.targets.making(pin);
         let (target, backup) = (fill.target.clone(), fill.backup);
         self.note_pin(&PinEntry { pin, target, backup, volume: Uuid::nil() }).await?;
-        self.note_fill(fill).await
+        self.note_first(fill).await
+    }
+
+    async fn note_first(&self, fill: &FillEntry) -> Result<(), Refused> {
+        self.book
+            .change(Vec::new(), |pages| {
+                no_other(pages, fill.group)?;
+                pages.backups.fills.push(fill.clone());
+                Ok::<(), Refused>(())
+            })
+            .await
+    }
+
+    /// # Errors
+    /// [`Code::VolumeRestoring`], [`Code::RollingBack`]: what is there may be half of something.
+    fn unfinished(&self, originals: &Originals) -> Result<(), Refused> {
+        no_other(&self.book.read(), originals.group.id)
     }
 
     async fn originals(&self, found: &Found, volume: Option<&str>) -> Result<Originals, Refused> {
@@ -240,7 +260,7 @@ impl Gateway {
             running.step(&format!("resume the session to {}", leg.site));
             let bytes = leg.sessions.iter().map(|of| of.out_of_sync_bytes).sum();
             let command = Command::Resume { leg: leg.leg, discard: false };
-            match self.command(group, command).await {
+            match self.order(group, command).await {
                 Ok(()) => running.done(format!("by delta: {} may differ there", bytes_text(bytes))),
                 // The volumes are whole: hosts do not wait for a mirror.
                 Err(refused) => running.failed(&refused.0.detail),
@@ -297,6 +317,20 @@ fn first_session(leg: &LegStatus) -> Option<Uuid> {
     leg.sessions.first().map(|session| session.session.uuid())
 }
 
+/// What a restore or a way back that is not over left is no original: kept as what was there before, it
+/// would take the place of what is.
+///
+/// # Errors
+/// [`Code::VolumeRestoring`], [`Code::RollingBack`].
+fn no_other(pages: &Pages, group: Uuid) -> Result<(), Refused> {
+    let known = pages.group_by_id(GroupId::from_uuid(group));
+    let name = known.map_or_else(|| group.to_string(), |known| known.name.clone());
+    if pages.has_open_way(group) {
+        return Err(on_its_way(&name));
+    }
+    pages.backups.fill_in(group).map_or(Ok(()), |fill| Err(not_over(&name, fill)))
+}
+
 /// # Errors
 /// [`Code::RestoreProtected`] where another site serves the group.
 fn protected(originals: &Originals) -> Result<(), Refused> {
@@ -311,7 +345,11 @@ fn protected(originals: &Originals) -> Result<(), Refused> {
     Err(Refused::new(Code::RestoreProtected, detail))
 }
 
-fn checks(originals: &Originals, hosts: u64, busy: Option<String>) -> Vec<Check> {
+fn checks(
+    originals: &Originals,
+    (hosts, busy): (u64, Option<String>),
+    unfinished: Option<Refused>,
+) -> Vec<Check> {
     let status = &originals.status;
     let mut checks = vec![match protected(originals) {
         Ok(()) => check("this site serves the group", CheckState::Ok, "it is the primary"),
@@ -319,32 +357,19 @@ fn checks(originals: &Originals, hosts: u64, busy: Option<String>) -> Vec<Check>
             check("this site serves the group", CheckState::Blocked, refused.0.detail.clone())
         }
     }];
-    for (held, bytes) in &originals.volumes {
-        let name = format!("volume {}", originals.name(held));
-        checks.push(match bytes {
-            None => check(
-                &name,
-                CheckState::Blocked,
-                "the group does not have it: --volume names others",
-            ),
-            Some(bytes) if *bytes < held.bytes => {
-                let text = format!(
-                    "{}, and the backup has {}",
-                    bytes_text(*bytes),
-                    bytes_text(held.bytes)
-                );
-                check(&name, CheckState::Blocked, text)
-            }
-            Some(bytes) => {
-                let text = format!("{} are overwritten where they differ", bytes_text(*bytes));
-                check(&name, CheckState::Warning, text)
-            }
-        });
-    }
+    checks.extend(originals.volumes.iter().map(|volume| volume_check(originals, volume)));
     if status.parts.is_some() {
         let text = "a group over several gateways is not restored as a whole";
         checks.push(check("one gateway has all of the group", CheckState::Blocked, text));
     }
+    checks.push(match unfinished {
+        Some(refused) => {
+            let text =
+                format!("{}: {}", refused.0.detail, refused.0.next.as_deref().unwrap_or_default());
+            check("nothing is half done", CheckState::Blocked, text)
+        }
+        None => check("nothing is half done", CheckState::Ok, "no restore and no way back is left"),
+    });
     checks.push(match busy {
         Some(other) => check("no other operation", CheckState::Blocked, other),
         None => check("no other operation", CheckState::Ok, "none is under way"),
@@ -361,4 +386,23 @@ fn checks(originals: &Originals, hosts: u64, busy: Option<String>) -> Vec<Check>
         checks.push(check(&format!("mirror at {}", leg.site), CheckState::Warning, text));
     }
     checks
+}
+
+fn volume_check(originals: &Originals, (held, bytes): &(HeldVolume, Option<u64>)) -> Check {
+    let name = format!("volume {}", originals.name(held));
+    match bytes {
+        None => {
+            let text = "the group does not have it: --volume names others";
+            check(&name, CheckState::Blocked, text)
+        }
+        Some(bytes) if *bytes < held.bytes => {
+            let text =
+                format!("{}, and the backup has {}", bytes_text(*bytes), bytes_text(held.bytes));
+            check(&name, CheckState::Blocked, text)
+        }
+        Some(bytes) => {
+            let text = format!("{} are overwritten where they differ", bytes_text(*bytes));
+            check(&name, CheckState::Warning, text)
+        }
+    }
 }

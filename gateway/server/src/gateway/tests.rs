@@ -25,8 +25,6 @@ pub(crate) struct Rig {
     threads: Vec<ShardThread>,
 }
 
-const IDENTITY: PoolIdentity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
-
 /// Opens the pool in this directory, making it if it is new.
 fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
     if !path.exists() {

@@ -18,7 +18,7 @@ async fn rig(dir: &tempfile::TempDir) -> Rig {
     rig
 }
 
-fn code<T: std::fmt::Debug>(result: Result<T, crate::refusal::Refused>) -> String {
+fn code<T: std::fmt::Debug>(result: Result<T, Refused>) -> String {
     result.unwrap_err().0.code.clone()
 }
 

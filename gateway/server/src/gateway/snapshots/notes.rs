@@ -58,7 +58,7 @@ impl About {
         Ok(Self { description, metadata })
     }
 
-    const fn is_nothing(&self) -> bool {
+    fn is_nothing(&self) -> bool {
         self.description.is_none() && self.metadata.is_empty()
     }
 }

@@ -228,8 +228,8 @@ async fn a_restore_does_not_take_the_place_of_one_that_is_not_over() {
     assert!(next.contains("backup resume") && next.contains("snapshot list"), "{next}");
     let blocked = gateway.plan_backup_restore("then", None).await.unwrap();
     assert_eq!(blocked.token, None);
-    let is_told = |check: &api::Check| {
-        check.state == api::CheckState::Blocked && check.detail.contains("backup resume")
+    let is_told = |check: &Check| {
+        check.state == CheckState::Blocked && check.detail.contains("backup resume")
     };
     assert!(blocked.checks.iter().any(is_told), "{:?}", blocked.checks);
     // Of two that begin at once, too, the second is told.

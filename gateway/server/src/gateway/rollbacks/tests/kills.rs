@@ -77,7 +77,7 @@ async fn copy_after_each_change(
         tokio::time::sleep(MOMENT).await;
         let mut next = Hold::ask(gateway);
         (&mut next.queued).await.unwrap();
-        held = next;
+        drop(std::mem::replace(&mut held, next));
         let pages = (&mut held.has_it).await.unwrap();
         if pages == seen {
             continue;

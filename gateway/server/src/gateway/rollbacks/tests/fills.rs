@@ -61,7 +61,10 @@ impl Scene {
         let name = format!("auto.before-restore.{unix_ms}");
         let origin = SnapshotOrigin::Safety;
         let command = Command::Snapshot { snapshot: before, name, origin, unix_ms };
-        gateway.command(self.group, command).await.unwrap();
+        let (group, shard) = (self.group, gateway.shard_of(self.group));
+        let kept = shard
+            .run(move |state| async move { state.take_snapshot(group, command, usize::MAX).await });
+        kept.await.unwrap().unwrap();
         for number in 0..BLOCKS / 2 {
             self.write(number, THEN).await;
         }

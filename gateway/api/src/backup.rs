@@ -306,6 +306,10 @@ pub struct BackupPolicySet {
     /// What is kept.
     #[serde(default)]
     pub retention: BackupRetention,
+    /// Nobody deletes a backup that it takes before it is so many days old, whatever the rules say;
+    /// 0: it is not locked. What was taken before stays as it is.
+    #[serde(default)]
+    pub lock_days: u32,
     /// Whether it runs.
     #[serde(default = "yes")]
     pub on: bool,
@@ -344,6 +348,8 @@ pub struct BackupPolicy {
     pub zone: String,
     /// What is kept.
     pub retention: BackupRetention,
+    /// For how many days each backup that it takes is locked; 0: it is not.
+    pub lock_days: u32,
     /// Whether it runs.
     pub on: bool,
     /// When it runs next, RFC 3339; absent while it is off.

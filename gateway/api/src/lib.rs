@@ -23,6 +23,7 @@ mod rec;
 mod run;
 mod sdrs;
 mod sdrs_instance;
+mod sdrs_tag;
 mod session;
 mod site;
 mod snapshot;
@@ -94,6 +95,10 @@ pub use sdrs_instance::{
     SdrsAttach, SdrsAttachment, SdrsFlavors, SdrsInstance, SdrsInstanceCreate, SdrsInstanceDelete,
     SdrsInstanceList, SdrsInstanceRename, SdrsInstanceShown, SdrsNewAttachment, SdrsNewInstance,
     SdrsNic, SdrsNicCreate, SdrsNicDelete, SdrsResize, SdrsSecurityGroup, SdrsTag,
+};
+pub use sdrs_tag::{
+    SdrsNumber, SdrsTagAdd, SdrsTagBatch, SdrsTagFound, SdrsTagList, SdrsTagMatch, SdrsTagNamed,
+    SdrsTagQuery, SdrsTagResource, SdrsTagValues, SdrsTagsOfAll,
 };
 pub use session::{
     PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,

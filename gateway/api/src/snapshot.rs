@@ -1,5 +1,7 @@
 //! Snapshots of a group: what all its volumes held at one moment, kept under a name.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -12,6 +14,9 @@ use crate::Check;
 pub enum SnapshotState {
     /// It can be read, gone back to and deleted.
     Available,
+    /// A backup reads it, or will when it goes on: it can be read and gone back to, and stays.
+    #[serde(rename = "backing-up")]
+    BackingUp,
     /// The group is going back to it.
     Rollbacking,
     /// It is being deleted; its room is given back.
@@ -86,6 +91,12 @@ pub struct Snapshot {
     pub name: String,
     /// The group.
     pub group: String,
+    /// What it is for, as whoever took it said; only the gateway that took it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What else was said of it, for programs; known as `description` is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// Who wanted it.
     pub origin: SnapshotOrigin,
     /// Where it is in its life, here.
@@ -131,6 +142,13 @@ pub struct SnapshotCreate {
     /// UTC, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What it is for, in one line: 1024 bytes at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What else is to be known of it, for programs: 32 keys at most, of 128 bytes, without `=`, and
+    /// values of one line and 1024 bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// What going back to a snapshot would mean.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use object_store::client::HttpError;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
@@ -140,6 +141,9 @@ impl Bucket {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => error,
         };
+        if asks_for_patience(&error) {
+            return Err(BackupError::of_store("remove", key, error));
+        }
         // Stores say it in many ways. One that shows the object to the same credentials is there,
         // and keeps it by a rule of its own, as the retention of a bucket is.
         match self.has(key).await {
@@ -183,5 +187,131 @@ impl Bucket {
         let meta = meta.map_err(|error| BackupError::of_store("look at", &key, error))?;
         let second = Timestamp::from_second(meta.last_modified.timestamp());
         second.map_err(|_error| damaged(&key, Malformed("its date is none")))
+    }
+}
+
+/// What stores say when they are in trouble, or have too much to do: not now, whatever the object is.
+const LATER: &[&str] = &[
+    "status code: 5",
+    "status code: 408",
+    "status code: 429",
+    "(code: 5",
+    "(code: 408)",
+    "(code: 429)",
+    "InternalError",
+    "OperationTimedOut",
+    "RequestTimeout",
+    "ServerBusy",
+    "ServiceUnavailable",
+    "SlowDown",
+];
+
+/// Whether an error says nothing of the object: the store was not reached, or wants to be asked later.
+///
+/// The client tells refusals that it knows by variants of their own. All else is one variant, whose
+/// inner types are private: what is not of the transport is told by its words.
+fn asks_for_patience(error: &object_store::Error) -> bool {
+    let object_store::Error::Generic { source, .. } = error else { return false };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
+    while let Some(at) = cause {
+        if at.is::<HttpError>() {
+            return true;
+        }
+        cause = at.source();
+    }
+    let words = source.to_string();
+    LATER.iter().any(|later| words.contains(later))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use super::*;
+    use crate::Target;
+
+    const KEY: &str = "locks/x";
+
+    /// A store that shows every object, and gives one answer to whoever wants one removed; none: it
+    /// closes the connection.
+    fn store_that_answers(answer: String) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                serve(stream.unwrap(), &answer);
+            }
+        });
+        address
+    }
+
+    fn serve(mut stream: TcpStream, answer: &str) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let (mut request, mut line, mut body) = (String::new(), String::new(), 0);
+        while reader.read_line(&mut line).unwrap() > 2 {
+            if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                body = length.trim().parse().unwrap();
+            }
+            request.push_str(&line);
+            line.clear();
+        }
+        reader.read_exact(&mut vec![0; body]).unwrap();
+        let shown = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\netag: \"1\"\r\n\
+                     last-modified: Thu, 26 Nov 2026 12:00:00 GMT\r\nconnection: close\r\n\r\n";
+        let answer = if request.starts_with("HEAD ") { shown } else { answer };
+        stream.write_all(answer.as_bytes()).unwrap();
+    }
+
+    /// What becomes of a removal that a store with the client of the product answers so.
+    async fn removed(status: &str, body: &str) -> Result<Option<Kept>, BackupError> {
+        let length = body.len();
+        let answer = match status {
+            "" => String::new(),
+            status => format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            ),
+        };
+        let mut target = Target::new("s3://vault/copies")
+            .with("endpoint", format!("http://{}", store_that_answers(answer)))
+            .with("allow_http", "true")
+            .with("region", "here")
+            .with("access_key_id", "x")
+            .with("secret_access_key", "y");
+        target.retries = 0;
+        let (store, prefix) = target.connect().unwrap();
+        Bucket::new(store, prefix).remove(KEY).await
+    }
+
+    fn of_one(code: &str) -> String {
+        let said = format!("<Code>{code}</Code><Message>no</Message>");
+        format!("<DeleteResult><Error><Key>copies/{KEY}</Key>{said}</Error></DeleteResult>")
+    }
+
+    #[tokio::test]
+    async fn a_store_in_trouble_is_no_store_that_keeps_what_is_to_be_removed() {
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let slow = "<Error><Code>SlowDown</Code></Error>".to_owned();
+        for (status, body) in [
+            ("503 Service Unavailable", slow.clone()),
+            ("429 Too Many Requests", String::new()),
+            ("200 OK", of_one("InternalError")),
+            ("200 OK", of_one("ServiceUnavailable")),
+            ("", String::new()),
+        ] {
+            let told = removed(status, &body).await;
+            let is_lost = matches!(told, Err(BackupError::Unreachable { .. }));
+            assert!(is_lost, "{status} {body}: {told:?}");
+        }
+        let worm = "<Error><Code>InvalidRequest</Code><Message>WORM protected</Message></Error>";
+        for (status, body) in [
+            ("200 OK", of_one("AccessDenied")),
+            ("403 Forbidden", String::new()),
+            ("409 Conflict", String::new()),
+            ("400 Bad Request", worm.to_owned()),
+        ] {
+            let told = removed(status, &body).await.unwrap();
+            assert_eq!(told.map(|kept| kept.key).as_deref(), Some(KEY), "{status} {body}");
+        }
     }
 }

@@ -125,7 +125,7 @@ async fn what_a_store_refuses_to_remove_is_told_and_hinders_nothing_else() {
             let words = collected.refused_words();
             let is_told = words.as_ref().is_none_or(|words| words.contains("it is under"));
             assert!(is_told && words.is_some() == (collected.refused > 0), "{folder}: {words:?}");
-            if ["packs", "backups", "removed", "locks", ""].contains(&folder) {
+            if ["packs", "maps", "backups", "removed", "locks", ""].contains(&folder) {
                 assert!(collected.refused > 0, "{folder}");
             }
             let is_there = ["backups", ""].contains(&folder);

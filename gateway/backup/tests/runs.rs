@@ -335,6 +335,8 @@ async fn a_cancelled_run_can_be_resumed_and_stores_little_again() {
     let cancel = tokio_util::sync::CancellationToken::new();
     let watch = Arc::new(Watch::new(cancel.clone()));
     watch.limit_packs(1 << 20);
+    // So that it waits now and then, and whoever cancels it has a turn before it is done.
+    watch.limit(40 << 20);
     let mut catalogue = catalogue(&repository).await;
     let request = Request::new(id(1), "x");
     let run = repository.take(&request, &sources, &mut catalogue, &watch);

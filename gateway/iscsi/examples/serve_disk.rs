@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
     Attachment, Auth, Capacity, ChapUser, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun,
-    Portal, Refusal, Secret, Sessions, TargetInfo, Targets, Told, serve,
+    More, Portal, Refusal, Secret, Sessions, TargetInfo, Targets, Told, serve,
 };
 
 const TARGET: &str = "iqn.2026-01.io.twinspan:memory";
@@ -123,6 +123,7 @@ fn shard(geometry: Geometry, mut connections: mpsc::UnboundedReceiver<LoggedIn>)
                     unit: Rc::clone(&unit),
                     label: "memory".to_owned(),
                 }],
+                more: More::default(),
                 portals: Told::default(),
                 stop: CancellationToken::new(),
             };

@@ -28,7 +28,7 @@ pub use export::{InitiatorInfo, Portal, Refusal, TargetInfo, Targets};
 pub use host::Capacity;
 pub use negotiate::{Auth, ChapUser, Secret, WeakSecret};
 pub use server::{ListenError, Listener, ListenerConfig, Sessions};
-pub use session::{Attachment, Ending, LoggedIn, Lun, Told, serve};
+pub use session::{Attachment, Ending, LoggedIn, Lun, More, Told, serve};
 
 /// What decoders take of memory is part of their tests.
 #[cfg(test)]

@@ -26,9 +26,11 @@ mod tests;
 mod unit;
 mod unmap;
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use block::{Extent, VolumeId};
 use bytes::Bytes;
@@ -37,6 +39,7 @@ pub use self::nexus::Nexus;
 pub use self::report::no_unit;
 pub use self::sense::{Field, Form, Sense, SenseBytes};
 pub use self::unit::Unit;
+pub(crate) use self::unit::{Attribute, Rank};
 
 use self::cdb::Command;
 use self::reserve::Registrant;
@@ -82,6 +85,24 @@ pub struct Slow {
     pub(crate) command: Command,
     /// The nexus's count of aborts when it began.
     pub(crate) epoch: u32,
+    /// Tells it alone to stop.
+    pub abort: Abort,
+}
+
+/// Tells one command that is run to stop: it takes no further step. Whoever tells it polls it once more.
+#[derive(Clone, Debug, Default)]
+pub struct Abort(Rc<Cell<bool>>);
+
+impl Abort {
+    /// Tells it.
+    pub fn tell(&self) {
+        self.0.set(true);
+    }
+
+    /// Whether it was told.
+    pub(crate) fn is_told(&self) -> bool {
+        self.0.get()
+    }
 }
 
 impl Slow {

@@ -14,6 +14,7 @@ mod commands;
 mod disks;
 mod farewell;
 mod manage;
+mod order;
 mod outgoing;
 mod receive;
 mod reply;
@@ -104,10 +105,16 @@ pub struct Lun {
     pub label: String,
 }
 
+/// Disks that an initiator sees from now on, too: whoever has the thread puts them there, and the
+/// session takes them with the next command that comes.
+pub type More = Rc<RefCell<Vec<Lun>>>;
+
 /// What a session is attached to.
 pub struct Attachment {
     /// The disks that the initiator sees. Their volumes belong to this thread.
     pub luns: Vec<Lun>,
+    /// Those that are added while it lasts.
+    pub more: More,
     /// Where the target is reached; all its sessions share it.
     pub portals: Told,
     /// Cancelled when the gateway lets go of a volume, or is draining: what is answered by then is

@@ -11,6 +11,8 @@ mod luns;
 mod managed;
 #[path = "host/nasty.rs"]
 mod nasty;
+#[path = "host/ordered.rs"]
+mod ordered;
 #[path = "host/rig.rs"]
 mod rig;
 #[path = "host/silent.rs"]

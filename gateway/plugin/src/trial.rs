@@ -28,6 +28,7 @@ pub(crate) use self::moods::Script;
 pub use self::rules::{Finding, Rule};
 pub(crate) use self::world::Simulated;
 use crate::error::LoadError;
+use crate::grants::{Grant, Grants};
 use crate::host::{Plugins, Refused, Setup, StartError};
 use crate::loaded::About;
 
@@ -39,6 +40,8 @@ pub struct Trial {
     pub component: Vec<u8>,
     /// Its configuration; empty if there is none.
     pub config: Option<Value>,
+    /// What it is granted beside all that it wants: hosts, secrets and folders that an operator names.
+    pub grants: Vec<Grant>,
     /// Parameters of actions, by name; made from the schema where there are none.
     pub params: BTreeMap<String, Value>,
     /// What the other side answers while it is well; `200 {}` to everything that is not in here.
@@ -52,6 +55,8 @@ pub struct Verdict {
     pub about: Arc<About>,
     /// Calls that were made.
     pub calls: u64,
+    /// Requests that it would have sent: none where it is not configured, or not granted, to send any.
+    pub requests: u64,
     /// Rules that were broken, and where; each once for each action.
     pub findings: Vec<Finding>,
     /// Actions that were not tried, and why.
@@ -78,7 +83,10 @@ struct Tried {
     world: Arc<Simulated>,
     script: Arc<Script>,
     about: Arc<About>,
+    /// All that it is granted, in every mood but one.
+    grants: Grants,
     calls: u64,
+    requests: u64,
     findings: Vec<Finding>,
     untried: Vec<(String, String)>,
 }
@@ -102,14 +110,24 @@ impl Trial {
         if let Some(config) = self.config {
             plugins.configure(&about.name, config).await?;
         }
-        let (calls, findings, untried) = (0, Vec::new(), Vec::new());
-        let mut tried = Tried { plugins, world, script, about, calls, findings, untried };
+        let grants = Grants::new(about.wants.iter().cloned().chain(self.grants));
+        let mut tried = Tried {
+            plugins,
+            world,
+            script,
+            about,
+            grants,
+            calls: 0,
+            requests: 0,
+            findings: Vec::new(),
+            untried: Vec::new(),
+        };
         tried.itself().await;
         for mood in Mood::ALL {
             tried.in_mood(*mood, &self.params).await?;
         }
         tried.plugins.stop();
-        let Tried { about, calls, findings, untried, .. } = tried;
-        Ok(Verdict { about, calls, findings, untried })
+        let Tried { about, calls, requests, findings, untried, .. } = tried;
+        Ok(Verdict { about, calls, requests, findings, untried })
     }
 }

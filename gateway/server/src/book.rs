@@ -8,6 +8,7 @@ mod backups;
 pub(crate) mod evs;
 mod rollbacks;
 mod scrubs;
+mod snapshots;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,6 +22,7 @@ pub(crate) use self::backups::{
 };
 pub(crate) use self::rollbacks::{RollbackEntry, Stage};
 pub(crate) use self::scrubs::ScrubEntry;
+pub(crate) use self::snapshots::NoteEntry;
 use crate::shard::Shard;
 use crate::ways::Side;
 
@@ -202,6 +204,9 @@ pub(crate) struct Pages {
     /// The last scrub of each volume.
     #[serde(default)]
     pub(crate) scrubs: Vec<ScrubEntry>,
+    /// What is said of snapshots that were taken here, in the order in which they were asked for.
+    #[serde(default)]
+    pub(crate) snapshot_notes: Vec<NoteEntry>,
     /// What the EVS and SDRS dialects know.
     #[serde(default)]
     pub(crate) evs: evs::EvsPages,
@@ -219,6 +224,7 @@ impl Default for Pages {
             rollbacks: Vec::new(),
             backups: BackupPages::default(),
             scrubs: Vec::new(),
+            snapshot_notes: Vec::new(),
             evs: evs::EvsPages::default(),
         }
     }

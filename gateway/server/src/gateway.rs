@@ -120,6 +120,8 @@ pub(crate) struct Gateway {
     ready: AtomicBool,
     changing: tokio::sync::Mutex<()>,
     foldering: tokio::sync::Mutex<()>,
+    /// Rung when a volume is another disk.
+    numbered: tokio::sync::Notify,
     /// Rung when plugins have to be asked what is due.
     bell: tokio::sync::Notify,
 }
@@ -202,6 +204,7 @@ impl Gateway {
             ready: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),
             foldering: tokio::sync::Mutex::new(()),
+            numbered: tokio::sync::Notify::new(),
             bell: tokio::sync::Notify::new(),
         })
     }
@@ -224,6 +227,7 @@ impl Gateway {
         self.tasks.spawn(Arc::clone(self).keep_moments());
         self.begin_backups();
         self.begin_telling_portals();
+        self.begin_telling_luns();
         self.begin_evs();
         self.begin_runs();
         self.tasks.spawn(Arc::clone(self).keep_plugins_up());

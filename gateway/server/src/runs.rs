@@ -14,6 +14,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod core;
+pub(crate) mod errands;
 pub(crate) mod remote;
 pub(crate) mod shelf;
 pub(crate) mod world;
@@ -73,6 +74,8 @@ pub(crate) struct Runs {
     pub(crate) shelf: shelf::Shelf,
     /// A lease is looked for and taken, or a run taken over, by one after the other.
     pub(crate) beginning: tokio::sync::Mutex<()>,
+    /// What other sites' runs let this gateway do.
+    pub(crate) errands: errands::Errands,
     dir: PathBuf,
     all: Mutex<BTreeMap<Uuid, Known>>,
     /// Journals that cannot be read, and why.
@@ -87,6 +90,7 @@ impl Runs {
             registry: Registry::default(),
             shelf: shelf::Shelf::new(plans, data_dir.join("plans")),
             beginning: tokio::sync::Mutex::default(),
+            errands: errands::Errands::default(),
             dir: data_dir.join(RUNS_DIR),
             all: Mutex::default(),
             damaged: Mutex::default(),

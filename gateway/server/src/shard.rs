@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use state::ShardState;
-pub(crate) use state::initiators::Wanted;
+pub(crate) use state::together::Wanted;
 
 /// The thread did not answer in time, or has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

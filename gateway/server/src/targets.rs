@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use block::VolumeId;
 use iscsi::{InitiatorInfo, LoggedIn, Refusal, TargetInfo, Targets};
-use mirror::{Serving, SnapshotState};
+use mirror::{Role, Serving, SnapshotState};
 
 use crate::access::may_log_in;
 use crate::book::{GroupEntry, VolumeEntry};
@@ -176,14 +176,23 @@ fn target_of_group(
     group: &GroupEntry,
     initiator: &InitiatorInfo,
 ) -> Result<TargetInfo, Refusal> {
-    if disks_of(group, initiator).next().is_none() {
+    let mut may = group.volumes.iter().filter(|volume| may_log_in(&volume.settings, initiator));
+    if may.next().is_none() {
         return Err(Refusal::Unknown);
     }
     let seen = gateway.board.get(group.group()).ok_or(Refusal::NotServed)?;
+    if disks_of(group, initiator).next().is_none() {
+        // A mirror hears the numbers from the primary: that there are none is for that one to say.
+        let knows = seen.status.role == Role::Primary;
+        return Err(if knows { Refusal::Unknown } else { Refusal::NotServed });
+    }
     let is_known = |id| seen.status.volumes.iter().any(|known| known.volume == id);
     // A host that finds one of its disks missing gives it up: all of them are there, or none.
-    let all =
-        disks_of(group, initiator).all(|(volume, _)| is_known(VolumeId::from_uuid(volume.id)));
+    let pages = gateway.book.read();
+    let is_there = |volume: &VolumeEntry| {
+        is_known(VolumeId::from_uuid(volume.id)) && !pages.is_held((group.id, volume.id))
+    };
+    let all = disks_of(group, initiator).all(|(volume, _)| is_there(volume));
     if !all || seen.status.serving == Serving::RollingBack {
         return Err(Refusal::NotServed);
     }
@@ -255,7 +264,7 @@ impl Targets for TargetDoor {
             let disks = disks.map(|(volume, lun)| Wanted::of(volume, lun)).collect();
             let group = group.group();
             gateway.shard_of(group).post(move |state| {
-                state.seat_initiator(group, disks, connection);
+                state.seat_together(group, disks, connection);
             })
         } else {
             seat_at_volume(gateway, (of, shown), connection)
@@ -280,7 +289,7 @@ fn seat_at_volume(
     let shard = gateway.shard_of(group);
     match shown {
         Shown::Volume if volume.lun.is_none() => {
-            shard.post(move |state| state.seat_initiator(group, vec![wanted], connection))
+            shard.post(move |state| state.seat_initiator(group, wanted, connection))
         }
         // It was given a number since the initiator was told.
         Shown::Volume | Shown::Group => Ok(()),

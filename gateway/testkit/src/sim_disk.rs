@@ -46,6 +46,7 @@ struct State {
     cold: bool,
     bad: Option<(String, u64, u64)>,
     written: u64,
+    remembered: Option<Vec<Arc<SimDisk>>>,
 }
 
 #[derive(Clone, Default)]
@@ -100,16 +101,33 @@ impl SimDisk {
     /// uses this disk died now. It fails nothing and has room for everything.
     #[must_use]
     pub fn fork(&self) -> Arc<Self> {
-        let state = self.state();
-        let copy = State {
-            files: state.files.clone(),
-            names: state.names.clone(),
-            durable_names: state.durable_names.clone(),
-            next_file: state.next_file,
-            ..State::default()
-        };
-        drop(state);
-        Arc::new(Self { state: Mutex::new(copy) })
+        Arc::new(Self { state: Mutex::new(self.state().copy()) })
+    }
+
+    /// From now on it is remembered for each sync what a process would find that died right before it.
+    pub fn remember_syncs(&self) {
+        self.state().remembered = Some(Vec::new());
+    }
+
+    /// What was remembered, in this order, and at the end what a process would find that died now. It
+    /// remembers nothing more.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<Arc<Self>> {
+        let mut all = self.state().remembered.take().unwrap_or_default();
+        all.push(self.fork());
+        all
+    }
+
+    /// A sync is about to be done for a handle.
+    fn remember(&self, incarnation: u64) {
+        let mut state = self.state();
+        if state.remembered.is_none() || state.incarnation != incarnation || state.stopped {
+            return;
+        }
+        let found = Arc::new(Self { state: Mutex::new(state.copy()) });
+        if let Some(all) = &mut state.remembered {
+            all.push(found);
+        }
     }
 
     /// The process that used it dies: everything that was written stays.
@@ -264,6 +282,17 @@ impl fmt::Debug for SimDisk {
 // === impl State ===
 
 impl State {
+    /// The content, for a disk that nobody uses.
+    fn copy(&self) -> Self {
+        Self {
+            files: self.files.clone(),
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            next_file: self.next_file,
+            ..Self::default()
+        }
+    }
+
     fn restart(&mut self) {
         self.incarnation += 1;
         self.locked = false;
@@ -439,6 +468,26 @@ mod tests {
             disk.root().open("a").is_ok()
         });
         assert!((1..32).contains(&survived.count()));
+    }
+
+    #[test]
+    fn remembers_what_was_there_before_each_sync_and_in_the_end() {
+        let disk = SimDisk::new();
+        let file = disk.root().create("a").unwrap();
+        disk.remember_syncs();
+        for byte in [1, 2] {
+            write(file.as_ref(), 0, &[byte]);
+            file.sync().unwrap();
+        }
+        write(file.as_ref(), 0, &[3]);
+        let found = disk.remembered().into_iter().map(|disk| {
+            let mut data = [0];
+            disk.root().open("a").unwrap().read_at(&mut data, 0).unwrap();
+            data[0]
+        });
+        assert_eq!(found.collect::<Vec<u8>>(), [1, 2, 3]);
+        file.sync().unwrap();
+        assert_eq!(disk.remembered().len(), 1, "only the end");
     }
 
     #[test]

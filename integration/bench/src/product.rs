@@ -51,7 +51,7 @@ fn target(place: &Place) -> Result<Running> {
     let is_new = !site.has_data();
     let address = format!("127.0.0.1:{}", free_port()?);
     let listener = format!("name = \"tcp\"\naddress = \"{address}\"\n");
-    site.configure(&format!("\n[[iscsi.listeners]]\n{listener}"))?;
+    site.configure(&format!("\n[iscsi]\nauth = \"none\"\n[[iscsi.listeners]]\n{listener}"))?;
     site.start()?;
     if is_new {
         create_volume(&site, place)?;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::Options;
 use crate::rounds::Round;
-use crate::workload::Suite;
+use crate::workload::{Goals, Suite};
 
 /// The middle of several rounds.
 #[derive(Clone, Debug, Serialize)]
@@ -30,6 +30,8 @@ struct Row {
     /// How many times as many requests the first contestant does, and how many times less
     /// processor time and median latency it needs; null for itself.
     ratio: Option<Ratio>,
+    /// Which of these ratios are to be reached; null where there is none.
+    goals: Option<Goals>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -64,10 +66,13 @@ impl Report {
             });
             if !is_there {
                 let same: Vec<&Round> = rounds.iter().filter(|other| is_same(other)).collect();
-                let first = rows
-                    .iter()
-                    .find(|row| (row.transport, row.workload) == (round.transport, round.workload));
-                let row = Row::of(&same, first);
+                let first = rows.iter().find(|row| {
+                    (row.transport, row.workload, row.medium)
+                        == (round.transport, round.workload, round.medium)
+                });
+                let workload = suite.workloads().iter().find(|of| of.name == round.workload);
+                let goals = workload.map(|of| of.goals).filter(|_| first.is_some());
+                let row = Row { goals, ..Row::of(&same, first) };
                 rows.push(row);
             }
         }
@@ -98,21 +103,23 @@ impl Report {
             self.seconds,
             self.size_mib,
         );
+        let has_goal = |goals: Goals| goals.ops.or(goals.cpu).or(goals.p50).is_some();
+        let width = if self.rows.iter().filter_map(|row| row.goals).any(has_goal) { 24 } else { 6 };
         let mut before = ("", "");
         for row in &self.rows {
             if before != (row.transport, row.workload) {
                 before = (row.transport, row.workload);
                 text += &format!(
-                    "\n{:<34} {:>9} {:>8} {:>8} {:>9} {:>8}   {:>6} {:>6} {:>6}\n",
+                    "\n{:<34} {:>9} {:>8} {:>8} {:>9} {:>8}   {:<width$} {:<width$} {:<width$}\n",
                     format!("{} over {}", row.workload, row.transport),
                     "ops/s",
                     "MiB/s",
                     "p50 us",
                     "p99 us",
                     "CPU us",
-                    "x ops",
-                    "x CPU",
-                    "x p50",
+                    " x ops",
+                    " x CPU",
+                    " x p50",
                 );
             }
             // Writing to a string cannot fail.
@@ -128,11 +135,26 @@ impl Report {
             )
             .ok();
             if let Some(ratio) = row.ratio {
-                write!(text, "   {:>6.2} {:>6.2} {:>6.2}", ratio.ops, ratio.cpu, ratio.p50).ok();
+                let goals = row.goals.map_or([None; 3], |of| [of.ops, of.cpu, of.p50]);
+                text += "  ";
+                for (value, goal) in [ratio.ops, ratio.cpu, ratio.p50].into_iter().zip(goals) {
+                    write!(text, " {:<width$}", beside_goal(value, goal)).ok();
+                }
             }
             text.push('\n');
         }
         text
+    }
+}
+
+/// A ratio, the goal that it has, and whether that is met.
+fn beside_goal(value: f64, goal: Option<f64>) -> String {
+    match goal {
+        None => format!("{value:>6.2}"),
+        Some(goal) => {
+            let met = if value >= goal { "met" } else { "missed" };
+            format!("{value:>6.2} (goal {goal}: {met})")
+        }
     }
 }
 
@@ -170,6 +192,7 @@ impl Row {
                 cpu: over(cpu_us_per_op, first.cpu_us_per_op),
                 p50: over(p50_us, first.p50_us),
             }),
+            goals: None,
         }
     }
 }
@@ -199,12 +222,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn takes_medians_and_compares_with_the_first() {
-        let rounds =
-            [("a", 400.0), ("b", 90.0), ("a", 1.0), ("b", 100.0), ("a", 500.0), ("b", 999.0)];
-        let rounds = rounds.map(|(name, ops)| round(name, ops)).to_vec();
-        let options = Options {
+    fn options() -> Options {
+        Options {
             seconds: 1.0,
             repeats: 3,
             output: "table".into(),
@@ -212,8 +231,44 @@ mod tests {
             dir: None,
             only: Vec::new(),
             transport: Vec::new(),
+        }
+    }
+
+    /// What is on tmpfs is compared with nothing on a disk.
+    #[test]
+    fn says_of_each_ratio_to_a_peer_on_the_same_medium_whether_its_goal_is_met() {
+        let of = |medium, rounds: [(&'static str, f64); 2]| {
+            let workload = "4k random read, depth 32";
+            rounds.map(|(name, ops)| Round { workload, medium, ..round(name, ops) })
         };
-        let report = Report::of(Suite::Nbd, &options, rounds);
+        let rounds = [
+            of("disk", [("ours", 400.0), ("theirs", 100.0)]),
+            of("memory", [("ours in memory", 500.0), ("theirs in memory", 250.0)]),
+        ];
+        let report = Report::of(Suite::Iscsi, &options(), rounds.concat());
+        let has_ratio: Vec<bool> = report.rows.iter().map(|row| row.ratio.is_some()).collect();
+        assert_eq!(has_ratio, [false, true, false, true]);
+        let table = report.table();
+        let line = |name: &str| {
+            let found = table.lines().find(|line| line.trim_start().starts_with(name));
+            found.unwrap().to_owned()
+        };
+        let (disk, memory) = (line("theirs "), line("theirs in memory"));
+        assert_eq!(disk.matches("4.00 (goal 3: met)").count(), 2, "{table}");
+        assert_eq!(memory.matches("2.00 (goal 3: missed)").count(), 2, "{table}");
+        assert!(
+            report.json().unwrap().contains("\"goals\":{\"ops\":3.0,\"cpu\":3.0,\"p50\":null}")
+        );
+        let without = Report::of(Suite::Nbd, &options(), rounds.concat());
+        assert!(!without.table().contains("goal"));
+    }
+
+    #[test]
+    fn takes_medians_and_compares_with_the_first() {
+        let rounds =
+            [("a", 400.0), ("b", 90.0), ("a", 1.0), ("b", 100.0), ("a", 500.0), ("b", 999.0)];
+        let rounds = rounds.map(|(name, ops)| round(name, ops)).to_vec();
+        let report = Report::of(Suite::Nbd, &options(), rounds);
         assert_eq!(report.rows.len(), 2);
         assert!((report.rows[0].ops_per_second - 400.0).abs() < 0.1);
         assert!(report.rows[0].ratio.is_none());

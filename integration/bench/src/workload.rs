@@ -2,6 +2,8 @@
 //!
 //! Invariant: a suite is the same list for all of them.
 
+use serde::Serialize;
+
 /// What a load does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Pattern {
@@ -36,11 +38,34 @@ pub(crate) struct Workload {
     pub(crate) pattern: Pattern,
     pub(crate) bytes: u32,
     pub(crate) depth: usize,
+    pub(crate) goals: Goals,
+}
+
+/// The ratios to a peer on the same medium that are to be reached, of those that a report has.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Goals {
+    pub(crate) ops: Option<f64>,
+    pub(crate) cpu: Option<f64>,
+    pub(crate) p50: Option<f64>,
 }
 
 const fn row(name: &'static str, pattern: Pattern, bytes: u32, depth: usize) -> Workload {
-    Workload { name, pattern, bytes, depth }
+    let goals = Goals { ops: None, cpu: None, p50: None };
+    Workload { name, pattern, bytes, depth, goals }
 }
+
+impl Workload {
+    const fn aiming_at(self, goals: Goals) -> Self {
+        Self { goals, ..self }
+    }
+}
+
+/// One small request at a time: half the latency, and a third of the processor time.
+const ALONE: Goals = Goals { ops: None, cpu: Some(3.0), p50: Some(2.0) };
+/// Many small ones: three times as many, each with a third of the processor time.
+const MANY: Goals = Goals { ops: Some(3.0), cpu: Some(3.0), p50: None };
+/// Large ones: what the wire and memory leave to be won.
+const LARGE: Goals = Goals { ops: Some(1.3), cpu: None, p50: None };
 
 const KIB4: u32 = 4 << 10;
 const MIB: u32 = 1 << 20;
@@ -66,7 +91,7 @@ impl Suite {
 
     pub(crate) fn workloads(self) -> &'static [Workload] {
         match self {
-            Self::Nbd | Self::Iscsi => {
+            Self::Nbd => {
                 &const {
                     [
                         row("4k random read, depth 1", Pattern::RandRead, KIB4, 1),
@@ -75,6 +100,22 @@ impl Suite {
                         row("4k random write, depth 32", Pattern::RandWrite, KIB4, 32),
                         row("1M sequential read, depth 4", Pattern::Read, MIB, 4),
                         row("1M sequential write, depth 4", Pattern::Write, MIB, 4),
+                    ]
+                }
+            }
+            Self::Iscsi => {
+                &const {
+                    [
+                        row("4k random read, depth 1", Pattern::RandRead, KIB4, 1).aiming_at(ALONE),
+                        row("4k random write, depth 1", Pattern::RandWrite, KIB4, 1)
+                            .aiming_at(ALONE),
+                        row("4k random read, depth 32", Pattern::RandRead, KIB4, 32)
+                            .aiming_at(MANY),
+                        row("4k random write, depth 32", Pattern::RandWrite, KIB4, 32)
+                            .aiming_at(MANY),
+                        row("1M sequential read, depth 4", Pattern::Read, MIB, 4).aiming_at(LARGE),
+                        row("1M sequential write, depth 4", Pattern::Write, MIB, 4)
+                            .aiming_at(LARGE),
                     ]
                 }
             }

@@ -242,6 +242,31 @@ cmp --bytes=2M /dev/zero <(dd if=/dev/mapper/mpatha bs=1M count=2 iflag=direct s
     Ok(())
 }
 
+/// A volume that joins the group is LUN 5 of its target, which has no LUN 0: the host finds it at both
+/// sites all the same, and uses it as one disk.
+fn look_at_a_numbered_disk(guest: &mut Guest, east: &Site, discover: &str) -> Result<()> {
+    east.cli(&["volume", "create", "log", "--group", VOLUME, "--size", "8MiB"])?;
+    east.cli(&["volume", "lun", "log", "5"])?;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    let target = format!("{TARGET}:group");
+    guest.wait_for(discover, PATHS_LIMIT, |said| said.matches(&target).count() == 2)?;
+    guest.run(&format!("iscsiadm -m node -T {target} --login"))?;
+    guest.wait_for("lsscsi", PATHS_LIMIT, |said| said.matches(":5]").count() == 2)?;
+    let two_paths = |said: &str| {
+        let map = said.split("mpath").find(|map| map.contains("size=8.0M"));
+        map.is_some_and(|map| map.contains("active ready") && map.contains("active ghost"))
+    };
+    guest.wait_for("multipath -ll 2> /dev/null", PATHS_LIMIT, two_paths)?;
+    let script = r#"
+set -e
+map=/dev/mapper/$(multipath -ll 2> /dev/null | grep --before-context=1 'size=8.0M' | head -n 1 | cut -d' ' -f1)
+dd if=/dev/urandom of=/tmp/some bs=1M count=2 status=none
+dd if=/tmp/some of=$map bs=1M oflag=direct conv=fsync status=none
+cmp --bytes=2M /tmp/some <(dd if=$map bs=1M count=2 iflag=direct status=none)
+"#;
+    guest.run(script).map(drop)
+}
+
 #[test]
 fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site() -> Result<()> {
     let dir = TempDir::new()?;
@@ -292,6 +317,7 @@ fn alua_a_linux_with_multipath_goes_through_a_migration_and_the_loss_of_a_site()
     await_paths(&mut guest, "both paths again", Paths::are_whole)?;
     await_progress(&mut guest)?;
     println!("{}", guest.run_within(CHECK, LOAD_LIMIT)?.trim());
+    look_at_a_numbered_disk(&mut guest, &east, &discover)?;
     guest.run(NO_ERRORS)?;
     east.wait_equivalent(SYNC_LIMIT)?;
     west.stop()?;

@@ -84,6 +84,20 @@ fn what_is_no_plugin_and_what_breaks_the_contract_is_told() -> Result<()> {
     let here = |name: &str| dir.path().join(name).display().to_string();
     let hostile = crate::plugins::component("hostile")?.display().to_string();
     crate::pair::expect(&east, &["plugin", "check", &hostile], 4, "KeepsSecrets")?;
+    // Configured and granted, it speaks to another side, which answers as it is told to.
+    let pairing = crate::plugins::component("evs-pairing")?.display().to_string();
+    let config = here("pairing.json");
+    let cloud = "https://cloud.example/v1/p";
+    let words = serde_json::json!({ "compute": cloud, "network": cloud, "token": "cloud-token" });
+    std::fs::write(&config, words.to_string())?;
+    let check = ["plugin", "check", &pairing];
+    let bare = east.ask(&check)?;
+    ensure!(bare.json["requests"] == 0, "{}", bare.text);
+    let more = ["--config", &config, "--grant", "http:cloud.example"];
+    let told = east.ask(&[&check[..], &more].concat())?;
+    ensure!(told.json["requests"].as_u64() > Some(0), "{}", told.text);
+    let no_grant = [&check[..], &["--grant", "files:/"]].concat();
+    crate::pair::expect(&east, &no_grant, 1, "is no grant")?;
     let nothing = here("nothing.wasm");
     std::fs::write(&nothing, "nothing")?;
     crate::pair::expect(&east, &["plugin", "check", &nothing], 7, "GW0722")?;

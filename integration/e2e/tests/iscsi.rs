@@ -17,6 +17,8 @@ use crate::initiator::{
 use crate::pair::{SOON, expect, fail_over, migrate};
 
 pub(crate) const PREFIX: &str = "iqn.2026-01.io.twinspan";
+/// Whoever reaches a listener may log in.
+pub(crate) const OPEN: &str = "auth = \"none\"\n";
 const SECRET: &str = "secretsecret12";
 const OTHER_SECRET: &str = "anothersecret99";
 /// A login that takes longer than 10 s is dropped.
@@ -161,7 +163,7 @@ fn who_may_not_log_in_does_not() -> Result<()> {
 #[test]
 fn initiators_that_send_garbage_or_nothing_are_dropped_and_harm_nobody() -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     let disk = url(port, "", "orders");
     let image = ["-f", "raw", disk.as_str()];
     qemu_io(&image, &["write -P 1 0 1M"])?;
@@ -193,7 +195,7 @@ fn initiators_that_send_garbage_or_nothing_are_dropped_and_harm_nobody() -> Resu
 
 /// A running site, with its number and the port of its portal, which initiators reach at `host`.
 pub(crate) fn site(dir: &Path, named: (&str, u16), host: &str) -> Result<(Site, u16)> {
-    site_with(dir, named, host, ("", ""))
+    site_with(dir, named, host, (OPEN, ""))
 }
 
 /// The same with more of its configuration: keys of `[iscsi]`, and tables.
@@ -252,7 +254,7 @@ fn is_told(session: &mut Initiator, before: Option<(u8, u16)>) -> Result<()> {
     Ok(())
 }
 
-fn is_sent_away(session: &mut Initiator) -> Result<()> {
+pub(crate) fn is_sent_away(session: &mut Initiator) -> Result<()> {
     let ended = session.write_once()?;
     ensure!(ended.sense == Some(STANDBY), "a port in standby said {ended:x?}");
     Ok(())

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, await_group, expect, serves, set, text};
 use crate::plugins::install;
 
-const PLUGIN: &str = "lserver-switchover";
-const FOLDER: &str = "drinfo";
+pub(crate) const PLUGIN: &str = "lserver-switchover";
+pub(crate) const FOLDER: &str = "drinfo";
 /// From the first step to the last, with debug builds on a busy machine.
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 /// What the batch moves.
 const MOVED: [&str; 3] = ["tenants", "lservers", "platforms"];
 
-fn east_items() -> Value {
+pub(crate) fn east_items() -> Value {
     let line = |item: &str, frequency: &str, amount: f64| json!({ "item": item, "id": "web1", "frequency": frequency, "amount": amount });
     json!({
         "tenants": { "red": {}, "blue": {} },
@@ -75,14 +75,14 @@ fn west_items() -> Value {
 }
 
 /// Two sites with a mirrored group, a mirrored folder, and an orchestrator each.
-struct Rig {
-    pair: Pair,
-    east: Orchestrator,
-    west: Orchestrator,
+pub(crate) struct Rig {
+    pub(crate) pair: Pair,
+    pub(crate) east: Orchestrator,
+    pub(crate) west: Orchestrator,
 }
 
 impl Rig {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let mut pair = Pair::joined()?;
         let secret = pair.dir.path().join("orchestrator.token");
         std::fs::write(&secret, ORCHESTRATOR_TOKEN).context("write the secret")?;
@@ -114,14 +114,14 @@ impl Rig {
     }
 
     /// Collects at the source, and saves the plan of this kind at a site.
-    fn plan(&self, kind: &str, at: &Site, more: &[&str]) -> Result<String> {
+    pub(crate) fn plan(&self, kind: &str, at: &Site, more: &[&str]) -> Result<String> {
         let make = ["plan", "make", PLUGIN, kind, "--group", VOLUME, "--save"];
         let plan = at.cli(&[&make[..], more].concat())?;
         text(&plan, "/name")
     }
 }
 
-fn say(site: &Site, word: &[&str]) -> Result<Value> {
+pub(crate) fn say(site: &Site, word: &[&str]) -> Result<Value> {
     site.cli(&[&["plugin", "say", PLUGIN], word].concat())
 }
 
@@ -131,7 +131,7 @@ fn show(site: &Site, run: &str) -> Result<Value> {
     Ok(answer.json)
 }
 
-fn await_state(site: &Site, run: &str, state: &str) -> Result<Value> {
+pub(crate) fn await_state(site: &Site, run: &str, state: &str) -> Result<Value> {
     wait_for(&format!("{state} at {}", site.name()), RUN_LIMIT, || {
         let run = show(site, run)?;
         ensure!(run["state"] == state, "the run is {run:#}");
@@ -139,21 +139,21 @@ fn await_state(site: &Site, run: &str, state: &str) -> Result<Value> {
     })
 }
 
-fn state<'a>(run: &'a Value, step: &str) -> &'a str {
+pub(crate) fn state<'a>(run: &'a Value, step: &str) -> &'a str {
     let steps = run["steps"].as_array().map_or(&[][..], Vec::as_slice);
     let found = steps.iter().find(|of| of["id"] == step);
     found.and_then(|of| of["state"].as_str()).unwrap_or_default()
 }
 
 /// Begins a run and waits until it asks; its id.
-fn begin(site: &Site, plan: &str, more: &[&str]) -> Result<String> {
+pub(crate) fn begin(site: &Site, plan: &str, more: &[&str]) -> Result<String> {
     let run = ["plan", "run", plan, "--wait"];
     let begun = expect(site, &[&run[..], more].concat(), 4, "go on?")?.json;
     text(&begun, "/id")
 }
 
 /// No change was made twice.
-fn is_once(at: &Orchestrator) -> Result<()> {
+pub(crate) fn is_once(at: &Orchestrator) -> Result<()> {
     let made = at.made();
     // A server may be stopped and started again.
     let puts: Vec<&String> = made.iter().filter(|of| !of.starts_with("POST")).collect();
@@ -163,7 +163,7 @@ fn is_once(at: &Orchestrator) -> Result<()> {
 }
 
 /// Everything of the source runs at the destination, as it ran before.
-fn is_moved(to: &Orchestrator) -> Result<()> {
+pub(crate) fn is_moved(to: &Orchestrator) -> Result<()> {
     let web1 = to.item("lservers", "web1");
     ensure!(web1["power"] == "on" && web1["storage"] == "array-w", "{web1:#}");
     ensure!(web1["vm_manager"] == "vc-w" && web1["from"] == "east", "{web1:#}");

@@ -5,8 +5,8 @@ use harness::{Site, Tool, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::initiator::{GOOD, Initiator};
-use crate::iscsi::{PREFIX, served, two_sites};
+use crate::initiator::{GOOD, Initiator, UNITS_CHANGED};
+use crate::iscsi::{OPEN, PREFIX, is_sent_away, served, two_sites};
 use crate::pair::{SOON, expect, fail_over};
 
 const DB: &str = "iqn.2026-01.com.example:db";
@@ -32,6 +32,13 @@ fn does(command: &str, image: &str) -> Result<()> {
     Ok(())
 }
 
+/// A disk that cannot be read, for this reason.
+fn fails(why: &str, image: &str) -> Result<()> {
+    let (code, said) = io("read 0 4k", image)?;
+    ensure!(code != 0 && said.contains(why), "{image}: {said}");
+    Ok(())
+}
+
 /// The numbers that a listing shows of one target.
 fn numbers(listing: &str, target: &str) -> Vec<String> {
     let name = format!("Target:{PREFIX}:{target} ");
@@ -52,7 +59,7 @@ fn together(site: &Site, second: &str) -> Result<()> {
 #[test]
 fn volumes_of_a_group_are_disks_of_one_target_and_each_initiator_sees_its_own() -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     together(&site, "log")?;
     site.cli(&["volume", "create", "apart", "--size", "8MiB"])?;
     let shown = site.cli(&["volume", "show", "log"])?;
@@ -70,8 +77,8 @@ fn volumes_of_a_group_are_disks_of_one_target_and_each_initiator_sees_its_own() 
     does("write -P 0x15 1M 64k", &uri)?;
     does("read -P 0x10 1M 64k", &site.nbd("orders"))?;
     does("read -P 0x15 1M 64k", &site.nbd("log"))?;
-    ensure!(io("read 0 4k", &disk(port, "orders", 0))?.0 != 0, "it has no target of its own");
-    ensure!(io("read 0 4k", &disk(port, "orders:group", 1))?.0 != 0, "there is no such disk");
+    fails("Target not found", &disk(port, "orders", 0))?;
+    fails("LOGICAL_UNIT_NOT_SUPPORTED", &disk(port, "orders:group", 1))?;
 
     // The access list of each volume says who sees it: the numbers that an initiator has.
     site.cli(&["volume", "allow", "log", DB])?;
@@ -92,6 +99,21 @@ fn volumes_of_a_group_are_disks_of_one_target_and_each_initiator_sees_its_own() 
     does("read -P 0x15 1M 64k", &disk(port, "log", 0))?;
     ensure!(numbers(&listed(port, DB)?, "orders:group") == ["0"], "the other one stays");
 
+    // One that is logged in sees what is added, and a number is no reason to log out.
+    let mut host = Initiator::login(port, "db", &format!("{PREFIX}:orders:group"))?;
+    ensure!(host.write()? == GOOD, "it is served");
+    site.cli(&["volume", "lun", "log", "5"])?;
+    wait_for("the disk to be told", SOON, || {
+        let told = host.ready()?;
+        ensure!(told == Some(UNITS_CHANGED), "it heard {told:x?}");
+        Ok(())
+    })?;
+    host.lun = 5;
+    ensure!(host.write()? == GOOD, "the disk that was added is served");
+    expect(&site, &["volume", "lun", "log", "--none"], 7, "GW0302")?;
+    drop(host);
+    wait_for("the session to end", SOON, || site.cli(&["volume", "lun", "log", "--none"]))?;
+
     // In a group of its own it has no number; and all of this is still so after a restart.
     site.cli(&["volume", "lun", "log", "5"])?;
     site.cli(&["group", "remove", "orders", "log"])?;
@@ -110,10 +132,14 @@ fn alua_a_target_of_two_disks_goes_on_at_the_other_site() -> Result<()> {
     let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
     together(&east, "log")?;
     east.wait_equivalent(SOON)?;
-    let known = |volume| west.cli(&["volume", "show", volume]);
-    wait_for("the mirror to have both", SOON, || known("log"))?;
-    west.cli(&["volume", "lun", "orders", "0"])?;
-    west.cli(&["volume", "lun", "log", "5"])?;
+    wait_for("the mirror to hear the numbers", SOON, || {
+        for (volume, lun) in [("orders", 0), ("log", 5)] {
+            let shown = west.cli(&["volume", "show", volume])?;
+            ensure!(shown["lun"] == lun, "{shown:#}");
+        }
+        Ok(())
+    })?;
+    expect(&west, &["volume", "lun", "log", "6"], 7, "not primary")?;
     let target = format!("{PREFIX}:orders:group");
     let mut here = Initiator::login(east_port, "one", &target)?;
     let mut there = Initiator::login(west_port, "one", &target)?;
@@ -121,7 +147,7 @@ fn alua_a_target_of_two_disks_goes_on_at_the_other_site() -> Result<()> {
         (here.lun, there.lun) = (lun, lun);
         ensure!(here.names()? == there.names()?, "LUN {lun} is another disk at the other site");
         ensure!(here.write()? == GOOD, "LUN {lun} is served");
-        ensure!(there.write()? != GOOD, "LUN {lun} is served twice");
+        is_sent_away(&mut there)?;
     }
     does("write -P 0x21 2M 64k", &disk(east_port, "orders:group", 5))?;
     east.kill()?;

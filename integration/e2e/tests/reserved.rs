@@ -6,7 +6,7 @@ use harness::{Site, Tool, free_port, wait_for};
 use tempfile::TempDir;
 
 use crate::initiator::{Ended, GOOD, Initiator, WAYS_CHANGED};
-use crate::iscsi::{PREFIX, served, two_sites};
+use crate::iscsi::{OPEN, PREFIX, served, two_sites};
 use crate::pair::{SOON, SYNC_LIMIT};
 
 const KEY: u64 = 0xfeed;
@@ -31,7 +31,7 @@ fn is_refused(site: &Site) -> Result<()> {
 #[test]
 fn a_reservation_of_an_initiator_holds_for_hosts_of_nbd() -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     let target = format!("{PREFIX}:orders");
     let said = over_nbd(&site, "write -P 1 0 64k")?;
     ensure!(said.contains("wrote 65536/65536"), "{said}");
@@ -107,7 +107,7 @@ fn an_initiator_logs_in_over_ipv6_and_is_told_of_the_portals_of_both_families() 
     ];
     let tables =
         listeners.map(|(name, keys)| format!("\n[[iscsi.listeners]]\nname = \"{name}\"\n{keys}\n"));
-    site.configure(&tables.concat())?;
+    site.configure(&format!("\n[iscsi]\n{OPEN}{}", tables.concat()))?;
     site.start()?;
     site.cli(&["volume", "create", "orders", "--size", "64MiB"])?;
     let portals = [format!("[::1]:{six}"), format!("127.0.0.1:{four}")];
@@ -130,7 +130,7 @@ fn an_initiator_logs_in_over_ipv6_and_is_told_of_the_portals_of_both_families() 
 fn a_volume_of_64_tib_is_read_and_written_to_its_end_and_images_are_copied_into_another()
 -> Result<()> {
     let dir = TempDir::new()?;
-    let (mut site, port) = served(&dir, "")?;
+    let (mut site, port) = served(&dir, OPEN)?;
     site.cli(&["volume", "create", "huge", "--size", "64TiB"])?;
     let url = |volume: &str| format!("iscsi://127.0.0.1:{port}/{PREFIX}:{volume}/0");
     let said = Tool::new("iscsi-readcapacity16").arg(url("huge")).run()?;

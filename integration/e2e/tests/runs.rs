@@ -8,6 +8,7 @@ use harness::{Site, wait_for};
 use serde_json::Value;
 
 use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, await_group, expect, serves, text};
+use crate::plugins::install;
 
 /// The plan of the repository, with attempts enough for a gateway that starts in their midst.
 fn migrate_plan(dir: &std::path::Path) -> Result<String> {
@@ -217,5 +218,63 @@ fn ror_21_a_run_is_taken_over_at_the_other_site_and_the_first_does_not_go_on() -
     })?;
     ensure!(over["term"] == 4 && over["here"] == false, "{over:#}");
     expect(&pair.primary, &["run", "answer", &id, "approve"], 7, "GW0703")?;
+    Ok(())
+}
+
+/// A step at the other site that takes longer than one answer between gateways may, and one that dies after
+/// it made something.
+const FAR: &str = r#"
+name = "far"
+kind = "other"
+groups = ["orders"]
+[sites]
+source = "east"
+destination = "west"
+[[steps]]
+id = "long"
+site = "destination"
+action = "hostile/slow"
+params = { ms = 15000 }
+timeout = "2m"
+retries = 0
+[[steps]]
+id = "dies"
+site = "destination"
+action = "hostile/make"
+timeout = "2m"
+retries = 0
+"#;
+
+#[test]
+fn ror_01_a_step_at_the_other_site_has_its_own_time_and_what_it_makes_is_known_here() -> Result<()>
+{
+    let pair = Pair::mirrored("32MiB")?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    install(west, "hostile")?;
+    west.cli(&["plugin", "grant", "hostile", "kv", "volumes"])?;
+    let file = pair.dir.path().join("far.toml");
+    std::fs::write(&file, FAR).context("write the plan")?;
+    east.cli(&["plan", "save", &file.display().to_string()])?;
+    let id = text(&east.ask(&["plan", "run", "far"])?.json, "/id")?;
+    let made = |run: &Value, kind: &str| -> usize {
+        let left = run["left"].as_array().map_or(&[][..], Vec::as_slice);
+        left.iter().filter(|of| of["kind"] == kind).count()
+    };
+    // What it registers is in the journal of the run's own site, while it goes on at the other one.
+    await_run(east, &id, ("what it made", SYNC_LIMIT), |run| made(run, "thing") == 1)?;
+    let stopped = await_run(east, &id, ("the end", SYNC_LIMIT * 2), |run| {
+        matches!(run["state"].as_str(), Some("stopped" | "completed" | "rolled_back"))
+    })?;
+    ensure!(stopped["state"] == "stopped", "{stopped:#}");
+    ensure!(state(&stopped, "long") == "done", "it had its time: {stopped:#}");
+    ensure!(stopped.to_string().contains("took 15000 ms"), "{stopped:#}");
+    ensure!(state(&stopped, "dies") == "failed" && made(&stopped, "server") == 1, "{stopped:#}");
+    // Taken back as far as it can be: what is left is named, here and in the copy.
+    east.cli(&["run", "abort", &id])?;
+    let back = await_run(east, &id, ("the way back", SYNC_LIMIT), |run| {
+        matches!(run["state"].as_str(), Some("rolled_back" | "aborted"))
+    })?;
+    ensure!(made(&back, "server") == 1, "nobody removed it, so it is still named: {back:#}");
+    await_run(west, &id, ("the news", SOON), |run| made(run, "server") == 1)?;
     Ok(())
 }

@@ -40,6 +40,8 @@ struct State {
     spoils: VecDeque<Spoil>,
     /// Disks of the cloud's own.
     disks: BTreeSet<String>,
+    /// What the volume service says of disks, where it says anything.
+    marked: BTreeMap<String, Value>,
     ports: BTreeMap<String, Value>,
     public_ips: BTreeMap<String, Value>,
     /// For requests of this method, the next answers.
@@ -145,6 +147,19 @@ impl Cloud {
     #[must_use]
     pub fn own_disks(&self) -> usize {
         self.with(|state| state.disks.len())
+    }
+
+    /// Lets the volume service mark a disk, as with `__system__frozen`; no value takes all marks off.
+    pub fn mark_disk(&self, id: &str, mark: Option<(&str, &str)>) {
+        self.with(|state| match mark {
+            Some((name, value)) => {
+                let told = json!({ "id": id, "metadata": { name: value } });
+                state.marked.insert(id.to_owned(), told);
+            }
+            None => {
+                state.marked.remove(id);
+            }
+        });
     }
 
     /// Lets the next job fail, or end well without doing anything.

@@ -174,14 +174,18 @@ impl World {
                 follow(&world, &gateway, (&open, &known, &offered)).await;
                 let kept = Rc::clone(&world);
                 world.spawn(async move {
-                    for volume in offered.iter().filter(|volume| !known.contains(volume)) {
-                        // Also when it is not known whether that was recorded.
-                        kept.note_new(site, *volume);
-                        kept.sites[site].points.borrow_mut().clear();
-                    }
                     if kept.process(site).is_some_and(|now| now.number == gateway.number) {
                         kept.kill(site);
                         kept.start(site);
+                    }
+                    // What a disk without room did not take did not happen: the copy keeps its cut.
+                    let now = kept.process(site).unwrap_or(gateway);
+                    let members = recorded(&*now.ledger(), kept.setup.founding);
+                    let is_new =
+                        |volume: &&usize| !known.contains(volume) && members.contains(volume);
+                    for volume in offered.iter().filter(is_new) {
+                        kept.note_new(site, *volume);
+                        kept.sites[site].points.borrow_mut().clear();
                     }
                 });
             }),

@@ -61,6 +61,7 @@ const ALL: &[Known] = &[
         &[],
     ),
     only("inspect-server", "Look at a server", &["server"], &[]),
+    only("inspect-disk", "Look at a disk", &["disk"], &[]),
     only("list-servers", "Look which servers there are", &[], &[]),
     known(
         "make-server",
@@ -445,6 +446,7 @@ impl Guest for Pairing {
             "bind-virtual-ip" => bind(&cloud, &ctx, &read(&params)?).map(done_with),
             "check-recovery-server" => compare(&cloud, &read(&params)?).map(done_with),
             "inspect-server" => instances::inspect(&cloud, &read(&params)?).map(done_with),
+            "inspect-disk" => instances::inspect_disk(&cloud, &read(&params)?).map(done_with),
             "list-servers" => instances::list(&cloud).map(done_with),
             other => look((&ctx, other, &params), Pushed::default()),
         }

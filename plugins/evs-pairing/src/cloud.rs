@@ -107,6 +107,18 @@ impl Cloud {
         self.begin("DELETE", &url, None)
     }
 
+    /// A disk as the volume service tells of it; `None` where that is not configured, or knows none such.
+    pub fn disk(&self, disk: &str) -> Result<Option<Value>, Error> {
+        if self.volumes.is_empty() {
+            return Ok(None);
+        }
+        match self.call("GET", &format!("{}/cloudvolumes/{disk}", self.volumes), None) {
+            Ok(found) => Ok(Some(found["volume"].clone())),
+            Err(why) if why.code == ErrorCode::NotFound => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
     /// Deletes a disk of the cloud's own; whether it could be: without the volume service it stays.
     pub fn delete_disk(&self, disk: &str) -> Result<bool, Error> {
         if self.volumes.is_empty() {

@@ -25,6 +25,11 @@ pub struct Which {
 }
 
 #[derive(Deserialize)]
+pub struct WhichDisk {
+    pub disk: String,
+}
+
+#[derive(Deserialize)]
 pub struct Make {
     server: String,
     name: String,
@@ -110,6 +115,23 @@ pub fn inspect(cloud: &Cloud, of: &Which) -> Result<Report, Error> {
             ("ports", ports(&told).join(",")),
         ],
     ))
+}
+
+/// What may stand against a copy of a disk: whether it is frozen, and whether it is encrypted.
+fn marks(told: &Value) -> (bool, bool) {
+    let mark = |name: &str| words(&told["metadata"][name]);
+    let is_encrypted = told["encrypted"] == true || mark("__system__encrypted") == "1";
+    (mark("__system__frozen") == "true", is_encrypted)
+}
+
+/// A disk of which the cloud knows nothing has no marks: whoever keeps it says what is to be said.
+pub fn inspect_disk(cloud: &Cloud, of: &WhichDisk) -> Result<Report, Error> {
+    let Some(told) = cloud.disk(&of.disk)? else {
+        return Ok(report(format!("the cloud knows no disk {}", of.disk), &[]));
+    };
+    let (frozen, encrypted) = marks(&told);
+    let outputs = [("frozen", frozen.to_string()), ("encrypted", encrypted.to_string())];
+    Ok(report(format!("disk {}: frozen {frozen}, encrypted {encrypted}", of.disk), &outputs))
 }
 
 pub fn list(cloud: &Cloud) -> Result<Report, Error> {
@@ -322,6 +344,16 @@ mod tests {
         assert_eq!(one, name_by_key("web", "instance-1"));
         assert_ne!(one, name_by_key("web", "instance-2"));
         assert_eq!(one.len(), "web-".len() + 16);
+    }
+
+    #[test]
+    fn evs_53_a_disk_is_frozen_or_encrypted_as_the_service_marks_it() {
+        assert_eq!(marks(&json!({ "id": "a" })), (false, false));
+        assert_eq!(marks(&json!({ "encrypted": true })), (false, true));
+        let metadata = json!({ "__system__frozen": "", "__system__encrypted": "0" });
+        assert_eq!(marks(&json!({ "encrypted": false, "metadata": metadata })), (false, false));
+        let metadata = json!({ "__system__frozen": "true", "__system__encrypted": "1" });
+        assert_eq!(marks(&json!({ "metadata": metadata })), (true, true));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use twinspan::plugin::{folder, http, kv, log, metrics, run, secrets, volumes};
 
 struct Hostile;
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "loop",
     "sleep",
     "allocate",
@@ -37,6 +37,7 @@ const NAMES: [&str; 24] = [
     "lie",
     "blab",
     "keep",
+    "slow",
     // Hooks of recovery points; of a group with a bad name it refuses to.
     "freeze",
     "thaw",
@@ -199,6 +200,14 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
             let id = ctx.idempotency_key.clone();
             run::register(&Created { kind: "thing".to_owned(), id, name: "t".to_owned() })?;
             done("made a thing")
+        }
+        // Makes something, and takes its time then.
+        "slow" => {
+            let id = ctx.idempotency_key.clone();
+            run::register(&Created { kind: "thing".to_owned(), id, name: "t".to_owned() })?;
+            let ms = params["ms"].as_u64().unwrap_or(0);
+            std::thread::sleep(std::time::Duration::from_millis(ms));
+            done(format!("took {ms} ms"))
         }
         _ => Err(error(ErrorCode::InvalidArgument, format!("no action {name}"))),
     }

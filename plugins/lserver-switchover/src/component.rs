@@ -2,6 +2,8 @@
 //!
 //! Invariant: it decides nothing; it puts one side's words into the other's.
 
+mod making;
+
 wit_bindgen::generate!({ path: "../../wit", world: "orchestrator-plugin", generate_all });
 
 use serde_json::{Map, Value, json};
@@ -12,6 +14,7 @@ use self::exports::twinspan::plugin::plugin::{
     Action, Descriptor, Guest, Health, HealthReport, Want,
 };
 use self::exports::twinspan::plugin::upkeep::Guest as Upkeep;
+use self::making::{looked_at, made};
 use self::twinspan::plugin::types::{
     Context, Diagnostic, Error, ErrorCode, Group, Outcome, Pending, Progress, Report, Retry, Role,
     Severity,
@@ -19,9 +22,9 @@ use self::twinspan::plugin::types::{
 use self::twinspan::plugin::{config, folder, http, kv, volumes};
 use crate::collect;
 use crate::manager::Manager;
-use crate::model::{Scope, text};
+use crate::model::text;
 use crate::outside::{self, Call, Code, File, NoAnswer, Outside, Request, Response, Trouble};
-use crate::plan::{self, KINDS, Wanted};
+use crate::plan::{self, KINDS};
 use crate::steps::{self, ACTIONS, Step};
 
 /// An orchestrator answers within this time, or is asked again.
@@ -43,7 +46,7 @@ const CONFIG: &str = r#"{
 }"#;
 
 /// What an action can be told; which of it each needs, LSERVER.md says.
-const PARAMS: [&str; 14] = [
+const PARAMS: [&str; 19] = [
     "source",
     "export",
     "level",
@@ -58,6 +61,11 @@ const PARAMS: [&str; 14] = [
     "fresh_s",
     "additional",
     "run",
+    "physical",
+    "vm_guest",
+    "firewalls",
+    "sso",
+    "charging",
 ];
 
 struct Plugin;
@@ -390,49 +398,6 @@ impl Upkeep for Plugin {
     }
 }
 
-/// The group of the folder's volume.
-fn folder_group() -> Result<String, Trouble> {
-    let volume = collect::volume(&Gateway)?;
-    let groups = volumes::groups().map_err(of_contract)?;
-    let has = |group: &&Group| group.volumes.iter().any(|of| of.name == volume);
-    let none = || Trouble::never(Code::NotFound, format!("there is no volume {volume} here"));
-    groups.iter().find(has).map(|group| group.name.clone()).ok_or_else(none)
-}
-
-/// The site that a plan goes from, and the one that it goes to, as far as nobody said so.
-fn sites_of(groups: &[Group], here: &str) -> (String, String) {
-    let Some(group) = groups.first() else { return (String::new(), String::new()) };
-    let source = group.primary_site.clone().unwrap_or_default();
-    let follows = group.sessions.first().map(|of| of.destination.clone());
-    let destination = follows.or_else(|| (source != here).then(|| here.to_owned()));
-    (source, destination.unwrap_or_default())
-}
-
-fn made(kind: String, groups: &[Group], options: &str) -> Result<Value, Trouble> {
-    let options = json_of(options);
-    let (source, destination) = sites_of(groups, &Gateway.here()?);
-    let or = |key: &str, found: String| match text(&options, key) {
-        "" => found,
-        said => said.to_owned(),
-    };
-    let folder = or("folder", String::new());
-    let wanted = Wanted {
-        name: or("name", format!("lserver-{kind}")),
-        kind,
-        groups: groups.iter().map(|group| group.name.clone()).collect(),
-        folder: if folder.is_empty() { folder_group()? } else { folder },
-        source: or("source", source),
-        destination: or("destination", destination),
-        options: options.as_object().cloned().unwrap_or_default(),
-        more: Map::new(),
-    };
-    if wanted.source.is_empty() || wanted.destination.is_empty() {
-        let why = "which sites? Say --set source=SITE --set destination=SITE";
-        return Err(Trouble::never(Code::Argument, why));
-    }
-    plan::make(&wanted)
-}
-
 impl Plans for Plugin {
     fn kinds() -> Vec<String> {
         KINDS.iter().map(ToString::to_string).collect()
@@ -460,34 +425,6 @@ impl Plans for Plugin {
         all.extend(looked_at(&plan));
         Ok(all)
     }
-}
-
-/// What the newest export says against a plan. It may be another one when the plan is run, so none of it
-/// stands in the way.
-fn looked_at(plan: &Value) -> Vec<Diagnostic> {
-    let remark = |code: &str, message: String| Diagnostic {
-        severity: Severity::Warning,
-        code: code.to_owned(),
-        message,
-        path: None,
-        vendor_code: None,
-    };
-    let site = |role: &str| plan.pointer(&format!("/sites/{role}")).and_then(Value::as_str);
-    let (Some(source), Some(destination)) = (site("source"), site("destination")) else {
-        return vec![];
-    };
-    let export = match collect::newest(&Gateway, source) {
-        Ok((_, export, _)) => export,
-        Err(trouble) => return vec![remark("no-export", trouble.message)],
-    };
-    let mut params = json!({});
-    for key in ["level", "mode", "type", "tenants", "exclude", "pools"] {
-        let default = plan.pointer(&format!("/parameters/{key}/default"));
-        params[key] = default.cloned().unwrap_or_else(|| json!(""));
-    }
-    let Ok(scope) = Scope::of(&params) else { return vec![] };
-    let unmapped = crate::rules::mappings(&export, (source, destination), &scope);
-    unmapped.into_iter().map(|of| remark(of.code, of.message)).collect()
 }
 
 export!(Plugin);

@@ -10,12 +10,13 @@
 //! Invariant: what of a plan differs from run to run is a parameter or a fact, so that it can be read once
 //! and run the other way.
 
+pub mod facts;
 mod sequence;
 
 use serde_json::{Map, Value, json};
 
 use self::sequence::{
-    ALIVE, DESTINATION, SOURCE, Steps, batch_and_after, before_batch, of_export, scope,
+    ALIVE, DESTINATION, SOURCE, Steps, batch_and_after, before_batch, of_export, proof,
 };
 use crate::model::{Scope, text};
 use crate::outside::{Code, Trouble};
@@ -36,6 +37,8 @@ pub struct Wanted {
     pub destination: String,
     /// Values that parameters have if a run is not told others.
     pub options: Map<String, Value>,
+    /// Facts that an export decided, if a run is not told others.
+    pub found: Vec<(&'static str, bool)>,
     /// Parameters beyond those that every plan has.
     pub more: Map<String, Value>,
 }
@@ -96,8 +99,7 @@ pub fn make(wanted: &Wanted) -> Result<Value, Trouble> {
             batch_and_after(&mut steps, &groups, folder);
         }
         "additional" => {
-            let fresh = json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" });
-            steps.own(("prove", "prove what is to come"), (DESTINATION, ""), "prove", scope(fresh));
+            steps.own(("prove", "prove what is to come"), (DESTINATION, ""), "prove", proof());
             steps.own(
                 ("save-own", "save the destination's own configuration"),
                 (DESTINATION, ""),
@@ -182,7 +184,8 @@ fn document(wanted: &Wanted, steps: &Steps) -> Value {
     let mut facts = Map::new();
     for (name, default) in FACTS {
         let said = wanted.options.get(name).and_then(Value::as_str).map(|text| text == "true");
-        facts.insert(name.to_owned(), json!(said.unwrap_or(default)));
+        let found = wanted.found.iter().find(|(of, _)| *of == name).map(|(_, found)| *found);
+        facts.insert(name.to_owned(), json!(said.or(found).unwrap_or(default)));
     }
     let (kind, title) = match wanted.kind.as_str() {
         "switchover" => ("switchover", "Switch L-Servers over to the other site"),
@@ -245,6 +248,17 @@ pub fn check(plan: &Value) -> Vec<(String, &'static str, String)> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn ror_02_what_an_export_decided_is_a_default_and_what_a_person_said_goes_before() {
+        let mut wanted = wanted("switchover");
+        wanted.found = vec![("physical", false), ("sso", false)];
+        wanted.options.insert("sso".to_owned(), json!("true"));
+        let plan = make(&wanted).unwrap();
+        assert_eq!(plan["facts"]["physical"], false);
+        assert_eq!(plan["facts"]["sso"], true);
+        assert_eq!(plan["facts"]["charging"], true, "nobody knows better");
+    }
+
     fn wanted(kind: &str) -> Wanted {
         let group = json!({ "meaning": "the group of the volumes that move" });
         let folder = json!({ "meaning": "the group of the information folder" });
@@ -257,6 +271,7 @@ mod tests {
             source: "east".to_owned(),
             destination: "west".to_owned(),
             options: Map::new(),
+            found: vec![],
             more: more.as_object().unwrap().clone(),
         }
     }

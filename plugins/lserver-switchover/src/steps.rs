@@ -40,7 +40,7 @@ pub const ACTIONS: [(&str, &str, bool); 17] = [
 
 /// Items that are changed in one call, below the limit of requests with room for attempts.
 const BATCH: usize = 30;
-/// A call for another site's run ends within twelve seconds: a batch stops before.
+/// A call that took long enough says how far it is, so that people see it and a kill loses little.
 const BATCH_MS: u64 = 5_000;
 
 /// What a call stands in.

@@ -211,6 +211,9 @@ pub(crate) enum BackupPolicy {
         /// Keep the newest of each of so many years.
         #[arg(long, default_value_t = 0, value_name = "COUNT")]
         keep_yearly: u32,
+        /// Nobody deletes a backup that it takes before it is so many days old; 0: not locked.
+        #[arg(long, default_value_t = 0, value_name = "DAYS")]
+        lock_days: u32,
         /// Set it, and leave it turned off.
         #[arg(long)]
         off: bool,

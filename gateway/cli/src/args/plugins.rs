@@ -47,6 +47,9 @@ pub(crate) struct PluginCheck {
     /// Its configuration: a file with a JSON object.
     #[arg(long)]
     pub(crate) config: Option<PathBuf>,
+    /// What it is granted beside all that it wants, as `plugin grant` takes it: `http:api.example.com`.
+    #[arg(long = "grant")]
+    pub(crate) grants: Vec<String>,
     /// Parameters of an action, `ACTION=FILE`; by default the first example of its schema.
     #[arg(long)]
     pub(crate) params: Vec<String>,

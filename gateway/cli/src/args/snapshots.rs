@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::duration;
+use super::runs::pair;
 
 /// `twinspan snapshot`
 #[derive(Debug, Subcommand)]
@@ -16,6 +17,12 @@ pub(crate) enum Snapshot {
         /// What to call it; the time, in UTC, if absent.
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
+        /// What it is for, in one line; told where it was taken.
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// What else is to be known of it, for programs; may be repeated.
+        #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
+        metadata: Vec<(String, String)>,
     },
     /// List the snapshots of a group that a site keeps, oldest first
     List {

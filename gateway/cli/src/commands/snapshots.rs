@@ -22,8 +22,12 @@ const RANGES: usize = 10_000;
 pub(crate) fn snapshot(command: &args::Snapshot, global: &Global) -> Outcome {
     let client = client(global)?;
     match command {
-        args::Snapshot::Create { group, name } => {
-            let wanted = SnapshotCreate { name: name.clone() };
+        args::Snapshot::Create { group, name, description, metadata } => {
+            let wanted = SnapshotCreate {
+                name: name.clone(),
+                description: description.clone(),
+                metadata: metadata.iter().cloned().collect(),
+            };
             let taken: Snapshot = client.post(&path(group, None, ""), &wanted)?;
             show(global.output, &taken, one);
         }
@@ -165,6 +169,12 @@ fn one(snapshot: &Snapshot) -> String {
         snapshot.created_at,
         sites(snapshot)
     );
+    if let Some(description) = &snapshot.description {
+        out.push_str(&format!("{description}\n"));
+    }
+    for (key, value) in &snapshot.metadata {
+        out.push_str(&format!("{key}={value}\n"));
+    }
     let rows = snapshot.volumes.iter().map(|volume| {
         vec![
             volume.volume.clone(),

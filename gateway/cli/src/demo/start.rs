@@ -259,7 +259,7 @@ fn lay_out_site(
          [link]\nlisten = \"127.0.0.1:{link}\"\ndistance = \"{distance}ms\"\n\n\
          [[nbd.listeners]]\nname = \"tcp\"\naddress = \"127.0.0.1:{nbd}\"\n\n\
          [[nbd.listeners]]\nname = \"unix\"\naddress = \"unix:{home}/nbd.sock\"\n\n\
-         [iscsi]\nportal_group = {group}\n\n\
+         [iscsi]\nportal_group = {group}\nauth = \"none\"\n\n\
          [[iscsi.listeners]]\nname = \"tcp\"\naddress = \"127.0.0.1:{iscsi}\"\n",
         group = if name == "east" { 1 } else { 2 },
         home = home.display(),

@@ -141,7 +141,7 @@ fn names(port: &Port<'_>) -> Vec<u8> {
 
 fn extended() -> Vec<u8> {
     let mut out = vec![0; 60];
-    // SIMPSUP, ORDSUP and HEADSUP: commands may be sent with any task attribute.
+    // SIMPSUP, ORDSUP and HEADSUP: every task attribute is heeded but ACA.
     out[1] = 0x07;
     // V_SUP: there is a cache that can be lost.
     out[2] = 0x01;

@@ -2,7 +2,10 @@
 //!
 //! Invariant: a command that was aborted hands nothing more to the volume.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use block::{Answer, Completions, Extent, Hold, IoError, Op, Request, Ticket, joined};
 use bytes::Bytes;
@@ -13,7 +16,7 @@ use super::limits::{BLOCK_BYTES, CONTENT_BYTES_MAX, PIECE_BYTES_MAX, STATUS_RUNS
 use super::nexus::{self, Nexus};
 use super::sense::{self, Sense};
 use super::unit::Unit;
-use super::{Outcome, ReserveOut, Slow, Status, inquiry, mode};
+use super::{Abort, Outcome, ReserveOut, Slow, Status, inquiry, mode};
 
 /// Why a command stops before its end.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(super) struct Run<'a> {
     pub(super) unit: &'a Unit,
     pub(super) nexus: &'a Nexus,
     epoch: u32,
+    abort: &'a Abort,
     completions: Rc<Completions>,
 }
 
@@ -56,7 +60,8 @@ pub(super) async fn run(
     slow: &Slow,
     data_out: &Bytes,
 ) -> Result<Outcome, IoError> {
-    let run = Run { unit, nexus, epoch: slow.epoch, completions: Completions::new() };
+    let (epoch, abort, completions) = (slow.epoch, &slow.abort, Completions::new());
+    let run = Run { unit, nexus, epoch, abort, completions };
     match run.command(slow, data_out).await {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Io(error)) => Err(error),
@@ -67,11 +72,14 @@ pub(super) async fn run(
 
 impl Run<'_> {
     async fn command(&self, slow: &Slow, data: &Bytes) -> Result<Outcome, Stop> {
+        if self.is_aborted() {
+            return Err(Stop::Aborted);
+        }
         let taken = u64::from(slow.data_out);
         match slow.command {
             Command::Read { at } => {
                 let Some(extent) = self.extent(&at)? else { return Ok(Outcome::good()) };
-                self.unit.until_free(extent).await;
+                self.until_free(extent).await?;
                 let data_in = self.read(extent).await?;
                 let transfer = data_in.len() as u64;
                 return Ok(Outcome { data_in, transfer, ..Outcome::good() });
@@ -124,6 +132,31 @@ impl Run<'_> {
 
     // === One step at the volume ===
 
+    /// Whether it is to take no further step.
+    fn is_aborted(&self) -> bool {
+        self.abort.is_told() || self.nexus.epoch() != self.epoch
+    }
+
+    /// Waits while the volume has nothing of this command, so that one that is aborted ends at once.
+    async fn unless_aborted<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut wait = pin!(wait);
+        poll_fn(|context| {
+            if self.is_aborted() {
+                return Poll::Ready(Err(Stop::Aborted));
+            }
+            wait.as_mut().poll(context).map(Ok)
+        })
+        .await
+    }
+
+    async fn until_free(&self, extent: Extent) -> Result<(), Stop> {
+        self.unless_aborted(self.unit.until_free(extent)).await
+    }
+
+    async fn exclusively(&self, extent: Extent) -> Result<Hold, Stop> {
+        self.unless_aborted(self.unit.exclusively(extent)).await
+    }
+
     /// Hands one operation to the volume and waits for its answer. Nothing that must not be
     /// interrupted may run where it goes.
     pub(super) async fn op(&self, op: Op, fua: bool) -> Result<Answer, Stop> {
@@ -132,7 +165,7 @@ impl Run<'_> {
 
     /// The same, as the one who holds what is concerned, if anybody does.
     async fn op_of(&self, hold: Option<&Hold>, op: Op, fua: bool) -> Result<Answer, Stop> {
-        if self.nexus.epoch() != self.epoch {
+        if self.is_aborted() {
             return Err(Stop::Aborted);
         }
         let volume = &*self.unit.volume.0;
@@ -141,7 +174,7 @@ impl Run<'_> {
             Some(hold) => hold.submit(volume, request),
             None => volume.submit(&mut vec![request]),
         }
-        std::future::poll_fn(|context| self.completions.poll_ready(context)).await;
+        poll_fn(|context| self.completions.poll_ready(context)).await;
         let mut answers = Vec::with_capacity(1);
         self.completions.take(&mut answers);
         // One ticket was given out, and the queue said that its answer is here.
@@ -187,7 +220,7 @@ impl Run<'_> {
 
     async fn write(&self, at: &Blocks, data: &Bytes, fua: bool) -> Result<(), Stop> {
         if let Some(extent) = part(self.extent(at)?, data) {
-            self.unit.until_free(extent).await;
+            self.until_free(extent).await?;
             let data = data.slice(..len(extent));
             self.op(Op::Write(extent, data), fua).await?;
         }
@@ -235,7 +268,7 @@ impl Run<'_> {
             return self.zero(extent, unmap).await;
         }
         for piece in extent.pieces(CONTENT_BYTES_MAX) {
-            self.unit.until_free(piece).await;
+            self.until_free(piece).await?;
             self.op(Op::Write(piece, page.slice(..len(piece))), false).await?;
         }
         Ok(())
@@ -244,7 +277,7 @@ impl Run<'_> {
     /// Makes these bytes zero, and gives the blocks back if the host wishes.
     async fn zero(&self, extent: Extent, may_trim: bool) -> Result<(), Stop> {
         for extent in extent.pieces(PIECE_BYTES_MAX) {
-            self.unit.until_free(extent).await;
+            self.until_free(extent).await?;
             self.op(Op::Zero { extent, may_trim }, false).await?;
         }
         Ok(())
@@ -265,7 +298,7 @@ impl Run<'_> {
         if data.len() < 2 * len(extent) {
             return Err(sense::SHORT_DATA.into());
         }
-        let hold = self.unit.exclusively(extent).await;
+        let hold = self.exclusively(extent).await?;
         self.compare(Some(&hold), extent, &data.slice(..len(extent))).await?;
         let new = data.slice(len(extent)..2 * len(extent));
         self.op_of(Some(&hold), Op::Write(extent, new), fua).await?;
@@ -274,7 +307,7 @@ impl Run<'_> {
 
     async fn or_write(&self, at: &Blocks, data: &Bytes, fua: bool) -> Result<(), Stop> {
         let Some(extent) = part(self.extent(at)?, data) else { return Ok(()) };
-        let hold = self.unit.exclusively(extent).await;
+        let hold = self.exclusively(extent).await?;
         let stored = self.read_of(Some(&hold), extent).await?;
         let new: Vec<u8> = stored.iter().zip(data.iter()).map(|(old, or)| old | or).collect();
         self.op_of(Some(&hold), Op::Write(extent, new.into()), fua).await?;
@@ -282,7 +315,7 @@ impl Run<'_> {
     }
 
     async fn copy(&self, list: &Bytes) -> Result<(), Stop> {
-        let copy = copy::parse(list, &inquiry::naa(self.unit.identity.volume))?;
+        let copy = copy::parse(list, &inquiry::naa(self.unit.volume_id))?;
         let mut ended = Ended { list: 0, segments: 0, bytes: 0, well: false };
         let mut result = Ok(());
         for (from, to) in &copy.segments {
@@ -309,7 +342,7 @@ impl Run<'_> {
             let data = self.read(piece).await?;
             // It ends where `to` does, whose length is the same.
             let Ok(there) = Extent::new(at, piece.len()) else { return Ok(()) };
-            self.unit.until_free(there).await;
+            self.until_free(there).await?;
             self.op(Op::Write(there, data), false).await?;
             at = there.end();
             *bytes += piece.len();

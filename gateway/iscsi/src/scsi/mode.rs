@@ -48,8 +48,9 @@ fn page(code: u8, modes: Modes, mask: bool) -> Option<Vec<u8>> {
         CONTROL => vec![
             CONTROL,
             10,
+            // One task set of all initiators.
             bit(modes.descriptors, 0x04),
-            fixed(0x10), // Commands may be reordered.
+            fixed(0x10), // Commands that are SIMPLE may be reordered.
             bit(modes.protected, 0x08),
             0,
             0,

@@ -47,11 +47,13 @@ struct State {
     port: InitiatorPort,
     target_port: u16,
     /// The numbers of the disks that the initiator sees at the target.
-    units: Rc<[u8]>,
+    units: RefCell<Rc<[u8]>>,
     unit: Weak<Unit>,
     waiting: RefCell<SmallVec<[u16; ATTENTIONS_MAX]>>,
     attentive: Cell<bool>,
     epoch: Cell<u32>,
+    /// Commands that are to be answered.
+    commands: Cell<usize>,
     standing: Cell<Standing>,
     copies: RefCell<Vec<Ended>>,
     /// Whether its session has not seen yet that the way to the volume changed.
@@ -78,17 +80,19 @@ impl Nexus {
     ) -> Self {
         let waiting = RefCell::new(SmallVec::from_slice(&[POWER_ON]));
         let (attentive, epoch) = (Cell::new(true), Cell::new(0));
+        let commands = Cell::new(0);
         let (standing, copies) = (Cell::default(), RefCell::default());
         let (moved, session) = (Cell::new(false), RefCell::default());
         Self(Rc::new(State {
             id,
             port,
             target_port,
-            units,
+            units: RefCell::new(units),
             unit,
             waiting,
             attentive,
             epoch,
+            commands,
             standing,
             copies,
             moved,
@@ -117,8 +121,14 @@ impl Nexus {
     }
 
     /// The numbers of the disks that the initiator sees at the target, in order.
-    pub(super) fn units(&self) -> &[u8] {
-        &self.0.units
+    pub(super) fn units(&self) -> Rc<[u8]> {
+        Rc::clone(&self.0.units.borrow())
+    }
+
+    /// The initiator sees other disks at the target from now on, and is told so.
+    pub(crate) fn see(&self, units: &Rc<[u8]>) {
+        *self.0.units.borrow_mut() = Rc::clone(units);
+        self.tell(UNITS_CHANGED);
     }
 
     /// How often all commands of this nexus were aborted. A command is forgotten without an answer
@@ -169,9 +179,30 @@ impl Nexus {
         self.0.copies.borrow().iter().find(|ended| ended.list == list).copied()
     }
 
-    /// Forgets every command that has begun.
-    pub(super) fn abort(&self) {
+    /// A command of it has come.
+    pub(crate) fn begun(&self) {
+        self.0.commands.set(self.0.commands.get() + 1);
+    }
+
+    /// A command of it has ended that came when its epoch was this; says whether it was among those that
+    /// are to be answered.
+    pub(crate) fn ended(&self, epoch: u32) -> bool {
+        let counts = epoch == self.epoch();
+        if counts {
+            self.0.commands.set(self.0.commands.get().saturating_sub(1));
+        }
+        counts
+    }
+
+    /// Commands of it that are to be answered.
+    pub(crate) fn commands(&self) -> usize {
+        self.0.commands.get()
+    }
+
+    /// Forgets every command that has come; says whether there was one.
+    pub(super) fn abort(&self) -> bool {
         self.0.epoch.set(self.0.epoch.get().wrapping_add(1));
+        self.0.commands.replace(0) > 0
     }
 
     /// The way to the volume changed: its session looks at what it holds.

@@ -168,6 +168,8 @@ pub enum Order {
 pub enum Refusal {
     /// RESERVATION CONFLICT.
     Conflict,
+    /// INVALID FIELD IN CDB: there is no reservation that could be moved.
+    NotReserved,
     /// INVALID RELEASE OF PERSISTENT RESERVATION.
     WrongRelease,
     /// INVALID FIELD IN PARAMETER LIST, which begins at this byte.
@@ -227,6 +229,11 @@ impl Reservations {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.registrations.is_empty()
+    }
+
+    /// Whether anybody is registered at the target port of this relative number.
+    pub(super) fn has_port(&self, port: u16) -> bool {
+        self.registrations.iter().any(|registration| registration.who.target_port == port)
     }
 
     /// The type of the reservation that there is.
@@ -397,13 +404,15 @@ impl Reservations {
     ) -> Result<Vec<Notice>, Refusal> {
         let at = self.proven(who, key)?;
         let kind = match self.reservation {
+            None => return Err(Refusal::NotReserved),
             Some((kind, holder)) if holder == at && !kind.is_shared() => kind,
-            _ => return Err(Refusal::Conflict),
+            Some(_) => return Err(Refusal::Conflict),
         };
         if new == 0 {
             return Err(Refusal::Field(8));
         }
-        if to == *who {
+        // To its own initiator port it cannot be moved, whichever the target port.
+        if to.port == who.port {
             return Err(Refusal::Field(24));
         }
         match self.place(&to) {

@@ -1,6 +1,7 @@
 //! A unit over a volume in memory, asked as a session asks it.
 
 mod fuzz;
+mod ordered;
 mod standby;
 mod under_way;
 
@@ -214,6 +215,29 @@ fn a_registration_outlives_the_loss_of_power_only_if_it_shall() {
         let keys = rig.ask(&rig.host(2), &[0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0], &[]).data_in;
         assert_eq!(keys.len(), if survives { 16 } else { 8 });
     }
+}
+
+#[test]
+fn a_reservation_is_moved_to_a_port_that_there_is_and_to_no_other() {
+    let rig = Rig::new();
+    let (a, b) = (rig.host(1), rig.host(2));
+    let hand = |target_port: u16| {
+        let to = Registrant { port: b.port().clone(), target_port };
+        let order = reserve::Order::Move { key: 1, new: 2, to, leave: false, persistent: false };
+        let (action, _, list) = fuzz::sent(&order);
+        let len = u8::try_from(list.len()).unwrap();
+        rig.ask(&a, &[0x5f, action, 0, 0, 0, 0, 0, 0, len, 0], &list)
+    };
+    let (cdb, list) = register(0, 0, 0, 1, 0);
+    assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Good);
+    assert_eq!(hand(1).sense, Some(sense::INVALID_FIELD.cdb(1)), "nothing is reserved");
+    let (cdb, list) = register(1, 1, 1, 0, 0);
+    assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Good);
+    assert_eq!(hand(9).sense, Some(sense::INVALID_IN_LIST.list(18)), "there is no such port");
+    let write = |host: &Nexus| rig.ask(host, &cdb_16(0x8a, 0, 0, 1), &[1; 512]).status;
+    assert_eq!((write(&a), write(&b)), (Status::Good, Status::ReservationConflict));
+    assert_eq!(hand(1).status, Status::Good);
+    assert_eq!((write(&a), write(&b)), (Status::ReservationConflict, Status::Good));
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! at, and no allocation. Whatever could forbid it sets `guarded` or the nexus's attention.
 
 mod exclusive;
+mod line;
 mod plan;
+mod reserved;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,23 +14,26 @@ use std::rc::Rc;
 use block::{Extent, Holds, Volume};
 use bytes::Bytes;
 
+pub(crate) use self::line::{Attribute, Rank};
 use super::cdb::{Blocks, Cdb, Command};
 use super::limits::BLOCK_BYTES;
 use super::mode::Modes;
 use super::nexus::{self, Nexus, WeakNexus};
 use super::opcodes::{self, Access, Beside, Entry};
 use super::report;
-use super::reserve::{self, Notice, Refusal, Registrant, Reservations, Standing, StateError};
+use super::reserve::{self, Registrant, Reservations, Standing, StateError};
 use super::sense::{self, Form, Sense};
 use super::{
-    Admission, InitiatorPort, KeepError, Outcome, Plan, PortState, ReservationKeeper, ReserveOut,
-    Reset, Slow, Status, Strangers, UnitEvent, UnitIdentity, UnitSettings,
+    Abort, Admission, InitiatorPort, Outcome, Plan, PortState, ReservationKeeper, Reset, Slow,
+    Status, Strangers, UnitEvent, UnitIdentity, UnitSettings,
 };
 
 /// A disk behind any number of nexuses.
 #[derive(Debug)]
 pub struct Unit {
-    pub(super) identity: UnitIdentity,
+    pub(super) volume_id: block::VolumeId,
+    /// The name of its target.
+    pub(super) target: RefCell<String>,
     pub(super) volume: VolumeRef,
     pub(super) keeper: Rc<dyn ReservationKeeper>,
     pub(super) settings: RefCell<UnitSettings>,
@@ -49,6 +54,8 @@ pub struct Unit {
     /// Which nexus holds the unit with RESERVE.
     holder: Cell<Option<u64>>,
     nexuses: RefCell<Vec<WeakNexus>>,
+    /// Which commands wait for which.
+    line: line::Line,
     next: Cell<u64>,
     /// Where commands run that must not be interrupted; shared with every other way to the volume.
     holds: Rc<Holds>,
@@ -79,7 +86,8 @@ impl Unit {
         let reservations = kept(&*keeper)?;
         let holds = volume.holds().unwrap_or_default();
         let unit = Rc::new(Self {
-            identity,
+            volume_id: identity.volume,
+            target: RefCell::new(identity.target),
             volume: VolumeRef(volume),
             keeper,
             settings: RefCell::new(settings),
@@ -93,6 +101,7 @@ impl Unit {
             settling: tokio::sync::Mutex::new(()),
             holder: Cell::new(None),
             nexuses: RefCell::default(),
+            line: line::Line::default(),
             next: Cell::new(0),
             holds,
         });
@@ -117,10 +126,11 @@ impl Unit {
         nexus
     }
 
-    /// The name of its target.
-    #[must_use]
-    pub fn target(&self) -> &str {
-        &self.identity.target
+    /// It is at the target of this name from now on. What is reserved stays.
+    pub fn move_to(&self, target: &str) {
+        if *self.target.borrow() != target {
+            target.clone_into(&mut self.target.borrow_mut());
+        }
     }
 
     /// In which form sense is sent.
@@ -174,16 +184,17 @@ impl Unit {
             Some(fua) => Command::Write { at, fua },
             None => Command::Read { at },
         };
-        Admission::Slow(Slow { data_out: 0, change: write.is_some(), command, epoch })
+        let abort = Abort::default();
+        Admission::Slow(Slow { data_out: 0, change: write.is_some(), command, epoch, abort })
     }
 
     /// Ends everything that a reset ends; the sessions find the epochs of their nexuses changed. It is
     /// complete after [`Self::settle`].
     pub fn reset(&self, by: &Nexus, kind: Reset) {
         for nexus in self.nexuses() {
-            nexus.abort();
+            let had_any = self.abort(&nexus);
             match kind {
-                Reset::ClearTaskSet if nexus.id() == by.id() => {}
+                Reset::ClearTaskSet if nexus.id() == by.id() || !had_any => {}
                 Reset::ClearTaskSet => nexus.tell(nexus::CLEARED),
                 Reset::LogicalUnit | Reset::Target => nexus.tell(nexus::RESET),
             }
@@ -348,89 +359,6 @@ impl Unit {
         self.modes.get().protected || self.volume.0.read_only()
     }
 
-    // === RESERVE and RELEASE (SPC-2) ===
-
-    fn reserve(&self, nexus: &Nexus, third_party: bool) -> Result<Outcome, Sense> {
-        if third_party {
-            return Err(sense::INVALID_FIELD.cdb(1));
-        }
-        let registered = !self.reservations.borrow().is_empty();
-        if registered || self.holder.get().is_some_and(|holder| holder != nexus.id()) {
-            return Ok(Outcome::of(Status::ReservationConflict));
-        }
-        self.holder.set(Some(nexus.id()));
-        self.guard();
-        Ok(Outcome::good())
-    }
-
-    fn release(&self, nexus: &Nexus, third_party: bool) -> Result<Outcome, Sense> {
-        if third_party {
-            return Err(sense::INVALID_FIELD.cdb(1));
-        }
-        if self.holder.get() == Some(nexus.id()) {
-            self.holder.set(None);
-            self.guard();
-        }
-        Ok(Outcome::good())
-    }
-
-    /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a reservation
-    /// finds it after the loss of power, and none that was told of an abort finds blocks change that are
-    /// of a command that was aborted. Whoever sent it need not be logged in here: it may have come to
-    /// a port of another gateway, which knows who that is.
-    ///
-    /// # Errors
-    /// Why it is refused.
-    ///
-    /// # Cancellation
-    /// It may be kept and not in force, as when the power is lost just then.
-    pub async fn reserve_out(&self, order: ReserveOut) -> Result<Outcome, Sense> {
-        let ReserveOut { who, action, scope, kind, list } = order;
-        let order = reserve::order(action, (scope, kind), &list)?;
-        let turn = self.ordering.lock().await;
-        if self.detour().is_some() {
-            return Ok(Outcome::of(Status::Busy));
-        }
-        let mut next = self.reservations.borrow().clone();
-        let notices = match next.apply(&who, order) {
-            Ok(notices) => notices,
-            Err(Refusal::Conflict) => return Ok(Outcome::of(Status::ReservationConflict)),
-            Err(Refusal::WrongRelease) => return Err(sense::INVALID_RELEASE),
-            Err(Refusal::Field(at)) => return Err(sense::INVALID_IN_LIST.list(at)),
-            Err(Refusal::NoRoom) => return Err(sense::NO_REGISTRATION_ROOM),
-        };
-        // Without APTPL too: who takes over did not lose the power.
-        match self.keeper.keep(next.encode()).await {
-            Ok(()) => {}
-            Err(KeepError::Store) => return Err(sense::NO_REGISTRATION_ROOM),
-            Err(KeepError::NotNow) => return Ok(Outcome::of(Status::Busy)),
-        }
-        self.set_reservations(next, &notices);
-        // It is in force: whoever orders next need not wait for what this one aborted.
-        drop(turn);
-        if notices.iter().any(|notice| notice.abort) {
-            self.settle().await;
-        }
-        Ok(Outcome::good())
-    }
-
-    /// Puts reservations in force, and tells those whom it concerns.
-    pub(super) fn set_reservations(&self, next: Reservations, notices: &[Notice]) {
-        *self.reservations.borrow_mut() = next;
-        self.guard();
-        for nexus in self.nexuses() {
-            nexus.stand(&self.reservations.borrow());
-            for notice in notices.iter().filter(|notice| nexus.is(&notice.who)) {
-                if let Some(code) = notice.code {
-                    nexus.tell(code);
-                }
-                if notice.abort {
-                    nexus.abort();
-                }
-            }
-        }
-    }
-
     // === Nexuses ===
 
     pub(super) fn nexuses(&self) -> Vec<Nexus> {
@@ -452,6 +380,7 @@ impl Unit {
         }
         // Its own entry can be upgraded no more.
         self.nexuses.borrow_mut().retain(|nexus| nexus.get().is_some());
+        self.line.forget(id);
     }
 
     // === Commands that must not be interrupted ===

@@ -9,21 +9,23 @@
 //! Invariant: a command is answered once, or ends without an answer because it was aborted or the
 //! session ends. Nothing is handed to the volume before its data is here whole.
 
-use block::{Answer, Completion, Extent, IoError, Op, Request as Down, Segment};
+use std::rc::Rc;
+
+use block::{Answer, Completion, IoError, Op, Request as Down, Segment};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::Ending;
+use super::order::{Dormant, Planned};
 use super::receive::{Body, Place};
 use super::reply::{self, End, Residual};
 use super::tasks::{Again, Came, Stage, Task, Tasks, Work};
 use super::transfer::{Transfer, Wrong};
-use super::turn::Session;
+use super::turn::{Running, Session};
 use super::window;
 use crate::limits::{IMMEDIATE_MAX, INFLIGHT_BYTES_MAX, OWN_BUFFER_BYTES, PAYLOAD_KEPT_BYTES};
-use crate::scsi::limits::BLOCK_BYTES;
-use crate::scsi::{self, Admission, Form, Outcome, Plan, Sense, Slow, sense};
+use crate::scsi::{self, Admission, Form, Outcome, Rank, Sense, Slow};
 use crate::status::{Fate, fate};
 use crate::wire::{Header, NO_TAG, RejectReason, Request, Response};
 use host::payloads;
@@ -66,39 +68,6 @@ fn own(came: &mut Came, wanted: usize) -> BytesMut {
     }
 }
 
-/// A planned command: what is to be done, what its CDB transfers, and what it wants to be sent.
-fn planned(plan: Plan, (expected_in, expected_out): (u32, u32)) -> (Work, u64, u32) {
-    let cut = |extent: Extent, len: u64| Extent::new(extent.offset(), len).ok();
-    let nothing = Work::Answer(Outcome::good());
-    match plan {
-        Plan::Read(extent) => {
-            let whole = extent.len();
-            let read = cut(extent, whole.min(expected_in.into()));
-            (read.map_or(nothing, Work::Read), whole, 0)
-        }
-        Plan::Write { extent, fua } => {
-            let whole = extent.len();
-            let len = whole.min(expected_out.into());
-            if !len.is_multiple_of(BLOCK_BYTES.into()) {
-                return (Work::Answer(Outcome::refused(sense::SHORT_DATA)), whole, 0);
-            }
-            let work = cut(extent, len).map_or(nothing, |extent| Work::Write(extent, fua));
-            (work, whole, u32::try_from(len).unwrap_or(u32::MAX))
-        }
-        Plan::Slow(slow) if !slow.fits(expected_out) => {
-            (Work::Answer(Outcome::refused(sense::INVALID_FIELD)), 0, 0)
-        }
-        Plan::Slow(slow) => {
-            let wanted = slow.data_out;
-            (Work::Slow(slow), 0, wanted)
-        }
-        Plan::Answer(outcome) => {
-            let transfer = outcome.transfer;
-            (Work::Answer(outcome), transfer, 0)
-        }
-    }
-}
-
 impl Session {
     // === In ===
 
@@ -128,7 +97,8 @@ impl Session {
     }
 
     fn start(&mut self, request: &Request, header: &Header, body: Body, now: Instant) {
-        let Request::Command { lun, tag, read, write, is_final, expected, cdb, .. } = *request
+        let Request::Command { lun, tag, read, write, is_final, attribute, expected, cdb, .. } =
+            *request
         else {
             return;
         };
@@ -141,22 +111,22 @@ impl Session {
             return self.reject(RejectReason::ImmediateOverflow, header);
         }
         let at = self.disks.find(lun);
-        let (epoch, plan) = match self.disks.get_mut(at) {
-            Some(disk) => {
-                disk.tasks += 1;
-                (disk.nexus.epoch(), disk.unit.begin(&disk.nexus, &cdb))
-            }
-            None => (0, scsi::no_unit(&cdb, self.disks.numbers())),
+        let (epoch, rank, plan) = match self.disks.get(at) {
+            Some(disk) => disk.enter(attribute, &cdb),
+            None => (0, Rank::Plain, Some(scsi::no_unit(&cdb, self.disks.numbers()))),
         };
         let announced =
             (if read && !write { expected } else { 0 }, if write { expected } else { 0 });
-        let (work, transfer, wanted) = planned(plan, announced);
+        let waits = plan.is_none();
+        let Planned { work, transfer, wanted } = match plan {
+            Some(plan) => Planned::of(plan, announced),
+            None => Planned::later(announced.1.min(self.params.first_burst)),
+        };
         let immediate = u32::try_from(header.data_len()).unwrap_or(u32::MAX);
         let sends = announced.1 > 0 || immediate > 0;
         let data = sends
             .then(|| Transfer::new((wanted, announced.1), immediate, is_final, &self.params))
             .transpose();
-        let change = matches!(work, Work::Write(..)) || matches!(&work, Work::Slow(s) if s.change);
         let (data, wrong) = match data {
             Ok(data) => (data, None),
             Err(wrong) => (None, Some(wrong)),
@@ -168,21 +138,25 @@ impl Session {
             disk: at,
             counted,
             epoch,
+            rank,
             expected_in: announced.0,
             expected_out: announced.1,
             transfer,
-            work: Some(work),
+            change: work.as_ref().is_some_and(Work::is_change),
+            work,
             again: None,
             doubted: None,
-            change,
             came: came(body, wanted as usize),
             data,
-            stage: Stage::Gathering,
+            stage: if waits { Stage::Dormant } else { Stage::Gathering },
             aborted: false,
             charged: 0,
             received: now,
             moved: now,
         });
+        if waits {
+            self.dormant.push(Dormant { key, cdb });
+        }
         match wrong {
             Some(wrong) => self.wrong(key, wrong, now),
             None => self.move_on(key, now),
@@ -196,11 +170,13 @@ impl Session {
         // Data of a command that has ended is nobody's.
         let Some(key) = self.tasks.find(tag) else { return };
         let Some(task) = self.tasks.get_mut(key) else { return };
-        if let Body::Own(buffer) = body {
-            task.came = Came::Own(buffer);
-        }
         task.moved = now;
         let Some(data) = &mut task.data else { return };
+        if let Body::Own(mut buffer) = body {
+            // It began meanwhile, if it waited when this was on its way.
+            buffer.truncate(data.wanted() as usize);
+            task.came = Came::Own(buffer);
+        }
         let burst = (target_tag != NO_TAG).then_some(target_tag);
         // A tag of another command stands for no burst that there is.
         let burst =
@@ -218,8 +194,10 @@ impl Session {
     }
 
     /// Goes on with a command as far as it can.
-    fn move_on(&mut self, key: u64, now: Instant) {
-        let Some(task) = self.tasks.get(key) else { return };
+    pub(super) fn move_on(&mut self, key: u64, now: Instant) {
+        let Some(task) = self.tasks.get(key).filter(|task| task.stage != Stage::Dormant) else {
+            return;
+        };
         let (asks, done) = match &task.data {
             Some(data) => (data.wants(), data.is_done()),
             None => (false, true),
@@ -264,6 +242,7 @@ impl Session {
             return self.launch(key, now);
         }
         task.stage = Stage::Gathering;
+        task.moved = now;
         let (lun, tag) = (task.lun, task.tag);
         while let Some(ask) =
             self.tasks.get_mut(key).and_then(|task| task.data.as_mut()).and_then(Transfer::ask)
@@ -348,8 +327,9 @@ impl Session {
     fn run(&mut self, key: u64, slow: Slow, data: Bytes) {
         let at = self.tasks.get(key).and_then(|task| task.disk);
         let Some(disk) = self.disks.get(at) else { return };
-        let future = std::rc::Rc::clone(&disk.unit).run(disk.nexus.clone(), slow, data);
-        self.running.push((key, Box::pin(future)));
+        let abort = slow.abort.clone();
+        let future = Rc::clone(&disk.unit).run(disk.nexus.clone(), slow, data);
+        self.running.push(Running { key, abort, future: Box::pin(future) });
         self.fresh = true;
     }
 
@@ -371,7 +351,14 @@ impl Session {
     /// A slow command has ended.
     pub(super) fn ran(&mut self, key: u64, result: Result<Outcome, IoError>, now: Instant) {
         match result {
-            Ok(outcome) => self.finish(key, &outcome, now),
+            Ok(mut outcome) => {
+                // A read or a write that waited for its blocks transfers what its CDB says.
+                let planned = self.tasks.get(key).map_or(0, |task| task.transfer);
+                if planned > 0 && outcome.status == scsi::Status::Good {
+                    outcome.transfer = planned;
+                }
+                self.finish(key, &outcome, now);
+            }
             Err(error) => self.failed(key, error, now),
         }
     }
@@ -423,8 +410,8 @@ impl Session {
     fn end(&mut self, key: u64) -> Option<Task> {
         let task = self.tasks.remove(key)?;
         self.charged -= task.charged;
-        if let Some(disk) = self.disks.get_mut(task.disk) {
-            disk.tasks -= 1;
+        if let Some(disk) = self.disks.get(task.disk) {
+            disk.unit.leave(&disk.nexus, task.epoch, task.rank);
         }
         Some(task)
     }

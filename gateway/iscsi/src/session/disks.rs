@@ -10,7 +10,7 @@ use block::{Request as Down, Volume};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::Lun;
+use super::{Lun, More};
 use crate::metrics::Meter;
 use crate::scsi::{InitiatorPort, Nexus, Unit};
 
@@ -23,8 +23,6 @@ pub(super) struct Disk {
     /// What is about to be handed to the volume.
     pub(super) batch: Vec<Down>,
     pub(super) meter: Meter,
-    /// Commands for it that are not answered.
-    pub(super) tasks: usize,
 }
 
 impl Disk {
@@ -40,18 +38,44 @@ impl Disk {
 pub(super) struct Disks {
     all: SmallVec<[Disk; 1]>,
     numbers: Rc<[u8]>,
+    /// Those that are to be added.
+    more: More,
+    port: InitiatorPort,
+    target_port: u16,
 }
 
 impl Disks {
-    pub(super) fn new(mut luns: Vec<Lun>, port: &InitiatorPort, target_port: u16) -> Self {
-        luns.sort_by_key(|lun| lun.number);
-        let numbers: Rc<[u8]> = luns.iter().map(|lun| lun.number).collect();
-        let all = luns.into_iter().map(|Lun { number, volume, unit, label }| {
-            let nexus = unit.attach(port.clone(), target_port, &numbers);
+    pub(super) fn new(
+        (luns, more): (Vec<Lun>, More),
+        port: InitiatorPort,
+        target_port: u16,
+    ) -> Self {
+        let (all, numbers) = (SmallVec::new(), Rc::from([]));
+        let mut disks = Self { all, numbers, more, port, target_port };
+        disks.add(luns);
+        disks
+    }
+
+    fn add(&mut self, luns: Vec<Lun>) {
+        let known = self.numbers.iter().copied();
+        let mut numbers: Vec<u8> = known.chain(luns.iter().map(|lun| lun.number)).collect();
+        numbers.sort_unstable();
+        self.numbers = numbers.into();
+        for Lun { number, volume, unit, label } in luns {
+            let nexus = unit.attach(self.port.clone(), self.target_port, &self.numbers);
             let (batch, meter) = (Vec::new(), Meter::new(&label));
-            Disk { number, volume, unit, nexus, batch, meter, tasks: 0 }
-        });
-        Self { all: all.collect(), numbers }
+            self.all.push(Disk { number, volume, unit, nexus, batch, meter });
+        }
+    }
+
+    /// Takes what was added since. The initiator is told at each disk that it knows.
+    pub(super) fn grow(&mut self) {
+        if self.more.borrow().is_empty() {
+            return;
+        }
+        let (more, known) = (self.more.take(), self.all.len());
+        self.add(more);
+        self.all.iter().take(known).for_each(|disk| disk.nexus.see(&self.numbers));
     }
 
     /// The numbers that there are, in order.
@@ -103,6 +127,6 @@ impl Disks {
 
     /// Tells how deep the queues are.
     pub(super) fn tell_depths(&mut self) {
-        self.all.iter_mut().for_each(|disk| disk.meter.inflight(disk.tasks));
+        self.all.iter_mut().for_each(|disk| disk.meter.inflight(disk.nexus.commands()));
     }
 }

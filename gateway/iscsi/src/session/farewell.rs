@@ -89,7 +89,7 @@ impl Session {
         let place =
             |header: &Header| if header.data_len() == 0 { Place::Shared } else { Place::Drop };
         loop {
-            let sent = self.poll_last(cx, stream)?;
+            let sent = self.poll_begun(cx, stream)?;
             if self.over.is_some() {
                 ready!(sent);
                 return Poll::Ready(Ok(()));

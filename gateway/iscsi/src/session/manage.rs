@@ -1,7 +1,8 @@
 //! What is no SCSI command: pings, task management, text, logout, and what is rejected.
 //!
 //! Invariant: ABORT TASK is never refused. A task management function is answered when the volume
-//! has nothing more to do for what it ended, whichever session had begun it.
+//! has nothing more to do for what it ended, whichever session had begun it; a command of many steps
+//! takes none after that.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -152,6 +153,9 @@ impl Session {
         let task = self.tasks.get_mut(key)?;
         if task.stage == Stage::Running {
             task.aborted = true;
+            if let Some(slow) = self.running.iter().find(|running| running.key == key) {
+                slow.abort.tell();
+            }
             return Some(key);
         }
         self.forget(key);

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::transfer::Transfer;
-use crate::scsi::{Outcome, Slow};
+use crate::scsi::{Outcome, Rank, Slow};
 
 /// What a command comes to once its data is here.
 #[derive(Debug)]
@@ -27,6 +27,15 @@ pub(crate) enum Again {
 }
 
 impl Work {
+    /// Whether it changes content.
+    pub(crate) const fn is_change(&self) -> bool {
+        match self {
+            Self::Write(..) => true,
+            Self::Slow(slow) => slow.change,
+            Self::Read(_) | Self::Answer(_) => false,
+        }
+    }
+
     /// Bytes of memory that it takes until its answer is sent.
     pub(crate) fn memory(&self) -> u64 {
         match self {
@@ -40,6 +49,8 @@ impl Work {
 /// Where a command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// It waits for others of its disk, and has not begun.
+    Dormant,
     /// Its data is on the way.
     Gathering,
     /// It waits for memory: to be done, or to ask for its data.
@@ -61,13 +72,15 @@ pub(crate) struct Task {
     /// Whether it counts in the window.
     pub(crate) counted: bool,
     pub(crate) epoch: u32,
+    /// What it is to the others of its disk.
+    pub(crate) rank: Rank,
     /// What the host has room for.
     pub(crate) expected_in: u32,
     /// What the host has announced to send.
     pub(crate) expected_out: u32,
     /// Bytes that the CDB says are transferred.
     pub(crate) transfer: u64,
-    /// What is to be done; gone once it is under way.
+    /// What is to be done; not there while it waits for others, gone once it is under way.
     pub(crate) work: Option<Work>,
     /// What is under way and may be done twice, in case its outcome is in doubt.
     pub(crate) again: Option<Again>,

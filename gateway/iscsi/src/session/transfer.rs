@@ -91,6 +91,11 @@ impl Transfer {
         self.wanted
     }
 
+    /// The command takes so much of what was announced: that was not known before.
+    pub(crate) fn want(&mut self, wanted: u32, announced: u32) {
+        self.wanted = wanted.min(announced);
+    }
+
     /// Whether all that the command takes is here, and nothing is on its way unasked.
     pub(crate) const fn is_done(&self) -> bool {
         self.unasked.is_none() && self.position >= self.wanted

@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::disks::Disks;
 use super::manage::Managing;
+use super::order::Dormant;
 use super::outgoing::Outgoing;
 use super::receive::{Item, ReceiveError, Receiver};
 use super::tasks::{Stage, Task, Tasks};
@@ -32,7 +33,7 @@ use crate::limits::{
     STALL_TIMEOUT, TURN_WORK, UNSENT_BYTES_MAX, UNSENT_REPLIES_MAX, WATCH_INTERVAL,
 };
 use crate::negotiate::Params;
-use crate::scsi::{InitiatorPort, Outcome};
+use crate::scsi::{Abort, InitiatorPort, Outcome};
 use crate::server::Peers;
 use crate::wire::{NO_TAG, RejectReason, Response, Stamp};
 use host::Grant;
@@ -63,7 +64,12 @@ enum Halt {
     Over,
 }
 
-pub(super) type Running = Pin<Box<dyn Future<Output = Result<Outcome, IoError>>>>;
+/// A slow command under way.
+pub(super) struct Running {
+    pub(super) key: u64,
+    pub(super) abort: Abort,
+    pub(super) future: Pin<Box<dyn Future<Output = Result<Outcome, IoError>>>>,
+}
 
 /// One session in full feature phase.
 pub(super) struct Session {
@@ -77,7 +83,9 @@ pub(super) struct Session {
     ready: Vec<Completion>,
     pub(super) disks: Disks,
     /// Slow commands under way.
-    pub(super) running: Vec<(u64, Running)>,
+    pub(super) running: Vec<Running>,
+    /// Commands that wait for others of their disk, oldest first.
+    pub(super) dormant: Vec<Dormant>,
     /// Commands that wait for memory, oldest first.
     pub(super) waiting: VecDeque<u64>,
     pub(super) managing: Vec<Managing>,
@@ -119,8 +127,9 @@ impl Session {
             tasks: Tasks::default(),
             completions: Completions::new(),
             ready: Vec::new(),
-            disks: Disks::new(attachment.luns, &port, connection.target_port),
+            disks: Disks::new((attachment.luns, attachment.more), port, connection.target_port),
             running: Vec::new(),
+            dormant: Vec::new(),
             waiting: VecDeque::new(),
             managing: Vec::new(),
             peers: connection.place.peers(),
@@ -152,6 +161,7 @@ impl Session {
         mut stop: Pin<&mut impl Future<Output = Ending>>,
     ) -> Poll<Turn> {
         self.work = TURN_WORK;
+        self.disks.grow();
         loop {
             let halt = match self.take_pdus() {
                 Ok(halt) => halt,
@@ -168,6 +178,7 @@ impl Session {
             self.poll_running(cx);
             self.answer_ready();
             self.serve_waiting();
+            self.rouse(cx);
             // What was admitted is handed down before blocks are taken that it concerns.
             self.submit();
             self.finish_managing(cx);
@@ -198,6 +209,18 @@ impl Session {
         }
     }
 
+    /// Goes on with what is under way, begins nothing, and sends what has been answered by now.
+    pub(super) fn poll_begun(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+    ) -> Poll<std::io::Result<()>> {
+        self.poll_running(cx);
+        self.answer_ready();
+        self.finish_managing(cx);
+        self.outgoing.poll_send(cx, stream)
+    }
+
     /// Sends what has been answered by now, and nothing that has not.
     pub(super) fn poll_last(
         &mut self,
@@ -220,6 +243,7 @@ impl Session {
             match self.receiver.poll_fill(cx, stream) {
                 Poll::Ready(Ok(0)) => {
                     self.over = Some(Ending::Closed);
+                    self.forget_unfed();
                     self.watch.rest();
                     return Poll::Ready(Ok(()));
                 }
@@ -347,9 +371,9 @@ impl Session {
         self.submit();
         self.fresh = false;
         let mut index = 0;
-        while let Some((key, future)) = self.running.get_mut(index) {
-            let key = *key;
-            match future.as_mut().poll(cx) {
+        while let Some(running) = self.running.get_mut(index) {
+            let key = running.key;
+            match running.future.as_mut().poll(cx) {
                 Poll::Pending => index += 1,
                 Poll::Ready(result) => {
                     drop(self.running.swap_remove(index));

@@ -7,14 +7,14 @@ use twinspan_iscsi::scsi::{PortGroup, PortState, UnitEvent};
 use twinspan_iscsi::wire::{AsyncEvent, Function, LoginStatus, NO_TAG, Request, Response, text};
 use twinspan_iscsi::{Auth, ChapUser, Ending, Secret};
 
-use crate::initiator::{Ended, Initiator, READ, WRITE, cdb};
+use crate::initiator::{Ended, Initiator, READ, UNMAP, WRITE, cdb, unmap};
 use crate::rig::{TARGET, with};
 
-fn content(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at / 512 * 31 + at + seed) % 251).unwrap()).collect()
 }
 
-pub(crate) const GOOD: Ended = Ended { status: 0, sense: None, data: Vec::new() };
+pub(crate) const GOOD: Ended = Ended { status: 0, sense: None, data: Vec::new(), residual: 0 };
 
 #[test]
 fn what_is_written_is_read_whatever_was_agreed_on() {
@@ -56,6 +56,74 @@ fn what_is_written_is_read_whatever_was_agreed_on() {
             );
         }
     }
+}
+
+/// The host learns of each command how much of what it announced was not used, or how much it would have
+/// taken more (RFC 7143 §11.4.5).
+#[test]
+fn what_was_announced_and_not_transferred_is_told_and_so_is_what_was_not_announced() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            let written = content(3, 2048);
+            let done = |data: &[u8], residual| Ended { data: data.to_vec(), residual, ..GOOD };
+            // More, less and as much as the CDB says.
+            for (announced, residual) in [(2048, -1024), (512, 512), (1024, 0)] {
+                let wrote = host.command(cdb(WRITE, 8, 2), 0, &written[..announced]).await;
+                assert_eq!(wrote, done(&[], residual), "a write of {announced}");
+            }
+            for (room, residual) in [(2048, -1024), (512, 512), (1024, 0)] {
+                let read = host.command(cdb(READ, 8, 2), room, &[]).await;
+                let here = (room as usize).min(1024);
+                assert_eq!(read, done(&written[..here], residual), "a read of {room}");
+            }
+            // What is refused transfers nothing, and data whose length a host does not know is short.
+            let refused = host.command(cdb(READ, u32::MAX, 2), 1024, &[]).await;
+            assert_eq!((refused.sense, refused.residual), (Some((5, 0x2100)), -1024));
+            let refused = host.command(cdb(WRITE, u32::MAX, 2), 0, &written[..1024]).await;
+            assert_eq!((refused.sense, refused.residual), (Some((5, 0x2100)), -1024));
+            let mut inquiry = [0; 16];
+            (inquiry[0], inquiry[4]) = (0x12, 255);
+            let told = host.command(inquiry, 255, &[]).await;
+            assert_eq!((told.data.len(), told.residual), (96, 96 - 255));
+        },
+    );
+}
+
+/// One that had to wait for its blocks ends as one that had not.
+#[test]
+fn what_waited_for_a_compare_and_write_transfers_what_it_announced() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            let mut other = Initiator::login_as(rig.address, 2, &[]).await;
+            rig.volume.is_late.set(true);
+            let request = other.command_of(cdb(WRITE, 0, 1), 0, 512);
+            other.send(&request.encode(false), &[7; 512]).await;
+            // COMPARE AND WRITE has the block, and waits for the write.
+            let mut compare = cdb(0x89, 0, 0);
+            compare[13] = 1;
+            let request = other.command_of(compare, 0, 1024);
+            let swap = [[7; 512], [8; 512]].concat();
+            other.send(&request.encode(false), &swap).await;
+            other.ping(b"taken?").await;
+            let read = host.command_of(cdb(READ, 0, 1), 1024, 0);
+            host.send(&read.encode(false), &[]).await;
+            let write = host.command_of(cdb(WRITE, 0, 1), 0, 1024);
+            host.send(&write.encode(false), &[9; 1024]).await;
+            host.ping(b"nothing yet").await;
+            rig.volume.catch_up();
+            assert_eq!((other.finish(&[]).await, other.finish(&[]).await), (GOOD, GOOD));
+            // Which of both is first is nobody's promise.
+            for _ in 0..2 {
+                let ended = host.finish(&[]).await;
+                assert_eq!((ended.status, ended.residual), (0, -512));
+            }
+            assert_eq!(host.command(cdb(READ, 0, 1), 512, &[]).await.data, [9; 512]);
+        },
+    );
 }
 
 #[test]
@@ -357,6 +425,50 @@ fn who_logs_out_when_asked_is_answered_and_hears_what_it_had_begun() {
             assert!(host.receive().await.is_none());
             drop(host);
             assert_eq!(rig.endings.recv().await, Some(Ending::Stopped));
+        },
+    );
+}
+
+#[test]
+fn a_command_of_many_steps_is_done_while_its_initiator_is_asked_to_log_out() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.is_late.set(true);
+            let request = host.command_of(cdb(UNMAP, 0, 40), 0, 40);
+            host.send(&request.encode(false), &unmap(&[0, 8])).await;
+            host.ping(b"taken?").await;
+            assert_eq!(rig.volume.late(), 1, "the first of two");
+            rig.stop.cancel();
+            let said = host.receive().await.unwrap().0;
+            assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
+            rig.volume.catch_up();
+            assert_eq!(host.finish(&[]).await, GOOD);
+        },
+    );
+}
+
+#[test]
+fn a_function_is_answered_while_its_initiator_is_asked_to_log_out() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
+            rig.volume.is_late.set(true);
+            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+            let Request::Command { tag, .. } = request else { unreachable!() };
+            host.send(&request.encode(false), &[7; 512]).await;
+            host.send(&function(&host, Function::AbortTask, tag).encode(true), &[]).await;
+            host.ping(b"not yet?").await;
+            rig.stop.cancel();
+            let said = host.receive().await.unwrap().0;
+            assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));
+            rig.volume.catch_up();
+            assert_eq!(
+                host.receive().await.unwrap().0,
+                Response::Task { tag: 0x9000, response: 0 }
+            );
         },
     );
 }

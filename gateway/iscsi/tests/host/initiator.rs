@@ -1,6 +1,7 @@
 //! An initiator, as far as tests need one; it can be told to lie.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,6 +11,9 @@ use twinspan_iscsi::wire::{
 use zerocopy::IntoBytes;
 
 use crate::rig::TARGET;
+
+/// What did not come by then never will.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection.
 pub(crate) struct Initiator {
@@ -35,6 +39,22 @@ pub(crate) struct Ended {
     /// Sense key and code.
     pub(crate) sense: Option<(u8, u16)>,
     pub(crate) data: Vec<u8>,
+    /// Bytes that the command would have transferred beyond what was announced; negative for those that
+    /// were announced and not transferred.
+    pub(crate) residual: i64,
+}
+
+/// A residual as it is told, which is of one kind or none.
+fn residual((overflow, underflow, bytes): (bool, bool, u32)) -> i64 {
+    match (overflow, underflow) {
+        (true, false) => i64::from(bytes),
+        (false, true) => -i64::from(bytes),
+        (false, false) => {
+            assert_eq!(bytes, 0);
+            0
+        }
+        (true, true) => panic!("both too much and too little"),
+    }
 }
 
 impl Initiator {
@@ -149,10 +169,18 @@ impl Initiator {
 
     /// Whether the target closes the connection, whatever it still says.
     pub(crate) async fn is_closed(&mut self) -> bool {
-        while let Some(said) = self.receive().await {
-            drop(said);
-        }
-        true
+        let closes = async {
+            while let Some(said) = self.receive().await {
+                drop(said);
+            }
+        };
+        tokio::time::timeout(PATIENCE, closes).await.is_ok()
+    }
+
+    /// The next PDU, which does not wait for anything that the test does later.
+    pub(crate) async fn receive_by_itself(&mut self) -> Response {
+        let received = tokio::time::timeout(PATIENCE, self.receive()).await;
+        received.expect("it waits for more").expect("the session goes on").0
     }
 
     pub(crate) fn command_of(&mut self, cdb: [u8; 16], read: u32, write: u32) -> Request {
@@ -203,16 +231,18 @@ impl Initiator {
                 Response::DataIn { status, offset, .. } => {
                     assert_eq!(offset as usize, came.len());
                     came.extend(data);
-                    if let Some((status, ..)) = status {
-                        return Ended { status, sense: None, data: came };
+                    if let Some((status, overflow, underflow, bytes)) = status {
+                        let residual = residual((overflow, underflow, bytes));
+                        return Ended { status, sense: None, data: came, residual };
                     }
                 }
-                Response::Command { status, .. } => {
+                Response::Command { status, overflow, underflow, residual: bytes, .. } => {
+                    let residual = residual((overflow, underflow, bytes));
                     let sense = data
                         .get(2..)
                         .filter(|sense| !sense.is_empty())
                         .map(|sense| (sense[2] & 15, u16::from_be_bytes([sense[12], sense[13]])));
-                    return Ended { status, sense, data: came };
+                    return Ended { status, sense, data: came, residual };
                 }
                 other => panic!("{other:?}"),
             }
@@ -253,7 +283,19 @@ impl Initiator {
     }
 }
 
-/// READ (10) or WRITE (10).
+/// The parameter list of an UNMAP of 4 KiB at each of these blocks.
+pub(crate) fn unmap(lbas: &[u64]) -> Vec<u8> {
+    let len = u16::try_from(16 * lbas.len()).unwrap();
+    let mut list = [(len + 6).to_be_bytes(), len.to_be_bytes(), [0; 2], [0; 2]].concat();
+    for lba in lbas {
+        list.extend(lba.to_be_bytes());
+        list.extend(8u32.to_be_bytes());
+        list.extend([0; 4]);
+    }
+    list
+}
+
+/// READ (10) or WRITE (10), or another command whose length stands in the same place.
 pub(crate) fn cdb(opcode: u8, lba: u32, blocks: u16) -> [u8; 16] {
     let mut cdb = [0; 16];
     cdb[0] = opcode;
@@ -264,3 +306,4 @@ pub(crate) fn cdb(opcode: u8, lba: u32, blocks: u16) -> [u8; 16] {
 
 pub(crate) const READ: u8 = 0x28;
 pub(crate) const WRITE: u8 = 0x2a;
+pub(crate) const UNMAP: u8 = 0x42;

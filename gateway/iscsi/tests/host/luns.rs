@@ -1,12 +1,15 @@
 //! A target of several disks.
 
+use std::rc::Rc;
+
 use block::IoError;
-use twinspan_iscsi::wire::{Function, LoginStatus};
+use twinspan_iscsi::Lun;
+use twinspan_iscsi::wire::{Function, LoginStatus, NO_TAG, Request};
 
 use crate::honest::GOOD;
 use crate::initiator::{Initiator, READ, WRITE, cdb};
 use crate::managed::{DONE, ask, begin};
-use crate::rig::{OTHER_LUN, TWO, with};
+use crate::rig::{LONELY, LONELY_LUN, OTHER_LUN, TWO, with};
 
 /// REPORT LUNS, with room for all.
 const REPORT: [u8; 16] = [0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -62,6 +65,64 @@ fn disks_of_a_target_are_told_apart_by_their_numbers() {
     );
 }
 
+/// Initiators that look for disks ask number 0 for their numbers first, whether there is such a disk or
+/// not.
+#[test]
+fn a_target_without_a_disk_of_number_zero_tells_which_there_are() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::call(rig.address).await;
+            let keys = ["InitiatorName=iqn.i:test", &format!("TargetName={LONELY}")];
+            assert_eq!(host.log_in(&keys).await, LoginStatus::Success);
+            assert_eq!(host.command(INQUIRY, 1, &[]).await.data, [0x7f], "no device can be here");
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [LONELY_LUN]);
+            let (mut page, mut sense) = (INQUIRY, INQUIRY);
+            (page[1], page[2], page[4]) = (1, 0x83, 255);
+            (sense[0], sense[4]) = (0x03, 252);
+            for cdb in [[0; 16], page, cdb(READ, 0, 1)] {
+                let refused = host.command(cdb, 255, &[]).await;
+                assert_eq!((refused.sense, refused.residual), (NO_UNIT, -255), "{cdb:x?}");
+            }
+            let told = host.command(sense, 252, &[]).await;
+            assert_eq!((told.status, &told.data[12..14]), (0, &[0x25, 0][..]));
+            host.lun = LONELY_LUN;
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2900)));
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [LONELY_LUN]);
+            assert_eq!(host.command(cdb(WRITE, 8, 1), 0, &[5; 512]).await, GOOD);
+            assert_eq!(host.command(cdb(READ, 8, 1), 512, &[]).await.data, [5; 512]);
+        },
+    );
+}
+
+#[test]
+fn data_for_a_disk_that_is_not_there_is_awaited_and_never_asked_for() {
+    with(
+        |_| {},
+        |rig| async move {
+            let keys = ["InitialR2T=No", "FirstBurstLength=65536", "MaxBurstLength=65536"];
+            let mut host = Initiator::login(rig.address, &keys).await;
+            host.lun = 1;
+            let mut request = host.command_of(cdb(WRITE, 0, 256), 0, 131_072);
+            let Request::Command { is_final, tag, .. } = &mut request else { unreachable!() };
+            let tag = *tag;
+            *is_final = false;
+            host.send(&request.encode(false), &[1; 8192]).await;
+            // What comes by itself is on its way: the answer to the ping is what comes.
+            host.ping(b"not yet?").await;
+            host.give((tag, NO_TAG), 8192, &[2; 65_536 - 8192]).await;
+            // Data that were asked for would not be there to give.
+            let refused = host.finish(&[]).await;
+            assert_eq!((refused.status, refused.sense), (2, NO_UNIT));
+            assert_eq!(refused.residual, -131_072, "nothing was transferred");
+            let asked = host.command(cdb(WRITE, 0, 256), 0, &[]).await;
+            assert_eq!((asked.sense, asked.residual), (NO_UNIT, 0), "and nothing was announced");
+            host.lun = 0;
+            assert_eq!(host.command(cdb(READ, 0, 1), 512, &[]).await.data, [0; 512]);
+        },
+    );
+}
+
 #[test]
 fn a_reset_of_one_disk_leaves_the_commands_for_the_others() {
     with(
@@ -112,6 +173,26 @@ fn a_disk_in_doubt_holds_its_own_commands_only() {
             rig.other.doubt.set(None);
             rig.other_unit.resume();
             assert_eq!(host.finish(&[]).await.data, [0; 512]);
+        },
+    );
+}
+
+#[test]
+fn a_disk_that_is_added_is_told_at_those_that_are_known_and_seen_at_once() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0]);
+            let (number, volume) = (OTHER_LUN, Rc::clone(&rig.other));
+            let (unit, label) = (Rc::clone(&rig.other_unit), "added".to_owned());
+            rig.more.borrow_mut().push(Lun { number, volume, unit, label });
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x3f0e)));
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
+            host.lun = OTHER_LUN;
+            assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2900)));
+            assert_eq!(host.command(cdb(WRITE, 8, 1), 0, &[9; 512]).await, GOOD);
+            assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
         },
     );
 }

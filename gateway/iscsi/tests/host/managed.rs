@@ -1,10 +1,10 @@
 //! Task management, where more than one session has commands under way.
 
 use twinspan_iscsi::Ending;
-use twinspan_iscsi::wire::{Function, NO_TAG, Response};
+use twinspan_iscsi::wire::{Function, NO_TAG, Request, Response};
 
 use crate::honest::{GOOD, function};
-use crate::initiator::{Initiator, READ, WRITE, cdb};
+use crate::initiator::{Initiator, READ, UNMAP, WRITE, cdb, unmap};
 use crate::rig::with;
 
 const RESERVE: u8 = 0x16;
@@ -61,6 +61,7 @@ fn who_clears_the_commands_of_all_has_the_others_told() {
             let keys = ["ImmediateData=No"];
             let mut host = Initiator::login(rig.address, &keys).await;
             let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let mut idle = Initiator::login_as(rig.address, 3, &keys).await;
             let (own, others) = (begin(&mut host).await, begin(&mut other).await);
             ask(&mut host, Function::ClearTaskSet).await;
             assert_eq!(host.receive().await.unwrap().0, DONE);
@@ -69,6 +70,8 @@ fn who_clears_the_commands_of_all_has_the_others_told() {
             other.give(others, 0, &[2; 512]).await;
             assert_eq!(other.command([0; 16], 0, &[]).await.sense, Some((6, 0x2f00)));
             assert_eq!(other.command([0; 16], 0, &[]).await, GOOD);
+            // Of whom nothing was cleared has nothing to be told.
+            assert_eq!(idle.command([0; 16], 0, &[]).await, GOOD);
         },
     );
 }
@@ -135,6 +138,64 @@ fn a_reset_is_answered_when_what_other_sessions_had_begun_has_ended() {
             },
         );
     }
+}
+
+/// Of a command of minutes no more than the step that is under way is waited for: initiators take a
+/// function that is not answered in time for a target that hangs.
+#[test]
+fn a_command_of_many_steps_takes_none_after_it_was_aborted() {
+    for kind in [Function::AbortTask, Function::AbortTaskSet] {
+        with(
+            |_| {},
+            |rig| async move {
+                let mut host = Initiator::login(rig.address, &[]).await;
+                assert_eq!(host.command(cdb(WRITE, 0, 24), 0, &[7; 24 * 512]).await, GOOD);
+                rig.volume.is_late.set(true);
+                let list = unmap(&[0, 8, 16]);
+                let request = host.command_of(cdb(UNMAP, 0, 56), 0, 56);
+                let Request::Command { tag, .. } = request else { unreachable!() };
+                host.send(&request.encode(false), &list).await;
+                host.ping(b"taken?").await;
+                assert_eq!(rig.volume.late(), 1, "the first of three");
+                host.send(&function(&host, kind, tag).encode(true), &[]).await;
+                // The answer to the ping is the first thing that comes.
+                host.ping(b"not yet?").await;
+                rig.volume.catch_up();
+                assert_eq!(host.receive_by_itself().await, DONE, "{kind:?}");
+                let read = host.command(cdb(READ, 0, 24), 24 * 512, &[]).await.data;
+                assert!(read[..4096] == [0; 4096], "{kind:?}: the first was under way");
+                assert!(read[4096..] == [7; 8192], "{kind:?}: the others were not");
+            },
+        );
+    }
+}
+
+#[test]
+fn a_command_that_waits_for_its_blocks_ends_at_once_when_it_is_aborted() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut host = Initiator::login(rig.address, &[]).await;
+            let mut other = Initiator::login_as(rig.address, 2, &[]).await;
+            rig.volume.is_late.set(true);
+            let request = other.command_of(cdb(WRITE, 0, 1), 0, 512);
+            other.send(&request.encode(false), &[7; 512]).await;
+            other.ping(b"taken?").await;
+            // COMPARE AND WRITE of the same block, which the write is ahead of.
+            let mut compare = cdb(0x89, 0, 0);
+            compare[13] = 1;
+            let request = host.command_of(compare, 0, 1024);
+            let Request::Command { tag, .. } = request else { unreachable!() };
+            host.send(&request.encode(false), &[0; 1024]).await;
+            host.ping(b"it waits?").await;
+            host.send(&function(&host, Function::AbortTask, tag).encode(true), &[]).await;
+            assert_eq!(host.receive_by_itself().await, DONE);
+            assert_eq!(rig.volume.late(), 1, "nothing of it is at the volume");
+            rig.volume.catch_up();
+            assert_eq!(other.finish(&[]).await, GOOD);
+            assert_eq!(host.command(cdb(READ, 0, 1), 512, &[]).await.data, [7; 512]);
+        },
+    );
 }
 
 #[test]

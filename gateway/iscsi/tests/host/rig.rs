@@ -15,14 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use twinspan_iscsi::scsi::{Forgetful, Unit, UnitIdentity, UnitSettings};
 use twinspan_iscsi::{
-    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun, Portal,
-    Refusal, Sessions, TargetInfo, Targets, Told, serve,
+    Attachment, Capacity, Ending, InitiatorInfo, Listener, ListenerConfig, LoggedIn, Lun, More,
+    Portal, Refusal, Sessions, TargetInfo, Targets, Told, serve,
 };
 
 pub(crate) const TARGET: &str = "iqn.t:disk";
 /// A target with two disks, 0 and [`OTHER_LUN`].
 pub(crate) const TWO: &str = "iqn.t:two";
 pub(crate) const OTHER_LUN: u8 = 3;
+/// A target with the second of these disks alone, as [`LONELY_LUN`].
+pub(crate) const LONELY: &str = "iqn.t:lonely";
+pub(crate) const LONELY_LUN: u8 = 5;
 pub(crate) const BYTES: u64 = 16 << 20;
 
 /// A volume that can be in doubt, or late.
@@ -104,7 +107,7 @@ impl Targets for Only {
 
     fn find(&self, name: &str, _: &InitiatorInfo) -> Result<TargetInfo, Refusal> {
         match name {
-            TARGET | TWO => Ok(self.target(name)),
+            TARGET | TWO | LONELY => Ok(self.target(name)),
             "iqn.t:away" => Err(Refusal::NotServed),
             _ => Err(Refusal::Unknown),
         }
@@ -124,6 +127,8 @@ pub(crate) struct Rig {
     /// The volume behind the other disk of [`TWO`].
     pub(crate) other: Rc<Doubtful>,
     pub(crate) other_unit: Rc<Unit>,
+    /// Disks that are added to the sessions that there are.
+    pub(crate) more: More,
     /// Stops the gateway's sessions.
     pub(crate) stop: CancellationToken,
     /// How sessions ended.
@@ -161,22 +166,26 @@ pub(crate) fn with<F: Future<Output = ()>>(
         let (volume, unit) = disk(7);
         let (other, other_unit) = disk(8);
         let sessions = (tasks, stop.clone());
-        let disks = [(0, (&volume, &unit)), (OTHER_LUN, (&other, &other_unit))];
-        let disks = disks.map(|(number, (volume, unit))| {
+        let disks = [(&volume, &unit), (&other, &other_unit)].map(|(volume, unit)| {
             let under: Rc<dyn Volume> = Rc::<Doubtful>::clone(volume);
-            (number, under, Rc::clone(unit))
+            (under, Rc::clone(unit))
         });
+        let more = More::default();
+        let grown = Rc::clone(&more);
         let seating = async move {
             while let Some(connection) = seats.recv().await {
-                let count = if connection.target().name == TWO { 2 } else { 1 };
-                let luns = disks.iter().take(count).map(|(number, volume, unit)| Lun {
-                    number: *number,
-                    volume: Rc::clone(volume),
-                    unit: Rc::clone(unit),
-                    label: format!("disk-{number}"),
+                let numbers = match connection.target().name.as_str() {
+                    TWO => [Some(0), Some(OTHER_LUN)],
+                    LONELY => [None, Some(LONELY_LUN)],
+                    _ => [Some(0), None],
+                };
+                let luns = disks.iter().zip(numbers).filter_map(|((volume, unit), number)| {
+                    let (volume, unit, number) = (Rc::clone(volume), Rc::clone(unit), number?);
+                    Some(Lun { number, volume, unit, label: format!("disk-{number}") })
                 });
                 let attachment = Attachment {
                     luns: luns.collect(),
+                    more: Rc::clone(&grown),
                     portals: Told::default(),
                     stop: sessions.1.clone(),
                 };
@@ -188,7 +197,7 @@ pub(crate) fn with<F: Future<Output = ()>>(
         };
         tokio::select! {
             () = seating => {}
-            () = test(Rig { address, volume, unit, other, other_unit, stop, endings }) => {}
+            () = test(Rig { address, volume, unit, other, other_unit, more, stop, endings }) => {}
         }
     });
 }

@@ -87,6 +87,7 @@ impl Tried {
         };
         self.plugins.forgive(&self.about.name);
         let sent = self.script.take();
+        self.requests += sent.len() as u64;
         let mut said = self.world.take_said();
         said.extend(self.plugins.logs(&self.about.name).into_iter().flatten().map(|l| l.text));
         said.push(format!("{made:?}"));
@@ -143,7 +144,7 @@ impl Tried {
         given: &BTreeMap<String, Value>,
     ) -> Result<(), Refused> {
         let about = std::sync::Arc::clone(&self.about);
-        let grants = if mood == Mood::Denied { Grants::default() } else { about.wants.clone() };
+        let grants = if mood == Mood::Denied { Grants::default() } else { self.grants.clone() };
         self.plugins.grant(&about.name, grants)?;
         self.set(mood);
         self.ask(mood).await;

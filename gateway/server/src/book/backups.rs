@@ -113,6 +113,9 @@ pub(crate) struct PolicyEntry {
     pub(crate) zone: String,
     /// What is kept.
     pub(crate) retention: api::BackupRetention,
+    /// For how many days what it takes is locked; releases before this one locked nothing.
+    #[serde(default)]
+    pub(crate) lock_days: u32,
     /// Whether it runs.
     pub(crate) on: bool,
     /// All due times up to it are done with, in milliseconds since 1970.
@@ -166,6 +169,11 @@ impl BackupPages {
     /// Whether a snapshot is one that a run reads or the next one builds upon.
     pub(crate) fn needs(&self, snapshot: Uuid) -> bool {
         self.runs.iter().any(|run| run.snapshot == snapshot)
+    }
+
+    /// Whether a run that is not complete reads a snapshot, or will when it goes on.
+    pub(crate) fn reads(&self, snapshot: Uuid) -> bool {
+        self.runs.iter().any(|run| run.snapshot == snapshot && !run.is_taken)
     }
 
     /// A run is complete: it becomes the newest of what is kept.

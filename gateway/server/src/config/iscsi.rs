@@ -28,7 +28,8 @@ pub struct RawIscsi {
     pub prefix: String,
     /// Number of this site's portals, another at each site that holds the same volumes.
     pub portal_group: u16,
-    /// `none`, or `chap`: initiators prove that they are one of the users.
+    /// `none`: whoever reaches a listener may log in; `chap`: initiators prove that they are one of the
+    /// users. Needed where there is a listener.
     pub auth: String,
     /// Connections of all listeners together.
     pub connections_max: usize,
@@ -47,7 +48,7 @@ impl Default for RawIscsi {
         Self {
             prefix: "iqn.2026-01.io.twinspan".to_owned(),
             portal_group: 1,
-            auth: "none".to_owned(),
+            auth: String::new(),
             connections_max: 1024,
             inflight_bytes_max: "1GiB".to_owned(),
             busy_poll_us: 50,
@@ -169,7 +170,14 @@ pub(super) fn iscsi(at: &Place<'_>, raw: &RawIscsi) -> Result<IscsiConfig, Confi
     if raw.listeners.len() > LISTENERS_MAX {
         return Err(at.bad("iscsi.listeners", format!("must be at most {LISTENERS_MAX}")));
     }
-    let chap = at.word("iscsi.auth", &raw.auth, &[("none", false), ("chap", true)])?;
+    let chap = match raw.auth.as_str() {
+        "" if raw.listeners.is_empty() => false,
+        "" => {
+            let why = "must say \"chap\", or \"none\": whoever reaches a listener may log in then";
+            return Err(at.bad("iscsi.auth", why));
+        }
+        auth => at.word("iscsi.auth", auth, &[("none", false), ("chap", true)])?,
+    };
     let users: Vec<IscsiUser> =
         raw.users.iter().map(|raw| user(at, raw)).collect::<Result<_, _>>()?;
     if chap == users.is_empty() {

@@ -187,6 +187,13 @@ pub(crate) enum Question {
     Portals(Side),
     /// I stand there; where do you?
     Place(Place),
+    /// The volumes of this group of mine have these numbers at its target.
+    Luns {
+        /// The group.
+        group: Uuid,
+        /// Those that have one.
+        luns: super::luns::Luns,
+    },
     /// It is about pairs and groups as the EVS dialect has them.
     Evs(Box<EvsQuestion>),
 }

@@ -401,4 +401,4 @@ async fn followed<T>(running: &Running, watch: &Watch, work: impl Future<Output 
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 pub(crate) use codes::{coded, fault, own_code};
 pub(crate) use disks::DiskSeen;
-pub(crate) use instances::{InstanceCall, NewInstance, NewNic};
+pub(crate) use instances::{InstanceCall, NewInstance, NewNic, TAGS_MAX};
 
 use super::Gateway;
 use super::asks::{Answer, Question, unexpected};

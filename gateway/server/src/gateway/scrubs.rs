@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::Gateway;
 use super::asks::{Answer, Lost, Question};
-use crate::book::{ScrubEntry, hex};
+use crate::book::{RunEntry, ScrubEntry, hex};
 use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
 
@@ -293,7 +293,7 @@ impl Gateway {
             }
         }
         let status = self.status_of(place.group).await?;
-        match self.heal_from_backup((place, seen), &status, block).await? {
+        match self.heal_from_backup((place, seen), &status, block).await {
             Some(target) => {
                 self.told_healed(name, block, &target);
                 Ok(())
@@ -322,13 +322,14 @@ impl Gateway {
             .await?
     }
 
-    /// Looks for a backup whose snapshot is kept and shows the same block; where it was found.
+    /// Looks for a backup whose snapshot is kept and shows the same block; where it was found. What is
+    /// wrong with one is no reason not to ask the next.
     async fn heal_from_backup(
         &self,
         (place, seen): (Place, Option<SeenIn>),
         status: &GroupStatus,
         block: u64,
-    ) -> Result<Option<String>, Refused> {
+    ) -> Option<String> {
         let pages = self.book.read();
         let volume = place.volume.uuid();
         let taken = pages.backups.runs.iter().rev();
@@ -337,26 +338,32 @@ impl Gateway {
             let kept = status.snapshots.iter().find(|of| of.id == id && of.state.is_readable());
             let here = kept.and_then(|of| of.volumes.iter().find(|(id, _)| *id == place.volume));
             let Some((_, here)) = here.copied() else { continue };
-            let (target, shard) = ((place.group, place.volume), self.shard_of(place.group));
-            if !shard.call(move |state| state.is_same(target, (seen, here), block)).await?? {
-                continue;
-            }
-            let what = (run.backup, place.volume);
-            let content = self.read_backed_up(&run.target, what, block).await;
-            match content {
-                Ok(content) => {
-                    let healed = self.put_back(place, seen, block, content).await?;
-                    if healed != Repaired::Differs {
-                        return Ok(Some(format!("backup {} in {}", run.name, run.target)));
-                    }
-                }
+            match self.heal_from((place, seen), (run, here), block).await {
+                Ok(true) => return Some(format!("backup {} in {}", run.name, run.target)),
+                Ok(false) => {}
                 Err(refused) => {
                     let (backup, why) = (run.backup, refused.0.detail);
                     tracing::warn!(%backup, why, "a bad block is not repaired from a backup");
                 }
             }
         }
-        Ok(None)
+        None
+    }
+
+    /// Puts a block back from a backup whose snapshot is kept, if that shows the same block; whether it
+    /// is good now.
+    async fn heal_from(
+        &self,
+        (place, seen): (Place, Option<SeenIn>),
+        (run, here): (&RunEntry, SnapshotId),
+        block: u64,
+    ) -> Result<bool, Refused> {
+        let (target, shard) = ((place.group, place.volume), self.shard_of(place.group));
+        if !shard.call(move |state| state.is_same(target, (seen, here), block)).await?? {
+            return Ok(false);
+        }
+        let content = self.read_backed_up(&run.target, (run.backup, place.volume), block).await?;
+        Ok(self.put_back(place, seen, block, content).await? != Repaired::Differs)
     }
 
     /// Gives another gateway a block of the copy here, if a session joins the two. Whether it is what

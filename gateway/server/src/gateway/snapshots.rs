@@ -3,21 +3,24 @@
 //! Invariant: a name that begins with `auto.` is given by the gateway only. What is listed is what
 //! this site keeps, whatever part it plays in the group.
 
+mod notes;
+
 use std::collections::HashMap;
 
-use api::{Code, Snapshot, SnapshotHolder, SnapshotVolume};
+use api::{Code, Snapshot, SnapshotCreate, SnapshotHolder, SnapshotVolume};
 use block::{GatewayId, GroupId, SnapshotId, VolumeId};
 use mirror::{
     Command, GroupStatus, LegStatus, Refusal, Role, SnapshotOrigin, SnapshotState, SnapshotStatus,
 };
 use uuid::Uuid;
 
+use self::notes::About;
 use super::asks::{Lost, Question};
 use super::members::check_name;
 use super::parts::together::parts_of;
 use super::scrubs::related;
 use super::{Gateway, Known};
-use crate::book::GroupEntry;
+use crate::book::{BackupPages, GroupEntry, RollbackEntry, Stage};
 use crate::clock::text;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;
@@ -103,10 +106,17 @@ impl Gateway {
                 shared_bytes: kept.map(|kept| kept.shared_bytes),
             }
         };
+        let pages = self.book.read();
+        let (description, metadata) = pages
+            .note_of(snapshot.id.uuid())
+            .map(|note| (note.description.clone(), note.metadata.clone()))
+            .unwrap_or_default();
         Snapshot {
             id: snapshot.id.uuid(),
             name: snapshot.name.clone(),
             group: entry.name.clone(),
+            description,
+            metadata,
             origin: match snapshot.origin {
                 SnapshotOrigin::Manual => api::SnapshotOrigin::Manual,
                 SnapshotOrigin::Safety => api::SnapshotOrigin::Safety,
@@ -114,14 +124,14 @@ impl Gateway {
                 SnapshotOrigin::Scheduled => api::SnapshotOrigin::Scheduled,
                 SnapshotOrigin::Journal => api::SnapshotOrigin::Journal,
             },
-            state: state_word(snapshot.state),
+            state: state_word(snapshot, &pages.backups),
             created_at: text(snapshot.unix_ms),
             exclusive_bytes: sum(|kept| kept.exclusive_bytes),
             shared_bytes: sum(|kept| kept.shared_bytes),
             volumes: snapshot.volumes.iter().zip(&kept).map(volume).collect(),
             held_by: self.holders(snapshot),
             parts: Vec::new(),
-            allowed_actions: actions(status, snapshot),
+            allowed_actions: actions(status, snapshot, &pages.backups),
         }
     }
 
@@ -150,11 +160,24 @@ impl Gateway {
         group: &str,
         name: Option<String>,
     ) -> Result<Snapshot, Refused> {
+        self.create_snapshot(group, SnapshotCreate { name, ..SnapshotCreate::default() }).await
+    }
+
+    /// As [`Self::take_snapshot`], with what is said of it.
+    ///
+    /// # Errors
+    /// As for that.
+    pub(crate) async fn create_snapshot(
+        &self,
+        group: &str,
+        wanted: SnapshotCreate,
+    ) -> Result<Snapshot, Refused> {
+        let about = About::of(&wanted)?;
         let entry = self.find_group(group)?;
         self.require_whole(entry.id)?;
         let status = self.status_of(entry.group()).await?;
         let unix_ms = self.clock.unix_ms();
-        let name = match name {
+        let name = match wanted.name {
             Some(name) => {
                 check_name(&name)?;
                 name
@@ -166,21 +189,35 @@ impl Gateway {
             return Err(Refused::new(Code::ReservedName, detail));
         }
         let snapshot = SnapshotId::from_uuid(Uuid::now_v7());
+        self.note_snapshot(&status, snapshot, about).await?;
+        if let Err(refused) = self.take_as(&status, snapshot, (name, unix_ms)).await {
+            // A thread that does not answer may take it all the same.
+            if refused.0.code != Code::ShardSilent.as_str() {
+                self.forget_note(snapshot).await;
+            }
+            return Err(refused);
+        }
+        self.snapshot(&entry.name, &snapshot.uuid().to_string()).await
+    }
+
+    /// Takes it under a name that was proven.
+    async fn take_as(
+        &self,
+        status: &GroupStatus,
+        snapshot: SnapshotId,
+        (name, unix_ms): (String, u64),
+    ) -> Result<(), Refused> {
         if status.parts.is_some() {
-            self.take_together(&status, snapshot, (name, unix_ms)).await?;
-            return self.snapshot(&entry.name, &snapshot.uuid().to_string()).await;
+            return self.take_together(status, snapshot, (name, unix_ms)).await;
         }
         let origin = SnapshotOrigin::Manual;
         let command = Command::Snapshot { snapshot, name, origin, unix_ms };
-        let (group_id, manual_max) = (entry.group(), self.config.snapshots_max_manual);
-        let taken =
-            self.shard_of(group_id)
-                .run(move |state| async move {
-                    state.take_snapshot(group_id, command, manual_max).await
-                })
-                .await?;
-        taken.map_err(|refused| self.at_the_primary(refused, &status))?;
-        self.snapshot(&entry.name, &snapshot.uuid().to_string()).await
+        let (group, manual_max) = (status.group, self.config.snapshots_max_manual);
+        let taken = self
+            .shard_of(group)
+            .run(move |state| async move { state.take_snapshot(group, command, manual_max).await })
+            .await?;
+        taken.map_err(|refused| self.at_the_primary(refused, status))
     }
 
     /// What is asked of a mirror and only a primary does names where to ask.
@@ -222,6 +259,7 @@ impl Gateway {
             let detail = format!("{subject}: {}", refused.0.detail);
             refused.saying(detail)
         })?;
+        self.forget_note(snapshot.id).await;
         self.events.tell("snapshot", &subject, "deleted");
         Ok(())
     }
@@ -352,8 +390,12 @@ fn default_name(status: &GroupStatus, unix_ms: u64) -> String {
     std::iter::once(at.clone()).chain(numbered).find(is_free).unwrap_or(at)
 }
 
-const fn state_word(state: SnapshotState) -> api::SnapshotState {
-    match state {
+/// A snapshot that a backup reads is available to all else; that it stays is what the word says.
+fn state_word(snapshot: &SnapshotStatus, backups: &BackupPages) -> api::SnapshotState {
+    match snapshot.state {
+        SnapshotState::Available if backups.reads(snapshot.id.uuid()) => {
+            api::SnapshotState::BackingUp
+        }
         SnapshotState::Available => api::SnapshotState::Available,
         SnapshotState::RollingBack => api::SnapshotState::Rollbacking,
         SnapshotState::Deleting => api::SnapshotState::Deleting,
@@ -361,9 +403,10 @@ const fn state_word(state: SnapshotState) -> api::SnapshotState {
     }
 }
 
-fn actions(status: &GroupStatus, snapshot: &SnapshotStatus) -> Vec<String> {
+fn actions(status: &GroupStatus, snapshot: &SnapshotStatus, backups: &BackupPages) -> Vec<String> {
     let mut actions = Vec::new();
-    if matches!(snapshot.state, SnapshotState::Available | SnapshotState::Error) {
+    let may_go = matches!(snapshot.state, SnapshotState::Available | SnapshotState::Error);
+    if may_go && !backups.needs(snapshot.id.uuid()) {
         actions.push("snapshot.delete");
     }
     if snapshot.state == SnapshotState::Available && status.role == Role::Primary {

@@ -1,18 +1,22 @@
 //! A gateway without listeners: what it makes, refuses, remembers, and what it says when one of
 //! its threads does not answer.
 
+mod deaths;
+
 use std::path::Path;
 use std::time::Duration;
 
 use api::{Code, Health, Verdict, VolumeCreate, VolumeSettings};
 use block::{BootId, GatewayId, PoolId};
-use store::{PoolIdentity, PoolOptions};
+use store::{Executor, PoolIdentity, PoolOptions};
 use testkit::SimDisk;
 use uuid::Uuid;
 
 use super::*;
 use crate::shard::state::{ShardParts, ShardState};
 use crate::shard::{Shard, ShardThread};
+
+const IDENTITY: PoolIdentity = PoolIdentity { pool: PoolId::of(1), gateway: GatewayId::of(2) };
 
 /// A running gateway and its threads.
 pub(crate) struct Rig {
@@ -32,20 +36,16 @@ fn pool_in(path: &Path, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
     store::Pool::open_path(path, options).unwrap()
 }
 
-/// Opens the pool on this disk, making it if it is new.
+/// The same on a disk that a test controls; what the pool does is done before it returns.
 fn pool_on(disk: &Arc<SimDisk>, capacity_bytes: Option<u64>) -> Arc<store::Pool> {
-    if disk.paths().is_empty() {
+    let open = || {
+        let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
+        store::Pool::open(disk.root(), Executor::Inline, options)
+    };
+    open().unwrap_or_else(|_new| {
         store::Pool::create(&disk.root(), IDENTITY).unwrap();
-    }
-    let options = PoolOptions { capacity_bytes, ..PoolOptions::default() };
-    store::Pool::open(disk.root(), store::Executor::threads(4, 4).unwrap(), options).unwrap()
-}
-
-fn configured(configure: impl FnOnce(&mut Config)) -> Config {
-    let mut config = crate::config::load(None).unwrap();
-    config.api.shard_deadline = Duration::from_millis(200);
-    configure(&mut config);
-    config
+        open().unwrap()
+    })
 }
 
 impl Rig {
@@ -85,25 +85,42 @@ impl Rig {
     }
 
     pub(crate) async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Self {
-        let config = configured(configure);
-        let pool = pool_in(&dir.join("pool"), config.pool_capacity);
-        Self::open_in(pool, dir, config).await
+        Self::open_at(dir, Clock::start(), configure).await
     }
 
-    /// Opens the gateway on this disk, making it if it is new. What lies beside the pool is in `dir`.
+    /// The same by these clocks.
+    pub(crate) async fn open_at(
+        dir: &Path,
+        clock: Clock,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let pool = |config: &Config| pool_in(&dir.join("pool"), config.pool_capacity);
+        Self::open_in((dir, clock), configure, pool).await
+    }
+
+    /// Opens the gateway whose pool is on this disk, making it if it is new.
     pub(crate) async fn open_on(
         disk: &Arc<SimDisk>,
         dir: &Path,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
-        let config = configured(configure);
-        let pool = pool_on(disk, config.pool_capacity);
-        Self::open_in(pool, dir, config).await
+        Self::open_in((dir, Clock::start()), configure, |config| {
+            pool_on(disk, config.pool_capacity)
+        })
+        .await
     }
 
-    async fn open_in(pool: Arc<store::Pool>, dir: &Path, config: Config) -> Self {
+    async fn open_in(
+        (dir, clock): (&Path, Clock),
+        configure: impl FnOnce(&mut Config),
+        pool: impl FnOnce(&Config) -> Arc<store::Pool>,
+    ) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let (clock, board) = (Clock::start(), Arc::new(Board::default()));
+        let mut config = crate::config::load(None).unwrap();
+        config.api.shard_deadline = Duration::from_millis(200);
+        configure(&mut config);
+        let pool = pool(&config);
+        let board = Arc::new(Board::default());
         let events = Arc::new(Events::new(clock));
         let identity = Identity {
             gateway: pool.identity().gateway,
@@ -363,6 +380,67 @@ async fn of_those_who_ask_at_once_only_as_many_get_a_snapshot_as_may() {
     assert_eq!(shown[0].volumes[0].bytes, Some(1 << 20));
     let export = format!("nbd://127.0.0.1:1/orders@{}", shown[0].name);
     assert_eq!(shown[0].volumes[0].exports, [export]);
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn snap_01_what_is_said_of_a_snapshot_is_told_after_a_restart_and_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open_with(dir.path(), |config| config.snapshots_max_manual = 1).await;
+    rig.make_orders().await;
+    let said = |name: &str| api::SnapshotCreate {
+        name: Some(name.to_owned()),
+        description: Some("before the upgrade to 12.4".to_owned()),
+        metadata: [("owner".to_owned(), "db-team".to_owned())].into(),
+    };
+    let taken = rig.gateway.create_snapshot("orders", said("early")).await.unwrap();
+    let is_told = |of: &api::Snapshot| {
+        assert_eq!(of.description.as_deref(), Some("before the upgrade to 12.4"));
+        assert_eq!(of.metadata.get("owner").map(String::as_str), Some("db-team"));
+    };
+    is_told(&taken);
+    // What is refused leaves no word.
+    let refused = rig.gateway.create_snapshot("orders", said("late")).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::SnapshotLimit.as_str());
+    let odd = api::SnapshotCreate { description: Some("\t".to_owned()), ..said("odd") };
+    let refused = rig.gateway.create_snapshot("orders", odd).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::Invalid.as_str());
+    assert_eq!(rig.gateway.book.read().snapshot_notes.len(), 1);
+    rig.close().await;
+
+    let rig = Rig::open(dir.path()).await;
+    is_told(&rig.gateway.show_snapshots("orders").await.unwrap()[0]);
+    let plain = rig.gateway.take_snapshot("orders", Some("plain".to_owned())).await.unwrap();
+    assert!(plain.description.is_none() && plain.metadata.is_empty(), "{plain:?}");
+    rig.gateway.delete_snapshot("orders", "early").await.unwrap();
+    assert_eq!(rig.gateway.book.read().snapshot_notes, []);
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn snap_05_each_state_is_told_by_its_word_and_with_what_can_be_done_then() {
+    use mirror::SnapshotState::{Available, Deleting, Error, RollingBack};
+
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path()).await;
+    rig.make_orders().await;
+    rig.gateway.take_snapshot("orders", Some("one".to_owned())).await.unwrap();
+    let entry = rig.gateway.find_group("orders").unwrap();
+    let (status, room) = rig.gateway.look_at_snapshots(&entry).await.unwrap();
+    for (state, word, actions, is_readable) in [
+        (Available, "available", vec!["snapshot.delete", "snapshot.rollback"], true),
+        (RollingBack, "rollbacking", Vec::new(), true),
+        (Deleting, "deleting", Vec::new(), false),
+        (Error, "error", vec!["snapshot.delete"], false),
+    ] {
+        let snapshot = mirror::SnapshotStatus { state, ..status.snapshots[0].clone() };
+        let shown = rig.gateway.show_snapshot(&entry, &status, &snapshot, &room);
+        assert_eq!(serde_json::to_value(shown.state).unwrap(), word);
+        assert_eq!(shown.allowed_actions, actions, "{word}");
+        assert_eq!(shown.volumes[0].exports.is_empty(), !is_readable, "{word}");
+        // What is not there is kept by nobody here.
+        assert_eq!(shown.held_by.is_empty(), state == Error, "{word}");
+    }
     rig.close().await;
 }
 

@@ -457,7 +457,7 @@ impl Gateway {
         settings: VolumeSettings,
     ) -> Result<Volume, Refused> {
         access::check(&settings).map_err(|why| Refused::new(Code::Invalid, why))?;
-        let (_, volume) = self.find_volume(name)?;
+        let (group, volume) = self.find_volume(name)?;
         self.book
             .change(Vec::new(), |pages| {
                 for entry in pages.groups.iter_mut().flat_map(|group| group.volumes.iter_mut()) {
@@ -468,6 +468,7 @@ impl Gateway {
                 Ok::<(), Refused>(())
             })
             .await?;
+        self.grow_sessions(group.group());
         self.events.tell("volume", &volume.name, "access settings changed");
         self.volume(name).await
     }

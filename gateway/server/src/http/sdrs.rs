@@ -8,6 +8,7 @@ mod groups;
 mod instances;
 mod jobs;
 mod pairs;
+mod tags;
 
 use std::sync::Arc;
 
@@ -53,6 +54,11 @@ fn calls_of_instances() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(instances::add_nic))
         .routes(routes!(instances::remove_nic))
         .routes(routes!(instances::resize))
+        .routes(routes!(tags::list, tags::put))
+        .routes(routes!(tags::take_off))
+        .routes(routes!(tags::batch))
+        .routes(routes!(tags::of_all))
+        .routes(routes!(tags::look))
 }
 
 fn calls_of_drills_and_jobs() -> OpenApiRouter<Arc<Gateway>> {

@@ -43,7 +43,7 @@ pub(super) async fn create(
     Path(group): Path<String>,
     Body(wanted): Body<api::SnapshotCreate>,
 ) -> Result<(StatusCode, Json<api::Snapshot>), Failure> {
-    Ok((StatusCode::CREATED, Json(gateway.take_snapshot(&group, wanted.name).await?)))
+    Ok((StatusCode::CREATED, Json(gateway.create_snapshot(&group, wanted).await?)))
 }
 
 /// One snapshot, by name or id

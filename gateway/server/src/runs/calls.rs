@@ -75,6 +75,10 @@ pub(crate) struct Act {
     pub(crate) context: Option<Context>,
     /// What is called.
     pub(crate) call: ActCall,
+    /// By this the call is known while it goes on: it is asked about by sending it again. An asker that
+    /// gives none knows of no [`RunAnswer::Going`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) errand: Option<Uuid>,
 }
 
 /// What is called at another site.
@@ -135,6 +139,8 @@ pub(crate) enum RunAnswer {
     },
     /// What the action said.
     Acted(Box<ActAnswer>),
+    /// The action goes on: ask again.
+    Going,
 }
 
 /// Records of one question: what is around them is little.
@@ -150,4 +156,24 @@ pub(crate) fn fitting(records: &[Record]) -> &[Record] {
     };
     let count = records.iter().take_while(fits).count().max(1).min(records.len());
     &records[..count]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_of_an_older_gateway_names_no_errand_and_is_read_as_before() {
+        let text = r#"{"about":"act","run":"00000000-0000-0000-0000-000000000007","term":1,
+            "action":"core/promote","params":{},"context":null,"call":"run"}"#;
+        let RunQuestion::Act(act) = serde_json::from_str(text).unwrap() else { panic!("{text}") };
+        assert_eq!(act.errand, None);
+        assert!(!serde_json::to_string(&act).unwrap().contains("errand"));
+        let named = Act { errand: Some(Uuid::from_u128(3)), ..*act };
+        let written = serde_json::to_string(&RunQuestion::Act(Box::new(named.clone()))).unwrap();
+        let read = serde_json::from_str::<RunQuestion>(&written).unwrap();
+        assert_eq!(read, RunQuestion::Act(Box::new(named)));
+        let going = serde_json::to_string(&RunAnswer::Going).unwrap();
+        assert_eq!(going, r#"{"of":"going"}"#);
+    }
 }

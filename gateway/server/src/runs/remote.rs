@@ -1,19 +1,26 @@
 //! The actions of another site, for a run that runs here.
 //!
 //! Invariant: each call carries the run and its term, so that the other site refuses a run that was
-//! taken over. A call that was not answered may have taken effect; the same key finds out.
+//! taken over. A call that was not answered may have taken effect; the same key finds out. One that takes
+//! longer than an answer may is asked about until it is over, within the time that its step has.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use recovery::{
     ActionError, Actions, Context, Description, Doing, Outcome, Report, Retry, Standing,
 };
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::calls::{Act, ActAnswer, ActCall, RunAnswer, RunQuestion};
 use crate::gateway::Gateway;
 use crate::gateway::asks::Question;
+use crate::refusal::Refused;
+
+/// The other site ends a call by itself at its deadline; this is for one that says for ever that it goes on.
+const LATE: Duration = Duration::from_secs(30);
 
 /// One action at another site.
 pub(crate) struct Remote {
@@ -53,16 +60,19 @@ impl Remote {
                 params: params.clone(),
                 context: context.cloned(),
                 call,
+                errand: Some(Uuid::now_v7()),
             };
+            let deadline = context.map_or(LATE, |context| context.deadline);
+            let until = Instant::now().checked_add(deadline.saturating_add(LATE));
             let question = Question::Run(Box::new(RunQuestion::Act(Box::new(act))));
-            let answer =
-                gateway.ask(self.peer, &question).await.map_err(|refused| ActionError {
-                    code: refused.0.code.clone(),
-                    detail: refused.0.detail.clone(),
-                    next: refused.0.next.clone(),
-                    retry: Retry::Now,
-                })?;
-            match answer.of_run() {
+            let answer = loop {
+                let answer = gateway.ask(self.peer, &question).await.map_err(unanswered)?.of_run();
+                match answer {
+                    Ok(RunAnswer::Going) if until.is_none_or(|until| Instant::now() < until) => {}
+                    other => break other,
+                }
+            };
+            match answer {
                 Ok(RunAnswer::Acted(answer)) => match *answer {
                     ActAnswer::Failed(error) => Err(error),
                     other => take(other).ok_or_else(|| other_answer("another answer")),
@@ -70,10 +80,18 @@ impl Remote {
                 Ok(RunAnswer::Superseded { term }) => {
                     Err(other_answer(&format!("the run was taken over with term {term}")))
                 }
+                Ok(RunAnswer::Going) => {
+                    Err(ActionError::now("timeout", "the other site does not come to an end of it"))
+                }
                 _ => Err(other_answer("another answer")),
             }
         })
     }
+}
+
+fn unanswered(refused: Refused) -> ActionError {
+    let api::Problem { code, detail, next, .. } = *refused.0;
+    ActionError { code, detail, next, retry: Retry::Now }
 }
 
 fn other_answer(what: &str) -> ActionError {

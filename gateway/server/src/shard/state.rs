@@ -15,6 +15,7 @@ mod members;
 mod notes;
 mod scrub;
 pub(crate) mod snapshots;
+pub(crate) mod together;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -87,6 +88,8 @@ pub(crate) struct ShardState {
     ledger: Rc<dyn Ledger>,
     host_boot: [u8; 16],
     groups: RefCell<HashMap<GroupId, OpenGroup>>,
+    /// Sessions at targets of groups.
+    together: RefCell<Vec<std::rc::Weak<together::Together>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -154,6 +157,7 @@ impl ShardState {
             ledger,
             host_boot: crate::clock::host_boot(),
             groups: RefCell::default(),
+            together: RefCell::default(),
             tasks,
             stop: CancellationToken::new(),
         }

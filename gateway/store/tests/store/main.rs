@@ -5,6 +5,7 @@
 
 extern crate twinspan_store as store;
 
+mod clones;
 mod crash;
 mod faults;
 mod filling;

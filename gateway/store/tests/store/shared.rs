@@ -8,16 +8,16 @@ use testkit::SimDisk;
 
 use crate::rig::{VOLUME, ask, close, disk_with, flush, open_pool, read, record, write};
 
-const OTHER: VolumeId = VolumeId::of(9);
-const KEPT: SnapshotId = SnapshotId::of(3);
-const BYTES: u64 = 1 << 20;
+pub(crate) const OTHER: VolumeId = VolumeId::of(9);
+pub(crate) const KEPT: SnapshotId = SnapshotId::of(3);
+pub(crate) const BYTES: u64 = 1 << 20;
 
-fn other() -> VolumeRecord {
+pub(crate) fn other() -> VolumeRecord {
     VolumeRecord { id: OTHER, name: "other".to_owned(), ..record(BYTES) }
 }
 
 /// A pool whose volume has content, and a snapshot of what it was before.
-fn filled() -> Arc<SimDisk> {
+pub(crate) fn filled() -> Arc<SimDisk> {
     let disk = disk_with(BYTES);
     let pool = open_pool(&disk, PoolOptions::default()).unwrap();
     let volume = pool.open_volume(VOLUME).unwrap();

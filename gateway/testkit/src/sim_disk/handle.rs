@@ -71,6 +71,7 @@ impl File for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.remember(self.incarnation);
         self.with(|state, file| {
             let synced = state.sync();
             match synced {
@@ -183,6 +184,7 @@ impl Directory for DirHandle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.remember(self.incarnation);
         let mut state = self.disk.alive(self.incarnation)?;
         state.sync()?;
         let State { names, durable_names, .. } = &mut *state;

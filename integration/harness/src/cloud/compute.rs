@@ -96,6 +96,7 @@ impl State {
                 self.give_port(id, &words(&body["interfaceAttachment"]["port_id"]))
             }
             ("DELETE", "servers", id, ["os-interface", port]) => self.take_port(id, port),
+            ("GET", "cloudvolumes", disk, []) => found("volume", self.marked.get(disk)),
             ("DELETE", "cloudvolumes", disk, []) => match self.disks.remove(disk) {
                 true => (200, json!({ "job_id": "volume" })),
                 false => refuse(404, "no such disk"),

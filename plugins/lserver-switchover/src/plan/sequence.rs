@@ -64,6 +64,15 @@ pub(super) fn scope(more: Value) -> Value {
     params
 }
 
+/// What is proven: the scope, the age of the export, and what the run leaves out.
+pub(super) fn proof() -> Value {
+    let mut params = scope(json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" }));
+    for (fact, parameter, _) in super::facts::DECIDED {
+        params[parameter] = json!(format!("${{fact.{fact}}}"));
+    }
+    params
+}
+
 pub(super) fn of_export(more: Value) -> Value {
     let mut params = scope(json!({ "export": "${folder.export}" }));
     if let Value::Object(more) = more {
@@ -161,13 +170,12 @@ fn mirror_back(steps: &mut Steps, word: &str, group: &str) {
 
 pub(super) fn before_batch(steps: &mut Steps, groups: &[(String, String)], folder: &str) {
     let from = json!({ "source": "${site.source}" });
-    let fresh = json!({ "source": "${site.source}", "fresh_s": "${fresh_s}" });
     let (there, alive) = ((DESTINATION, ""), (SOURCE, ALIVE));
     steps.own(
         ("prove", "1: prove modes, mapping files, names and capacity"),
         there,
         "prove",
-        scope(fresh),
+        proof(),
     );
     steps.own(
         ("save-own", "1: save the destination's own configuration"),

@@ -12,6 +12,7 @@ use crate::collect;
 use crate::manager::Lock;
 use crate::model::{Export, Scope, text};
 use crate::outside::{Code, Outcome, Report, Trouble};
+use crate::plan::facts::left_out;
 use crate::rules::{self, Finding};
 
 /// How long a source may be busy before its last export, in seconds, if nobody says otherwise.
@@ -75,6 +76,7 @@ pub fn prove(step: &Step<'_>) -> Result<(Vec<Finding>, Export, String), Trouble>
     all.extend(rules::mappings(&export, (&export.site, &here), &scope));
     all.extend(rules::names(&export, &own, &scope));
     all.extend(rules::capacity(&export, free, &scope));
+    all.extend(left_out(&export, &scope, |parameter| step.text(parameter)).0);
     let fresh_s = step.text("fresh_s").parse::<u64>().unwrap_or(0);
     if fresh_s != 0 && age_ms / 1_000 > fresh_s {
         let why =
@@ -94,7 +96,11 @@ fn proven(step: &Step<'_>) -> Result<Outcome, Trouble> {
     let scope = step.scope()?;
     let servers = scope.moving(&export)["lservers"].len();
     let remaining = scope.remaining(&export).len();
-    let summary = format!("{servers} servers of {name} can move; {remaining} items remain");
+    let mut summary = format!("{servers} servers of {name} can move; {remaining} items remain");
+    let (_, told) = left_out(&export, &scope, |parameter| step.text(parameter));
+    if !told.is_empty() {
+        summary = format!("{summary}; left out, though there: {}", told.join(", "));
+    }
     Ok(Outcome::Done(Report::of(summary).with("servers", servers).with("remaining", remaining)))
 }
 

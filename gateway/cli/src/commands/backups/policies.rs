@@ -65,6 +65,7 @@ fn wanted(command: &args::BackupPolicy) -> Option<BackupPolicySet> {
         keep_weekly,
         keep_monthly,
         keep_yearly,
+        lock_days,
         off,
     } = command
     else {
@@ -82,6 +83,7 @@ fn wanted(command: &args::BackupPolicy) -> Option<BackupPolicySet> {
             monthly: *keep_monthly,
             yearly: *keep_yearly,
         },
+        lock_days: *lock_days,
         on: !off,
     })
 }
@@ -132,6 +134,9 @@ fn rows(policies: &[BackupPolicy]) -> String {
 
 fn one(policy: &BackupPolicy) -> String {
     let mut out = table(HEAD, [row(policy)]);
+    if policy.lock_days > 0 {
+        out.push_str(&format!("locked for {} days\n", policy.lock_days));
+    }
     if let Some(error) = policy.last_run.as_ref().and_then(|run| run.error.as_ref()) {
         out.push_str(&format!("cause  {} [{}]\n", error.detail, error.code));
     }

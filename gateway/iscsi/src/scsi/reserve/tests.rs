@@ -15,9 +15,12 @@ const KINDS: [Kind; 6] = [
     Kind::ExclusiveAccessAll,
 ];
 
+/// How many there are: the last two are at another target port of the first two initiators.
+const HOSTS: u8 = 6;
+
 fn host(number: u8) -> Registrant {
-    let port = InitiatorPort { name: format!("iqn.host-{number}"), isid: [0; 6] };
-    Registrant { port, target_port: 1 }
+    let port = InitiatorPort { name: format!("iqn.host-{}", number % 4), isid: [0; 6] };
+    Registrant { port, target_port: u16::from(1 + number / 4) }
 }
 
 /// The same rules, told as sets: who is registered with what, and who holds.
@@ -106,8 +109,26 @@ impl Model {
             Order::Preempt { key, victim, kind, .. } => {
                 knows(key) && self.preempt(who, victim, kind)
             }
-            Order::Move { .. } => unreachable!("has a test of its own"),
+            Order::Move { key, new, ref to, leave, .. } => {
+                knows(key) && self.hand_over(who, (new, to), leave)
+            }
         }
+    }
+
+    fn hand_over(&mut self, who: &Registrant, (new, to): (u64, &Registrant), leave: bool) -> bool {
+        let held = self.held.as_ref().map(|(kind, _)| *kind);
+        let Some(kind) = held.filter(|kind| !kind.is_shared() && self.holds(who)) else {
+            return false;
+        };
+        if new == 0 || to.port == who.port {
+            return false;
+        }
+        self.keys.insert(to.clone(), new);
+        self.held = Some((kind, BTreeSet::from([to.clone()])));
+        if leave {
+            self.keys.remove(who);
+        }
+        true
     }
 
     fn preempt(&mut self, who: &Registrant, victim: u64, kind: Kind) -> bool {
@@ -159,14 +180,19 @@ fn orders() -> impl Strategy<Value = Order> {
         (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Release { key, kind }),
         (key.clone(), key.clone(), kind, any::<bool>())
             .prop_map(|(key, victim, kind, abort)| Order::Preempt { key, victim, kind, abort }),
-        key.prop_map(|key| Order::Clear { key }),
+        key.clone().prop_map(|key| Order::Clear { key }),
+        (key.clone(), key, 0..HOSTS, any::<bool>(), any::<bool>()).prop_map(
+            |(key, new, to, leave, persistent)| {
+                Order::Move { key, new, to: host(to), leave, persistent }
+            }
+        ),
     ]
 }
 
 proptest! {
     #[test]
     fn behaves_as_the_model_and_survives_being_kept(
-        script in prop::collection::vec((0u8..4, orders()), 1..60),
+        script in prop::collection::vec((0..HOSTS, orders()), 1..60),
     ) {
         let (mut state, mut model) = (Reservations::default(), Model::default());
         for (number, order) in script {
@@ -185,7 +211,7 @@ proptest! {
                 Err(_) => prop_assert_eq!(&state, &before),
             }
             prop_assert_eq!(state.kind(), model.held.as_ref().map(|(kind, _)| *kind));
-            for number in 0..4 {
+            for number in 0..HOSTS {
                 let who = host(number);
                 let standing = state.standing(&who.port, who.target_port);
                 let expected = match (model.holds(&who), model.keys.contains_key(&who)) {
@@ -213,9 +239,14 @@ fn a_reservation_is_moved_to_a_port_that_was_never_here() {
         persistent: true,
     };
     state.apply(&a, register(1)).unwrap();
-    assert_eq!(state.apply(&a, hand(1, &b, true)), Err(Refusal::Conflict), "nothing is held");
+    let nothing_held = Err(Refusal::NotReserved);
+    assert_eq!(state.apply(&a, hand(1, &b, true)), nothing_held, "SPC-4, 5.13.8");
+    assert_eq!(state.apply(&b, hand(1, &a, true)), Err(Refusal::Conflict), "not registered");
     state.apply(&a, Order::Reserve { key: 1, kind: Kind::WriteExclusive }).unwrap();
-    assert_eq!(state.apply(&a, hand(1, &a, true)), Err(Refusal::Field(24)));
+    let elsewhere = Registrant { target_port: 2, ..a.clone() };
+    for own in [&a, &elsewhere] {
+        assert_eq!(state.apply(&a, hand(1, own, true)), Err(Refusal::Field(24)));
+    }
     assert_eq!(state.apply(&a, hand(2, &b, true)), Err(Refusal::Conflict), "another key");
     state.apply(&a, hand(1, &b, true)).unwrap();
     assert_eq!(state.standing(&b.port, 1), Standing::Holder);
@@ -256,4 +287,19 @@ fn preempting_aborts_those_that_lose_their_registration_and_no_others() {
     assert_eq!(notices, [Notice { who: b, code, abort: true }]);
     assert_eq!(state.standing(&a.port, 1), Standing::Holder);
     assert_eq!(state.standing(&c.port, 1), Standing::Registered);
+}
+
+#[test]
+fn who_does_not_hold_a_reservation_alone_cannot_move_it() {
+    let (a, b, c) = (host(1), host(2), host(3));
+    for (kind, mover) in [(Kind::WriteExclusive, &b), (Kind::WriteExclusiveAll, &a)] {
+        let mut state = Reservations::default();
+        for (who, new) in [(&a, 1), (&b, 2)] {
+            state.apply(who, Order::Register { key: None, new, persistent: false }).unwrap();
+        }
+        state.apply(&a, Order::Reserve { key: 1, kind }).unwrap();
+        let key = if *mover == a { 1 } else { 2 };
+        let hand = Order::Move { key, new: 9, to: c.clone(), leave: false, persistent: false };
+        assert_eq!(state.apply(mover, hand), Err(Refusal::Conflict), "{kind:?}");
+    }
 }

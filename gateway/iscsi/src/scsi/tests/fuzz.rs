@@ -32,7 +32,7 @@ fn what_a_command_is_depends_on_no_bit_that_is_not_told_to_matter() {
 }
 
 /// An order as an initiator sends it: service action, scope and type, and the list.
-fn sent(order: &Order) -> (u8, u8, Vec<u8>) {
+pub(super) fn sent(order: &Order) -> (u8, u8, Vec<u8>) {
     let list = |key: u64, other: u64, flags: u8| {
         let mut list = [key.to_be_bytes(), other.to_be_bytes(), [0; 8]].concat();
         list[20] = flags;

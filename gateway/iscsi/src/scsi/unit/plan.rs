@@ -8,7 +8,7 @@ use super::super::cdb::{Blocks, Check, Command};
 use super::super::limits::{BLOCK_BYTES, PARAMETERS_MAX, SAME_BLOCKS_MAX, TRANSFER_BYTES_MAX};
 use super::super::sense::{self, Form, Sense};
 use super::super::{
-    Nexus, Outcome, Plan, Slow, Status, copy, inquiry, limits, mode, report, reserve,
+    Abort, Nexus, Outcome, Plan, Slow, Status, copy, inquiry, limits, mode, report, reserve,
 };
 use super::Unit;
 
@@ -20,7 +20,8 @@ impl Unit {
     pub(super) fn plan(&self, nexus: &Nexus, command: Command) -> Result<Plan, Sense> {
         let slow = |data_out: u64, change: bool| {
             let data_out = u32::try_from(data_out).unwrap_or(u32::MAX);
-            Ok(Plan::Slow(Slow { data_out, change, command, epoch: nexus.epoch() }))
+            let (epoch, abort) = (nexus.epoch(), Abort::default());
+            Ok(Plan::Slow(Slow { data_out, change, command, epoch, abort }))
         };
         let content = |at: &Blocks, times: u64| at.count * u64::from(BLOCK_BYTES) * times;
         match command {
@@ -99,8 +100,8 @@ impl Unit {
             Command::Inquiry { page: None, room } => Outcome::data(inquiry::standard(), room),
             Command::Inquiry { page: Some(page), room } => {
                 let port = inquiry::Port {
-                    volume: self.identity.volume,
-                    target: &self.identity.target,
+                    volume: self.volume_id,
+                    target: &self.target.borrow(),
                     group: self.settings.borrow().group,
                     port: nexus.target_port(),
                 };
@@ -117,7 +118,7 @@ impl Unit {
             }
             Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
             Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),
-            Command::ReportLuns { select, room } => report::luns(nexus.units(), select, room)?,
+            Command::ReportLuns { select, room } => report::luns(&nexus.units(), select, room)?,
             Command::ReportOpcodes { timeouts, options, opcode, action, room } => {
                 Outcome::data(report::opcodes(options, timeouts, (opcode, action))?, room)
             }

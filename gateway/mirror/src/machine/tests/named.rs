@@ -267,6 +267,28 @@ fn snap_06_a_snapshot_is_listed_as_deleting_until_the_stores_gave_it_back() {
     assert_eq!(answered(&bench), Some(Err(Refusal::NoSuchSnapshot)));
 }
 
+#[test]
+fn snap_05_a_deletion_that_a_store_refused_is_tried_again_with_the_next_record() {
+    let removing = |bench: &Bench| {
+        bench.out.iter().find_map(|effect| match effect {
+            Effect::RemoveSnapshots { snapshots } => Some(snapshots.clone()),
+            _ => None,
+        })
+    };
+    let mut bench = Bench::in_sync(Policy::default()).with_snapshot();
+    bench.apply(Event::Command(Command::RemoveSnapshot { snapshot: WISH })).record();
+    let asked = removing(&bench).expect("the store is asked");
+    bench.take();
+    bench.apply(Event::SnapshotsRemoved { snapshots: Vec::new() }).record();
+    assert_eq!(bench.machine.status().snapshots[0].state, SnapshotState::Deleting);
+    assert_eq!(removing(&bench), None, "not at once: it would be asked for ever");
+    bench.apply(Event::Command(Command::Suspend { leg: leg() })).record();
+    assert_eq!(removing(&bench).as_ref(), Some(&asked));
+    bench.take();
+    bench.apply(Event::SnapshotsRemoved { snapshots: asked }).record();
+    assert!(bench.machine.status().snapshots.is_empty());
+}
+
 /// The mirror's part: what came before is applied first, and the stream goes on when it is taken.
 #[test]
 fn snap_01_a_mirror_keeps_what_came_before_and_says_so_when_it_is_recorded() {

@@ -25,7 +25,7 @@ use super::runs::Asker;
 use crate::book::{Pages, PolicyEntry};
 use crate::clock::text;
 use crate::gateway::Gateway;
-use crate::points::moment;
+use crate::points::{LOCK_DAYS_MAX, moment};
 use crate::refusal::Refused;
 use crate::schedule::{Act, Schedule, drive};
 
@@ -55,6 +55,8 @@ impl Gateway {
         for policy in policies.iter().filter(|policy| policy.on) {
             let Ok(schedule) = Schedule::parse(&policy.schedule, &policy.zone) else { continue };
             let Some(name) = name_of(&self.book.read(), policy.of) else { continue };
+            // They stand at zero before anything is lost, so that the first loss is seen as one.
+            crate::metrics::backups::slots(&name, 0, 0);
             let before = Timestamp::from_millisecond(policy.before_ms).unwrap_or(now);
             let look = schedule.look(before, now, self.policy_runs(policy));
             next = next.into_iter().chain(look.next).min();
@@ -124,11 +126,22 @@ impl Gateway {
                 let wanted = BackupCreate {
                     of: policy.of.to_string(),
                     target: policy.target.clone(),
+                    locked_until: self.lock_of(policy).map(|until| until.to_string()),
                     ..BackupCreate::default()
                 };
                 self.create_backup(&wanted, Asker { policy: Some(name.to_owned()) }).await
             }
         }
+    }
+
+    /// Until when what a policy takes now is locked. Of both clocks the later one counts: one on the
+    /// wall that was set back makes no lock shorter.
+    fn lock_of(&self, policy: &PolicyEntry) -> Option<Timestamp> {
+        let days = i64::from(policy.lock_days);
+        let now = self.now().max(moment(self.clock.lock_ms()));
+        (days > 0).then(|| {
+            now.checked_add(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MAX)
+        })
     }
 
     /// A run of the policy with this name was begun, or is gone on with, by whomever: its end is the
@@ -211,6 +224,10 @@ impl Gateway {
                 format!("{:?} is due more than {DUES_A_DAY_MAX} times a day", wanted.schedule);
             return Err(bad(why));
         }
+        if wanted.lock_days > LOCK_DAYS_MAX {
+            let days = wanted.lock_days;
+            return Err(bad(format!("lock_days is {days}, at most {LOCK_DAYS_MAX}")));
+        }
         let id = self.policy_subject(of)?;
         self.book
             .change(Vec::new(), |pages| {
@@ -223,6 +240,7 @@ impl Gateway {
                     schedule: wanted.schedule,
                     zone: wanted.zone,
                     retention: wanted.retention,
+                    lock_days: wanted.lock_days,
                     on: wanted.on,
                     before_ms: now.as_millisecond(),
                     skipped: known.as_ref().map_or(0, |known| known.skipped),
@@ -318,6 +336,7 @@ impl Gateway {
             schedule: policy.schedule.clone(),
             zone: policy.zone.clone(),
             retention: policy.retention.clone(),
+            lock_days: policy.lock_days,
             on: policy.on,
             next_at: next.map(|next| next.to_string()),
             last_run: policy.ended_ms.map(|ms| BackupPolicyRun { at: text(ms), error }),

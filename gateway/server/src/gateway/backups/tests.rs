@@ -1,6 +1,7 @@
 //! Policies by a clock that the test holds: what is run, skipped, missed, kept and deleted. What a stop
 //! and a lock do not change, and which stores there are clients of.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use mirror::SnapshotOrigin;
 
 use super::*;
+use crate::clock::Clock;
 use crate::config::TargetConfig;
 use crate::gateway::tests::{Rig, ended};
 
 /// A target `disk` in this directory.
-pub(in crate::gateway) fn target(dir: &Path, bytes_per_second: Option<u64>) -> TargetConfig {
+pub(crate) fn target(dir: &Path, bytes_per_second: Option<u64>) -> TargetConfig {
     TargetConfig {
         name: "disk".to_owned(),
         url: format!("file://{}", dir.join("repository").display()),
@@ -42,6 +44,7 @@ fn policy(schedule: &str, retention: BackupRetention) -> BackupPolicySet {
         schedule: schedule.to_owned(),
         zone: "Europe/Berlin".to_owned(),
         retention,
+        lock_days: 0,
         on: true,
     }
 }
@@ -156,7 +159,7 @@ async fn bak_05_what_comes_due_during_a_run_is_skipped_and_counted_and_a_failure
 }
 
 /// What a person asks for who wants a backup of that name.
-pub(in crate::gateway) fn by_hand(name: &str) -> api::BackupCreate {
+pub(crate) fn by_hand(name: &str) -> api::BackupCreate {
     api::BackupCreate {
         of: "orders".to_owned(),
         target: "disk".to_owned(),
@@ -200,6 +203,117 @@ async fn bak_06_what_no_rule_keeps_goes_after_a_run_and_what_is_manual_stays() {
     rig.close().await;
 }
 
+#[tokio::test]
+async fn bak_10_what_a_policy_takes_is_locked_for_its_days_whatever_its_rules_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let keep = BackupRetention { last: Some(1), ..BackupRetention::default() };
+    let set = |lock_days| BackupPolicySet { lock_days, ..policy("0 2 * * *", keep.clone()) };
+    let refused = gateway.set_backup_policy("orders", set(3_651)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupPolicyBad.as_str(), "{refused:?}");
+    let shown = gateway.set_backup_policy("orders", set(30)).await.unwrap();
+    assert_eq!(shown.lock_days, 30);
+    let before = now(&rig);
+    for run in 1..=2 {
+        gateway.run_backup_policy("orders").await.unwrap();
+        settled(&rig, run).await;
+    }
+    let list = gateway.show_backups(None).await.unwrap();
+    assert_eq!(list.items.len(), 2);
+    for backup in &list.items {
+        let until: Timestamp = backup.locked_until.as_deref().unwrap().parse().unwrap();
+        // Locks are dates in whole seconds.
+        assert!(until + SignedDuration::from_secs(1) >= before + days(30), "{backup:?}");
+        let refused = gateway.delete_backup(&backup.id.to_string()).await.unwrap_err();
+        assert_eq!(refused.0.code, Code::BackupLocked.as_str(), "{refused:?}");
+    }
+    let fates = gateway.backup_fates("orders").await.unwrap();
+    assert!(fates.items.iter().all(|fate| !fate.deleted), "{fates:?}");
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn snap_05_a_snapshot_that_a_backup_reads_says_so_until_the_backup_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let taken = gateway.take_snapshot("orders", Some("read".to_owned())).await.unwrap();
+    assert_eq!(taken.allowed_actions, ["snapshot.delete", "snapshot.rollback"]);
+    let run = cut_short(&rig, taken.id);
+    let backup = run.backup;
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.runs.push(run);
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    let shown = gateway.snapshot("orders", "read").await.unwrap();
+    assert_eq!(shown.state, api::SnapshotState::BackingUp);
+    assert_eq!(serde_json::to_value(shown.state).unwrap(), "backing-up");
+    // It is read and gone back to as before, and stays.
+    assert_eq!(shown.volumes[0].exports, ["nbd://127.0.0.1:1/orders@read"]);
+    assert_eq!(shown.allowed_actions, ["snapshot.rollback"]);
+    let refused = gateway.delete_snapshot("orders", "read").await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupPoint.as_str());
+    // Complete, it is what the next one builds upon.
+    let completed = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.complete(backup);
+        Ok::<(), Refused>(())
+    });
+    completed.await.unwrap();
+    let shown = gateway.snapshot("orders", "read").await.unwrap();
+    assert_eq!(shown.state, api::SnapshotState::Available);
+    assert_eq!(shown.allowed_actions, ["snapshot.rollback"]);
+    gateway.forget_run(backup).await.unwrap();
+    rig.close().await;
+}
+
+/// A run of the volume's group that a stop interrupted before it noted that it has its snapshot.
+fn cut_short(rig: &Rig, snapshot: Uuid) -> RunEntry {
+    let (group, volume) = rig.gateway.find_volume("orders").unwrap();
+    RunEntry {
+        backup: BackupId::new(rig.gateway.targets.get("disk").unwrap().now()).uuid(),
+        target: "disk".to_owned(),
+        group: group.id,
+        volumes: vec![volume.id],
+        snapshot,
+        has_snapshot: false,
+        is_taken: false,
+        name: "cut-short".to_owned(),
+        full: false,
+        locked_until_s: None,
+        policy: None,
+        begun_ms: rig.gateway.clock.unix_ms(),
+        error: None,
+    }
+}
+
+/// Found in a review: a clock on the wall that was moved forward by a mistake removed all but the newest.
+#[tokio::test]
+async fn bak_06_days_are_counted_by_the_lock_clock_and_not_by_the_one_on_the_wall() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = BackupRetention { days: Some(7), ..BackupRetention::default() };
+    let rig = open(dir.path(), None).await;
+    rig.gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
+    for run in 1..=2 {
+        rig.gateway.run_backup_policy("orders").await.unwrap();
+        settled(&rig, run).await;
+    }
+    let started_ms = rig.gateway.clock.unix_ms();
+    rig.close().await;
+    // Seconds by the one on the wall, and that many days by the one that nobody sets.
+    for (passed, gone) in [(0, [false, false]), (6, [false, false]), (8, [true, false])] {
+        let clock = Clock::start().locks_from(started_ms + passed * 86_400_000);
+        let target = target(dir.path(), None);
+        let configure = |config: &mut crate::config::Config| config.backup_targets = vec![target];
+        let rig = Rig::open_at(dir.path(), clock, configure).await;
+        let fates = rig.gateway.backup_fates("orders").await.unwrap();
+        let deleted: Vec<bool> = fates.items.iter().map(|fate| fate.deleted).collect();
+        assert_eq!(deleted, gone, "after {passed} days: {fates:?}");
+        rig.close().await;
+    }
+}
+
 /// Found in a review: a run that a stop interrupted was taken up, and its policy never heard of it.
 #[tokio::test]
 async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys() {
@@ -208,23 +322,8 @@ async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys(
     let gateway = &rig.gateway;
     let set = policy("0 2 * * *", BackupRetention::default());
     gateway.set_backup_policy("orders", set).await.unwrap();
-    let (group, volume) = gateway.find_volume("orders").unwrap();
-    let target = gateway.targets.get("disk").unwrap();
-    let run = RunEntry {
-        backup: BackupId::new(target.now()).uuid(),
-        target: "disk".to_owned(),
-        group: group.id,
-        volumes: vec![volume.id],
-        snapshot: Uuid::now_v7(),
-        has_snapshot: false,
-        is_taken: false,
-        name: "cut-short".to_owned(),
-        full: false,
-        locked_until_s: None,
-        policy: Some("orders".to_owned()),
-        begun_ms: gateway.clock.unix_ms(),
-        error: None,
-    };
+    let policy = Some("orders".to_owned());
+    let run = RunEntry { policy, ..cut_short(&rig, Uuid::now_v7()) };
     let noted = gateway.book.change(Vec::new(), |pages| {
         pages.backups.runs.push(run);
         Ok::<(), Refused>(())
@@ -266,6 +365,76 @@ async fn bak_03_a_locked_snapshot_keeps_nobody_out_of_an_original_that_was_resto
         let marks = mirror::Marks { locked_until_ms: until, ..mirror::Marks::default() };
         gateway.mark_snapshot(&group, first, marks).await.unwrap();
     }
+    rig.close().await;
+}
+
+/// Changes a bit of this block wherever the pool stores it.
+fn rot(folder: &Path, block: &[u8]) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rot(&path, block);
+            continue;
+        }
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("data.")) {
+            continue;
+        }
+        let stored = std::fs::read(&path).unwrap();
+        for (number, stored) in stored.chunks(block.len()).enumerate() {
+            if stored == block {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                let offset = (number * block.len() + 100) as u64;
+                file.write_all_at(&[stored[100] ^ 4], offset).unwrap();
+            }
+        }
+    }
+}
+
+/// Found in a review: what was wrong with the newest backup kept the older ones from being asked.
+#[tokio::test]
+async fn scrub_repairs_from_an_older_backup_where_something_is_wrong_with_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let mut taken = Vec::new();
+    let block: Vec<u8> = (0..4096_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let (number, offset) = (400, 400 * 4096);
+    for name in ["small", "whole"] {
+        let begun = gateway.create_backup(&by_hand(name), Asker::default()).await.unwrap();
+        assert_eq!(ended(gateway, begun.id).await.state, OperationState::Succeeded);
+        let list = gateway.show_backups(None).await.unwrap();
+        taken.push(list.items.iter().find(|of| of.name == name).unwrap().id);
+        if name == "small" {
+            gateway.grow_volume("orders", 2 << 20).await.unwrap();
+            let (group, volume) = gateway.find_volume("orders").unwrap();
+            let place = (group.group(), block::VolumeId::from_uuid(volume.id));
+            let data = bytes::Bytes::from(block.clone());
+            let shard = gateway.shard_of(group.group());
+            let written = shard.run(move |state| async move {
+                state.fill(place, offset, data).await?;
+                state.fill_flush(place).await
+            });
+            written.await.unwrap().unwrap();
+        }
+    }
+    // The snapshot of the older one goes behind the run of the newer.
+    while gateway.book.read().backups.runs.len() != 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // As if the newest were one that does not have the block, although its snapshot says so.
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        let odd = RunEntry { backup: taken[0], ..pages.backups.runs[0].clone() };
+        pages.backups.runs.push(odd);
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    rot(&dir.path().join("pool"), &block);
+    let begun = gateway.scrub_volume("orders").unwrap();
+    let scrubbed = ended(gateway, begun.id).await;
+    assert_eq!(scrubbed.state, OperationState::Succeeded, "{scrubbed:?}");
+    let found = gateway.book.read().scrubs[0].clone();
+    assert_eq!((found.bad, found.repaired), (1, 1), "block {number}: {found:?}");
+    assert_eq!(gateway.read_volume("orders", offset, 4096).await.unwrap(), block);
     rig.close().await;
 }
 

@@ -11,6 +11,7 @@
 mod changes;
 mod look;
 mod places;
+mod tags;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::book::evs::{Attached, Group, Head, Instance, Life, Nic, Pair, Record,
 use crate::gateway::Gateway;
 use crate::refusal::Refused;
 use look::Seen;
+pub(crate) use tags::TAGS_MAX;
 
 /// A server that somebody wants protected.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -89,6 +91,12 @@ pub(crate) enum InstanceCall {
         id: Uuid,
         flavours: [Option<String>; 2],
     },
+    /// Tags are put, or taken off by their keys.
+    Tag {
+        id: Uuid,
+        put: Vec<(String, String)>,
+        off: Vec<String>,
+    },
 }
 
 impl InstanceCall {
@@ -102,7 +110,8 @@ impl InstanceCall {
             | Self::Detach { id, .. }
             | Self::AddNic { id, .. }
             | Self::RemoveNic { id, .. }
-            | Self::Resize { id, .. } => pages.instance(*id)?.group,
+            | Self::Resize { id, .. }
+            | Self::Tag { id, .. } => pages.instance(*id)?.group,
         })
     }
 }
@@ -163,6 +172,7 @@ impl Gateway {
             InstanceCall::AddNic { id, nic } => self.add_nic(id, nic).await,
             InstanceCall::RemoveNic { id, port } => self.remove_nic(id, port).await,
             InstanceCall::Resize { id, flavours } => self.resize(id, flavours).await,
+            InstanceCall::Tag { id, put, off } => self.tag(id, put, off).await,
         }
     }
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use api::Code;
 use recovery::{Actions, Context, Direction, Outcome, Report, Retry};
-use serde_json::Value;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::coded;
 use crate::gateway::Gateway;
@@ -22,6 +23,10 @@ use crate::refusal::Refused;
 
 /// By this action a plugin shows that it has them all.
 const SIGN: &str = "/make-server";
+/// By this one a server is looked at.
+pub(super) const LOOK: &str = "inspect-server";
+/// And by this one a disk; a plugin may have none.
+const LOOK_AT_DISK: &str = "inspect-disk";
 /// Tries of one deed.
 const TRIES_MAX: u32 = 8;
 /// Looks at one deed that goes on by itself; with the pause that plugins ask for, minutes.
@@ -76,6 +81,22 @@ impl Gateway {
     /// Whether there is one.
     pub(super) fn has_cloud(&self) -> bool {
         self.cloud_plugin().is_ok()
+    }
+
+    /// Whether a disk may be copied as far as the cloud knows it. A plugin that cannot tell, or that knows no
+    /// such disk, has nothing against it.
+    pub(super) async fn require_copyable(&self, disk: Uuid, name: &str) -> Result<(), Refused> {
+        let Ok((plugin, _)) = self.cloud_plugin() else { return Ok(()) };
+        if !self.runs.registry.has(&format!("{plugin}/{LOOK_AT_DISK}")) {
+            return Ok(());
+        }
+        let deed = Deed {
+            action: LOOK_AT_DISK,
+            key: format!("inspect/{disk}"),
+            params: json!({ "disk": disk.to_string() }),
+            failure: "SDRS.0405",
+        };
+        check_marks(name, &self.cloud(&deed).await?)
     }
 
     /// Lets a plugin do something, to its end; what it told.
@@ -135,13 +156,37 @@ impl Failed {
                 Ok(())
             }
             None => {
-                let theirs =
-                    if self.code.starts_with("SDRS.") { self.code.as_str() } else { deed.failure };
+                let (code, theirs) = self.codes(deed);
                 let detail = format!("plugin {plugin}: {}: {}", deed.action, self.why);
-                Err(coded(Code::PluginFailed, theirs, detail))
+                Err(coded(code, theirs, detail))
             }
         }
     }
+
+    /// Ours and the dialect's. What somebody asked to be protected and what does not exist, or cannot, is a
+    /// mistake of the asker's; anything else went wrong between the plugin and its cloud.
+    fn codes<'a>(&'a self, deed: &Deed) -> (Code, &'a str) {
+        match (deed.action, self.code.as_str()) {
+            (LOOK, "not-found") => (Code::NotFound, deed.failure),
+            (LOOK, "invalid-argument") => (Code::Invalid, "SDRS.0210"),
+            (_, theirs) if theirs.starts_with("SDRS.") => (Code::PluginFailed, theirs),
+            _ => (Code::PluginFailed, deed.failure),
+        }
+    }
+}
+
+/// What a cloud says of a disk that cannot be copied: the copy would be of no use, or nobody's to make.
+fn check_marks(name: &str, told: &Told) -> Result<(), Refused> {
+    let is = |mark: &str| told.get(mark).is_some_and(|is| is == "true");
+    if is("frozen") {
+        let detail = format!("disk {name} is frozen by the cloud");
+        return Err(coded(Code::Invalid, "SDRS.0225", detail));
+    }
+    if is("encrypted") {
+        let detail = format!("disk {name} is encrypted by the cloud: its copy could not be read");
+        return Err(coded(Code::WrongState, "SDRS.1802", detail));
+    }
+    Ok(())
 }
 
 /// Follows one try to its end.
@@ -178,6 +223,38 @@ async fn carry(
 mod tests {
     use super::*;
     use crate::gateway::evs::own_code;
+
+    #[test]
+    fn evs_37_a_server_that_is_not_there_is_a_mistake_of_whoever_asked() {
+        let looks = Deed { action: LOOK, failure: "SDRS.1326", ..deed() };
+        let failed = |code: &str| Failed {
+            code: code.to_owned(),
+            why: "why".to_owned(),
+            retry: Retry::Never,
+        };
+        for (deed, code, ours, theirs) in [
+            (&looks, "not-found", Code::NotFound, "SDRS.1326"),
+            (&looks, "invalid-argument", Code::Invalid, "SDRS.0210"),
+            (&looks, "denied", Code::PluginFailed, "SDRS.1326"),
+            (&looks, "SDRS.1333", Code::PluginFailed, "SDRS.1333"),
+            (&deed(), "not-found", Code::PluginFailed, "SDRS.1306"),
+        ] {
+            assert_eq!(failed(code).codes(deed), (ours, theirs), "{code}");
+        }
+    }
+
+    #[test]
+    fn evs_53_a_disk_that_is_frozen_or_encrypted_is_refused_by_its_number() {
+        let told = |marks: &[(&str, &str)]| -> Told {
+            marks.iter().map(|(mark, is)| ((*mark).to_owned(), (*is).to_owned())).collect()
+        };
+        assert_eq!(check_marks("d", &told(&[])), Ok(()), "nobody knows");
+        assert_eq!(check_marks("d", &told(&[("frozen", "false"), ("encrypted", "false")])), Ok(()));
+        for (mark, number) in [("frozen", "SDRS.0225"), ("encrypted", "SDRS.1802")] {
+            let refused = check_marks("d", &told(&[(mark, "true")])).unwrap_err();
+            assert_eq!(own_code(&refused.0.detail), Some(number));
+        }
+    }
 
     fn deed() -> Deed {
         let params = Value::Null;

@@ -1,7 +1,8 @@
 //! What other gateways ask about runs.
 //!
 //! Invariant: records are kept, and actions done, only for a gateway that the run itself names, with the
-//! highest term that is known here.
+//! highest term that is known here. An action has the time that its step has there, however long an answer
+//! may take: an asker that knows of it asks again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +17,15 @@ use super::Gateway;
 use crate::refusal::Refused;
 use crate::runs::Place;
 use crate::runs::calls::{Act, ActAnswer, ActCall, RunAnswer, RunQuestion, fitting};
+use crate::runs::errands::Errand;
 
 /// A run that is executed here stands still within this time: its calls are dropped.
 const STILL_MAX: Duration = Duration::from_secs(8);
-/// Shorter than an asker waits.
-const ACT_MAX: Duration = Duration::from_secs(12);
+/// Of one call, whatever its step's own limit is: the longest that an action of a plugin may describe. What
+/// takes longer answers that it is pending.
+const ACT_MAX: Duration = Duration::from_secs(300);
+/// Of a call whose asker does not ask again: shorter than it waits.
+const AT_ONCE_MAX: Duration = Duration::from_secs(12);
 
 fn is_named(run: &Run, peer: &Identity) -> bool {
     let peer = peer.gateway.uuid().to_string();
@@ -210,6 +215,7 @@ impl Gateway {
                 Refused::new(Code::NotFound, "no copy of the run's journal is here yet")
             })?;
             if known.term > act.term {
+                act.errand.into_iter().for_each(|errand| self.runs.errands.forget(errand));
                 return Ok(RunAnswer::Superseded { term: known.term });
             }
             if !is_named(&known.run, peer) || known.run.ended.is_some() {
@@ -221,14 +227,44 @@ impl Gateway {
             let error = ActionError::now(Code::PlanBad.as_str(), why);
             return Ok(RunAnswer::Acted(Box::new(ActAnswer::Failed(error))));
         };
-        let doing = tokio::time::timeout(ACT_MAX, perform(&*actions, act));
-        let late = |_elapsed| Err(ActionError::now("timeout", "the action did not answer in time"));
-        let answer = doing.await.unwrap_or_else(late).unwrap_or_else(ActAnswer::Failed);
-        Ok(RunAnswer::Acted(Box::new(answer)))
+        let Some(id) = act.errand else {
+            let answer = within(AT_ONCE_MAX, actions, act).await;
+            return Ok(RunAnswer::Acted(Box::new(answer)));
+        };
+        let step = act.context.as_ref().map(|context| context.step.clone()).unwrap_or_default();
+        let limit = act.context.as_ref().map_or(ACT_MAX, |of| of.deadline.min(ACT_MAX));
+        let of = (act.run, step.as_str());
+        let errand = || -> Errand { Box::pin(within(limit, actions, act)) };
+        match self.runs.errands.take(id, of, errand) {
+            Ok(Some(drive)) => {
+                let stopping = self.stopping.clone();
+                self.tasks.spawn(async move {
+                    stopping.run_until_cancelled(drive).await;
+                });
+            }
+            Ok(None) => {}
+            Err(error) => return Ok(RunAnswer::Acted(Box::new(ActAnswer::Failed(error)))),
+        }
+        let answer = self.runs.errands.wait(id).await;
+        Ok(answer.map_or(RunAnswer::Going, |answer| RunAnswer::Acted(Box::new(answer))))
     }
 }
 
-async fn perform(actions: &dyn Actions, act: Act) -> Result<ActAnswer, ActionError> {
+/// What an action says, within this time.
+async fn within(limit: Duration, actions: Arc<dyn Actions>, act: Act) -> ActAnswer {
+    let late = |_elapsed| {
+        let why = format!("the action did not answer within {limit:?}");
+        Err(ActionError::now("timeout", why))
+    };
+    let doing = tokio::time::timeout(limit, perform(&*actions, act, limit));
+    doing.await.unwrap_or_else(late).unwrap_or_else(ActAnswer::Failed)
+}
+
+async fn perform(
+    actions: &dyn Actions,
+    act: Act,
+    limit: Duration,
+) -> Result<ActAnswer, ActionError> {
     let (_, action) = recovery::split_action(&act.action).unwrap_or(("", &act.action));
     let params = &act.params;
     if act.call == ActCall::Describe {
@@ -236,7 +272,7 @@ async fn perform(actions: &dyn Actions, act: Act) -> Result<ActAnswer, ActionErr
     }
     let nobody = || ActionError::never(Code::Invalid.as_str(), "the call is for nobody");
     let context = act.context.ok_or_else(nobody)?;
-    let context = Context { deadline: context.deadline.min(ACT_MAX), ..context };
+    let context = Context { deadline: context.deadline.min(limit), ..context };
     let outcome = match &act.call {
         ActCall::Describe => return Err(nobody()),
         ActCall::Check => {

@@ -3,7 +3,7 @@
 use api::{
     Code, SdrsAttach, SdrsAttachment, SdrsInstance, SdrsInstanceCreate, SdrsInstanceDelete,
     SdrsInstanceRename, SdrsInstanceShown, SdrsJobBegun, SdrsNic, SdrsNicCreate, SdrsNicDelete,
-    SdrsResize, SdrsTag,
+    SdrsResize,
 };
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::groups::{find as find_group, station, status as status_of};
+use super::tags::{check_tags, shown as shown_tag};
 use super::{
     Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name, cut,
     id, listed_ids,
@@ -22,10 +23,6 @@ use crate::gateway::Gateway;
 use crate::gateway::evs::view::{Data, Replication, of_pair};
 use crate::gateway::evs::{Call, InstanceCall, NewInstance, NewNic, coded};
 use crate::refusal::Refused;
-
-const TAGS_MAX: usize = 10;
-const KEY_MAX: usize = 36;
-const VALUE_MAX: usize = 43;
 
 /// An instance is as its group is, unless something is the matter with its servers or its pairs.
 fn status(instance: &Instance, group: Option<&Group>, data: Data) -> &'static str {
@@ -42,7 +39,7 @@ fn status(instance: &Instance, group: Option<&Group>, data: Data) -> &'static st
     }
 }
 
-async fn shown(gateway: &Gateway, instance: &Instance) -> SdrsInstance {
+pub(super) async fn shown(gateway: &Gateway, instance: &Instance) -> SdrsInstance {
     let pages = gateway.book.read();
     let group = pages.evs.group(instance.group).ok().cloned();
     let core = match &group {
@@ -65,7 +62,6 @@ async fn shown(gateway: &Gateway, instance: &Instance) -> SdrsInstance {
         active: nic.active.clone(),
         standby: nic.standby.clone(),
     };
-    let tag = |(key, value): &(String, String)| SdrsTag { key: key.clone(), value: value.clone() };
     SdrsInstance {
         id: instance.head.id.to_string(),
         name: instance.name.clone(),
@@ -78,7 +74,7 @@ async fn shown(gateway: &Gateway, instance: &Instance) -> SdrsInstance {
         priority_station: station(group.map_or(0, |group| group.primary)).to_owned(),
         attachment: instance.disks.iter().map(attachment).collect(),
         nics: instance.nics.iter().map(nic).collect(),
-        tags: instance.tags.iter().map(tag).collect(),
+        tags: instance.tags.iter().map(shown_tag).collect(),
         metadata: json!({}),
         failure_reason: lost.or(fault),
         created_at: text(instance.head.made_ms),
@@ -86,7 +82,7 @@ async fn shown(gateway: &Gateway, instance: &Instance) -> SdrsInstance {
     }
 }
 
-fn find(gateway: &Gateway, id: Uuid) -> Result<Instance, Refused> {
+pub(super) fn find(gateway: &Gateway, id: Uuid) -> Result<Instance, Refused> {
     gateway.book.read().evs.instance(id).cloned()
 }
 
@@ -123,24 +119,6 @@ pub(super) async fn list(
     ];
     let count = items.len();
     Ok(Json(json!({ "count": count, "protected_instances": cut(items, &asked, &filters)? })))
-}
-
-fn check_tags(tags: &[SdrsTag]) -> Result<(), Refused> {
-    let is_word = |text: &str, max: usize| {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        text.len() <= max && text.chars().all(fits)
-    };
-    let is_tag = |tag: &SdrsTag| {
-        !tag.key.is_empty() && is_word(&tag.key, KEY_MAX) && is_word(&tag.value, VALUE_MAX)
-    };
-    if tags.len() <= TAGS_MAX && tags.iter().all(is_tag) {
-        return Ok(());
-    }
-    let detail = format!(
-        "tags are at most {TAGS_MAX}, keys at most {KEY_MAX} and values at most {VALUE_MAX} of A-Z a-z \
-         0-9 _ -"
-    );
-    Err(coded(Code::Invalid, "SDRS.0201", detail))
 }
 
 /// Protect a server: a server that stands in for it is made in the other zone
@@ -312,19 +290,4 @@ pub(super) async fn resize(
     };
     let of = InstanceCall::Resize { id: named.id()?, flavours };
     begun(gateway.evs_call(Call::Instance { of }).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn evs_37_tags_are_few_and_short() {
-        let tag = |key: &str, value: &str| SdrsTag { key: key.into(), value: value.into() };
-        assert_eq!(check_tags(&[tag("role", "web"), tag("a_b-c", "")]), Ok(()));
-        for bad in [tag("", "x"), tag("a b", "x"), tag(&"k".repeat(37), ""), tag("k", "ü")] {
-            assert!(check_tags(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
-        }
-        assert!(check_tags(&vec![tag("k", "v"); 11]).is_err());
-    }
 }

@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -19,12 +18,12 @@ use iscsi::scsi::{
     ElsewhereFuture, Forgetful, KeepError, KeepFuture, Outcome, PortState, ReservationKeeper,
     ReserveOut, Strangers, Unit, UnitEvent, UnitIdentity, UnitSettings,
 };
-use iscsi::{Attachment, LoggedIn, Lun, Told};
+use iscsi::{LoggedIn, Told};
 use mirror::{Group, GroupStatus, LinkState, Serving};
 use tokio_util::sync::CancellationToken;
 
+use super::together::{Seat, Wanted};
 use super::{OpenGroup, OpenVolume, ShardState};
-use crate::book::VolumeEntry;
 use crate::refusal::Refused;
 use crate::reservations;
 use crate::ways::Paths;
@@ -32,48 +31,19 @@ use crate::ways::Paths;
 /// How long a group may take to change hands, for initiators that ask.
 pub(super) const TRANSITION_SECONDS: u8 = 30;
 
-/// A volume that an initiator is given, and as which disk of its target.
-pub(crate) struct Wanted {
-    /// Which.
-    pub(crate) volume: VolumeId,
-    /// Its name, for metrics and logs.
-    pub(crate) label: String,
-    lun: u8,
-    read_only: bool,
-}
-
-impl Wanted {
-    /// The volume as the book has it.
-    pub(crate) fn of(entry: &VolumeEntry, lun: u8) -> Self {
-        let volume = VolumeId::from_uuid(entry.id);
-        Self { volume, label: entry.name.clone(), lun, read_only: entry.settings.read_only }
-    }
-}
-
-/// A disk with all that one more session at it needs.
-struct Seat {
-    disk: Disk,
-    lun: u8,
-    label: String,
-    /// Those who have it.
-    count: Rc<Cell<usize>>,
-    /// Cancelled when they are dropped.
-    closing: CancellationToken,
-}
-
 /// A disk, and what stands between it and its volume.
 #[derive(Clone)]
 pub(super) struct Disk {
-    unit: Rc<Unit>,
-    volume: Rc<Guarded>,
-    portals: Told,
+    pub(super) unit: Rc<Unit>,
+    pub(super) volume: Rc<Guarded>,
+    pub(super) portals: Told,
 }
 
 /// A volume as the settings have it, and only while this gateway may serve it.
-struct Guarded {
+pub(super) struct Guarded {
     group: Rc<Group>,
     volume: Rc<dyn Volume>,
-    read_only: Cell<bool>,
+    pub(super) read_only: Cell<bool>,
     /// Cancelled when another gateway may have had the volume since the reservations were taken up.
     licence: RefCell<CancellationToken>,
     /// Whether requests went through when this was looked at last.
@@ -214,7 +184,7 @@ impl Disk {
 
     /// Follows the gateway's place in the group: first what other gateways left is taken up, then
     /// hosts are let through, then they are told; and the other way round when it is lost.
-    fn follow(&self, group: &Rc<Group>, paths: &Paths) {
+    pub(super) fn follow(&self, group: &Rc<Group>, paths: &Paths) {
         (*self.portals.borrow_mut()).clone_from(&paths.portals);
         let carries = !matches!(paths.own, PortState::Standby | PortState::Unavailable);
         let serves = carries && group.is_serving();
@@ -323,24 +293,6 @@ impl ShardState {
         }
     }
 
-    /// Seats an initiator's session at volumes of one group: at all of them, or it is dropped.
-    pub(crate) fn seat_initiator(&self, group: GroupId, disks: Vec<Wanted>, host: LoggedIn) {
-        let Some(open) = self.group(group) else { return };
-        let paths = self.parts.ways.of(&open.group.status());
-        let seat = |wanted: Wanted| {
-            let of = open.volume(wanted.volume).filter(|of| !of.is_closed.get())?;
-            let disk = self.disk_of(&open, &of, &host.target().name, &paths)?;
-            disk.volume.read_only.set(wanted.read_only);
-            disk.follow(&open.group, &paths);
-            let (count, closing) = (of.sessions, of.closing.borrow().clone());
-            Some(Seat { disk, lun: wanted.lun, label: wanted.label, count, closing })
-        };
-        let seats: Option<Vec<Seat>> = disks.into_iter().map(seat).collect();
-        if let Some(seats) = seats.filter(|seats| !seats.is_empty()) {
-            self.seat_at(seats, open.closing.child_token(), host);
-        }
-    }
-
     /// How many initiators are logged in to a volume, whatever part this gateway plays.
     pub(crate) fn logged_in(&self, (group, volume): (GroupId, VolumeId)) -> usize {
         let of = self.group(group).and_then(|open| open.volume(volume));
@@ -359,17 +311,19 @@ impl ShardState {
         !disk.volume.is_unread.get()
     }
 
-    /// The disk in front of a volume, which is made when somebody asks for it first, and anew when it
-    /// has moved to another target: nobody is logged in to it then.
-    fn disk_of(
+    /// The disk in front of a volume, which is made when somebody asks for it first. It goes along when
+    /// the volume is at another target than before, with what is reserved.
+    pub(super) fn disk_of(
         &self,
         open: &OpenGroup,
         of: &OpenVolume,
         target: &str,
         paths: &Paths,
     ) -> Option<Disk> {
-        let stays = |disk: &Disk| of.sessions.get() > 0 || disk.unit.target() == target;
-        if let Some(known) = of.disk.borrow().clone().filter(stays) {
+        if let Some(known) = of.disk.borrow().clone() {
+            if of.sessions.get() == 0 {
+                known.unit.move_to(target);
+            }
             return Some(known);
         }
         let handle = open.group.volume(of.id)?;
@@ -410,7 +364,7 @@ impl ShardState {
 
     /// Seats an initiator's session at a copy that is open on its own.
     pub(crate) fn seat_apart(&self, group: GroupId, wanted: Wanted, host: LoggedIn) {
-        let Wanted { volume, label, lun, read_only } = wanted;
+        let Wanted { volume, label, lun, read_only, .. } = wanted;
         let Some(open) = self.group(group) else { return };
         let status = open.group.status();
         let Some(of) = open.volume(volume).filter(|of| !of.is_closed.get()) else { return };
@@ -435,43 +389,9 @@ impl ShardState {
         };
         disk.volume.read_only.set(read_only);
         let (count, closing) = (of.hosts, of.closing.borrow().clone());
-        let seat = Seat { disk, lun, label, count, closing };
+        let seat = Seat { volume, disk, lun, label, count, closing };
         self.seat_at(vec![seat], open.group.hosts(), host);
     }
-
-    fn seat_at(&self, seats: Vec<Seat>, stop: CancellationToken, host: LoggedIn) {
-        let portals =
-            seats.first().map_or_else(Told::default, |seat| Rc::clone(&seat.disk.portals));
-        let (mut luns, mut counts, mut closings) = (Vec::new(), Vec::new(), Vec::new());
-        for Seat { disk: Disk { unit, volume, .. }, lun, label, count, closing } in seats {
-            luns.push(Lun { number: lun, volume, unit, label });
-            count.set(count.get() + 1);
-            counts.push(count);
-            closings.push(closing);
-        }
-        let attachment = Attachment { luns, portals, stop: stop.clone() };
-        self.spawn(async move {
-            let mut serving = std::pin::pin!(iscsi::serve(host, attachment));
-            tokio::select! {
-                _ending = &mut serving => {}
-                () = any_cancelled(&closings) => {
-                    stop.cancel();
-                    serving.await;
-                }
-            }
-            for count in counts {
-                count.set(count.get().saturating_sub(1));
-            }
-        });
-    }
-}
-
-/// Ends when one of these is cancelled.
-async fn any_cancelled(tokens: &[CancellationToken]) {
-    let mut waits: Vec<_> = tokens.iter().map(|token| Box::pin(token.cancelled())).collect();
-    let mut is_one =
-        |cx: &mut Context<'_>| waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready());
-    poll_fn(|cx| if is_one(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use block::{
     Extent, Geometry, GroupId, IoError, Request, Run, SnapshotId, Store, Volume, VolumeId,
 };
 use iscsi::scsi::{Forgetful, Unit, UnitEvent, UnitIdentity, UnitSettings};
-use iscsi::{Attachment, LoggedIn, Lun, Told};
+use iscsi::{Attachment, LoggedIn, Lun, More, Told};
 use mirror::{GroupStatus, SnapshotState};
 
 use super::initiators::{TRANSITION_SECONDS, apart};
@@ -103,7 +103,8 @@ impl ShardState {
         let stop = open.closing.child_token();
         let KeptDisk { unit, content, portals, .. } = disk;
         let lun = Lun { number: 0, volume: content, unit, label };
-        let attachment = Attachment { luns: vec![lun], portals, stop };
+        let more = More::default();
+        let attachment = Attachment { luns: vec![lun], more, portals, stop };
         let readers = of.readers;
         readers.set(readers.get() + 1);
         self.spawn(async move {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use plugin::{Answers, Finding, Rule, Trial, TrialError, Verdict};
+use plugin::{Answers, Finding, Grant, NoGrant, Rule, Trial, TrialError, Verdict};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -28,6 +28,7 @@ pub(in crate::commands::plugins) fn check(command: &PluginCheck, global: &Global
         scratch: scratch.path().to_owned(),
         component: read(&command.file)?,
         config: command.config.as_deref().map(read_json).transpose()?,
+        grants: command.grants.iter().map(|word| grant(word)).collect::<Result<_, _>>()?,
         params: command.params.iter().map(|word| params(word)).collect::<Result<_, _>>()?,
         answers,
     };
@@ -40,6 +41,10 @@ pub(in crate::commands::plugins) fn check(command: &PluginCheck, global: &Global
     let verdict = runtime.block_on(trial.run()).map_err(|error| refused(&command.file, &error))?;
     show(global.output, &as_json(&verdict), |_| text(&verdict));
     Ok(if verdict.findings.is_empty() && verdict.untried.is_empty() { 0 } else { BROKEN })
+}
+
+fn grant(word: &str) -> Result<Grant, Failure> {
+    word.parse().map_err(|error: NoGrant| Failure::new(FAILED, error.to_string()))
 }
 
 /// `ACTION=FILE`
@@ -70,7 +75,9 @@ fn broken(verdict: &Verdict) -> BTreeMap<Rule, Vec<&Finding>> {
 
 fn text(verdict: &Verdict) -> String {
     let about = &verdict.about;
-    let mut text = format!("{} {} ({} calls)\n", about.name, about.version, verdict.calls);
+    let (calls, requests) = (verdict.calls, verdict.requests);
+    let mut text =
+        format!("{} {} ({calls} calls, {requests} requests)\n", about.name, about.version);
     let broken = broken(verdict);
     for rule in Rule::ALL {
         let found = broken.get(rule).map_or(&[][..], Vec::as_slice);
@@ -103,7 +110,7 @@ fn as_json(verdict: &Verdict) -> Value {
     let untried = |(action, why): &(String, String)| json!({ "action": action, "why": why });
     json!({
         "plugin": *verdict.about.name, "version": verdict.about.version,
-        "digest": verdict.about.digest, "calls": verdict.calls,
+        "digest": verdict.about.digest, "calls": verdict.calls, "requests": verdict.requests,
         "findings": verdict.findings.iter().map(finding).collect::<Vec<_>>(),
         "untried": verdict.untried.iter().map(untried).collect::<Vec<_>>(),
     })

@@ -1,6 +1,7 @@
 //! What a policy keeps: looked at without doing it, and done after each run.
 //!
-//! Invariant: who decides is `backup::retention`; here it is only asked, and what it says is done.
+//! Invariant: who decides is `backup::retention`; here it is only asked, and what it says is done. Days
+//! are counted by the lock clock, so that a clock on the wall that is moved forward removes nothing.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use super::name_of;
 use crate::book::{Pages, PolicyEntry};
 use crate::gateway::Gateway;
+use crate::points::moment;
 use crate::refusal::Refused;
 
 /// Backups that one run deletes: the rest goes after the next one.
@@ -61,7 +63,8 @@ impl Gateway {
         });
         let kept: Vec<Kept> = all.collect();
         let zone = TimeZone::get(&policy.zone).unwrap_or(TimeZone::UTC);
-        fates(name, &rules(&policy.retention), &zone, &kept, self.now())
+        let now = moment(self.clock.lock_ms());
+        fates(name, &rules(&policy.retention), &zone, &kept, now)
     }
 
     /// Deletes what no rule keeps, and gives its room back.

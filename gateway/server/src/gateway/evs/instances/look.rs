@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::book::evs::Group;
 use crate::gateway::Gateway;
 use crate::gateway::evs::coded;
-use crate::gateway::evs::outside::{Deed, Told};
+use crate::gateway::evs::outside::{Deed, LOOK, Told};
 use crate::refusal::Refused;
 
 /// The cloud's word for a server that runs.
@@ -84,7 +84,7 @@ impl Gateway {
     /// How a server is.
     pub(super) async fn see_server(&self, server: &str) -> Result<Seen, Refused> {
         let deed = Deed {
-            action: "inspect-server",
+            action: LOOK,
             key: format!("inspect/{server}"),
             params: json!({ "server": server }),
             failure: "SDRS.1326",

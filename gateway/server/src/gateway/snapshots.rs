@@ -20,7 +20,7 @@ use super::members::check_name;
 use super::parts::together::parts_of;
 use super::scrubs::related;
 use super::{Gateway, Known};
-use crate::book::{BackupPages, GroupEntry, RollbackEntry, Stage};
+use crate::book::{BackupPages, GroupEntry};
 use crate::clock::text;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;

@@ -72,7 +72,12 @@ impl RollbackEntry {
         self.stage != Stage::There || self.laid.is_some()
     }
 
-    /// Whether only roles are swapped yet: the group did not begin to go anywhere.
+    /// The same of a way back that changed nothing, and is not begun again.
+    pub(crate) fn undone(&self) -> Self {
+        Self { safety: self.snapshot, ..self.clone() }
+    }
+
+    /// Whether only roles are swapped: the group did not begin to go anywhere, or it was undone.
     pub(crate) fn only_swaps(&self) -> bool {
         !self.is_open() && self.snapshot == self.safety
     }

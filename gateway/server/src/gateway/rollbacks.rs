@@ -308,7 +308,7 @@ impl Gateway {
         let own = [Code::HostsAttached, Code::SnapshotPartial, Code::SnapshotUnusable];
         let is_own = own.iter().any(|code| refused.0.code == code.as_str());
         running.failed(&why);
-        match self.resume_after(running, way, note).await {
+        match self.resume_after(running, way, &note.undone()).await {
             Err(left) => left,
             Ok(()) if is_own => refused,
             Ok(()) => {

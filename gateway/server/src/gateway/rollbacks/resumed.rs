@@ -160,7 +160,8 @@ impl Gateway {
         if is_there {
             self.end_fill(running, group).await?;
         }
-        self.resume_after(running, way, &note).await?;
+        let left = if outcome.is_undone { note.undone() } else { note.clone() };
+        self.resume_after(running, way, &left).await?;
         if is_kept {
             self.drop_older_safeties(running, way, note.kept()).await?;
         }

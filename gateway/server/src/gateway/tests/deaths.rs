@@ -1,5 +1,6 @@
 //! A gateway that dies between any two syncs of what it does: of the way back of a group to a snapshot,
-//! and of a restore over the originals. What the next start finds is carried through, or was not begun.
+//! and of a restore over the originals. What the next start finds is carried through, or was not begun,
+//! and until then no host is let in.
 //!
 //! Invariant: the disk remembers what was written before each sync of one run, the book's and the
 //! stores' alike, so that nothing here depends on when anything happens.
@@ -55,6 +56,18 @@ fn whole(content: &[u8], context: &str) -> u8 {
     byte
 }
 
+/// Whoever is let in now finds all of the one or all of the other.
+async fn lets_nobody_see_half(rig: &Rig, context: &str) {
+    let (group, volume) = rig.gateway.find_volume("orders").unwrap();
+    let is_held = rig.gateway.book.read().is_held((group.id, volume.id));
+    let Ok(status) = rig.gateway.status_of(group.group()).await else { return };
+    if is_held || status.serving != Serving::Yes {
+        return;
+    }
+    let content = rig.gateway.read_volume("orders", 0, PARTS * SLOT_BYTES).await.unwrap();
+    whole(&content, context);
+}
+
 /// Waits until all that was cut short is over, and the group is served.
 async fn carried_through(rig: &Rig, context: &str) {
     let gateway = &rig.gateway;
@@ -73,6 +86,7 @@ async fn carried_through(rig: &Rig, context: &str) {
             {
                 return;
             }
+            lets_nobody_see_half(rig, context).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -103,6 +117,7 @@ async fn is_whole_after_each(deaths: Vec<Arc<SimDisk>>, dir: &Path) {
     for (number, disk) in deaths.into_iter().enumerate() {
         let context = format!("death {number}");
         let rig = open(&disk, dir).await;
+        lets_nobody_see_half(&rig, &context).await;
         rig.gateway.take_rollbacks_up();
         rig.gateway.begin_backups();
         carried_through(&rig, &context).await;

@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(disk.matches("4.00 (goal 3: met)").count(), 2, "{table}");
         assert_eq!(memory.matches("2.00 (goal 3: missed)").count(), 2, "{table}");
         assert!(
-            report.json().unwrap().contains("\"goals\":{\"ops\":3.0,\"cpu\":3.0,\"p50\":null}")
+            report.json().unwrap().contains("\"goals\":{\"cpu\":3.0,\"ops\":3.0,\"p50\":null}")
         );
         let without = Report::of(Suite::Nbd, &options(), rounds.concat());
         assert!(!without.table().contains("goal"));

@@ -117,11 +117,11 @@ pub(crate) fn await_end(site: &Site, kind: &str) -> Result<Value> {
     })
 }
 
-/// The snapshots of backups that a site keeps.
+/// The snapshots of backups that a site keeps, those that are being read among them.
 pub(crate) fn kept(site: &Site, group: &str) -> Result<Vec<String>> {
     let answer = site.cli(&["snapshot", "list", group])?;
     let all = answer["items"].as_array().cloned().unwrap_or_default();
-    let of_backups = all.iter().filter(|of| of["origin"] == "backup" && of["state"] == "available");
+    let of_backups = all.iter().filter(|of| of["origin"] == "backup" && of["state"] != "deleting");
     of_backups.map(|of| text(of, "/name")).collect()
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::backup_runs::{
     await_end, await_moved, begin, directory, download, filled, list, qemu_io, take, write_random,
 };
-use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, compare, expect, group, number, text};
+use crate::pair::{Pair, SOON, SYNC_LIMIT, VOLUME, compare, expect, group, migrate, number, text};
 use crate::records::attach;
 
 /// A plan to restore over the originals, and its token.
@@ -114,6 +114,48 @@ fn bak_12_an_original_whose_restore_is_killed_takes_no_host_until_it_is_whole() 
     let gone = east.cli(&["backup", "gc", "--target", "disk"])?.to_string();
     ensure!(gone.contains("1 deleted backups") && !gone.contains("in use by"), "{gone}");
     Ok(())
+}
+
+/// What hosts wrote at the other site stays, also when the roles are swapped back and the site that had
+/// begun to restore is started anew.
+#[test]
+fn bak_12_a_restore_whose_group_another_site_took_over_never_goes_on() -> Result<()> {
+    let mut pair = Pair::mirrored("64MiB")?;
+    let repository = pair.dir.path().join("repository");
+    pair.primary.configure(&directory("disk", &repository, "bandwidth = \"2MiB/s\""))?;
+    pair.primary.stop()?;
+    pair.primary.start()?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    qemu_io(&pair.primary, VOLUME, "write -P 11 0 32M")?;
+    write_random(&pair.primary, pair.dir.path(), VOLUME, 16 << 20, 47)?;
+    take(&pair.primary, VOLUME, "disk", "then")?;
+    pair.primary.wait_equivalent(SYNC_LIMIT)?;
+    let token = plan(&pair.primary, "then")?;
+    let run = ["backup", "restore", "run", "then", "--token", &token];
+    let operation = begin(&pair.primary, &run)?;
+    await_moved(&pair.primary, &operation, 4 << 20)?;
+    pair.primary.kill()?;
+
+    let accept = ["failover", "plan", VOLUME, "--accept", "outdated"];
+    let west = &pair.mirror;
+    let planned = west.wait_for(&accept, SOON, |plan| plan["token"].is_string())?;
+    let token = text(&planned, "/token")?;
+    west.cli(&["failover", "run", VOLUME, "--token", &token])?;
+    qemu_io(west, VOLUME, "write -P 77 0 48M")?;
+    pair.primary.start()?;
+    pair.mirror.cli(&["reprotect", VOLUME, "--discard", "--wait"])?;
+    pair.mirror.wait_equivalent(SYNC_LIMIT)?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    await_available(east, "then")?;
+    migrate(west, east)?;
+    holds(east, VOLUME, 48, 77)?;
+    pair.primary.stop()?;
+    pair.primary.start()?;
+    let east = &pair.primary;
+    east.wait_equivalent(SYNC_LIMIT)?;
+    expect(east, &["backup", "resume", "then"], 1, "GW0204")?;
+    holds(east, VOLUME, 48, 77)?;
+    pair.is_identical()
 }
 
 /// A site whose pool has room for a restore only as long as `ballast` is not in it, and a backup called

@@ -73,6 +73,7 @@ impl Gateway {
     pub(crate) fn begin_backups(self: &Arc<Self>) {
         self.take_backups_up();
         self.tasks.spawn(Arc::clone(self).probe_targets());
+        self.tasks.spawn(Arc::clone(self).end_overtaken());
         self.tasks.spawn(Arc::clone(self).run_policies());
     }
 

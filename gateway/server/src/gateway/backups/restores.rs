@@ -9,10 +9,12 @@
 //! ```
 //!
 //! Invariant: an original that is noted as being restored takes no host, through every restart, until
-//! all of it is there, or the group went back to a snapshot, or it was deleted.
+//! all of it is there, or the group went back to a snapshot, or it was deleted, or the copy here is that
+//! of another primary.
 
 mod fresh;
 mod originals;
+mod overtaken;
 
 pub(crate) use originals::Deed;
 
@@ -192,6 +194,7 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let group = GroupId::from_uuid(task.fill.group);
         let volumes = ids(&task.fill);
+        self.require_not_overtaken(&task.fill).await?;
         running.step("let no host in until it is done");
         let (closed, drop_hosts) = (volumes.clone(), task.drop_hosts);
         let shard = self.shard_of(group);

@@ -9,6 +9,8 @@ use crate::initiator::{GOOD, Initiator, UNITS_CHANGED};
 use crate::iscsi::{OPEN, PREFIX, is_sent_away, served, two_sites};
 use crate::pair::{SOON, expect, fail_over};
 
+/// Sense key of what a session is told once.
+const UNIT_ATTENTION: u8 = 6;
 const DB: &str = "iqn.2026-01.com.example:db";
 
 /// What libiscsi lists for an initiator: targets and their disks.
@@ -147,6 +149,8 @@ fn alua_a_target_of_two_disks_goes_on_at_the_other_site() -> Result<()> {
         (here.lun, there.lun) = (lun, lun);
         ensure!(here.names()? == there.names()?, "LUN {lun} is another disk at the other site");
         ensure!(here.write()? == GOOD, "LUN {lun} is served");
+        // What it is told first, as every session is.
+        while there.ready()?.is_some_and(|(key, _)| key == UNIT_ATTENTION) {}
         is_sent_away(&mut there)?;
     }
     does("write -P 0x21 2M 64k", &disk(east_port, "orders:group", 5))?;

@@ -100,7 +100,22 @@ impl Gateway {
         Err(FolderError::Damaged(why))
     }
 
-    /// Refuses what is of no step of the run that has the folder's group.
+    /// Refuses what is of no step of the run that has the folder's group. One that is executed elsewhere is
+    /// asked after first: it may have ended there a moment ago.
+    async fn require_free_folder(
+        &self,
+        folder: &Folder,
+        caller: Option<&str>,
+    ) -> Result<(), FolderError> {
+        if self.folder_is_free(folder, caller).is_err() {
+            let own = caller.and_then(|run| uuid::Uuid::parse_str(run).ok()).unwrap_or_default();
+            let groups = [(folder.group.id.to_string(), folder.group.name.clone())];
+            // What it tells is looked at below.
+            let _known = self.check_leases_of_others(own, &groups).await;
+        }
+        self.folder_is_free(folder, caller)
+    }
+
     fn folder_is_free(&self, folder: &Folder, caller: Option<&str>) -> Result<(), FolderError> {
         let id = folder.group.id.to_string();
         let all = self.runs.all();
@@ -169,7 +184,7 @@ impl Gateway {
         }
         let _one_at_a_time = self.foldering.lock().await;
         let folder = self.folder(volume)?;
-        self.folder_is_free(&folder, caller)?;
+        self.require_free_folder(&folder, caller).await?;
         let mut catalogue = self.folder_catalogue(&folder).await?;
         let there = catalogue.files.get(&name).map_or(0, |entry| entry.revision);
         if expected.is_some_and(|expected| expected != there) {
@@ -198,7 +213,7 @@ impl Gateway {
     ) -> Result<(), FolderError> {
         let _one_at_a_time = self.foldering.lock().await;
         let folder = self.folder(volume)?;
-        self.folder_is_free(&folder, caller)?;
+        self.require_free_folder(&folder, caller).await?;
         let mut catalogue = self.folder_catalogue(&folder).await?;
         if catalogue.files.remove(name).is_none() {
             return Ok(());

@@ -153,7 +153,8 @@ fn bak_12_a_restore_whose_group_another_site_took_over_never_goes_on() -> Result
     pair.primary.start()?;
     let east = &pair.primary;
     east.wait_equivalent(SYNC_LIMIT)?;
-    expect(east, &["backup", "resume", "then"], 1, "GW0204")?;
+    let id = text(&list(east)?[0], "/id")?;
+    expect(east, &["backup", "resume", &id], 1, "GW0204")?;
     holds(east, VOLUME, 48, 77)?;
     pair.is_identical()
 }

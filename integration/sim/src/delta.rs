@@ -161,13 +161,19 @@ impl World {
         });
     }
 
-    /// A copy went back to the point that it keeps.
+    /// A copy went back to the point that it keeps. What another primary had copied here since that point
+    /// is among what changed since then, so it is sent again to whomever this one is a primary of.
     pub(crate) fn note_way_back(&self, site: usize) {
+        let copied = |other| {
+            let pieces = |delta: &mut Delta| delta.copied.iter().flatten().copied().collect();
+            self.with_delta(site, other, pieces)
+        };
+        let copied: Vec<Vec<Block>> = self.others(site).map(copied).collect();
         for other in self.others(site) {
             self.with_delta(site, other, |delta| {
                 let changed = delta.segments.iter().flat_map(|segment| &segment.blocks);
                 let changed: Vec<Block> = changed.copied().collect();
-                delta.blocks.extend(changed);
+                delta.blocks.extend(changed.into_iter().chain(copied.iter().flatten().copied()));
             });
         }
     }

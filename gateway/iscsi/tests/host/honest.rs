@@ -7,7 +7,8 @@ use twinspan_iscsi::scsi::{PortGroup, PortState, UnitEvent};
 use twinspan_iscsi::wire::{AsyncEvent, Function, LoginStatus, NO_TAG, Request, Response, text};
 use twinspan_iscsi::{Auth, ChapUser, Ending, Secret};
 
-use crate::initiator::{Ended, Initiator, READ, UNMAP, WRITE, cdb, unmap};
+use crate::initiator::{Ended, Initiator, READ, UNMAP, WRITE, cdb, compare_and_write, unmap};
+use crate::managed::write_late;
 use crate::rig::{TARGET, with};
 
 pub(crate) fn content(seed: usize, len: usize) -> Vec<u8> {
@@ -97,15 +98,10 @@ fn what_waited_for_a_compare_and_write_transfers_what_it_announced() {
     with(
         |_| {},
         |rig| async move {
-            let mut host = Initiator::login(rig.address, &[]).await;
-            let mut other = Initiator::login_as(rig.address, 2, &[]).await;
-            rig.volume.is_late.set(true);
-            let request = other.command_of(cdb(WRITE, 0, 1), 0, 512);
-            other.send(&request.encode(false), &[7; 512]).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &[]).await;
+            write_late(&rig, &mut other).await;
             // COMPARE AND WRITE has the block, and waits for the write.
-            let mut compare = cdb(0x89, 0, 0);
-            compare[13] = 1;
-            let request = other.command_of(compare, 0, 1024);
+            let request = other.command_of(compare_and_write(), 0, 1024);
             let swap = [[7; 512], [8; 512]].concat();
             other.send(&request.encode(false), &swap).await;
             other.ping(b"taken?").await;
@@ -409,10 +405,7 @@ fn who_logs_out_when_asked_is_answered_and_hears_what_it_had_begun() {
         |_| {},
         |mut rig| async move {
             let mut host = Initiator::login(rig.address, &["ImmediateData=Yes"]).await;
-            rig.volume.is_late.set(true);
-            let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
-            host.send(&request.encode(false), &[7; 512]).await;
-            host.ping(b"taken?").await;
+            write_late(&rig, &mut host).await;
             rig.stop.cancel();
             let said = host.receive().await.unwrap().0;
             assert_eq!(said, Response::Async(AsyncEvent::LogoutRequest { within: 1 }));

@@ -90,6 +90,11 @@ impl Initiator {
         initiator
     }
 
+    /// Two sessions with the target, of two initiator ports.
+    pub(crate) async fn login_two(address: SocketAddr, keys: &[&str]) -> (Self, Self) {
+        (Self::login(address, keys).await, Self::login_as(address, 2, keys).await)
+    }
+
     pub(crate) async fn log_in(&mut self, keys: &[&str]) -> LoginStatus {
         let request = Request::Login {
             transit: true,
@@ -293,6 +298,13 @@ pub(crate) fn unmap(lbas: &[u64]) -> Vec<u8> {
         list.extend([0; 4]);
     }
     list
+}
+
+/// COMPARE AND WRITE of the first block.
+pub(crate) fn compare_and_write() -> [u8; 16] {
+    let mut compare = cdb(0x89, 0, 0);
+    compare[13] = 1;
+    compare
 }
 
 /// READ (10) or WRITE (10), or another command whose length stands in the same place.

@@ -4,8 +4,8 @@ use twinspan_iscsi::Ending;
 use twinspan_iscsi::wire::{Function, NO_TAG, Request, Response};
 
 use crate::honest::{GOOD, function};
-use crate::initiator::{Initiator, READ, UNMAP, WRITE, cdb, unmap};
-use crate::rig::with;
+use crate::initiator::{Initiator, READ, UNMAP, WRITE, cdb, compare_and_write, unmap};
+use crate::rig::{Rig, with};
 
 const RESERVE: u8 = 0x16;
 const RESERVATION_CONFLICT: u8 = 0x18;
@@ -23,6 +23,16 @@ pub(crate) async fn begin(host: &mut Initiator) -> (u32, u32) {
     (tag, target_tag)
 }
 
+/// Writes the first block, and the volume has that and is late.
+pub(crate) async fn write_late(rig: &Rig, host: &mut Initiator) {
+    rig.volume.is_late.set(true);
+    let request = host.command_of(cdb(WRITE, 0, 1), 0, 512);
+    host.send(&request.encode(false), &[7; 512]).await;
+    // The volume has the write by the time that the ping is answered.
+    host.ping(b"taken?").await;
+    assert_eq!(rig.volume.late(), 1);
+}
+
 pub(crate) async fn ask(host: &mut Initiator, kind: Function) {
     let request = function(host, kind, NO_TAG);
     host.send(&request.encode(true), &[]).await;
@@ -34,8 +44,7 @@ fn who_aborts_its_commands_aborts_nobody_elses() {
         |_| {},
         |rig| async move {
             let keys = ["ImmediateData=No"];
-            let mut host = Initiator::login(rig.address, &keys).await;
-            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &keys).await;
             let first = begin(&mut host).await;
             let second = begin(&mut host).await;
             let others = begin(&mut other).await;
@@ -59,8 +68,7 @@ fn who_clears_the_commands_of_all_has_the_others_told() {
         |_| {},
         |rig| async move {
             let keys = ["ImmediateData=No"];
-            let mut host = Initiator::login(rig.address, &keys).await;
-            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &keys).await;
             let mut idle = Initiator::login_as(rig.address, 3, &keys).await;
             let (own, others) = (begin(&mut host).await, begin(&mut other).await);
             ask(&mut host, Function::ClearTaskSet).await;
@@ -85,8 +93,7 @@ fn a_reset_that_ends_no_session_ends_what_all_had_begun_and_reserved_and_tells_e
             |_| {},
             |mut rig| async move {
                 let keys = ["ImmediateData=No"];
-                let mut host = Initiator::login(rig.address, &keys).await;
-                let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+                let (mut host, mut other) = Initiator::login_two(rig.address, &keys).await;
                 assert_eq!(other.command(cdb(RESERVE, 0, 0), 0, &[]).await, GOOD);
                 let conflict = host.command(cdb(READ, 0, 1), 512, &[]).await;
                 assert_eq!(conflict.status, RESERVATION_CONFLICT);
@@ -118,14 +125,8 @@ fn a_reset_is_answered_when_what_other_sessions_had_begun_has_ended() {
         with(
             |_| {},
             |rig| async move {
-                let mut host = Initiator::login(rig.address, &[]).await;
-                let mut victim = Initiator::login_as(rig.address, 2, &[]).await;
-                rig.volume.is_late.set(true);
-                let request = victim.command_of(cdb(WRITE, 0, 1), 0, 512);
-                victim.send(&request.encode(false), &[7; 512]).await;
-                // The volume has the write by the time that the ping is answered.
-                victim.ping(b"taken?").await;
-                assert_eq!(rig.volume.late(), 1);
+                let (mut host, mut victim) = Initiator::login_two(rig.address, &[]).await;
+                write_late(&rig, &mut victim).await;
                 ask(&mut host, kind).await;
                 // The answer to the ping is the first thing that comes.
                 host.ping(b"not yet?").await;
@@ -175,16 +176,10 @@ fn a_command_that_waits_for_its_blocks_ends_at_once_when_it_is_aborted() {
     with(
         |_| {},
         |rig| async move {
-            let mut host = Initiator::login(rig.address, &[]).await;
-            let mut other = Initiator::login_as(rig.address, 2, &[]).await;
-            rig.volume.is_late.set(true);
-            let request = other.command_of(cdb(WRITE, 0, 1), 0, 512);
-            other.send(&request.encode(false), &[7; 512]).await;
-            other.ping(b"taken?").await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &[]).await;
+            write_late(&rig, &mut other).await;
             // COMPARE AND WRITE of the same block, which the write is ahead of.
-            let mut compare = cdb(0x89, 0, 0);
-            compare[13] = 1;
-            let request = host.command_of(compare, 0, 1024);
+            let request = host.command_of(compare_and_write(), 0, 1024);
             let Request::Command { tag, .. } = request else { unreachable!() };
             host.send(&request.encode(false), &[0; 1024]).await;
             host.ping(b"it waits?").await;
@@ -203,8 +198,7 @@ fn a_cold_reset_ends_every_session_of_the_target() {
     with(
         |_| {},
         |mut rig| async move {
-            let mut host = Initiator::login(rig.address, &[]).await;
-            let mut other = Initiator::login_as(rig.address, 2, &[]).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &[]).await;
             ask(&mut host, Function::TargetColdReset).await;
             assert_eq!(host.receive().await.unwrap().0, DONE);
             assert!(host.is_closed().await && other.is_closed().await);

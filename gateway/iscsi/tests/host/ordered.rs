@@ -72,8 +72,7 @@ fn an_ordered_command_holds_up_those_of_other_initiators_too() {
         |_| {},
         |rig| async move {
             let keys = ["ImmediateData=No"];
-            let mut host = Initiator::login(rig.address, &keys).await;
-            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &keys).await;
             let older = begin(&mut other).await;
             write(&mut host, ORDERED).await;
             host.ping(b"it is there").await;
@@ -181,8 +180,7 @@ fn a_reset_ends_the_order_with_the_commands() {
         |_| {},
         |rig| async move {
             let keys = ["ImmediateData=No"];
-            let mut host = Initiator::login(rig.address, &keys).await;
-            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &keys).await;
             let first = begin(&mut host).await;
             write(&mut host, ORDERED).await;
             host.ping(b"it waits").await;
@@ -207,8 +205,7 @@ fn an_initiator_that_leaves_before_its_data_holds_up_nobody() {
         |_| {},
         |mut rig| async move {
             let keys = ["ImmediateData=No"];
-            let mut host = Initiator::login(rig.address, &keys).await;
-            let mut other = Initiator::login_as(rig.address, 2, &keys).await;
+            let (mut host, mut other) = Initiator::login_two(rig.address, &keys).await;
             begin(&mut host).await;
             write(&mut host, ORDERED).await;
             host.ping(b"it waits").await;

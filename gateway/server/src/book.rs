@@ -260,6 +260,11 @@ impl Pages {
         self.groups.iter().flat_map(|group| group.volumes.iter().map(move |v| (group, v)))
     }
 
+    /// Every volume, to change it.
+    pub(crate) fn volumes_mut(&mut self) -> impl Iterator<Item = &mut VolumeEntry> {
+        self.groups.iter_mut().flat_map(|group| group.volumes.iter_mut())
+    }
+
     /// The peer of this site, if it has one gateway that is known, or this gateway.
     #[must_use]
     pub(crate) fn peer(&self, name: &str) -> Option<&PeerEntry> {

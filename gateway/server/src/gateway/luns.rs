@@ -14,7 +14,7 @@ use mirror::{LinkState, Role};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::asks::{Answer, Question};
+use super::asks::{Answer, Question, passes};
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
 use crate::targets::{TARGET_NAME_BYTES_MAX, group_tail};
@@ -22,15 +22,9 @@ use crate::targets::{TARGET_NAME_BYTES_MAX, group_tail};
 /// How soon a mirror is told that was not reached.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Refusals that pass.
-const PASSES: &[Code] = &[
-    Code::PeerUnreachable,
-    Code::Starting,
-    Code::ShardSilent,
-    Code::NotFound,
-    Code::VolumeInUse,
-    Code::Forbidden,
-];
+/// Refusals that pass, beside those of any question: the mirror does not follow yet, lacks a volume that
+/// is joining, or has an initiator who is to log out first.
+const PASSES: [Code; 3] = [Code::Forbidden, Code::NotFound, Code::VolumeInUse];
 
 /// The volumes of a group that have a number.
 pub(crate) type Luns = Vec<(Uuid, u8)>;
@@ -113,7 +107,7 @@ impl Gateway {
     async fn number(&self, luns: HashMap<Uuid, Option<u8>>) -> Result<(), Refused> {
         self.book
             .change(Vec::new(), |pages| {
-                for entry in pages.groups.iter_mut().flat_map(|group| group.volumes.iter_mut()) {
+                for entry in pages.volumes_mut() {
                     if let Some(lun) = luns.get(&entry.id) {
                         entry.lun = *lun;
                     }
@@ -166,7 +160,7 @@ impl Gateway {
         });
         for (mirror, luns, refused) in futures_util::future::join_all(telling).await {
             let code = refused.as_ref().and_then(|refused| Code::parse(&refused.0.code));
-            if code.is_some_and(|code| PASSES.contains(&code)) {
+            if code.is_some_and(|code| passes(code) || PASSES.contains(&code)) {
                 continue;
             }
             if let Some(refused) = refused {

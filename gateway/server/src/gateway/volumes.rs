@@ -460,10 +460,8 @@ impl Gateway {
         let (group, volume) = self.find_volume(name)?;
         self.book
             .change(Vec::new(), |pages| {
-                for entry in pages.groups.iter_mut().flat_map(|group| group.volumes.iter_mut()) {
-                    if entry.id == volume.id {
-                        entry.settings = settings.clone();
-                    }
+                if let Some(entry) = pages.volumes_mut().find(|entry| entry.id == volume.id) {
+                    entry.settings = settings.clone();
                 }
                 Ok::<(), Refused>(())
             })

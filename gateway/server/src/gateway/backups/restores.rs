@@ -37,7 +37,7 @@ use crate::refusal::Refused;
 
 /// How often it is made durable how far a restore is.
 const NOTE_PAUSE: Duration = Duration::from_secs(5);
-/// Between two looks at a way back that comes first.
+/// Between two looks at what decides about a restore: a way back that comes first, another primary.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// A restore that is to be carried out.
@@ -196,18 +196,16 @@ impl Gateway {
         let volumes = ids(&task.fill);
         self.require_not_overtaken(&task.fill).await?;
         running.step("let no host in until it is done");
-        let (closed, drop_hosts) = (volumes.clone(), task.drop_hosts);
+        let drop_hosts = task.drop_hosts;
         let shard = self.shard_of(group);
-        shard.call(move |state| state.close_to_hosts(group, &closed, drop_hosts)).await??;
+        shard.call(move |state| state.close_to_hosts(group, &volumes, drop_hosts)).await??;
         running.done("none is attached");
         self.keep_original(running, &mut task.fill).await?;
         for at in 0..task.fill.volumes.len() {
             self.fill_volume(running, task, at, watch).await?;
         }
         running.step("let hosts in");
-        self.resume_for_restore(running, &task.fill).await?;
-        self.forget_fill(task.fill.group).await?;
-        shard.call(move |state| state.open_to_hosts(group, &volumes)).await?;
+        self.give_back(running, &task.fill).await?;
         running.done("they may attach");
         self.drop_older_originals(&task.fill).await;
         Ok(())
@@ -341,9 +339,19 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let pages = self.book.read();
         let Some(fill) = pages.backups.fill_in(group.uuid()) else { return Ok(()) };
-        let volumes = ids(fill);
+        self.give_back(running, fill).await
+    }
+
+    /// The volumes are whole: their sessions go on, and hosts may attach.
+    async fn give_back(&self, running: &mut Running, fill: &FillEntry) -> Result<(), Refused> {
         self.resume_for_restore(running, fill).await?;
-        self.forget_fill(group.uuid()).await?;
+        self.let_hosts_in(fill).await
+    }
+
+    /// Nothing of a group is being restored any more, and hosts may attach.
+    async fn let_hosts_in(&self, fill: &FillEntry) -> Result<(), Refused> {
+        let (group, volumes) = (GroupId::from_uuid(fill.group), ids(fill));
+        self.forget_fill(fill.group).await?;
         Ok(self.shard_of(group).call(move |state| state.open_to_hosts(group, &volumes)).await?)
     }
 

@@ -4,9 +4,7 @@
 //! group's target is given those that are added while it lasts; none is taken from it.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 
 use api::VolumeSettings;
 use block::{GroupId, VolumeId};
@@ -182,10 +180,11 @@ impl ShardState {
         }
         let attachment = Attachment { luns, more, portals, stop: stop.clone() };
         self.spawn(async move {
+            let closed = closings.iter().map(|token| Box::pin(token.cancelled()));
             let mut serving = std::pin::pin!(iscsi::serve(host, attachment));
             tokio::select! {
                 _ending = &mut serving => {}
-                () = any_cancelled(&closings) => {
+                _closed = futures_util::future::select_all(closed) => {
                     stop.cancel();
                     serving.await;
                 }
@@ -198,12 +197,4 @@ impl ShardState {
 
 fn one_less(count: &Rc<Cell<usize>>) {
     count.set(count.get().saturating_sub(1));
-}
-
-/// Ends when one of these is cancelled.
-async fn any_cancelled(tokens: &[CancellationToken]) {
-    let mut waits: Vec<_> = tokens.iter().map(|token| Box::pin(token.cancelled())).collect();
-    let mut is_one =
-        |cx: &mut Context<'_>| waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready());
-    poll_fn(|cx| if is_one(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
 }

@@ -15,7 +15,7 @@ use block::{Epoch, GroupId, SnapshotId, VolumeId};
 use mirror::{Command, GroupStatus, LegStatus, Role, SessionState, SnapshotOrigin};
 use uuid::Uuid;
 
-use super::{Task, fill_entry, ids, not_over, on_its_way, wanted};
+use super::{Task, fill_entry, not_over, on_its_way, wanted};
 use crate::book::{FillEntry, FilledEntry, GroupEntry, Pages, PinEntry};
 use crate::gateway::Gateway;
 use crate::gateway::backups::Found;
@@ -295,15 +295,7 @@ impl Gateway {
         task: &Task,
         refused: Refused,
     ) -> Refused {
-        let group = GroupId::from_uuid(task.fill.group);
-        let undone = async {
-            self.resume_for_restore(running, &task.fill).await?;
-            self.forget_fill(task.fill.group).await?;
-            let volumes = ids(&task.fill);
-            self.shard_of(group).call(move |state| state.open_to_hosts(group, &volumes)).await?;
-            Ok::<(), Refused>(())
-        };
-        match undone.await {
+        match self.give_back(running, &task.fill).await {
             Ok(()) => {
                 let detail = format!("nothing was changed: {}", refused.0.detail);
                 refused.saying(detail)

@@ -10,7 +10,7 @@ use api::Code;
 use block::{GroupId, Quality};
 use mirror::{GroupStatus, Role};
 
-use super::{LOOK_PAUSE, ids};
+use super::LOOK_PAUSE;
 use crate::book::FillEntry;
 use crate::gateway::Gateway;
 use crate::refusal::Refused;
@@ -49,9 +49,7 @@ impl Gateway {
         if is_busy || !is_anothers(&*self.status_of(group).await?) {
             return Ok(());
         }
-        self.forget_fill(fill.group).await?;
-        let volumes = ids(fill);
-        self.shard_of(group).call(move |state| state.open_to_hosts(group, &volumes)).await?;
+        self.let_hosts_in(fill).await?;
         let text = format!(
             "the restore from backup {} is over: another site took the group over, and what is here is \
              its content",

@@ -28,6 +28,13 @@ impl Refused {
         Self(problem)
     }
 
+    /// Whether it says nothing of what was asked of another gateway, which is to be asked again.
+    #[must_use]
+    pub(crate) fn passes(&self) -> bool {
+        let passing = [Code::PeerUnreachable, Code::Starting, Code::ShardSilent];
+        Code::parse(&self.0.code).is_some_and(|code| passing.contains(&code))
+    }
+
     /// With another thing to do.
     #[must_use]
     pub(crate) fn next(self, next: impl Into<String>) -> Self {

@@ -87,11 +87,6 @@ pub(crate) struct Lost {
     pub(crate) snapshot: Option<Uuid>,
 }
 
-/// Whether a refusal says nothing of the question: it is to be asked again.
-pub(super) const fn passes(code: Code) -> bool {
-    matches!(code, Code::PeerUnreachable | Code::Starting | Code::ShardSilent)
-}
-
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]

@@ -14,7 +14,7 @@ use mirror::{LinkState, Role};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::asks::{Answer, Question, passes};
+use super::asks::{Answer, Question};
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
 use crate::targets::{TARGET_NAME_BYTES_MAX, group_tail};
@@ -159,11 +159,11 @@ impl Gateway {
             (mirror, luns, heard.err())
         });
         for (mirror, luns, refused) in futures_util::future::join_all(telling).await {
-            let code = refused.as_ref().and_then(|refused| Code::parse(&refused.0.code));
-            if code.is_some_and(|code| passes(code) || PASSES.contains(&code)) {
-                continue;
-            }
             if let Some(refused) = refused {
+                let code = Code::parse(&refused.0.code);
+                if refused.passes() || code.is_some_and(|code| PASSES.contains(&code)) {
+                    continue;
+                }
                 // One of an older release does not know the question; it has no numbers.
                 let (peer, why) = (mirror.0, refused.0.detail);
                 tracing::info!(%peer, why, "a gateway does not take the numbers of disks");

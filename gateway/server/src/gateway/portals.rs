@@ -12,7 +12,7 @@ use block::{GatewayId, GroupId, Identity, VolumeId};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::asks::{Answer, Question, passes};
+use super::asks::{Answer, Question};
 use crate::book::BookError;
 use crate::refusal::Refused;
 use crate::reservations::{Carried, Ended};
@@ -62,7 +62,7 @@ impl Gateway {
             Err(refused) => Err(refused),
         };
         let Err(refused) = heard else { return true };
-        let passes = Code::parse(&refused.0.code).is_some_and(passes);
+        let passes = refused.passes();
         if !passes {
             // One of an older release does not know the question; it will tell when it is upgraded.
             tracing::info!(%peer, why = refused.0.detail, "a gateway does not tell its portals");

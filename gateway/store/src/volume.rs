@@ -36,6 +36,7 @@ mod slots;
 mod snapshot;
 mod state;
 mod touch;
+mod uncommitted;
 mod view;
 mod visit;
 mod write;
@@ -69,6 +70,7 @@ use self::lanes::{Done, Lanes};
 use self::log::Log;
 use self::map::{Map, NumberMap};
 use self::slots::Slots;
+use self::uncommitted::Uncommitted;
 use self::write::Group;
 
 pub use self::scrub::{Repaired, Scrubbed};
@@ -123,9 +125,8 @@ struct Inner {
     last_miss: u64,
     /// Slots that may be taken before the medium is asked again how full it is.
     takes_unasked: u64,
-    /// Blocks by slot whose records no [`record::Record::Commit`] covers, with the number of the
-    /// last such record.
-    uncommitted: NumberMap<u64, (u16, u64)>,
+    /// Blocks whose records no [`record::Record::Commit`] covers.
+    uncommitted: Uncommitted,
     group: Group,
     /// What is being submitted need not stay in memory.
     aside: bool,

@@ -183,7 +183,7 @@ impl Inner {
         self.append(&[Record::DropPage { layer: key.layer(), page: key.page() }])?;
         self.map.clear_page(key)?;
         for slot in &slots {
-            self.uncommitted.remove(slot);
+            self.uncommitted.remove(*slot);
         }
         Ok(slots)
     }
@@ -227,10 +227,10 @@ impl Inner {
                 continue;
             }
             if entry.slot == NO_SLOT {
-                self.uncommitted.remove(&before.slot);
+                self.uncommitted.remove(before.slot);
                 self.slots.give_up(before.slot);
-            } else if let Some(known) = self.uncommitted.get_mut(&before.slot) {
-                known.0 &= !mask;
+            } else {
+                self.uncommitted.drop_blocks(before.slot, mask);
             }
         }
         Ok(())

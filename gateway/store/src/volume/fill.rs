@@ -194,9 +194,7 @@ impl Inner {
         self.fill.last = self.log.next();
         let lowest = self.map.layers().lowest();
         for (number, (chunk, before, entry)) in (first..).zip(changes) {
-            let known = self.uncommitted.get(&entry.slot).map_or(0, |(blocks, _)| *blocks);
-            let blocks = known | entry.valid & !before.valid;
-            self.uncommitted.insert(entry.slot, (blocks, number));
+            self.uncommitted.add(entry.slot, entry.valid & !before.valid, number);
             self.map.set(lowest, chunk, entry)?;
         }
         self.accounts.tree_changed();

@@ -195,7 +195,7 @@ impl Inner {
     ) -> Result<Option<Far>, IoError> {
         let giving = self.map.entry(fold.from, chunk)?;
         let taking = self.map.entry(fold.into, chunk)?;
-        if [giving.slot, taking.slot].iter().any(|slot| self.uncommitted.contains_key(slot)) {
+        if [giving.slot, taking.slot].iter().any(|slot| self.uncommitted.has(*slot)) {
             fold.passed = true;
             return Ok(None);
         }
@@ -287,7 +287,7 @@ impl Inner {
             self.map.set(fold.from, chunk, Entry::EMPTY)?;
             let copied = planned.copied != 0;
             if copied {
-                self.uncommitted.insert(planned.entry.slot, (planned.copied, record));
+                self.uncommitted.add(planned.entry.slot, planned.copied, record);
                 self.chores.fold_logged(record);
             }
             debug_assert!(!copied || planned.gone == Some(giving.slot));

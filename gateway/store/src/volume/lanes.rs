@@ -9,7 +9,7 @@ mod record;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use block::{ActivityExtent, IoError, Ticket};
+use block::{ActivityExtent, BLOCK_BYTES, IoError, Ticket};
 use redb::{Database, TableDefinition};
 use tokio::time::Instant;
 
@@ -31,12 +31,13 @@ pub(super) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new(
 /// The one key of [`STATE`].
 pub(super) const STATE_KEY: &str = "state";
 
-/// A log of 8 MiB is replayed in well under a second.
-const LOG_BYTES_MAX: u64 = 8 << 20;
+/// A log of 16 MiB is replayed in well under a second. It holds twice as many records as make the store
+/// commit, so that not every commit is a checkpoint.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 /// 512 pages (8 GiB of the volume) are 10 MiB to write.
 const DIRTY_PAGES_MAX: usize = 512;
-/// Slots whose data is not committed: 256 MiB to verify after a crash.
-const UNCOMMITTED_MAX: usize = 4096;
+/// Blocks that were recorded since the last commit: 256 MiB at most to verify after a crash.
+const UNCOMMITTED_MAX: u64 = (256 << 20) / BLOCK_BYTES;
 /// Slots that wait to be given back: 64 MiB.
 const FREED_MAX: usize = 1024;
 /// Extents that the store recorded by itself before it lets go of the settled ones: 16 GiB.
@@ -175,7 +176,10 @@ impl Inner {
         if self.latched {
             return;
         }
-        if self.uncommitted.len() > UNCOMMITTED_MAX || self.slots.freed() > FREED_MAX {
+        // A checkpoint that is under way commits, too.
+        let commits =
+            self.uncommitted.recorded() > UNCOMMITTED_MAX && !self.lanes.checkpoint.running;
+        if commits || self.slots.freed() > FREED_MAX {
             self.lanes.sync.wanted = true;
         }
         if self.log.bytes() > LOG_BYTES_MAX
@@ -241,6 +245,7 @@ impl Inner {
         sync.wanted = false;
         sync.current = std::mem::take(&mut sync.waiting);
         sync.upto = self.log.next();
+        self.uncommitted.begin(sync.upto);
         sync.running = true;
         let files = self.data.take_dirty();
         if files.is_empty() {
@@ -268,8 +273,7 @@ impl Inner {
             return;
         }
         let upto = self.lanes.sync.upto;
-        let commits = self.chores.folded_before(upto)
-            || self.uncommitted.values().any(|(_, index)| *index < upto);
+        let commits = self.chores.folded_before(upto) || self.uncommitted.any_before(upto);
         if commits {
             if let Err(e) = self.append(&[Record::Commit { upto }]) {
                 for ticket in std::mem::take(&mut self.lanes.sync.current) {
@@ -278,7 +282,7 @@ impl Inner {
                 self.lanes.sync.running = false;
                 return;
             }
-            self.uncommitted.retain(|_, (_, index)| *index >= upto);
+            self.uncommitted.committed(upto);
             self.chores.committed(upto);
             self.unpark();
         }
@@ -345,6 +349,7 @@ impl Inner {
         }
         self.lanes.checkpoint.running = true;
         self.lanes.checkpoint.begun += 1;
+        self.uncommitted.begin(self.log.base());
         let state = self.state();
         let pages = self.map.begin_checkpoint();
         let files = self.data.opened();
@@ -402,7 +407,7 @@ impl Inner {
         self.map.end_checkpoint();
         self.log.forget_old();
         let base = self.log.base();
-        self.uncommitted.retain(|_, (_, index)| *index >= base);
+        self.uncommitted.committed(base);
         self.chores.committed(base);
         self.chores.synced(base);
         let checkpoint = &mut self.lanes.checkpoint;

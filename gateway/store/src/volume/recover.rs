@@ -31,11 +31,12 @@ use super::data::{DataFiles, Place};
 use super::fill::Fill;
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
 use super::log::{self, Log};
-use super::map::{Map, NumberMap, PageKey};
+use super::map::{Map, PageKey};
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT};
 use super::record::Record;
 use super::slots::Slots;
 use super::state::State;
+use super::uncommitted::Uncommitted;
 use super::write::Group;
 use super::{Context, Inner, PoolVolume};
 
@@ -138,7 +139,7 @@ impl PoolVolume {
             own,
             last_miss: u64::MAX - 1,
             takes_unasked: 0,
-            uncommitted: NumberMap::default(),
+            uncommitted: Uncommitted::default(),
             group: Group::default(),
             aside: false,
             lanes: Lanes::new(clean),

@@ -16,6 +16,7 @@ use crate::error::of_io;
 use super::data::Place;
 use super::page::{BLOCKS, Entry, NO_SLOT};
 use super::record::Record;
+use super::uncommitted::Known;
 use super::{Inner, outcome};
 
 /// Parts of one vectored write; the system takes 1024.
@@ -75,7 +76,7 @@ struct Undo {
     slot: u64,
     /// The slot was taken for this piece.
     taken: bool,
-    uncommitted: Option<(u16, u64)>,
+    uncommitted: Option<Known>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +190,7 @@ impl Inner {
         }
         let top = self.map.top(chunk)?;
         let before = self.map.entry(top, chunk)?;
-        if before.valid & mask == mask && !self.uncommitted.contains_key(&before.slot) {
+        if before.valid & mask == mask && !self.uncommitted.has(before.slot) {
             self.map.set_sums(top, chunk, mask, &sums);
             self.push_data((top, chunk, before.slot), first, data, 0);
             return Ok(());
@@ -211,8 +212,8 @@ impl Inner {
     ) -> Result<u16, IoError> {
         let taken = before.slot == NO_SLOT;
         let fresh = mask & !before.valid;
-        let known = self.uncommitted.get(&slot).copied();
-        let recorded = fresh | mask & known.map_or(0, |(blocks, _)| blocks);
+        let known = self.uncommitted.of(slot);
+        let recorded = fresh | mask & self.uncommitted.blocks_of(slot);
         let mut entry = before;
         entry.slot = slot;
         entry.valid |= mask;
@@ -230,8 +231,7 @@ impl Inner {
         }
         self.group.undo.push(undo);
         if recorded != 0 {
-            let blocks = known.map_or(0, |(blocks, _)| blocks) | recorded;
-            self.uncommitted.insert(slot, (blocks, u64::MAX));
+            self.uncommitted.add(slot, recorded, u64::MAX);
             let sums = Box::new(sums);
             self.group.records.push(Record::Map { layer, chunk, slot, fresh: recorded, sums });
         }
@@ -295,10 +295,7 @@ impl Inner {
         self.group.fresh.truncate(mark.fresh);
         self.group.records.truncate(mark.records);
         for undo in self.group.undo.split_off(mark.undo).into_iter().rev() {
-            match undo.uncommitted {
-                Some(before) => self.uncommitted.insert(undo.slot, before),
-                None => self.uncommitted.remove(&undo.slot),
-            };
+            self.uncommitted.take_back(undo.slot, undo.uncommitted);
             if undo.taken {
                 self.slots.put_back(undo.slot);
             }
@@ -377,10 +374,8 @@ impl Inner {
                 return Err(e);
             }
             for (index, record) in (first..).zip(&records) {
-                if let Record::Map { slot, .. } = record
-                    && let Some(known) = self.uncommitted.get_mut(slot)
-                {
-                    known.1 = index;
+                if let Record::Map { slot, .. } = record {
+                    self.uncommitted.number(*slot, index);
                 }
             }
         }

@@ -13,8 +13,8 @@ use mirror::{Cause, GroupStatus, LegStatus, LinkState, Mode, Phase, Role, Servin
 
 pub(crate) use explain::explain;
 pub(crate) use words::{
-    cause_text, link_state, patched as words_patched, phase, policy, quality, quality_text, role,
-    serving, session_state, windows,
+    cause_text, link_state, own_content, patched as words_patched, phase, policy, quality,
+    quality_text, role, serving, session_state, windows,
 };
 
 /// The moment of an answer, and how old what it tells is.

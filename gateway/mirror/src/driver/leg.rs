@@ -24,7 +24,7 @@ pub(super) struct LegPort {
     pub(super) port: Rc<Port>,
     pub(super) attempt: u64,
     pub(super) copies: HashMap<u64, CopyUnderWay>,
-    /// What was sent and is not acknowledged, oldest first.
+    /// What hosts changed, was sent and is not acknowledged, in the order of its numbers.
     sent: VecDeque<Sent>,
     /// Its bytes.
     window_bytes: u64,
@@ -79,9 +79,13 @@ impl LegPort {
     }
 
     fn put_on_the_way(&mut self, seq: Seq, at: Instant, message: Message) {
-        let bytes = payload_bytes(&message);
-        self.window_bytes += bytes;
-        self.sent.push_back(Sent { seq, at, bytes, acked: false });
+        // A copy has the number of when it was begun, and goes out when it was read, behind later
+        // changes: its answer would not be found among theirs. Copies are bounded where they begin.
+        if self.sent.back().is_none_or(|last| last.seq < seq) {
+            let bytes = payload_bytes(&message);
+            self.window_bytes += bytes;
+            self.sent.push_back(Sent { seq, at, bytes, acked: false });
+        }
         self.port.push(message);
     }
 
@@ -402,5 +406,68 @@ impl Group {
         }
         drop(guard);
         self.turn();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use block::Change;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::driver::Journals;
+    use crate::machine::JournalLimits;
+
+    const BYTES: u64 = 1 << 20;
+
+    fn change(seq: u64) -> Message {
+        Message::Change {
+            seq: Seq::new(seq),
+            volume: 0,
+            extent: Extent::new(0, BYTES).unwrap(),
+            change: Change::Write(Bytes::from(vec![1; 1 << 20])),
+            fua: false,
+            resync: false,
+        }
+    }
+
+    fn leg() -> LegPort {
+        let limits = JournalLimits { memory_bytes: 1 << 30, spill_bytes: 0 };
+        LegPort {
+            port: Rc::new(Port::default()),
+            attempt: 1,
+            copies: HashMap::new(),
+            sent: VecDeque::new(),
+            window_bytes: 0,
+            journal: Journal::new(&Journals::in_memory(limits)),
+            source: Vec::new(),
+            flushes: VecDeque::new(),
+            rtt_us: None,
+            last_heard_ms: None,
+            metrics: LegMetrics::new("west"),
+        }
+    }
+
+    /// Hosts wrote, a write failed here, and what repairs the mirror goes out behind later writes.
+    #[test]
+    fn a_repair_that_is_sent_late_leaves_the_window_as_it_was() {
+        let mut leg = leg();
+        let now = Instant::now();
+        let window = WINDOW_BYTES / BYTES;
+        // Number 3 is the repair's.
+        let numbers = (1..=2).chain(4..=window * 3);
+        for seq in numbers.clone() {
+            leg.send(Seq::new(seq), now, change(seq), true);
+        }
+        leg.post(change(3));
+        leg.pump();
+        assert_eq!(leg.window_bytes, WINDOW_BYTES);
+        for seq in numbers {
+            leg.note_answers(&Message::Acks(vec![Seq::new(seq)]), now);
+            leg.pump();
+        }
+        leg.note_answers(&Message::Acks(vec![Seq::new(3)]), now);
+        assert!(leg.journal.is_empty(), "all of it is on its way");
+        assert_eq!((leg.sent.len(), leg.window_bytes), (0, 0));
     }
 }

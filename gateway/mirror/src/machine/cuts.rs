@@ -257,6 +257,10 @@ impl Machine {
             // With its first cut the mirror would give up what the witness still names it for.
             return;
         }
+        if self.untold.is_some() {
+            // A cut of a history that is not recorded would be ahead of this copy after a restart.
+            return;
+        }
         let (newest, now_ms, limits) = (self.seq, self.now_ms, self.journal);
         let Some(state) = self.leg_mut(leg) else { return };
         let quiet = state.is_clean() && !state.has_copies();
@@ -413,6 +417,10 @@ impl Machine {
     /// Begins the transfers of mode `stack` that are due, where there is anything to transfer.
     fn begin_due_transfers(&mut self, out: &mut Vec<Effect>) {
         if self.role != super::Role::Primary || self.closing || self.is_regrouping() {
+            return;
+        }
+        if matches!(self.command, Some(super::Pending::Grow { .. })) {
+            // It would be opened with the old size, and sent what comes behind that.
             return;
         }
         for leg in LegId::all() {

@@ -12,6 +12,7 @@
 use block::{BlockRange, BlockSet, DirtyReport, LegId, Message, Open};
 
 use super::leg::Leg;
+use super::secondary::Own;
 use super::{Effect, Machine};
 use crate::lineage::{Lineage, Relation, relate};
 
@@ -82,15 +83,21 @@ impl Machine {
 
     // --- at the mirror ---
 
-    /// How many bytes at most the primary may overwrite that only this copy has, if there is
-    /// anything and an operator allowed it (rule 10).
-    pub(super) fn discards(&self, open: &Open, differs: &[DirtyReport]) -> Option<u64> {
+    /// How many bytes at most the primary may overwrite that only this copy has, if there may be
+    /// anything and an operator allowed it (rule 10). A copy that does not know in what it differs
+    /// may have any number of them.
+    pub(super) fn discards(
+        &self,
+        open: &Open,
+        (differs, is_known): (&[DirtyReport], bool),
+    ) -> Option<Own> {
         let ours = self.lineage.as_ref().filter(|_| open.discard)?;
         let theirs = Lineage::new(open.generation, open.ancestors.clone());
         let behind = matches!(relate(&theirs, Some(ours)), Relation::Behind { .. });
         let blocks = differs.iter().flat_map(|report| &report.blocks).map(|range| range.count());
         let bytes = blocks.sum::<u64>() * block::BLOCK_BYTES;
-        (!behind || bytes > 0).then_some(bytes)
+        let own = if is_known || bytes > 0 { Own::Bytes(bytes) } else { Own::Unknown };
+        (!behind || own != Own::Bytes(0)).then_some(own)
     }
 
     /// What the primary would overwrite first of content that no snapshot can keep, in words.

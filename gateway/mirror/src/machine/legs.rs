@@ -443,6 +443,8 @@ impl Machine {
         assert!(!live || steps, "a mirror is called again when it is recorded that it left");
         if steps {
             self.stepped_down(leg);
+            // The mirror is told before anything is acknowledged without it.
+            self.follow(leg, out);
         } else if let Some(state) = self.leg_mut(leg)
             && state.stage == Stage::Leaving
         {

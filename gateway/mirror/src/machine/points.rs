@@ -404,8 +404,8 @@ impl Machine {
                     self.points.discarded.push(Discarded { snapshots, bytes, unix_ms });
                     self.points.overwritten = Some(0);
                 }
-                if let Some(bytes) = self.upstream.as_mut().and_then(|u| u.discards.take()) {
-                    let snapshots = snapshots.clone();
+                if let Some(own) = self.upstream.as_mut().and_then(|u| u.discards.take()) {
+                    let (snapshots, bytes) = (snapshots.clone(), own.at_most(mapped_bytes));
                     self.points.discarded.push(Discarded { snapshots, bytes, unix_ms });
                 }
                 let is_point = matches!(self.quality, Quality::InSync | Quality::Outdated);

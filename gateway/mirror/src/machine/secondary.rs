@@ -33,6 +33,24 @@ enum Waiting {
     Message(Message),
 }
 
+/// What only this copy has, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    Bytes(u64),
+    /// Any of what is mapped: it was not noted down for this primary.
+    Unknown,
+}
+
+impl Own {
+    /// In bytes, of a copy with so many mapped.
+    pub(super) fn at_most(self, mapped_bytes: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Unknown => mapped_bytes,
+        }
+    }
+}
+
 /// The primary, as this mirror sees it.
 #[derive(Debug)]
 pub(super) struct Upstream {
@@ -45,8 +63,8 @@ pub(super) struct Upstream {
     waiting: VecDeque<Waiting>,
     /// What the copy is worth is being recorded, or a point is being kept that the stream waits for.
     pub(super) recording: bool,
-    /// The primary may overwrite so many bytes that only this copy has: a snapshot comes first.
-    pub(super) discards: Option<u64>,
+    /// The primary may overwrite what only this copy has: a snapshot comes first.
+    pub(super) discards: Option<Own>,
     /// Flushes under way: (round of the local flush, the primary's number).
     flushes: VecDeque<(u64, Seq)>,
     /// Which link this is, so that a change of an earlier one is not acknowledged on it.
@@ -114,7 +132,7 @@ impl Machine {
             ancestors: self.lineage.as_ref().map_or_else(Vec::new, |l| l.ancestors.clone()),
             differences_known,
         };
-        let discards = self.discards(open, &differs);
+        let discards = self.discards(open, (&differs, differences_known));
         self.lag_heard_ms = None;
         self.epoch = self.epoch.max(open.epoch);
         self.role = Role::Secondary;
@@ -180,6 +198,9 @@ impl Machine {
     pub(crate) fn refuse_primary(&self, open: &Open, gateway: GatewayId) -> Option<Goodbye> {
         if let Some(goodbye) = self.refuse_epoch(open.epoch) {
             return Some(goodbye);
+        }
+        if self.latched {
+            return Some(Goodbye::Refused("the copy here failed and must be reopened".to_owned()));
         }
         if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
             return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
@@ -434,6 +455,16 @@ impl Machine {
 
     pub(super) fn on_upstream_lost(&mut self, orderly: bool, out: &mut Vec<Effect>) {
         self.orderly_end = orderly;
+        self.drop_upstream(None, out);
+    }
+
+    /// The copy here failed: it counts for nothing, and the primary must not go on as if it did
+    /// (rule 11).
+    pub(super) fn give_upstream_up(&mut self, error: IoError, out: &mut Vec<Effect>) {
+        let is_told = self.upstream.as_ref().is_some_and(|upstream| upstream.gap.is_some());
+        if !is_told && self.is_following() {
+            out.push(Effect::Reply { message: Message::Failed { seq: Seq::ZERO, error } });
+        }
         self.drop_upstream(None, out);
     }
 

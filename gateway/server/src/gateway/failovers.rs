@@ -46,8 +46,8 @@ fn compared(status: &GroupStatus, site: &str) -> Result<Option<String>, Refused>
 /// What only another site has would be overwritten, and nobody agreed to that; `next` is the call
 /// that does.
 pub(super) fn would_discard(site: &str, theirs_bytes: u64, next: String) -> Refused {
-    let bytes = api::units::bytes_text(theirs_bytes);
-    let detail = format!("{site} has {bytes} that this site lacks; they would be lost");
+    let what = crate::status::own_content(theirs_bytes);
+    let detail = format!("{site} {what} that this site lacks, which would be lost");
     Refused::new(Code::NeedsConsent, detail).next(next)
 }
 

@@ -150,8 +150,8 @@ fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding
             Health::SplitBrain,
             Code::SplitBrain,
             format!(
-                "{site} has {} that this site lacks, and this site {} that {site} lacks",
-                bytes_text(*theirs_bytes),
+                "{site} {} that this site lacks, and this site has {} that {site} lacks",
+                super::own_content(*theirs_bytes),
                 bytes_text(missing)
             ),
         ),

@@ -62,6 +62,15 @@ pub(crate) const fn quality_text(quality: block::Quality) -> &'static str {
     }
 }
 
+/// What a gateway has that another one lacks. One that counted nothing does not know how much that is.
+pub(crate) fn own_content(bytes: u64) -> String {
+    if bytes == 0 {
+        "has content, how much is not known,".to_owned()
+    } else {
+        format!("has {}", api::units::bytes_text(bytes))
+    }
+}
+
 /// Why a mirror was lost, for a sentence.
 pub(crate) fn cause_text(cause: &Cause) -> String {
     match cause {
@@ -74,7 +83,7 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
             format!("it speaks protocol version {version}, and this session needs {needs}")
         }
         Cause::SplitBrain { theirs_bytes } => {
-            format!("it has {} of its own", api::units::bytes_text(*theirs_bytes))
+            format!("it {} of its own", own_content(*theirs_bytes))
         }
         Cause::Refused(why) => format!("it refused: {why}"),
         Cause::Operator => "an operator suspended the session".to_owned(),

@@ -474,6 +474,9 @@ impl Inner {
             Err(e) => {
                 self.metrics.errors_write.increment(1);
                 tracing::warn!(error = %e, "append to the map's log");
+                if self.log.is_torn() {
+                    self.give_out("take back what was written of records in part", &e);
+                }
                 Err(crate::error::of_io(&e))
             }
         }

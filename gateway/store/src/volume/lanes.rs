@@ -230,7 +230,7 @@ impl Inner {
         });
     }
 
-    fn give_out(&mut self, doing: &'static str, error: &dyn std::error::Error) {
+    pub(super) fn give_out(&mut self, doing: &'static str, error: &dyn std::error::Error) {
         tracing::error!(error = %format!("{error:#}"), doing, "volume is latched");
         self.latch();
     }

@@ -25,6 +25,8 @@ pub(crate) struct Log {
     unsynced: bool,
     /// No sync of the directory covers the name yet.
     unnamed: bool,
+    /// A failed append could not be taken back.
+    torn: bool,
     /// Logs before this one that have records which no sync covers yet.
     old: Vec<Arc<dyn File>>,
     buffer: Vec<u8>,
@@ -78,6 +80,7 @@ impl Log {
             reserved: 0,
             unsynced: true,
             unnamed: true,
+            torn: false,
             old: Vec::new(),
             buffer: Vec::new(),
         };
@@ -95,6 +98,7 @@ impl Log {
             reserved: 0,
             unsynced: false,
             unnamed: false,
+            torn: false,
             old: Vec::new(),
             buffer: Vec::new(),
         }
@@ -146,10 +150,21 @@ impl Log {
                 self.reserved = upto;
             }
         }
-        self.file.write_at(&mut [IoSlice::new(&self.buffer)], start)?;
+        if let Err(error) = self.file.write_at(&mut [IoSlice::new(&self.buffer)], start) {
+            // The first of them may stand there, whole: a start would believe what was refused.
+            self.reserved = start;
+            self.unsynced = true;
+            self.torn = self.file.set_size(start).is_err();
+            return Err(error);
+        }
         self.next = index;
         self.unsynced = true;
         Ok(self.buffer.len())
+    }
+
+    /// Whether records that were refused may stand behind the others: nothing may be promised then.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.torn
     }
 
     /// Everything that a sync must make durable, the oldest first.

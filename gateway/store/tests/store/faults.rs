@@ -91,6 +91,40 @@ fn a_full_disk_refuses_writes_and_takes_them_again() {
     close(volume.as_ref()).unwrap();
 }
 
+/// A full disk took the first records of a trim and refused the rest, and the trim with it. The next start
+/// found those records whole, and gave back what hosts had written and flushed since.
+#[test]
+fn records_that_were_written_in_part_and_refused_are_not_believed_by_the_next_start() {
+    for again in [false, true] {
+        let disk = disk_with(32 << 20);
+        let volume = open(&disk);
+        for chunk in 0..256 {
+            write(volume.as_ref(), chunk * SLOT_BYTES, vec![1; 4096]).unwrap();
+        }
+        flush(volume.as_ref()).unwrap();
+        disk.set_capacity(Some(disk.allocated() + (12 << 10)));
+        let trim = |bytes| run(volume.as_ref(), Op::Trim(extent(0, bytes)));
+        // A record for each chunk: a whole page would be one.
+        assert_eq!(trim(255 * SLOT_BYTES), Err(IoError::NoSpace));
+        disk.set_capacity(None);
+        if again {
+            // Fewer records than were refused, in their place.
+            trim(SLOT_BYTES).unwrap();
+        }
+        for chunk in 1..256 {
+            write(volume.as_ref(), chunk * SLOT_BYTES, vec![2; 4096]).unwrap();
+        }
+        flush(volume.as_ref()).unwrap();
+        disk.kill();
+        drop(volume);
+        let volume = open(&disk);
+        for chunk in 1..256 {
+            let is = read(volume.as_ref(), chunk * SLOT_BYTES, 4096).unwrap();
+            assert!(is == vec![2; 4096], "{again}: chunk {chunk} is lost");
+        }
+    }
+}
+
 #[test]
 fn a_failed_sync_latches_until_reopened() {
     let disk = disk_with(1 << 20);

@@ -257,7 +257,10 @@ impl Repository {
             let volume = source.volume();
             let mut others: Vec<_> = catalogue
                 .of_volume(volume)
-                .filter(|(entry, _)| entry.id != request.id && entry.status == Status::Available)
+                .filter(|(entry, _)| {
+                    let is_there = matches!(entry.status, Status::Available | Status::Restoring);
+                    entry.id != request.id && is_there
+                })
                 .collect();
             if request.backups_max.is_some_and(|max| others.len() >= max) {
                 return Err(BackupError::TooMany { volume, limit: others.len() });

@@ -98,8 +98,10 @@ pub(crate) struct State {
     pub(crate) deadline: Instant,
     /// Lines that it wrote.
     pub(crate) lines: u32,
-    /// Requests that it sent.
+    /// Requests that it sent, or wanted to.
     pub(crate) requests: u32,
+    /// What it said of things that it made.
+    pub(crate) notes: u32,
 }
 
 /// How much memory there is, and whether more was asked for.
@@ -170,6 +172,7 @@ impl State {
             deadline: Instant::now() + allowed.time,
             lines: 0,
             requests: 0,
+            notes: 0,
         };
         let mut store = Store::new(machine.engine(), state);
         store.limiter(|state| &mut state.memory);

@@ -50,6 +50,10 @@ pub(crate) const LOG_LINE_BYTES_MAX: usize = 2 << 10;
 pub(crate) const LOG_KEPT_MAX: usize = 1_000;
 /// HTTP requests of one call.
 pub(crate) const HTTP_REQUESTS_MAX: u32 = 100;
+/// What one call says of things that it made or removed: each is a record of the run's journal.
+pub(crate) const NOTES_MAX: u32 = 256;
+/// The kind, the id and the name of such a thing, each in bytes.
+pub(crate) const NOTE_BYTES_MAX: usize = 1 << 10;
 /// Body of a request or an answer, in bytes.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 4 << 20;
 /// Keys of one plugin.

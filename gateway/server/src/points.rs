@@ -187,14 +187,16 @@ pub(crate) fn retained<'a>(
         SnapshotState::RollingBack | SnapshotState::Deleting => false,
     };
     let points: Vec<&SnapshotStatus> = of(status).filter(is_idle).collect();
+    // By the order in which they were taken: a clock that went back makes the newest look old.
     let kept: Vec<Kept<SnapshotId>> = points
         .iter()
-        .map(|point| Kept {
+        .zip(0..)
+        .map(|(point, ordinal)| Kept {
             id: point.id,
             origin: Origin::Scheduled,
             policy: Some(OWN.to_owned()),
             created: moment(point.unix_ms),
-            ordinal: point.unix_ms,
+            ordinal,
             locked_until: (point.marks.locked_until_ms > lock_ms)
                 .then(|| moment(point.marks.locked_until_ms)),
         })
@@ -239,6 +241,31 @@ mod tests {
         assert_eq!(dues.take_while(|due| *due <= day).count(), 24);
         assert_eq!(policy.retention.count, Some(24));
         assert_eq!(policy.keep, api::PointKeeper::Mirror);
+    }
+
+    /// The clock was a year ahead when all but the newest were taken.
+    #[test]
+    fn what_is_taken_after_the_clock_went_back_is_the_newest() {
+        const YEAR_MS: u64 = 31_536_000_000;
+        let point = |number: u64, unix_ms| SnapshotStatus {
+            id: SnapshotId::of(number.into()),
+            name: format!("auto.{number}"),
+            origin: SnapshotOrigin::Scheduled,
+            unix_ms,
+            marks: mirror::Marks::default(),
+            state: SnapshotState::Available,
+            volumes: Vec::new(),
+            held_by: Vec::new(),
+        };
+        let now_ms = 1_790_000_000_000;
+        let ahead = (0..24).map(|hour| point(hour, now_ms + YEAR_MS + hour * 3_600_000));
+        let snapshots = ahead.chain([point(24, now_ms), point(25, now_ms + 1)]).collect();
+        let status = GroupStatus { snapshots, ..crate::migration::tests::primary(Vec::new()) };
+        let rules = PointRetention { count: Some(24), ..PointRetention::default() };
+        let fates = retained(&status, (&rules, &TimeZone::UTC), now_ms);
+        let gone: Vec<_> = fates.iter().filter(|(_, fate)| fate.is_removed).collect();
+        let gone: Vec<_> = gone.iter().map(|(point, _)| point.name.as_str()).collect();
+        assert_eq!(gone, ["auto.0", "auto.1"]);
     }
 
     #[test]

@@ -100,6 +100,18 @@ pub struct Room {
     pub free: u64,
 }
 
+/// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
+const RESERVE_BYTES_MAX: u64 = 256 << 20;
+/// On a small medium it is this part of it.
+const RESERVE_SHARE: u64 = 16;
+
+impl Room {
+    /// Bytes that stay free for what must not fail: checkpoints and recovery.
+    pub(crate) fn reserve(&self) -> u64 {
+        RESERVE_BYTES_MAX.min(self.total / RESERVE_SHARE)
+    }
+}
+
 /// What keeps a directory locked until it is dropped.
 pub type LockGuard = Box<dyn Any + Send + Sync>;
 

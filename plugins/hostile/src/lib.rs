@@ -61,6 +61,11 @@ fn text<'a>(params: &'a serde_json::Value, key: &str) -> &'a str {
     params[key].as_str().unwrap_or("")
 }
 
+/// How often or how much of something; once where nothing is said.
+fn number(params: &serde_json::Value, key: &str) -> usize {
+    params[key].as_u64().map_or(1, |number| usize::try_from(number).unwrap_or(usize::MAX))
+}
+
 fn call(params: &serde_json::Value) -> Result<Outcome, Error> {
     let auth = match text(params, "secret") {
         "" => http::Auth::None,
@@ -156,7 +161,10 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
         "connect" => {
             done(format!("{:?}", std::net::TcpStream::connect(text(params, "to")).is_ok()))
         }
-        "call" => call(params),
+        "call" => {
+            (1..number(params, "times")).for_each(|_| drop(call(params)));
+            call(params)
+        }
         "count" => count(),
         "secret" => {
             let name = text(params, "name");
@@ -197,8 +205,11 @@ fn act(ctx: &Context, name: &str, params: &serde_json::Value) -> Result<Outcome,
             done(name)
         }
         "keep" => {
-            let id = ctx.idempotency_key.clone();
-            run::register(&Created { kind: "thing".to_owned(), id, name: "t".to_owned() })?;
+            let (key, name) = (&ctx.idempotency_key, "t".repeat(number(params, "bytes")));
+            for time in 1..=number(params, "times") {
+                let id = if time == 1 { key.clone() } else { format!("{key}-{time}") };
+                run::register(&Created { kind: "thing".to_owned(), id, name: name.clone() })?;
+            }
             done("made a thing")
         }
         // Makes something, and takes its time then.

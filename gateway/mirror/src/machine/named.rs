@@ -65,6 +65,26 @@ impl Machine {
         }
     }
 
+    /// The named snapshots in the order in which they were taken, whatever clocks said then. A volume
+    /// that came later has no earlier ones: they come before the first that it has.
+    fn in_order(&self) -> HashMap<SnapshotId, usize> {
+        let mut order: Vec<SnapshotId> = Vec::new();
+        for volume in &self.volumes {
+            let mut next = 0;
+            for named in &volume.named {
+                let id = named.label.id;
+                match order.iter().position(|known| *known == id) {
+                    Some(place) => next = place + 1,
+                    None => {
+                        order.insert(next, id);
+                        next += 1;
+                    }
+                }
+            }
+        }
+        order.into_iter().zip(0..).collect()
+    }
+
     /// The named snapshots, oldest first, for people.
     pub(super) fn named_status(&self) -> Vec<SnapshotStatus> {
         let mut all: Vec<SnapshotStatus> = Vec::new();
@@ -91,7 +111,8 @@ impl Machine {
                 }
             }
         }
-        all.sort_by_key(|snapshot| (snapshot.unix_ms, snapshot.id));
+        let order = self.in_order();
+        all.sort_by_key(|snapshot| order.get(&snapshot.id).copied());
         all
     }
 

@@ -109,11 +109,12 @@ impl State {
     }
 
     async fn exchange(&mut self, request: Request) -> Result<Response, HttpError> {
-        let (url, host) = self.granted(&request.url)?;
+        // One that is refused counts, too: each writes a line.
         if self.requests >= HTTP_REQUESTS_MAX {
             return Err(HttpError::TooManyRequests);
         }
         self.requests += 1;
+        let (url, host) = self.granted(&request.url)?;
         if request.body.len() > HTTP_BODY_BYTES_MAX {
             return Err(invalid("the body is too long"));
         }

@@ -3,10 +3,32 @@
 use crate::bindings::twinspan::plugin::run::Host;
 use crate::bindings::twinspan::plugin::types::{Created, Error, ErrorCode, Progress, Retry};
 use crate::instance::State;
+use crate::limits::{NOTE_BYTES_MAX, NOTES_MAX};
 
 /// What was made could not be recorded, and why.
 fn not_kept(why: String) -> Error {
     Error { code: ErrorCode::Unavailable, message: why, retry: Retry::Now, vendor_code: None }
+}
+
+/// More than a run's journal has room for.
+fn too_much(why: String) -> Error {
+    Error { code: ErrorCode::QuotaExceeded, message: why, retry: Retry::Never, vendor_code: None }
+}
+
+impl State {
+    /// Counts what is to be noted in the run's journal.
+    fn notes(&mut self, created: &Created) -> Result<(), Error> {
+        let longest = created.kind.len().max(created.id.len()).max(created.name.len());
+        if longest > NOTE_BYTES_MAX {
+            let why = format!("its kind, its id or its name has more than {NOTE_BYTES_MAX} bytes");
+            return Err(too_much(why));
+        }
+        if self.notes >= NOTES_MAX {
+            return Err(too_much(format!("a call notes at most {NOTES_MAX} things")));
+        }
+        self.notes += 1;
+        Ok(())
+    }
 }
 
 impl Host for State {
@@ -26,6 +48,9 @@ impl Host for State {
 
     async fn register(&mut self, created: Created) -> wasmtime::Result<Result<(), Error>> {
         self.reaches("run.register")?;
+        if let Err(refused) = self.notes(&created) {
+            return Ok(Err(refused));
+        }
         let Some((run, step)) = &self.caller.run else { return Ok(Ok(())) };
         Ok(self.caller.world.register(run, step, created).await.map_err(not_kept))
     }
@@ -36,8 +61,11 @@ impl Host for State {
         id: String,
     ) -> wasmtime::Result<Result<(), Error>> {
         self.reaches("run.unregister")?;
-        let Some((run, step)) = &self.caller.run else { return Ok(Ok(())) };
         let gone = Created { name: id.clone(), kind, id };
+        if let Err(refused) = self.notes(&gone) {
+            return Ok(Err(refused));
+        }
+        let Some((run, step)) = &self.caller.run else { return Ok(Ok(())) };
         Ok(self.caller.world.unregister(run, step, gone).await.map_err(not_kept))
     }
 }

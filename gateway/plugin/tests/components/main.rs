@@ -119,6 +119,25 @@ async fn a_flood_of_log_and_numbers_is_cut() {
 }
 
 #[tokio::test]
+async fn calls_of_hosts_that_were_not_granted_are_counted_and_so_are_their_lines() {
+    let rig = Rig::new(&["hostile"]).await;
+    let call = json!({ "url": "http://192.0.2.1/", "times": 10_000 });
+    let refused = rig.act("call", call).await.unwrap_err();
+    assert!(refused.contains("TooManyRequests"), "{refused}");
+    assert_eq!(rig.said().len(), 100);
+}
+
+#[tokio::test]
+async fn what_a_call_says_that_it_made_is_bounded() {
+    let rig = Rig::new(&["hostile"]).await;
+    assert_eq!(rig.act("keep", json!({ "times": 256 })).await.unwrap(), "made a thing");
+    let refused = rig.act("keep", json!({ "times": 257 })).await.unwrap_err();
+    assert!(refused.contains("at most 256"), "{refused}");
+    let refused = rig.act("keep", json!({ "bytes": 600_000 })).await.unwrap_err();
+    assert!(refused.contains("1024 bytes"), "{refused}");
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_the_contract_is_none() {
     let rig = Rig::new(&["hostile"]).await;
     for name in ["bad-token", "long-token"] {

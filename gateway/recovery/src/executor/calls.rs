@@ -123,7 +123,10 @@ pub(super) fn judge(run: &Run, place: usize, result: Result) -> (Option<Event>, 
     };
     let back = run.direction == Direction::Back;
     let fail = |error: ActionError| {
-        let error = ActionError { detail: words(error.detail), ..error };
+        let ActionError { code, detail, next, retry } = error;
+        // Whatever a provider calls it: a record that is too long is none, and the run would be held.
+        let (code, next) = (words(code), next.map(words));
+        let error = ActionError { code, detail: words(detail), next, retry };
         (Some(Event::Failed { step: step.clone(), attempt, error }), None)
     };
     let (outcome, found) = match result {

@@ -17,7 +17,7 @@ use axum::Json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::evs::{Asked, Match, Named, cut, id, whole_gib};
+use super::evs::{Asked, Match, Named, counted, id, whole_gib};
 use super::{Body, Failure, Shared};
 use crate::gateway::Gateway;
 use crate::gateway::evs::{Made, coded};

@@ -96,6 +96,7 @@ impl Shared {
         entries: Vec<(JournalEntry, u64)>,
         limits: JournalLimits,
     ) -> io::Result<()> {
+        self.leave_room()?;
         let most = (limits.bytes / SEGMENTS).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
         let mut some: Vec<(Head, Bytes)> = Vec::new();
         let mut some_bytes = 0;
@@ -111,6 +112,25 @@ impl Shared {
             }
         }
         self.append(writer, &some)
+    }
+
+    /// Gives the oldest back until there is the room that volumes keep free, and as much again: what
+    /// is kept of the past must not keep hosts from writing.
+    fn leave_room(&self) -> io::Result<()> {
+        loop {
+            // A medium that cannot say what it has refuses what does not fit.
+            let Ok(room) = self.dir.room() else { return Ok(()) };
+            if room.free >= room.reserve() * 2 {
+                return Ok(());
+            }
+            let mut state = self.state();
+            let Some(gone) = state.index.drop_oldest() else {
+                return Err(io::ErrorKind::StorageFull.into());
+            };
+            let free = state.retire(vec![gone]);
+            drop(state);
+            self.remove(&free);
+        }
     }
 
     /// Appends records; a gap ends the segment, so that what follows it begins in one of its own.

@@ -30,10 +30,6 @@ const RUN_BYTES_MAX: u64 = SLOT_BYTES / 2;
 const ASIDE_BYTES_MAX: u64 = 1 << 20;
 /// Less than a slot is left in the page cache: it is likely to be changed again, or to be folded.
 const ASIDE_BYTES_MIN: u64 = SLOT_BYTES;
-/// Room that new blocks never take: a checkpoint of all pages that may be dirty fits many times.
-const RESERVE_BYTES_MAX: u64 = 256 << 20;
-/// On a small medium it is this part of it.
-const RESERVE_SHARE: u64 = 16;
 /// Slots (4 MiB) between two looks at how full the medium is.
 const TAKES_UNASKED_MAX: u64 = 64;
 
@@ -243,8 +239,7 @@ impl Inner {
         if self.takes_unasked == 0 {
             // A medium that cannot say what it has refuses the write itself when it is full.
             if let Ok(room) = self.dir.room() {
-                let reserve = RESERVE_BYTES_MAX.min(room.total / RESERVE_SHARE);
-                let left = room.free.saturating_sub(reserve) / SLOT_BYTES;
+                let left = room.free.saturating_sub(room.reserve()) / SLOT_BYTES;
                 if left == 0 {
                     if self.slots.freed() > 0 {
                         self.lanes.want_reclaim();

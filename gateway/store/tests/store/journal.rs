@@ -390,6 +390,26 @@ fn the_window_and_the_bytes_bound_what_is_kept_and_bases_go_with_it() {
     assert!(rig.check() > 300);
 }
 
+/// What was kept of the past took all the room of a disk, and every volume of the pool was refused its new
+/// blocks.
+#[test]
+fn a_journal_shortens_its_window_before_it_takes_the_room_of_volumes() {
+    let mut rig = Rig::new(JournalLimits { bytes: 64 << 20, ..ALL });
+    rig.time();
+    let capacity = rig.disk.allocated() + (16 << 20);
+    rig.disk.set_capacity(Some(capacity));
+    for round in 0..6_000_u64 {
+        rig.base();
+        rig.write(0, round % 5 * 4_096, 4_096, u8::try_from(round % 200 + 1).unwrap());
+        rig.time();
+    }
+    let free = capacity - rig.disk.allocated();
+    assert!(free >= capacity / 16, "{free} bytes of {capacity} are left");
+    let status = rig.journal().status(|_| true);
+    assert!(status.follows && status.last_gap != Some(Gap::NoSpace), "{status:?}");
+    assert!(rig.check() > 100);
+}
+
 #[test]
 fn a_full_disk_is_a_gap_and_it_goes_on_when_there_is_room() {
     let mut rig = filled(ALL, 4);

@@ -103,6 +103,22 @@ impl Bench {
     }
 }
 
+/// Retention goes by this order: by the clock, the newest would be the first to go.
+#[test]
+fn snap_01_snapshots_are_told_in_the_order_in_which_they_were_taken_whatever_the_clock_says() {
+    let mut bench = Bench::in_sync(Policy::default()).with_snapshot();
+    bench.apply(Event::Command(Command::Snapshot {
+        snapshot: SAFETY,
+        name: "after".to_owned(),
+        origin: SnapshotOrigin::Manual,
+        unix_ms: 3,
+    }));
+    bench.record();
+    bench.apply(Event::Snapshotted(Ok(()), Taken::default())).record();
+    let told: Vec<_> = bench.machine.status().snapshots.iter().map(|of| of.id).collect();
+    assert_eq!(told, [WISH, SAFETY]);
+}
+
 #[test]
 fn snap_01_is_taken_between_what_was_sent_and_what_comes_after() {
     let mut bench = Bench::in_sync(Policy::default());

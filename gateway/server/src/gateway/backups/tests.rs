@@ -203,6 +203,40 @@ async fn bak_06_what_no_rule_keeps_goes_after_a_run_and_what_is_manual_stays() {
     rig.close().await;
 }
 
+/// The primary and its mirror each have a policy of the group, in one bucket.
+#[tokio::test]
+async fn bak_06_a_policy_deletes_nothing_that_another_gateway_took_by_one_of_the_same_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = BackupRetention { last: Some(1), ..BackupRetention::default() };
+    let rig = open(dir.path(), None).await;
+    rig.gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
+    rig.gateway.run_backup_policy("orders").await.unwrap();
+    settled(&rig, 1).await;
+    rig.close().await;
+    let target = target(dir.path(), None);
+    let other = Rig::open_with(dir.path(), |config| {
+        config.backup_targets = vec![target];
+        "elsewhere".clone_into(&mut config.site.name);
+    })
+    .await;
+    for runs in 1..=2 {
+        while other.gateway.operations.running_on("orders>disk").is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        other.gateway.run_backup_policy("orders").await.unwrap();
+        settled(&other, runs).await;
+    }
+    // Its own first one goes after the second; deleting comes after the run.
+    while held(&other).await != 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let fates = other.gateway.backup_fates("orders").await.unwrap();
+    let why: Vec<_> = fates.items.iter().map(|fate| fate.reasons[0].as_str()).collect();
+    assert!(why.contains(&"it belongs to another policy"), "{why:?}");
+    assert!(fates.items.iter().all(|fate| !fate.deleted), "{fates:?}");
+    other.close().await;
+}
+
 #[tokio::test]
 async fn bak_10_what_a_policy_takes_is_locked_for_its_days_whatever_its_rules_say() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use api::PointKeeper;
 use block::GroupId;
@@ -15,6 +16,7 @@ use jiff::tz::TimeZone;
 use mirror::{Command, GroupStatus, LinkState, Role, Serving, SnapshotState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::book::GroupEntry;
@@ -26,6 +28,10 @@ use crate::schedule::{Act, COUNTED_MAX, Look, Schedule, drive};
 /// Where the ledger keeps what was done by the clock.
 const KEY: &str = "control/points";
 const VERSION: u32 = 1;
+/// Before a hook that could not thaw is called again.
+const THAW_PAUSE_MIN: Duration = Duration::from_secs(2);
+/// As long at most, if it fails again and again.
+const THAW_PAUSE_MAX: Duration = Duration::from_mins(5);
 
 /// What came of a group's policy since this gateway started.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +98,11 @@ impl Keeping {
         self.with(group, |tally| !std::mem::replace(&mut tally.running, true))
     }
 
+    /// What kept points from being taken is over, and was none.
+    fn release(&self, group: GroupId) {
+        self.with(group, |tally| tally.running = false);
+    }
+
     /// A point was taken, or could not be.
     pub(super) fn end(&self, group: GroupId, result: Result<u64, String>) {
         self.with(group, |tally| {
@@ -131,6 +142,7 @@ impl Gateway {
             tracing::error!(why, "what was done by schedule is not known; it begins anew");
         }
         self.thaw_what_was_left().await;
+        self.tasks.spawn(Arc::clone(&self).keep_thawing());
         let (clock, stopping) = (self.clock, self.stopping.clone());
         let look = |now: Timestamp| {
             let gateway = Arc::clone(&self);
@@ -333,6 +345,50 @@ impl Gateway {
         put.map_err(|silent| silent.to_string())?.map_err(|error| error.to_string())?;
         *kept = next;
         Ok(())
+    }
+
+    /// Calls hooks that could not thaw again, for as long as the gateway runs: somebody waits.
+    async fn keep_thawing(self: Arc<Self>) {
+        let mut tries: HashMap<Uuid, (Instant, Duration)> = HashMap::new();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(THAW_PAUSE_MIN) => {}
+                () = self.stopping.cancelled() => return,
+            }
+            let frozen = self.keeping.recorded.lock().await.frozen.clone();
+            tries.retain(|group, _| frozen.contains_key(group));
+            for (group, hook) in frozen {
+                let now = Instant::now();
+                let (due, pause) = tries.entry(group).or_insert((now, THAW_PAUSE_MIN));
+                if *due <= now && !self.thaw_again(GroupId::from_uuid(group), &hook).await {
+                    *due = now + *pause;
+                    *pause = (*pause * 2).min(THAW_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Says whether nothing is left to be done. No point is begun meanwhile: it would be thawed.
+    async fn thaw_again(&self, group: GroupId, hook: &str) -> bool {
+        if !self.keeping.begin(group) {
+            // It is for the point that is being taken.
+            return true;
+        }
+        // A point may have ended since this was looked at.
+        let is_frozen = self.keeping.recorded.lock().await.frozen.contains_key(&group.uuid());
+        let name = self.book.read().group_by_id(group).map(|entry| entry.name.clone());
+        let name = name.unwrap_or_else(|| group.to_string());
+        let thawed = if is_frozen { self.thaw(group, &name, hook).await } else { Ok(()) };
+        self.keeping.release(group);
+        match thawed {
+            Ok(()) if is_frozen => {
+                let words = format!("thawed by hook {hook}, which could not before");
+                self.events.tell("point", &name, words);
+            }
+            Ok(()) => {}
+            Err(why) => tracing::warn!(group = name, hook, why, "still frozen"),
+        }
+        thawed.is_ok()
     }
 
     /// A gateway that was killed between freezing and thawing left somebody at rest.

@@ -228,7 +228,7 @@ impl Gateway {
     /// Thaws, and remembers that nobody has to any more.
     ///
     /// # Errors
-    /// Why the hook could not; it is tried again when the gateway starts.
+    /// Why the hook could not; it is tried again in seconds, and when the gateway starts.
     pub(super) async fn thaw(&self, group: GroupId, name: &str, hook: &str) -> Result<(), String> {
         let Some(known) = self.config.hooks.iter().find(|known| known.name == hook) else {
             return Err(format!("no hook {hook} is configured any more: thaw by hand"));

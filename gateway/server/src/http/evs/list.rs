@@ -7,6 +7,9 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use api::Code;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use crate::refusal::Refused;
@@ -41,11 +44,44 @@ pub(in crate::http) enum Match {
     Part,
 }
 
-/// Cuts a list to what was asked for.
+/// A moment, as it is told here or with an offset; without one it is UTC's, and a day its beginning.
+fn moment(text: &str) -> Option<Timestamp> {
+    let civil = || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
+    text.parse().ok().or_else(|| civil().map(|at| at.timestamp()))
+}
+
+/// The page that was asked for.
 ///
 /// # Errors
-/// [`Code::Invalid`] for what is no filter, no key, or no number.
+/// [`Code::Invalid`] for what is no filter, no key, no number, or no time.
 pub(in crate::http) fn cut(
+    items: Vec<Value>,
+    asked: &Asked,
+    filters: &[(&str, &str, Match)],
+) -> Result<Vec<Value>, Refused> {
+    if number(asked, "limit", LIMIT)? == 0 {
+        return Err(Refused::new(Code::Invalid, "limit is at least 1"));
+    }
+    page(select(items, asked, filters)?, asked)
+}
+
+/// The page that was asked for, under its name, and how many items there are on all pages.
+///
+/// # Errors
+/// As for [`cut`].
+pub(in crate::http) fn counted(
+    name: &str,
+    items: Vec<Value>,
+    asked: &Asked,
+    filters: &[(&str, &str, Match)],
+) -> Result<Value, Refused> {
+    let items = select(items, asked, filters)?;
+    let count = items.len();
+    Ok(serde_json::json!({ "count": count, name: page(items, asked)? }))
+}
+
+/// The items that filters leave, in the order that was asked for.
+fn select(
     mut items: Vec<Value>,
     asked: &Asked,
     filters: &[(&str, &str, Match)],
@@ -66,9 +102,17 @@ pub(in crate::http) fn cut(
         }
     }
     if let Some(since) = asked.get("changes-since") {
-        items.retain(|item| text(item, "updated_at").as_ref() >= since.as_str());
+        let since = moment(since).ok_or_else(|| {
+            let detail = format!("changes-since={since:?} is no time ({})", "SDRS.0221");
+            Refused::new(Code::Invalid, detail)
+        })?;
+        items.retain(|item| moment(&text(item, "updated_at")).is_none_or(|at| at >= since));
     }
     sort(&mut items, asked)?;
+    Ok(items)
+}
+
+fn page(items: Vec<Value>, asked: &Asked) -> Result<Vec<Value>, Refused> {
     let limit = number(asked, "limit", LIMIT)?;
     if limit > LIMIT {
         return Err(Refused::new(Code::Invalid, format!("limit is at most {LIMIT} (SDRS.0221)")));
@@ -96,7 +140,10 @@ fn sort(items: &mut [Value], asked: &Asked) -> Result<(), Refused> {
         }
     };
     let order = |one: &Value, other: &Value| -> Ordering {
-        let by_key = text(one, key).cmp(&text(other, key));
+        let (a, b) = (text(one, key), text(other, key));
+        // Fractions of a second are told as short as they are, so times are no order of texts.
+        let times = if key.ends_with("_at") { moment(&a).zip(moment(&b)) } else { None };
+        let by_key = times.map_or_else(|| a.cmp(&b), |(a, b)| a.cmp(&b));
         by_key.then_with(|| text(one, "id").cmp(&text(other, "id")))
     };
     items.sort_by(|one, other| {
@@ -140,10 +187,37 @@ mod tests {
         assert_eq!(listed(&[("changes-since", "2026-01-02")]).unwrap(), ["4", "3", "2"]);
     }
 
+    /// As the gateway tells them: with as many digits as there are.
+    #[test]
+    fn evs_27_times_are_compared_as_times_and_what_filters_leave_is_counted() {
+        let item = |id: u32, fraction: &str| {
+            let at = format!("2026-01-01T00:00:00{fraction}Z");
+            json!({"id": id.to_string(), "name": "n", "created_at": at, "updated_at": at})
+        };
+        let items = || vec![item(1, ""), item(2, ".12"), item(3, ".123"), item(4, ".5")];
+        let of = |asked: &[(&str, &str)]| {
+            let asked = asked.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let listed = counted("all", items(), &asked, &[("id", "id", Match::Equal)]).unwrap();
+            let ids = listed["all"].as_array().unwrap().iter().map(|item| text(item, "id"));
+            (listed["count"].clone(), ids.collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(of(&[]), (json!(4), "4 3 2 1".to_owned()));
+        let since = |at| of(&[("changes-since", at)]).1;
+        assert_eq!(since("2026-01-01T00:00:00Z"), "4 3 2 1");
+        assert_eq!(since("2026-01-01T00:00:00.123Z"), "4 3");
+        assert_eq!(since("2026-01-01T01:00:00.2+01:00"), "4");
+        assert_eq!(since("2026-01-01"), "4 3 2 1");
+        assert_eq!(since("2026-01-01T00:00:01"), "");
+        assert_eq!(of(&[("id", "2")]), (json!(1), "2".to_owned()));
+        assert_eq!(of(&[("limit", "2")]), (json!(4), "4 3".to_owned()));
+    }
+
     #[test]
     fn evs_27_what_a_list_does_not_know_is_refused() {
         for wrong in [
             ("colour", "red"),
+            ("changes-since", "yesterday"),
+            ("limit", "0"),
             ("limit", "1001"),
             ("limit", "many"),
             ("sort_key", "colour"),

@@ -3,10 +3,10 @@
 use api::{Code, SdrsDrill, SdrsDrillCreate, SdrsDrillShown, SdrsDrillVolume, SdrsJobBegun};
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::groups::{find as find_group, status};
-use super::{Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_name, cut, id};
+use super::{Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_name, counted, id};
 use crate::book::evs::{Drill, Wanted};
 use crate::clock::text;
 use crate::gateway::evs::{Call, coded};
@@ -48,8 +48,7 @@ pub(super) async fn list(
         ("name", "name", Match::Part),
         ("server_group_id", "server_group_id", Match::Equal),
     ];
-    let count = items.len();
-    Ok(Json(json!({ "count": count, "disaster_recovery_drills": cut(items, &asked, &filters)? })))
+    Ok(Json(counted("disaster_recovery_drills", items, &asked, &filters)?))
 }
 
 /// Make a drill: disks of what the other site holds, apart from what runs

@@ -6,12 +6,12 @@ use api::{
 };
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name, cut,
-    domains,
+    Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name,
+    counted, domains,
 };
 use crate::book::evs::{Dialect, Group, Life, Wanted};
 use crate::clock::text;
@@ -127,8 +127,7 @@ pub(super) async fn list(
         }
     }
     let filters = [("status", "status", Match::Equal), ("name", "name", Match::Part)];
-    let count = items.len();
-    Ok(Json(json!({ "count": count, "server_groups": cut(items, &asked, &filters)? })))
+    Ok(Json(counted("server_groups", items, &asked, &filters)?))
 }
 
 fn is_queried(group: &Group, query: Option<&str>, now_ms: u64) -> Result<bool, Refused> {

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::groups::{find as find_group, station, status as status_of};
 use super::tags::{check_tags, shown as shown_tag};
 use super::{
-    Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name, cut,
-    id, listed_ids,
+    Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name,
+    counted, id, listed_ids,
 };
 use crate::book::evs::{Group, Instance, Life, Wanted};
 use crate::clock::text;
@@ -117,8 +117,7 @@ pub(super) async fn list(
         ("name", "name", Match::Part),
         ("server_group_id", "server_group_id", Match::Equal),
     ];
-    let count = items.len();
-    Ok(Json(json!({ "count": count, "protected_instances": cut(items, &asked, &filters)? })))
+    Ok(Json(counted("protected_instances", items, &asked, &filters)?))
 }
 
 /// Protect a server: a server that stands in for it is made in the other zone

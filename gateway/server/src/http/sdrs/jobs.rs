@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Asked, Failure, Match, Named, Shared, cut};
+use super::{Asked, Failure, Match, Named, Shared, counted};
 use crate::book::evs::{Job, Progress};
 use crate::clock::text;
 use crate::gateway::evs::{Call, coded};
@@ -101,8 +101,7 @@ pub(super) async fn failed(
         ("resource_type", "resource_type", Match::Equal),
     ];
     asked.entry("sort_key".to_owned()).or_insert_with(|| "begin_time".to_owned());
-    let count = items.len();
-    Ok(Json(json!({ "count": count, "failure_jobs": cut(items, &asked, &filters)? })))
+    Ok(Json(counted("failure_jobs", items, &asked, &filters)?))
 }
 
 /// Take every failed job off the list

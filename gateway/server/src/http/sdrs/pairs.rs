@@ -6,13 +6,13 @@ use api::{
 };
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::groups::{find as find_group, station, status as status_of};
 use super::{
-    Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name, cut,
-    id, listed_ids, whole_gib,
+    Asked, Begun, Body, Failure, Match, Named, Shared, begun, check_description, check_name,
+    counted, id, listed_ids, whole_gib,
 };
 use crate::book::evs::{Dialect, Group, Instance, Life, Pair, Wanted};
 use crate::clock::text;
@@ -102,8 +102,7 @@ pub(super) async fn list(
         ("name", "name", Match::Part),
         ("server_group_id", "server_group_id", Match::Equal),
     ];
-    let count = items.len();
-    Ok(Json(json!({ "count": count, "replications": cut(items, &asked, &filters)? })))
+    Ok(Json(counted("replications", items, &asked, &filters)?))
 }
 
 /// Make a pair of a disk and one that is made at the other site

@@ -52,10 +52,13 @@ impl Gateway {
         let all = catalogue.entries().filter_map(|entry| {
             let held = entry.held.as_deref()?;
             let is_alive = matches!(entry.status, Status::Available | Status::Restoring);
+            // A mirror of the group may have a policy of that name too, with rules of its own.
+            let took =
+                held.about.policy.as_ref().filter(|_| held.about.gateway == self.config.site.name);
             (is_alive && is_of(held, policy.of, &wanted)).then(|| Kept {
                 id: entry.id,
                 origin: held.about.origin,
-                policy: held.about.policy.clone(),
+                policy: took.cloned(),
                 created: held.about.created,
                 ordinal: held.about.ordinal,
                 locked_until: entry.locked_until,

@@ -186,10 +186,6 @@ impl Machine {
         }
         let live = state.stage.is_live();
         let in_set = state.in_set || self.is_ousting(leg);
-        // It could not leave the in-sync set: hosts would be held for a mirror that nothing ails.
-        if live && in_set && !self.witness_answers() {
-            return Err(Refusal::NoWitness);
-        }
         self.command = Some(pending);
         if live {
             out.push(Effect::Post { leg, message: Message::Outdate });

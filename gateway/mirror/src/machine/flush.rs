@@ -219,7 +219,6 @@ impl Machine {
             self.keep(After::Nothing, out);
         }
         self.drop_dismissal();
-        self.give_upstream_up(error, out);
         self.fail_everything(IoError::Latched, out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);

@@ -199,9 +199,6 @@ impl Machine {
         if let Some(goodbye) = self.refuse_epoch(open.epoch) {
             return Some(goodbye);
         }
-        if self.latched {
-            return Some(Goodbye::Refused("the copy here failed and must be reopened".to_owned()));
-        }
         if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
             return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
         }
@@ -455,16 +452,6 @@ impl Machine {
 
     pub(super) fn on_upstream_lost(&mut self, orderly: bool, out: &mut Vec<Effect>) {
         self.orderly_end = orderly;
-        self.drop_upstream(None, out);
-    }
-
-    /// The copy here failed: it counts for nothing, and the primary must not go on as if it did
-    /// (rule 11).
-    pub(super) fn give_upstream_up(&mut self, error: IoError, out: &mut Vec<Effect>) {
-        let is_told = self.upstream.as_ref().is_some_and(|upstream| upstream.gap.is_some());
-        if !is_told && self.is_following() {
-            out.push(Effect::Reply { message: Message::Failed { seq: Seq::ZERO, error } });
-        }
         self.drop_upstream(None, out);
     }
 

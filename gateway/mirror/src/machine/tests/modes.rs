@@ -504,29 +504,6 @@ fn rule_10_an_old_primary_whose_session_was_removed_is_overwritten_only_with_a_w
     assert!(matches!(cause_with(bench, 8), Some(Cause::Refused(_) | Cause::SplitBrain { .. })));
 }
 
-#[test]
-fn rule_11_a_mirror_whose_copy_latched_is_none_any_more_and_says_so() {
-    let mut bench = mirror_in_sync();
-    incoming(&mut bench, 1, false);
-    bench.record();
-    assert!(is_applied(&bench, 1));
-    bench.take();
-    // Whatever it was that failed, in a moment when hosts are quiet.
-    bench.apply(Event::Grown { volume: 0, result: Err(IoError::Latched) });
-    let is_told = |e: &Effect| matches!(e, Effect::Reply { message: Message::Failed { .. } });
-    assert!(bench.out.iter().any(is_told), "{:?}", bench.out);
-    assert!(bench.out.iter().any(|e| matches!(e, Effect::HangUpstream { .. })));
-    bench.applied(1);
-    incoming(&mut bench, 2, false);
-    bench.record();
-    assert!(!is_applied(&bench, 2));
-    assert!(bench.out.iter().all(|e| !matches!(e, Effect::Acknowledge { .. })));
-    // Nor is it opened before the copy was.
-    bench.apply(open_by_east()).record();
-    let is_refused = |e: &Effect| matches!(e, Effect::Refuse { goodbye: Goodbye::Refused(_) });
-    assert!(bench.out.iter().any(is_refused), "{:?}", bench.out);
-}
-
 /// A third site that followed the old primary may hold what was given up as well.
 #[test]
 fn rule_10_a_third_site_with_the_old_history_is_overwritten_only_with_a_word() {

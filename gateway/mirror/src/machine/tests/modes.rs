@@ -204,7 +204,7 @@ fn a_waiting_primary_does_not_go_on_alone_because_its_mode_is_changed() {
     assert_eq!(bench.machine.status().serving, Serving::WaitingForMirror);
 }
 
-fn open_by_east() -> Event {
+pub(super) fn open_by_east() -> Event {
     let open = Box::new(Open {
         group: GROUP,
         name: "orders".to_owned(),

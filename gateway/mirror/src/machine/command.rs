@@ -186,6 +186,10 @@ impl Machine {
         }
         let live = state.stage.is_live();
         let in_set = state.in_set || self.is_ousting(leg);
+        if self.role == Role::Primary && self.misses_witness(leg) {
+            // It would be lost for nothing: hosts could not go on without it.
+            return Err(Refusal::NoWitness);
+        }
         self.command = Some(pending);
         if live {
             out.push(Effect::Post { leg, message: Message::Outdate });

@@ -220,6 +220,7 @@ impl Machine {
         }
         self.drop_dismissal();
         self.fail_everything(IoError::Latched, out);
+        self.end_following(out);
         if self.command.is_some() {
             self.finish_command(Err(crate::Refusal::Io(error)), out);
         }

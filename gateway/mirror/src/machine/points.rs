@@ -271,8 +271,7 @@ impl Machine {
         }
         if self.latched {
             self.points.keeping = None;
-            let why = "the copy here failed and must be reopened".to_owned();
-            self.drop_upstream(Some(Goodbye::Refused(why)), out);
+            self.end_following(out);
         } else if let Some(error) = self.upstream.as_ref().and_then(|upstream| upstream.gap)
             && self.is_keeping_the_order()
         {

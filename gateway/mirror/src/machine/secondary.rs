@@ -199,6 +199,9 @@ impl Machine {
         if let Some(goodbye) = self.refuse_epoch(open.epoch) {
             return Some(goodbye);
         }
+        if self.latched {
+            return Some(latched_goodbye());
+        }
         if self.role == Role::Detached && !open.discard && self.own_bytes() > 0 {
             return Some(Goodbye::SplitBrain { theirs_bytes: self.own_bytes() });
         }
@@ -430,22 +433,22 @@ impl Machine {
         if round < MIRROR_ROUND {
             return false;
         }
+        let seq = Seq::new(round - MIRROR_ROUND);
+        let is_awaited = self.upstream.as_mut().is_some_and(|upstream| {
+            let before = upstream.flushes.len();
+            upstream.flushes.retain(|(number, _)| *number != round);
+            upstream.flushes.len() < before
+        });
+        if is_awaited {
+            let message = match result {
+                Ok(()) => Message::Durable { seq },
+                Err(error) => Message::Failed { seq, error },
+            };
+            out.push(Effect::Reply { message });
+        }
         if let Err(error) = result {
             // Also when the primary that asked is gone: the copy must be reopened (rule 11).
             self.latch(error, out);
-        }
-        let seq = Seq::new(round - MIRROR_ROUND);
-        let Some(upstream) = &mut self.upstream else { return true };
-        let before = upstream.flushes.len();
-        upstream.flushes.retain(|(number, _)| *number != round);
-        if upstream.flushes.len() == before {
-            return true;
-        }
-        match result {
-            Ok(()) => out.push(Effect::Reply { message: Message::Durable { seq } }),
-            Err(error) => {
-                out.push(Effect::Reply { message: Message::Failed { seq, error } });
-            }
         }
         true
     }
@@ -453,6 +456,22 @@ impl Machine {
     pub(super) fn on_upstream_lost(&mut self, orderly: bool, out: &mut Vec<Effect>) {
         self.orderly_end = orderly;
         self.drop_upstream(None, out);
+    }
+
+    /// The copy here is latched: nothing is acknowledged from it (rule 11). The primary is told at
+    /// once; otherwise it would call this copy equal until it next has something to send.
+    pub(super) fn end_following(&mut self, out: &mut Vec<Effect>) {
+        // Whether one that was asked to take over did is told by its record, and by nothing else.
+        if self.role != Role::Secondary {
+            return;
+        }
+        if self.is_following() {
+            self.drop_upstream(Some(latched_goodbye()), out);
+        } else if self.upstream.is_some() {
+            // The answer to its `Open` was not given yet: this is it.
+            self.drop_upstream(None, out);
+            out.push(Effect::Refuse { goodbye: latched_goodbye() });
+        }
     }
 
     /// Ends the link to the primary. What it sent and is not applied yet is forgotten.
@@ -467,4 +486,8 @@ impl Machine {
         }
         out.push(Effect::HangUpstream { goodbye });
     }
+}
+
+fn latched_goodbye() -> Goodbye {
+    Goodbye::Refused("the copy here failed and must be reopened".to_owned())
 }

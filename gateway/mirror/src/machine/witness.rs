@@ -164,6 +164,16 @@ impl Machine {
         state.in_set || self.waits_for_witness() || arbiter.may_name(state.gateway)
     }
 
+    /// Whether only the witness lets hosts go on without a mirror that an operator stops, and does
+    /// not answer.
+    pub(super) fn misses_witness(&self, leg: LegId) -> bool {
+        let counts = self.leg(leg).is_some_and(|state| {
+            // One that is asked to vote may be named by a claim that is on its way.
+            state.in_set || matches!(state.stage, Stage::Voting | Stage::Joining)
+        });
+        !self.witness_answers() && (self.is_ousting(leg) || (counts && self.asks_witness(leg)))
+    }
+
     pub(super) fn is_ousting(&self, leg: LegId) -> bool {
         self.arbiter.as_ref().is_some_and(|arbiter| arbiter.ousting.has(leg))
             || self.is_parting(leg)

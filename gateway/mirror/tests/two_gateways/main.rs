@@ -274,3 +274,23 @@ fn growth_reaches_the_mirror_first() {
         assert_eq!(west.content(Site::BYTES + 4096, 4096), bytes(3, 4096));
     });
 }
+
+/// The mirror said nothing, and whatever was asked after this was refused as busy.
+#[test]
+fn rule_11_a_growth_whose_sync_fails_at_the_mirror_is_answered() {
+    World::run(|world| async move {
+        let (east, west) = world.mirrored().await;
+        let volume = east.status().volumes[0].volume;
+        west.life.growth_fails.set(Some(IoError::Latched));
+        let grow = Command::Grow { volume, bytes: Site::BYTES * 2 };
+        let grown = tokio::time::timeout(std::time::Duration::from_secs(60), east.command(grow));
+        assert_eq!(grown.await.unwrap(), Err(Refusal::Interrupted));
+        // It is answered when the mirror is durably out.
+        east.write(0, 1, 4096).await.unwrap();
+        assert_eq!(west.status().serving, Serving::Latched);
+        let leg = &east.status().legs[0];
+        assert_eq!(leg.state, SessionState::Error);
+        east.command(Command::Suspend { leg: leg.leg }).await.unwrap();
+        assert_eq!(east.status().volumes[0].bytes, Site::BYTES);
+    });
+}

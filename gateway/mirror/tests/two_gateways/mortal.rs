@@ -22,6 +22,7 @@ pub(crate) struct Life {
     requests: RefCell<Vec<Request>>,
     holding: Cell<bool>,
     pub(crate) snapshots_fail: Cell<Option<IoError>>,
+    pub(crate) growth_fails: Cell<Option<IoError>>,
     /// No store has room to go back, until a snapshot is removed.
     pub(crate) is_full: Cell<bool>,
 }
@@ -133,7 +134,10 @@ impl Store for MortalStore {
     }
 
     fn grow(&self, bytes: u64, ticket: Ticket) {
-        self.inner.grow(bytes, ticket);
+        match self.life.growth_fails.get() {
+            Some(error) => ticket.fail(error),
+            None => self.inner.grow(bytes, ticket),
+        }
     }
 
     fn usage(&self) -> Usage {

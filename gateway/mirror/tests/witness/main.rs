@@ -282,19 +282,47 @@ fn a_witness_that_forgot_the_group_permits_nothing() {
     });
 }
 
+/// What was refused had cost the mirror its place all the same, and hosts their writes.
 #[test]
-fn suspending_a_mirror_without_the_witness_is_refused_and_takes_effect_later() {
+fn suspending_or_deleting_without_the_witness_is_refused_and_changes_nothing() {
     World::run(Lie::None, |world| async move {
-        let (east, _west) = world.mirrored().await;
+        let (east, west) = world.mirrored().await;
         east.faults.cut.set(true);
         world.pass(3_000).await;
         let leg = east.status().legs[0].leg;
-        let refused = east.command(Command::Suspend { leg }).await;
-        assert_eq!(refused, Err(Refusal::NoWitness));
-        assert_eq!(east.write(1).await, Err(IoError::NoWitness));
+        for command in [Command::Suspend { leg }, Command::RemoveLeg { leg }] {
+            assert_eq!(east.command(command).await, Err(Refusal::NoWitness));
+            assert!(east.is_equivalent(), "{:#?}", east.status());
+            assert_eq!(west.status().quality, block::Quality::InSync);
+        }
+        world.pass(HOLD_MS + 2_000).await;
+        east.write(1).await.unwrap();
+        assert!(west.holds(1));
         east.faults.cut.set(false);
         world.pass(3_000).await;
+        east.command(Command::Suspend { leg }).await.unwrap();
         east.write(2).await.unwrap();
+        assert!(!west.holds(2));
+    });
+}
+
+/// One that is called in vain is called on: hosts are served again when it is back.
+#[test]
+fn suspending_a_lost_mirror_without_the_witness_is_refused_and_it_comes_back() {
+    World::run(Lie::None, |world| async move {
+        let (east, west) = world.mirrored().await;
+        for site in [&east, &west] {
+            site.faults.cut.set(true);
+        }
+        world.pass(7_000).await;
+        world.cut(&east, &west);
+        assert_eq!(east.write(1).await, Err(IoError::NoWitness));
+        let leg = east.status().legs[0].leg;
+        assert_eq!(east.command(Command::Suspend { leg }).await, Err(Refusal::NoWitness));
+        world.heal();
+        east.until_equivalent().await;
+        east.write(2).await.unwrap();
+        assert!(west.holds(2));
     });
 }
 

@@ -209,7 +209,7 @@ fn a_waiting_primary_does_not_go_on_alone_because_its_mode_is_changed() {
     assert_eq!(bench.machine.status().serving, Serving::WaitingForMirror);
 }
 
-fn open_by_east() -> Event {
+pub(super) fn open_by_east() -> Event {
     let open = open_at(5, Generation::of(1), Vec::new());
     Event::Opened { open: Box::new(open), site: "east".to_owned(), gateway: GatewayId::of(8) }
 }

@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub(super) use groups::whole_gib;
-pub(super) use list::{Asked, Match, counted, cut};
+pub(super) use list::{Asked, Match, counted};
 pub(super) use shape::shape;
 
 use super::{Body, Failure, Shared};

@@ -386,7 +386,7 @@ impl Gateway {
                 self.events.tell("point", &name, words);
             }
             Ok(()) => {}
-            Err(why) => tracing::warn!(group = name, hook, why, "still frozen"),
+            Err(ref why) => tracing::warn!(group = name, hook, why, "still frozen"),
         }
         thawed.is_ok()
     }

@@ -60,7 +60,7 @@ pub struct Policy {
     pub on_slow: OnSlow,
     /// On the loss of the primary.
     pub failover: Failover,
-    /// How long an in-sync mirror may take to acknowledge a change, in milliseconds.
+    /// How long an in-sync mirror may take to acknowledge a change or a flush, in milliseconds.
     pub ack_deadline_ms: u64,
     /// From one cut to the next in mode `consistency`, in milliseconds.
     pub cut_interval_ms: u64,

@@ -31,6 +31,8 @@ pub(super) struct Keeping {
     record: u64,
     recorded: bool,
     waiting: LegSet,
+    /// When the mirrors were told.
+    at_ms: u64,
 }
 
 impl Machine {
@@ -76,8 +78,8 @@ impl Machine {
         self.volumes[index].attributes = Some(kept);
         let record = self.next_record;
         self.keep_with(After::Nothing, records, out);
-        let waiting = self.counting;
-        let keeping = Keeping { token, volume, number, record, recorded: false, waiting };
+        let (waiting, at_ms) = (self.counting, self.now_ms);
+        let keeping = Keeping { token, volume, number, record, recorded: false, waiting, at_ms };
         self.recovery.keeping.push(keeping);
     }
 
@@ -98,7 +100,11 @@ impl Machine {
     }
 
     /// A mirror is connected: it hears what is kept of every volume.
-    pub(super) fn tell_all_attributes(&self, leg: LegId, out: &mut Vec<Effect>) {
+    pub(super) fn tell_all_attributes(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+        // One that was lost meanwhile, and still counts, is asked anew.
+        let now_ms = self.now_ms;
+        let waits = |keeping: &&mut Keeping| keeping.waiting.has(leg);
+        self.recovery.keeping.iter_mut().filter(waits).for_each(|k| k.at_ms = now_ms);
         let mut only = LegSet::default();
         only.insert(leg);
         for volume in &self.volumes {
@@ -106,6 +112,12 @@ impl Machine {
                 self.tell_attributes(only, volume.id, kept, out);
             }
         }
+    }
+
+    /// Since when something that is to be kept of a volume waits for a mirror.
+    pub(super) fn attributes_await(&self, leg: LegId) -> Option<u64> {
+        let waits = self.recovery.keeping.iter().filter(|keeping| keeping.waiting.has(leg));
+        waits.map(|keeping| keeping.at_ms).min()
     }
 
     /// A mirror has it durably.

@@ -239,7 +239,9 @@ impl Spells {
 impl Leg {
     /// Whether the mirror works off what it is sent within a moment, so that hosts may wait for it.
     fn keeps_up(&self, now_ms: u64) -> bool {
-        let oldest = self.inflight.front().map_or(now_ms, |inflight| inflight.at_ms);
+        let change = self.inflight.front().map_or(now_ms, |inflight| inflight.at_ms);
+        // One that acknowledges and does not sync would hold up the next flush of its hosts.
+        let oldest = self.flushes.front().map_or(change, |flush| change.min(flush.at_ms));
         self.backlog_bytes() <= SMALL_BACKLOG_BYTES
             && now_ms.saturating_sub(oldest) <= self.policy.ack_deadline_ms / 2
     }

@@ -115,7 +115,7 @@ impl Machine {
         let now_ms = self.now_ms;
         let state = self.leg_mut(leg).expect("a live leg exists");
         let covers = state.acked_upto(newest);
-        state.flushes.push_back(LegFlush { seq, covers, round });
+        state.flushes.push_back(LegFlush { seq, covers, round, at_ms: now_ms });
         state.last_flush_ms = now_ms;
         out.push(Effect::Post { leg, message: Message::Flush { seq } });
         seq
@@ -165,6 +165,13 @@ impl Machine {
         {
             round.legs.remove(leg);
         }
+    }
+
+    /// Since when the flush of hosts that is under way waits for a mirror.
+    pub(super) fn flush_awaits(&self, leg: LegId) -> Option<u64> {
+        let round = self.flushes.round.as_ref().filter(|round| round.legs.has(leg))?;
+        let mut flushes = self.leg(leg)?.flushes.iter();
+        flushes.find(|flush| flush.round == Some(round.number)).map(|flush| flush.at_ms)
     }
 
     /// A lost leg was struck off: no flush waits for it.

@@ -124,6 +124,7 @@ pub(crate) struct LegFlush {
     pub(crate) covers: Seq,
     /// The host round that waits for it.
     pub(crate) round: Option<u64>,
+    pub(crate) at_ms: u64,
 }
 
 /// One block range that is on its way to the mirror.
@@ -326,6 +327,13 @@ impl Leg {
         /// Heads of a change in the machine and in the journal.
         const CHANGE_BYTES: u64 = 256;
         self.inflight_bytes + self.inflight.len() as u64 * CHANGE_BYTES
+    }
+
+    /// What it costs to remember what the mirror acknowledged and did not make durable.
+    pub(crate) fn unconfirmed_bytes(&self) -> u64 {
+        const ENTRY_BYTES: u64 = size_of::<(Seq, usize, BlockRange)>() as u64;
+        let entries = self.undurable.len().saturating_sub(self.inflight.len());
+        entries as u64 * ENTRY_BYTES
     }
 
     /// Nothing waits for what is under way to it any more.

@@ -155,6 +155,17 @@ impl Bench {
         })
     }
 
+    /// A host flushes, and the copy here is durable.
+    fn flush_here(&mut self, write: u64) -> &mut Self {
+        self.apply(Event::Flush { write: WriteId::new(write), volume: 0 });
+        let round = self.out.iter().find_map(|effect| match effect {
+            Effect::FlushLocal { round, .. } => Some(*round),
+            _ => None,
+        });
+        let round = round.expect("the copy here is flushed");
+        self.apply(Event::Flushed { round, result: Ok(()) })
+    }
+
     fn flush_seq(&self) -> Option<Seq> {
         self.out.iter().rev().find_map(|effect| match effect {
             Effect::Post { message: Message::Flush { seq }, .. } => Some(*seq),
@@ -641,6 +652,44 @@ fn rule_12_a_mirror_that_is_too_slow_does_not_hang_its_hosts() {
     let status = bench.machine.status();
     assert_eq!(status.legs[0].state, SessionState::Error);
     assert_eq!(status.legs[0].cause, Some(Cause::TooSlow));
+}
+
+/// A disk that does not sync any more lets changes be acknowledged and heartbeats be answered.
+#[test]
+fn rule_12_a_mirror_that_does_not_sync_does_not_hang_the_flush_of_a_host() {
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, ..Policy::default() });
+    bench.flush_here(1);
+    bench.apply(Event::Tick { now_ms: 1_000 }).record();
+    assert_eq!(bench.answer(1), None);
+    bench.apply(Event::Tick { now_ms: 1_100 });
+    assert_eq!(bench.answer(1), None, "the record comes first (rule 1)");
+    bench.record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    let leg = &bench.machine.status().legs[0];
+    assert_eq!((leg.state, &leg.cause), (SessionState::Error, &Some(Cause::TooSlow)));
+    assert_eq!(leg.sessions[0].out_of_sync_bytes, 4096, "it may be in its memory only (rule 4)");
+}
+
+#[test]
+fn rule_12_a_flush_waits_for_as_long_as_the_mirror_takes_if_the_policy_says_block() {
+    let on_slow = crate::OnSlow::Block;
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, on_slow, ..Policy::default() });
+    bench.flush_here(1);
+    let seq = bench.flush_seq().expect("the mirror is flushed");
+    bench.apply(Event::Tick { now_ms: 60_000 }).record();
+    assert_eq!(bench.answer(1), None);
+    bench.heard(Message::Durable { seq });
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    assert_eq!(bench.machine.status().legs[0].phase, Phase::Equivalent);
+}
+
+#[test]
+fn rule_12_a_flush_that_no_host_waits_for_may_take_its_time() {
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, ..Policy::default() });
+    bench.apply(Event::Tick { now_ms: 2_000 });
+    assert!(bench.flush_seq().is_some(), "a mirror that nobody flushes is flushed");
+    bench.apply(Event::Tick { now_ms: 60_000 }).record();
+    assert_eq!(bench.machine.status().legs[0].phase, Phase::Equivalent);
 }
 
 /// Found by the simulator: a mirror that was being brought up to date stood still, and a write to

@@ -33,13 +33,31 @@ impl Machine {
         self.relays_tick(passed);
     }
 
-    /// Whether hosts have waited for the mirror for longer than they should.
+    /// Whether hosts have waited for the mirror for longer than they should: for a change, for a
+    /// flush, or for what is to be kept of a volume. A mirror whose disk does not sync any more may
+    /// acknowledge changes all the same.
     pub(super) fn is_late(&self, leg: LegId) -> bool {
         let Some(state) = self.leg(leg) else { return false };
         let awaited =
             |inflight: &&super::leg::InFlight| !inflight.acked && inflight.holder.is_some();
-        let oldest = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
-        oldest.is_some_and(|at| self.now_ms.saturating_sub(at) > state.policy.ack_deadline_ms)
+        let change = state.inflight.iter().find(awaited).map(|inflight| inflight.at_ms);
+        let since = [change, self.flush_awaits(leg), self.attributes_await(leg)];
+        since.into_iter().flatten().any(|at| self.is_overdue(leg, at))
+    }
+
+    /// Whether what a mirror was sent then should be answered by now.
+    fn is_overdue(&self, leg: LegId, at_ms: u64) -> bool {
+        let deadline_ms = self.leg(leg).map(|state| state.policy.ack_deadline_ms);
+        deadline_ms.is_some_and(|deadline| self.now_ms.saturating_sub(at_ms) > deadline)
+    }
+
+    /// Whether a mirror makes nothing durable of what it acknowledges, and remembering that costs as
+    /// much as a send journal has in memory (rule 4).
+    fn is_never_durable(&self, leg: LegId) -> bool {
+        let Some(state) = self.leg(leg) else { return false };
+        let flush = state.flushes.front().map(|flush| flush.at_ms);
+        state.unconfirmed_bytes() > self.journal.memory_bytes
+            && flush.is_some_and(|at| self.is_overdue(leg, at))
     }
 
     /// Whether hosts have waited for too long for blocks that are on their way to a mirror that
@@ -76,7 +94,7 @@ impl Machine {
         let state = self.leg(leg).expect("a live leg exists");
         let counts = self.counting.has(leg);
         let late = if counts { self.is_late(leg) } else { self.holds_hosts_up(leg) };
-        if state.stepping_down || !late {
+        if state.stepping_down || !(late || self.is_never_durable(leg)) {
             return;
         }
         let knows_cuts = state.version >= block::CUTS_SINCE_VERSION;

@@ -226,7 +226,9 @@ impl Machine {
                 leg.cuts.note(payload, self.now_ms);
                 if !leg.journaled {
                     pending.insert(leg.id);
-                } else if leg.backlog_bytes() > self.journal.bytes() {
+                } else if leg.backlog_bytes() > self.journal.bytes()
+                    || leg.unconfirmed_bytes() > self.journal.memory_bytes
+                {
                     overflowed.insert(leg.id);
                 }
                 out.push(Effect::Send { leg: leg.id, seq, write });

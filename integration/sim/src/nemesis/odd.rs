@@ -91,9 +91,13 @@ impl World {
         for attachment in attachments.iter().filter(|a| a.process.number == process.number) {
             for pending in attachment.pending.borrow().values() {
                 let waits_ms = pending.at.elapsed().as_millis();
-                if matches!(pending.asked, Asked::Change { .. })
-                    && waits_ms > u128::from(patience_ms)
-                {
+                let patience_ms = match pending.asked {
+                    Asked::Change { .. } => patience_ms,
+                    // It may wait for the one before it besides its own.
+                    Asked::Flush => 2 * patience_ms,
+                    Asked::Read { .. } => continue,
+                };
+                if waits_ms > u128::from(patience_ms) {
                     let (host, asked) = (attachment.host, &pending.asked);
                     let text = format!("host {host} waits for {asked:?} since {waits_ms} ms");
                     self.fail("P8", text);

@@ -59,6 +59,19 @@ fn rule_1_a_mirror_that_is_lost_is_waited_for_until_it_is_durably_out() {
 }
 
 #[test]
+fn rule_12_a_mirror_that_records_nothing_does_not_hang_who_keeps_something_of_a_volume() {
+    let mut bench = Bench::in_sync(Policy { ack_deadline_ms: 1_000, ..Policy::default() });
+    bench.apply(set(1, b"one")).record();
+    bench.apply(Event::Tick { now_ms: 1_000 }).record();
+    assert_eq!(kept(&bench, 1), None);
+    bench.apply(Event::Tick { now_ms: 1_100 });
+    assert_eq!(kept(&bench, 1), None, "the record comes first (rule 1)");
+    bench.record();
+    assert_eq!(kept(&bench, 1), Some(Ok(())));
+    assert_eq!(bench.machine.status().legs[0].cause, Some(Cause::TooSlow));
+}
+
+#[test]
 fn a_mirror_records_what_it_is_told_and_then_says_so() {
     let mut bench = mirror_in_sync();
     let word = SnapshotWord::Attributes { volume: VOLUME, kept: attributes(4, b"keys") };

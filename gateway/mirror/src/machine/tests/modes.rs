@@ -154,6 +154,54 @@ fn rule_12_degrade_goes_on_without_the_mirror_and_keeps_its_link() {
     assert!(bench.out.iter().all(|effect| !matches!(effect, Effect::Hang { .. })));
 }
 
+/// Back among those that count it would hold up the next flush as well.
+#[test]
+fn rule_12_a_mirror_that_did_not_sync_in_time_follows_behind_until_it_does() {
+    let policy = Policy { on_slow: OnSlow::Degrade, ack_deadline_ms: 1_000, ..Policy::default() };
+    let mut bench = Bench::in_sync(policy);
+    bench.flush_here(1);
+    let flush = bench.flush_seq().expect("the mirror is flushed");
+    bench.apply(Event::Tick { now_ms: 1_100 });
+    assert_eq!(bench.answer(1), None, "the record comes first (rule 1)");
+    bench.record();
+    assert_eq!(bench.answer(1), Some(Ok(())));
+    let seq = cut(&bench).expect("the mirror is told at once");
+    bench.heard(Message::CutApplied { seq }).record();
+    let is_degraded = |bench: &Bench| bench.machine.status().legs[0].degraded;
+    for now_ms in [2_000, 20_000, 40_000] {
+        bench.apply(Event::Tick { now_ms }).record();
+        assert!(is_degraded(&bench));
+    }
+    bench.heard(Message::Durable { seq: flush });
+    bench.apply(Event::Tick { now_ms: 41_000 }).record();
+    assert!(is_degraded(&bench), "it kept up for a moment only");
+    bench.apply(Event::Tick { now_ms: 51_000 }).record();
+    assert!(!is_degraded(&bench));
+}
+
+/// What is remembered of a mirror that keeps no cut of what it acknowledges has an end (rule 4).
+#[test]
+fn a_mirror_that_acknowledges_and_keeps_no_cut_is_halted_before_memory_is_full() {
+    let mut bench = Bench::primary();
+    let limits = JournalLimits { memory_bytes: 8192, spill_bytes: 1 << 30 };
+    bench.machine.set_journal(limits);
+    bench.add_leg(policy(Mode::Consistency)).connect(None);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    let seq = cut(&bench).expect("a first cut is due at once");
+    bench.heard(Message::CutApplied { seq }).record().take();
+    for write in 1..=400 {
+        bench.change(write, at(write, 1)).record().applied(write);
+        assert_eq!(bench.answer(write), Some(Ok(())));
+        if let Some(sent) = bench.sent(write) {
+            bench.ack(sent);
+        }
+        bench.take();
+    }
+    let leg = &bench.machine.status().legs[0];
+    assert_eq!((leg.state, &leg.cause), (SessionState::Halted, &Some(Cause::JournalFull)));
+    assert_eq!(leg.sessions[0].out_of_sync_bytes, 400 * 4096, "nothing is forgotten");
+}
+
 #[test]
 fn a_full_journal_halts_the_leg_and_answers_the_host() {
     let mut bench = following();

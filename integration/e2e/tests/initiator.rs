@@ -34,6 +34,8 @@ pub(crate) const STANDBY: (u8, u16) = (2, 0x040b);
 /// UNIT ATTENTION: the ways to the unit are others now.
 pub(crate) const WAYS_CHANGED: (u8, u16) = (6, 0x2a06);
 
+/// Sense key of what a session is told once.
+pub(crate) const UNIT_ATTENTION: u8 = 6;
 /// MISCOMPARE: what was compared differs.
 const MISCOMPARE: (u8, u16) = (0xe, 0x1d00);
 /// DATA PROTECT: the medium takes no writes.
@@ -343,11 +345,16 @@ impl Initiator {
         let blocks = u8::try_from(old.len() / 512)?;
         let mut cdb = [0; 16];
         (cdb[0], cdb[13]) = (0x89, blocks);
-        let ended = self.once(&cdb, &[old, new].concat(), 0)?;
-        match (ended.status, ended.sense) {
-            (GOOD, _) => Ok(true),
-            (CHECK_CONDITION, Some(MISCOMPARE)) => Ok(false),
-            _ => bail!("COMPARE AND WRITE ended with {ended:x?}"),
+        let data = [old, new].concat();
+        loop {
+            let ended = self.once(&cdb, &data, 0)?;
+            match (ended.status, ended.sense) {
+                (GOOD, _) => return Ok(true),
+                (CHECK_CONDITION, Some(MISCOMPARE)) => return Ok(false),
+                // It tells of what happened before the command, which was not begun.
+                (CHECK_CONDITION, Some((UNIT_ATTENTION, _))) => {}
+                _ => bail!("COMPARE AND WRITE ended with {ended:x?}"),
+            }
         }
     }
 

@@ -5,12 +5,10 @@ use harness::{Site, Tool, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::initiator::{GOOD, Initiator, UNITS_CHANGED};
+use crate::initiator::{GOOD, Initiator, UNIT_ATTENTION, UNITS_CHANGED};
 use crate::iscsi::{OPEN, PREFIX, is_sent_away, served, two_sites};
 use crate::pair::{SOON, expect, fail_over};
 
-/// Sense key of what a session is told once.
-const UNIT_ATTENTION: u8 = 6;
 const DB: &str = "iqn.2026-01.com.example:db";
 
 /// What libiscsi lists for an initiator: targets and their disks.

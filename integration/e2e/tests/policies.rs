@@ -160,8 +160,12 @@ fn keeps_to_its_rules(east: &Site) -> Result<()> {
         ensure!(is_it, "{left:?} of {before:?}: {:#}", shown(east)?["last_run"]);
         Ok(left)
     })?;
-    let told = east.ask(&["events", "--since", "0"])?.text;
-    ensure!(told.contains("that no rule keeps were deleted"), "{told}");
+    // Their room is given back before it is told.
+    wait_for("word of it", SOON, || {
+        let told = east.ask(&["events", "--since", "0"])?.text;
+        ensure!(told.contains("that no rule keeps were deleted"), "{told}");
+        Ok(())
+    })?;
 
     let on = policy(east, &["on", VOLUME])?;
     ensure!(on["on"] == true && on["next_at"].is_string(), "{on:#}");

@@ -199,7 +199,7 @@ fn step(world: &Rc<World>, status: &[GroupStatus]) {
     } else if let Some(leg) = ours.legs.iter().find(|leg| is_resting(leg) && !is_caught_up(leg)) {
         ask(world, site, Command::Transfer { leg: leg.leg });
     } else if let Some(leg) = ours.legs.iter().find(|leg| is_stopped(leg)) {
-        let told = matches!(leg.cause, Some(Cause::SplitBrain { .. } | Cause::Refused(_)));
+        let told = leg.cause.as_ref().is_some_and(asks_for_a_word);
         ask(world, site, Command::Resume { leg: leg.leg, discard: told });
     } else if ours.serving == Serving::Halted
         && let Some(leg) = ours.legs.first()
@@ -233,6 +233,16 @@ fn is_resting(leg: &LegStatus) -> bool {
 
 fn is_stopped(leg: &LegStatus) -> bool {
     leg.link == LinkState::Off && !is_resting(leg)
+}
+
+/// Whether only a word brings a mirror back: what it has of its own may be given up. One whose copy
+/// failed is to be reopened, and needs none.
+fn asks_for_a_word(cause: &Cause) -> bool {
+    match cause {
+        Cause::SplitBrain { .. } => true,
+        Cause::Refused(why) => !why.contains("must be reopened"),
+        _ => false,
+    }
 }
 
 /// Whether a mirror that follows behind, or that rests, has everything.

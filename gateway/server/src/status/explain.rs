@@ -176,7 +176,7 @@ fn leg_finding(status: &GroupStatus, leg: &LegStatus, moment: Moment) -> Finding
         Some(Cause::JournalFull) => (
             Health::AtRisk,
             Code::JournalFull,
-            format!("more than {} waited for {site}", bytes_text(leg.journal_bytes_max)),
+            format!("more waited to be durable at {site} than its send journal has room for"),
         ),
         Some(cause @ Cause::PeerTooOld { .. }) => {
             (Health::AtRisk, Code::PeerTooOld, format!("{site}: {}", words::cause_text(cause)))

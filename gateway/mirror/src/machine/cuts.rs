@@ -359,6 +359,7 @@ impl Machine {
         out.push(Effect::Hang { leg, redial: false });
         // Those that are under way are for the next transfer: their blocks are still dirty.
         self.drop_copies(leg, out);
+        self.growth_lost(leg, out);
         out.push(Effect::Note(Note::Transferred { leg }));
         self.keep(After::DirtyKept, out);
     }

@@ -671,6 +671,22 @@ fn a_transfer_that_falls_due_while_the_group_grows_waits_for_that() {
     assert!(dials(&bench));
 }
 
+/// A growth waited for a mirror whose transfer ended meanwhile, and every other command for the growth.
+#[test]
+fn a_growth_does_not_wait_for_a_mirror_that_rests() {
+    let mut bench = Bench::primary();
+    bench.add_leg(policy(Mode::Stack)).connect(None);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    let seq = cut(&bench).expect("a first cut is due at once");
+    bench.apply(Event::Command(Command::Grow { volume: VOLUME, bytes: 128 << 20 }));
+    let grows = |bench: &Bench| bench.out.iter().any(|e| matches!(e, Effect::GrowLocal { .. }));
+    bench.heard(Message::CutApplied { seq }).record();
+    let ended = |effect: &Effect| matches!(effect, Effect::Answered(Err(Refusal::Interrupted)));
+    assert!(!grows(&bench) && bench.out.iter().any(ended), "{:?}", bench.out);
+    bench.apply(Event::Command(Command::Grow { volume: VOLUME, bytes: 128 << 20 }));
+    assert!(grows(&bench), "nobody is connected any more");
+}
+
 /// Found by the simulator: one change in flight held two others up, a host's and a copy. It ended,
 /// the host's was let through and filled the send journal, the leg was lost with its copies, and then
 /// the copy was let through.

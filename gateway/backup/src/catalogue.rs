@@ -47,6 +47,12 @@ impl Status {
             Self::Error => "error",
         }
     }
+
+    /// Whether all of it is there, and stays: others may build upon it.
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Self::Available | Self::Restoring)
+    }
 }
 
 /// A volume of a backup.

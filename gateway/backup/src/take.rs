@@ -21,7 +21,7 @@ use block::{GroupId, VolumeId};
 use jiff::Timestamp;
 
 use crate::BackupId;
-use crate::catalogue::{Catalogue, Status};
+use crate::catalogue::Catalogue;
 use crate::error::BackupError;
 use crate::format::{
     About, Consistency, Index, Manifest, Origin, Pin, Purpose, Wanted, WantedVolume,
@@ -257,10 +257,7 @@ impl Repository {
             let volume = source.volume();
             let mut others: Vec<_> = catalogue
                 .of_volume(volume)
-                .filter(|(entry, _)| {
-                    let is_there = matches!(entry.status, Status::Available | Status::Restoring);
-                    entry.id != request.id && is_there
-                })
+                .filter(|(entry, _)| entry.id != request.id && entry.status.is_whole())
                 .collect();
             if request.backups_max.is_some_and(|max| others.len() >= max) {
                 return Err(BackupError::TooMany { volume, limit: others.len() });

@@ -316,7 +316,7 @@ impl World {
         }
         for id in self.backups.keys() {
             let status = catalogue.entry(*id).map(|entry| entry.status);
-            let is_there = matches!(status, Some(Status::Available | Status::Restoring));
+            let is_there = status.is_some_and(Status::is_whole);
             assert!(is_there, "seed {}: {id} is {status:?}", self.seed);
         }
     }

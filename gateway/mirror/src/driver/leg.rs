@@ -12,9 +12,9 @@ use std::time::Duration;
 use block::{Extent, LegId, Link, LinkError, Message, RELAYS_SINCE_VERSION, Seq, Volume};
 use tokio::time::Instant;
 
-use super::Group;
 use super::journal::{Journal, payload_bytes};
 use super::port::Port;
+use super::{Group, Journals};
 use crate::machine::{Event, Opening};
 use crate::metrics::{Ended, LegMetrics, TrafficMetrics};
 use crate::status::Cause;
@@ -57,6 +57,22 @@ pub(super) struct CopyUnderWay {
 }
 
 impl LegPort {
+    fn new(attempt: u64, journals: &Journals, metrics: LegMetrics) -> Self {
+        Self {
+            port: Rc::new(Port::default()),
+            attempt,
+            copies: HashMap::new(),
+            sent: VecDeque::new(),
+            window_bytes: 0,
+            journal: Journal::new(journals),
+            source: Vec::new(),
+            flushes: VecDeque::new(),
+            rtt_us: None,
+            last_heard_ms: None,
+            metrics,
+        }
+    }
+
     pub(super) fn post(&mut self, message: Message) {
         if let Message::Flush { seq } = &message {
             self.flushes.push_back((*seq, Instant::now()));
@@ -161,20 +177,9 @@ pub(super) fn spawn(group: &Rc<Group>, leg: LegId) {
     if let Some(witness) = &core.witness {
         witness.forget(leg);
     }
-    let port = Rc::new(Port::default());
-    core.legs[leg.index()] = Some(LegPort {
-        port: Rc::clone(&port),
-        attempt,
-        copies: HashMap::new(),
-        sent: VecDeque::new(),
-        window_bytes: 0,
-        journal: Journal::new(&group.journals),
-        source: Vec::new(),
-        flushes: VecDeque::new(),
-        rtt_us: None,
-        last_heard_ms: before,
-        metrics,
-    });
+    let made = LegPort { last_heard_ms: before, ..LegPort::new(attempt, &group.journals, metrics) };
+    let port = Rc::clone(&made.port);
+    core.legs[leg.index()] = Some(made);
     drop(core);
     let traffic = TrafficMetrics::new(&site);
     let task = run(Rc::clone(group), (leg, attempt), gateway, port, traffic);
@@ -415,7 +420,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::driver::Journals;
     use crate::machine::JournalLimits;
 
     const BYTES: u64 = 1 << 20;
@@ -433,19 +437,7 @@ mod tests {
 
     fn leg() -> LegPort {
         let limits = JournalLimits { memory_bytes: 1 << 30, spill_bytes: 0 };
-        LegPort {
-            port: Rc::new(Port::default()),
-            attempt: 1,
-            copies: HashMap::new(),
-            sent: VecDeque::new(),
-            window_bytes: 0,
-            journal: Journal::new(&Journals::in_memory(limits)),
-            source: Vec::new(),
-            flushes: VecDeque::new(),
-            rtt_us: None,
-            last_heard_ms: None,
-            metrics: LegMetrics::new("west"),
-        }
+        LegPort::new(1, &Journals::in_memory(limits), LegMetrics::new("west"))
     }
 
     /// Hosts wrote, a write failed here, and what repairs the mirror goes out behind later writes.

@@ -11,7 +11,7 @@
 //! before one place in the stream and none after it. What a crash leaves of one that was not recorded
 //! is removed; one that was recorded is never removed but by an operator's word.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use block::{
     IoError, LegId, Message, POINTS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SnapshotId, VolumeId,
@@ -68,18 +68,16 @@ impl Machine {
     /// The named snapshots in the order in which they were taken, whatever clocks said then. A volume
     /// that came later has no earlier ones: they come before the first that it has.
     fn in_order(&self) -> HashMap<SnapshotId, usize> {
-        let mut order: Vec<SnapshotId> = Vec::new();
+        let (mut order, mut seen) = (Vec::new(), HashSet::new());
         for volume in &self.volumes {
             let mut next = 0;
-            for named in &volume.named {
-                let id = named.label.id;
-                match order.iter().position(|known| *known == id) {
-                    Some(place) => next = place + 1,
-                    None => {
-                        order.insert(next, id);
-                        next += 1;
-                    }
+            for id in volume.named.iter().map(|named| named.label.id) {
+                if seen.insert(id) {
+                    order.insert(next, id);
+                } else if order.get(next) != Some(&id) {
+                    next = order.iter().position(|known| *known == id).unwrap_or(next);
                 }
+                next += 1;
             }
         }
         order.into_iter().zip(0..).collect()

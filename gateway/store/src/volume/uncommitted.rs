@@ -42,7 +42,8 @@ pub(super) struct Uncommitted {
 // === impl Known ===
 
 impl Known {
-    fn blocks(self) -> u16 {
+    /// Blocks that no commit covers.
+    pub(super) fn blocks(self) -> u16 {
         self.older.blocks | self.newer.blocks
     }
 }
@@ -58,11 +59,6 @@ impl Uncommitted {
     /// What is known of a slot that has such blocks.
     pub(super) fn of(&self, slot: u64) -> Option<Known> {
         self.slots.get(&slot).copied()
-    }
-
-    /// Those blocks of a slot.
-    pub(super) fn blocks_of(&self, slot: u64) -> u16 {
-        self.of(slot).map_or(0, Known::blocks)
     }
 
     /// Whether anything is known of a slot.
@@ -143,6 +139,12 @@ impl Uncommitted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Uncommitted {
+        fn blocks_of(&self, slot: u64) -> u16 {
+            self.of(slot).map_or(0, Known::blocks)
+        }
+    }
 
     #[test]
     fn what_was_recorded_bounds_what_is_uncommitted() {

@@ -209,7 +209,7 @@ impl Inner {
         let taken = before.slot == NO_SLOT;
         let fresh = mask & !before.valid;
         let known = self.uncommitted.of(slot);
-        let recorded = fresh | mask & self.uncommitted.blocks_of(slot);
+        let recorded = fresh | mask & known.map_or(0, Known::blocks);
         let mut entry = before;
         entry.slot = slot;
         entry.valid |= mask;

@@ -65,14 +65,15 @@ impl File for Handle {
         let mut data = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| data.extend_from_slice(part));
         let len = data.len() as u64;
-        let all = self.change(offset, len, Pending::Write { offset, data: data.clone() });
+        let all = self.change(offset, len, Pending::Write { offset, data });
         let no_room = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
         if all.as_ref().is_err_and(no_room) {
             // A full disk takes what it still has room for, and says then that it is full.
-            let halves = std::iter::successors(Some(data.len() / 2), |len| Some(len / 2));
+            let halves = std::iter::successors(Some(len / 2), |len| Some(len / 2));
             halves.take_while(|len| *len > 0).find(|len| {
-                let data = data.iter().take(*len).copied().collect();
-                self.change(offset, *len as u64, Pending::Write { offset, data }).is_ok()
+                let all = parts.iter().flat_map(|part| part.iter().copied());
+                let data = all.take(usize::try_from(*len).unwrap_or(usize::MAX)).collect();
+                self.change(offset, *len, Pending::Write { offset, data }).is_ok()
             });
         }
         all?;

@@ -11,8 +11,7 @@ fn policy(mode: Mode) -> Policy {
 /// A leg that follows behind, with its first cut kept.
 pub(super) fn following() -> Bench {
     let mut bench = Bench::primary();
-    bench.add_leg(policy(Mode::Consistency)).connect(None);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    mirror_empty(&mut bench, policy(Mode::Consistency));
     let seq = cut(&bench).expect("a first cut is due at once");
     bench.heard(Message::CutApplied { seq }).record();
     bench.take();
@@ -20,6 +19,12 @@ pub(super) fn following() -> Bench {
     bench.change(0, at(0, 1)).record().applied(0);
     bench.take();
     bench
+}
+
+/// A mirror is connected, and nothing has to be copied to it.
+fn mirror_empty(bench: &mut Bench, policy: Policy) {
+    bench.add_leg(policy).connect(None);
+    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
 }
 
 /// The newest cut that was sent.
@@ -185,8 +190,7 @@ fn a_mirror_that_acknowledges_and_keeps_no_cut_is_halted_before_memory_is_full()
     let mut bench = Bench::primary();
     let limits = JournalLimits { memory_bytes: 8192, spill_bytes: 1 << 30 };
     bench.machine.set_journal(limits);
-    bench.add_leg(policy(Mode::Consistency)).connect(None);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    mirror_empty(&mut bench, policy(Mode::Consistency));
     let seq = cut(&bench).expect("a first cut is due at once");
     bench.heard(Message::CutApplied { seq }).record().take();
     for write in 1..=400 {
@@ -637,8 +641,7 @@ fn a_mirror_that_was_resumed_in_its_pause_and_rests_is_not_said_to_be_connecting
 fn rule_2_a_copy_that_is_under_way_when_a_transfer_is_done_keeps_no_range_from_hosts() {
     let mut bench = Bench::primary();
     let stack = Policy { transfer_every_s: 1, ..policy(Mode::Stack) };
-    bench.add_leg(stack).connect(None);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    mirror_empty(&mut bench, stack);
     bench.change(1, at(1, 1)).record();
     let seq = cut(&bench).expect("a first cut is due at once");
     // What the mirror may have and this copy has not is copied from here.
@@ -655,8 +658,7 @@ fn rule_2_a_copy_that_is_under_way_when_a_transfer_is_done_keeps_no_range_from_h
 fn a_transfer_that_falls_due_while_the_group_grows_waits_for_that() {
     let mut bench = Bench::primary();
     let stack = Policy { transfer_every_s: 1, ..policy(Mode::Stack) };
-    bench.add_leg(stack).connect(None);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    mirror_empty(&mut bench, stack);
     bench.record();
     let seq = cut(&bench).expect("a first cut is due at once");
     bench.heard(Message::CutApplied { seq }).record();
@@ -675,8 +677,7 @@ fn a_transfer_that_falls_due_while_the_group_grows_waits_for_that() {
 #[test]
 fn a_growth_does_not_wait_for_a_mirror_that_rests() {
     let mut bench = Bench::primary();
-    bench.add_leg(policy(Mode::Stack)).connect(None);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    mirror_empty(&mut bench, policy(Mode::Stack));
     let seq = cut(&bench).expect("a first cut is due at once");
     bench.apply(Event::Command(Command::Grow { volume: VOLUME, bytes: 128 << 20 }));
     let grows = |bench: &Bench| bench.out.iter().any(|e| matches!(e, Effect::GrowLocal { .. }));
@@ -694,8 +695,7 @@ fn a_growth_does_not_wait_for_a_mirror_that_rests() {
 fn rule_2_a_copy_whose_leg_is_lost_when_both_were_let_through_gives_its_range_back() {
     let mut bench = Bench::primary();
     bench.machine.set_journal(JournalLimits { memory_bytes: 100 << 10, spill_bytes: 0 });
-    bench.add_leg(policy(Mode::Consistency)).connect(None);
-    bench.apply(Event::Listed { leg: leg(), mapped: vec![Vec::new()] });
+    mirror_empty(&mut bench, policy(Mode::Consistency));
     bench.change(0, at(0, 1)).record().applied(0);
     let seq = bench.sent(0).unwrap();
     bench.ack(seq);

@@ -1,6 +1,7 @@
 //! Policies by a clock that the test holds: what is run, skipped, missed, kept and deleted. What a stop
 //! and a lock do not change, and which stores there are clients of.
 
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -74,6 +75,24 @@ async fn settled(rig: &Rig, runs: usize) -> api::BackupPolicy {
 async fn held(rig: &Rig) -> usize {
     let list = rig.gateway.show_backups(None).await.unwrap();
     list.items.iter().filter(|of| of.status == api::BackupStatus::Available).count()
+}
+
+/// Waits for so many: deleting comes after the run.
+async fn until_held(rig: &Rig, count: usize) {
+    while held(rig).await != count {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs the policy as often as there are numbers, which its runs have since the gateway started.
+async fn run_by_hand(rig: &Rig, runs: RangeInclusive<usize>) {
+    for run in runs {
+        while rig.gateway.operations.running_on("orders>disk").is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        rig.gateway.run_backup_policy("orders").await.unwrap();
+        settled(rig, run).await;
+    }
 }
 
 #[tokio::test]
@@ -176,17 +195,9 @@ async fn bak_06_what_no_rule_keeps_goes_after_a_run_and_what_is_manual_stays() {
     gateway.create_backup(&by_hand("by-hand"), Asker::default()).await.unwrap();
     let keep = BackupRetention { last: Some(2), ..BackupRetention::default() };
     gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
-    for run in 2..=4 {
-        while gateway.operations.running_on("orders>disk").is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        gateway.run_backup_policy("orders").await.unwrap();
-        settled(&rig, run).await;
-    }
+    run_by_hand(&rig, 2..=4).await;
     // Deleting comes after the run.
-    while held(&rig).await != 3 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_held(&rig, 3).await;
     let fates = gateway.backup_fates("orders").await.unwrap();
     let fates: Vec<_> =
         fates.items.iter().map(|fate| (fate.deleted, fate.reasons[0].as_str())).collect();
@@ -210,8 +221,7 @@ async fn bak_06_a_policy_deletes_nothing_that_another_gateway_took_by_one_of_the
     let keep = BackupRetention { last: Some(1), ..BackupRetention::default() };
     let rig = open(dir.path(), None).await;
     rig.gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
-    rig.gateway.run_backup_policy("orders").await.unwrap();
-    settled(&rig, 1).await;
+    run_by_hand(&rig, 1..=1).await;
     rig.close().await;
     let target = target(dir.path(), None);
     let other = Rig::open_with(dir.path(), |config| {
@@ -219,17 +229,9 @@ async fn bak_06_a_policy_deletes_nothing_that_another_gateway_took_by_one_of_the
         "elsewhere".clone_into(&mut config.site.name);
     })
     .await;
-    for runs in 1..=2 {
-        while other.gateway.operations.running_on("orders>disk").is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        other.gateway.run_backup_policy("orders").await.unwrap();
-        settled(&other, runs).await;
-    }
+    run_by_hand(&other, 1..=2).await;
     // Its own first one goes after the second; deleting comes after the run.
-    while held(&other).await != 2 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_held(&other, 2).await;
     let fates = other.gateway.backup_fates("orders").await.unwrap();
     let why: Vec<_> = fates.items.iter().map(|fate| fate.reasons[0].as_str()).collect();
     assert!(why.contains(&"it belongs to another policy"), "{why:?}");
@@ -249,10 +251,7 @@ async fn bak_10_what_a_policy_takes_is_locked_for_its_days_whatever_its_rules_sa
     let shown = gateway.set_backup_policy("orders", set(30)).await.unwrap();
     assert_eq!(shown.lock_days, 30);
     let before = now(&rig);
-    for run in 1..=2 {
-        gateway.run_backup_policy("orders").await.unwrap();
-        settled(&rig, run).await;
-    }
+    run_by_hand(&rig, 1..=2).await;
     let list = gateway.show_backups(None).await.unwrap();
     assert_eq!(list.items.len(), 2);
     for backup in &list.items {
@@ -329,10 +328,7 @@ async fn bak_06_days_are_counted_by_the_lock_clock_and_not_by_the_one_on_the_wal
     let keep = BackupRetention { days: Some(7), ..BackupRetention::default() };
     let rig = open(dir.path(), None).await;
     rig.gateway.set_backup_policy("orders", policy("0 2 * * *", keep)).await.unwrap();
-    for run in 1..=2 {
-        rig.gateway.run_backup_policy("orders").await.unwrap();
-        settled(&rig, run).await;
-    }
+    run_by_hand(&rig, 1..=2).await;
     let started_ms = rig.gateway.clock.unix_ms();
     rig.close().await;
     // Seconds by the one on the wall, and that many days by the one that nobody sets.

@@ -376,8 +376,7 @@ impl Gateway {
         }
         // A point may have ended since this was looked at.
         let is_frozen = self.keeping.recorded.lock().await.frozen.contains_key(&group.uuid());
-        let name = self.book.read().group_by_id(group).map(|entry| entry.name.clone());
-        let name = name.unwrap_or_else(|| group.to_string());
+        let name = self.name_to_tell(group);
         let thawed = if is_frozen { self.thaw(group, &name, hook).await } else { Ok(()) };
         self.keeping.release(group);
         match thawed {
@@ -391,13 +390,18 @@ impl Gateway {
         thawed.is_ok()
     }
 
+    /// What people call a group; what it is known by, if it is there no more.
+    fn name_to_tell(&self, group: GroupId) -> String {
+        let pages = self.book.read();
+        pages.group_by_id(group).map_or_else(|| group.to_string(), |entry| entry.name.clone())
+    }
+
     /// A gateway that was killed between freezing and thawing left somebody at rest.
     async fn thaw_what_was_left(&self) {
         let frozen = self.keeping.recorded.lock().await.frozen.clone();
         for (group, hook) in frozen {
             let group = GroupId::from_uuid(group);
-            let name = self.book.read().group_by_id(group).map(|entry| entry.name.clone());
-            let name = name.unwrap_or_else(|| group.to_string());
+            let name = self.name_to_tell(group);
             let is_plugin = |of: &&Hook| matches!(of.kind, HookKind::Plugin(_));
             let known = self.config.hooks.iter().find(|known| known.name == hook);
             if known.filter(is_plugin).is_some() {

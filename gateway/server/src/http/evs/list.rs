@@ -3,7 +3,6 @@
 //! Invariant: a filter that does not exist is refused by name, so that a script is never shown all for
 //! some. Items with equal keys are in the order of their identities, so pages hold each item once.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use api::Code;
@@ -139,17 +138,15 @@ fn sort(items: &mut [Value], asked: &Asked) -> Result<(), Refused> {
             return Err(Refused::new(Code::Invalid, detail));
         }
     };
-    let order = |one: &Value, other: &Value| -> Ordering {
-        let (a, b) = (text(one, key), text(other, key));
+    items.sort_by_cached_key(|item| {
+        let of = text(item, key).into_owned();
         // Fractions of a second are told as short as they are, so times are no order of texts.
-        let times = if key.ends_with("_at") { moment(&a).zip(moment(&b)) } else { None };
-        let by_key = times.map_or_else(|| a.cmp(&b), |(a, b)| a.cmp(&b));
-        by_key.then_with(|| text(one, "id").cmp(&text(other, "id")))
-    };
-    items.sort_by(|one, other| {
-        let order = order(one, other);
-        if is_descending { order.reverse() } else { order }
+        let at = if key.ends_with("_at") { moment(&of) } else { None };
+        (at, of, text(item, "id").into_owned())
     });
+    if is_descending {
+        items.reverse();
+    }
     Ok(())
 }
 

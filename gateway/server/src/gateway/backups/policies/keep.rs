@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use api::{BackupFate, BackupFateList, BackupRetention};
 use backup::retention::{Fate, Kept, Rules, fates};
-use backup::{Catalogue, Held, Status, Watch};
+use backup::{Catalogue, Held, Watch};
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
@@ -51,11 +51,10 @@ impl Gateway {
         let wanted = subjects(&pages, policy.of);
         let all = catalogue.entries().filter_map(|entry| {
             let held = entry.held.as_deref()?;
-            let is_alive = matches!(entry.status, Status::Available | Status::Restoring);
             // A mirror of the group may have a policy of that name too, with rules of its own.
             let took =
                 held.about.policy.as_ref().filter(|_| held.about.gateway == self.config.site.name);
-            (is_alive && is_of(held, policy.of, &wanted)).then(|| Kept {
+            (entry.status.is_whole() && is_of(held, policy.of, &wanted)).then(|| Kept {
                 id: entry.id,
                 origin: held.about.origin,
                 policy: took.cloned(),

@@ -29,6 +29,7 @@ mod log;
 mod map;
 mod page;
 mod read;
+mod ready;
 mod record;
 mod recover;
 mod scrub;

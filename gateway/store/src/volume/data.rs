@@ -166,6 +166,20 @@ impl DataFiles {
 
 /// Gives the room of slots (in order) back.
 pub(crate) fn punch(files: &[(usize, Arc<dyn File>)], slots: &[u64]) -> io::Result<()> {
+    for_runs(files, slots, |file, offset, len| file.punch(offset, len))
+}
+
+/// Takes room for slots (in order) before anything is written to them.
+pub(crate) fn reserve(files: &[(usize, Arc<dyn File>)], slots: &[u64]) -> io::Result<()> {
+    for_runs(files, slots, |file, offset, len| file.reserve(offset, len))
+}
+
+/// Does something to slots (in order): to those that lie side by side at once.
+fn for_runs(
+    files: &[(usize, Arc<dyn File>)],
+    slots: &[u64],
+    mut act: impl FnMut(&dyn File, u64, u64) -> io::Result<()>,
+) -> io::Result<()> {
     let mut at = 0;
     while at < slots.len() {
         let first = slots[at];
@@ -178,7 +192,7 @@ pub(crate) fn punch(files: &[(usize, Arc<dyn File>)], slots: &[u64]) -> io::Resu
         }
         let place = Place::of(first, 0);
         if let Some((_, file)) = files.iter().find(|(index, _)| *index == place.file) {
-            file.punch(place.offset, len as u64 * SLOT_BYTES)?;
+            act(file.as_ref(), place.offset, len as u64 * SLOT_BYTES)?;
         }
         at += len;
     }

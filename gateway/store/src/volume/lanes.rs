@@ -61,6 +61,8 @@ pub(super) enum Done {
     Chore,
     /// The origin answered.
     Told(Told),
+    /// Room was taken ahead, unless there is none to spare.
+    Readied(io::Result<bool>),
 }
 
 /// The lanes of one volume.
@@ -205,6 +207,7 @@ impl Inner {
             Done::Continue => self.continue_long(),
             Done::Chore => self.step_chores(),
             Done::Told(told) => self.told(told),
+            Done::Readied(result) => self.readied(result),
             Done::DataSynced(result) => self.data_synced(result),
             Done::LogSynced(result) => self.log_synced(result),
             Done::Checkpointed(result) => self.checkpointed(result),

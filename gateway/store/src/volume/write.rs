@@ -192,7 +192,11 @@ impl Inner {
             return Ok(());
         }
         let taken = before.slot == NO_SLOT;
-        let slot = if taken { self.take_slot()? } else { before.slot };
+        let slot = match taken {
+            true if mask == u16::MAX => self.take_slot()?,
+            true => self.take_slot_for_part()?,
+            false => before.slot,
+        };
         let fresh = self.map_piece((top, chunk, slot), before, mask, sums)?;
         self.push_data((top, chunk, slot), first, data, fresh);
         Ok(())

@@ -128,6 +128,29 @@ fn reads_cold_and_gives_room_back() {
     assert!(file.metadata().unwrap().blocks() * 512 < 1 << 20);
 }
 
+/// Small writes to new places find their room taken ahead, and a close gives back what none took.
+#[test]
+fn room_is_taken_ahead_of_small_writes_and_given_back_at_the_close() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let pool = make(dir.path(), 1 << 30);
+    let path = data_file(dir.path());
+    let room = || std::fs::metadata(&path).unwrap().blocks() * 512;
+    on_shard(&pool, |volume| async move {
+        let mut chunks = 0;
+        // A worker takes it, in its own time.
+        while chunks == 0 || room() <= (chunks + 1) * SLOT_BYTES {
+            assert!(chunks < 10_000, "no room is taken ahead");
+            ask(&volume, filled(extent(chunks * SLOT_BYTES, 4096), 7)).await.unwrap();
+            ask(&volume, Op::Flush).await.unwrap();
+            chunks += 1;
+        }
+        assert_eq!(volume.usage().mapped_bytes, chunks * 4096);
+        close(&volume).await;
+        assert!(room() <= chunks * SLOT_BYTES, "{}", room());
+    });
+}
+
 #[test]
 fn a_large_trim_takes_turns_and_keeps_its_order() {
     let dir = tempfile::tempdir().unwrap();

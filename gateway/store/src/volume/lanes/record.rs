@@ -98,6 +98,7 @@ impl Inner {
             removed.into_iter().for_each(|ticket| self.want_sync(ticket));
             return self.start_sync();
         }
+        self.slots.give_up_ready();
         if self.slots.freed() > 0 || self.data.is_dirty() {
             self.lanes.sync.wanted = true;
             return self.start_sync();

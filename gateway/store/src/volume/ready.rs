@@ -1,0 +1,64 @@
+//! Room that is taken before it is needed.
+//!
+//! Invariant: what is ready holds nothing and is named by no record. After a crash it is taken
+//! again before anything else is, so that no more than one volume's share ever lies idle; a
+//! checkpoint knows it as free, and what opens the volume next gives it back.
+
+use std::io;
+use std::sync::Arc;
+
+use block::{IoError, SLOT_BYTES};
+
+use crate::executor::Lane;
+
+use super::Inner;
+use super::data::{self, Place};
+use super::lanes::Done;
+
+/// Room (64 MiB) that a medium must have to spare before any of it is taken ahead: a pool that is
+/// nearly full keeps what it has for what is written.
+const SPARE_BYTES_MIN: u64 = 1024 * SLOT_BYTES;
+
+// === impl Inner ===
+
+impl Inner {
+    /// Takes a slot for a write of less than a slot. One that fills its slot needs none that is
+    /// ready: it pays once for as many blocks as it writes.
+    pub(super) fn take_slot_for_part(&mut self) -> Result<u64, IoError> {
+        let ready = self.slots.take_ready();
+        self.make_ready();
+        ready.map_or_else(|| self.take_slot(), Ok)
+    }
+
+    /// Lets a worker give room to the slots that will be needed next.
+    fn make_ready(&mut self) {
+        let Some(slots) = self.slots.begin_ready() else { return };
+        for slot in &slots {
+            // What cannot be made is told by the write that needs it.
+            if self.data.for_writing(Place::of(*slot, 0)).is_err() {
+                return self.slots.readied(Ok(false));
+            }
+        }
+        let files = self.data.of_slots(&slots);
+        let dir = Arc::clone(&self.dir);
+        self.run_in(Lane::Write, move || {
+            let reserve = || -> io::Result<bool> {
+                let room = dir.room()?;
+                if room.free.saturating_sub(room.reserve()) < SPARE_BYTES_MIN {
+                    return Ok(false);
+                }
+                data::reserve(&files, &slots).map(|()| true)
+            };
+            Done::Readied(reserve())
+        });
+    }
+
+    /// A worker has tried.
+    pub(super) fn readied(&mut self, result: io::Result<bool>) {
+        let result = result.map_err(|error| {
+            // Nothing depends on it: writes take their room themselves.
+            tracing::debug!(%error, "take room ahead");
+        });
+        self.slots.readied(result);
+    }
+}

@@ -14,6 +14,7 @@
 mod client;
 mod contestant;
 mod distance;
+mod goal;
 mod harm;
 mod histogram;
 mod iscsi;

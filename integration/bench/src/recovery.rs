@@ -28,6 +28,7 @@ use serde_json::Value;
 
 use crate::Options;
 use crate::client::{Address, Client};
+use crate::goal::{Goal, Judged};
 use crate::load::{fill, write_once};
 use crate::report::median;
 use crate::rounds::{Work, write_out};
@@ -64,6 +65,7 @@ struct Report {
     resync_over_plain: f64,
     /// The same over the plain copy that keeps the old file.
     resync_over_beside: f64,
+    goals: [Judged; 2],
 }
 
 /// Measures and prints.
@@ -252,7 +254,12 @@ impl Report {
         };
         let resync_over_plain = middle(&|r| r.resync_mib_per_second / r.plain_mib_per_second);
         let resync_over_beside = middle(&|r| r.resync_mib_per_second / r.beside_mib_per_second);
-        Self { mib, rounds, medians, resync_over_plain, resync_over_beside }
+        // The copy that is as safe as a resync is what a resync is held against.
+        let goals = [
+            Goal::AtLeast(0.9).judge("resync_over_beside", resync_over_beside),
+            Goal::Under(1000.0).judge("first_write_ms", medians.first_write_ms),
+        ];
+        Self { mib, rounds, medians, resync_over_plain, resync_over_beside, goals }
     }
 
     fn table(&self) -> String {
@@ -263,14 +270,15 @@ impl Report {
             promote_ms,
             first_write_ms,
         } = self.medians;
+        let [resync, first_write] = self.goals.each_ref().map(Judged::text);
         format!(
             "medians of {} rounds, {} MiB each\n\
              plain TCP copy, over the old   {plain_mib_per_second:8.0} MiB/s\n\
              plain TCP copy, beside the old {beside_mib_per_second:8.0} MiB/s\n\
              delta resync, TLS, checksums   {resync_mib_per_second:8.0} MiB/s   {:.2} of the copy \
-             over the old, {:.2} of the one beside it\n\
+             over the old, {:.2} of the one beside it   {resync}\n\
              kill to promoted               {promote_ms:8.0} ms\n\
-             kill to first write            {first_write_ms:8.0} ms",
+             kill to first write            {first_write_ms:8.0} ms   {first_write}",
             self.rounds.len(),
             self.mib,
             self.resync_over_plain,
@@ -297,6 +305,10 @@ mod tests {
         assert!((report.resync_over_plain - 0.9).abs() < 0.01, "{report:?}");
         assert!((report.resync_over_beside - 1.8).abs() < 0.01, "{report:?}");
         assert!(report.table().contains("0.90 of the copy over"), "{}", report.table());
+        assert_eq!(report.goals.each_ref().map(|judged| judged.is_met), [true; 2]);
+        let slow = Report::of(1, vec![Round { first_write_ms: 1000.0, ..round(100.0, 44.0) }]);
+        assert_eq!(slow.goals.each_ref().map(|judged| judged.is_met), [false; 2]);
+        assert_eq!(slow.table().matches("NOT MET").count(), 2, "{}", slow.table());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::client::{Address, Client};
+use crate::goal::{Goal, Judged};
 use crate::load::{Load, fill, write_at};
 use crate::report::median;
 use crate::rounds::{Work, write_out};
@@ -72,23 +73,6 @@ struct Report {
     backup_moved_percent: f64,
     restore_made_ms: f64,
     first_byte_ms: f64,
-}
-
-/// What a figure is to be.
-#[derive(Clone, Copy, Debug)]
-enum Goal {
-    Under(f64),
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-/// A figure of the report beside its goal.
-#[derive(Clone, Debug, Serialize)]
-struct Judged {
-    figure: &'static str,
-    value: f64,
-    goal: String,
-    is_met: bool,
 }
 
 /// The report for programs.
@@ -316,27 +300,6 @@ fn raw_copy(dir: &Path, mib: u64) -> Result<f64> {
     Ok(watch.elapsed().as_secs_f64() * 1e3)
 }
 
-// === impl Goal ===
-
-impl Goal {
-    /// What is no number meets nothing.
-    fn is_met(self, value: f64) -> bool {
-        match self {
-            Self::Under(limit) => value < limit,
-            Self::AtMost(limit) => value <= limit,
-            Self::AtLeast(limit) => value >= limit,
-        }
-    }
-
-    fn text(self) -> String {
-        match self {
-            Self::Under(limit) => format!("under {limit}"),
-            Self::AtMost(limit) => format!("at most {limit}"),
-            Self::AtLeast(limit) => format!("at least {limit}"),
-        }
-    }
-}
-
 // === impl Report ===
 
 impl Report {
@@ -349,19 +312,11 @@ impl Report {
             ("backup_moved_percent", self.backup_moved_percent, Goal::AtMost(1.2)),
             ("first_byte_ms", self.first_byte_ms, Goal::Under(1000.0)),
         ]
-        .map(|(figure, value, goal)| Judged {
-            figure,
-            value,
-            goal: goal.text(),
-            is_met: goal.is_met(value),
-        })
+        .map(|(figure, value, goal)| goal.judge(figure, value))
     }
 
     fn table(&self) -> String {
-        let [snapshot, before, qcow2, moved, first_byte] = self.goals().map(|judged| {
-            let word = if judged.is_met { "met" } else { "NOT MET" };
-            format!("goal: {}, {word}", judged.goal)
-        });
+        let [snapshot, before, qcow2, moved, first_byte] = self.goals().map(|judged| judged.text());
         format!(
             "snapshot of {} GiB, {} slots mapped       {:9.1} ms   {snapshot}\n\
              qemu-img snapshot, qcow2, as much mapped   {:9.1} ms\n\

@@ -61,6 +61,11 @@ impl Chain {
         self.places[place]
     }
 
+    /// How many steps it began.
+    pub(crate) fn begun(&self) -> usize {
+        self.steps.len()
+    }
+
     /// How many of its steps are over, if the last one was made at that site.
     pub(crate) fn ended(&self, site: usize) -> Option<usize> {
         let under_way = self.steps.last().is_some_and(|last| !last.acked);

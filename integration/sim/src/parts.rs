@@ -70,6 +70,9 @@ struct Scene {
     wholes: RefCell<Vec<snapshots::Whole>>,
     /// A swap of roles is under way that was answered well so far: it loses nothing.
     swapped: Cell<bool>,
+    /// A site was lost whose mirrors had everything, and they were promoted as such: how many steps
+    /// each chain had begun, of which those that were acknowledged are there.
+    survives: RefCell<Option<Vec<usize>>>,
     count: Cell<u64>,
     polls: Cell<(u64, u64)>,
     started: Instant,
@@ -183,6 +186,7 @@ impl Scene {
             served: Cell::new(None),
             wholes: RefCell::default(),
             swapped: Cell::new(false),
+            survives: RefCell::default(),
             count: Cell::new(0),
             polls: Cell::new((0, 0)),
             started: Instant::now(),
@@ -277,6 +281,7 @@ impl Scene {
         let Some(site) = self.serving_site() else { return };
         let moved = self.served.replace(Some(site)).is_some_and(|before| before != site);
         let chains = self.chains.borrow().clone();
+        let survives = self.survives.borrow_mut().take_if(|_| moved);
         for (number, chain) in chains.iter().enumerate() {
             let seen = match self.seen(site, &chain.places) {
                 Ok(seen) => seen,
@@ -291,6 +296,14 @@ impl Scene {
                 self.fail("P7", format!("a swap of roles lost a step of chain {number}: {seen:?}"));
                 return;
             }
+            let steps = survives.as_ref().and_then(|steps| steps.get(number));
+            if steps.is_some_and(|steps| chain.lacks_acknowledged_of(&seen, *steps)) {
+                self.fail("P1", format!("chain {number} lost a step with a site: {seen:?}"));
+                return;
+            }
+        }
+        if survives.is_some() {
+            self.happened_quietly("a site was lost, and nothing with it");
         }
         if moved {
             self.swapped.set(false);

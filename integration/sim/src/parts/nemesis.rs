@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use mirror::Consent;
 
+use crate::chain::Chain;
+
 use super::{GATEWAYS, Scene, companion, operator, opposite, site_of, snapshots};
 
 /// Lets things go wrong for a while.
@@ -103,16 +105,25 @@ async fn lose_site(scene: &Rc<Scene>, site: usize) {
     let rng = &scene.rng;
     scene.happened("a site with several gateways is lost");
     let gateways = [site * 2, site * 2 + 1];
+    let mut whole = scene.serving_site() == Some(site);
+    whole &= operator::has_mirror_in_sync(scene, gateways[0]);
     scene.kill(gateways[0]);
     if rng.chance(50) {
         tokio::time::sleep(rng.millis(0, 3_000)).await;
     }
+    whole &= operator::has_mirror_in_sync(scene, gateways[1]);
     scene.kill(gateways[1]);
+    let steps: Vec<usize> = scene.chains.borrow().iter().map(Chain::begun).collect();
     let consent = rng.pick(&[Consent::InSync, Consent::Outdated, Consent::Outdated]);
     let was_primary = !(scene.is_primary(2 - site * 2) || scene.is_primary(3 - site * 2));
     if was_primary && rng.chance(75) {
         tokio::time::sleep(rng.millis(0, 1_000)).await;
-        operator::promote(scene, 1 - site, consent).await;
+        let promoted = operator::promote(scene, 1 - site, consent).await;
+        // With more than this consent something may be gone, and the plan said so.
+        if promoted && whole && consent == Consent::InSync {
+            *scene.survives.borrow_mut() = Some(steps);
+            scene.look();
+        }
     }
     for gateway in 0..GATEWAYS {
         start_later(scene, gateway, rng.between(50, 6_000));

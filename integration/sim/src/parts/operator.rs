@@ -64,6 +64,14 @@ fn status(scene: &Scene, gateway: usize) -> Option<GroupStatus> {
     scene.group(gateway).map(|group| group.status())
 }
 
+/// Whether a primary says that its mirror has everything that it acknowledged.
+pub(super) fn has_mirror_in_sync(scene: &Scene, gateway: usize) -> bool {
+    status(scene, gateway).is_some_and(|status| {
+        status.role == Role::Primary
+            && status.legs.iter().any(|leg| leg.phase == Phase::Equivalent)
+    })
+}
+
 fn facts(status: &GroupStatus) -> Option<PartFacts> {
     status.parts.as_ref().map(|parts| parts.state.facts)
 }
@@ -84,6 +92,7 @@ pub(super) async fn promote(scene: &Rc<Scene>, site: usize, consent: Consent) ->
     }
     // What a swap left to be looked at is another matter from here on.
     scene.swapped.set(false);
+    scene.survives.take();
     for (gateway, facts) in gateways.into_iter().zip(&parts) {
         let step = cut.step(facts);
         match step {

@@ -67,8 +67,7 @@ fn status(scene: &Scene, gateway: usize) -> Option<GroupStatus> {
 /// Whether a primary says that its mirror has everything that it acknowledged.
 pub(super) fn has_mirror_in_sync(scene: &Scene, gateway: usize) -> bool {
     status(scene, gateway).is_some_and(|status| {
-        status.role == Role::Primary
-            && status.legs.iter().any(|leg| leg.phase == Phase::Equivalent)
+        status.role == Role::Primary && status.legs.iter().any(|leg| leg.phase == Phase::Equivalent)
     })
 }
 

@@ -1,5 +1,7 @@
 //! Volumes as the API tells of them, and what may be asked for them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -67,6 +69,9 @@ pub struct Volume {
     /// Its number at the iSCSI target of its group; absent when it is LUN 0 of a target of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lun: Option<u8>,
+    /// The numbers that single initiators see it under there instead, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub initiator_luns: BTreeMap<String, u8>,
     /// Where hosts attach it; empty when it is not served here.
     pub exports: Vec<String>,
     /// What may be done to it now.
@@ -189,6 +194,10 @@ pub struct VolumeLun {
     /// target of its own.
     #[serde(default)]
     pub lun: Option<u8>,
+    /// The initiator whose number of it this is, beside that of all others; its null: the one that all
+    /// others see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<String>,
 }
 
 /// What was read from every block of the copy at this gateway, as one number.

@@ -278,9 +278,13 @@ pub(crate) enum Volume {
         /// Its number there, which no other volume of the group has.
         #[arg(required_unless_present = "none")]
         number: Option<u8>,
-        /// It is the only disk of a target of its own again.
+        /// It is the only disk of a target of its own again; with --initiator: that one sees the number
+        /// that all others see.
         #[arg(long, conflicts_with = "number")]
         none: bool,
+        /// Only this initiator, by its iSCSI name, sees it under this number.
+        #[arg(long, value_name = "NAME")]
+        initiator: Option<String>,
     },
     /// Read every stored block of the copy at a site, and repair what is bad from another copy
     Scrub {

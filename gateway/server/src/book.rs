@@ -10,6 +10,7 @@ mod rollbacks;
 mod scrubs;
 mod snapshots;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use block::{GatewayId, GroupId, VolumeId};
@@ -60,13 +61,26 @@ pub(crate) struct VolumeEntry {
     /// Its number at its group's target; `None` where it is the only disk of a target of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lun: Option<u8>,
+    /// The numbers that single initiators see it under there instead, by their names in lower case.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) initiator_luns: BTreeMap<String, u8>,
 }
 
 impl VolumeEntry {
     /// The same in another group, where it has no number yet.
     #[must_use]
     pub(crate) fn moved(&self) -> Self {
-        Self { lun: None, ..self.clone() }
+        Self { lun: None, initiator_luns: BTreeMap::new(), ..self.clone() }
+    }
+
+    /// The number that this initiator sees it under at its group's target; `None` where it is at none.
+    #[must_use]
+    pub(crate) fn lun_for(&self, initiator: &str) -> Option<u8> {
+        let lun = self.lun?;
+        if self.initiator_luns.is_empty() {
+            return Some(lun);
+        }
+        Some(self.initiator_luns.get(&initiator.to_ascii_lowercase()).copied().unwrap_or(lun))
     }
 }
 
@@ -469,11 +483,16 @@ mod tests {
                 name: "orders".to_owned(),
                 settings: api::VolumeSettings::default(),
                 lun: Some(3),
+                initiator_luns: BTreeMap::from([("iqn.2026-01.com.example:db".to_owned(), 4)]),
             }],
         });
         let bytes = pages.encode();
         assert_eq!(Pages::decode(&bytes), Ok(pages.clone()));
-        assert!(pages.volume("orders").is_some());
+        let (_, volume) = pages.volume("orders").unwrap();
+        let lun_for = |initiator| volume.lun_for(initiator);
+        assert_eq!(lun_for("iqn.2026-01.com.Example:DB"), Some(4), "a name has no case");
+        assert_eq!(lun_for("iqn.2026-01.com.example:web"), Some(3));
+        assert_eq!(volume.moved().lun_for("iqn.2026-01.com.example:db"), None);
         assert!(pages.volume(&Uuid::from_u128(8).to_string()).is_some());
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let newer = text.replacen("\"version\":1", "\"version\":3", 1);

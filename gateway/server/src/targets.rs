@@ -166,8 +166,8 @@ fn disks_of<'a>(
     group: &'a GroupEntry,
     initiator: &InitiatorInfo,
 ) -> impl Iterator<Item = (&'a VolumeEntry, u8)> {
-    let numbered = group.volumes.iter().filter_map(|volume| Some((volume, volume.lun?)));
-    numbered.filter(move |(volume, _)| may_log_in(&volume.settings, initiator))
+    let may = group.volumes.iter().filter(|volume| may_log_in(&volume.settings, initiator));
+    may.filter_map(|volume| Some((volume, volume.lun_for(&initiator.name)?)))
 }
 
 /// The target of a group's volumes.

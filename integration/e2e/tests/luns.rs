@@ -125,6 +125,52 @@ fn volumes_of_a_group_are_disks_of_one_target_and_each_initiator_sees_its_own() 
     site.stop()
 }
 
+/// Two hosts that expect their disks under different numbers find them so, at whichever site.
+#[test]
+fn an_initiator_sees_a_disk_under_a_number_of_its_own_at_both_sites() -> Result<()> {
+    const WEB: &str = "iqn.2026-01.com.example:web";
+    let dir = TempDir::new()?;
+    let [(mut east, east_port), (mut west, west_port)] = two_sites(&dir)?;
+    expect(&east, &["volume", "lun", "orders", "3", "--initiator", DB], 2, "of its own")?;
+    together(&east, "log")?;
+    does("write -P 0x15 1M 64k", &disk(east_port, "orders:group", 5))?;
+    expect(&east, &["volume", "lun", "log", "0", "--initiator", DB], 7, "LUN 0")?;
+    expect(&east, &["volume", "lun", "log", "1", "--initiator", "db"], 2, "no name")?;
+    // Each in the other's place; one at a time they would meet.
+    east.cli(&["volume", "lun", "orders", "9", "--initiator", DB])?;
+    east.cli(&["volume", "lun", "log", "0", "--initiator", DB])?;
+    let shown = east.cli(&["volume", "show", "log"])?;
+    ensure!(shown["lun"] == 5 && shown["initiator_luns"][DB] == 0, "{shown:#}");
+    east.wait_equivalent(SOON)?;
+    wait_for("the mirror to hear the numbers", SOON, || {
+        ensure!(numbers(&listed(west_port, DB)?, "orders:group") == ["0", "9"], "it has not");
+        Ok(())
+    })?;
+    for port in [east_port, west_port] {
+        ensure!(numbers(&listed(port, DB)?, "orders:group") == ["0", "9"], "those of its own");
+        ensure!(numbers(&listed(port, WEB)?, "orders:group") == ["0", "5"], "those of all others");
+    }
+    let target = format!("{PREFIX}:orders:group");
+    let mut db = Initiator::login(east_port, "db", &target)?;
+    let mut web = Initiator::login(east_port, "web", &target)?;
+    let mut there = Initiator::login(west_port, "db", &target)?;
+    (db.lun, web.lun, there.lun) = (0, 5, 0);
+    let log = web.names()?;
+    ensure!(db.names()? == log && there.names()? == log, "LUN 0 of one is LUN 5 of the other");
+    // What an initiator uses stays; that of one that is not logged in may change.
+    expect(&east, &["volume", "lun", "log", "--none", "--initiator", DB], 7, "GW0302")?;
+    east.cli(&["volume", "lun", "log", "8", "--initiator", "iqn.2026-01.com.example:other"])?;
+    drop((db, there));
+    wait_for("the session to end", SOON, || {
+        east.cli(&["volume", "lun", "log", "--none", "--initiator", DB])
+    })?;
+    ensure!(numbers(&listed(east_port, DB)?, "orders:group") == ["5", "9"], "it is as all others");
+    ensure!(web.write()? == GOOD, "nobody else noticed");
+    drop(web);
+    east.stop()?;
+    west.stop()
+}
+
 /// Each disk is the same one at both sites, and its target follows a failover with all of them.
 #[test]
 fn alua_a_target_of_two_disks_goes_on_at_the_other_site() -> Result<()> {

@@ -49,8 +49,8 @@ pub(crate) fn volume(command: &args::Volume, global: &Global) -> Outcome {
                 show(global.output, &volume, one);
             }
         }
-        args::Volume::Lun { volume, number, .. } => {
-            let wanted = VolumeLun { lun: *number };
+        args::Volume::Lun { volume, number, initiator, .. } => {
+            let wanted = VolumeLun { lun: *number, initiator: initiator.clone() };
             if let Some(volume) = client.ask(&Method::PUT, &path(volume, "/lun"), &wanted)? {
                 show(global.output, &volume, one);
             }
@@ -162,6 +162,9 @@ fn one(volume: &Volume) -> String {
     }
     if let Some(lun) = volume.lun {
         out.push_str(&format!("lun    {lun} of its group's target\n"));
+    }
+    for (initiator, lun) in &volume.initiator_luns {
+        out.push_str(&format!("lun    {lun} for {initiator}\n"));
     }
     if let Some(filling) = &volume.filling {
         out.push_str(&filled(filling));

@@ -70,6 +70,7 @@ mod tests {
             name: format!("v{number}"),
             settings: api::VolumeSettings::default(),
             lun: None,
+            initiator_luns: BTreeMap::new(),
         }
     }
 

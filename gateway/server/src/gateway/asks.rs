@@ -194,6 +194,14 @@ pub(crate) enum Question {
         /// Those that have one.
         luns: super::luns::Luns,
     },
+    /// The same where single initiators see others. A release that has no such numbers does not
+    /// understand it, and then takes none.
+    InitiatorLuns {
+        /// The group.
+        group: Uuid,
+        /// What they see, and what all others see.
+        luns: super::luns::Numbers,
+    },
     /// It is about pairs and groups as the EVS dialect has them.
     Evs(Box<EvsQuestion>),
 }

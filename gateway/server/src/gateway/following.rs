@@ -35,6 +35,7 @@ impl Needs {
             name: offer.name.clone(),
             settings: api::VolumeSettings::default(),
             lun: None,
+            initiator_luns: BTreeMap::new(),
         })
     }
 }

@@ -180,7 +180,8 @@ impl Gateway {
                 self.hand_over_for(peer, (group, drop_hosts)).await
             }
             Question::Portals(side) => self.hear_portals(peer, side).await,
-            Question::Luns { group, luns } => self.hear_luns(peer, (group, luns)).await,
+            Question::Luns { group, luns } => self.hear_luns(peer, group, luns.into()).await,
+            Question::InitiatorLuns { group, luns } => self.hear_luns(peer, group, luns).await,
             Question::Place(place) => self.tell_place(peer, place).await,
             Question::Evs(question) => self.answer_evs(peer, *question).await.map(Answer::Evs),
             Question::Release { session } => {

@@ -11,6 +11,7 @@
 mod rule;
 pub(super) mod together;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -271,6 +272,7 @@ impl Gateway {
                 name: new.name.clone(),
                 settings: new.settings.clone(),
                 lun: None,
+                initiator_luns: BTreeMap::new(),
             }],
         };
         let companions: Vec<_> = companions.iter().map(|id| GatewayId::from_uuid(*id)).collect();

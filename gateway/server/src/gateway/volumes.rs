@@ -3,7 +3,7 @@
 //! Invariant: a volume that is known by its name is on stable storage, and its name is known by
 //! nobody else. One that is in use is not deleted.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use api::{Code, Copy, Volume, VolumeCreate, VolumeList, VolumeSettings};
@@ -135,6 +135,7 @@ impl Gateway {
             explanations: shown.explanations,
             settings: entry.settings.clone(),
             lun: entry.lun,
+            initiator_luns: entry.initiator_luns.clone(),
             exports,
             allowed_actions: actions.into_iter().map(str::to_owned).collect(),
         }
@@ -223,6 +224,7 @@ impl Gateway {
             name: wanted.name.clone(),
             settings: wanted.settings.clone(),
             lun: None,
+            initiator_luns: BTreeMap::new(),
         };
         let id = VolumeId::from_uuid(entry.id);
         let new = NewVolume {
@@ -300,6 +302,7 @@ impl Gateway {
                     name: volume.name.clone(),
                     settings: volume.settings.clone(),
                     lun: None,
+                    initiator_luns: BTreeMap::new(),
                 })
                 .collect(),
         };

@@ -64,7 +64,7 @@ pub(super) async fn set(
     Ok(Json(gateway.set_volume(&volume, settings).await?))
 }
 
-/// Make a volume a disk of its group's iSCSI target, or of a target of its own
+/// Make a volume a disk of its group's iSCSI target, for all initiators or for one, or of a target of its own
 #[utoipa::path(put, path = "/api/v1/volumes/{volume}/lun", tag = "volumes",
     operation_id = "set_volume_lun", params(("volume" = String, Path)),
     request_body = api::VolumeLun,
@@ -74,7 +74,7 @@ pub(super) async fn set_lun(
     Path(volume): Path<String>,
     Body(wanted): Body<api::VolumeLun>,
 ) -> Result<Json<api::Volume>, Failure> {
-    Ok(Json(gateway.set_lun(&volume, wanted.lun).await?))
+    Ok(Json(gateway.set_lun(&volume, wanted).await?))
 }
 
 /// Delete a volume that is not in use

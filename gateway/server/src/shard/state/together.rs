@@ -4,6 +4,7 @@
 //! group's target is given those that are added while it lasts; none is taken from it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 
 use api::VolumeSettings;
@@ -107,14 +108,32 @@ impl ShardState {
         });
     }
 
+    /// How many of these initiators, by their names in lower case, are logged in to a volume at its
+    /// group's target.
+    pub(crate) fn logged_in_as(
+        &self,
+        (group, volume): (GroupId, VolumeId),
+        names: &BTreeSet<String>,
+    ) -> usize {
+        let known = self.together.borrow();
+        let sessions = known.iter().filter_map(Weak::upgrade);
+        let has = |session: &Rc<Together>| {
+            session.group == group
+                && names.contains(&session.initiator.name.to_ascii_lowercase())
+                && session.volumes.borrow().contains(&volume)
+        };
+        sessions.filter(has).count()
+    }
+
     /// Gives the sessions at a group's target what they do not have of these.
-    pub(crate) fn grow_sessions(&self, group: GroupId, disks: &[(VolumeEntry, u8)]) {
+    pub(crate) fn grow_sessions(&self, group: GroupId, disks: &[VolumeEntry]) {
         let Some(open) = self.group(group) else { return };
         let sessions: Vec<_> = self.together.borrow().iter().filter_map(Weak::upgrade).collect();
         let paths = self.parts.ways.of(&open.group.status());
         for session in sessions.iter().filter(|session| session.group == group) {
-            for (entry, lun) in disks {
-                let wanted = Wanted::of(entry, *lun);
+            for entry in disks {
+                let Some(lun) = entry.lun_for(&session.initiator.name) else { continue };
+                let wanted = Wanted::of(entry, lun);
                 let has = session.volumes.borrow().contains(&wanted.volume);
                 if has || !may_log_in(&wanted.settings, &session.initiator) {
                     continue;

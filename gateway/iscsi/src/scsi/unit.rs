@@ -341,7 +341,7 @@ impl Unit {
         {
             return Some(conflict);
         }
-        if entry.access == Access::Write && self.is_protected() && is_change(command) {
+        if entry.access == Access::Write && self.is_protected(nexus) && is_change(command) {
             return Some(Outcome::refused(sense::WRITE_PROTECTED));
         }
         let of_medium = !matches!(entry.access, Access::None | Access::Reservation);
@@ -354,9 +354,10 @@ impl Unit {
         Plan::Answer(Outcome::refused(sense.unwrap_or(refusal)))
     }
 
-    /// Whether writes are refused, by an initiator's word or because the volume takes none.
-    pub(super) fn is_protected(&self) -> bool {
-        self.modes.get().protected || self.volume.0.read_only()
+    /// Whether writes of this nexus are refused: by an initiator's word, because the volume takes none,
+    /// or because the initiator may only read.
+    pub(super) fn is_protected(&self, nexus: &Nexus) -> bool {
+        self.modes.get().protected || nexus.is_protected() || self.volume.0.read_only()
     }
 
     // === Nexuses ===

@@ -123,7 +123,7 @@ impl Run<'_> {
             }
             Command::LayoutOf { at, room } => return self.layout(&at, room),
             Command::ModeSelect { long, page_format, save, .. } => {
-                self.select(data, long, (page_format, save))?;
+                self.select(data, long, (page_format, save)).await?;
             }
             _ => return Err(sense::INVALID_OPCODE.into()),
         }
@@ -169,6 +169,8 @@ impl Run<'_> {
             return Err(Stop::Aborted);
         }
         let volume = &*self.unit.volume.0;
+        // With its cache off, a unit answers nothing that a loss of power could undo.
+        let fua = fua || op.is_change() && !self.unit.modes.get().write_cache;
         let request = Request { op, fua, ticket: self.completions.ticket(0) };
         match hold {
             Some(hold) => hold.submit(volume, request),
@@ -382,15 +384,25 @@ impl Run<'_> {
         Ok(Outcome::data(super::unmap::status(extent, &runs), room))
     }
 
-    fn select(&self, list: &[u8], long: bool, (format, save): (bool, bool)) -> Result<(), Stop> {
+    async fn select(
+        &self,
+        list: &[u8],
+        long: bool,
+        (format, save): (bool, bool),
+    ) -> Result<(), Stop> {
         if !format || save {
             return Err(sense::INVALID_FIELD.cdb(1).into());
         }
-        let modes = mode::select(list, long, self.unit.modes.get())?;
-        if modes != self.unit.modes.get() {
+        let old = self.unit.modes.get();
+        let modes = mode::select(list, long, (old, self.unit.settable()))?;
+        if modes != old {
+            // They hold before the cache is emptied: nothing gets into it behind that.
             self.unit.modes.set(modes);
             self.unit.guard();
             self.unit.tell_all(nexus::MODE_CHANGED, Some(self.nexus.id()));
+            if modes.empties_cache(old) {
+                self.flush(false).await?;
+            }
         }
         Ok(())
     }

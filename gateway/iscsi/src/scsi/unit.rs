@@ -217,11 +217,15 @@ impl Unit {
                     return;
                 }
                 self.settings.borrow_mut().groups = groups;
-                self.guard();
                 for nexus in self.nexuses() {
                     nexus.tell(nexus::ACCESS_CHANGED);
                     nexus.move_on();
                 }
+                if self.settable() == Modes::FIXED && self.modes.get() != Modes::DEFAULT {
+                    self.modes.set(Modes::DEFAULT);
+                    self.tell_all(nexus::MODE_CHANGED, None);
+                }
+                self.guard();
             }
             UnitEvent::Gone => {
                 self.gone.set(true);
@@ -352,6 +356,13 @@ impl Unit {
     fn refuse(&self, nexus: &Nexus, refusal: Sense) -> Plan {
         let sense = if nexus.is_attentive() { nexus.take_attention() } else { None };
         Plan::Answer(Outcome::refused(sense.unwrap_or(refusal)))
+    }
+
+    /// What initiators may set here: nothing of what another gateway shows too, or has, since neither hears
+    /// of the other's modes.
+    pub(super) fn settable(&self) -> Modes {
+        let alone = self.settings.borrow().groups.len() < 2 && self.detour().is_none();
+        if alone { Modes::SETTABLE } else { Modes::FIXED }
     }
 
     /// Whether writes of this nexus are refused: by an initiator's word, because the volume takes none,

@@ -75,7 +75,7 @@ impl Unit {
                 self.changeable(nexus)?;
                 slow(len.into(), true)
             }
-            Command::ModeSelect { len, .. } => slow(len.into(), false),
+            Command::ModeSelect { len, .. } => slow(len.into(), true),
             Command::PersistentOut { len, .. } | Command::ExtendedCopy { len } => {
                 let is_copy = matches!(command, Command::ExtendedCopy { .. });
                 if is_copy {
@@ -122,8 +122,9 @@ impl Unit {
                 Outcome::data(sense.encode(form).to_vec(), room)
             }
             Command::ModeSense(ask) => {
+                let modes = (self.modes.get(), self.settable());
                 let state = (blocks, self.is_protected(nexus));
-                Outcome::data(mode::sense_data(&ask, self.modes.get(), state)?, ask.room)
+                Outcome::data(mode::sense_data(&ask, modes, state)?, ask.room)
             }
             Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
             Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),

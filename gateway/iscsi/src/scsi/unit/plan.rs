@@ -59,17 +59,13 @@ impl Unit {
                 }
                 slow(if no_data { 0 } else { BLOCK_BYTES.into() }, true)
             }
-            Command::PreFetch { at, .. } => {
+            Command::PreFetch { at, .. } | Command::LayoutOf { at, .. } => {
                 self.extent(&at, u64::MAX)?;
                 slow(0, false)
             }
             Command::Synchronize { at, .. } => {
                 self.extent(&at, u64::MAX)?;
                 slow(0, true)
-            }
-            Command::LayoutOf { at, .. } => {
-                self.extent(&at, u64::MAX)?;
-                slow(0, false)
             }
             Command::Unmap { len } => {
                 self.changeable(nexus)?;

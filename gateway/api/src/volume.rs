@@ -24,7 +24,7 @@ pub enum Copy {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSettings {
-    /// Whether hosts may only read.
+    /// Whether hosts may only read; those that are attached keep what they were given.
     #[serde(default)]
     pub read_only: bool,
     /// Addresses or networks (`10.0.0.0/8`) that may attach it; with a TLS client certificate also

@@ -122,6 +122,7 @@ fn shard(geometry: Geometry, mut connections: mpsc::UnboundedReceiver<LoggedIn>)
                     volume: Rc::clone(&volume),
                     unit: Rc::clone(&unit),
                     label: "memory".to_owned(),
+                    read_only: false,
                 }],
                 more: More::default(),
                 portals: Told::default(),

@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use export::{InitiatorInfo, Portal, Refusal, TargetInfo, Targets};
 pub use host::Capacity;
-pub use negotiate::{Auth, ChapUser, Secret, WeakSecret};
+pub use negotiate::{Auth, ChapUser, Secret, SharedSecret, WeakSecret};
 pub use server::{ListenError, Listener, ListenerConfig, Sessions};
 pub use session::{Attachment, Ending, LoggedIn, Lun, More, Told, serve};
 

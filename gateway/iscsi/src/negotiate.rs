@@ -18,7 +18,7 @@ use crate::export::{InitiatorInfo, Refusal, TargetInfo, Targets};
 use crate::limits::{LOGIN_REQUESTS_MAX, NAME_BYTES_MAX, RECV_SEGMENT_BYTES, TEXT_BYTES_MAX};
 use crate::wire::{LoginStatus, Request, Response, text};
 
-pub use chap::{Auth, ChapUser, Fill, Secret, WeakSecret};
+pub use chap::{Auth, ChapUser, Fill, Secret, SharedSecret, WeakSecret};
 use chap::{Chap, ChapStep};
 pub use keys::Params;
 use keys::{Answer, answer};

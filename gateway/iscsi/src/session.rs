@@ -103,6 +103,8 @@ pub struct Lun {
     pub unit: Rc<Unit>,
     /// The name of the volume, for metrics and logs.
     pub label: String,
+    /// Whether this initiator may only read, whatever the others of the disk may.
+    pub read_only: bool,
 }
 
 /// Disks that an initiator sees from now on, too: whoever has the thread puts them there, and the

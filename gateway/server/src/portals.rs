@@ -1,11 +1,13 @@
 //! The iSCSI listeners: opened from the configuration, with the secrets that it names.
 //!
-//! Invariant: a listener whose secrets cannot be read is not opened, rather than opened to everyone.
+//! Invariant: a listener whose secrets cannot be read, or serve both ways, is not opened, rather than
+//! opened to everyone.
 
 use std::sync::Arc;
 
 use iscsi::{
-    Auth, Capacity, ChapUser, ListenError, Listener, ListenerConfig, Secret, Sessions, WeakSecret,
+    Auth, Capacity, ChapUser, ListenError, Listener, ListenerConfig, Secret, Sessions,
+    SharedSecret, WeakSecret,
 };
 
 use crate::config::{IscsiConfig, IscsiListener, IscsiUser, SecretPlace};
@@ -35,6 +37,9 @@ pub(crate) enum PortalError {
         /// Why.
         why: WeakSecret,
     },
+    /// A secret serves both ways.
+    #[error(transparent)]
+    Shared(#[from] SharedSecret),
 }
 
 /// What is open.
@@ -77,7 +82,7 @@ pub(crate) fn bind(config: &IscsiConfig) -> Result<Portals, PortalError> {
 fn auth(config: &IscsiConfig) -> Result<Auth, PortalError> {
     match &config.users {
         None => Ok(Auth::None),
-        Some(users) => Ok(Auth::Chap(users.iter().map(user).collect::<Result<_, _>>()?)),
+        Some(users) => Ok(Auth::chap(users.iter().map(user).collect::<Result<_, _>>()?)?),
     }
 }
 
@@ -123,5 +128,42 @@ fn warn_if_open(wanted: &IscsiListener, auth: &Auth) {
             address = %wanted.address,
             "iSCSI without CHAP beyond this machine: whoever reaches it can read and write"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_of_two_users_that_serves_both_ways_is_refused_by_name_and_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str, secret: &str| {
+            let file = directory.path().join(name);
+            std::fs::write(&file, secret).unwrap();
+            SecretPlace::File(file)
+        };
+        let (joe, eve) = ("aaaaaaaaaaaaaa\n", "bbbbbbbbbbbbbb");
+        let user = |name: &str, secret, gateway: Option<&str>| IscsiUser {
+            name: name.to_owned(),
+            initiators: Vec::new(),
+            secret: place(name, secret),
+            gateway: gateway.map(|ours| ("gateway".to_owned(), place("gateway", ours))),
+        };
+        let config = |users| IscsiConfig {
+            prefix: "iqn.2026-01.io.twinspan".to_owned(),
+            portal_group: 1,
+            users: Some(users),
+            connections_max: 1,
+            inflight_bytes_max: 1,
+            busy_poll: std::time::Duration::ZERO,
+            listeners: Vec::new(),
+        };
+        let apart = config(vec![user("joe", joe, None), user("eve", eve, Some("cccccccccccccc"))]);
+        assert!(auth(&apart).is_ok());
+        let shared = config(vec![user("joe", joe, None), user("eve", eve, Some(joe))]);
+        let text = auth(&shared).unwrap_err().to_string();
+        assert!(text.contains("joe") && text.contains("eve"), "{text}");
+        assert!(!text.contains(joe.trim()), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use harness::{Site, Tool, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::initiator::{GOOD, Initiator, UNIT_ATTENTION, UNITS_CHANGED};
+use crate::initiator::{GOOD, Initiator, UNIT_ATTENTION, UNITS_CHANGED, WRITE_PROTECTED};
 use crate::iscsi::{OPEN, PREFIX, is_sent_away, served, two_sites};
 use crate::pair::{SOON, expect, fail_over};
 
@@ -209,4 +209,26 @@ fn alua_a_target_of_two_disks_goes_on_at_the_other_site() -> Result<()> {
     }
     does("read -P 0x21 2M 64k", &disk(west_port, "orders:group", 5))?;
     west.stop()
+}
+
+/// A volume that is made read-only stays writable for who has it, as over NBD, until it logs in anew: that
+/// another logs in meanwhile is no matter of that one.
+#[test]
+fn who_comes_to_a_read_only_volume_reads_and_others_keep_their_rights() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (mut site, port) = served(&dir, OPEN)?;
+    let target = format!("{PREFIX}:orders");
+    let mut before = Initiator::login(port, "before", &target)?;
+    ensure!(before.write()? == GOOD, "it is written");
+    site.cli(&["volume", "allow", "orders", "--read-only"])?;
+    let mut reader = Initiator::login(port, "reader", &target)?;
+    ensure!(reader.is_protected()?, "who comes now mounts it read-only");
+    let refused = reader.write_once()?;
+    ensure!(refused.sense == Some(WRITE_PROTECTED), "it takes no writes: {refused:x?}");
+    ensure!(!before.is_protected()? && before.write()? == GOOD, "who has it goes on");
+    site.cli(&["volume", "allow", "orders"])?;
+    let mut after = Initiator::login(port, "after", &target)?;
+    ensure!(after.write()? == GOOD, "who comes then writes");
+    ensure!(reader.is_protected()?, "the reader is one until it logs in anew");
+    site.stop()
 }

@@ -110,11 +110,41 @@ impl ChapUser {
 pub enum Auth {
     /// Nobody anything.
     None,
-    /// Each initiator that it is one of these.
+    /// Each initiator that it is one of these; [`Self::chap`] sees to it that they go together.
     Chap(Vec<ChapUser>),
 }
 
+/// A secret by which the gateway proves itself to one user, and another proves itself to the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the gateway proves itself to {seen_by} with the secret of {of}, so that whoever logs in as \
+     {seen_by} can have it answer for {of}: give the gateway another secret for {seen_by}"
+)]
+pub struct SharedSecret {
+    /// The user to whom the gateway proves itself.
+    pub seen_by: String,
+    /// The user who has the same secret.
+    pub of: String,
+}
+
 impl Auth {
+    /// Each initiator must prove that it is one of these. No secret may serve both ways (RFC 7143
+    /// §9.2.1), be it of two users: one of them would send on what the gateway asks of the other, have
+    /// the gateway answer it, and log in with that.
+    ///
+    /// # Errors
+    /// Whose secrets are the same.
+    pub fn chap(users: Vec<ChapUser>) -> Result<Self, SharedSecret> {
+        let mutual = users.iter().filter_map(|user| Some((user, &user.mutual.as_ref()?.1)));
+        for (seen_by, ours) in mutual {
+            if let Some(of) = users.iter().find(|other| other.secret == *ours) {
+                let (seen_by, of) = (seen_by.name.clone(), of.name.clone());
+                return Err(SharedSecret { seen_by, of });
+            }
+        }
+        Ok(Self::Chap(users))
+    }
+
     /// Whether nobody must prove anything.
     #[must_use]
     pub const fn is_open(&self) -> bool {

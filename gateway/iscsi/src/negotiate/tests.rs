@@ -250,6 +250,30 @@ fn answer_of(number: &str, id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
     }
 }
 
+/// One user had the gateway answer what it asked of another, where the gateway's secret for the one was
+/// the other's own.
+#[test]
+fn no_secret_serves_both_ways_not_even_of_two_users() {
+    let secret = |text: &str| Secret::new(text.as_bytes().to_vec()).unwrap();
+    let user = |name: &str, own: &str, ours: Option<&str>| {
+        let ours = ours.map(|ours| ("gateway".to_owned(), secret(ours)));
+        ChapUser::new(name.to_owned(), secret(own), ours).unwrap()
+    };
+    let joe = || user("joe", "only joe knows", None);
+    for users in [
+        vec![joe(), user("eve", "only eve knows", Some("only joe knows"))],
+        vec![user("eve", "only eve knows", Some("only joe knows")), joe()],
+    ] {
+        let shared = Auth::chap(users).unwrap_err();
+        assert_eq!((shared.seen_by.as_str(), shared.of.as_str()), ("eve", "joe"));
+        assert!(!shared.to_string().contains("knows"), "{shared}");
+    }
+    // The gateway may be the same to everyone.
+    let ours = Some("gateway's own");
+    let apart = vec![user("joe", "only joe knows", ours), user("eve", "only eve knows", ours)];
+    assert!(matches!(Auth::chap(apart), Ok(Auth::Chap(users)) if users.len() == 2));
+}
+
 #[test]
 fn nobody_comes_in_without_proof() {
     let fails = |steps: &[(Request, Vec<&str>)]| {

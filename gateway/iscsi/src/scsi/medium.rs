@@ -90,7 +90,7 @@ impl Run<'_> {
                 if let Some(extent) = part(self.extent(&at)?, data)
                     && check == Check::Each
                 {
-                    self.compare(None, extent, data).await?;
+                    self.compare(None, (extent, 0), data).await?;
                 }
             }
             Command::Verify { at, check } => self.verify(&at, check, data).await?,
@@ -123,7 +123,7 @@ impl Run<'_> {
             }
             Command::LayoutOf { at, room } => return self.layout(&at, room),
             Command::ModeSelect { long, page_format, save, .. } => {
-                self.select(data, long, (page_format, save))?;
+                self.select(data, long, (page_format, save)).await?;
             }
             _ => return Err(sense::INVALID_OPCODE.into()),
         }
@@ -169,6 +169,8 @@ impl Run<'_> {
             return Err(Stop::Aborted);
         }
         let volume = &*self.unit.volume.0;
+        // With its cache off, a unit answers nothing that a loss of power could undo.
+        let fua = fua || op.is_change() && !self.unit.modes.get().write_cache;
         let request = Request { op, fua, ticket: self.completions.ticket(0) };
         match hold {
             Some(hold) => hold.submit(volume, request),
@@ -187,7 +189,8 @@ impl Run<'_> {
     }
 
     async fn read_of(&self, hold: Option<&Hold>, extent: Extent) -> Result<Bytes, Stop> {
-        match self.op_of(hold, Op::Read(extent), false).await? {
+        let answer = self.op_of(hold, Op::Read(extent), false).await;
+        match answer.map_err(unread)? {
             Answer::Read(segments) => Ok(joined(&segments)),
             Answer::Done => Err(Stop::Io(IoError::Dropped)),
         }
@@ -227,11 +230,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Compares what is stored with `data`, of the same length.
-    async fn compare(&self, hold: Option<&Hold>, extent: Extent, data: &Bytes) -> Result<(), Stop> {
+    /// Compares what is stored with `data`, of the same length, which begins `from` bytes into all that
+    /// the command compares: the host is told where in that they differ.
+    async fn compare(
+        &self,
+        hold: Option<&Hold>,
+        (extent, from): (Extent, u64),
+        data: &Bytes,
+    ) -> Result<(), Stop> {
         let stored = self.read_of(hold, extent).await?;
         match stored.iter().zip(data.iter()).position(|(stored, given)| stored != given) {
-            Some(at) => Err(sense::MISCOMPARE.about(at as u64).into()),
+            Some(at) => Err(sense::MISCOMPARE.about(from + at as u64).into()),
             None => Ok(()),
         }
     }
@@ -244,10 +253,11 @@ impl Run<'_> {
         };
         let whole = if check == Check::Each { part(Some(extent), data) } else { Some(extent) };
         for piece in whole.into_iter().flat_map(|extent| extent.pieces(CONTENT_BYTES_MAX)) {
+            let (at, here) = ((piece, piece.offset() - extent.offset()), len(piece));
             match check {
                 Check::Readable => drop(self.read(piece).await?),
-                Check::Each => self.compare(None, piece, &rest.split_to(len(piece))).await?,
-                Check::Same => self.compare(None, piece, &rest.slice(..len(piece))).await?,
+                Check::Each => self.compare(None, at, &rest.split_to(here)).await?,
+                Check::Same => self.compare(None, at, &rest.slice(..here)).await?,
             }
         }
         Ok(())
@@ -299,7 +309,7 @@ impl Run<'_> {
             return Err(sense::SHORT_DATA.into());
         }
         let hold = self.exclusively(extent).await?;
-        self.compare(Some(&hold), extent, &data.slice(..len(extent))).await?;
+        self.compare(Some(&hold), (extent, 0), &data.slice(..len(extent))).await?;
         let new = data.slice(len(extent)..2 * len(extent));
         self.op_of(Some(&hold), Op::Write(extent, new), fua).await?;
         Ok(())
@@ -374,17 +384,36 @@ impl Run<'_> {
         Ok(Outcome::data(super::unmap::status(extent, &runs), room))
     }
 
-    fn select(&self, list: &[u8], long: bool, (format, save): (bool, bool)) -> Result<(), Stop> {
+    async fn select(
+        &self,
+        list: &[u8],
+        long: bool,
+        (format, save): (bool, bool),
+    ) -> Result<(), Stop> {
         if !format || save {
             return Err(sense::INVALID_FIELD.cdb(1).into());
         }
-        let modes = mode::select(list, long, self.unit.modes.get())?;
-        if modes != self.unit.modes.get() {
+        let old = self.unit.modes.get();
+        let modes = mode::select(list, long, (old, self.unit.settable()))?;
+        if modes != old {
+            // They hold before the cache is emptied: nothing gets into it behind that.
             self.unit.modes.set(modes);
             self.unit.guard();
             self.unit.tell_all(nexus::MODE_CHANGED, Some(self.nexus.id()));
+            if modes.empties_cache(old) {
+                self.flush(false).await?;
+            }
         }
         Ok(())
+    }
+}
+
+/// What is bad where it is read is told as a read that failed, also when its command would have written:
+/// a host gives up blocks that it cannot write.
+fn unread(stop: Stop) -> Stop {
+    match stop {
+        Stop::Io(IoError::Checksum | IoError::Media) => Stop::Sense(sense::READ_ERROR),
+        Stop::Io(_) | Stop::Sense(_) | Stop::Aborted => stop,
     }
 }
 

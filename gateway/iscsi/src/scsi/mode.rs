@@ -1,7 +1,8 @@
 //! Mode pages: how the unit caches, and what an initiator may set about it (SPC-4 §7.5, SBC-3 §6.5).
 //!
 //! Invariant: only what the changeable pages show can be changed, and a list that would change
-//! anything else changes nothing.
+//! anything else changes nothing. What is set is known to one gateway alone, so nothing can be set of a
+//! disk that others show too: a host that goes on there would be in other modes than it set.
 
 use super::cdb::ModeSense;
 use super::limits::BLOCK_BYTES;
@@ -22,8 +23,18 @@ impl Modes {
     /// As every unit begins.
     pub(super) const DEFAULT: Self =
         Self { write_cache: true, descriptors: false, protected: false };
-    /// What is shown as changeable.
-    const CHANGEABLE: Self = Self { write_cache: true, descriptors: true, protected: true };
+    /// What can be set of a disk that this gateway alone shows.
+    pub(super) const SETTABLE: Self =
+        Self { write_cache: true, descriptors: true, protected: true };
+    /// What can be set of a disk that others show too.
+    pub(super) const FIXED: Self =
+        Self { write_cache: false, descriptors: false, protected: false };
+
+    /// Whether what the cache holds must be written when these modes take the place of `old`, as SBC-3
+    /// says of WCE and SPC-4 of SWP: hosts send no more flushes then, or nothing more is written.
+    pub(super) const fn empties_cache(self, old: Self) -> bool {
+        old.write_cache && !self.write_cache || self.protected && !old.protected
+    }
 
     pub(super) const fn form(self) -> Form {
         if self.descriptors { Form::Descriptors } else { Form::Fixed }
@@ -65,18 +76,19 @@ fn page(code: u8, modes: Modes, mask: bool) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What MODE SENSE is answered with; `protected` says whether the medium cannot be written.
+/// What MODE SENSE is answered with; `settable` says what can be set, `protected` whether the medium
+/// cannot be written.
 ///
 /// # Errors
 /// INVALID FIELD IN CDB, SAVING PARAMETERS NOT SUPPORTED.
 pub(super) fn sense_data(
     ask: &ModeSense,
-    modes: Modes,
+    (modes, settable): (Modes, Modes),
     (blocks, protected): (u64, bool),
 ) -> Result<Vec<u8>, Sense> {
     let (values, mask) = match ask.control {
         0 => (modes, false),
-        1 => (Modes::CHANGEABLE, true),
+        1 => (settable, true),
         2 => (Modes::DEFAULT, false),
         _ => return Err(sense::SAVING_UNSUPPORTED),
     };
@@ -122,12 +134,16 @@ fn descriptor(ask: &ModeSense, blocks: u64) -> Vec<u8> {
     out
 }
 
-/// What MODE SELECT with this parameter list makes of `modes`.
+/// What MODE SELECT with this parameter list makes of `modes`, of which `settable` can be set.
 ///
 /// # Errors
 /// PARAMETER LIST LENGTH ERROR for one that breaks off, INVALID FIELD IN PARAMETER LIST for one
 /// that changes what cannot be changed.
-pub(super) fn select(list: &[u8], long: bool, modes: Modes) -> Result<Modes, Sense> {
+pub(super) fn select(
+    list: &[u8],
+    long: bool,
+    (modes, settable): (Modes, Modes),
+) -> Result<Modes, Sense> {
     if list.is_empty() {
         return Ok(modes);
     }
@@ -154,16 +170,16 @@ pub(super) fn select(list: &[u8], long: bool, modes: Modes) -> Result<Modes, Sen
         };
         let len = usize::from(*len) + 2;
         let given = rest.get(..len).ok_or(sense::LIST_LENGTH)?;
-        modes = change(*code, given, modes).ok_or(sense::INVALID_IN_LIST.list(at))?;
+        modes = change(*code, given, (modes, settable)).ok_or(sense::INVALID_IN_LIST.list(at))?;
         rest = &rest[len..];
     }
     Ok(modes)
 }
 
 /// `modes` after this page; `None` when it changes what cannot be changed.
-fn change(code: u8, given: &[u8], modes: Modes) -> Option<Modes> {
+fn change(code: u8, given: &[u8], (modes, settable): (Modes, Modes)) -> Option<Modes> {
     let current = page(code, modes, false)?;
-    let mask = page(code, Modes::CHANGEABLE, true)?;
+    let mask = page(code, settable, true)?;
     if given.len() != current.len() {
         return None;
     }
@@ -186,6 +202,9 @@ mod tests {
 
     use super::*;
 
+    /// As a disk begins, and what can be set of it.
+    const ALONE: (Modes, Modes) = (Modes::DEFAULT, Modes::SETTABLE);
+
     fn ask(page: u8, control: u8, long: bool) -> ModeSense {
         let (subpage, room) = (0, 255);
         ModeSense {
@@ -202,30 +221,34 @@ mod tests {
     #[test]
     fn a_page_that_is_read_can_be_written_back_with_a_changeable_bit() {
         for long in [false, true] {
-            let mut list = sense_data(&ask(CONTROL, 0, long), Modes::DEFAULT, (8, false)).unwrap();
+            let mut list = sense_data(&ask(CONTROL, 0, long), ALONE, (8, false)).unwrap();
             let at = if long { 8 } else { 4 };
-            assert_eq!(select(&list, long, Modes::DEFAULT), Ok(Modes::DEFAULT));
+            assert_eq!(select(&list, long, ALONE), Ok(Modes::DEFAULT));
             list[at + 2] ^= 0x04;
-            let changed = select(&list, long, Modes::DEFAULT).unwrap();
+            let changed = select(&list, long, ALONE).unwrap();
             assert_eq!(changed.form(), Form::Descriptors);
             list[at + 3] ^= 0x01;
-            assert!(select(&list, long, Modes::DEFAULT).is_err());
+            assert!(select(&list, long, ALONE).is_err());
         }
     }
 
     #[test]
     fn what_is_not_changeable_is_shown_as_such() {
-        let mask = sense_data(&ask(ALL, 1, false), Modes::DEFAULT, (8, false)).unwrap();
-        let ones: u32 = mask[4..].iter().map(|byte| byte.count_ones()).sum();
+        let ones = |settable| -> u32 {
+            let modes = (Modes::DEFAULT, settable);
+            let mask = sense_data(&ask(ALL, 1, false), modes, (8, false)).unwrap();
+            mask[4..].iter().map(|byte| byte.count_ones()).sum()
+        };
         let names: u32 = PAGES.iter().map(|p| p.count_ones()).sum();
         let lens: u32 = [10u32, 18, 10, 10].iter().map(|len| len.count_ones()).sum();
-        assert_eq!(ones - names - lens, 3);
+        assert_eq!(ones(Modes::SETTABLE) - names - lens, 3);
+        assert_eq!(ones(Modes::FIXED) - names - lens, 0);
     }
 
     proptest! {
         #[test]
         fn no_list_panics(list in prop::collection::vec(any::<u8>(), 0..64), long: bool) {
-            let _taken_or_refused = select(&list, long, Modes::DEFAULT);
+            let _taken_or_refused = select(&list, long, ALONE);
         }
     }
 }

@@ -52,6 +52,8 @@ struct State {
     waiting: RefCell<SmallVec<[u16; ATTENTIONS_MAX]>>,
     attentive: Cell<bool>,
     epoch: Cell<u32>,
+    /// Whether its initiator may only read.
+    protected: Cell<bool>,
     /// Commands that are to be answered.
     commands: Cell<usize>,
     standing: Cell<Standing>,
@@ -80,7 +82,7 @@ impl Nexus {
     ) -> Self {
         let waiting = RefCell::new(SmallVec::from_slice(&[POWER_ON]));
         let (attentive, epoch) = (Cell::new(true), Cell::new(0));
-        let commands = Cell::new(0);
+        let (protected, commands) = (Cell::new(false), Cell::new(0));
         let (standing, copies) = (Cell::default(), RefCell::default());
         let (moved, session) = (Cell::new(false), RefCell::default());
         Self(Rc::new(State {
@@ -92,6 +94,7 @@ impl Nexus {
             waiting,
             attentive,
             epoch,
+            protected,
             commands,
             standing,
             copies,
@@ -129,6 +132,16 @@ impl Nexus {
     pub(crate) fn see(&self, units: &Rc<[u8]>) {
         *self.0.units.borrow_mut() = Rc::clone(units);
         self.tell(UNITS_CHANGED);
+    }
+
+    /// Its initiator may only read from now on, whatever others may.
+    pub(crate) fn protect(&self) {
+        self.0.protected.set(true);
+    }
+
+    /// Whether its initiator may only read.
+    pub(super) fn is_protected(&self) -> bool {
+        self.0.protected.get()
     }
 
     /// How often all commands of this nexus were aborted. A command is forgotten without an answer

@@ -3,6 +3,7 @@
 mod fuzz;
 mod ordered;
 mod standby;
+mod steps;
 mod under_way;
 
 use std::cell::{Cell, RefCell};

@@ -217,11 +217,15 @@ impl Unit {
                     return;
                 }
                 self.settings.borrow_mut().groups = groups;
-                self.guard();
                 for nexus in self.nexuses() {
                     nexus.tell(nexus::ACCESS_CHANGED);
                     nexus.move_on();
                 }
+                if self.settable() == Modes::FIXED && self.modes.get() != Modes::DEFAULT {
+                    self.modes.set(Modes::DEFAULT);
+                    self.tell_all(nexus::MODE_CHANGED, None);
+                }
+                self.guard();
             }
             UnitEvent::Gone => {
                 self.gone.set(true);
@@ -341,7 +345,7 @@ impl Unit {
         {
             return Some(conflict);
         }
-        if entry.access == Access::Write && self.is_protected() && is_change(command) {
+        if entry.access == Access::Write && self.is_protected(nexus) && is_change(command) {
             return Some(Outcome::refused(sense::WRITE_PROTECTED));
         }
         let of_medium = !matches!(entry.access, Access::None | Access::Reservation);
@@ -354,9 +358,17 @@ impl Unit {
         Plan::Answer(Outcome::refused(sense.unwrap_or(refusal)))
     }
 
-    /// Whether writes are refused, by an initiator's word or because the volume takes none.
-    pub(super) fn is_protected(&self) -> bool {
-        self.modes.get().protected || self.volume.0.read_only()
+    /// What initiators may set here: nothing of what another gateway shows too, or has, since neither hears
+    /// of the other's modes.
+    pub(super) fn settable(&self) -> Modes {
+        let alone = self.settings.borrow().groups.len() < 2 && self.detour().is_none();
+        if alone { Modes::SETTABLE } else { Modes::FIXED }
+    }
+
+    /// Whether writes of this nexus are refused: by an initiator's word, because the volume takes none,
+    /// or because the initiator may only read.
+    pub(super) fn is_protected(&self, nexus: &Nexus) -> bool {
+        self.modes.get().protected || nexus.is_protected() || self.volume.0.read_only()
     }
 
     // === Nexuses ===

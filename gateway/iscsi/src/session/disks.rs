@@ -61,8 +61,11 @@ impl Disks {
         let mut numbers: Vec<u8> = known.chain(luns.iter().map(|lun| lun.number)).collect();
         numbers.sort_unstable();
         self.numbers = numbers.into();
-        for Lun { number, volume, unit, label } in luns {
+        for Lun { number, volume, unit, label, read_only } in luns {
             let nexus = unit.attach(self.port.clone(), self.target_port, &self.numbers);
+            if read_only {
+                nexus.protect();
+            }
             let (batch, meter) = (Vec::new(), Meter::new(&label));
             self.all.push(Disk { number, volume, unit, nexus, batch, meter });
         }

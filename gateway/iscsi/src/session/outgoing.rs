@@ -23,7 +23,8 @@ static ZEROES: [u8; ZERO_PAGE_BYTES] = [0; ZERO_PAGE_BYTES];
 /// The buffer for headers shrinks back to this after a burst of long ones.
 const HEADS_BYTES: usize = 64 << 10;
 
-/// Data up to this size is copied behind its header.
+/// Data up to this size is copied behind its header; what is longer has memory of its own, which is
+/// let go as soon as it is sent.
 const COPIED_BYTES: usize = 256;
 
 #[derive(Debug)]
@@ -62,11 +63,16 @@ impl Outgoing {
         }
     }
 
-    /// Appends a PDU whose data is these bytes.
+    /// Appends a PDU whose data is these bytes. They are copied: what an initiator sent lies in the
+    /// receive buffer, and a few bytes that wait to go back would keep all of it.
     pub(crate) fn pdu(&mut self, header: Header, data: &[u8]) {
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.header(header.with_data_len(len));
-        self.head(data);
+        if data.len() > COPIED_BYTES {
+            self.data(Bytes::copy_from_slice(data));
+        } else {
+            self.head(data);
+        }
         let digest = self.data_digest.then(|| {
             let mut sum = Crc::default();
             sum.update(data);
@@ -168,9 +174,10 @@ impl Outgoing {
         self.pdus
     }
 
-    /// Bytes of payload that wait.
+    /// Bytes that are kept until they are sent, headers and what is copied behind them too: whoever
+    /// reads none of its answers is bounded by this, whatever it asked for.
     pub(crate) const fn bytes(&self) -> u64 {
-        self.payload_bytes
+        self.payload_bytes + self.heads.len() as u64
     }
 
     /// Bytes that were ever sent, to see whether any were.
@@ -328,5 +335,35 @@ mod tests {
         assert_eq!(sent[head + 998], 7);
         assert_eq!(sent[head + 1000 + 4 + head], 7);
         assert_eq!(sent[head + 1000 + 4 + head + 1], 0);
+    }
+
+    /// Pings of any length were copied behind their headers, where no limit saw them: whoever read no
+    /// answer had the gateway keep 512 of them, of 256 KiB each.
+    #[tokio::test]
+    async fn what_is_sent_back_counts_until_it_is_sent_whatever_its_length() {
+        let mut outgoing = Outgoing::new(true, true);
+        let pings: Vec<Vec<u8>> =
+            [5, COPIED_BYTES, COPIED_BYTES + 1, 200_000].map(|len| vec![7; len]).into();
+        let mut least = 0;
+        for ping in &pings {
+            outgoing.pdu(Header::default(), ping);
+            least += (HEADER_BYTES + ping.len()) as u64;
+            assert!(outgoing.bytes() >= least, "{} of {least}", outgoing.bytes());
+        }
+        assert!(outgoing.heads.len() < 1000, "what is long is let go when it is sent");
+        let mut sent = Vec::new();
+        poll_fn(|cx| outgoing.poll_send(cx, &mut sent)).await.unwrap();
+        assert_eq!(outgoing.bytes(), 0);
+        let mut rest = &sent[..];
+        for ping in &pings {
+            let header = Header::read(rest).unwrap();
+            assert_eq!(header.data_len(), ping.len());
+            let padded = ping.len() + padding(ping.len());
+            let (data, behind) = rest[HEADER_BYTES + 4..].split_at(padded);
+            assert_eq!(&data[..ping.len()], &ping[..]);
+            assert_eq!(crc(data), behind[..4]);
+            rest = &behind[4..];
+        }
+        assert!(rest.is_empty());
     }
 }

@@ -7,9 +7,9 @@ use twinspan_iscsi::Lun;
 use twinspan_iscsi::wire::{Function, LoginStatus, NO_TAG, Request};
 
 use crate::honest::GOOD;
-use crate::initiator::{Initiator, READ, WRITE, cdb};
+use crate::initiator::{Initiator, READ, UNMAP, WRITE, cdb, compare_and_write, unmap};
 use crate::managed::{DONE, ask, begin};
-use crate::rig::{LONELY, LONELY_LUN, OTHER_LUN, TWO, with};
+use crate::rig::{LONELY, LONELY_LUN, OTHER_LUN, READER, TARGET, TWO, with};
 
 /// REPORT LUNS, with room for all.
 const REPORT: [u8; 16] = [0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -186,13 +186,61 @@ fn a_disk_that_is_added_is_told_at_those_that_are_known_and_seen_at_once() {
             assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0]);
             let (number, volume) = (OTHER_LUN, Rc::clone(&rig.other));
             let (unit, label) = (Rc::clone(&rig.other_unit), "added".to_owned());
-            rig.more.borrow_mut().push(Lun { number, volume, unit, label });
+            let lun = Lun { number, volume, unit, label, read_only: false };
+            rig.more.borrow_mut().push(lun);
             assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x3f0e)));
             assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
             host.lun = OTHER_LUN;
             assert_eq!(host.command([0; 16], 0, &[]).await.sense, Some((6, 0x2900)));
             assert_eq!(host.command(cdb(WRITE, 8, 1), 0, &[9; 512]).await, GOOD);
             assert_eq!(numbers(&host.command(REPORT, 256, &[]).await.data), [0, OTHER_LUN]);
+        },
+    );
+}
+
+/// Every command that changes content, of the first block.
+fn changes() -> Vec<([u8; 16], Vec<u8>)> {
+    let block = vec![0x33; 512];
+    let mut all = vec![(cdb(WRITE, 0, 1), block.clone())];
+    all.push((cdb(0x2e, 0, 1), block.clone())); // WRITE AND VERIFY
+    all.push((cdb(0x41, 0, 1), block.clone())); // WRITE SAME
+    all.push((cdb(UNMAP, 0, 24), unmap(&[0])));
+    all.push((compare_and_write(), vec![0; 1024]));
+    for (opcode, count_at) in [(0x8a, 13), (0x8b, 13), (0x93, 13), (0x9c, 13)] {
+        // WRITE, ORWRITE, WRITE SAME, WRITE ATOMIC
+        let mut one = [0; 16];
+        (one[0], one[count_at]) = (opcode, 1);
+        all.push((one, block.clone()));
+    }
+    // EXTENDED COPY of nothing.
+    let mut copy = [0; 16];
+    (copy[0], copy[13]) = (0x83, 16);
+    all.push((copy, vec![0; 16]));
+    all
+}
+
+/// Who logged in to read made a disk read-only for those who were writing it.
+#[test]
+fn who_may_only_read_keeps_nobody_else_from_writing() {
+    with(
+        |_| {},
+        |rig| async move {
+            let mut writer = Initiator::login(rig.address, &[]).await;
+            let mut reader = Initiator { isid: 2, ..Initiator::call(rig.address).await };
+            let names = [format!("InitiatorName={READER}"), format!("TargetName={TARGET}")];
+            let status = reader.log_in(&[&names[0], &names[1]]).await;
+            assert_eq!(status, LoginStatus::Success);
+            assert_eq!(reader.command([0; 16], 0, &[]).await.sense, Some((6, 0x2900)));
+            for (cdb, data) in changes() {
+                let refused = reader.command(cdb, 0, &data).await;
+                assert_eq!(refused.sense, Some((7, 0x2700)), "{:#x}", cdb[0]);
+            }
+            let mut sense = [0; 16];
+            (sense[0], sense[1], sense[2], sense[4]) = (0x1a, 0x08, 0x3f, 255);
+            assert_eq!(reader.command(sense, 255, &[]).await.data[2] & 0x80, 0x80);
+            assert_eq!(writer.command(sense, 255, &[]).await.data[2] & 0x80, 0);
+            assert_eq!(writer.command(cdb(WRITE, 0, 1), 0, &[5; 512]).await, GOOD);
+            assert_eq!(reader.command(cdb(READ, 0, 1), 512, &[]).await.data, [5; 512]);
         },
     );
 }

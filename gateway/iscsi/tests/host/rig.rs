@@ -26,6 +26,8 @@ pub(crate) const OTHER_LUN: u8 = 3;
 /// A target with the second of these disks alone, as [`LONELY_LUN`].
 pub(crate) const LONELY: &str = "iqn.t:lonely";
 pub(crate) const LONELY_LUN: u8 = 5;
+/// An initiator that may only read.
+pub(crate) const READER: &str = "iqn.i:reader";
 pub(crate) const BYTES: u64 = 16 << 20;
 
 /// A volume that can be in doubt, or late.
@@ -179,9 +181,11 @@ pub(crate) fn with<F: Future<Output = ()>>(
                     LONELY => [None, Some(LONELY_LUN)],
                     _ => [Some(0), None],
                 };
+                let read_only = connection.initiator().name == READER;
                 let luns = disks.iter().zip(numbers).filter_map(|((volume, unit), number)| {
                     let (volume, unit, number) = (Rc::clone(volume), Rc::clone(unit), number?);
-                    Some(Lun { number, volume, unit, label: format!("disk-{number}") })
+                    let label = format!("disk-{number}");
+                    Some(Lun { number, volume, unit, label, read_only })
                 });
                 let attachment = Attachment {
                     luns: luns.collect(),

@@ -29,9 +29,9 @@ impl Unit {
                 Some(extent) => Ok(Plan::Read(extent)),
                 None => Ok(Plan::Answer(Outcome::good())),
             },
-            Command::Write { at, fua } => self.plan_write(&at, fua, transfer_blocks_max()),
+            Command::Write { at, fua } => self.plan_write(nexus, (&at, fua), transfer_blocks_max()),
             Command::WriteAtomic { at, fua } => {
-                self.plan_write(&at, fua, limits::ATOMIC_BLOCKS_MAX.into())
+                self.plan_write(nexus, (&at, fua), limits::ATOMIC_BLOCKS_MAX.into())
             }
             Command::Verify { at, check } => {
                 self.extent(&at, SAME_BLOCKS_MAX)?;
@@ -45,21 +45,21 @@ impl Unit {
                 }
             }
             Command::WriteVerify { at, .. } | Command::OrWrite { at, .. } => {
-                self.writable(&at, transfer_blocks_max())?;
+                self.writable(nexus, &at, transfer_blocks_max())?;
                 slow(content(&at, 1), true)
             }
             Command::CompareAndWrite { at, .. } => {
-                self.writable(&at, transfer_blocks_max())?;
+                self.writable(nexus, &at, transfer_blocks_max())?;
                 slow(content(&at, 2), true)
             }
             Command::WriteSame { at, no_data, .. } => {
-                self.writable(&at, SAME_BLOCKS_MAX)?;
+                self.writable(nexus, &at, SAME_BLOCKS_MAX)?;
                 if at.count == 0 && self.blocks() - at.lba > SAME_BLOCKS_MAX {
                     return Err(sense::INVALID_FIELD);
                 }
                 slow(if no_data { 0 } else { BLOCK_BYTES.into() }, true)
             }
-            Command::PreFetch { at, .. } => {
+            Command::PreFetch { at, .. } | Command::LayoutOf { at, .. } => {
                 self.extent(&at, u64::MAX)?;
                 slow(0, false)
             }
@@ -67,29 +67,34 @@ impl Unit {
                 self.extent(&at, u64::MAX)?;
                 slow(0, true)
             }
-            Command::LayoutOf { at, .. } => {
-                self.extent(&at, u64::MAX)?;
-                slow(0, false)
-            }
             Command::Unmap { len } => {
-                self.changeable()?;
+                self.changeable(nexus)?;
                 slow(len.into(), true)
             }
-            Command::ModeSelect { len, .. } => slow(len.into(), false),
+            Command::ModeSelect { len, .. } => slow(len.into(), true),
             Command::PersistentOut { len, .. } | Command::ExtendedCopy { len } => {
+                let is_copy = matches!(command, Command::ExtendedCopy { .. });
+                if is_copy {
+                    self.changeable(nexus)?;
+                }
                 if len > PARAMETERS_MAX {
                     return Err(sense::LIST_LENGTH);
                 }
-                slow(len.into(), matches!(command, Command::ExtendedCopy { .. }))
+                slow(len.into(), is_copy)
             }
             Command::StartStop { .. } => slow(0, true),
             _ => self.known(nexus, command).map(Plan::Answer),
         }
     }
 
-    fn plan_write(&self, at: &Blocks, fua: bool, max: u64) -> Result<Plan, Sense> {
+    fn plan_write(
+        &self,
+        nexus: &Nexus,
+        (at, fua): (&Blocks, bool),
+        max: u64,
+    ) -> Result<Plan, Sense> {
         let fua = fua || !self.modes.get().write_cache;
-        let extent = self.writable(at, max)?;
+        let extent = self.writable(nexus, at, max)?;
         Ok(extent.map_or(Plan::Answer(Outcome::good()), |extent| Plan::Write { extent, fua }))
     }
 
@@ -113,8 +118,9 @@ impl Unit {
                 Outcome::data(sense.encode(form).to_vec(), room)
             }
             Command::ModeSense(ask) => {
-                let state = (blocks, self.is_protected());
-                Outcome::data(mode::sense_data(&ask, self.modes.get(), state)?, ask.room)
+                let modes = (self.modes.get(), self.settable());
+                let state = (blocks, self.is_protected(nexus));
+                Outcome::data(mode::sense_data(&ask, modes, state)?, ask.room)
             }
             Command::ReadCapacity10 => Outcome::data(report::capacity_10(blocks), 8),
             Command::ReadCapacity16 { room } => Outcome::data(report::capacity_16(blocks), room),
@@ -174,13 +180,13 @@ impl Unit {
     }
 
     /// As [`Self::extent`], where it may be written.
-    fn writable(&self, at: &Blocks, max: u64) -> Result<Option<Extent>, Sense> {
-        self.changeable()?;
+    fn writable(&self, nexus: &Nexus, at: &Blocks, max: u64) -> Result<Option<Extent>, Sense> {
+        self.changeable(nexus)?;
         self.extent(at, max)
     }
 
-    fn changeable(&self) -> Result<(), Sense> {
-        if self.is_protected() { Err(sense::WRITE_PROTECTED) } else { Ok(()) }
+    fn changeable(&self, nexus: &Nexus) -> Result<(), Sense> {
+        if self.is_protected(nexus) { Err(sense::WRITE_PROTECTED) } else { Ok(()) }
     }
 }
 

@@ -39,11 +39,10 @@ pub(super) struct Disk {
     pub(super) portals: Told,
 }
 
-/// A volume as the settings have it, and only while this gateway may serve it.
+/// A volume, only while this gateway may serve it.
 pub(super) struct Guarded {
     group: Rc<Group>,
     volume: Rc<dyn Volume>,
-    pub(super) read_only: Cell<bool>,
     /// Cancelled when another gateway may have had the volume since the reservations were taken up.
     licence: RefCell<CancellationToken>,
     /// Whether requests went through when this was looked at last.
@@ -54,10 +53,10 @@ pub(super) struct Guarded {
 
 impl Guarded {
     fn new(group: &Rc<Group>, volume: Rc<dyn Volume>) -> Rc<Self> {
-        let (read_only, was_open, is_unread) = Default::default();
+        let (was_open, is_unread) = Default::default();
         let licence = RefCell::new(CancellationToken::new());
         licence.borrow().cancel();
-        Rc::new(Self { group: Rc::clone(group), volume, read_only, licence, was_open, is_unread })
+        Rc::new(Self { group: Rc::clone(group), volume, licence, was_open, is_unread })
     }
 
     fn is_licensed(&self) -> bool {
@@ -75,21 +74,16 @@ impl Volume for Guarded {
         self.volume.geometry()
     }
 
-    /// As the settings have it. That another gateway serves the volume makes it no medium that is
-    /// protected: hosts would mount it so.
+    /// Whose initiator may only read is its session's. That another gateway serves the volume makes it no
+    /// medium that is protected: hosts would mount it so.
     fn read_only(&self) -> bool {
-        self.read_only.get()
+        false
     }
 
     fn submit(&self, batch: &mut Vec<Request>) {
         if !self.is_open() {
             batch.drain(..).for_each(|request| request.ticket.fail(IoError::Fenced));
             return;
-        }
-        if self.read_only.get() {
-            for refused in batch.extract_if(.., |request| request.op.is_change()) {
-                refused.ticket.fail(IoError::ReadOnly);
-            }
         }
         self.volume.submit(batch);
     }
@@ -387,9 +381,8 @@ impl ShardState {
                 made
             }
         };
-        disk.volume.read_only.set(read_only);
         let (count, closing) = (of.hosts, of.closing.borrow().clone());
-        let seat = Seat { volume, disk, lun, label, count, closing };
+        let seat = Seat { volume, disk, lun, label, read_only, count, closing };
         self.seat_at(vec![seat], open.group.hosts(), host);
     }
 }

@@ -102,7 +102,7 @@ impl ShardState {
         };
         let stop = open.closing.child_token();
         let KeptDisk { unit, content, portals, .. } = disk;
-        let lun = Lun { number: 0, volume: content, unit, label };
+        let lun = Lun { number: 0, volume: content, unit, label, read_only: true };
         let more = More::default();
         let attachment = Attachment { luns: vec![lun], more, portals, stop };
         let readers = of.readers;

@@ -26,7 +26,7 @@ pub(crate) struct Wanted {
     pub(crate) label: String,
     /// Its number.
     pub(super) lun: u8,
-    /// Whether hosts may only read.
+    /// Whether the initiator may only read.
     pub(super) read_only: bool,
     settings: VolumeSettings,
 }
@@ -49,6 +49,9 @@ pub(super) struct Seat {
     pub(super) lun: u8,
     /// Its name, for metrics and logs.
     pub(super) label: String,
+    /// Whether the session may only read, as the settings were when its initiator came: those of others,
+    /// who came before, stay as they are.
+    pub(super) read_only: bool,
     /// Those who have it.
     pub(super) count: Rc<Cell<usize>>,
     /// Cancelled when they are dropped.
@@ -146,12 +149,12 @@ impl ShardState {
     }
 
     fn add(&self, session: &Together, seat: Seat) {
-        let Seat { volume, disk: Disk { unit, volume: content, .. }, lun, label, count, closing } =
-            seat;
+        let Seat { volume, disk, lun: number, label, read_only, count, closing } = seat;
+        let Disk { unit, volume: content, .. } = disk;
         count.set(count.get() + 1);
         session.volumes.borrow_mut().push(volume);
         session.counts.borrow_mut().push(count);
-        session.more.borrow_mut().push(Lun { number: lun, volume: content, unit, label });
+        session.more.borrow_mut().push(Lun { number, volume: content, unit, label, read_only });
         let (stop, over) = (session.stop.clone(), session.over.clone());
         self.spawn(async move {
             tokio::select! {
@@ -169,11 +172,10 @@ impl ShardState {
     ) -> Option<Seat> {
         let of = open.volume(wanted.volume).filter(|of| !of.is_closed.get())?;
         let disk = self.disk_of(open, &of, target, paths)?;
-        disk.volume.read_only.set(wanted.read_only);
         disk.follow(&open.group, paths);
         let (count, closing) = (of.sessions, of.closing.borrow().clone());
-        let Wanted { volume, label, lun, .. } = wanted;
-        Some(Seat { volume, disk, lun, label, count, closing })
+        let Wanted { volume, label, lun, read_only, .. } = wanted;
+        Some(Seat { volume, disk, lun, label, read_only, count, closing })
     }
 
     /// Serves a session at these disks until it ends or one of them is let go of.
@@ -191,8 +193,9 @@ impl ShardState {
         let portals =
             seats.first().map_or_else(Told::default, |seat| Rc::clone(&seat.disk.portals));
         let (mut luns, mut counts, mut closings) = (Vec::new(), Vec::new(), Vec::new());
-        for Seat { disk: Disk { unit, volume, .. }, lun, label, count, closing, .. } in seats {
-            luns.push(Lun { number: lun, volume, unit, label });
+        for Seat { disk, lun: number, label, read_only, count, closing, .. } in seats {
+            let Disk { unit, volume, .. } = disk;
+            luns.push(Lun { number, volume, unit, label, read_only });
             count.set(count.get() + 1);
             counts.push(count);
             closings.push(closing);

@@ -824,6 +824,7 @@ mod attributes;
 mod companions;
 mod gaps;
 mod handover;
+mod histories;
 mod members;
 mod modes;
 mod named;

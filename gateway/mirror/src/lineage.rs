@@ -7,16 +7,19 @@
 
 use block::Generation;
 
-/// How many ancestors are remembered. One is added per loss of a mirror or promotion; a mirror that
-/// was away for more than 32 of them gets a full copy.
+/// How many ancestors are remembered whatever they are for. One is added per loss of a mirror or
+/// promotion. Those that a mirror counts from are remembered for as long as it does.
 pub(crate) const ANCESTORS_MAX: usize = 32;
+/// How many of those that came next after one that a mirror counts from are remembered with it: the
+/// mirror was told of them in turn, and may have recorded one without its primary having heard so.
+const TOLD_MAX: usize = 8;
 
 /// A content's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lineage {
     /// The history that the content belongs to.
     pub(crate) current: Generation,
-    /// Those it grew from, newest first.
+    /// Those it grew from, newest first. Some may be left out, in their order the others stay.
     pub(crate) ancestors: Vec<Generation>,
 }
 
@@ -25,10 +28,18 @@ impl Lineage {
         Self { current, ancestors }
     }
 
-    /// Goes on as a new history.
-    pub(crate) fn begin(&mut self, next: Generation) {
+    /// Goes on as a new history. Mirrors count from `bases`: these are not forgotten, however many
+    /// histories pass while a mirror is away. What it lacks is in its map, and the map is as good as
+    /// it was; only that its history is one of these must be known. To leave out others changes no
+    /// comparison but to one with nothing in common, which is refused or copied whole.
+    pub(crate) fn begin(&mut self, next: Generation, bases: &[Generation]) {
         self.ancestors.insert(0, self.current);
-        self.ancestors.truncate(ANCESTORS_MAX);
+        let all = &self.ancestors;
+        let is_kept = |at: &usize| {
+            let mut since = all.iter().skip(*at).take(TOLD_MAX + 1);
+            *at < ANCESTORS_MAX || since.any(|generation| bases.contains(generation))
+        };
+        self.ancestors = (0..all.len()).filter(is_kept).map(|at| all[at]).collect();
         self.current = next;
     }
 
@@ -39,7 +50,7 @@ impl Lineage {
             && (common == base || chain.any(|generation| *generation == base))
     }
 
-    fn has(&self, generation: Generation) -> bool {
+    pub(crate) fn has(&self, generation: Generation) -> bool {
         self.current == generation || self.ancestors.contains(&generation)
     }
 }
@@ -118,8 +129,26 @@ mod tests {
     fn a_mirror_that_was_away_for_too_long_is_unrelated() {
         let mut primary = lineage(&[1]);
         for n in 2..40 {
-            primary.begin(Generation::of(n));
+            primary.begin(Generation::of(n), &[]);
         }
         assert_eq!(relate(&primary, Some(&lineage(&[1]))), Relation::Unrelated);
+    }
+
+    #[test]
+    fn what_a_mirror_counts_from_is_remembered_and_what_came_next_as_well() {
+        let mut primary = lineage(&[1]);
+        for n in 2..500 {
+            primary.begin(Generation::of(n), &[Generation::of(3), Generation::of(6)]);
+        }
+        let related = |n| relate(&primary, Some(&lineage(&[n])));
+        for n in 3..=14 {
+            let common = Generation::of(n);
+            assert_eq!(related(n), Relation::Behind { common });
+            assert!(primary.is_within(common, Generation::of(3)));
+            assert_eq!(primary.is_within(common, Generation::of(6)), n >= 6);
+        }
+        assert_eq!((related(2), related(15)), (Relation::Unrelated, Relation::Unrelated));
+        assert_eq!(primary.ancestors.len(), ANCESTORS_MAX + 12, "it does not grow");
+        assert!(primary.ancestors.is_sorted_by(|newer, older| newer > older));
     }
 }

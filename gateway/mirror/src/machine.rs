@@ -35,6 +35,7 @@ mod flush;
 mod found;
 mod gate;
 mod handover;
+mod heritage;
 mod holding;
 mod leg;
 mod legs;
@@ -379,8 +380,9 @@ impl Machine {
     /// Begins a new history (rule 9: what came before is remembered).
     fn begin_generation(&mut self) {
         let next = self.spares.pop().expect("the driver supplies generations after every event");
+        let bases: Vec<_> = self.legs.iter().flatten().filter_map(|leg| leg.base).collect();
         match &mut self.lineage {
-            Some(lineage) => lineage.begin(next),
+            Some(lineage) => lineage.begin(next, &bases),
             None => self.lineage = Some(Lineage::new(next, Vec::new())),
         }
     }

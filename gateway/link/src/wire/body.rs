@@ -193,7 +193,8 @@ pub(super) fn read_open(
         })
     })?;
     r.end()?;
-    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed })
+    let heir_of = None;
+    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed, heir_of })
 }
 
 pub(super) fn write_opened(

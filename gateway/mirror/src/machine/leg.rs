@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use block::{
-    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+    BlockRange, Epoch, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
 };
 
 use super::cuts::{Cuts, Spells};
@@ -214,6 +214,10 @@ pub(crate) struct Leg {
     pub(crate) base: Option<Generation>,
     /// The history that it was last asked to record as its own.
     pub(crate) asked: Option<Generation>,
+    /// Nobody but the primary of that epoch, who told what it lacks since, opened it (see `heritage`).
+    pub(crate) heir_of: Option<Epoch>,
+    /// The histories that it was told on this link and did not record yet, oldest first.
+    pub(crate) told: VecDeque<Generation>,
     /// By volume.
     pub(crate) dirty: Vec<DirtyMap>,
     /// Of these, by volume, the ones that only may differ, as what a crash left behind does.
@@ -283,6 +287,8 @@ impl Leg {
             cause: None,
             base: None,
             asked: None,
+            heir_of: None,
+            told: VecDeque::new(),
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
             fresh: vec![None; volumes],
@@ -410,6 +416,7 @@ impl Leg {
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.flushes.clear();
+        self.told.clear();
         self.journaled = false;
         self.stepping_down = false;
         self.degraded = false;

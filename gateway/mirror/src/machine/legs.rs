@@ -35,6 +35,7 @@ impl Machine {
                 .collect(),
             discard: state.discard,
             relayed,
+            heir_of: state.heir_of,
         }))
     }
 
@@ -102,6 +103,7 @@ impl Machine {
         }
         let state = self.leg_mut(leg).expect("checked above");
         state.cause = None;
+        state.heir_of = None;
         state.state = SessionState::Active;
         state.halted = false;
         self.returned(leg);

@@ -195,7 +195,7 @@ impl Machine {
     ) -> (String, Option<Bytes>) {
         let mut lineage = self.lineage.clone();
         let next = self.spares.pop().expect("the driver supplies generations after every event");
-        lineage.iter_mut().for_each(|lineage| lineage.begin(next));
+        lineage.iter_mut().for_each(|lineage| lineage.begin(next, &[]));
         let record = GroupRecord {
             group,
             name,

@@ -451,6 +451,7 @@ fn rule_6_a_lower_epoch_is_refused_by_name() {
             }],
             discard: false,
             relayed: false,
+            heir_of: None,
         })
     };
     let site = || "east".to_owned();
@@ -824,6 +825,7 @@ mod attributes;
 mod companions;
 mod gaps;
 mod handover;
+mod histories;
 mod members;
 mod modes;
 mod named;

@@ -3,6 +3,11 @@
 //! Invariant (rule 9): a vote counts for the history that the mirror was asked to record, because
 //! that is the one it will name when it is opened again; and no mirror is told of a history that is
 //! not recorded here, because then it would name one that its primary does not know.
+//!
+//! A mirror that is in sync is told of every history that begins without another one, and says when it
+//! recorded it. From then on it counts from that one: what is dirty, with what is on its way, is all
+//! that it may lack at any time, and it names no earlier history any more. So however many histories
+//! others cost, this mirror is no further from the present than the last one that it answered.
 
 use block::{LegId, Message, Seq};
 
@@ -57,15 +62,23 @@ impl Machine {
         }
     }
 
-    fn name_history(&self, leg: LegId, out: &mut Vec<Effect>) {
+    fn name_history(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let Lineage { current: generation, ancestors } =
             self.lineage.clone().expect("a primary has a history");
+        let Some(state) = self.leg_mut(leg) else { return };
+        state.told.push_back(generation);
         out.push(Effect::Post { leg, message: Message::Promote { generation, ancestors } });
     }
 
     pub(super) fn on_voted(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let current = self.lineage.as_ref().map(|lineage| lineage.current);
         let Some(state) = self.leg_mut(leg) else { return };
+        // It answers once for each history that it is told, in their order.
+        let recorded = state.told.pop_front();
+        if matches!(state.stage, Stage::Joining | Stage::InSync) {
+            // An older base would be true as well, until it is no longer remembered.
+            state.base = recorded.or(state.base);
+        }
         if state.stage != Stage::Voting {
             return;
         }

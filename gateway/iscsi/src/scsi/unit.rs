@@ -9,7 +9,7 @@ mod plan;
 mod reserved;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use block::{Extent, Holds, Volume};
 use bytes::Bytes;
@@ -31,6 +31,8 @@ use super::{
 /// A disk behind any number of nexuses.
 #[derive(Debug)]
 pub struct Unit {
+    /// Itself, for what goes on when nobody waits for it any more.
+    own: Weak<Self>,
     pub(super) volume_id: block::VolumeId,
     /// The name of its target.
     pub(super) target: RefCell<String>,
@@ -85,7 +87,8 @@ impl Unit {
         let bytes = volume.geometry().bytes();
         let reservations = kept(&*keeper)?;
         let holds = volume.holds().unwrap_or_default();
-        let unit = Rc::new(Self {
+        let unit = Rc::new_cyclic(|own| Self {
+            own: Weak::clone(own),
             volume_id: identity.volume,
             target: RefCell::new(identity.target),
             volume: VolumeRef(volume),

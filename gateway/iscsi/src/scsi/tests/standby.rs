@@ -190,6 +190,10 @@ impl ReservationKeeper for Carrying {
         panic!("a gateway that does not serve keeps nothing by itself");
     }
 
+    fn see_through(&self, _: RestFuture) {
+        panic!("a gateway that does not serve keeps nothing by itself");
+    }
+
     fn elsewhere(&self, order: ReserveOut) -> ElsewhereFuture {
         let there = self.hears.get().then(|| Rc::clone(&self.there));
         Box::pin(

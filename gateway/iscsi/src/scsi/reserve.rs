@@ -212,7 +212,8 @@ impl Reservations {
         self.persistent
     }
 
-    /// What those are told whose registrations another gateway took away meanwhile.
+    /// What those are told whose registrations another gateway took away meanwhile. It answered whoever took
+    /// them away, maybe for commands that were to be aborted: what they had begun here is not done.
     pub(super) fn lost(&self, next: &Self) -> Vec<Notice> {
         let code = if next.registrations.is_empty() { PREEMPTED } else { REGISTRATION_PREEMPTED };
         let stays = |who: &Registrant| next.registrations.iter().any(|other| other.who == *who);
@@ -220,7 +221,7 @@ impl Reservations {
         let notice = |registration: &Registration| Notice {
             who: registration.who.clone(),
             code: Some(code),
-            abort: false,
+            abort: true,
         };
         lost.map(notice).collect()
     }

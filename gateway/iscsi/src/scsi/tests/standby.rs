@@ -169,6 +169,36 @@ fn reservations_of_the_other_gateway_hold_from_the_first_command_on() {
     assert_eq!(write.status, Status::ReservationConflict);
 }
 
+/// A write whose data is slow to come outlasts two changes of roles, and the preemption between them.
+#[test]
+fn what_another_gateway_aborted_is_not_done_when_the_volume_is_back() {
+    let (rig, drawer, _) = standby();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    let hosts = [host(&rig, 1), host(&rig, 2)];
+    for (host, key) in hosts.iter().zip(1..) {
+        let (cdb, list) = register(0, 0, 0, key, 1);
+        assert_eq!(rig.ask(host, &cdb, &list).status, Status::Good);
+    }
+    let begun = hosts.each_ref().map(|host| {
+        let plan = rig.unit.begin(host, &cdb_16(0x8a, 0, 0, 1));
+        let Plan::Write { extent, fua } = plan else { panic!("not planned") };
+        (host.epoch(), extent, fua)
+    });
+    rig.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    let there = Rig::over(MemoryStore::new(Geometry::new(BYTES).unwrap()), drawer);
+    let fences = there.host(9);
+    for (cdb, list) in [register(0, 0, 0, 9, 1), register(5, 5, 9, 2, 0)] {
+        assert_eq!(there.ask(&fences, &cdb, &list).status, Status::Good);
+    }
+    rig.unit.reload().unwrap();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    let admitted = [0, 1].map(|at: usize| {
+        let (epoch, extent, fua) = begun[at];
+        rig.unit.admit(&hosts[at], epoch, extent, Some(fua))
+    });
+    assert!(matches!(admitted, [Admission::Go, Admission::Aborted]), "{admitted:?}");
+}
+
 /// Has orders done at another gateway, and reads what that one keeps.
 #[derive(Debug)]
 struct Carrying {

@@ -143,8 +143,9 @@ pub enum Order {
         key: u64,
         /// The key of those that lose their registration.
         victim: u64,
-        /// The type of the reservation that takes the place of one that is preempted.
-        kind: Kind,
+        /// The type of the reservation that takes the place of one that is preempted; `None` if there is
+        /// none of the type or the scope that was sent, which matter only then.
+        kind: Option<Kind>,
         /// Whether their commands are aborted.
         abort: bool,
     },
@@ -172,6 +173,8 @@ pub enum Refusal {
     NotReserved,
     /// INVALID RELEASE OF PERSISTENT RESERVATION.
     WrongRelease,
+    /// INVALID FIELD IN CDB: there is no reservation of this type or scope.
+    Kind,
     /// INVALID FIELD IN PARAMETER LIST, which begins at this byte.
     Field(u16),
     /// INSUFFICIENT REGISTRATION RESOURCES.
@@ -356,7 +359,7 @@ impl Reservations {
         who: &Registrant,
         key: u64,
         victim: u64,
-        (kind, abort): (Kind, bool),
+        (kind, abort): (Option<Kind>, bool),
     ) -> Result<Vec<Notice>, Refusal> {
         self.proven(who, key)?;
         let (all, takes) = match self.reservation {
@@ -374,6 +377,8 @@ impl Reservations {
         if victims.is_empty() && !takes {
             return Err(Refusal::Conflict);
         }
+        // Type and scope are ignored when registrations are all that is preempted (SPC-4, 5.13.11.2).
+        let kind = if takes { Some(kind.ok_or(Refusal::Kind)?) } else { None };
         let before = self.reservation.filter(|_| takes).map(|(kind, _)| kind);
         if takes {
             self.reservation = None;
@@ -386,7 +391,7 @@ impl Reservations {
             let code = (victim != *who).then_some(REGISTRATION_PREEMPTED);
             notices.push(Notice { who: victim, code, abort });
         }
-        if takes {
+        if let Some(kind) = kind {
             self.reservation = self.place(who).map(|at| (kind, at));
             if before.is_some_and(|before| before != kind) {
                 notices.extend(self.tell_others(who, RELEASED));

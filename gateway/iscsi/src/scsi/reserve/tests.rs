@@ -131,7 +131,7 @@ impl Model {
         true
     }
 
-    fn preempt(&mut self, who: &Registrant, victim: u64, kind: Kind) -> bool {
+    fn preempt(&mut self, who: &Registrant, victim: u64, kind: Option<Kind>) -> bool {
         let (takes, old) = match &self.held {
             None => (false, None),
             Some((held, _)) if held.is_shared() => (victim == 0, Some(*held)),
@@ -139,7 +139,7 @@ impl Model {
                 (victim != 0 && holders.iter().any(|h| self.keys[h] == victim), Some(*held))
             }
         };
-        if victim == 0 && !takes {
+        if victim == 0 && !takes || takes && kind.is_none() {
             return false;
         }
         let doomed: BTreeSet<Registrant> = self
@@ -160,7 +160,7 @@ impl Model {
                 self.told.insert((doomed, REGISTRATION_PREEMPTED));
             }
         }
-        if takes {
+        if let Some(kind) = kind.filter(|_| takes) {
             self.held = Some((kind, BTreeSet::from([who.clone()])));
             if old != Some(kind) {
                 self.tell(who, RELEASED);
@@ -178,7 +178,7 @@ fn orders() -> impl Strategy<Value = Order> {
             .prop_map(|(key, new, persistent)| Order::Register { key, new, persistent }),
         (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Reserve { key, kind }),
         (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Release { key, kind }),
-        (key.clone(), key.clone(), kind, any::<bool>())
+        (key.clone(), key.clone(), prop::option::of(kind), any::<bool>())
             .prop_map(|(key, victim, kind, abort)| Order::Preempt { key, victim, kind, abort }),
         key.clone().prop_map(|key| Order::Clear { key }),
         (key.clone(), key, 0..HOSTS, any::<bool>(), any::<bool>()).prop_map(
@@ -282,6 +282,7 @@ fn preempting_aborts_those_that_lose_their_registration_and_no_others() {
     }
     let kind = Kind::WriteExclusiveRegistrants;
     state.apply(&b, Order::Reserve { key: 2, kind }).unwrap();
+    let kind = Some(kind);
     let notices = state.apply(&a, Order::Preempt { key: 1, victim: 2, kind, abort: true }).unwrap();
     let code = Some(REGISTRATION_PREEMPTED);
     assert_eq!(notices, [Notice { who: b, code, abort: true }]);

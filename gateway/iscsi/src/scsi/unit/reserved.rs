@@ -129,6 +129,7 @@ impl Unit {
             Err(Refusal::NotReserved) => return Err(sense::INVALID_FIELD.cdb(1)),
             Err(Refusal::Conflict) => return ended(Status::ReservationConflict),
             Err(Refusal::WrongRelease) => return Err(sense::INVALID_RELEASE),
+            Err(Refusal::Kind) => return Err(sense::INVALID_FIELD.cdb(2)),
             Err(Refusal::Field(at)) => return Err(sense::INVALID_IN_LIST.list(at)),
             Err(Refusal::NoRoom) => return Err(sense::NO_REGISTRATION_ROOM),
         };

@@ -291,6 +291,23 @@ fn what_was_reserved_is_free_when_its_session_is_gone() {
     assert_eq!(rig.ask(&b, &[0; 6], &[]).status, Status::Good);
 }
 
+/// SPC-2, 5.5.1.
+#[test]
+fn persistent_reservations_conflict_with_reserve_whoever_holds_it() {
+    let rig = Rig::new();
+    let (a, b) = (rig.host(1), rig.host(2));
+    let (cdb, list) = register(0, 0, 0, 7, 0);
+    let read_keys = [0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0];
+    assert_eq!(rig.ask(&a, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    for host in [&a, &b] {
+        assert_eq!(rig.ask(host, &cdb, &list).status, Status::ReservationConflict);
+        assert_eq!(rig.ask(host, &read_keys, &[]).status, Status::ReservationConflict);
+    }
+    assert_eq!(rig.ask(&a, &[0x17, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    assert_eq!(rig.ask(&b, &cdb, &list).status, Status::Good);
+    assert_eq!(rig.ask(&a, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::ReservationConflict);
+}
+
 #[test]
 fn a_unit_that_is_gone_says_so_once_and_is_no_unit_from_then_on() {
     let rig = Rig::new();

@@ -220,6 +220,9 @@ impl Unit {
                     return;
                 }
                 self.settings.borrow_mut().groups = groups;
+                if self.detour().is_some() {
+                    self.lose_hold();
+                }
                 self.guard();
                 for nexus in self.nexuses() {
                     nexus.tell(nexus::ACCESS_CHANGED);
@@ -238,7 +241,7 @@ impl Unit {
     }
 
     /// Puts what is kept of reservations in place of what is known here: another gateway had the
-    /// volume meanwhile. What was reserved with RESERVE was so at that gateway's nexuses, if at all.
+    /// volume meanwhile. What was reserved with RESERVE is free.
     ///
     /// # Errors
     /// [`StateError`] when it cannot be read: nobody may be served then, as in [`Self::new`].
@@ -252,7 +255,7 @@ impl Unit {
         let reservations = kept(&*self.keeper)?;
         let mut notices = self.reservations.borrow().lost(&reservations);
         notices.retain(|notice| Some(&notice.who) != orderer);
-        self.holder.set(None);
+        self.lose_hold();
         self.set_reservations(reservations, &notices);
         Ok(())
     }
@@ -332,11 +335,11 @@ impl Unit {
             return (!entry.aside).then(|| Outcome::refused(sense));
         }
         let conflict = Outcome::of(Status::ReservationConflict);
-        match self.holder.get() {
-            Some(holder) if holder != nexus.id() && entry.beside == Beside::Holder => {
-                return Some(conflict);
-            }
-            _ => {}
+        // Persistent reservations conflict with RESERVE whoever holds it (SPC-2, 5.5.1).
+        let spares = |holder| holder == nexus.id() && !is_persistent(command);
+        if self.holder.get().is_some_and(|holder| !spares(holder)) && entry.beside == Beside::Holder
+        {
+            return Some(conflict);
         }
         if let Some(kind) = self.reservations.borrow().kind()
             && !starts(command)
@@ -417,6 +420,11 @@ fn kept(keeper: &dyn ReservationKeeper) -> Result<Reservations, StateError> {
 /// Whether a command only starts the unit, which any may.
 fn starts(command: Command) -> bool {
     matches!(command, Command::StartStop { start: true, condition: 0, .. })
+}
+
+/// Whether a command is about persistent reservations.
+fn is_persistent(command: Command) -> bool {
+    matches!(command, Command::PersistentIn { .. } | Command::PersistentOut { .. })
 }
 
 /// Whether a command of access `Write` changes content, rather than settings.

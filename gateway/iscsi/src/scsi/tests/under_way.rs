@@ -208,6 +208,19 @@ fn an_order_is_in_force_when_it_is_kept_though_whoever_sent_it_is_gone() {
 }
 
 #[test]
+fn nobody_reserves_a_unit_while_a_registration_of_it_is_being_kept() {
+    let (rig, keeper) = hesitant();
+    let (host, other) = (rig.host(1), rig.host(2));
+    keeper.hesitates.set(true);
+    let registers = ordered(&rig, &host, register(0, 0, 0, 1, 0));
+    let reserve = || rig.ask(&other, &[0x16, 0, 0, 0, 0, 0], &[]).status;
+    assert_eq!(reserve(), Status::Busy);
+    keeper.answers.take().into_iter().for_each(|answer| answer.send(()).unwrap());
+    assert_eq!(rig.runtime.block_on(registers).unwrap().status, Status::Good);
+    assert_eq!(reserve(), Status::ReservationConflict);
+}
+
+#[test]
 fn an_order_that_waits_for_another_is_not_done_when_whoever_sent_it_is_gone() {
     let (rig, keeper) = hesitant();
     let [host, victim] = rivals(&rig);

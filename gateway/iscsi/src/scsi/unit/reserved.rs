@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use super::super::nexus::Nexus;
+use super::super::nexus::{Nexus, RELEASED};
 use super::super::reserve::{self, Notice, Order, Refusal, Reservations};
 use super::super::sense::{self, Sense};
 use super::super::{KeepError, Outcome, ReserveOut, Status};
@@ -67,6 +67,10 @@ impl Unit {
         if third_party {
             return Err(sense::INVALID_FIELD.cdb(1));
         }
+        if self.ordering.try_lock().is_err() {
+            // Whether anybody is registered is being decided.
+            return Ok(Outcome::of(Status::Busy));
+        }
         let registered = !self.reservations.borrow().is_empty();
         if registered || self.holder.get().is_some_and(|holder| holder != nexus.id()) {
             return Ok(Outcome::of(Status::ReservationConflict));
@@ -85,6 +89,13 @@ impl Unit {
             self.guard();
         }
         Ok(Outcome::good())
+    }
+
+    /// What was reserved with RESERVE is free: another gateway has the volume or had it, and knows nothing
+    /// of that. Whoever held it is told at the port that it came to.
+    pub(super) fn lose_hold(&self) {
+        let Some(holder) = self.holder.take() else { return };
+        self.nexuses().iter().filter(|nexus| nexus.id() == holder).for_each(|n| n.tell(RELEASED));
     }
 
     /// Applies an order to a copy, has it kept, and lets it be: a host that was told of a reservation
@@ -117,6 +128,10 @@ impl Unit {
         let ended = |status| Ok((Outcome::of(status), false));
         if self.detour().is_some() {
             return ended(Status::Busy);
+        }
+        // Of one that came to a port of another gateway this was not looked at before.
+        if self.holder.get().is_some() {
+            return ended(Status::ReservationConflict);
         }
         if let Order::Move { to, .. } = &order
             && !self.has_port(to.target_port)

@@ -27,8 +27,16 @@ use super::opcodes::Access;
 pub struct Registrant {
     /// The initiator port.
     pub port: InitiatorPort,
-    /// The relative target port.
+    /// The relative target port. Its upper byte names the portal group.
     pub target_port: u16,
+}
+
+impl Registrant {
+    /// Whether both are one nexus. The portals of a portal group are one target port (RFC 7143, §4.4.2);
+    /// earlier releases numbered them, and what they kept or ask has those numbers.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.port == other.port && self.target_port >> 8 == other.target_port >> 8
+    }
 }
 
 /// The types of reservations.
@@ -215,20 +223,6 @@ impl Reservations {
         self.persistent
     }
 
-    /// What those are told whose registrations another gateway took away meanwhile. It answered whoever took
-    /// them away, maybe for commands that were to be aborted: what they had begun here is not done.
-    pub(super) fn lost(&self, next: &Self) -> Vec<Notice> {
-        let code = if next.registrations.is_empty() { PREEMPTED } else { REGISTRATION_PREEMPTED };
-        let stays = |who: &Registrant| next.registrations.iter().any(|other| other.who == *who);
-        let lost = self.registrations.iter().filter(|registration| !stays(&registration.who));
-        let notice = |registration: &Registration| Notice {
-            who: registration.who.clone(),
-            code: Some(code),
-            abort: true,
-        };
-        lost.map(notice).collect()
-    }
-
     /// Whether nobody is registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -248,11 +242,8 @@ impl Reservations {
 
     /// What a nexus is to the reservation.
     #[must_use]
-    pub fn standing(&self, port: &InitiatorPort, target_port: u16) -> Standing {
-        let at = self
-            .registrations
-            .iter()
-            .position(|r| r.who.target_port == target_port && r.who.port == *port);
+    pub fn standing(&self, who: &Registrant) -> Standing {
+        let at = self.registrations.iter().position(|r| r.who.is_same(who));
         match (at, self.reservation) {
             (Some(at), Some((kind, holder))) if kind.is_shared() || holder == at => {
                 Standing::Holder
@@ -268,6 +259,10 @@ impl Reservations {
     /// Why it is refused; nothing has changed then.
     pub fn apply(&mut self, who: &Registrant, order: Order) -> Result<Vec<Notice>, Refusal> {
         let mut next = self.clone();
+        if let Order::Move { to, .. } = &order {
+            next.know_as(to);
+        }
+        next.know_as(who);
         let notices = match order {
             Order::Register { key, new, persistent } => next.register(who, key, new, persistent),
             Order::Reserve { key, kind } => next.reserve(who, key, kind),
@@ -436,6 +431,13 @@ impl Reservations {
     }
 
     // === Helpers ===
+
+    /// A nexus is known by the number of its target port that is said now.
+    fn know_as(&mut self, who: &Registrant) {
+        if let Some(known) = self.registrations.iter_mut().find(|r| r.who.is_same(who)) {
+            known.who.target_port = who.target_port;
+        }
+    }
 
     fn place(&self, who: &Registrant) -> Option<usize> {
         self.registrations.iter().position(|r| r.who == *who)

@@ -254,7 +254,7 @@ impl Unit {
     pub(super) fn reload_after(&self, orderer: Option<&Registrant>) -> Result<(), StateError> {
         let reservations = kept(&*self.keeper)?;
         let mut notices = self.reservations.borrow().lost(&reservations);
-        notices.retain(|notice| Some(&notice.who) != orderer);
+        notices.retain(|notice| orderer.is_none_or(|who| !who.is_same(&notice.who)));
         self.lose_hold();
         self.set_reservations(reservations, &notices);
         Ok(())

@@ -320,6 +320,9 @@ pub type ElsewhereFuture = Pin<Box<dyn Future<Output = Option<Outcome>>>>;
 /// Resolves when reservations are on stable storage.
 pub type KeepFuture = Pin<Box<dyn Future<Output = Result<(), KeepError>>>>;
 
+/// What is left of an order that nobody waits for any more.
+pub type RestFuture = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Keeps persistent reservations beyond the life of the process.
 pub trait ReservationKeeper: fmt::Debug {
     /// What was kept last; `None` if nothing ever was.
@@ -336,8 +339,13 @@ pub trait ReservationKeeper: fmt::Debug {
     /// Puts this in place of what is kept. PERSISTENT RESERVE OUT is answered when it is done.
     ///
     /// # Cancellation
-    /// A future that is dropped may or may not have kept it.
+    /// A future that is dropped may or may not have kept it. A unit drops none that it has polled: it has
+    /// it seen through.
     fn keep(&self, state: Bytes) -> KeepFuture;
+
+    /// Runs this to its end, on the volume's thread: an order that is being kept, whose session has ended.
+    /// It may be dropped when the volume is closed.
+    fn see_through(&self, rest: RestFuture);
 
     /// Has an order done by the gateway that has the volume, where this one has not. What it kept is
     /// loaded here when that is answered.
@@ -365,4 +373,7 @@ impl ReservationKeeper for Forgetful {
     fn keep(&self, _: Bytes) -> KeepFuture {
         Box::pin(std::future::ready(Ok(())))
     }
+
+    /// Nothing that is kept here is waited for, so nothing is left of it.
+    fn see_through(&self, _: RestFuture) {}
 }

@@ -47,7 +47,8 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Its portal group.
     pub tag: u16,
-    /// Its relative target port, different at each site of a volume.
+    /// The relative target port of its portal group, different at each site of a volume: listeners of one
+    /// group are one port, and its upper byte tells groups apart.
     pub target_port: u16,
     /// Who must prove what.
     pub auth: Arc<Auth>,

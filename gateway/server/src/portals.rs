@@ -63,12 +63,12 @@ pub(crate) fn bind(config: &IscsiConfig) -> Result<Portals, PortalError> {
     let sessions = Arc::new(Sessions::default());
     let mut open = Portals::default();
     open.side.group = config.portal_group;
-    for (index, wanted) in config.listeners.iter().enumerate() {
+    for wanted in &config.listeners {
         warn_if_open(wanted, &auth);
         let mut listener = ListenerConfig::new(&wanted.name, wanted.address);
         listener.auth = Arc::clone(&auth);
         listener.tag = config.portal_group;
-        listener.target_port = Side::port(config.portal_group, index);
+        listener.target_port = Side::port(config.portal_group);
         listener.busy_poll = config.busy_poll;
         let listener = Listener::bind(listener, (Arc::clone(&capacity), Arc::clone(&sessions)))?;
         let address = wanted.advertise.clone().unwrap_or_else(|| listener.address().to_string());

@@ -19,7 +19,7 @@ use iscsi::scsi::{PortGroup, PortState};
 use mirror::{GroupStatus, LinkState, Serving};
 use serde::{Deserialize, Serialize};
 
-/// Portals of one gateway, as many as relative port numbers leave room for.
+/// Portals of one gateway, as many as its configuration takes.
 const PORTALS_MAX: usize = 255;
 /// `HOST:PORT`: the longest name of a host, and its port.
 const ADDRESS_BYTES_MAX: usize = 261;
@@ -29,7 +29,7 @@ const ADDRESS_BYTES_MAX: usize = 261;
 pub(crate) struct Side {
     /// The number of its portal group, another at each site.
     pub(crate) group: u16,
-    /// Its portals, `HOST:PORT`, as initiators are told. Their order numbers its ports.
+    /// Its portals, `HOST:PORT`, as initiators are told.
     pub(crate) portals: Vec<String>,
 }
 
@@ -66,11 +66,13 @@ pub(crate) struct Paths {
 // === impl Side ===
 
 impl Side {
-    /// The relative number of its `index`th port: unique over all sites, as its group is.
+    /// The relative number of the target port that its portals are (RFC 7143, §4.4.2): unique over all
+    /// sites, as its group is. It is one number for all of them, as a session that is logged in at one
+    /// portal takes the place of the one before it at another: what it registered is its own there too.
     #[must_use]
-    pub(crate) fn port(group: u16, index: usize) -> u16 {
-        // The configuration takes no more than 255 of either.
-        group << 8 | u16::try_from(index + 1).unwrap_or(u16::MAX)
+    pub(crate) const fn port(group: u16) -> u16 {
+        // Groups have 8 bits. Earlier releases numbered the portals below them, from 1.
+        group << 8 | 1
     }
 
     /// Whether another gateway may say this of itself.
@@ -82,7 +84,7 @@ impl Side {
     }
 
     fn port_group(&self, state: PortState) -> PortGroup {
-        let ports = (0..self.portals.len()).map(|index| Self::port(self.group, index)).collect();
+        let ports = if self.portals.is_empty() { vec![] } else { vec![Self::port(self.group)] };
         PortGroup { group: self.group, state, ports }
     }
 

@@ -44,8 +44,8 @@ pub struct Nexus(Rc<State>);
 #[derive(Debug)]
 struct State {
     id: u64,
-    port: InitiatorPort,
-    target_port: u16,
+    /// Itself, as reservations know it.
+    who: Registrant,
     /// The numbers of the disks that the initiator sees at the target.
     units: RefCell<Rc<[u8]>>,
     unit: Weak<Unit>,
@@ -87,8 +87,7 @@ impl Nexus {
         let (moved, session) = (Cell::new(false), RefCell::default());
         Self(Rc::new(State {
             id,
-            port,
-            target_port,
+            who: Registrant { port, target_port },
             units: RefCell::new(units),
             unit,
             waiting,
@@ -114,13 +113,13 @@ impl Nexus {
     /// The initiator port.
     #[must_use]
     pub fn port(&self) -> &InitiatorPort {
-        &self.0.port
+        &self.0.who.port
     }
 
     /// The relative target port.
     #[must_use]
     pub fn target_port(&self) -> u16 {
-        self.0.target_port
+        self.0.who.target_port
     }
 
     /// The numbers of the disks that the initiator sees at the target, in order.
@@ -164,17 +163,17 @@ impl Nexus {
 
     /// Computes that anew.
     pub(super) fn stand(&self, reservations: &Reservations) {
-        self.0.standing.set(reservations.standing(&self.0.port, self.0.target_port));
+        self.0.standing.set(reservations.standing(&self.0.who));
     }
 
     /// Itself, as reservations know it.
     pub(super) fn registrant(&self) -> Registrant {
-        Registrant { port: self.0.port.clone(), target_port: self.0.target_port }
+        self.0.who.clone()
     }
 
     /// Whether reservations know it by this.
     pub(super) fn is(&self, who: &Registrant) -> bool {
-        self.0.target_port == who.target_port && self.0.port == who.port
+        self.0.who.is_same(who)
     }
 
     /// Remembers how a copy ended, in place of what was remembered under its number.

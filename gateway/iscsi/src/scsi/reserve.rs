@@ -27,8 +27,16 @@ use super::opcodes::Access;
 pub struct Registrant {
     /// The initiator port.
     pub port: InitiatorPort,
-    /// The relative target port.
+    /// The relative target port. Its upper byte names the portal group.
     pub target_port: u16,
+}
+
+impl Registrant {
+    /// Whether both are one nexus. The portals of a portal group are one target port (RFC 7143, §4.4.2);
+    /// earlier releases numbered them, and what they kept or ask has those numbers.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.port == other.port && self.target_port >> 8 == other.target_port >> 8
+    }
 }
 
 /// The types of reservations.
@@ -143,8 +151,9 @@ pub enum Order {
         key: u64,
         /// The key of those that lose their registration.
         victim: u64,
-        /// The type of the reservation that takes the place of one that is preempted.
-        kind: Kind,
+        /// The type of the reservation that takes the place of one that is preempted; `None` if there is
+        /// none of the type or the scope that was sent, which matter only then.
+        kind: Option<Kind>,
         /// Whether their commands are aborted.
         abort: bool,
     },
@@ -172,6 +181,8 @@ pub enum Refusal {
     NotReserved,
     /// INVALID RELEASE OF PERSISTENT RESERVATION.
     WrongRelease,
+    /// INVALID FIELD IN CDB: there is no reservation of this type or scope.
+    Kind,
     /// INVALID FIELD IN PARAMETER LIST, which begins at this byte.
     Field(u16),
     /// INSUFFICIENT REGISTRATION RESOURCES.
@@ -212,19 +223,6 @@ impl Reservations {
         self.persistent
     }
 
-    /// What those are told whose registrations another gateway took away meanwhile.
-    pub(super) fn lost(&self, next: &Self) -> Vec<Notice> {
-        let code = if next.registrations.is_empty() { PREEMPTED } else { REGISTRATION_PREEMPTED };
-        let stays = |who: &Registrant| next.registrations.iter().any(|other| other.who == *who);
-        let lost = self.registrations.iter().filter(|registration| !stays(&registration.who));
-        let notice = |registration: &Registration| Notice {
-            who: registration.who.clone(),
-            code: Some(code),
-            abort: false,
-        };
-        lost.map(notice).collect()
-    }
-
     /// Whether nobody is registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -244,11 +242,8 @@ impl Reservations {
 
     /// What a nexus is to the reservation.
     #[must_use]
-    pub fn standing(&self, port: &InitiatorPort, target_port: u16) -> Standing {
-        let at = self
-            .registrations
-            .iter()
-            .position(|r| r.who.target_port == target_port && r.who.port == *port);
+    pub fn standing(&self, who: &Registrant) -> Standing {
+        let at = self.registrations.iter().position(|r| r.who.is_same(who));
         match (at, self.reservation) {
             (Some(at), Some((kind, holder))) if kind.is_shared() || holder == at => {
                 Standing::Holder
@@ -264,6 +259,10 @@ impl Reservations {
     /// Why it is refused; nothing has changed then.
     pub fn apply(&mut self, who: &Registrant, order: Order) -> Result<Vec<Notice>, Refusal> {
         let mut next = self.clone();
+        if let Order::Move { to, .. } = &order {
+            next.know_as(to);
+        }
+        next.know_as(who);
         let notices = match order {
             Order::Register { key, new, persistent } => next.register(who, key, new, persistent),
             Order::Reserve { key, kind } => next.reserve(who, key, kind),
@@ -355,7 +354,7 @@ impl Reservations {
         who: &Registrant,
         key: u64,
         victim: u64,
-        (kind, abort): (Kind, bool),
+        (kind, abort): (Option<Kind>, bool),
     ) -> Result<Vec<Notice>, Refusal> {
         self.proven(who, key)?;
         let (all, takes) = match self.reservation {
@@ -373,6 +372,8 @@ impl Reservations {
         if victims.is_empty() && !takes {
             return Err(Refusal::Conflict);
         }
+        // Type and scope are ignored when registrations are all that is preempted (SPC-4, 5.13.11.2).
+        let kind = if takes { Some(kind.ok_or(Refusal::Kind)?) } else { None };
         let before = self.reservation.filter(|_| takes).map(|(kind, _)| kind);
         if takes {
             self.reservation = None;
@@ -385,7 +386,7 @@ impl Reservations {
             let code = (victim != *who).then_some(REGISTRATION_PREEMPTED);
             notices.push(Notice { who: victim, code, abort });
         }
-        if takes {
+        if let Some(kind) = kind {
             self.reservation = self.place(who).map(|at| (kind, at));
             if before.is_some_and(|before| before != kind) {
                 notices.extend(self.tell_others(who, RELEASED));
@@ -430,6 +431,13 @@ impl Reservations {
     }
 
     // === Helpers ===
+
+    /// A nexus is known by the number of its target port that is said now.
+    fn know_as(&mut self, who: &Registrant) {
+        if let Some(known) = self.registrations.iter_mut().find(|r| r.who.is_same(who)) {
+            known.who.target_port = who.target_port;
+        }
+    }
 
     fn place(&self, who: &Registrant) -> Option<usize> {
         self.registrations.iter().position(|r| r.who == *who)

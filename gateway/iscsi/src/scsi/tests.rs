@@ -35,6 +35,10 @@ impl ReservationKeeper for Drawer {
         *self.0.borrow_mut() = Some(state);
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn see_through(&self, _: RestFuture) {
+        panic!("nothing is waited for");
+    }
 }
 
 struct Rig {
@@ -202,6 +206,33 @@ fn a_fenced_host_writes_no_more_not_even_what_had_begun() {
     assert_eq!(rig.ask(&b, &cdb_16(0x88, 0, 0, 1), &[]).status, Status::Good);
 }
 
+/// SPC-4, 5.13.11.2: what type a reservation shall have matters when there is one that is preempted.
+#[test]
+fn a_preemption_of_registrations_alone_is_of_any_type() {
+    let rig = Rig::new();
+    let hosts = [rig.host(1), rig.host(2), rig.host(3)];
+    for (host, key) in hosts.iter().zip(1..) {
+        let (cdb, list) = register(0, 0, 0, key, 0);
+        assert_eq!(rig.ask(host, &cdb, &list).status, Status::Good);
+    }
+    let preempt = |kind: u8, victim: u64| {
+        let (cdb, list) = register(4, kind, 1, victim, 0);
+        rig.ask(&hosts[0], &cdb, &list)
+    };
+    // A type and a scope that there are not, with no reservation and beside one.
+    assert_eq!(preempt(0x02, 2).status, Status::Good);
+    let (cdb, list) = register(1, 1, 3, 0, 0);
+    assert_eq!(rig.ask(&hosts[2], &cdb, &list).status, Status::Good);
+    let again = rig.host(4);
+    let (cdb, list) = register(0, 0, 0, 2, 0);
+    assert_eq!(rig.ask(&again, &cdb, &list).status, Status::Good);
+    assert_eq!(preempt(0x15, 2).status, Status::Good);
+    for kind in [0x02, 0x15] {
+        assert_eq!(preempt(kind, 3).sense, Some(sense::INVALID_FIELD.cdb(2)), "{kind:#x}");
+    }
+    assert_eq!(preempt(0x05, 3).status, Status::Good);
+}
+
 #[test]
 fn a_registration_outlives_the_loss_of_power_only_if_it_shall() {
     let volume: Rc<dyn Volume> = MemoryStore::new(Geometry::new(BYTES).unwrap());
@@ -259,6 +290,23 @@ fn what_was_reserved_is_free_when_its_session_is_gone() {
     assert_eq!(rig.ask(&b, &[0x12, 0, 0, 0, 96, 0], &[]).status, Status::Good);
     drop(a);
     assert_eq!(rig.ask(&b, &[0; 6], &[]).status, Status::Good);
+}
+
+/// SPC-2, 5.5.1.
+#[test]
+fn persistent_reservations_conflict_with_reserve_whoever_holds_it() {
+    let rig = Rig::new();
+    let (a, b) = (rig.host(1), rig.host(2));
+    let (cdb, list) = register(0, 0, 0, 7, 0);
+    let read_keys = [0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0];
+    assert_eq!(rig.ask(&a, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    for host in [&a, &b] {
+        assert_eq!(rig.ask(host, &cdb, &list).status, Status::ReservationConflict);
+        assert_eq!(rig.ask(host, &read_keys, &[]).status, Status::ReservationConflict);
+    }
+    assert_eq!(rig.ask(&a, &[0x17, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    assert_eq!(rig.ask(&b, &cdb, &list).status, Status::Good);
+    assert_eq!(rig.ask(&a, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::ReservationConflict);
 }
 
 #[test]

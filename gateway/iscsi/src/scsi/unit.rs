@@ -9,7 +9,7 @@ mod plan;
 mod reserved;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use block::{Extent, Holds, Volume};
 use bytes::Bytes;
@@ -31,6 +31,8 @@ use super::{
 /// A disk behind any number of nexuses.
 #[derive(Debug)]
 pub struct Unit {
+    /// Itself, for what goes on when nobody waits for it any more.
+    own: Weak<Self>,
     pub(super) volume_id: block::VolumeId,
     /// The name of its target.
     pub(super) target: RefCell<String>,
@@ -85,7 +87,8 @@ impl Unit {
         let bytes = volume.geometry().bytes();
         let reservations = kept(&*keeper)?;
         let holds = volume.holds().unwrap_or_default();
-        let unit = Rc::new(Self {
+        let unit = Rc::new_cyclic(|own| Self {
+            own: Weak::clone(own),
             volume_id: identity.volume,
             target: RefCell::new(identity.target),
             volume: VolumeRef(volume),
@@ -217,6 +220,9 @@ impl Unit {
                     return;
                 }
                 self.settings.borrow_mut().groups = groups;
+                if self.detour().is_some() {
+                    self.lose_hold();
+                }
                 for nexus in self.nexuses() {
                     nexus.tell(nexus::ACCESS_CHANGED);
                     nexus.move_on();
@@ -239,7 +245,7 @@ impl Unit {
     }
 
     /// Puts what is kept of reservations in place of what is known here: another gateway had the
-    /// volume meanwhile. What was reserved with RESERVE was so at that gateway's nexuses, if at all.
+    /// volume meanwhile. What was reserved with RESERVE is free.
     ///
     /// # Errors
     /// [`StateError`] when it cannot be read: nobody may be served then, as in [`Self::new`].
@@ -252,8 +258,8 @@ impl Unit {
     pub(super) fn reload_after(&self, orderer: Option<&Registrant>) -> Result<(), StateError> {
         let reservations = kept(&*self.keeper)?;
         let mut notices = self.reservations.borrow().lost(&reservations);
-        notices.retain(|notice| Some(&notice.who) != orderer);
-        self.holder.set(None);
+        notices.retain(|notice| orderer.is_none_or(|who| !who.is_same(&notice.who)));
+        self.lose_hold();
         self.set_reservations(reservations, &notices);
         Ok(())
     }
@@ -333,11 +339,11 @@ impl Unit {
             return (!entry.aside).then(|| Outcome::refused(sense));
         }
         let conflict = Outcome::of(Status::ReservationConflict);
-        match self.holder.get() {
-            Some(holder) if holder != nexus.id() && entry.beside == Beside::Holder => {
-                return Some(conflict);
-            }
-            _ => {}
+        // Persistent reservations conflict with RESERVE whoever holds it (SPC-2, 5.5.1).
+        let spares = |holder| holder == nexus.id() && !is_persistent(command);
+        if self.holder.get().is_some_and(|holder| !spares(holder)) && entry.beside == Beside::Holder
+        {
+            return Some(conflict);
         }
         if let Some(kind) = self.reservations.borrow().kind()
             && !starts(command)
@@ -426,6 +432,11 @@ fn kept(keeper: &dyn ReservationKeeper) -> Result<Reservations, StateError> {
 /// Whether a command only starts the unit, which any may.
 fn starts(command: Command) -> bool {
     matches!(command, Command::StartStop { start: true, condition: 0, .. })
+}
+
+/// Whether a command is about persistent reservations.
+fn is_persistent(command: Command) -> bool {
+    matches!(command, Command::PersistentIn { .. } | Command::PersistentOut { .. })
 }
 
 /// Whether a command of access `Write` changes content, rather than settings.

@@ -23,7 +23,7 @@ impl Group {
     /// durable here and at every mirror that hosts' writes wait for.
     ///
     /// # Errors
-    /// [`IoError::Invalid`] when it is too long or there is no such volume, [`IoError::Unsupported`]
+    /// [`IoError::ShuttingDown`] when the group is closed meanwhile, [`IoError::Invalid`] when it is too long or there is no such volume, [`IoError::Unsupported`]
     /// when an in-sync mirror is of a release before protocol version 7, [`IoError::Halted`] while
     /// hosts are held, else what a write would be refused with. What was kept may have been replaced
     /// if it was refused after it had begun.
@@ -47,7 +47,9 @@ impl Group {
             core.events.push(Event::SetAttributes { at: (volume, token), bytes });
         }
         self.turn();
-        waiting.await.unwrap_or(Err(IoError::ShuttingDown))
+        // A group that is closed answers nobody any more.
+        let answered = self.stopping.run_until_cancelled(waiting).await;
+        answered.and_then(Result::ok).unwrap_or(Err(IoError::ShuttingDown))
     }
 }
 

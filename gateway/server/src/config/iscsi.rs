@@ -15,9 +15,9 @@ use super::validate::{BUSY_POLL_US_MAX, Place};
 use crate::access::is_initiator;
 use crate::ways::is_portal;
 
-/// Relative target ports are numbered by portal group and listener, and have 16 bits.
+/// A relative target port has 16 bits, the upper half of which is its portal group.
 const PORTAL_GROUPS_MAX: u16 = 255;
-/// As above.
+/// As many as other gateways take for the portals of one.
 const LISTENERS_MAX: usize = 255;
 
 /// `[iscsi]`

@@ -6,11 +6,14 @@
 //! ```
 //!
 //! Invariant: what was encoded is decoded to the same; anything else is refused, and never panics.
-//! Names are lower case once they are decoded, as logins have them.
+//! Names are lower case once they are decoded, as logins have them, and a nexus is there once.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{InitiatorPort, Kind, REGISTRATIONS_MAX, Registrant, Registration, Reservations};
+use super::{
+    InitiatorPort, Kind, Notice, REGISTRATIONS_MAX, Registrant, Registration, Reservations,
+};
+use crate::scsi::nexus::{PREEMPTED, REGISTRATION_PREEMPTED};
 
 const MAGIC: &[u8; 4] = b"TWPR";
 const VERSION: u8 = 1;
@@ -74,19 +77,37 @@ impl Reservations {
             Some(version) => return Err(StateError::Version(*version)),
             None => return Err(StateError::Damaged),
         }
-        decode(&body[5..]).map(Self::in_lower_case).ok_or(StateError::Damaged)
+        decode(&body[5..]).map(Self::by_nexus).ok_or(StateError::Damaged)
+    }
+
+    /// What those are told whose registrations another gateway took away meanwhile, as `next` is kept now.
+    /// It answered whoever took them away, maybe for commands that were to be aborted: what they had begun
+    /// here is not done.
+    pub(in crate::scsi) fn lost(&self, next: &Self) -> Vec<Notice> {
+        let code = if next.registrations.is_empty() { PREEMPTED } else { REGISTRATION_PREEMPTED };
+        let stays =
+            |who: &Registrant| next.registrations.iter().any(|other| other.who.is_same(who));
+        let lost = self.registrations.iter().filter(|registration| !stays(&registration.who));
+        let notice = |registration: &Registration| Notice {
+            who: registration.who.clone(),
+            code: Some(code),
+            abort: true,
+        };
+        lost.map(notice).collect()
     }
 
     /// Earlier releases kept the name of a port that a reservation was moved to as it was sent, and a
-    /// port is found by the name that its login has. One that registered meanwhile, because it was not
-    /// found, is here twice: what holds the reservation stays of it, or else what came last.
-    fn in_lower_case(mut self) -> Self {
+    /// port is found by the name that its login has. They also kept who came by two portals of a group as
+    /// two. One that is here twice so, as it was not found when it registered anew, is one: what holds the
+    /// reservation stays of it, or else what came last.
+    fn by_nexus(mut self) -> Self {
         for registration in &mut self.registrations {
             registration.who.port.name.make_ascii_lowercase();
         }
         let mut at = 0;
         while let Some(Registration { who, .. }) = self.registrations.get(at) {
-            let later = self.registrations.iter().skip(at + 1).position(|other| other.who == *who);
+            let mut behind = self.registrations.iter().skip(at + 1);
+            let later = behind.position(|other| other.who.is_same(who));
             match (later, self.reservation) {
                 (None, _) => at += 1,
                 (Some(behind), Some((_, holder))) if holder == at => {
@@ -206,8 +227,33 @@ mod tests {
                 read.registrations.iter().map(|r| (r.who.port.name.as_str(), r.key)).collect();
             assert_eq!(found, stays);
             let standing = if kind == 0 { Standing::Registered } else { Standing::Holder };
-            assert_eq!(read.standing(&port("iqn.a"), 2), standing);
+            let who = Registrant { port: port("iqn.a"), target_port: 2 };
+            assert_eq!(read.standing(&who), standing);
             assert_eq!(Reservations::decode(&read.encode()), Ok(read));
+        }
+    }
+
+    /// What a release kept to which each portal of a group was a port of its own: an initiator that came
+    /// back by the other one was somebody else.
+    #[test]
+    fn who_registered_by_two_portals_of_a_group_is_one_nexus() {
+        let at = |target_port| Registrant {
+            port: InitiatorPort { name: "iqn.a".to_owned(), isid: [1; 6] },
+            target_port,
+        };
+        let registered = |target_port, key| Registration { who: at(target_port), key };
+        for (holder, stays) in [(None, 8), (Some(0), 7), (Some(2), 8)] {
+            let reservation = holder.map(|holder| (Kind::WriteExclusive, holder));
+            let registrations =
+                vec![registered(0x0102, 7), registered(0x0201, 9), registered(0x0101, 8)];
+            let kept = Reservations { registrations, reservation, ..one() };
+            let read = Reservations::decode(&kept.encode()).unwrap();
+            let mut keys: Vec<u64> = read.registrations.iter().map(|r| r.key).collect();
+            keys.sort_unstable();
+            assert_eq!(keys, [stays, 9], "another group is another port");
+            let standing = read.standing(&at(0x0101));
+            assert_eq!(standing == Standing::Holder, holder.is_some());
+            assert_eq!(standing, read.standing(&at(0x0103)));
         }
     }
 

@@ -20,7 +20,7 @@ const HOSTS: u8 = 6;
 
 fn host(number: u8) -> Registrant {
     let port = InitiatorPort { name: format!("iqn.host-{}", number % 4), isid: [0; 6] };
-    Registrant { port, target_port: u16::from(1 + number / 4) }
+    Registrant { port, target_port: u16::from(number / 4) << 8 | 1 }
 }
 
 /// The same rules, told as sets: who is registered with what, and who holds.
@@ -131,7 +131,7 @@ impl Model {
         true
     }
 
-    fn preempt(&mut self, who: &Registrant, victim: u64, kind: Kind) -> bool {
+    fn preempt(&mut self, who: &Registrant, victim: u64, kind: Option<Kind>) -> bool {
         let (takes, old) = match &self.held {
             None => (false, None),
             Some((held, _)) if held.is_shared() => (victim == 0, Some(*held)),
@@ -139,7 +139,7 @@ impl Model {
                 (victim != 0 && holders.iter().any(|h| self.keys[h] == victim), Some(*held))
             }
         };
-        if victim == 0 && !takes {
+        if victim == 0 && !takes || takes && kind.is_none() {
             return false;
         }
         let doomed: BTreeSet<Registrant> = self
@@ -160,7 +160,7 @@ impl Model {
                 self.told.insert((doomed, REGISTRATION_PREEMPTED));
             }
         }
-        if takes {
+        if let Some(kind) = kind.filter(|_| takes) {
             self.held = Some((kind, BTreeSet::from([who.clone()])));
             if old != Some(kind) {
                 self.tell(who, RELEASED);
@@ -178,7 +178,7 @@ fn orders() -> impl Strategy<Value = Order> {
             .prop_map(|(key, new, persistent)| Order::Register { key, new, persistent }),
         (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Reserve { key, kind }),
         (key.clone(), kind.clone()).prop_map(|(key, kind)| Order::Release { key, kind }),
-        (key.clone(), key.clone(), kind, any::<bool>())
+        (key.clone(), key.clone(), prop::option::of(kind), any::<bool>())
             .prop_map(|(key, victim, kind, abort)| Order::Preempt { key, victim, kind, abort }),
         key.clone().prop_map(|key| Order::Clear { key }),
         (key.clone(), key, 0..HOSTS, any::<bool>(), any::<bool>()).prop_map(
@@ -213,7 +213,7 @@ proptest! {
             prop_assert_eq!(state.kind(), model.held.as_ref().map(|(kind, _)| *kind));
             for number in 0..HOSTS {
                 let who = host(number);
-                let standing = state.standing(&who.port, who.target_port);
+                let standing = state.standing(&who);
                 let expected = match (model.holds(&who), model.keys.contains_key(&who)) {
                     (true, _) => Standing::Holder,
                     (false, true) => Standing::Registered,
@@ -243,15 +243,43 @@ fn a_reservation_is_moved_to_a_port_that_was_never_here() {
     assert_eq!(state.apply(&a, hand(1, &b, true)), nothing_held, "SPC-4, 5.13.8");
     assert_eq!(state.apply(&b, hand(1, &a, true)), Err(Refusal::Conflict), "not registered");
     state.apply(&a, Order::Reserve { key: 1, kind: Kind::WriteExclusive }).unwrap();
-    let elsewhere = Registrant { target_port: 2, ..a.clone() };
+    let elsewhere = Registrant { target_port: 0x0101, ..a.clone() };
     for own in [&a, &elsewhere] {
         assert_eq!(state.apply(&a, hand(1, own, true)), Err(Refusal::Field(24)));
     }
     assert_eq!(state.apply(&a, hand(2, &b, true)), Err(Refusal::Conflict), "another key");
     state.apply(&a, hand(1, &b, true)).unwrap();
-    assert_eq!(state.standing(&b.port, 1), Standing::Holder);
-    assert_eq!(state.standing(&a.port, 1), Standing::Stranger);
+    assert_eq!(state.standing(&b), Standing::Holder);
+    assert_eq!(state.standing(&a), Standing::Stranger);
     assert!(state.persistent());
+}
+
+/// RFC 7143, §4.4.2: an initiator's session goes from portal to portal, and is one nexus with the group.
+#[test]
+fn a_nexus_is_the_same_by_whichever_portal_of_a_group_it_comes() {
+    let at = |target_port| Registrant { target_port, ..host(1) };
+    let mut state = Reservations::default();
+    let register = |key, new| Order::Register { key: Some(key), new, persistent: false };
+    let kind = Kind::WriteExclusive;
+    // As a gateway of an earlier release says it, and then as this one does.
+    state.apply(&at(0x0102), register(0, 7)).unwrap();
+    state.apply(&at(0x0102), Order::Reserve { key: 7, kind }).unwrap();
+    assert_eq!(state.standing(&at(0x0101)), Standing::Holder);
+    assert_eq!(state.standing(&at(0x0201)), Standing::Stranger, "another group");
+    let anew = state.apply(&at(0x0101), register(0, 8));
+    assert_eq!(anew, Err(Refusal::Conflict), "it is registered");
+    assert!(state.has_port(0x0102), "what is refused changes nothing");
+    state.apply(&at(0x0101), register(7, 8)).unwrap();
+    assert!(state.has_port(0x0101) && !state.has_port(0x0102));
+    // Whoever is preempted by one name is told by the other, and has not lost what has another number.
+    let elsewhere = state.clone();
+    state.apply(&at(0x0102), register(8, 8)).unwrap();
+    assert!(elsewhere.lost(&state).is_empty());
+    state.apply(&host(2), register(0, 9)).unwrap();
+    let preempt = Order::Preempt { key: 9, victim: 8, kind: Some(kind), abort: false };
+    let told = state.apply(&host(2), preempt).unwrap();
+    assert!(told.len() == 1 && told[0].who.is_same(&at(0x0101)), "{told:?}");
+    assert_eq!(elsewhere.lost(&state).len(), 1);
 }
 
 #[test]
@@ -282,11 +310,12 @@ fn preempting_aborts_those_that_lose_their_registration_and_no_others() {
     }
     let kind = Kind::WriteExclusiveRegistrants;
     state.apply(&b, Order::Reserve { key: 2, kind }).unwrap();
+    let kind = Some(kind);
     let notices = state.apply(&a, Order::Preempt { key: 1, victim: 2, kind, abort: true }).unwrap();
     let code = Some(REGISTRATION_PREEMPTED);
     assert_eq!(notices, [Notice { who: b, code, abort: true }]);
-    assert_eq!(state.standing(&a.port, 1), Standing::Holder);
-    assert_eq!(state.standing(&c.port, 1), Standing::Registered);
+    assert_eq!(state.standing(&a), Standing::Holder);
+    assert_eq!(state.standing(&c), Standing::Registered);
 }
 
 #[test]

@@ -20,14 +20,18 @@ pub(crate) fn order(action: u8, (scope, kind): (u8, u8), list: &[u8]) -> Result<
     if action == 7 {
         return hand_over(list);
     }
-    let Ok(list) = <&[u8; 24]>::try_from(list) else {
+    let Some((list, rest)) = list.split_first_chunk::<24>() else {
         return Err(sense::LIST_LENGTH);
     };
     let (key, other, flags) = (number(&list[..8]), number(&list[8..16]), list[20]);
     let registers = action == 0 || action == 6;
     if registers && flags & 0x0c != 0 {
-        // SPEC_I_PT and ALL_TG_PT, as is told by REPORT CAPABILITIES.
+        // SPEC_I_PT and ALL_TG_PT, as is told by REPORT CAPABILITIES. With the first the list is longer,
+        // by the ports that it names.
         return Err(sense::INVALID_IN_LIST.list(20));
+    }
+    if !rest.is_empty() {
+        return Err(sense::LIST_LENGTH);
     }
     let reserved = || {
         let kind = Kind::of(kind).ok_or(sense::INVALID_FIELD.cdb(2))?;
@@ -39,7 +43,7 @@ pub(crate) fn order(action: u8, (scope, kind): (u8, u8), list: &[u8]) -> Result<
         1 => Order::Reserve { key, kind: reserved()? },
         2 => Order::Release { key, kind: reserved()? },
         3 => Order::Clear { key },
-        4 | 5 => Order::Preempt { key, victim: other, kind: reserved()?, abort: action == 5 },
+        4 | 5 => Order::Preempt { key, victim: other, kind: reserved().ok(), abort: action == 5 },
         6 => Order::Register { key: None, new: other, persistent },
         _ => return Err(sense::INVALID_FIELD.cdb(1)),
     })
@@ -173,6 +177,12 @@ mod tests {
         let mut list = [0; 24];
         list[20] = 0x08;
         assert_eq!(order(0, (0, 0), &list), Err(sense::INVALID_IN_LIST.list(20)));
+        let port = InitiatorPort { name: "iqn.2026-01.test:other".to_owned(), isid: [1; 6] };
+        let id = encode_transport_id(&port);
+        let len = u32::try_from(id.len()).unwrap().to_be_bytes();
+        let others = [&list[..], &len, &id].concat();
+        assert_eq!(order(0, (0, 0), &others), Err(sense::INVALID_IN_LIST.list(20)), "SPEC_I_PT");
+        assert_eq!(order(0, (0, 0), &[0; 28]), Err(sense::LIST_LENGTH));
         assert_eq!(order(0, (0, 0), &list[..23]), Err(sense::LIST_LENGTH));
         assert_eq!(order(1, (1, 1), &[0; 24]), Err(sense::INVALID_FIELD.cdb(2)));
         assert_eq!(order(1, (0, 2), &[0; 24]), Err(sense::INVALID_FIELD.cdb(2)));

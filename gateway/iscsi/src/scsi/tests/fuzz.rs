@@ -47,7 +47,8 @@ pub(super) fn sent(order: &Order) -> (u8, u8, Vec<u8>) {
         Order::Release { key, kind } => (2, *kind as u8, list(*key, 0, 0)),
         Order::Clear { key } => (3, 0, list(*key, 0, 0)),
         Order::Preempt { key, victim, kind, abort } => {
-            (if *abort { 5 } else { 4 }, *kind as u8, list(*key, *victim, 0))
+            let kind = kind.map_or(0, |kind| kind as u8);
+            (if *abort { 5 } else { 4 }, kind, list(*key, *victim, 0))
         }
         Order::Move { key, new, to, leave, persistent } => {
             let mut list = list(*key, *new, 0);
@@ -78,7 +79,7 @@ fn orders() -> [Order; 7] {
         Order::Reserve { key: 1, kind },
         Order::Release { key: 1, kind },
         Order::Clear { key: 1 },
-        Order::Preempt { key: 1, victim: 2, kind, abort: true },
+        Order::Preempt { key: 1, victim: 2, kind: Some(kind), abort: true },
         Order::Move { key: 1, new: 9, to: registrant(3), leave: true, persistent: false },
     ]
 }

@@ -169,6 +169,63 @@ fn reservations_of_the_other_gateway_hold_from_the_first_command_on() {
     assert_eq!(write.status, Status::ReservationConflict);
 }
 
+/// A write whose data is slow to come outlasts two changes of roles, and the preemption between them.
+#[test]
+fn what_another_gateway_aborted_is_not_done_when_the_volume_is_back() {
+    let (rig, drawer, _) = standby();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    let hosts = [host(&rig, 1), host(&rig, 2)];
+    for (host, key) in hosts.iter().zip(1..) {
+        let (cdb, list) = register(0, 0, 0, key, 1);
+        assert_eq!(rig.ask(host, &cdb, &list).status, Status::Good);
+    }
+    let begun = hosts.each_ref().map(|host| {
+        let plan = rig.unit.begin(host, &cdb_16(0x8a, 0, 0, 1));
+        let Plan::Write { extent, fua } = plan else { panic!("not planned") };
+        (host.epoch(), extent, fua)
+    });
+    rig.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    let there = Rig::over(MemoryStore::new(Geometry::new(BYTES).unwrap()), drawer);
+    let fences = there.host(9);
+    for (cdb, list) in [register(0, 0, 0, 9, 1), register(5, 5, 9, 2, 0)] {
+        assert_eq!(there.ask(&fences, &cdb, &list).status, Status::Good);
+    }
+    rig.unit.reload().unwrap();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    let admitted = [0, 1].map(|at: usize| {
+        let (epoch, extent, fua) = begun[at];
+        rig.unit.admit(&hosts[at], epoch, extent, Some(fua))
+    });
+    assert!(matches!(admitted, [Admission::Go, Admission::Aborted]), "{admitted:?}");
+}
+
+/// RESERVE is of one nexus and of no record. Whoever has it keeps its session when the roles change, and
+/// would go on as if nobody else wrote.
+#[test]
+fn who_reserved_a_unit_is_told_when_another_gateway_has_it() {
+    let (rig, ..) = standby();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    let (holder, other) = (host(&rig, 1), host(&rig, 2));
+    let told = |host: &Nexus| {
+        std::iter::from_fn(|| host.take_attention()).map(|told| told.code).collect::<Vec<_>>()
+    };
+    let reserve = || rig.ask(&holder, &[0x16, 0, 0, 0, 0, 0], &[]).status;
+    let write = || rig.ask(&other, &cdb_16(0x8a, 0, 0, 1), &[0; 512]).status;
+    assert_eq!((reserve(), write()), (Status::Good, Status::ReservationConflict));
+    rig.unit.changed(groups(PortState::Standby, PortState::Optimized));
+    assert_eq!(told(&holder), [nexus::RELEASED, nexus::ACCESS_CHANGED]);
+    assert_eq!(told(&other), [nexus::ACCESS_CHANGED]);
+    rig.unit.reload().unwrap();
+    rig.unit.changed(groups(PortState::Optimized, PortState::Standby));
+    assert_eq!(told(&holder), [nexus::ACCESS_CHANGED], "once");
+    assert_eq!(told(&other), [nexus::ACCESS_CHANGED]);
+    assert_eq!((write(), reserve()), (Status::Good, Status::Good));
+    // It was in doubt who has it, and nobody said so to hosts.
+    rig.unit.reload().unwrap();
+    assert_eq!(told(&holder), [nexus::RELEASED]);
+    assert_eq!(write(), Status::Good);
+}
+
 /// Has orders done at another gateway, and reads what that one keeps.
 #[derive(Debug)]
 struct Carrying {
@@ -187,6 +244,10 @@ impl ReservationKeeper for Carrying {
     }
 
     fn keep(&self, _: Bytes) -> KeepFuture {
+        panic!("a gateway that does not serve keeps nothing by itself");
+    }
+
+    fn see_through(&self, _: RestFuture) {
         panic!("a gateway that does not serve keeps nothing by itself");
     }
 
@@ -231,6 +292,15 @@ fn an_order_at_a_port_in_standby_is_done_by_whoever_has_the_volume() {
     assert_eq!(rig.ask(&a, &cdb, &list).status, Status::Good);
     let told = rig.ask(&b, &[0; 6], &[]).sense;
     assert_eq!(told, Some(Sense::attention(REGISTRATION_PREEMPTED)));
+    // Whoever reserved it there with RESERVE has it against those that come by the other gateway, too.
+    let (cdb, list) = register(0, 0, 0, 8, 1);
+    assert_eq!(there.ask(&same, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::ReservationConflict);
+    let clear = register(3, 0, 7, 0, 0);
+    assert_eq!(rig.ask(&a, &clear.0, &clear.1).status, Status::Good);
+    assert_eq!(there.ask(&same, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    assert_eq!(rig.ask(&b, &cdb, &list).status, Status::ReservationConflict);
+    assert_eq!(there.ask(&same, &[0x17, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    assert_eq!(rig.ask(&b, &cdb, &list).status, Status::Good);
     keeper.hears.set(false);
     let (cdb, list) = register(3, 0, 7, 0, 0);
     assert_eq!(rig.ask(&a, &cdb, &list).sense, Some(sense::STANDBY), "nobody can be asked");

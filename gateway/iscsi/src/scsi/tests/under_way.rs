@@ -65,6 +65,65 @@ fn late() -> (Rig, Rc<Late>) {
     (rig, late)
 }
 
+/// Keeps what it is given at once, or when it is told to, as where a mirror is waited for.
+#[derive(Default)]
+struct Hesitant {
+    drawer: Drawer,
+    hesitates: Cell<bool>,
+    answers: RefCell<Vec<tokio::sync::oneshot::Sender<()>>>,
+    rests: RefCell<Vec<RestFuture>>,
+}
+
+impl fmt::Debug for Hesitant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a keeper that hesitates")
+    }
+}
+
+impl ReservationKeeper for Hesitant {
+    fn load(&self) -> Result<Option<Bytes>, KeepError> {
+        self.drawer.load()
+    }
+
+    fn lost_power(&self) -> bool {
+        false
+    }
+
+    fn keep(&self, state: Bytes) -> KeepFuture {
+        let kept = self.drawer.keep(state);
+        if !self.hesitates.get() {
+            return kept;
+        }
+        let (answer, waiting) = tokio::sync::oneshot::channel();
+        self.answers.borrow_mut().push(answer);
+        Box::pin(async move { waiting.await.map_err(|_gone| KeepError::NotNow) })
+    }
+
+    fn see_through(&self, rest: RestFuture) {
+        self.rests.borrow_mut().push(rest);
+    }
+}
+
+fn hesitant() -> (Rig, Rc<Hesitant>) {
+    let keeper = Rc::new(Hesitant::default());
+    let volume = MemoryStore::new(Geometry::new(BYTES).unwrap());
+    (Rig::over(volume, Rc::<Hesitant>::clone(&keeper)), keeper)
+}
+
+/// Begins an order; it is dropped with its session.
+fn ordered(
+    rig: &Rig,
+    host: &Nexus,
+    (cdb, list): ([u8; 10], [u8; 24]),
+) -> Pin<Box<dyn Future<Output = Result<Outcome, IoError>>>> {
+    let Plan::Slow(slow) = rig.unit.begin(host, &cdb) else { panic!("it is known at once") };
+    let list = Bytes::copy_from_slice(&list);
+    let mut order: Pin<Box<dyn Future<Output = _>>> =
+        Box::pin(Rc::clone(&rig.unit).run(host.clone(), slow, list));
+    assert!(is_pending(order.as_mut()));
+    order
+}
+
 /// Two hosts that are registered with their numbers; the second holds a reservation for both.
 fn rivals(rig: &Rig) -> [Nexus; 2] {
     let hosts = [rig.host(1), rig.host(2)];
@@ -81,7 +140,7 @@ fn block_at(lba: u64) -> Extent {
     Extent::new(lba * 512, 512).unwrap()
 }
 
-fn is_pending<F: Future>(future: Pin<&mut F>) -> bool {
+fn is_pending<F: Future + ?Sized>(future: Pin<&mut F>) -> bool {
     future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
@@ -116,6 +175,64 @@ fn a_preemption_that_aborts_nothing_waits_for_nothing() {
     assert_eq!(rig.ask(&host, &cdb, &list).status, Status::Good);
     let told = rig.ask(&victim, &[0; 6], &[]).sense;
     assert_eq!(told, Some(Sense::attention(REGISTRATION_PREEMPTED)));
+}
+
+/// A node fences another one and is lost while the mirror is slow: the record has the victim out, and so
+/// has the gateway.
+#[test]
+fn an_order_is_in_force_when_it_is_kept_though_whoever_sent_it_is_gone() {
+    for is_kept in [true, false] {
+        let (rig, keeper) = hesitant();
+        let [host, victim] = rivals(&rig);
+        keeper.hesitates.set(true);
+        let preempts = ordered(&rig, &host, register(4, 5, 1, 2, 0));
+        drop((preempts, host));
+        let write = || rig.ask(&victim, &cdb_16(0x8a, 0, 0, 1), &[0; 512]).status;
+        assert_eq!(write(), Status::Good, "a mirror may not have it yet");
+        for answer in keeper.answers.take() {
+            if is_kept {
+                answer.send(()).unwrap();
+            }
+        }
+        let rests = keeper.rests.take();
+        assert_eq!(rests.len(), 1, "it is kept, whoever waits for that");
+        rests.into_iter().for_each(|rest| rig.runtime.block_on(rest));
+        if is_kept {
+            let told = rig.ask(&victim, &[0; 6], &[]).sense;
+            assert_eq!(told, Some(Sense::attention(REGISTRATION_PREEMPTED)));
+            assert_eq!(write(), Status::ReservationConflict);
+        } else {
+            assert_eq!(write(), Status::Good);
+        }
+    }
+}
+
+#[test]
+fn nobody_reserves_a_unit_while_a_registration_of_it_is_being_kept() {
+    let (rig, keeper) = hesitant();
+    let (host, other) = (rig.host(1), rig.host(2));
+    keeper.hesitates.set(true);
+    let registers = ordered(&rig, &host, register(0, 0, 0, 1, 0));
+    let reserve = || rig.ask(&other, &[0x16, 0, 0, 0, 0, 0], &[]).status;
+    assert_eq!(reserve(), Status::Busy);
+    keeper.answers.take().into_iter().for_each(|answer| answer.send(()).unwrap());
+    assert_eq!(rig.runtime.block_on(registers).unwrap().status, Status::Good);
+    assert_eq!(reserve(), Status::ReservationConflict);
+}
+
+#[test]
+fn an_order_that_waits_for_another_is_not_done_when_whoever_sent_it_is_gone() {
+    let (rig, keeper) = hesitant();
+    let [host, victim] = rivals(&rig);
+    keeper.hesitates.set(true);
+    let first = ordered(&rig, &host, register(0, 0, 1, 3, 0));
+    let second = ordered(&rig, &host, register(4, 5, 3, 2, 0));
+    drop(second);
+    keeper.answers.take().into_iter().for_each(|answer| answer.send(()).unwrap());
+    assert_eq!(rig.runtime.block_on(first).unwrap().status, Status::Good);
+    assert!(keeper.rests.take().is_empty() && keeper.answers.take().is_empty());
+    let write = rig.ask(&victim, &cdb_16(0x8a, 0, 0, 1), &[0; 512]);
+    assert_eq!(write.status, Status::Good);
 }
 
 #[test]

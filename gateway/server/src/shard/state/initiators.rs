@@ -16,11 +16,12 @@ use bytes::Bytes;
 use iscsi::scsi::reserve::StateError;
 use iscsi::scsi::{
     ElsewhereFuture, Forgetful, KeepError, KeepFuture, Outcome, PortState, ReservationKeeper,
-    ReserveOut, Strangers, Unit, UnitEvent, UnitIdentity, UnitSettings,
+    ReserveOut, RestFuture, Strangers, Unit, UnitEvent, UnitIdentity, UnitSettings,
 };
 use iscsi::{LoggedIn, Told};
 use mirror::{Group, GroupStatus, LinkState, Serving};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::together::{Seat, Wanted};
 use super::{OpenGroup, OpenVolume, ShardState};
@@ -110,6 +111,8 @@ struct GroupKeeper {
     volume: VolumeId,
     /// How whoever serves is asked.
     links: link::LinkContext,
+    /// What goes on when its session has ended.
+    tasks: TaskTracker,
     /// The epoch that this gateway served in when it opened the group.
     reign: Option<Epoch>,
     /// Whether anything was kept since.
@@ -140,6 +143,10 @@ impl ReservationKeeper for GroupKeeper {
             has_kept.set(has_kept.get() || kept.is_ok());
             kept.map_err(not_kept)
         })
+    }
+
+    fn see_through(&self, rest: RestFuture) {
+        drop(self.tasks.spawn_local(rest));
     }
 
     fn elsewhere(&self, order: ReserveOut) -> ElsewhereFuture {
@@ -324,7 +331,8 @@ impl ShardState {
         let identity = UnitIdentity { volume: of.id, target: target.to_owned() };
         let (group, links) = (Rc::clone(&open.group), self.parts.links.clone());
         let (volume, reign, has_kept) = (of.id, open.reign, Rc::default());
-        let keeper = Rc::new(GroupKeeper { group, volume, links, reign, has_kept });
+        let tasks = self.tasks.clone();
+        let keeper = Rc::new(GroupKeeper { group, volume, links, tasks, reign, has_kept });
         let made = Disk::new(identity, (&open.group, handle), keeper, paths);
         let made = made.inspect_err(|error| {
             tracing::error!(volume = %of.id, %error, "volume is served to no host");

@@ -12,6 +12,7 @@
 
 mod codes;
 mod deeds;
+mod direction;
 mod disks;
 mod drills;
 pub(crate) mod gates;
@@ -279,6 +280,9 @@ impl Gateway {
     /// # Errors
     /// Why nothing was begun.
     pub(crate) async fn evs_call(self: &Arc<Self>, call: Call) -> Result<Made, Refused> {
+        if let Call::Act { id, .. } = &call {
+            self.settle_direction(*id).await;
+        }
         let at = self.ruler(&call).await?;
         if at == self.own_id() {
             return self.evs_do(call).await;
@@ -311,7 +315,7 @@ impl Gateway {
             Call::Act { id, action } => {
                 let group = pages.evs.group(*id)?;
                 if matches!(action, Action::Failover { .. }) {
-                    group.other()
+                    self.successor(group).await
                 } else {
                     group.owner()
                 }

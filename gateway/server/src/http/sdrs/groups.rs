@@ -277,6 +277,7 @@ mod tests {
             vpc: String::new(),
             domain: String::new(),
             drilled_ms,
+            epoch: 0,
         }
     }
 

@@ -147,7 +147,7 @@ impl Gateway {
         }
         match self.ask_evs(gateway, EvsQuestion::Disk { disk }).await? {
             EvsAnswer::Disk { seen } => Ok(seen),
-            EvsAnswer::Made(_) | EvsAnswer::Done => Err(unexpected()),
+            EvsAnswer::Data { .. } | EvsAnswer::Made(_) | EvsAnswer::Done => Err(unexpected()),
         }
     }
 

@@ -140,16 +140,20 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use block::Quality;
+    use mirror::{LinkState, Serving};
+
     use super::*;
     use crate::book::evs::{Dialect, Head, Life, Record};
     use crate::gateway::evs::view::FAULT_NONE;
     use crate::gateway::tests::Rig;
+    use crate::migration::tests::{primary, upstream};
 
     const WEST: Uuid = Uuid::from_u128(77);
 
-    fn group(rig: &Rig, core: Uuid) -> Group {
+    fn group(own: Uuid, core: Uuid) -> Group {
         Group {
-            head: Head { gateways: [WEST, rig.gateway.own_id()], ..Head::default() },
+            head: Head { gateways: [WEST, own], ..Head::default() },
             dialect: Dialect::Evs,
             name: "shop".to_owned(),
             description: String::new(),
@@ -196,7 +200,7 @@ mod tests {
     async fn evs_09_a_copy_shows_what_its_production_site_says_and_nothing_better_by_itself() {
         let dir = tempfile::tempdir().unwrap();
         let rig = Rig::open(dir.path()).await;
-        let group = group(&rig, Uuid::from_u128(5));
+        let group = group(rig.gateway.own_id(), Uuid::from_u128(5));
         let pairs = [pair(1, group.head.id), pair(2, group.head.id)];
         let look = || rig.gateway.data_of_pairs(None, &group, &pairs);
         // Nobody is asked who does not answer, and then this site says what it knows: nothing.
@@ -209,13 +213,29 @@ mod tests {
         rig.close().await;
     }
 
+    #[test]
+    fn evs_09_a_copy_by_itself_does_not_say_that_a_paused_pair_is_the_same() {
+        let status = GroupStatus {
+            role: Role::Secondary,
+            serving: Serving::NotPrimary,
+            quality: Quality::InSync,
+            upstream: Some(upstream(LinkState::Connected)),
+            ..primary(Vec::new())
+        };
+        let mut group = group(Uuid::from_u128(2), Uuid::from_u128(5));
+        let pair = pair(1, group.head.id);
+        assert_eq!(of_pair(Some(&status), &group, &pair).replication, Replication::Inactive);
+        group.wanted = Wanted::Running;
+        assert_eq!(of_pair(Some(&status), &group, &pair).replication, Replication::Active);
+    }
+
     #[tokio::test]
     async fn evs_09_a_production_site_tells_its_data_to_the_other_gateway_only() {
         let dir = tempfile::tempdir().unwrap();
         let rig = Rig::open(dir.path()).await;
         rig.make_orders().await;
         let core = rig.gateway.find_group("orders").unwrap().id;
-        let mut group = group(&rig, core);
+        let mut group = group(rig.gateway.own_id(), core);
         group.head.id = Uuid::from_u128(3);
         rig.gateway.put_record(Record::Pair(pair(4, group.head.id))).await.unwrap();
         rig.gateway.put_record(Record::Group(group)).await.unwrap();

@@ -80,6 +80,9 @@ pub trait Actions: Send + Sync {
     ///
     /// It is called for a step that failed, too, whose effect nobody knows: then the report names only
     /// what was noted as it was made, and what there is to take back is found by the key.
+    ///
+    /// It is not called for what a check found done before any attempt ran. Where a kill came between
+    /// the call and its record, nobody knows who did it, and it is called.
     fn undo<'a>(
         &'a self,
         action: &'a str,

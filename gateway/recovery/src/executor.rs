@@ -85,7 +85,7 @@ pub struct Order {
 /// Something that was waited for.
 enum Came {
     /// A call ended.
-    Called(calls::Result),
+    Called(calls::Called),
     /// A pause ended, and this is written.
     Paused(Event),
 }
@@ -249,11 +249,11 @@ impl Executor {
         }
         self.under_way.remove(&place);
         let Ok(came) = came else { return Ok(()) };
-        let result = match came {
+        let called = match came {
             Came::Paused(event) => return self.write(event).await,
-            Came::Called(result) => result,
+            Came::Called(called) => called,
         };
-        let (event, again) = calls::judge(&self.run, place, result);
+        let (event, again) = calls::judge(&self.run, place, called);
         if let Some(again) = again {
             let step = self.run.plan.steps[place].id.clone();
             self.world.progress(&self.run, &step, &again.progress);

@@ -138,6 +138,15 @@ pub struct Run {
     pub ended: Option<(Ending, String, u64)>,
 }
 
+/// Whether a step that goes forward did something by then, or may have.
+fn acts(event: &Event) -> bool {
+    match event {
+        Event::Done { untouched, .. } | Event::Failed { untouched, .. } => !untouched,
+        Event::Pending { .. } | Event::Asked { .. } => true,
+        _ => false,
+    }
+}
+
 fn unreadable(number: u64, why: impl Into<String>) -> Unreadable {
     Unreadable { number, why: why.into() }
 }
@@ -176,6 +185,7 @@ impl Run {
             ended_ms: None,
             failures: 0,
             found: false,
+            touched: false,
             in_doubt: false,
         };
         Ok(Self {
@@ -270,12 +280,15 @@ impl Run {
         }
         if let Event::Noted { created, removed, .. } = &record.event {
             self.note(place, created, removed);
+            self.steps[place].touched |= !created.is_empty();
             return;
         }
         let retries = self.plan.steps[place].retries;
         let at_ms = record.at_ms;
         let back = self.direction == Direction::Back;
         match &record.event {
+            // What was there before the run is not of its making.
+            Event::Done { report, untouched: true, .. } => self.note(place, &[], &report.removed),
             Event::Done { report, .. } => self.note(place, &report.created, &report.removed),
             Event::Undone { left, .. } => self.unmade(place, left),
             _ => {}
@@ -283,6 +296,7 @@ impl Run {
         let step = &mut self.steps[place];
         step.direction = self.direction;
         step.since_ms = at_ms;
+        step.touched |= !back && acts(&record.event);
         step.state = match &record.event {
             Event::ApprovalAsked { .. } => State::Approving,
             Event::Answered { answer, .. } => step.answered(answer),
@@ -363,6 +377,7 @@ impl Run {
         self.turned = Some(why);
         let floor = self.floor();
         for (place, step) in self.steps.iter_mut().enumerate() {
+            step.touched |= matches!(step.state, State::Running { .. } | State::Asking { .. });
             match &step.state {
                 State::Waiting | State::Approving | State::Approved if step.begun.is_none() => {
                     step.state = State::Skipped("the run turned back before it".to_owned());
@@ -399,7 +414,8 @@ impl Run {
         }
     }
 
-    /// Whether a step is still to be taken back.
+    /// Whether a step is still to be taken back. What it found done, before any attempt of it did
+    /// anything, is not the run's to take back.
     fn is_to_undo(&self, place: usize) -> bool {
         let (plan, step) = (&self.plan.steps[place], &self.steps[place]);
         let taken_back =
@@ -408,6 +424,7 @@ impl Run {
         self.direction == Direction::Back
             && plan.reversible
             && step.begun.is_some()
+            && step.touched
             && above
             && !taken_back
     }

@@ -115,6 +115,8 @@ pub(crate) struct Gateway {
     pub(crate) tasks: TaskTracker,
     /// Cancelled when it stops.
     pub(crate) stopping: CancellationToken,
+    /// What production sites of the EVS dialect said a moment ago.
+    pub(crate) heard: evs::Heard,
     /// Why groups could not be opened.
     pub(crate) not_opened: Mutex<HashMap<GroupId, String>>,
     ready: AtomicBool,
@@ -200,6 +202,7 @@ impl Gateway {
             ways: parts.ways,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            heard: evs::Heard::default(),
             not_opened: Mutex::default(),
             ready: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),

@@ -299,9 +299,13 @@ fn evs_13_pairs_join_and_leave_a_paused_group_and_both_disks_stay() -> Result<()
     refused(east, ("PUT", &path, &add), 409)?;
     do_(east, &group, "stop")?;
     // EVS-14: nothing was written, so nothing differs; then it does.
-    await_group(east, &group, "available", "active-stopped")?;
+    for site in [east, west] {
+        await_group(site, &group, "available", "active-stopped")?;
+    }
     write(&pair, east, "data", 4)?;
-    await_group(east, &group, "available", "inactive")?;
+    for site in [east, west] {
+        await_group(site, &group, "available", "inactive")?;
+    }
     let updated = taken(east, "PUT", &path, &add)?;
     ensure!(updated["replication_consistency_group"]["status"] == "updating", "{updated:#}");
     await_so(east, &path, "replication_consistency_group", &[("status", "available")])?;

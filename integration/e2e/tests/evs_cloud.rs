@@ -205,12 +205,23 @@ fn evs_20_a_virtual_address_is_taken_back_from_both_servers() -> Result<()> {
     let step = "action = \"evs-pairing/bind-virtual-ip\"\nparams = { network = \"net\", \
                 production_port = \"one\", recovery_port = \"two\" }\n";
     is_rolled_back(&run_step(&east, dir.path(), &format!("{step}{TURN}"))?)?;
-    let ports = cloud.ports();
-    ensure!(ports.len() == 2, "it is still there: {ports:#?}");
-    for port in &ports {
-        ensure!(port["allowed_address_pairs"] == json!([]), "{port:#}");
-    }
-    Ok(())
+    let is_gone = || -> Result<()> {
+        let ports = cloud.ports();
+        ensure!(ports.len() == 2, "it is still there: {ports:#?}");
+        for port in &ports {
+            ensure!(port["allowed_address_pairs"] == json!([]), "{port:#}");
+        }
+        Ok(())
+    };
+    is_gone()?;
+    // It was made and nobody heard so, and then the step fails for good: it is found by its name.
+    cloud.fail("POST", Fault::Half);
+    cloud.fail("GET", Fault::Late(std::time::Duration::ZERO));
+    cloud.fail("GET", Fault::Status(403, None));
+    let run = run_step(&east, dir.path(), &format!("{step}on_failure = \"roll-back\""))?;
+    is_rolled_back(&run)?;
+    ensure!(cloud.faults_left() == 0, "not all faults were met");
+    is_gone()
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::pair::{Pair, SOON, SYNC_LIMIT, set, text};
 use crate::plugins::install;
 
 const INSTANCES: &str = "/v1/0/protected-instances";
+const PAIRS: &str = "/v2/0/os-vendor-replications";
 
 /// Both gateways have the plugin and may speak to this cloud.
 fn equip(pair: &mut Pair, cloud: &Cloud) -> Result<()> {
@@ -215,19 +216,44 @@ fn evs_53_disks_that_are_encrypted_frozen_or_locked_are_refused_by_their_numbers
     let pair = json!({"replication": {
         "server_group_id": lab.group, "volume_id": lab.disks[1], "name": "data",
     }});
-    // A disk by itself, and as one of a server.
+    let other = disk(&lab.pair.mirror, "data-dr", 16)?;
+    let two = json!({"replication": {
+        "name": "two", "volume_ids": [lab.disks[1], other], "priority_station": "east",
+        "replication_model": "hypermetro",
+    }});
+    // The volume service looks at both disks after it answered, and keeps what it found with the pair.
+    let is_in_error = |number: &str| -> Result<()> {
+        let made = taken(east, "POST", PAIRS, &two)?;
+        let path = format!("{PAIRS}/{}", text(&made, "/replication/id")?);
+        let shown = wait_for("the disks to be looked at", SYNC_LIMIT, || {
+            let shown = get(east, &path)?["replication"].clone();
+            ensure!(shown["status"] == "error", "{shown:#}");
+            Ok(shown)
+        })?;
+        ensure!(shown["failure_detail"] == number, "wanted {number}: {shown:#}");
+        taken(east, "DELETE", &path, &Value::Null)?;
+        wait_for("the pair to be gone", SOON, || {
+            let (status, _) = call(east, "GET", &path, &Value::Null)?;
+            ensure!(status == 404, "{status}");
+            Ok(())
+        })
+    };
+    // A disk by itself, as one of a server, and as one of two.
     let is_refused = |status: u64, number: &str| -> Result<()> {
         for (path, body) in [("/v1/0/replications", &pair), (INSTANCES, &lab.wanted("web"))] {
             let error = refused(east, ("POST", path, body), status)?;
             ensure!(code(&error) == number, "{path}: {error:#}");
         }
-        Ok(())
+        is_in_error(number)
     };
     cloud.mark_disk(&lab.disks[1], Some(("__system__encrypted", "1")));
     is_refused(409, "SDRS.1802")?;
     cloud.mark_disk(&lab.disks[1], Some(("__system__frozen", "true")));
     is_refused(400, "SDRS.0225")?;
     cloud.mark_disk(&lab.disks[1], None);
+    cloud.mark_disk(&other, Some(("__system__encrypted", "1")));
+    is_in_error("SDRS.1802")?;
+    cloud.mark_disk(&other, None);
     let file = lab.pair.dir.path().join("held.toml");
     std::fs::write(&file, HELD).context("write the plan")?;
     east.cli(&["plan", "save", &file.display().to_string()])?;

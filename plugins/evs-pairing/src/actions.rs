@@ -270,9 +270,19 @@ fn bind(cloud: &Cloud, ctx: &Context, of: &Bind) -> Result<Report, Error> {
     Ok(Report { created: vec![made], ..report(summary, &outputs) })
 }
 
-fn unbind(cloud: &Cloud, of: &Bind, done: &Report) -> Result<Report, Error> {
+fn unbind(cloud: &Cloud, ctx: &Context, of: &Bind, done: &Report) -> Result<Report, Error> {
+    let told = done.created.iter().filter(|made| made.kind == "virtual-ip");
+    let mut all: Vec<Created> = told.cloned().collect();
+    if all.is_empty() {
+        // An attempt that made it and did not hear so registered nothing: its name tells it.
+        let name = virtual_name(ctx);
+        if let Some(port) = cloud.port_named(&name)? {
+            let id = port["id"].as_str().unwrap_or_default().to_owned();
+            all.push(Created { kind: "virtual-ip".to_owned(), id, name });
+        }
+    }
     let mut removed = Vec::new();
-    for made in done.created.iter().filter(|made| made.kind == "virtual-ip") {
+    for made in &all {
         match cloud.port(&made.id) {
             Ok(port) => {
                 let address = address_of(&port)?;
@@ -470,7 +480,7 @@ impl Guest for Pairing {
             "move-public-ip" => {
                 move_back(&cloud()?, &ctx.idempotency_key, &read(&params)?, &report)
             }
-            "bind-virtual-ip" => unbind(&cloud()?, &read(&params)?, &report).map(done_with),
+            "bind-virtual-ip" => unbind(&cloud()?, &ctx, &read(&params)?, &report).map(done_with),
             other if ALL.iter().any(|known| known.name == other && known.is_reversible) => {
                 look((&Context { is_undo: true, ..ctx }, other, &params), Pushed::default())
             }

@@ -4,6 +4,7 @@
 //! gets into a journal.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
@@ -34,6 +35,13 @@ pub(super) enum Answer {
 
 pub(super) type Result = std::result::Result<Answer, ActionError>;
 
+/// A call that is over.
+pub(super) struct Called {
+    pub(super) result: Result,
+    /// Whether its provider was asked to do anything, now or by an execution that was killed.
+    pub(super) acted: bool,
+}
+
 /// When to ask again, and how far it is.
 pub(super) struct Again {
     pub(super) after: Duration,
@@ -46,7 +54,7 @@ pub(super) fn call(
     world: &Arc<dyn World>,
     call: Call,
     (times, in_doubt): (Times, bool),
-) -> impl Future<Output = Result> + Send + use<> {
+) -> impl Future<Output = Called> + Send + use<> {
     let step = &run.plan.steps[call.place];
     let site = step.site.map(|role| run.setting().sites.of(role).to_owned());
     let actions = world.actions_at(site.as_deref(), &step.action);
@@ -63,27 +71,34 @@ pub(super) fn call(
         direction: call.direction,
     };
     let timeout = step.timeout;
+    let acted = AtomicBool::new(in_doubt || !matches!(call.kind, CallKind::Begin));
+    let kind = call.kind;
     async move {
-        if let Some(not_before) = times.not_before {
-            sleep_until(not_before.min(times.until)).await;
-        }
-        let late = || {
-            let detail = format!("it was not over within {timeout:?}");
-            ActionError::now("timeout", detail)
+        let calling = async {
+            if let Some(not_before) = times.not_before {
+                sleep_until(not_before.min(times.until)).await;
+            }
+            let late = || {
+                let detail = format!("it was not over within {timeout:?}");
+                ActionError::now("timeout", detail)
+            };
+            let left = times.until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            let actions = actions.ok_or_else(|| {
+                let place = site.map_or_else(|| "here".to_owned(), |site| format!("at {site}"));
+                ActionError::now("no_provider", format!("nobody has the action {name} {place}"))
+            })?;
+            let params = params.map_err(|why| ActionError::never("bad_reference", why))?;
+            let context = Context { deadline: left, ..context };
+            let (_, action) = split_action(&name).unwrap_or(("", &name));
+            let what = (action, &context, &params);
+            let doing = perform(&*actions, what, (kind, in_doubt), &acted);
+            timeout_at(times.until, doing).await.unwrap_or_else(|_elapsed| Err(late()))
         };
-        let left = times.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(late());
-        }
-        let actions = actions.ok_or_else(|| {
-            let place = site.map_or_else(|| "here".to_owned(), |site| format!("at {site}"));
-            ActionError::now("no_provider", format!("nobody has the action {name} {place}"))
-        })?;
-        let params = params.map_err(|why| ActionError::never("bad_reference", why))?;
-        let context = Context { deadline: left, ..context };
-        let (_, action) = split_action(&name).unwrap_or(("", &name));
-        let doing = perform(&*actions, (action, &context, &params), (call.kind, in_doubt));
-        timeout_at(times.until, doing).await.unwrap_or_else(|_elapsed| Err(late()))
+        let result = calling.await;
+        Called { result, acted: acted.load(Ordering::Relaxed) }
     }
 }
 
@@ -91,6 +106,7 @@ async fn perform(
     actions: &dyn Actions,
     (action, context, params): (&str, &Context, &Value),
     (kind, in_doubt): (CallKind, bool),
+    acted: &AtomicBool,
 ) -> Result {
     if in_doubt
         && context.direction == Direction::Forward
@@ -103,7 +119,10 @@ async fn perform(
         CallKind::Begin => match actions.check(action, context, params).await? {
             Standing::Done(report) => return Ok(Answer::Found(report)),
             Standing::Blocked(why) => return Err(ActionError::now("blocked", why)),
-            Standing::Ready => actions.run(action, context, params).await,
+            Standing::Ready => {
+                acted.store(true, Ordering::Relaxed);
+                actions.run(action, context, params).await
+            }
         },
         CallKind::GoOn { token, answer } => {
             actions.resume(action, context, params, &token, answer.as_deref()).await
@@ -114,7 +133,7 @@ async fn perform(
 }
 
 /// The record of what a call came to, and when to ask again.
-pub(super) fn judge(run: &Run, place: usize, result: Result) -> (Option<Event>, Option<Again>) {
+pub(super) fn judge(run: &Run, place: usize, called: Called) -> (Option<Event>, Option<Again>) {
     let step = run.plan.steps[place].id.clone();
     let (attempt, known, answered) = match &run.steps[place].state {
         State::Running { attempt, token, answer } => (*attempt, token.clone(), answer.is_some()),
@@ -122,14 +141,15 @@ pub(super) fn judge(run: &Run, place: usize, result: Result) -> (Option<Event>, 
         _ => return (None, None),
     };
     let back = run.direction == Direction::Back;
+    let untouched = !called.acted;
     let fail = |error: ActionError| {
         let ActionError { code, detail, next, retry } = error;
         // Whatever a provider calls it: a record that is too long is none, and the run would be held.
         let (code, next) = (words(code), next.map(words));
         let error = ActionError { code, detail: words(detail), next, retry };
-        (Some(Event::Failed { step: step.clone(), attempt, error }), None)
+        (Some(Event::Failed { step: step.clone(), attempt, error, untouched }), None)
     };
-    let (outcome, found) = match result {
+    let (outcome, found) = match called.result {
         Err(error) => return fail(error),
         Ok(Answer::Found(report)) => (Outcome::Done(report), true),
         Ok(Answer::Outcome(outcome)) => (outcome, false),
@@ -144,7 +164,7 @@ pub(super) fn judge(run: &Run, place: usize, result: Result) -> (Option<Event>, 
         Outcome::Skipped(why) if back => {
             Event::Undone { step, summary: words(why), left: Vec::new() }
         }
-        Outcome::Done(report) => Event::Done { step, report, found },
+        Outcome::Done(report) => Event::Done { step, report, found, untouched },
         Outcome::Skipped(why) => Event::Skipped { step, why: words(why), actor: None },
         Outcome::NeedsOperator { prompt, choices, token } => {
             Event::Asked { step, prompt: words(prompt), choices, token }

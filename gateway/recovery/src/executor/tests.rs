@@ -187,6 +187,33 @@ async fn an_abort_takes_back_what_is_under_way_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_run_found_done_or_could_not_begin_is_not_taken_back() {
+    let text = format!(
+        "{HEAD}[[steps]]\nid = \"a\"\naction = \"fake/was-so\"\n[[steps]]\nid = \"b\"\n\
+         action = \"fake/plain\"\n[[steps]]\nid = \"c\"\naction = \"fake/blocked\"\nretries = 1\n\
+         on_failure = \"roll-back\"\n"
+    );
+    let fake = Fake::new(begin(&text, &[]), None);
+    let run = until_still(&fake, Vec::new()).await;
+    assert_eq!(run.standing(), crate::run::Standing::Ended(Ending::RolledBack), "{run:#?}");
+    assert_eq!((fake.undone("a"), fake.undone("b"), fake.undone("c")), (0, 1, 0));
+    assert!(run.steps[0].found && run.steps[0].state == State::Done, "{:?}", run.steps[0]);
+    assert_eq!(run.steps[2].failures, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_done_after_a_kill_may_be_the_runs_own_and_is_taken_back() {
+    let begun = one_step(
+        "plain\"\n[[steps]]\nid = \"b\"\naction = \"fake/fails\"\non_failure = \"roll-back\"",
+    );
+    // The record of what the first step did is the second that is written after the run's beginning.
+    let fake = Fake::new(begun, Some(Kill::Before(1)));
+    let run = until_ended(&fake).await;
+    assert!(fake.was_killed() && run.steps[0].found);
+    assert_eq!((fake.done("a"), fake.undone("a")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_undo_that_fails_stops_and_asks_and_what_stays_is_listed() {
     let text = format!(
         "{HEAD}[[steps]]\nid = \"a\"\naction = \"fake/sticks\"\n[[steps]]\nid = \"b\"\n\

@@ -199,7 +199,7 @@ impl Run {
                 State::Skipped(_) => !step.in_doubt,
                 _ => false,
             };
-            step.begun.is_some() && !undone
+            step.touched && !undone
         };
         let stays: Vec<String> =
             (0..self.steps.len()).filter(stays).map(|place| self.id_of(place)).collect();

@@ -24,6 +24,8 @@ pub struct Progress {
     pub failures: u32,
     /// What it did was so before it did anything.
     pub found: bool,
+    /// It did something, or may have: only then there is anything to take back.
+    pub touched: bool,
     /// A person left it out after it was begun: what it did by then is not known.
     pub in_doubt: bool,
 }

@@ -115,6 +115,9 @@ pub enum Event {
         /// It was so before this attempt did anything.
         #[serde(default)]
         found: bool,
+        /// And this attempt cannot have done it: its provider was asked to do nothing.
+        #[serde(default)]
+        untouched: bool,
     },
     /// A step made something, or removed it, and goes on.
     Noted {
@@ -145,6 +148,9 @@ pub enum Event {
         attempt: u32,
         /// Why.
         error: ActionError,
+        /// Its provider was asked to do nothing.
+        #[serde(default)]
+        untouched: bool,
     },
     /// A person wants a step to be tried again.
     Retried {

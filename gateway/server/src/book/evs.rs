@@ -176,6 +176,9 @@ pub(crate) struct Group {
     /// When its last drill was made.
     #[serde(default)]
     pub(crate) drilled_ms: Option<u64>,
+    /// The core's epoch in which the production site became that; 0 where it never changed.
+    #[serde(default)]
+    pub(crate) epoch: u64,
 }
 
 impl Group {

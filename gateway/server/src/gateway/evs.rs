@@ -12,10 +12,12 @@
 
 mod codes;
 mod deeds;
+mod direction;
 mod disks;
 mod drills;
 pub(crate) mod gates;
 mod groups;
+mod heard;
 mod instances;
 mod jobs;
 mod joined;
@@ -33,6 +35,7 @@ use uuid::Uuid;
 
 pub(crate) use codes::{coded, fault, own_code};
 pub(crate) use disks::DiskSeen;
+pub(crate) use heard::Heard;
 pub(crate) use instances::{InstanceCall, NewInstance, NewNic, TAGS_MAX};
 
 use super::Gateway;
@@ -161,6 +164,8 @@ pub(crate) enum EvsQuestion {
     Free { volumes: Vec<Uuid> },
     /// Delete what was a copy.
     Remove { volume: Uuid },
+    /// What does the data of a group do that you serve?
+    Data { group: Uuid },
     /// Do what you rule.
     Call(Call),
 }
@@ -171,6 +176,8 @@ pub(crate) enum EvsQuestion {
 pub(crate) enum EvsAnswer {
     /// The disk, if it is here.
     Disk { seen: Option<DiskSeen> },
+    /// What the data of each pair does.
+    Data { pairs: Vec<(Uuid, view::Data)> },
     /// What a call made.
     Made(Made),
     /// Done.
@@ -279,6 +286,9 @@ impl Gateway {
     /// # Errors
     /// Why nothing was begun.
     pub(crate) async fn evs_call(self: &Arc<Self>, call: Call) -> Result<Made, Refused> {
+        if let Call::Act { id, .. } = &call {
+            self.settle_direction(*id).await;
+        }
         let at = self.ruler(&call).await?;
         if at == self.own_id() {
             return self.evs_do(call).await;
@@ -286,7 +296,7 @@ impl Gateway {
         let asked = self.ask_evs(at, EvsQuestion::Call(call)).await;
         match asked.map_err(unreached)? {
             EvsAnswer::Made(made) => Ok(made),
-            EvsAnswer::Disk { .. } | EvsAnswer::Done => Err(unexpected()),
+            EvsAnswer::Disk { .. } | EvsAnswer::Data { .. } | EvsAnswer::Done => Err(unexpected()),
         }
     }
 
@@ -311,7 +321,7 @@ impl Gateway {
             Call::Act { id, action } => {
                 let group = pages.evs.group(*id)?;
                 if matches!(action, Action::Failover { .. }) {
-                    group.other()
+                    self.successor(group).await
                 } else {
                     group.owner()
                 }
@@ -383,6 +393,10 @@ impl Gateway {
             EvsQuestion::Remove { volume } => {
                 self.require_pair_of(asker, volume)?;
                 self.delete_volume(&volume.to_string()).await?;
+            }
+            EvsQuestion::Data { group } => {
+                let pairs = self.tell_data(asker, group).await?;
+                return Ok(EvsAnswer::Data { pairs });
             }
             EvsQuestion::Call(call) => return self.evs_do(call).await.map(EvsAnswer::Made),
         }

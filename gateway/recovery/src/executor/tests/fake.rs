@@ -304,6 +304,11 @@ impl Actions for Provider {
             if context.is_dry_run {
                 return Ok(Standing::Ready);
             }
+            match action {
+                "was-so" => return Ok(Standing::Done(Report::of("it was so"))),
+                "blocked" => return Ok(Standing::Blocked("it cannot be done now".to_owned())),
+                _ => {}
+            }
             let is_done = self.count(context, |counts| counts.done > 0);
             let report = || Self::report(action, context, params);
             Ok(if is_done { Standing::Done(report()) } else { Standing::Ready })
@@ -374,6 +379,11 @@ impl Actions for Provider {
         Box::pin(async move {
             if action == "sticks" {
                 return Err(ActionError::never("stuck", "it cannot be removed"));
+            }
+            if matches!(action, "was-so" | "blocked") {
+                // Whatever it is asked to take back, it takes back, as a swap of roles does.
+                self.count(context, |counts| counts.undone += 1);
+                return Ok(Outcome::Done(Report::of("taken back")));
             }
             let undone = self.count(context, |counts| {
                 let is_there = counts.done + u32::from(counts.started && counts.done == 0);

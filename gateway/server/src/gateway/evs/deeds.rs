@@ -19,7 +19,7 @@ use super::gates::{Action, is_allowed};
 use super::jobs::About;
 use super::view::{Data, Replication, of_pair};
 use super::{Made, busy, coded, fault};
-use crate::book::evs::{Dialect, Group, Life, Record, Wanted};
+use crate::book::evs::{Dialect, Group, Life, Wanted};
 use crate::gateway::Gateway;
 use crate::refusal::Refused;
 
@@ -48,6 +48,7 @@ impl Gateway {
         id: Uuid,
         action: Action,
     ) -> Result<Made, Refused> {
+        self.settle_direction(id).await;
         let group = self.book.read().evs.group(id)?.clone();
         let is_takeover = matches!(action, Action::Failover { .. });
         let is_elsewhere = group.worker.is_some_and(|worker| worker != self.own_id());
@@ -239,6 +240,10 @@ impl Gateway {
                 self.await_operation(operation.id).await
             }
             Deed::Reprotect { to, discard } => {
+                if self.is_followed(group).await? {
+                    // The core did so already: a kill came before the record of it.
+                    return Ok(());
+                }
                 let core = core_of(group)?.uuid().to_string();
                 let request = ReprotectRequest { to: Some(to.clone()), discard: *discard };
                 let operation = self.reprotect(&core, &request).await?;
@@ -299,6 +304,13 @@ impl Gateway {
         Err(Refused::new(Code::Interrupted, "the session was not suspended"))
     }
 
+    /// Whether the other site follows, or is about to.
+    async fn is_followed(&self, group: &Group) -> Result<bool, Refused> {
+        let (status, other) = (self.status_of(core_of(group)?).await?, group.other());
+        let leg = status.legs.iter().find(|leg| leg.gateway.uuid() == other);
+        Ok(leg.is_some_and(|leg| leg.state == SessionState::Active))
+    }
+
     async fn reverse(self: &Arc<Self>, group: &Group, to: &str) -> Result<(), Refused> {
         let core = core_of(group)?.uuid().to_string();
         let plan = self.plan_migration(&core, to).await?;
@@ -340,12 +352,12 @@ impl Gateway {
         let id = group.head.id;
         let fault = done.as_ref().err().map(|refused| fault(refused, group.dialect));
         let ended = match deed {
-            Deed::Reverse(_) | Deed::Failover(_) if done.is_ok() => {
-                let now = match deed {
-                    Deed::Reverse(_) => (Life::Available, Wanted::Running),
-                    _ => (Life::FailedOver, Wanted::FailedOver),
-                };
-                self.flip(id, now).await
+            Deed::Reverse(_) if done.is_ok() => {
+                self.flip(group, group.other(), (Life::Available, Wanted::Running)).await
+            }
+            // Whoever runs a failover takes over, whatever the record says of who was the primary.
+            Deed::Failover(_) if done.is_ok() => {
+                self.flip(group, self.own_id(), (Life::FailedOver, Wanted::FailedOver)).await
             }
             _ => {
                 let wanted = match deed {
@@ -353,7 +365,12 @@ impl Gateway {
                     Deed::Pause => Wanted::Paused,
                     Deed::Reverse(_) | Deed::Failover(_) => group.wanted,
                 };
+                let me = self.own_id();
                 let end = |group: &mut Group| {
+                    if group.worker != Some(me) {
+                        // The new primary settled it meanwhile, by what the core had come to.
+                        return Ok(());
+                    }
                     group.worker = None;
                     if fault.is_none() {
                         (group.life, group.wanted) = (Life::Available, wanted);
@@ -367,42 +384,6 @@ impl Gateway {
             }
         };
         self.note(ended);
-    }
-
-    /// The other site is the production site from now on, of the group and of its pairs.
-    async fn flip(&self, id: Uuid, (life, wanted): (Life, Wanted)) -> Result<(), Refused> {
-        let now_ms = self.clock.unix_ms();
-        let flipped = self.book.change(Vec::new(), |pages| {
-            let mut group = pages.evs.group(id)?.clone();
-            let mut pairs: Vec<_> = pages.evs.pairs_of(id).cloned().collect();
-            group.primary = 1 - group.primary;
-            (group.life, group.wanted, group.fault, group.worker) = (life, wanted, None, None);
-            group.head.turn();
-            group.head.touch(now_ms);
-            let mut ids = vec![id];
-            for mut pair in pairs.drain(..) {
-                pair.primary = group.primary;
-                pair.head.turn();
-                pair.head.touch(now_ms);
-                ids.push(pair.head.id);
-                pages.evs.put(Record::Pair(pair));
-            }
-            let instances: Vec<_> = pages.evs.instances_of(id).cloned().collect();
-            for mut instance in instances {
-                instance.is_displaced = true;
-                instance.head.turn();
-                instance.head.touch(now_ms);
-                ids.push(instance.head.id);
-                pages.evs.put(Record::Instance(instance));
-            }
-            pages.evs.put(Record::Group(group));
-            Ok::<_, Refused>(ids)
-        });
-        // The pairs are told first: who sees the group's new site finds them there.
-        for id in flipped.await?.into_iter().rev() {
-            self.tell_record(id).await;
-        }
-        Ok(())
     }
 }
 

@@ -45,9 +45,32 @@ pub(crate) struct DiskSeen {
     pub(crate) is_member: bool,
     /// Whether that gateway may overwrite it because it was its mirror.
     pub(crate) was_mirror_of: Option<Uuid>,
+    /// The run that has its group there, if one has.
+    #[serde(default)]
+    pub(crate) locked: Option<Locked>,
+}
+
+/// A disk whose group a run has is the run's alone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Locked {
+    /// Which run, in words.
+    pub(crate) why: String,
+    /// How it is looked at.
+    pub(crate) next: Option<String>,
 }
 
 impl DiskSeen {
+    /// Whether no run has it.
+    pub(super) fn require_unlocked(&self) -> Result<(), Refused> {
+        let Some(locked) = &self.locked else { return Ok(()) };
+        let detail = format!("disk {} is locked: {}", self.name, locked.why);
+        let refused = super::coded(Code::RunLease, "SDRS.1831", detail);
+        Err(match &locked.next {
+            Some(next) => refused.next(next.clone()),
+            None => refused,
+        })
+    }
+
     /// The same as plugins see it.
     #[must_use]
     pub(crate) fn as_volume(&self) -> plugin::contract::Volume {
@@ -100,7 +123,17 @@ impl Gateway {
             is_free,
             is_member: group.volumes.len() > 1,
             was_mirror_of: numbers.volume(volume.id).and_then(|entry| entry.was_mirror_of),
+            locked: self.lock_of(&group),
         }))
+    }
+
+    fn lock_of(&self, group: &GroupEntry) -> Option<Locked> {
+        // For no run: whichever has it stands against it.
+        let held = self.check_leases(Uuid::nil(), &[(group.id.to_string(), group.name.clone())]);
+        held.err().map(|leased| {
+            let api::Problem { detail, next, .. } = *leased.0;
+            Locked { why: detail, next }
+        })
     }
 
     /// How a disk of another gateway is.
@@ -114,7 +147,7 @@ impl Gateway {
         }
         match self.ask_evs(gateway, EvsQuestion::Disk { disk }).await? {
             EvsAnswer::Disk { seen } => Ok(seen),
-            EvsAnswer::Made(_) | EvsAnswer::Done => Err(unexpected()),
+            EvsAnswer::Data { .. } | EvsAnswer::Made(_) | EvsAnswer::Done => Err(unexpected()),
         }
     }
 

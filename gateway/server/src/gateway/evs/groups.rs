@@ -50,6 +50,7 @@ impl Gateway {
             vpc: wanted.vpc,
             domain: wanted.domain,
             drilled_ms: None,
+            epoch: 0,
         };
         let about = About {
             kind: "createProtectionGroupNoCG",
@@ -286,7 +287,8 @@ impl Gateway {
             return Err(coded(Code::InGroup, "37100053", detail));
         }
         let begin = |group: &mut Group| {
-            group.core = Some(entry.id);
+            // Epochs are counted by each group of the core for itself.
+            (group.core, group.epoch) = (Some(entry.id), 0);
             Ok(())
         };
         self.change_group(group.head.id, begin).await

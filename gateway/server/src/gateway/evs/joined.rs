@@ -22,7 +22,7 @@ impl Gateway {
             coded(Code::NotFound, "SDRS.1810", detail)
         };
         let seen = self.see_disk(disk).await?.ok_or_else(missing)?;
-        self.require_unlocked(disk, &seen.name)?;
+        seen.require_unlocked()?;
         self.require_copyable(disk, &seen.name).await?;
         if !seen.is_well || seen.is_filling || !seen.is_free || seen.hosts > 0 || seen.is_member {
             let detail = format!(
@@ -33,21 +33,6 @@ impl Gateway {
             return Err(coded(Code::VolumeInUse, "SDRS.1801", detail));
         }
         Ok(seen)
-    }
-
-    /// A disk whose group a run has is the run's alone.
-    fn require_unlocked(&self, disk: Uuid, name: &str) -> Result<(), Refused> {
-        let Some((group, _)) = self.volume_of_disk(disk) else { return Ok(()) };
-        // For no run: whichever has it stands against it.
-        let held = self.check_leases(Uuid::nil(), &[(group.id.to_string(), group.name)]);
-        held.map_err(|leased| {
-            let detail = format!("disk {name} is locked: {}", leased.0.detail);
-            let refused = coded(Code::RunLease, "SDRS.1831", detail);
-            match leased.0.next {
-                Some(next) => refused.next(next),
-                None => refused,
-            }
-        })
     }
 
     /// Whether so many pairs more may be made (EVS-28).

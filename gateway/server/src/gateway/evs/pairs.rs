@@ -162,6 +162,10 @@ impl Gateway {
             let next = "make the pair again with overwrite_destination true, or empty the disk";
             return Err(Refused::new(Code::NeedsConsent, detail).next(next));
         }
+        // Both are in one cloud, so whoever knows it here knows both.
+        for (disk, seen) in pair.disks.iter().zip([&source, &target]) {
+            self.require_copyable(*disk, &seen.name).await?;
+        }
         let proposed = Proposed {
             volumes: vec![source.as_volume()],
             destinations: vec![Some(target.as_volume())],
@@ -331,6 +335,7 @@ impl Gateway {
 
 /// What is asked of either disk.
 fn check_disk(seen: &DiskSeen, is_source: bool) -> Result<(), Refused> {
+    seen.require_unlocked()?;
     let name = &seen.name;
     let refuse = |source, target, code: Code, why: &str| {
         Err(coded(code, side(is_source, source, target), format!("disk {name} {why}")))
@@ -353,6 +358,7 @@ fn check_disk(seen: &DiskSeen, is_source: bool) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::evs::disks::Locked;
     use crate::gateway::evs::own_code;
 
     fn disk() -> DiskSeen {
@@ -367,6 +373,7 @@ mod tests {
             is_free: true,
             is_member: false,
             was_mirror_of: None,
+            locked: None,
         }
     }
 
@@ -388,5 +395,21 @@ mod tests {
         let used = DiskSeen { is_free: false, ..disk() };
         assert_eq!(refused(used.clone(), true), "37100053");
         assert_eq!(refused(used, false), "37100054");
+    }
+
+    #[test]
+    fn evs_53_a_disk_that_a_run_has_is_refused_at_either_side() {
+        let next = Some("twinspan run show 7".to_owned());
+        let locked = Some(Locked { why: "run 7 has orders".to_owned(), next: next.clone() });
+        let seen = DiskSeen { locked, ..disk() };
+        for is_source in [true, false] {
+            let refused = check_disk(&seen, is_source).unwrap_err();
+            assert_eq!(own_code(&refused.0.detail), Some("SDRS.1831"));
+            assert_eq!(refused.0.next, next);
+        }
+        // A gateway of an earlier release says nothing of locks.
+        let mut told = serde_json::to_value(disk()).unwrap();
+        told.as_object_mut().unwrap().remove("locked");
+        assert_eq!(serde_json::from_value::<DiskSeen>(told).unwrap(), disk());
     }
 }

@@ -136,6 +136,7 @@ impl Gateway {
             gateway.end_what_was_cut_short().await;
             let tell = async {
                 loop {
+                    gateway.settle_directions().await;
                     gateway.tell_all_records().await;
                     tokio::time::sleep(RETRY).await;
                 }

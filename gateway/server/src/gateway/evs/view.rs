@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use mirror::{Cause, GroupStatus, LegStatus, LinkState, Phase, Role, Serving, SessionState};
+use serde::{Deserialize, Serialize};
 
 use crate::book::evs::{Group, Pair, Wanted};
 use crate::gateway::{Gateway, Known};
 use block::{GroupId, Quality};
 
 /// The dialects' word for what data does, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Replication {
     /// Both disks are identical and stay so.
     Active,
@@ -48,7 +50,7 @@ pub(crate) const FAULT_PRODUCTION: u8 = 2;
 pub(crate) const FAULT_LINK: u8 = 5;
 
 /// What the data of a pair does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Data {
     /// In a word.
     pub(crate) replication: Replication,
@@ -87,7 +89,8 @@ impl Gateway {
     }
 }
 
-/// What the data of a pair does, by what the core says of its group here.
+/// What the data of a pair does, by what the core says of its group here. At the copy that is not all there
+/// is to know: what is shown is [`Gateway::data_of_pairs`].
 #[must_use]
 pub(crate) fn of_pair(status: Option<&GroupStatus>, group: &Group, pair: &Pair) -> Data {
     let Some(status) = status else { return Data::IDLE };
@@ -175,11 +178,9 @@ fn at_copy(status: &GroupStatus, group: &Group) -> Data {
     let replication = match (group.wanted, connected) {
         (Wanted::Idle, _) => return Data::IDLE,
         (Wanted::FailedOver, _) => Replication::ActiveStopped,
-        (Wanted::Paused, _) if has_all || status.quality == Quality::Outdated => {
-            Replication::ActiveStopped
-        }
         (Wanted::Running, true) if has_all => Replication::Active,
         (Wanted::Running, true) => Replication::Copying,
+        // What was written since is known at the production site only, which says so while it is heard.
         (Wanted::Paused, _) | (Wanted::Running, false) => Replication::Inactive,
     };
     let fault_level = match (group.wanted, connected) {

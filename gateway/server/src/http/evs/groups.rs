@@ -18,7 +18,7 @@ use crate::book::evs::{Dialect, Group, Life, Wanted};
 use crate::clock::text;
 use crate::gateway::Gateway;
 use crate::gateway::evs::gates::Action;
-use crate::gateway::evs::view::{Data, of_pair};
+use crate::gateway::evs::view::Data;
 use crate::gateway::evs::{Call, NewGroup, SetGroup, own_code};
 use crate::refusal::Refused;
 
@@ -58,9 +58,8 @@ const fn status(life: Life, wanted: Wanted) -> &'static str {
 pub(super) async fn shown(gateway: &Gateway, group: &Group) -> EvsGroup {
     let core = gateway.core_status(group).await;
     let pages = gateway.book.read();
-    let pairs: Vec<_> = pages.evs.pairs_of(group.head.id).collect();
-    let data: Vec<Data> = pairs.iter().map(|pair| of_pair(core.as_deref(), group, pair)).collect();
-    let data = Data::worst(&data);
+    let pairs: Vec<_> = pages.evs.pairs_of(group.head.id).cloned().collect();
+    let data = Data::worst(&gateway.data_of_pairs(core.as_deref(), group, &pairs).await);
     let fault = group.fault.as_ref();
     EvsGroup {
         id: group.head.id.to_string(),

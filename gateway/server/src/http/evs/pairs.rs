@@ -12,7 +12,7 @@ use super::{Body, Failure, MODEL, Named, Shared, check_model, check_text, ids};
 use crate::book::evs::{Dialect, Life, Pair};
 use crate::clock::text;
 use crate::gateway::Gateway;
-use crate::gateway::evs::view::{Data, of_pair};
+use crate::gateway::evs::view::Data;
 use crate::gateway::evs::{Call, NewPair};
 use crate::refusal::Refused;
 
@@ -32,7 +32,7 @@ pub(super) async fn shown(gateway: &Gateway, pair: &Pair) -> EvsPair {
     let pages = gateway.book.read();
     let group = pair.group.and_then(|group| pages.evs.group(group).ok().cloned());
     let data = match &group {
-        Some(group) => of_pair(gateway.core_status(group).await.as_deref(), group, pair),
+        Some(group) => gateway.data_of_pair(group, pair).await,
         None => Data::IDLE,
     };
     let fault = pair.fault.as_ref();

@@ -17,7 +17,7 @@ use crate::book::evs::{Dialect, Group, Life, Wanted};
 use crate::clock::text;
 use crate::gateway::Gateway;
 use crate::gateway::evs::gates::Action;
-use crate::gateway::evs::view::{Data, Replication, of_pair};
+use crate::gateway::evs::view::{Data, Replication};
 use crate::gateway::evs::{Call, NewGroup, SetGroup, coded};
 use crate::refusal::Refused;
 
@@ -64,8 +64,8 @@ pub(super) const fn station(primary: usize) -> &'static str {
 async fn shown(gateway: &Gateway, group: &Group) -> SdrsGroup {
     let core = gateway.core_status(group).await;
     let pages = gateway.book.read();
-    let pairs = pages.evs.pairs_of(group.head.id);
-    let data: Vec<Data> = pairs.map(|pair| of_pair(core.as_deref(), group, pair)).collect();
+    let pairs: Vec<_> = pages.evs.pairs_of(group.head.id).cloned().collect();
+    let data = gateway.data_of_pairs(core.as_deref(), group, &pairs).await;
     let whole = Data::worst(&data);
     let is_new = group.wanted == Wanted::Idle;
     let said = |word: &str| (!is_new).then(|| word.to_owned());
@@ -277,6 +277,7 @@ mod tests {
             vpc: String::new(),
             domain: String::new(),
             drilled_ms,
+            epoch: 0,
         }
     }
 

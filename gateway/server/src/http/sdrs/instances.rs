@@ -20,7 +20,7 @@ use super::{
 use crate::book::evs::{Group, Instance, Life, Wanted};
 use crate::clock::text;
 use crate::gateway::Gateway;
-use crate::gateway::evs::view::{Data, Replication, of_pair};
+use crate::gateway::evs::view::{Data, Replication};
 use crate::gateway::evs::{Call, InstanceCall, NewInstance, NewNic, coded};
 use crate::refusal::Refused;
 
@@ -42,16 +42,15 @@ fn status(instance: &Instance, group: Option<&Group>, data: Data) -> &'static st
 pub(super) async fn shown(gateway: &Gateway, instance: &Instance) -> SdrsInstance {
     let pages = gateway.book.read();
     let group = pages.evs.group(instance.group).ok().cloned();
-    let core = match &group {
-        Some(group) => gateway.core_status(group).await,
-        None => None,
-    };
     let pairs = instance.disks.iter().filter_map(|disk| pages.evs.pair(disk.pair).ok());
-    let data = group.as_ref().map(|group| {
-        let each: Vec<Data> = pairs.map(|pair| of_pair(core.as_deref(), group, pair)).collect();
-        Data::worst(&each)
-    });
-    let data = data.unwrap_or(Data::IDLE);
+    let pairs: Vec<_> = pairs.cloned().collect();
+    let data = match &group {
+        Some(group) => {
+            let core = gateway.core_status(group).await;
+            Data::worst(&gateway.data_of_pairs(core.as_deref(), group, &pairs).await)
+        }
+        None => Data::IDLE,
+    };
     let lost = instance.lost.as_ref().map(|lost| format!("server {lost} does not exist any more"));
     let fault = instance.fault.as_ref().map(|fault| format!("{}: {}", fault.code, fault.why));
     let attachment = |disk: &crate::book::evs::Attached| SdrsAttachment {

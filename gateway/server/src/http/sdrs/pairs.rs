@@ -17,7 +17,7 @@ use super::{
 use crate::book::evs::{Dialect, Group, Instance, Life, Pair, Wanted};
 use crate::clock::text;
 use crate::gateway::Gateway;
-use crate::gateway::evs::view::{Data, Replication, of_pair};
+use crate::gateway::evs::view::{Data, Replication};
 use crate::gateway::evs::{Call, NewPair, coded};
 use crate::refusal::Refused;
 
@@ -38,7 +38,7 @@ async fn shown(gateway: &Gateway, pair: &Pair) -> SdrsPair {
     let pages = gateway.book.read();
     let group = pair.group.and_then(|group| pages.evs.group(group).ok().cloned());
     let data = match &group {
-        Some(group) => of_pair(gateway.core_status(group).await.as_deref(), group, pair),
+        Some(group) => gateway.data_of_pair(group, pair).await,
         None => Data::IDLE,
     };
     let is_new = group.as_ref().is_none_or(|group| group.wanted == Wanted::Idle);

@@ -115,6 +115,7 @@ mod tests {
             vpc: "vpc-1".to_owned(),
             domain: String::new(),
             drilled_ms: None,
+            epoch: 0,
         }
     }
 

@@ -218,6 +218,7 @@ mod tests {
             vpc: String::new(),
             domain: String::new(),
             drilled_ms: None,
+            epoch: 0,
         }
     }
 

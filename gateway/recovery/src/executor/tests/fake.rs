@@ -281,6 +281,12 @@ fn pending() -> Outcome {
     Outcome::Pending { token: json!("t"), poll_after, progress: "half way".to_owned() }
 }
 
+/// A token that is another one at each look, and large.
+fn churning(look: u64) -> Outcome {
+    let token = json!({ "look": look, "all": "x".repeat(60 << 10) });
+    Outcome::Pending { token, poll_after: Duration::ZERO, progress: "half way".to_owned() }
+}
+
 impl Actions for Provider {
     fn names(&self) -> Vec<String> {
         ["plain"].map(str::to_owned).to_vec()
@@ -318,6 +324,10 @@ impl Actions for Provider {
     ) -> Doing<'a, Outcome> {
         Box::pin(async move {
             match action {
+                "churns" => {
+                    self.count(context, |counts| counts.started = true);
+                    Ok(churning(0))
+                }
                 "slow" | "pends" => {
                     self.count(context, |counts| counts.started = true);
                     Ok(pending())
@@ -355,6 +365,7 @@ impl Actions for Provider {
         Box::pin(async move {
             match action {
                 "pends" => Ok(pending()),
+                "churns" => Ok(churning(token["look"].as_u64().unwrap() + 1)),
                 "asks" => {
                     assert_eq!((token, answer), (&json!(7), Some("this")));
                     Ok(self.finish(action, context, params))

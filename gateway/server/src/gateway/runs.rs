@@ -426,3 +426,6 @@ impl Gateway {
         self.show_run(id)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,9 @@ pub(crate) enum RunQuestion {
         term: u64,
         /// The number of the first record that the asker lacks.
         from: u64,
+        /// Who wants it; an older gateway does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        actor: Option<String>,
     },
     /// What do you know of the run beyond what I have?
     Look {
@@ -130,7 +133,8 @@ pub(crate) enum RunAnswer {
         /// It.
         term: u64,
     },
-    /// The run stands still here; these are the records that were lacked, or the first of them.
+    /// The run stands still here, and the journal here says who goes on with it; these are the records that
+    /// were lacked, or the first of them.
     Yielded {
         /// They.
         records: Vec<Record>,

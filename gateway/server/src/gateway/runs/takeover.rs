@@ -5,8 +5,10 @@
 //!                     │ cannot be asked ─▶ held; asked again; or a person's word: go on
 //!                     └ yes ─▶ held for ever: it was taken over
 //!   no room ─▶ its journal is written anew, tried again and again ─▶ as after a restart
-//!   --here  ─▶ ask the runner to yield ─ it stands still ─▶ its last records ─▶ Taken(term + 1) ─▶ go on
-//!                     └ cannot be asked ─▶ refused, unless a person's word: it is stopped
+//!   --here  ─▶ ask the runner to yield ─ it stands still, and writes Taken(term + 1) ─▶ its last records,
+//!                     │                  with that one ─▶ kept here ─▶ go on
+//!                     └ cannot be asked ─▶ refused, unless a person's word: it is stopped; Taken(term + 1)
+//!                                          is written here
 //! ```
 
 use std::sync::Arc;
@@ -198,8 +200,8 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let heard = self.runs.all().get(&id).map_or(run.term, |known| known.term);
         let term = heard.max(run.term) + 1;
-        let me = self.as_runner();
-        match self.fetch(id, (is_of(&run.runner), term)).await {
+        let (me, from) = (self.as_runner(), run.runner.site.clone());
+        match self.fetch(id, (is_of(&run.runner), term), actor).await {
             Ok(()) => {}
             Err(refused) if refused.0.code == Code::PeerUnreachable.as_str() => {
                 let had_all = run.begun.keepers.iter().any(|keeper| keeper.gateway == me.gateway)
@@ -219,30 +221,38 @@ impl Gateway {
         if run.ended.is_some() {
             return Err(Refused::new(Code::RunState, "the run has ended"));
         }
-        let event = Event::Taken { runner: me, actor: actor.to_owned() };
-        let taken = Record { term, ..run.record(event, self.clock.unix_ms()) };
-        self.keep_more(id, vec![taken]).await?;
+        if run.term < term {
+            // Whom it is taken from cannot be asked, or is an older gateway, which leaves this to us.
+            let event = Event::Taken { runner: me, actor: actor.to_owned() };
+            let taken = Record { term, ..run.record(event, self.clock.unix_ms()) };
+            self.keep_more(id, vec![taken]).await?;
+        } else if run.runner.gateway != me.gateway {
+            let detail = format!("{} took it over meanwhile", run.runner.site);
+            return Err(Refused::new(Code::RunElsewhere, detail));
+        }
         // Told at once, not with the next record: the one that it was taken from may return.
-        let world = Keeping::new(self, id, term);
-        for keeper in self.run_known(id)?.keepers() {
+        let taken = self.run_known(id)?;
+        let world = Keeping::new(self, id, taken.term);
+        for keeper in taken.keepers() {
             if let Telling::Superseded(term) = world.tell(self, keeper).await {
                 let detail = format!("it was taken over with term {term} meanwhile");
                 return Err(Refused::new(Code::RunElsewhere, detail));
             }
         }
-        self.events.tell(
-            "run",
-            run.id(),
-            format!("taken over from {} by {actor}", run.runner.site),
-        );
+        self.events.tell("run", run.id(), format!("taken over from {from} by {actor}"));
         Ok(())
     }
 
-    /// Lets the gateway that executes a run stand still, and fetches the records that are lacked here.
-    async fn fetch(&self, run: Uuid, (peer, term): (Uuid, u64)) -> Result<(), Refused> {
+    /// Lets the gateway that executes a run hand it over, and fetches the records that are lacked here.
+    async fn fetch(
+        &self,
+        run: Uuid,
+        (peer, term): (Uuid, u64),
+        actor: &str,
+    ) -> Result<(), Refused> {
         loop {
             let from = self.run_known(run)?.records + 1;
-            let question = RunQuestion::Yield { run, term, from };
+            let question = RunQuestion::Yield { run, term, from, actor: Some(actor.to_owned()) };
             let answer = self.ask(peer, &Question::Run(Box::new(question))).await?.of_run()?;
             let RunAnswer::Yielded { records, more } = answer else {
                 let detail = "it was taken over by yet another gateway";

@@ -263,6 +263,8 @@ impl Run {
                 self.runner = runner.clone();
                 self.term = record.term;
             }
+            // It is for those who look at the run; nothing follows from it.
+            Event::Parted { .. } => {}
             Event::Aborted { actor, why } => self.turn(format!("{actor}: {why}"), record.at_ms),
             Event::Ended { result, summary } => {
                 self.ended = Some((*result, summary.clone(), record.at_ms));

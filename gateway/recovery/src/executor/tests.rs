@@ -244,6 +244,21 @@ async fn an_action_whose_token_changes_for_ever_fails_and_can_be_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_a_keeper_is_lost_is_written_before_the_call_that_follows() {
+    let fake = Fake::new(one_step("plain\""), None);
+    // The record after the one that begins the run is the intent; the call is made after it.
+    fake.part_at(2);
+    let run = until_still(&fake, Vec::new()).await;
+    assert_eq!(run.standing(), crate::run::Standing::Ended(Ending::Completed));
+    let journal = fake.journal();
+    assert!(matches!(&journal[1].event, Event::Intent { .. }), "{journal:#?}");
+    let Event::Parted { sites, .. } = &journal[2].event else { panic!("{journal:#?}") };
+    assert_eq!(*sites, ["east"]);
+    assert!(matches!(&journal[3].event, Event::Done { .. }), "{journal:#?}");
+    assert_eq!(fake.done("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_provider_that_is_gone_may_come_back() {
     let fake = Fake::new(one_step("plain\"\nretries = 5"), None);
     fake.registry().remove("fake");

@@ -44,7 +44,8 @@ fn bytes_of(record: &Record) -> u64 {
 
 impl Run {
     /// Whether there is more in the journal than each step's own share of it.
-    fn is_wide(&self) -> bool {
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
         self.records < COMMON_RECORDS_MAX && self.bytes < COMMON_BYTES_MAX
     }
 

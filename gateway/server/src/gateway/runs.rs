@@ -60,6 +60,9 @@ pub(crate) fn words_of(event: &Event) -> Option<String> {
     Some(match event {
         Event::Begun(_) | Event::Pending { .. } => return None,
         Event::Taken { runner, actor } => format!("taken over at {} by {actor}", runner.site),
+        Event::Parted { sites, why } => {
+            format!("goes on without a copy at {}: {why}", sites.join(", "))
+        }
         Event::ApprovalAsked { step } => format!("{step}: waits for approval"),
         Event::Asked { step, prompt, .. } => format!("{step}: asks: {prompt}"),
         Event::Answered { step, answer, actor } => format!("{step}: {actor} answered {answer}"),

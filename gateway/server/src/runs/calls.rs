@@ -78,6 +78,10 @@ pub(crate) struct Act {
     pub(crate) context: Option<Context>,
     /// What is called.
     pub(crate) call: ActCall,
+    /// Records that the run has, of which one says that this is called: whoever has fewer of them does
+    /// nothing yet. An older gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) records: Option<u64>,
     /// By this the call is known while it goes on: it is asked about by sending it again. An asker that
     /// gives none knows of no [`RunAnswer::Going`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,7 +175,7 @@ mod tests {
         let text = r#"{"about":"act","run":"00000000-0000-0000-0000-000000000007","term":1,
             "action":"core/promote","params":{},"context":null,"call":"run"}"#;
         let RunQuestion::Act(act) = serde_json::from_str(text).unwrap() else { panic!("{text}") };
-        assert_eq!(act.errand, None);
+        assert_eq!((act.errand, act.records), (None, None));
         assert!(!serde_json::to_string(&act).unwrap().contains("errand"));
         let named = Act { errand: Some(Uuid::from_u128(3)), ..*act };
         let written = serde_json::to_string(&RunQuestion::Act(Box::new(named.clone()))).unwrap();

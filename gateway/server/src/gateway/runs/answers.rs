@@ -284,6 +284,12 @@ impl Gateway {
             if !is_named(&known.run, peer) || known.run.ended.is_some() {
                 return Err(stranger(peer));
             }
+            if act.records.is_some_and(|needed| known.run.records < needed) {
+                // If the asker is lost now, whoever goes on here must know that it was begun.
+                let detail =
+                    "the copy of the run's journal here does not say yet that this is called";
+                return Err(Refused::new(Code::RunState, detail));
+            }
         }
         let Some(actions) = self.runs.registry.provider_of(&act.action) else {
             let why = format!("{} has no action {}", self.config.site.name, act.action);

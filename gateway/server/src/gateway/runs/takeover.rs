@@ -201,6 +201,7 @@ impl Gateway {
         let heard = self.runs.all().get(&id).map_or(run.term, |known| known.term);
         let term = heard.max(run.term) + 1;
         let (me, from) = (self.as_runner(), run.runner.site.clone());
+        let of = run.runner.gateway.clone();
         match self.fetch(id, (is_of(&run.runner), term), actor).await {
             Ok(()) => {}
             Err(refused) if refused.0.code == Code::PeerUnreachable.as_str() => {
@@ -234,9 +235,18 @@ impl Gateway {
         let taken = self.run_known(id)?;
         let world = Keeping::new(self, id, taken.term);
         for keeper in taken.keepers() {
-            if let Telling::Superseded(term) = world.tell(self, keeper).await {
-                let detail = format!("it was taken over with term {term} meanwhile");
-                return Err(Refused::new(Code::RunElsewhere, detail));
+            match world.tell(self, keeper).await {
+                Telling::Superseded(term) => {
+                    let detail = format!("it was taken over with term {term} meanwhile");
+                    return Err(Refused::new(Code::RunElsewhere, detail));
+                }
+                // A person said that it is stopped: no step waits for it.
+                Telling::Untold(why) if stopped && keeper.gateway == of => {
+                    if let Some(known) = self.runs.all().get_mut(&id) {
+                        known.untold.insert(keeper.site.clone(), why);
+                    }
+                }
+                Telling::Told | Telling::Untold(_) | Telling::Leased(_) => {}
             }
         }
         self.events.tell("run", run.id(), format!("taken over from {from} by {actor}"));

@@ -4,7 +4,7 @@ use block::{BootId, GatewayId, Identity};
 
 use super::*;
 use crate::gateway::tests::Rig;
-use crate::runs::calls::RunAnswer;
+use crate::runs::calls::{Act, ActCall, RunAnswer};
 use crate::runs::tests::begun;
 
 /// A gateway at another site.
@@ -98,5 +98,41 @@ async fn a_copy_that_says_otherwise_than_the_one_that_executes_the_run_is_set_as
     let answer = gateway.answer_of_run(&west, keep()).await.unwrap();
     assert_eq!(answer, RunAnswer::Kept { have: 2 });
     assert_eq!(gateway.runs.all().get(&id).unwrap().records, theirs);
+    rig.close().await;
+}
+
+#[tokio::test]
+async fn nothing_is_done_for_another_site_before_the_record_of_it_is_here() {
+    let (dir, id) = (tempfile::tempdir().unwrap(), Uuid::from_u128(9));
+    let west = other(77, "west");
+    let rig = open(dir.path()).await;
+    let gateway = &rig.gateway;
+    let first = begun(id, as_keeper(&west), vec![gateway.as_runner()]);
+    gateway.keep_first(id, vec![first.clone()]).await.unwrap();
+    let act = |records: Option<u64>| {
+        RunQuestion::Act(Box::new(Act {
+            run: id,
+            term: 1,
+            action: "x/a".to_owned(),
+            params: serde_json::Value::Null,
+            context: None,
+            call: ActCall::Run,
+            records,
+            errand: None,
+        }))
+    };
+    let refused = gateway.answer_of_run(&west, act(Some(2))).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::RunState.as_str());
+    assert!(refused.0.detail.contains("does not say yet"), "{refused:?}");
+
+    let run = Run::replay(std::slice::from_ref(&first)).unwrap();
+    let intent = run.record(Event::Intent { step: "a".to_owned(), attempt: 1 }, 2);
+    let keep = RunQuestion::Keep { run: id, term: 1, records: vec![intent] };
+    assert_eq!(gateway.answer_of_run(&west, keep).await.unwrap(), RunAnswer::Kept { have: 2 });
+    // It is let in now: that nobody has this action here is said by whoever would call it.
+    for records in [Some(2), None] {
+        let answer = gateway.answer_of_run(&west, act(records)).await.unwrap();
+        assert!(matches!(answer, RunAnswer::Acted(_)), "{answer:?}");
+    }
     rig.close().await;
 }

@@ -2,8 +2,8 @@
 //!
 //! Invariant: records are kept, and actions done, only for a gateway that the run itself names, with the
 //! highest term that is known here. A run is handed over by a record in the journal here, so that a gateway
-//! that is killed as it answers does not go on with it. An action has the time that its step has there, however long an answer
-//! may take: an asker that knows of it asks again.
+//! that is killed as it answers does not go on with it. An action has the time that its step has there,
+//! however long an answer may take: an asker that knows of it asks again.
 
 use std::sync::Arc;
 use std::time::Duration;

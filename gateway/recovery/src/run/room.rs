@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 
 use super::{Event, Record, Run};
+use crate::actions::Created;
 use crate::limits::{
     COMMON_BYTES_MAX, COMMON_RECORDS_MAX, CREATED_MAX, STEP_BYTES_MAX, STEP_BYTES_MIN,
     STEP_RECORDS_MAX, STEP_RECORDS_MIN,
@@ -64,10 +65,15 @@ impl Run {
     }
 
     /// Whether a step may note what it makes: what it made is told to whoever takes it back, in one call.
-    pub(super) fn has_room_to_note(&self, place: usize, made: usize) -> bool {
+    pub(super) fn has_room_to_note(&self, place: usize, made: &[Created]) -> bool {
         let step = &self.plan.steps[place].id;
         let stands = self.left.iter().filter(|left| left.step == *step).count();
-        self.has_room(place) && (made == 0 || stands.saturating_add(made) <= CREATED_MAX)
+        // An attempt that is repeated says what it made once more.
+        let is_there = |one: &Created| {
+            self.left.iter().any(|left| left.what.kind == one.kind && left.what.id == one.id)
+        };
+        let fresh = made.iter().filter(|one| !is_there(one)).count();
+        self.has_room(place) && (fresh == 0 || stands.saturating_add(fresh) <= CREATED_MAX)
     }
 
     /// Counts a record that was taken.

@@ -343,6 +343,7 @@ fn a_step_notes_no_more_than_is_told_to_whoever_takes_it_back() {
     apply(&mut run, event).unwrap();
     let one_more = note(vec![thing(9_999)], Vec::new());
     assert!(matches!(run.hear(&one_more, "plugin"), Err(WordError::Full { .. })));
+    assert!(run.hear(&note(vec![thing(7)], Vec::new()), "plugin").is_ok(), "it is noted already");
     let event = run.hear(&note(Vec::new(), vec![thing(3)]), "plugin").unwrap();
     apply(&mut run, event).unwrap();
     assert!(run.hear(&one_more, "plugin").is_ok(), "what is gone makes room");

@@ -126,7 +126,7 @@ impl Run {
             Word::Note { step, created, removed } => {
                 let place = self.plan.place(step);
                 let place = place.ok_or_else(|| WordError::NoSuchStep(step.clone()))?;
-                if !self.has_room_to_note(place, created.len()) {
+                if !self.has_room_to_note(place, created) {
                     return Err(WordError::Full { step: step.clone() });
                 }
                 let (created, removed) = (created.clone(), removed.clone());

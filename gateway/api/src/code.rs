@@ -355,7 +355,7 @@ codes! {
         "bring the other gateway back; if it is stopped for good, say so: --stopped";
     RunJournal "GW0706" 500 1
         "the journal of the run failed",
-        "repair the disk, restart the gateway, then: twinspan run resume RUN";
+        "make room on its disk, or repair it; the run goes on by itself, or: twinspan run resume RUN";
     LinkLost "GW0601" 409 4
         "connection to the mirror was lost",
         "it is dialled again by itself; look at the network and at the other gateway";

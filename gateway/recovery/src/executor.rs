@@ -35,8 +35,13 @@ pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// What a run stands in.
 pub trait World: Send + Sync {
     /// Keeps a record: it is on stable storage here, and every keeper of a copy that can be reached has
-    /// it, before this returns. `run` is how the run is without it.
-    fn keep<'a>(&'a self, run: &'a Run, record: &'a Record) -> Waiting<'a, Result<(), Halt>>;
+    /// it, before this returns. `run` is how the run is without it. What it returns is written next, before
+    /// anything follows from the record: that the run goes on without a keeper.
+    fn keep<'a>(
+        &'a self,
+        run: &'a Run,
+        record: &'a Record,
+    ) -> Waiting<'a, Result<Option<Event>, Halt>>;
 
     /// Who has an action at a site; `None`: where the run runs.
     fn actions_at(&self, site: Option<&str>, action: &str) -> Option<Arc<dyn Actions>>;
@@ -178,15 +183,18 @@ impl Executor {
         });
     }
 
-    /// Keeps a record and lets it be so.
+    /// Keeps a record and lets it be so; and what is to be said of how it was kept.
     async fn write(&mut self, event: Event) -> Result<(), Halt> {
-        let record = self.run.record(event, self.world.now_ms());
-        self.world.keep(&self.run, &record).await?;
-        self.run.apply(&record).expect("a run takes the records that it asked for");
-        if let Some(place) = record.event.step().and_then(|step| self.run.plan.place(step)) {
-            self.retime(place, &record.event);
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            let record = self.run.record(event, self.world.now_ms());
+            next = self.world.keep(&self.run, &record).await?;
+            self.run.apply(&record).expect("a run takes the records that it asked for");
+            if let Some(place) = record.event.step().and_then(|step| self.run.plan.place(step)) {
+                self.retime(place, &record.event);
+            }
+            self.world.see(&self.run, &record.event);
         }
-        self.world.see(&self.run, &record.event);
         Ok(())
     }
 

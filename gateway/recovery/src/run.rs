@@ -20,6 +20,7 @@
 mod next;
 mod progress;
 mod record;
+mod room;
 mod show;
 mod words;
 
@@ -28,6 +29,7 @@ use serde_json::Value;
 pub use next::{Call, CallKind, Effect};
 pub use progress::Progress;
 pub use record::{Begun, Ending, Event, Record, Runner};
+pub use room::Spent;
 pub use show::{Standing, Waiting};
 pub use words::{Word, WordError};
 
@@ -126,6 +128,8 @@ pub struct Run {
     pub term: u64,
     /// Records so far.
     pub records: u64,
+    /// Their bytes, as JSON.
+    pub bytes: u64,
     /// Which way it goes.
     pub direction: Direction,
     /// Why it turned back.
@@ -187,20 +191,24 @@ impl Run {
             found: false,
             touched: false,
             in_doubt: false,
+            spent: Spent::default(),
         };
-        Ok(Self {
+        let mut run = Self {
             steps: vec![waiting; plan.steps.len()],
             plan,
             begun_ms: record.at_ms,
             runner: begun.runner.clone(),
             term: record.term,
             records: record.number,
+            bytes: 0,
             direction: Direction::Forward,
             turned: None,
             left: Vec::new(),
             ended: None,
             begun: Begun::clone(begun),
-        })
+        };
+        run.spend(record);
+        Ok(run)
     }
 
     /// Its identity.
@@ -255,6 +263,7 @@ impl Run {
             }
         }
         self.records = number;
+        self.spend(record);
         self.check().map_err(|why| unreadable(number, why))
     }
 
@@ -264,6 +273,8 @@ impl Run {
                 self.runner = runner.clone();
                 self.term = record.term;
             }
+            // It is for those who look at the run; nothing follows from it.
+            Event::Parted { .. } => {}
             Event::Aborted { actor, why } => self.turn(format!("{actor}: {why}"), record.at_ms),
             Event::Ended { result, summary } => {
                 self.ended = Some((*result, summary.clone(), record.at_ms));

@@ -10,7 +10,8 @@
 //!
 //! Invariants: a run is executed by at most one task here. A record is in the journal here, and at
 //! each keeper that can be reached, before anything follows from it. Whoever learns of a higher term of
-//! a run executes nothing of it any more.
+//! a run executes nothing of it any more. A journal whose disk failed or was full is written anew, with
+//! all that was confirmed, before anything is appended to it.
 
 pub(crate) mod calls;
 pub(crate) mod core;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use recovery::journal::{EXTENSION, Journal, JournalError};
+use recovery::journal::{EXTENSION, FRESH_EXTENSION, Journal, JournalError};
 use recovery::run::{Record, Run};
 use recovery::{Order, Registry};
 use tokio::sync::mpsc;
@@ -113,6 +114,11 @@ impl Runs {
         std::fs::create_dir_all(&self.dir)?;
         for entry in std::fs::read_dir(&self.dir)? {
             let path = entry?.path();
+            if path.extension().is_some_and(|of| of == FRESH_EXTENSION) {
+                // It was being written anew: the one that it was to replace is there.
+                std::fs::remove_file(&path)?;
+                continue;
+            }
             if path.extension().is_none_or(|of| of != EXTENSION) {
                 continue;
             }
@@ -161,7 +167,12 @@ impl Runs {
         let words = |error: JournalError| crate::refusal::chain_text(&error);
         let mut journal =
             Journal::create(&self.dir, id.into_bytes(), &id.to_string()).map_err(words)?;
-        journal.append(&records).map_err(words)?;
+        journal.append(&records).map_err(|error| {
+            // Whoever is told that it failed must not find it begun after a restart.
+            let removed = std::fs::remove_file(journal.path());
+            let stays = removed.err().map_or_else(String::new, |why| format!("; it stays: {why}"));
+            format!("{}{stays}", words(error))
+        })?;
         self.put(id, run, records, journal);
         self.forget_oldest();
         Ok(())
@@ -182,12 +193,38 @@ impl Runs {
         }
         // Waited for by whoever appends to this run, and by nobody else.
         let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if journal.is_latched() {
+            self.write_anew(id, &mut journal)?;
+        }
         journal.append(records).map_err(|error| crate::refusal::chain_text(&error))?;
         if let Some(known) = self.all().get_mut(&id) {
             known.term = known.term.max(run.term);
             known.run = run;
             known.records.extend_from_slice(records);
         }
+        Ok(())
+    }
+
+    /// Writes a journal anew whose disk failed or was full. It blocks.
+    ///
+    /// # Errors
+    /// Why it cannot be yet. `Ok(false)`: nothing was wrong with it.
+    pub(crate) fn reopen(&self, id: Uuid) -> Result<bool, String> {
+        let journal = self.all().get(&id).map(|known| Arc::clone(&known.journal));
+        let journal = journal.ok_or("the run is not known")?;
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if !journal.is_latched() {
+            return Ok(false);
+        }
+        self.write_anew(id, &mut journal).map(|()| true)
+    }
+
+    /// The journal is had by the caller: what is known has exactly its records meanwhile.
+    fn write_anew(&self, id: Uuid, journal: &mut Journal) -> Result<(), String> {
+        let records = self.all().get(&id).map(|known| known.records.clone());
+        let records = records.ok_or("the run is not known")?;
+        journal.reopen(&records).map_err(|error| crate::refusal::chain_text(&error))?;
+        tracing::info!(run = %id, "the journal of a run was written anew");
         Ok(())
     }
 
@@ -217,3 +254,6 @@ impl Runs {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -31,6 +31,7 @@ mod initiator;
 mod instances;
 mod iscsi;
 mod lserver;
+mod lserver_kills;
 mod lserver_limits;
 mod luns;
 mod metrics;

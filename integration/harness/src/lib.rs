@@ -24,7 +24,7 @@ pub use cloud::{Cloud, Fault, Spoil};
 pub use conformance::{Verdict, Verdicts, conformance, conformance_tests, expected};
 pub use guest::{GATEWAY_ADDRESS, Guest};
 pub use http::get;
-pub use orchestrator::{Orchestrator, TOKEN as ORCHESTRATOR_TOKEN, Wrong};
+pub use orchestrator::{Moment, Orchestrator, TOKEN as ORCHESTRATOR_TOKEN, Wrong};
 pub use ports::free_port;
 pub use process::{CpuTime, Process};
 pub use product::{binary, config};

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 /// A request's body, in bytes.
@@ -30,6 +31,24 @@ pub enum Wrong {
     Late(Duration),
 }
 
+/// When a process is killed that has to do with a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It is asked for and not made.
+    Before,
+    /// It is made and not answered.
+    After,
+}
+
+/// A process that is to be killed.
+#[derive(Clone, Copy, Debug)]
+struct Strike {
+    /// As this change is asked for, or a later one.
+    change: usize,
+    moment: Moment,
+    process: u32,
+}
+
 /// What it holds.
 #[derive(Debug, Default)]
 struct State {
@@ -46,6 +65,11 @@ struct State {
     /// Changes that were asked for again.
     repeated: u64,
     wrong: VecDeque<(String, Wrong)>,
+    /// Keys of the changes that were asked for, by the first time; the lock is none of them.
+    asked: Vec<String>,
+    strike: Option<Strike>,
+    /// The change that the last strike came with, until it is looked at.
+    struck: Option<usize>,
 }
 
 /// A running one. It ends with this value.
@@ -155,6 +179,29 @@ impl Orchestrator {
         self.state().wrong.len()
     }
 
+    /// Kills the process group of this number with SIGKILL as this change is asked for, or a later one: they
+    /// are counted from 0, each once. Another strike that was told takes its place.
+    pub fn strike_at(&self, change: usize, moment: Moment, process: u32) {
+        self.state().strike = Some(Strike { change, moment, process });
+    }
+
+    /// Kills nothing any more.
+    pub fn spare(&self) {
+        self.state().strike = None;
+    }
+
+    /// The change that somebody was killed at, once.
+    #[must_use]
+    pub fn struck(&self) -> Option<usize> {
+        self.state().struck.take()
+    }
+
+    /// How many changes were asked for so far, each once.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.state().asked.len()
+    }
+
     /// Changes that were made, as method and path, in order.
     #[must_use]
     pub fn made(&self) -> Vec<String> {
@@ -180,6 +227,16 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Result<()> {
     let asked = read(&mut BufReader::new(stream.try_clone()?))?;
     let (wrong, (status, body)) = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((change, strike)) = state.strike_for(&asked) {
+            if strike.moment == Moment::After {
+                state.answer(&asked);
+            }
+            // It dies before anybody else is answered. What was killed already cannot be killed again.
+            let process = i32::try_from(strike.process).ok().and_then(Pid::from_raw);
+            let _dead = process.map(|process| kill_process_group(process, Signal::KILL));
+            state.struck = Some(change);
+            return Ok(stream.shutdown(Shutdown::Both)?);
+        }
         let line = format!("{} {}", asked.method, asked.path);
         let place = state.wrong.iter().position(|(of, _)| line.starts_with(of.as_str()));
         let wrong = place.and_then(|place| state.wrong.remove(place)).map(|(_, wrong)| wrong);
@@ -253,6 +310,21 @@ fn decoded(text: &str) -> String {
 }
 
 impl State {
+    /// Counts a change that is asked for; who is killed at it.
+    fn strike_for(&mut self, asked: &Asked) -> Option<(usize, Strike)> {
+        let key = asked.headers.get("idempotency-key").filter(|key| !key.is_empty())?;
+        if asked.method == "GET" || asked.path.starts_with("/v1/lock") {
+            return None;
+        }
+        let known = self.asked.iter().position(|of| of == key);
+        let change = known.unwrap_or_else(|| {
+            self.asked.push(key.clone());
+            self.asked.len() - 1
+        });
+        let strike = self.strike.take_if(|strike| strike.change <= change)?;
+        Some((change, strike))
+    }
+
     fn answer(&mut self, asked: &Asked) -> Answer {
         let header = |name: &str| asked.headers.get(name).map_or("", String::as_str);
         if header("authorization") != format!("Bearer {TOKEN}") {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::{World, poll_after};
-use crate::actions::{ActionError, Actions, Context, Direction, Outcome, Report, Standing};
+use crate::actions::{ActionError, Actions, Context, Direction, Outcome, Report, Retry, Standing};
 use crate::limits::{
     CHOICES_MAX, CREATED_MAX, OUTPUT_BYTES_MAX, OUTPUTS_MAX, REPORT_BYTES_MAX, TOKEN_BYTES_MAX,
     WORDS_BYTES_MAX,
@@ -145,8 +145,14 @@ pub(super) fn judge(run: &Run, place: usize, called: Called) -> (Option<Event>, 
     let fail = |error: ActionError| {
         let ActionError { code, detail, next, retry } = error;
         // Whatever a provider calls it: a record that is too long is none, and the run would be held.
-        let (code, next) = (words(code), next.map(words));
-        let error = ActionError { code, detail: words(detail), next, retry };
+        let (code, next, mut detail) = (words(code), next.map(words), words(detail));
+        let again = retry != Retry::Never && attempt <= run.plan.steps[place].retries;
+        let is_last = again && !run.has_room(place);
+        if is_last {
+            detail.push_str("; it is not tried again, because it used up its share of the journal");
+        }
+        let retry = if is_last { Retry::Never } else { retry };
+        let error = ActionError { code, detail, next, retry };
         (Some(Event::Failed { step: step.clone(), attempt, error, untouched }), None)
     };
     let (outcome, found) = match called.result {
@@ -156,6 +162,15 @@ pub(super) fn judge(run: &Run, place: usize, called: Called) -> (Option<Event>, 
     };
     if let Some(why) = too_much(&outcome) {
         return fail(ActionError::never("too_much", why));
+    }
+    let keeps_token = |token: &Value| known.as_ref() == Some(token) && !answered;
+    let is_repeated = match &outcome {
+        Outcome::Pending { token, .. } => !keeps_token(token),
+        Outcome::NeedsOperator { .. } => true,
+        Outcome::Done(_) | Outcome::Skipped(_) => false,
+    };
+    if is_repeated && !run.has_room(place) {
+        return fail(no_room());
     }
     let event = match outcome {
         Outcome::Done(report) if back => {
@@ -172,11 +187,21 @@ pub(super) fn judge(run: &Run, place: usize, called: Called) -> (Option<Event>, 
         Outcome::Pending { token, poll_after: after, progress } => {
             let again = Again { after: poll_after(after), progress: words(progress) };
             // An answer was told now, so it must not be told again after a kill.
-            let is_new = known.as_ref() != Some(&token) || answered;
+            let is_new = !keeps_token(&token);
             return (is_new.then_some(Event::Pending { step, token }), Some(again));
         }
     };
     (Some(event), None)
+}
+
+/// An action that goes on, and says so in ever new words: what is left of the journal is for what ends
+/// the run.
+fn no_room() -> ActionError {
+    let detail = "the action gave a new token, or asked, so often that it used up its share of the run's \
+                  journal; what it did may be under way";
+    let next = "look what it did; then leave the step out (twinspan run skip), or take the run back \
+                (twinspan run abort); the action should keep its token while nothing changes";
+    ActionError { next: Some(next.to_owned()), ..ActionError::never("journal_full", detail) }
 }
 
 /// What a journal does not take.

@@ -243,6 +243,49 @@ async fn what_a_provider_says_too_much_of_gets_into_no_journal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_action_whose_token_changes_for_ever_fails_and_can_be_taken_back() {
+    let fake = Fake::new(one_step("churns\"\ntimeout = \"24h\"\nretries = 100"), None);
+    let run = Run::replay(&fake.journal()).unwrap();
+    let world: Arc<dyn World> = Arc::<Fake>::clone(&fake);
+    let (sender, heard) = mpsc::channel(4);
+    let says = async {
+        tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
+        let run = Run::replay(&fake.journal()).unwrap();
+        let State::Failed { error, attempt } = &run.steps[0].state else {
+            panic!("{} records, {}", run.records, run.steps[0].word());
+        };
+        assert_eq!((error.code.as_str(), *attempt), ("journal_full", 1));
+        assert!(run.bytes < 2 * crate::limits::STEP_BYTES_MAX, "{} bytes", run.bytes);
+        assert_eq!(run.standing(), crate::run::Standing::Stopped);
+        let (told, tell) = oneshot::channel();
+        let word = Word::Abort { why: "enough".to_owned() };
+        sender.send(Order { word, actor: "bob".to_owned(), told }).await.unwrap();
+        tell.await.unwrap().unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = execute(run, world, heard) => assert_eq!(ended, Ok(Ending::RolledBack)),
+        () = says => {}
+    }
+    assert_eq!((fake.done("a"), fake.undone("a")), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_keeper_is_lost_is_written_before_the_call_that_follows() {
+    let fake = Fake::new(one_step("plain\""), None);
+    // The record after the one that begins the run is the intent; the call is made after it.
+    fake.part_at(2);
+    let run = until_still(&fake, Vec::new()).await;
+    assert_eq!(run.standing(), crate::run::Standing::Ended(Ending::Completed));
+    let journal = fake.journal();
+    assert!(matches!(&journal[1].event, Event::Intent { .. }), "{journal:#?}");
+    let Event::Parted { sites, .. } = &journal[2].event else { panic!("{journal:#?}") };
+    assert_eq!(*sites, ["east"]);
+    assert!(matches!(&journal[3].event, Event::Done { .. }), "{journal:#?}");
+    assert_eq!(fake.done("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_provider_that_is_gone_may_come_back() {
     let fake = Fake::new(one_step("plain\"\nretries = 5"), None);
     fake.registry().remove("fake");

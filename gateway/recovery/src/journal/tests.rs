@@ -91,6 +91,40 @@ fn a_journal_that_was_cut_short_as_it_was_made_is_made_again() {
     }
 }
 
+#[test]
+fn a_journal_that_is_too_large_is_refused_and_nothing_of_it_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = path_of(dir.path(), "r1");
+    std::fs::write(&path, BYTES).unwrap();
+    let bytes = JOURNAL_BYTES_MAX + 1;
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+    let refused = Journal::open(&path).unwrap_err();
+    assert!(matches!(refused, JournalError::TooLarge { bytes: told, .. } if told == bytes));
+    assert!(refused.to_string().contains("it stays as it is"), "{refused}");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+}
+
+#[test]
+fn a_journal_that_found_no_room_is_written_anew_with_all_that_was_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::create(dir.path(), RUN, "r1").unwrap();
+    journal.append(&records()[..1]).unwrap();
+    // The disk is full, after a part of a record went to it.
+    let mut torn = OpenOptions::new().append(true).open(journal.path()).unwrap();
+    torn.write_all(&encode(&records()[1]).unwrap()[..30]).unwrap();
+    journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert!(matches!(journal.append(&records()[1..]), Err(JournalError::Io { .. })));
+    assert!(matches!(journal.append(&records()[1..]), Err(JournalError::Latched(_))));
+    assert!(journal.is_latched() && journal.records() == 1);
+
+    assert!(matches!(journal.reopen(&records()), Err(JournalError::Refused { .. })));
+    journal.reopen(&records()[..1]).unwrap();
+    assert!(!journal.is_latched());
+    journal.append(&records()[1..]).unwrap();
+    assert_eq!(std::fs::read(journal.path()).unwrap(), BYTES);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else lies there");
+}
+
 proptest! {
     #[test]
     fn whatever_the_bytes_are_they_are_read_or_refused(mut bytes: Vec<u8>, cut in 0..200_usize) {

@@ -1,6 +1,6 @@
 //! A step in a run: how it is, and since when.
 
-use super::{REJECT, State};
+use super::{REJECT, Spent, State};
 use crate::actions::{ActionError, Direction, Report};
 
 /// A step in a run.
@@ -28,6 +28,8 @@ pub struct Progress {
     pub touched: bool,
     /// A person left it out after it was begun: what it did by then is not known.
     pub in_doubt: bool,
+    /// What was written of it on the way that the run goes.
+    pub spent: Spent,
 }
 
 impl Progress {

@@ -67,6 +67,14 @@ pub enum Event {
         /// Who said so.
         actor: String,
     },
+    /// Sites that keep a copy of the journal could not be told of the record before this one, and the run
+    /// goes on without them until they can be told.
+    Parted {
+        /// They, by name.
+        sites: Vec<String>,
+        /// Why, in a sentence.
+        why: String,
+    },
     /// A person must agree before a step begins.
     ApprovalAsked {
         /// The step.
@@ -195,7 +203,11 @@ impl Event {
     #[must_use]
     pub fn step(&self) -> Option<&str> {
         match self {
-            Self::Begun(_) | Self::Taken { .. } | Self::Aborted { .. } | Self::Ended { .. } => None,
+            Self::Begun(_)
+            | Self::Taken { .. }
+            | Self::Parted { .. }
+            | Self::Aborted { .. }
+            | Self::Ended { .. } => None,
             Self::ApprovalAsked { step }
             | Self::Asked { step, .. }
             | Self::Answered { step, .. }

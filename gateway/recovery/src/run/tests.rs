@@ -331,3 +331,75 @@ fn a_journal_of_an_earlier_release_takes_everything_back_that_was_begun() {
     let undo = Event::Intent { step: "a".to_owned(), attempt: 1 };
     assert_eq!(run.next(), [Effect::Write(undo)]);
 }
+
+/// Gives tokens of a step until there is no room for another one; how many.
+fn churn(run: &mut Run, step: &str) -> u64 {
+    let (place, before) = (run.plan.place(step).unwrap(), run.records);
+    while run.has_room(place) {
+        let token = json!({ "look": run.records, "all": "x".repeat(60 << 10) });
+        apply(run, Event::Pending { step: step.to_owned(), token }).unwrap();
+    }
+    run.records - before
+}
+
+#[test]
+fn what_can_be_repeated_leaves_room_for_the_end_and_for_the_other_steps() {
+    let mut run = Run::replay(&[begin()]).unwrap();
+    let intent = |step: &str| Event::Intent { step: step.to_owned(), attempt: 1 };
+    let thing = Created { kind: "disk".to_owned(), id: "7".to_owned(), name: "d".to_owned() };
+    let note = Word::Note { step: "a".to_owned(), created: vec![thing], removed: Vec::new() };
+    let retry = Word::Retry { step: Some("a".to_owned()) };
+    let full =
+        |run: &Run, word: &Word| matches!(run.hear(word, "ada"), Err(WordError::Full { .. }));
+    apply(&mut run, intent("a")).unwrap();
+    let mut rounds = 0;
+    loop {
+        assert!(churn(&mut run, "a") > 1);
+        assert!(full(&run, &note), "nothing more is noted");
+        let error = ActionError::never("journal_full", "too often");
+        apply(&mut run, Event::Failed { step: "a".to_owned(), attempt: 1, error, untouched: false }).unwrap();
+        rounds += 1;
+        if full(&run, &retry) {
+            break;
+        }
+        // A person who had a reason gets another share, while there is one.
+        let event = run.hear(&retry, "ada").unwrap();
+        apply(&mut run, event).unwrap();
+        apply(&mut run, intent("a")).unwrap();
+    }
+    assert_eq!(rounds, 4, "{} bytes", run.bytes);
+    let bytes = run.bytes;
+    assert!(bytes < crate::limits::COMMON_BYTES_MAX + crate::limits::STEP_BYTES_MAX);
+
+    // It is left out; another step has its own share, and the way back has one of each.
+    let event = run.hear(&Word::Skip { step: None, why: "by hand".to_owned() }, "ada").unwrap();
+    apply(&mut run, event).unwrap();
+    apply(&mut run, intent("g")).unwrap();
+    assert!(churn(&mut run, "g") > 2);
+    apply(&mut run, Event::Aborted { actor: "ada".to_owned(), why: "enough".to_owned() }).unwrap();
+    apply(&mut run, intent("g")).unwrap();
+    assert!(churn(&mut run, "g") > 2);
+    assert!(run.bytes - bytes < 2 << 20, "{} bytes", run.bytes - bytes);
+}
+
+#[test]
+fn a_step_notes_no_more_than_is_told_to_whoever_takes_it_back() {
+    let mut run = Run::replay(&[begin()]).unwrap();
+    apply(&mut run, Event::Intent { step: "a".to_owned(), attempt: 1 }).unwrap();
+    let thing =
+        |id: usize| Created { kind: "disk".to_owned(), id: id.to_string(), name: String::new() };
+    let all: Vec<Created> = (0..crate::limits::CREATED_MAX).map(thing).collect();
+    let note = |created: Vec<Created>, removed: Vec<Created>| Word::Note {
+        step: "a".to_owned(),
+        created,
+        removed,
+    };
+    let event = run.hear(&note(all, Vec::new()), "plugin").unwrap();
+    apply(&mut run, event).unwrap();
+    let one_more = note(vec![thing(9_999)], Vec::new());
+    assert!(matches!(run.hear(&one_more, "plugin"), Err(WordError::Full { .. })));
+    assert!(run.hear(&note(vec![thing(7)], Vec::new()), "plugin").is_ok(), "it is noted already");
+    let event = run.hear(&note(Vec::new(), vec![thing(3)]), "plugin").unwrap();
+    apply(&mut run, event).unwrap();
+    assert!(run.hear(&one_more, "plugin").is_ok(), "what is gone makes room");
+}

@@ -76,6 +76,16 @@ pub enum WordError {
         /// What can be.
         choices: String,
     },
+    /// What can be repeated of the step has no room in the journal.
+    #[error(
+        "step {step} has used up its share of the run's journal: nothing more of it is noted, and it is \
+         not tried again; leave it out (twinspan run skip), or give the run up (twinspan run abort): for \
+         both there is room"
+    )]
+    Full {
+        /// The step.
+        step: String,
+    },
     /// It has turned back already.
     #[error("the run is on its way back already")]
     TurnedBack,
@@ -97,7 +107,11 @@ impl Run {
                 let place = self.meant(step.as_deref(), "failed", Self::is_stuck)?;
                 let pauses = matches!(self.steps[place].state, State::Pausing { .. });
                 let can = pauses || self.is_stuck(place);
-                let event = Event::Retried { step: self.plan.steps[place].id.clone(), actor };
+                let step = self.plan.steps[place].id.clone();
+                if can && !self.has_room_anew(place) {
+                    return Err(WordError::Full { step });
+                }
+                let event = Event::Retried { step, actor };
                 self.if_so(can, place, event, "only one that failed is tried again")
             }
             Word::Skip { step, why } => {
@@ -111,7 +125,10 @@ impl Run {
             Word::Abort { why } => Ok(Event::Aborted { actor, why: why.clone() }),
             Word::Note { step, created, removed } => {
                 let place = self.plan.place(step);
-                place.ok_or_else(|| WordError::NoSuchStep(step.clone()))?;
+                let place = place.ok_or_else(|| WordError::NoSuchStep(step.clone()))?;
+                if !self.has_room_to_note(place, created) {
+                    return Err(WordError::Full { step: step.clone() });
+                }
                 let (created, removed) = (created.clone(), removed.clone());
                 Ok(Event::Noted { step: step.clone(), created, removed })
             }

@@ -47,11 +47,22 @@ fn no_run(name: impl std::fmt::Display) -> Refused {
     Refused::new(Code::NotFound, format!("there is no run {name} here")).next("twinspan run list")
 }
 
+/// Why a run is held whose journal cannot be written, and what is to be done.
+fn no_room(id: Uuid, why: impl std::fmt::Display) -> String {
+    format!(
+        "{why}; make room on the disk of the data directory, or repair it: the run goes on by itself then, \
+         or at once by: twinspan run resume {id}"
+    )
+}
+
 /// A record in a few words, for those who follow events; `None` for what is of no interest.
 pub(crate) fn words_of(event: &Event) -> Option<String> {
     Some(match event {
         Event::Begun(_) | Event::Pending { .. } => return None,
         Event::Taken { runner, actor } => format!("taken over at {} by {actor}", runner.site),
+        Event::Parted { sites, why } => {
+            format!("goes on without a copy at {}: {why}", sites.join(", "))
+        }
         Event::ApprovalAsked { step } => format!("{step}: waits for approval"),
         Event::Asked { step, prompt, .. } => format!("{step}: asks: {prompt}"),
         Event::Answered { step, answer, actor } => format!("{step}: {actor} answered {answer}"),
@@ -115,7 +126,7 @@ impl Gateway {
             self.tasks.spawn(async move {
                 // Its next step may be a plugin's.
                 gateway.load_plugins().await;
-                gateway.go_on_when_heard(id).await;
+                gateway.go_on_when_heard(id, "goes on after a restart").await;
             });
         }
     }
@@ -136,24 +147,51 @@ impl Gateway {
             // Whoever executed it before has ended once this is had.
             let _turn = turn.lock().await;
             let stopping = gateway.stopping.clone();
-            let executing = recovery::execute(run, world, orders);
-            let ended = stopping.run_until_cancelled(executing).await;
-            gateway.executed(id, term, ended.unwrap_or(Err(Halt::Stopping)));
+            let ended = match gateway.is_had_here(id, term) {
+                Ok(()) => {
+                    let executing = recovery::execute(run, world, orders);
+                    let ended = stopping.run_until_cancelled(executing).await;
+                    ended.unwrap_or(Err(Halt::Stopping))
+                }
+                Err(halt) => Err(halt),
+            };
+            let is_of_disk = matches!(ended, Err(Halt::Journal(_)));
+            gateway.executed(id, term, ended);
+            if is_of_disk {
+                gateway.tasks.spawn(Arc::clone(&gateway).go_on_when_there_is_room(id));
+            }
         });
+    }
+
+    /// Whether a run is still this gateway's in this term: it may have been handed over while whoever was to
+    /// execute it waited for its turn.
+    fn is_had_here(&self, id: Uuid, term: u64) -> Result<(), Halt> {
+        let me = self.as_runner().gateway;
+        let all = self.runs.all();
+        let known = all.get(&id).ok_or(Halt::Stopping)?;
+        if known.term > term || known.run.term != term || known.run.runner.gateway != me {
+            return Err(Halt::Superseded { term: known.term });
+        }
+        Ok(())
     }
 
     fn executed(&self, id: Uuid, term: u64, ended: Result<Ending, Halt>) {
         let mut all = self.runs.all();
         let Some(known) = all.get_mut(&id) else { return };
         if known.run.term > term {
-            // Executed again meanwhile, with a higher term.
+            // Executed again meanwhile, with a higher term; or elsewhere, and nobody hears words here.
+            if known.run.runner.gateway != self.as_runner().gateway {
+                known.place = Place::Elsewhere;
+            }
             return;
         }
         known.place = match ended {
+            Ok(_) | Err(Halt::Stopping) if !matches!(known.place, Place::Here(_)) => return,
             Ok(_) | Err(Halt::Stopping) => Place::Elsewhere,
             Err(halt) => {
                 self.events.tell("run", known.run.id(), format!("does not go on here: {halt}"));
-                Place::Held(halt.to_string())
+                let is_of_disk = matches!(halt, Halt::Journal(_));
+                Place::Held(if is_of_disk { no_room(id, &halt) } else { halt.to_string() })
             }
         };
     }
@@ -391,3 +429,6 @@ impl Gateway {
         self.show_run(id)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,9 @@ pub(crate) enum RunQuestion {
         term: u64,
         /// The number of the first record that the asker lacks.
         from: u64,
+        /// Who wants it; an older gateway does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        actor: Option<String>,
     },
     /// What do you know of the run beyond what I have?
     Look {
@@ -75,6 +78,10 @@ pub(crate) struct Act {
     pub(crate) context: Option<Context>,
     /// What is called.
     pub(crate) call: ActCall,
+    /// Records that the run has, of which one says that this is called: whoever has fewer of them does
+    /// nothing yet. An older gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) records: Option<u64>,
     /// By this the call is known while it goes on: it is asked about by sending it again. An asker that
     /// gives none knows of no [`RunAnswer::Going`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +137,8 @@ pub(crate) enum RunAnswer {
         /// It.
         term: u64,
     },
-    /// The run stands still here; these are the records that were lacked, or the first of them.
+    /// The run stands still here, and the journal here says who goes on with it; these are the records that
+    /// were lacked, or the first of them.
     Yielded {
         /// They.
         records: Vec<Record>,
@@ -167,7 +175,7 @@ mod tests {
         let text = r#"{"about":"act","run":"00000000-0000-0000-0000-000000000007","term":1,
             "action":"core/promote","params":{},"context":null,"call":"run"}"#;
         let RunQuestion::Act(act) = serde_json::from_str(text).unwrap() else { panic!("{text}") };
-        assert_eq!(act.errand, None);
+        assert_eq!((act.errand, act.records), (None, None));
         assert!(!serde_json::to_string(&act).unwrap().contains("errand"));
         let named = Act { errand: Some(Uuid::from_u128(3)), ..*act };
         let written = serde_json::to_string(&RunQuestion::Act(Box::new(named.clone()))).unwrap();

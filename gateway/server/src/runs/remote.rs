@@ -2,7 +2,8 @@
 //!
 //! Invariant: each call carries the run and its term, so that the other site refuses a run that was
 //! taken over. A call that was not answered may have taken effect; the same key finds out. One that takes
-//! longer than an answer may is asked about until it is over, within the time that its step has.
+//! longer than an answer may is asked about until it is over, within the time that its step has. The other
+//! site has the record that it is called before it is: it is told first, and does nothing without it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::calls::{Act, ActAnswer, ActCall, RunAnswer, RunQuestion};
+use super::world::{Keeping, Telling};
 use crate::gateway::Gateway;
 use crate::gateway::asks::Question;
 use crate::refusal::Refused;
@@ -44,6 +46,38 @@ impl Remote {
         Some(Self { gateway, peer, action: action.to_owned(), run, term })
     }
 
+    /// Lets the other site have the record of what is about to be called there, if it keeps a copy of the
+    /// journal; how many records it has then at least.
+    async fn tell_intent(&self, gateway: &Arc<Gateway>) -> Result<Option<u64>, ActionError> {
+        let peer = self.peer.to_string();
+        let (records, untold) = {
+            let all = gateway.runs.all();
+            let Some(known) = all.get(&self.run) else { return Ok(None) };
+            let keeper = known.run.keepers().find(|keeper| keeper.gateway == peer);
+            let Some(keeper) = keeper else { return Ok(None) };
+            let is_untold = known.untold.contains_key(&keeper.site);
+            (known.run.records, is_untold.then(|| keeper.clone()))
+        };
+        let Some(keeper) = untold else { return Ok(Some(records)) };
+        // The records went on without it; it may be back.
+        match Keeping::new(gateway, self.run, self.term).tell(gateway, &keeper).await {
+            Telling::Told => {
+                if let Some(known) = gateway.runs.all().get_mut(&self.run) {
+                    known.untold.remove(&keeper.site);
+                }
+                Ok(Some(records))
+            }
+            Telling::Untold(why) | Telling::Leased(why) => {
+                let what =
+                    format!("{} cannot be told what is to be done there: {why}", keeper.site);
+                Err(ActionError::now(api::Code::PeerUnreachable.as_str(), what))
+            }
+            Telling::Superseded(term) => {
+                Err(other_answer(&format!("the run was taken over with term {term}")))
+            }
+        }
+    }
+
     fn call<'a, T: 'a>(
         &'a self,
         params: &'a Value,
@@ -53,6 +87,8 @@ impl Remote {
         Box::pin(async move {
             let stops = || ActionError::now("stopping", "the gateway stops");
             let gateway = self.gateway.upgrade().ok_or_else(stops)?;
+            let looks = call == ActCall::Describe || self.run.is_nil();
+            let records = if looks { None } else { self.tell_intent(&gateway).await? };
             let act = Act {
                 run: self.run,
                 term: self.term,
@@ -60,6 +96,7 @@ impl Remote {
                 params: params.clone(),
                 context: context.cloned(),
                 call,
+                records,
                 errand: Some(Uuid::now_v7()),
             };
             let deadline = context.map_or(LATE, |context| context.deadline);

@@ -1,8 +1,9 @@
 //! What a run stands in at this gateway: where its records are kept, and who does its steps.
 //!
 //! Invariant: [`Keeping::keep`] returns only after the record is on stable storage here and at each
-//! keeper that can be reached. A keeper that could not be reached is asked again after a while; until
-//! then the run goes on without it, and that is shown.
+//! keeper that can be reached. One that cannot be is tried again for a moment; then it is written into the
+//! journal that the run goes on without it, before anything follows from the record, and it is shown. It is
+//! asked again after a while.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,6 +24,12 @@ use crate::metrics::runs as counters;
 
 /// A keeper that could not be reached is left alone so long: each record would wait for it.
 const AWAY: Duration = Duration::from_secs(5);
+
+/// How long the run waits for a keeper that had everything and cannot be reached: a link that is dialled
+/// anew, or a gateway that is restarted, is back by then.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two tries of it.
+const PATIENCE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Answers after which a keeper has no more than before: it may have set a journal aside, once.
 const IN_VAIN_MAX: u32 = 3;
@@ -128,39 +135,74 @@ impl Keeping {
         }
     }
 
-    /// Tells every keeper at once; whether one of them knows a higher term.
-    async fn tell_everybody(&self, gateway: &Arc<Gateway>, run: &Run) -> Result<(), Halt> {
+    /// Tells every keeper at once. One that had everything and cannot be reached is tried again for a moment,
+    /// so that a link that flaps costs no copy; those that are lost for the run are named.
+    async fn tell_everybody(
+        &self,
+        gateway: &Arc<Gateway>,
+        run: &Run,
+    ) -> Result<BTreeMap<String, String>, Halt> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let untold = self.tell_once(gateway, run).await?;
+            let lost: BTreeMap<String, String> = {
+                let all = gateway.runs.all();
+                let known = all.get(&self.id).ok_or(Halt::Stopping)?;
+                if known.term > self.term {
+                    return Err(Halt::Superseded { term: known.term });
+                }
+                let is_out = |site: &String| {
+                    known.untold.contains_key(site)
+                        || run.begun.absent.iter().any(|absent| absent.site == *site)
+                };
+                untold.clone().into_iter().filter(|(site, _)| !is_out(site)).collect()
+            };
+            if lost.is_empty() || Instant::now() >= until {
+                if let Some(known) = gateway.runs.all().get_mut(&self.id) {
+                    known.untold = untold;
+                }
+                return Ok(lost);
+            }
+            tokio::time::sleep(PATIENCE_PAUSE).await;
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.values_mut().for_each(|of| of.away_until = None);
+        }
+    }
+
+    /// Tells every keeper at once; the sites that do not have everything then, and why.
+    async fn tell_once(
+        &self,
+        gateway: &Arc<Gateway>,
+        run: &Run,
+    ) -> Result<BTreeMap<String, String>, Halt> {
         let keepers: Vec<Runner> = run.keepers().cloned().collect();
         let tellings = keepers.iter().map(|keeper| self.tell(gateway, keeper));
         let tellings = futures_util::future::join_all(tellings).await;
         let mut untold = BTreeMap::new();
-        let mut superseded = None;
         for (keeper, telling) in keepers.iter().zip(tellings) {
             match telling {
                 Telling::Told => {}
                 Telling::Untold(why) | Telling::Leased(why) => {
-                    drop(untold.insert(keeper.site.clone(), why))
+                    untold.insert(keeper.site.clone(), why);
                 }
-                Telling::Superseded(term) => superseded = Some(term),
+                Telling::Superseded(term) => {
+                    if let Some(known) = gateway.runs.all().get_mut(&self.id) {
+                        known.term = known.term.max(term);
+                    }
+                    return Err(Halt::Superseded { term });
+                }
             }
         }
-        let mut all = gateway.runs.all();
-        if let Some(known) = all.get_mut(&self.id) {
-            for (site, why) in untold.iter().filter(|(site, _)| !known.untold.contains_key(*site)) {
-                let text = format!("goes on without a copy at {site}: {why}");
-                gateway.events.tell("run", run.id(), text);
-            }
-            known.untold = untold;
-            if let Some(term) = superseded {
-                known.term = known.term.max(term);
-            }
-        }
-        superseded.map_or(Ok(()), |term| Err(Halt::Superseded { term }))
+        Ok(untold)
     }
 }
 
 impl World for Keeping {
-    fn keep<'a>(&'a self, run: &'a Run, record: &'a Record) -> Waiting<'a, Result<(), Halt>> {
+    fn keep<'a>(
+        &'a self,
+        run: &'a Run,
+        record: &'a Record,
+    ) -> Waiting<'a, Result<Option<Event>, Halt>> {
         Box::pin(async move {
             let gateway = self.gateway.upgrade().ok_or(Halt::Stopping)?;
             let heard = gateway.runs.all().get(&self.id).map_or(0, |known| known.term);
@@ -170,7 +212,15 @@ impl World for Keeping {
             let (runs, id, records) = (Arc::clone(&gateway.runs), self.id, vec![record.clone()]);
             let kept = gateway.tasks.spawn_blocking(move || runs.append(id, &records)).await;
             kept.map_err(|error| Halt::Journal(error.to_string()))?.map_err(Halt::Journal)?;
-            self.tell_everybody(&gateway, run).await
+            let lost = self.tell_everybody(&gateway, run).await?;
+            // After its end nothing follows, and a journal that is nearly full has other uses.
+            let is_over = matches!(record.event, Event::Ended { .. });
+            if lost.is_empty() || is_over || !run.is_wide() {
+                return Ok(None);
+            }
+            let why: Vec<&str> = lost.values().map(String::as_str).collect();
+            let why = why.join("; ");
+            Ok(Some(Event::Parted { sites: lost.into_keys().collect(), why }))
         })
     }
 

@@ -120,6 +120,9 @@ pub(super) struct Fake {
     killed: AtomicBool,
     counts: Arc<Mutex<BTreeMap<String, Counts>>>,
     registry: Registry,
+    /// What is said of how a record was kept, by its number.
+    parts: Mutex<BTreeMap<u64, Event>>,
+    was_parted: AtomicBool,
     asked: mpsc::UnboundedSender<Word>,
     to_answer: tokio::sync::Mutex<mpsc::UnboundedReceiver<Word>>,
 }
@@ -134,6 +137,8 @@ impl Fake {
             killed: AtomicBool::new(false),
             counts: Arc::default(),
             registry: Registry::default(),
+            parts: Mutex::default(),
+            was_parted: AtomicBool::new(false),
             asked,
             to_answer: tokio::sync::Mutex::new(to_answer),
         });
@@ -144,6 +149,12 @@ impl Fake {
     pub(super) fn put_provider(self: &Arc<Self>) {
         let provider = Provider { fake: Arc::downgrade(self), counts: Arc::clone(&self.counts) };
         self.registry.put("fake", Arc::new(provider));
+    }
+
+    /// A keeper is lost as this record is kept.
+    pub(super) fn part_at(&self, number: u64) {
+        let (sites, why) = (vec!["east".to_owned()], "no answer".to_owned());
+        self.parts.lock().unwrap().insert(number, Event::Parted { sites, why });
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -195,7 +206,11 @@ impl Fake {
 }
 
 impl World for Fake {
-    fn keep<'a>(&'a self, run: &'a Run, record: &'a Record) -> Waiting<'a, Result<(), Halt>> {
+    fn keep<'a>(
+        &'a self,
+        run: &'a Run,
+        record: &'a Record,
+    ) -> Waiting<'a, Result<Option<Event>, Halt>> {
         Box::pin(async move {
             assert_eq!(record.number, run.records + 1);
             let write = self.writes.fetch_add(1, Ordering::SeqCst);
@@ -211,7 +226,9 @@ impl World for Fake {
                 }
                 _ => {
                     self.journal.lock().unwrap().push(record.clone());
-                    Ok(())
+                    let parted = self.parts.lock().unwrap().remove(&record.number);
+                    self.was_parted.fetch_or(parted.is_some(), Ordering::SeqCst);
+                    Ok(parted)
                 }
             }
         })
@@ -251,7 +268,11 @@ impl Provider {
     fn count<T>(&self, context: &Context, change: impl FnOnce(&mut Counts) -> T) -> T {
         let fake = self.fake.upgrade().unwrap();
         let intent = |record: &Record| matches!(&record.event, Event::Intent { step, .. } if *step == context.step);
-        assert!(fake.journal().iter().any(intent), "{} has no intent", context.step);
+        let journal = fake.journal();
+        assert!(journal.iter().any(intent), "{} has no intent", context.step);
+        let parted = fake.was_parted.load(Ordering::SeqCst);
+        let said = journal.iter().any(|of| matches!(of.event, Event::Parted { .. }));
+        assert!(!parted || said, "it goes on without a keeper, and that is not written");
         change(self.counts.lock().unwrap().entry(context.idempotency_key.clone()).or_default())
     }
 
@@ -279,6 +300,12 @@ impl Provider {
 fn pending() -> Outcome {
     let poll_after = Duration::from_secs(1);
     Outcome::Pending { token: json!("t"), poll_after, progress: "half way".to_owned() }
+}
+
+/// A token that is another one at each look, and large.
+fn churning(look: u64) -> Outcome {
+    let token = json!({ "look": look, "all": "x".repeat(60 << 10) });
+    Outcome::Pending { token, poll_after: Duration::ZERO, progress: "half way".to_owned() }
 }
 
 impl Actions for Provider {
@@ -323,6 +350,10 @@ impl Actions for Provider {
     ) -> Doing<'a, Outcome> {
         Box::pin(async move {
             match action {
+                "churns" => {
+                    self.count(context, |counts| counts.started = true);
+                    Ok(churning(0))
+                }
                 "slow" | "pends" => {
                     self.count(context, |counts| counts.started = true);
                     Ok(pending())
@@ -360,6 +391,7 @@ impl Actions for Provider {
         Box::pin(async move {
             match action {
                 "pends" => Ok(pending()),
+                "churns" => Ok(churning(token["look"].as_u64().unwrap() + 1)),
                 "asks" => {
                     assert_eq!((token, answer), (&json!(7), Some("this")));
                     Ok(self.finish(action, context, params))

@@ -1,19 +1,21 @@
 //! What other gateways ask about runs.
 //!
 //! Invariant: records are kept, and actions done, only for a gateway that the run itself names, with the
-//! highest term that is known here. An action has the time that its step has there, however long an answer
-//! may take: an asker that knows of it asks again.
+//! highest term that is known here. A run is handed over by a record in the journal here, so that a gateway
+//! that is killed as it answers does not go on with it. An action has the time that its step has there,
+//! however long an answer may take: an asker that knows of it asks again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Code;
 use block::Identity;
-use recovery::run::{Event, Record, Run, Word};
+use recovery::run::{Event, Record, Run, Runner, Word};
 use recovery::{ActionError, Actions, Context};
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::Gateway;
+use super::{Gateway, no_run};
 use crate::refusal::Refused;
 use crate::runs::Place;
 use crate::runs::calls::{Act, ActAnswer, ActCall, RunAnswer, RunQuestion, fitting};
@@ -30,6 +32,10 @@ const AT_ONCE_MAX: Duration = Duration::from_secs(12);
 fn is_named(run: &Run, peer: &Identity) -> bool {
     let peer = peer.gateway.uuid().to_string();
     run.runner.gateway == peer || run.keepers().any(|keeper| keeper.gateway == peer)
+}
+
+fn is_runner(run: &Run, peer: &Identity) -> bool {
+    run.runner.gateway == peer.gateway.uuid().to_string()
 }
 
 fn stranger(peer: &Identity) -> Refused {
@@ -54,7 +60,9 @@ impl Gateway {
             RunQuestion::Keep { run, term, records } => {
                 self.keep_for(peer, (run, term), records).await
             }
-            RunQuestion::Yield { run, term, from } => self.yield_to(peer, (run, term), from).await,
+            RunQuestion::Yield { run, term, from, actor } => {
+                self.yield_to(peer, (run, term, actor), from).await
+            }
             RunQuestion::Look { run, from } => {
                 if !is_named(&self.run_known(run)?, peer) {
                     return Err(stranger(peer));
@@ -97,7 +105,7 @@ impl Gateway {
             return self.keep_new(peer, id, records).await;
         };
         if term > run.term {
-            self.stand_still(id).await?;
+            drop(self.stand_still(id).await?);
         }
         let have = u64::try_from(ours.len()).unwrap_or(u64::MAX);
         let differs = records.iter().any(|record| {
@@ -105,7 +113,10 @@ impl Gateway {
             ours.get(place).is_some_and(|our| our != record)
         });
         if differs {
-            if term <= run.term {
+            // In a term whose runner asks, what it says is so: only it writes records then. This gateway may
+            // have written down that it hands the run over, and the asker went on without the answer.
+            let is_its_own = term == run.term && is_runner(&run, peer);
+            if term <= run.term && !is_its_own {
                 let detail = "the journals of the run differ, in one term";
                 return Err(Refused::new(Code::RunJournal, detail));
             }
@@ -155,17 +166,18 @@ impl Gateway {
         Ok(RunAnswer::Kept { have: run.records })
     }
 
-    /// Lets a run that is executed here stand still, if it is.
-    async fn stand_still(&self, id: Uuid) -> Result<(), Refused> {
+    /// Lets a run that is executed here stand still, if it is. Nobody executes it here while the turn that
+    /// this returns is had.
+    async fn stand_still(&self, id: Uuid) -> Result<OwnedMutexGuard<()>, Refused> {
         let turn = {
             let mut all = self.runs.all();
-            let Some(known) = all.get_mut(&id) else { return Ok(()) };
+            let known = all.get_mut(&id).ok_or_else(|| no_run(id))?;
             // Nobody holds the other end of its words any more: it ends.
             known.place = Place::Elsewhere;
             Arc::clone(&known.turn)
         };
-        let still = tokio::time::timeout(STILL_MAX, turn.lock()).await;
-        still.map(drop).map_err(|_elapsed| {
+        let still = tokio::time::timeout(STILL_MAX, turn.lock_owned()).await;
+        still.map_err(|_elapsed| {
             Refused::new(Code::RunState, "the run does not stand still yet; try again")
         })
     }
@@ -173,25 +185,76 @@ impl Gateway {
     async fn yield_to(
         &self,
         peer: &Identity,
-        (id, term): (Uuid, u64),
+        (id, term, actor): (Uuid, u64, Option<String>),
         from: u64,
     ) -> Result<RunAnswer, Refused> {
         let run = self.run_known(id)?;
         if !is_named(&run, peer) {
             return Err(stranger(peer));
         }
+        if run.ended.is_some() || is_runner(&run, peer) {
+            // It has it already, and the answer was lost, or there was more than one answer takes.
+            return Ok(self.records_from(id, from));
+        }
+        if run.runner.gateway != self.as_runner().gateway {
+            let detail = format!("{} executes it by now", run.runner.site);
+            return Err(Refused::new(Code::RunElsewhere, detail));
+        }
         {
             let mut all = self.runs.all();
             if let Some(known) = all.get_mut(&id) {
-                if known.term > term || (known.term == term && known.run.term == term) {
+                if known.term > term || known.run.term >= term {
                     return Ok(RunAnswer::Superseded { term: known.term });
                 }
                 // From here on nothing is written here with the old term.
                 known.term = term;
             }
         }
-        self.stand_still(id).await?;
+        let handed = self.hand_over(peer, (id, term, actor)).await;
+        if let Some(known) = self.runs.all().get_mut(&id) {
+            known.place = match &handed {
+                Err(refused) if known.run.term < term => {
+                    let (site, why) = (&peer.site, &refused.0.detail);
+                    Place::Held(format!(
+                        "it was not handed over to {site}: {why}; ask for it there again, or: twinspan run \
+                         resume {id}"
+                    ))
+                }
+                _ => Place::Elsewhere,
+            };
+        }
+        handed?;
         Ok(self.records_from(id, from))
+    }
+
+    /// Writes down that another gateway goes on with a run, once it stands still here.
+    async fn hand_over(
+        &self,
+        peer: &Identity,
+        (id, term, actor): (Uuid, u64, Option<String>),
+    ) -> Result<(), Refused> {
+        let _turn = self.stand_still(id).await?;
+        let run = self.run_known(id)?;
+        if run.ended.is_some() {
+            // Its last record was under way.
+            return Ok(());
+        }
+        let gateway = peer.gateway.uuid().to_string();
+        if run.runner.gateway == gateway && run.term >= term {
+            return Ok(());
+        }
+        if run.term >= term {
+            let detail = format!("{} took it over meanwhile", run.runner.site);
+            return Err(Refused::new(Code::RunElsewhere, detail));
+        }
+        let runner = Runner { gateway, site: peer.site.clone() };
+        let actor = actor.unwrap_or_else(|| peer.site.clone());
+        let text = format!("handed over to {} for {actor}", runner.site);
+        let event = Event::Taken { runner, actor };
+        let taken = Record { term, ..run.record(event, self.clock.unix_ms()) };
+        self.keep_more(id, vec![taken]).await?;
+        self.events.tell("run", run.id(), text);
+        Ok(())
     }
 
     /// The records of a run from this number on, as many as one answer takes.
@@ -220,6 +283,12 @@ impl Gateway {
             }
             if !is_named(&known.run, peer) || known.run.ended.is_some() {
                 return Err(stranger(peer));
+            }
+            if act.records.is_some_and(|needed| known.run.records < needed) {
+                // If the asker is lost now, whoever goes on here must know that it was begun.
+                let detail =
+                    "the copy of the run's journal here does not say yet that this is called";
+                return Err(Refused::new(Code::RunState, detail));
             }
         }
         let Some(actions) = self.runs.registry.provider_of(&act.action) else {

@@ -54,37 +54,49 @@ impl Gateway {
     async fn pull(&self, id: Uuid, peer: Uuid) -> Result<(), Refused> {
         let ours = self.run_known(id)?;
         let all = self.records_of(id, peer).await?;
-        let have = usize::try_from(ours.records).unwrap_or(usize::MAX);
         let theirs =
             Run::replay(&all).map_err(|error| Refused::new(Code::RunJournal, error.to_string()))?;
         if theirs.id() != ours.id() || theirs.term < ours.term {
             return Ok(());
         }
-        let is_ahead = {
+        let (differs, lacked) = {
             let known = self.runs.all();
-            let records = known.get(&id).map_or(&[][..], |known| known.records.as_slice());
-            all.get(..have).is_some_and(|begin| begin == records)
+            // What was told meanwhile is in ours, too.
+            let ours = known.get(&id).map_or(&[][..], |known| known.records.as_slice());
+            let differs = ours.iter().zip(&all).any(|(our, their)| our != their);
+            (differs, all.get(ours.len()..).unwrap_or_default().to_vec())
         };
-        if is_ahead {
-            let lacked = all.get(have..).unwrap_or_default().to_vec();
-            if lacked.is_empty() {
-                return Ok(());
-            }
-            self.keep_more(id, lacked).await?;
-        } else if theirs.term > ours.term {
+        // In one term only its runner writes records: what it says is so.
+        let is_its_own = theirs.term == ours.term && theirs.runner.gateway == peer.to_string();
+        if differs && (theirs.term > ours.term || is_its_own) {
             tracing::warn!(run = %id, "set the journal of a run aside: it was taken over elsewhere");
             let runs = Arc::clone(&self.runs);
             let aside = self.tasks.spawn_blocking(move || runs.set_aside(id)).await;
             let aside = aside.map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
             aside.map_err(|why| Refused::new(Code::RunJournal, why))?;
             self.keep_first(id, all).await?;
+        } else if !differs && !lacked.is_empty() {
+            self.keep_more(id, lacked).await?;
+        } else {
+            return Ok(());
         }
-        if theirs.runner.gateway != self.as_runner().gateway
-            && let Some(known) = self.runs.all().get_mut(&id)
-        {
-            known.place = Place::Elsewhere;
-        }
+        self.place_anew(id);
         Ok(())
+    }
+
+    /// Where a run goes on of which more was learned from others.
+    fn place_anew(&self, id: Uuid) {
+        let me = self.as_runner().gateway;
+        let mut all = self.runs.all();
+        let Some(known) = all.get_mut(&id) else { return };
+        if known.run.runner.gateway != me || known.run.ended.is_some() {
+            known.place = Place::Elsewhere;
+        } else if matches!(known.place, Place::Elsewhere) {
+            // It was asked for here, and the answer was lost.
+            let why = "it was handed over to this site, which did not hear of it then; let it go on by: \
+                       twinspan run resume";
+            known.place = Place::Held(format!("{why} {id}"));
+        }
     }
 
     async fn records_of(&self, run: Uuid, peer: Uuid) -> Result<Vec<Record>, Refused> {

@@ -357,7 +357,11 @@ fn what_can_be_repeated_leaves_room_for_the_end_and_for_the_other_steps() {
         assert!(churn(&mut run, "a") > 1);
         assert!(full(&run, &note), "nothing more is noted");
         let error = ActionError::never("journal_full", "too often");
-        apply(&mut run, Event::Failed { step: "a".to_owned(), attempt: 1, error, untouched: false }).unwrap();
+        apply(
+            &mut run,
+            Event::Failed { step: "a".to_owned(), attempt: 1, error, untouched: false },
+        )
+        .unwrap();
         rounds += 1;
         if full(&run, &retry) {
             break;

@@ -4,6 +4,8 @@
 //! group by an offer. What the primary no longer names goes on here as an old copy in a group of
 //! its own. Whoever is to be fenced or sent away changes nothing here.
 
+use std::collections::BTreeMap;
+
 use block::{Epoch, GatewayId, GroupId, Open, VolumeId, VolumeOffer};
 use mirror::{GROUP_VOLUMES_MAX, GroupStatus, Leaver, LinkState, Role, Serving};
 use uuid::Uuid;

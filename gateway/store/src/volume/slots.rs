@@ -325,7 +325,7 @@ mod tests {
         slots.begin_ready().unwrap();
         // It failed half way: what it gave goes back.
         slots.readied(Err(()));
-        assert_eq!(slots.used() as usize, slots.begin_sync().len());
+        assert_eq!(slots.used(), slots.begin_sync().len() as u64);
         slots.end_sync();
         assert_eq!((slots.used(), slots.budget.used_bytes()), (0, 0));
     }

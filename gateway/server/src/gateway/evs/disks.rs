@@ -123,11 +123,12 @@ impl Gateway {
             is_free,
             is_member: group.volumes.len() > 1,
             was_mirror_of: numbers.volume(volume.id).and_then(|entry| entry.was_mirror_of),
-            locked: self.lock_of(&group),
+            locked: self.run_that_has(&group),
         }))
     }
 
-    fn lock_of(&self, group: &GroupEntry) -> Option<Locked> {
+    /// The run that has a group, as what keeps its disks from being used.
+    fn run_that_has(&self, group: &GroupEntry) -> Option<Locked> {
         // For no run: whichever has it stands against it.
         let held = self.check_leases(Uuid::nil(), &[(group.id.to_string(), group.name.clone())]);
         held.err().map(|leased| {

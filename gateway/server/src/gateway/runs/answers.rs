@@ -210,7 +210,7 @@ impl Gateway {
                 known.term = term;
             }
         }
-        let handed = self.hand_over(peer, (id, term, actor)).await;
+        let handed = self.hand_run_over(peer, (id, term, actor)).await;
         if let Some(known) = self.runs.all().get_mut(&id) {
             known.place = match &handed {
                 Err(refused) if known.run.term < term => {
@@ -228,7 +228,7 @@ impl Gateway {
     }
 
     /// Writes down that another gateway goes on with a run, once it stands still here.
-    async fn hand_over(
+    async fn hand_run_over(
         &self,
         peer: &Identity,
         (id, term, actor): (Uuid, u64, Option<String>),

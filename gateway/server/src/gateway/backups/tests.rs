@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use api::{BackupPolicySet, BackupRestoreRequest, BackupRetention, OperationState};
+use api::{BackupForget, BackupPolicySet, BackupRestoreRequest, BackupRetention, OperationState};
 use backup::Target;
 use jiff::{SignedDuration, Timestamp};
 use mirror::SnapshotOrigin;
@@ -395,6 +395,66 @@ async fn bak_03_a_locked_snapshot_keeps_nobody_out_of_an_original_that_was_resto
         let marks = mirror::Marks { locked_until_ms: until, ..mirror::Marks::default() };
         gateway.mark_snapshot(&group, first, marks).await.unwrap();
     }
+    rig.close().await;
+}
+
+/// Found in a review: what was kept for the next backup to a target that was gone for ever could not be
+/// removed, because only its store let it go.
+#[tokio::test]
+async fn bak_02_what_is_kept_for_a_target_that_is_gone_for_ever_is_let_go_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let begun = gateway.create_backup(&by_hand("first"), Asker::default()).await.unwrap();
+    assert_eq!(ended(gateway, begun.id).await.state, OperationState::Succeeded);
+    let wanted = |dry_run, force| BackupForget { of: "orders".to_owned(), dry_run, force };
+    // While its target answers that needs a word, and while a backup is taken none helps.
+    let refused = gateway.forget_bases("disk", &wanted(false, false)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::NeedsConsent.as_str(), "{refused:?}");
+    let running = gateway.operations.begin("backup", "orders>disk");
+    let refused = gateway.forget_bases("disk", &wanted(false, true)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::Busy.as_str(), "{refused:?}");
+    running.end(Ok(()));
+    let would = gateway.forget_bases("disk", &wanted(true, false)).await.unwrap();
+    assert_eq!((would.items.len(), would.configured), (1, true), "{would:?}");
+    // One that was interrupted is given up, too.
+    let run = cut_short(&rig, Uuid::now_v7());
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.runs.push(RunEntry { error: Some((String::new(), String::new())), ..run });
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    rig.close().await;
+
+    // The target is gone, and taken out of the configuration.
+    std::fs::remove_dir_all(dir.path().join("repository")).unwrap();
+    let rig = Rig::open(dir.path()).await;
+    let gateway = &rig.gateway;
+    let kept = gateway.show_snapshots("orders").await.unwrap();
+    assert_eq!(kept.len(), 1);
+    let refused = gateway.delete_snapshot("orders", &kept[0].name).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupPoint.as_str());
+    let gone = gateway.forget_bases("disk", &wanted(false, false)).await.unwrap();
+    let runs: Vec<_> =
+        gone.items.iter().map(|base| (base.name.as_str(), base.interrupted)).collect();
+    assert_eq!(runs, [("first", false), ("cut-short", true)]);
+    assert_eq!((gone.configured, gone.items[0].snapshot), (false, kept[0].id));
+    let pages = gateway.book.read();
+    assert!(pages.backups.runs.is_empty() && pages.backups.lasts.is_empty(), "{pages:?}");
+    while !gateway.show_snapshots("orders").await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = gateway.forget_bases("disk", &wanted(false, false)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupTargetUnknown.as_str());
+    rig.close().await;
+
+    // A new one of that name begins with a full backup.
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let begun = gateway.create_backup(&by_hand("anew"), Asker::default()).await.unwrap();
+    assert_eq!(ended(gateway, begun.id).await.state, OperationState::Succeeded);
+    let list = gateway.show_backups(None).await.unwrap();
+    assert!(list.items.len() == 1 && list.items[0].full, "{list:?}");
     rig.close().await;
 }
 

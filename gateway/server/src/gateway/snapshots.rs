@@ -22,6 +22,7 @@ use super::scrubs::related;
 use super::{Gateway, Known};
 use crate::book::{BackupPages, GroupEntry};
 use crate::clock::text;
+use crate::points;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;
 use crate::targets::{TARGET_NAME_BYTES_MAX, target_at};
@@ -251,6 +252,9 @@ impl Gateway {
             return Err(Refused::new(Code::BackupPoint, detail));
         }
         self.require_not_on_the_way(entry.id, snapshot)?;
+        if snapshot.name == points::current_name(status.epoch.turn()) {
+            self.settle_current(&entry, &status).await?;
+        }
         self.require_nobodys_backup(&status, snapshot).await?;
         self.remove_at_companions(&status, snapshot.id).await?;
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };

@@ -17,6 +17,7 @@ use nbd_server::{Attachment, Changes, Negotiated};
 use super::changes::Compared;
 use super::{OpenGroup, ShardState};
 use crate::board::Sizes;
+use crate::points::Stored;
 use crate::refusal::Refused;
 
 /// What is busy is so for moments: another operator's command, a mirror that is being struck off.
@@ -152,6 +153,37 @@ impl ShardState {
         let open = self.open_group(group)?;
         let is_passing = |refusal: &Refusal| *refusal == Refusal::Busy;
         self.change_snapshots(&open, command, is_passing, || Ok(())).await
+    }
+
+    /// Changes what a group knows of its recovery points: `change` is asked with its status in the same
+    /// moment, and again while what stands in the way is a moment's matter, so that nothing that is
+    /// changed at the same time is lost.
+    ///
+    /// # Errors
+    /// What `change` says, or the group's refusal; nothing was changed.
+    pub(crate) async fn change_points<T>(
+        &self,
+        group: GroupId,
+        change: impl Fn(&GroupStatus) -> Result<(Stored, T), Refused>,
+    ) -> Result<T, Refused> {
+        let open = self.open_group(group)?;
+        let mut tries = 0;
+        let result = loop {
+            let (stored, told) = match change(&open.group.status()) {
+                Ok(changed) => changed,
+                Err(refused) => break Err(refused),
+            };
+            let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
+            match open.group.command(command).await {
+                Err(Refusal::Busy) if tries < BUSY_TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                result => break result.map(|()| told).map_err(Refused::from),
+            }
+        };
+        self.post(&open);
+        result
     }
 
     /// Goes back to a snapshot, unless hosts are attached that may not be dropped.

@@ -5,8 +5,6 @@
 
 mod notes;
 
-use std::collections::HashMap;
-
 use api::{Code, Snapshot, SnapshotCreate, SnapshotHolder, SnapshotVolume};
 use block::{GatewayId, GroupId, SnapshotId, VolumeId};
 use mirror::{
@@ -63,7 +61,8 @@ impl Gateway {
         Ok(Snapshot { parts, ..self.show_snapshot(&entry, &status, snapshot, &room) })
     }
 
-    /// What a group says, and the room of its snapshots as far as its thread answers.
+    /// What a group says, and the room of its snapshots. Where counting takes longer than a thread may
+    /// take to answer it is not known yet; it goes on, and whoever asks again finds it.
     pub(super) async fn look_at_snapshots(
         &self,
         entry: &GroupEntry,
@@ -73,8 +72,10 @@ impl Gateway {
             Known::Status(status, _) => status,
             Known::Nothing(why) => return Err(Refused::new(Code::NotOpened, why)),
         };
-        let room = self.shard_of(group).call(move |state| state.snapshot_room(group)).await;
-        Ok((status, room.ok().flatten().unwrap_or_default()))
+        let shard = self.shard_of(group);
+        let room = shard.run(move |state| async move { state.snapshot_room(group).await });
+        let room = tokio::time::timeout(self.config.api.shard_deadline, room).await;
+        Ok((status, room.ok().and_then(Result::ok).flatten().unwrap_or_default()))
     }
 
     pub(super) fn show_snapshot(
@@ -84,10 +85,8 @@ impl Gateway {
         snapshot: &SnapshotStatus,
         room: &Room,
     ) -> Snapshot {
-        let room: HashMap<SnapshotId, &block::Snapshot> =
-            room.iter().map(|(_, kept)| (kept.id, kept)).collect();
         let kept: Vec<Option<&block::Snapshot>> =
-            snapshot.volumes.iter().map(|(_, here)| room.get(here).copied()).collect();
+            snapshot.volumes.iter().map(|(_, here)| room.get(here)).collect();
         let sum = |of: fn(&block::Snapshot) -> u64| {
             kept.iter().map(|kept| kept.map(of)).sum::<Option<u64>>()
         };

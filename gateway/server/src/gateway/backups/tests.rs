@@ -528,7 +528,7 @@ async fn scrub_repairs_from_an_older_backup_where_something_is_wrong_with_the_ne
     rig.close().await;
 }
 
-/// The clients of two stores that no test has a server of: that they can be made of what an operator
+/// The clients of two stores, of one of which no test has a server: that they can be made of what an operator
 /// writes, with the cryptography that the product has, and that nothing secret is in what they refuse.
 #[tokio::test]
 async fn bak_01_clients_of_google_and_azure_are_made_of_a_configuration() {

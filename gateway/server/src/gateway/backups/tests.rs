@@ -366,6 +366,36 @@ async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys(
     rig.close().await;
 }
 
+/// Found in a review: a run that could never become whole was remembered as one to be gone on with, so
+/// that its policy went on with nothing else for ever.
+#[tokio::test]
+async fn bak_12_a_run_that_can_never_become_whole_is_given_up_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let target = gateway.targets.get("disk").unwrap();
+    let there = gateway.take_snapshot("orders", None).await.unwrap().id;
+    // The snapshot of the first is gone; somebody else gave the second one up.
+    for snapshot in [Uuid::now_v7(), there] {
+        let run = RunEntry { has_snapshot: true, ..cut_short(&rig, snapshot) };
+        let backup = run.backup;
+        if snapshot == there {
+            let repository = target.open(true).await.unwrap();
+            repository.abandon(BackupId::from_uuid(backup)).await.unwrap();
+        }
+        let noted = gateway.book.change(Vec::new(), |pages| {
+            pages.backups.runs.push(run);
+            Ok::<(), Refused>(())
+        });
+        noted.await.unwrap();
+        let begun = gateway.resume_backup(backup).await.unwrap();
+        let over = ended(gateway, begun.id).await;
+        assert_eq!(over.error.unwrap().code, Code::BackupOver.as_str());
+        assert_eq!(gateway.book.read().backups.runs, []);
+    }
+    rig.close().await;
+}
+
 /// Found in a review: a snapshot of before a restore that was locked kept hosts out of the original
 /// after the next one.
 #[tokio::test]

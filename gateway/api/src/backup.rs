@@ -270,6 +270,55 @@ pub struct BackupCollect {
     pub dry_run: bool,
 }
 
+/// Lets go what the next backup of a group or a volume to a target builds upon, without asking the
+/// target.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct BackupForget {
+    /// The group, or the volume.
+    pub of: String,
+    /// Only say what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Also if the target answers.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A snapshot that is kept here for backups, and the backup that it was taken for.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupBase {
+    /// The backup.
+    pub backup: Uuid,
+    /// Its name.
+    pub name: String,
+    /// When it was begun, RFC 3339.
+    pub created_at: String,
+    /// Its volumes, by their names now.
+    pub volumes: Vec<String>,
+    /// The snapshot's identity.
+    pub snapshot: Uuid,
+    /// Whether its run was interrupted: it is given up with it.
+    pub interrupted: bool,
+}
+
+/// What was let go, or would be.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+pub struct BackupForgotten {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// The group or the volume.
+    pub of: String,
+    /// The target.
+    pub target: String,
+    /// Whether the target stands in the configuration.
+    pub configured: bool,
+    /// Whether it was only looked at.
+    pub dry_run: bool,
+    /// What goes; with it the next backup of these volumes to the target is full.
+    pub items: Vec<BackupBase>,
+}
+
 /// What a policy keeps of the backups that it took: whatever any one of the rules keeps. With no rule
 /// it keeps everything.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]

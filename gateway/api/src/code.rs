@@ -317,9 +317,13 @@ codes! {
     NoBackupPolicy "GW0517" 404 1
         "there is no such policy of backups",
         "twinspan backup policy set GROUP --target TARGET --schedule CRON";
+    BackupOver "GW0518" 409 1
+        "the run cannot be gone on with",
+        "take a new backup: twinspan backup create GROUP --target TARGET";
     BackupPoint "GW0515" 409 7
         "snapshot belongs to backups",
-        "it goes when the next backup is taken, or the newest one of the target is deleted";
+        "it goes when the next backup is taken, or the newest one of the target is deleted; of a \
+         target that is gone for ever: twinspan backup forget GROUP --target TARGET";
     PluginUnknown "GW0721" 404 1
         "no such plugin here",
         "twinspan plugin list; twinspan plugin install FILE";

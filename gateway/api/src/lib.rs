@@ -33,10 +33,11 @@ pub mod units;
 mod volume;
 
 pub use backup::{
-    Backup, BackupCollect, BackupConsistency, BackupCreate, BackupFate, BackupFateList, BackupList,
-    BackupLock, BackupOrigin, BackupPolicy, BackupPolicyList, BackupPolicyRun, BackupPolicySet,
-    BackupRestorePlan, BackupRestorePlanRequest, BackupRestoreRequest, BackupRetention,
-    BackupStatus, BackupTarget, BackupTargetCheck, BackupTargetList, BackupVolume, SilentTarget,
+    Backup, BackupBase, BackupCollect, BackupConsistency, BackupCreate, BackupFate, BackupFateList,
+    BackupForget, BackupForgotten, BackupList, BackupLock, BackupOrigin, BackupPolicy,
+    BackupPolicyList, BackupPolicyRun, BackupPolicySet, BackupRestorePlan, BackupRestorePlanRequest,
+    BackupRestoreRequest, BackupRetention, BackupStatus, BackupTarget, BackupTargetCheck,
+    BackupTargetList, BackupVolume, SilentTarget,
 };
 pub use code::Code;
 pub use diff::{

@@ -49,6 +49,10 @@
 //! A look for a mark comes before the look for a manifest, and marks go after manifests, so whoever
 //! finds no mark and a manifest knows that there was no mark.
 //!
+//! A run that was killed before it stored anything may not have looked for marks yet: it does so when
+//! it is resumed, and where it finds one it is given up. Its pin may have come too late for a
+//! collection that removes what the parent names at that moment, or was killed half way through.
+//!
 //! A run that was killed keeps its pin, and with it what it stored and what it builds upon, until
 //! it is resumed or abandoned. To abandon is to put a mark in its manifest's place, under the
 //! condition that the place is free: if the run is alive after all it finds the place taken and

@@ -188,7 +188,9 @@ impl Repository {
     ///
     /// # Errors
     /// [`BackupError::NotResumable`] when there is no such run; [`BackupError::OtherPoint`] when
-    /// the sources are not the points that it was begun from; else as for [`take`](Self::take).
+    /// the sources are not the points that it was begun from; [`BackupError::ParentGone`] when it had
+    /// stored nothing and what it would build upon is being removed, and then it was given up; else as
+    /// for [`take`](Self::take).
     ///
     /// # Cancellation
     /// As for [`take`](Self::take).
@@ -216,7 +218,16 @@ impl Repository {
             let other = BackupError::OtherPoint { id, volume: *volume, expected: *point };
             ordered.push(Arc::clone(sources.iter().find(is_it).ok_or(other)?));
         }
-        let parents = self.parents(&wanted, &ordered, false).await?;
+        // A kill between the pin and the look at the parents leaves it open whether the pin was in
+        // time. Where nothing was stored since, they are looked at now.
+        let is_beginning = self.bucket.list(&layout::packs(id)).await?.is_empty();
+        let parents = match self.parents(&wanted, &ordered, is_beginning).await {
+            Err(BackupError::ParentGone) => {
+                self.abandon(id).await?;
+                return Err(BackupError::ParentGone);
+            }
+            parents => parents?,
+        };
         self.run(Begun { id, about: wanted.about, parents }, &ordered, watch).await
     }
 

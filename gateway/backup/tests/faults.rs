@@ -67,6 +67,55 @@ async fn credentials_that_are_revoked_at_any_request_are_told_and_the_run_resume
     failing_at_each_request(Failure::Refused).await;
 }
 
+/// Found in a review: a run that was killed between its pin and its look at the parent went on without
+/// that look, although a collection had not seen the pin and was giving back what the parent holds.
+#[tokio::test]
+async fn a_run_that_was_killed_before_it_looked_at_its_parent_looks_when_it_goes_on() {
+    for killed_after in 0..300 {
+        let store = Seen::memory();
+        let repository = store.create(None).await;
+        let mut volume = Volume::new(1, 4 << 20);
+        volume.write(0..200, 1);
+        take(&repository, 1, &volume.point()).await;
+        volume.write(40..60, 2001);
+        let point = volume.point();
+        // It is killed right behind its pin.
+        let request = Request::new(id(2), "x");
+        let mut requests = 0;
+        while store.keys("pins").await.is_empty() {
+            let mut catalogue = catalogue(&repository).await;
+            store.fail_after(requests, Failure::Unreachable);
+            let taken = repository.take(&request, &sources(&point), &mut catalogue, &watch()).await;
+            assert!(taken.is_err(), "after {requests} requests");
+            store.mend();
+            requests += 1;
+        }
+        assert_eq!(store.keys(&format!("packs/{}", id(2))).await, [""; 0]);
+        // To a collection that was killed, too, the pin came too late.
+        let pin = store.keys("pins").await.remove(0);
+        let late = store.get_all(&pin).await;
+        store.lose(&pin).await;
+        repository.remove(id(1), now()).await.unwrap();
+        store.fail_after(killed_after, Failure::Unreachable);
+        let collected = repository.collect(now(), &watch()).await;
+        store.mend();
+        store.put_all(&pin, late).await;
+
+        let resumed = repository.resume(id(2), &sources(&point), &watch()).await;
+        assert!(matches!(resumed, Err(BackupError::ParentGone)), "{killed_after}: {resumed:?}");
+        assert_eq!(store.keys("pins").await, [""; 0]);
+        take(&repository, 3, &point).await;
+        repository.collect(now(), &watch()).await.unwrap();
+        assert!(restored(&repository, 3, &point).await, "after {killed_after} requests");
+        assert!(repository.verify(&[], &watch()).await.unwrap().is_whole());
+        if collected.is_ok() {
+            assert!(killed_after > 5, "it takes some requests");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
 #[tokio::test]
 async fn a_collection_that_is_killed_at_any_request_loses_nothing() {
     for requests in 0..300 {

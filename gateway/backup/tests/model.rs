@@ -165,8 +165,13 @@ impl World {
                 self.complete(id);
                 self.resumed += u32::from(watch.progress().found_bytes > 0);
             }
-            // It was killed before its pin was there.
-            Err(BackupError::NotResumable { .. }) => {
+            // It was killed before its pin was there; or before it stored anything, and what it would
+            // build upon is being removed: then it was given up, if need be by the call before this.
+            Err(
+                BackupError::NotResumable { .. }
+                | BackupError::ParentGone
+                | BackupError::Abandoned { .. },
+            ) => {
                 self.begun.remove(&id);
             }
             Err(error) => assert!(is_killed && error.is_resumable(), "{error}"),

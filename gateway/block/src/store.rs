@@ -141,9 +141,21 @@ pub trait Store: Volume {
         Err(IoError::Invalid)
     }
 
-    /// Every snapshot, oldest first.
+    /// Every snapshot, oldest first, counted in one go: for who has nobody to keep waiting.
     fn snapshots(&self) -> Vec<Snapshot> {
         Vec::new()
+    }
+
+    /// The same, counted a piece at a time. `None` after about a millisecond of it: hosts have their
+    /// turn, then the next call goes on. What they write meanwhile may be counted or not: each number
+    /// lies between what was right at the first call and what is right at the last.
+    fn count_snapshots(&self) -> Option<Vec<Snapshot>> {
+        Some(self.snapshots())
+    }
+
+    /// What the snapshots are called, oldest first. Nothing is counted.
+    fn snapshot_ids(&self) -> Vec<SnapshotId> {
+        self.snapshots().into_iter().map(|snapshot| snapshot.id).collect()
     }
 
     /// A snapshot as a volume that refuses changes. While it is held it stays what it is, whatever

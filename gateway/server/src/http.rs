@@ -170,6 +170,7 @@ fn of_backups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(backups::rebuild))
         .routes(routes!(backups::verify_target))
         .routes(routes!(backups::collect))
+        .routes(routes!(backups::forget))
         .routes(routes!(backups::list, backups::create))
         .routes(routes!(backups::show, backups::delete))
         .routes(routes!(backups::lock))

@@ -10,13 +10,16 @@ use block::SnapshotId;
 use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use mirror::{GroupStatus, SnapshotOrigin, SnapshotState, SnapshotStatus};
+use mirror::{GroupStatus, Role, SnapshotOrigin, SnapshotState, SnapshotStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::Schedule;
 
 /// What the name `current` stands for: what the volumes hold now.
 pub(crate) const CURRENT: &str = "current";
+/// What the names of the points that `current` was used for begin with; only the gateway gives such
+/// names, one in each turn of the group's epoch.
+const CURRENT_PREFIX: &str = "auto.current";
 /// The version that this release writes; it reads none that is newer.
 const VERSION: u32 = 1;
 /// A group has at most 512 snapshots, of which some are asked for by hand.
@@ -91,11 +94,43 @@ impl Stored {
         Bytes::from(serde_json::to_vec(self).expect("plain strings and numbers fit JSON"))
     }
 
-    /// When `current` was used, if it cannot be used again in this turn.
+    /// When `current` was used, if it cannot be used again in this turn: what was noted counts, and the
+    /// point itself, which is there before that.
     #[must_use]
-    pub(crate) fn current_used(&self, turn: u64) -> Option<u64> {
-        self.current.filter(|used| used.turn == turn).map(|used| used.at_ms)
+    pub(crate) fn current_used(&self, status: &GroupStatus) -> Option<u64> {
+        let noted = self.current.filter(|used| used.turn == status.epoch.turn());
+        noted.or_else(|| taken(status)).map(|used| used.at_ms)
     }
+
+    /// The use of `current` that a kill left unnoted, at the primary: it is to be noted before its
+    /// point may go.
+    #[must_use]
+    pub(crate) fn unnoted(&self, status: &GroupStatus) -> Option<CurrentUse> {
+        let used = taken(status).filter(|_| status.role == Role::Primary)?;
+        self.current.is_none_or(|noted| noted.turn < used.turn).then_some(used)
+    }
+
+    /// `current` was used. What is known of a later turn stays.
+    pub(crate) fn note_current(&mut self, used: CurrentUse) {
+        if self.current.is_none_or(|noted| noted.turn <= used.turn) {
+            self.current = Some(used);
+        }
+    }
+}
+
+/// What the point is called for which `current` is used in a turn.
+#[must_use]
+pub(crate) fn current_name(turn: u64) -> String {
+    format!("{CURRENT_PREFIX}.{turn}")
+}
+
+/// The use of `current` in this turn, as its point says, which is known from the moment at which it was
+/// taken.
+fn taken(status: &GroupStatus) -> Option<CurrentUse> {
+    let turn = status.epoch.turn();
+    let name = current_name(turn);
+    let point = of(status).find(|point| point.name == name)?;
+    Some(CurrentUse { turn, at_ms: point.unix_ms })
 }
 
 /// A policy with changes; a group without one begins with the usual one.
@@ -297,6 +332,36 @@ mod tests {
     }
 
     #[test]
+    fn current_is_used_when_it_was_noted_and_when_its_point_is_there() {
+        let mut status = crate::migration::tests::primary(Vec::new());
+        let turn = status.epoch.turn();
+        let noted =
+            |turn| Stored { current: Some(CurrentUse { turn, at_ms: 9 }), ..Stored::default() };
+        assert_eq!(noted(turn).current_used(&status), Some(9));
+        assert_eq!(noted(turn + 1).current_used(&status), None);
+        assert_eq!(noted(turn).unnoted(&status), None);
+        status.snapshots.push(SnapshotStatus {
+            id: SnapshotId::of(1),
+            name: current_name(turn),
+            origin: SnapshotOrigin::Scheduled,
+            unix_ms: 7,
+            marks: mirror::Marks::default(),
+            state: SnapshotState::Available,
+            volumes: Vec::new(),
+            held_by: Vec::new(),
+        });
+        let mut stored = Stored::default();
+        assert_eq!(stored.current_used(&status), Some(7));
+        let used = stored.unnoted(&status).unwrap();
+        stored.note_current(used);
+        assert_eq!((stored.current, stored.unnoted(&status)), (Some(used), None));
+        // What is known of a later turn stays.
+        let mut later = noted(turn + 1);
+        later.note_current(used);
+        assert_eq!((later.clone(), later.unnoted(&status)), (noted(turn + 1), None));
+    }
+
+    #[test]
     fn what_is_kept_is_read_back_and_nothing_newer() {
         let current = Some(CurrentUse { turn: 4, at_ms: 9 });
         let stored = Stored { policy: Some(PointPolicy::default()), current, ..Stored::default() };
@@ -306,6 +371,5 @@ mod tests {
         // As the first release wrote it.
         let bytes = br#"{"version":1,"policy":null,"set_ms":7}"#;
         assert_eq!(Stored::decode(bytes).unwrap().set_ms, 7);
-        assert_eq!((stored.current_used(4), stored.current_used(5)), (Some(9), None));
     }
 }

@@ -316,6 +316,14 @@ impl Store for PoolVolume {
         self.inner.borrow_mut().snapshots()
     }
 
+    fn count_snapshots(&self) -> Option<Vec<Snapshot>> {
+        self.inner.borrow_mut().count_snapshots()
+    }
+
+    fn snapshot_ids(&self) -> Vec<SnapshotId> {
+        self.inner.borrow().snapshot_ids()
+    }
+
     fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
         view::open(&self.inner, &self.done, id)
     }

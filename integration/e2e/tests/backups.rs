@@ -1,4 +1,5 @@
-//! Backups in a real S3 server: taken, lost sight of, refused, resumed, restored and collected.
+//! Backups in real servers, of S3 and of Azure: taken, lost sight of, refused, resumed, restored and
+//! collected.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use harness::Deadline;
 
+use crate::azurite::Azurite;
 use crate::rados::Rados;
 
 /// A volume that is as large as what it holds.
@@ -226,6 +228,40 @@ fn backups_live_in_a_real_s3_server_through_its_loss_and_lost_rights() -> Result
     })
 }
 
+#[test]
+fn bak_01_backups_live_in_a_real_azure_server_and_are_collected_there() -> Result<()> {
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir()?;
+    let azurite = Azurite::start(folder.path())?;
+    azurite.container("backups")?;
+    let target = azurite.target("backups");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let key = Key::new([4; 32]);
+        let first = Arc::new(Image::random(4 * 1024, 5));
+        let second = Arc::new(first.next(100..164));
+        let (store, prefix) = target.connect()?;
+        let repository = Repository::create(store, prefix, Some(&key), "east").await?;
+        take(&repository, 1, &first, &Arc::default()).await?;
+        let taken = take(&repository, 2, &second, &Arc::default()).await?;
+        ensure!(taken.volumes[0].parent == Some(id(1)), "{taken:?}");
+        check(&repository, 1, &first).await?;
+        check(&repository, 2, &second).await?;
+        let fresh = open(&target, Some(&key)).await?;
+        fresh.remove(id(1), now()).await?;
+        let collected = fresh.collect(now(), &Watch::default()).await?;
+        ensure!(collected.gone.len() == 1 && collected.objects > 0, "{collected:?}");
+        check(&fresh, 2, &second).await?;
+        let verified = fresh.verify(&[], &Watch::default()).await?;
+        ensure!(verified.is_whole() && verified.backups == 1, "{verified:?}");
+        begun_at_once(&target).await?;
+        let other = target.with("access_key", "aHVzaA==");
+        let refused = open(&other, Some(&key)).await.err().context("any key is taken")?;
+        ensure!(matches!(refused, BackupError::Refused { .. }), "{refused}");
+        Ok(())
+    })
+}
+
 /// Another gateway, which knows nothing but the bucket and the key.
 async fn elsewhere(target: &Target, key: &Key, second: &Image, fourth: &Image) -> Result<()> {
     let fresh = open(target, Some(key)).await?;
@@ -245,7 +281,8 @@ async fn elsewhere(target: &Target, key: &Key, second: &Image, fourth: &Image) -
 
 /// Many gateways begin a repository at once: one of them does.
 async fn begun_at_once(target: &Target) -> Result<()> {
-    let other = Target { url: "s3://backups/race".to_owned(), ..target.clone() };
+    let (scheme, _) = target.url.split_once("://").context("a URL")?;
+    let other = Target { url: format!("{scheme}://backups/race"), ..target.clone() };
     let (store, prefix) = other.connect()?;
     let creations =
         (0..8).map(|_| Repository::create(Arc::clone(&store), prefix.clone(), None, "east"));

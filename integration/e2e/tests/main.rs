@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test says what it measured")]
 
+mod azurite;
 mod backup_runs;
 mod backups;
 mod cascade;

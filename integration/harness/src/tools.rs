@@ -18,7 +18,7 @@ use crate::wait_for;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Debian's packages of the tools that tests use.
-const PACKAGES: [(&str, &str); 29] = [
+const PACKAGES: [(&str, &str); 30] = [
     ("busybox", "busybox-static"),
     ("ceph", "ceph-common"),
     ("ceph-authtool", "ceph-common"),
@@ -38,6 +38,7 @@ const PACKAGES: [(&str, &str); 29] = [
     ("nbdfuse", "libnbd-bin"),
     ("nbdinfo", "libnbd-bin"),
     ("nbdkit", "nbdkit"),
+    ("node", "nodejs"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("qemu-img", "qemu-utils"),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::run::{is_installed, run, succeeds};
+use crate::run::{is_installed, root, run, succeeds};
 
 /// Something that is used and where it comes from.
 struct Need {
@@ -61,15 +61,27 @@ const CLIENTS: [Need; 24] = [
         "libclang-rt-dev-wasm32",
         "what its compiler needs",
     ),
-    need("npm", "npm", "brings what makes a plugin of JavaScript"),
+    need("npm", "npm", "brings what makes a plugin of JavaScript, and a server of Azure's blobs"),
 ];
+
+/// The server of Azure's blobs that backups go to, which no package of Debian has: where tests look
+/// for it, below the repository, and what it is called at npm.
+const AZURITE: (&str, &str) = ("target/azurite", "azurite@3.35.0");
 
 /// Installs what the tests need.
 ///
 /// # Errors
 /// When something is missing and cannot be installed; the message says what to do by hand.
 pub(crate) fn for_tests() -> Result<()> {
-    install(&CLIENTS)
+    install(&CLIENTS)?;
+    let (folder, package) = AZURITE;
+    let folder = root().join(folder);
+    if folder.join("node_modules/.bin/azurite-blob").is_file() {
+        return Ok(());
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
+    run(npm.arg(&folder).arg(package))
 }
 
 /// The peer that the conformance suite runs against, beside this product.

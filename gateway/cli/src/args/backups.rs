@@ -61,6 +61,20 @@ pub(crate) enum Backup {
         /// The backup, by id or name.
         backup: String,
     },
+    /// Let go the snapshots that are kept here for the next backups to a target that is gone for ever
+    Forget {
+        /// The group or the volume.
+        of: String,
+        /// The target; it need not stand in the configuration any more, and is not asked.
+        #[arg(long, value_name = "TARGET")]
+        target: String,
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        /// Also if the target answers: the next backup there is full.
+        #[arg(long)]
+        force: bool,
+    },
     /// Lock a backup until a date, or move its lock on; nobody can take that back
     Lock {
         /// The backup, by id or name.

@@ -4,9 +4,9 @@ mod policies;
 
 use api::units::{bytes_text, rate_text};
 use api::{
-    Backup, BackupCollect, BackupCreate, BackupList, BackupLock, BackupRestorePlan,
-    BackupRestorePlanRequest, BackupRestoreRequest, BackupStatus, BackupTargetCheck,
-    BackupTargetList, Code, Operation,
+    Backup, BackupCollect, BackupCreate, BackupForget, BackupForgotten, BackupList, BackupLock,
+    BackupRestorePlan, BackupRestorePlanRequest, BackupRestoreRequest, BackupStatus,
+    BackupTargetCheck, BackupTargetList, Code, Operation,
 };
 use serde::Serialize;
 
@@ -53,6 +53,11 @@ pub(crate) fn backup(command: &args::Backup, global: &Global) -> Outcome {
             return begin(&client, &path, &serde_json::json!({}), (follow, global));
         }
         args::Backup::Delete { backup } => client.delete(&path(backup, ""))?,
+        args::Backup::Forget { of, target, dry_run, force } => {
+            let wanted = BackupForget { of: of.clone(), dry_run: *dry_run, force: *force };
+            let gone: BackupForgotten = client.post(&target_path(target, "/forget"), &wanted)?;
+            show(global.output, &gone, forgotten_text);
+        }
         args::Backup::Lock { backup, until } => {
             let lock = BackupLock { until: until.clone() };
             let backup: Backup = client.post(&path(backup, "/lock"), &lock)?;
@@ -207,6 +212,33 @@ fn rows(list: &BackupList) -> String {
     for silent in &list.silent {
         let (target, error) = (&silent.target, &silent.error);
         out.push_str(&format!("UNKNOWN   what {target} holds: {}: {}\n", error.code, error.detail));
+    }
+    out
+}
+
+fn forgotten_text(gone: &BackupForgotten) -> String {
+    let BackupForgotten { of, target, .. } = gone;
+    if gone.items.is_empty() {
+        return format!("nothing of {of} is kept here for backups to {target}\n");
+    }
+    let rows = gone.items.iter().map(|base| {
+        let state = if base.interrupted { "interrupted" } else { "complete" };
+        vec![
+            base.backup.to_string(),
+            base.name.clone(),
+            state.to_owned(),
+            base.created_at.clone(),
+            base.volumes.join(", "),
+        ]
+    });
+    let mut out = table(&["KEPT FOR", "NAME", "RUN", "TAKEN", "VOLUMES"], rows);
+    out.push_str(&if gone.dry_run {
+        format!("it would go, and the next backup of {of} to {target} would be full\n")
+    } else {
+        format!("let go: the next backup of {of} to {target} is full\n")
+    });
+    if !gone.configured {
+        out.push_str(&format!("{target} stands in no [[backup.targets]] here\n"));
     }
     out
 }

@@ -313,7 +313,7 @@ pub(super) fn restored(
         clean: recovery.clean,
         doubtful: recovery.doubtful,
         active: recovery.active,
-        snapshots: store.snapshots().iter().map(|snapshot| snapshot.id).collect(),
+        snapshots: store.snapshot_ids(),
         named: named.map_or(Ok(Vec::new()), |named| decode_named(&named))?,
         attributes: kept.map(|kept| Attributes::decode(&kept)).transpose()?,
     })

@@ -29,10 +29,10 @@ pub(crate) const fn code(error: &BackupError) -> Code {
         BackupError::Locked { .. } | BackupError::ShorterLock { .. } => Code::BackupLocked,
         BackupError::TooMany { .. } => Code::BackupLimit,
         BackupError::Volumes { .. } | BackupError::TooLong { .. } => Code::Invalid,
-        BackupError::NotResumable { .. }
-        | BackupError::OtherPoint { .. }
+        BackupError::OtherPoint { .. }
         | BackupError::Abandoned { .. }
-        | BackupError::ParentGone
+        | BackupError::ParentGone => Code::BackupOver,
+        BackupError::NotResumable { .. }
         | BackupError::Source { .. }
         | BackupError::Sink { .. } => Code::BackupInterrupted,
         BackupError::Cancelled => Code::BackupCancelled,

@@ -3,6 +3,7 @@
 //! Invariant: a target that does not answer is told as silent; what others hold is listed all the
 //! same. Nothing is deleted from a bucket but by an operator's word or by a policy's.
 
+mod bases;
 mod points;
 pub(crate) mod policies;
 pub(crate) mod restores;

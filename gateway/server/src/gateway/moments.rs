@@ -71,11 +71,12 @@ impl Gateway {
                 return Err(invalid(why.to_owned()).next("choose another mode first"));
             }
         }
-        let mut stored = Stored::of(&status).unwrap_or_default();
-        stored.journal = journal;
-        let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
-        let set = self.command(entry.group(), command).await;
-        set.map_err(|refused| self.at_the_primary(refused, &status))?;
+        let change = move |status: &GroupStatus| {
+            let mut stored = Stored::of(status).unwrap_or_default();
+            stored.journal = journal;
+            Ok::<_, Refused>((stored, ()))
+        };
+        self.change_stored(&entry, &status, change).await?;
         let words = match &journal {
             None => "mirrors keep no write journal any more".to_owned(),
             Some(journal) => format!(

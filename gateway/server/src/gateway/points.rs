@@ -85,7 +85,7 @@ impl Gateway {
     /// What the volumes hold now, which can be used once in a turn.
     fn current_point(&self, entry: &GroupEntry, status: &GroupStatus) -> Point {
         let stored = Stored::of(status).unwrap_or_default();
-        let used = stored.current_used(status.epoch.turn());
+        let used = stored.current_used(status);
         Point {
             id: None,
             name: CURRENT.to_owned(),
@@ -149,26 +149,50 @@ impl Gateway {
             let detail = "a group over several gateways has no recovery points";
             return Err(Refused::new(Code::Spanning, detail));
         }
-        // One that cannot be read is replaced as a whole.
-        let mut stored = Stored::of(&status).unwrap_or_default();
-        let policy = points::patched(stored.policy.clone(), patch);
-        let invalid = |why: String| Refused::new(Code::PointPolicyInvalid, why);
-        points::proven(&policy).map_err(invalid)?;
-        if let Some(hook) = &policy.hook
-            && !self.config.hooks.iter().any(|known| known.name == *hook)
-        {
-            let site = &self.config.site.name;
-            return Err(invalid(format!("no hook {hook:?} is configured at {site}")));
-        }
-        let words = policy_words(&policy);
-        stored.policy = Some(policy);
-        stored.set_ms = self.clock.unix_ms();
-        let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
-        let set = self.command(entry.group(), command).await;
-        set.map_err(|refused| self.at_the_primary(refused, &status))?;
-        self.keeping.policy_set(entry.group(), moment(stored.set_ms));
+        let hooks: Vec<String> = self.config.hooks.iter().map(|hook| hook.name.clone()).collect();
+        let site = self.config.site.name.clone();
+        let set_ms = self.clock.unix_ms();
+        let change = move |status: &GroupStatus| {
+            // One that cannot be read is replaced as a whole.
+            let mut stored = Stored::of(status).unwrap_or_default();
+            let policy = points::patched(stored.policy.clone(), patch.clone());
+            let invalid = |why: String| Refused::new(Code::PointPolicyInvalid, why);
+            points::proven(&policy).map_err(invalid)?;
+            if let Some(hook) = &policy.hook
+                && !hooks.contains(hook)
+            {
+                return Err(invalid(format!("no hook {hook:?} is configured at {site}")));
+            }
+            let words = policy_words(&policy);
+            (stored.policy, stored.set_ms) = (Some(policy), set_ms);
+            Ok::<_, Refused>((stored, words))
+        };
+        let words = self.change_stored(&entry, &status, change).await?;
+        self.keeping.policy_set(entry.group(), moment(set_ms));
         self.events.tell("point", &entry.name, words);
         self.point_policy(&entry.name).await
+    }
+
+    /// Changes what a group knows of its recovery points, here and at its mirrors. What is changed is
+    /// what it knows in the moment of the change, so that what others set meanwhile stays; `change` may
+    /// be asked again, and what it says beside is given back.
+    ///
+    /// # Errors
+    /// What `change` says, [`Code::NotPrimary`], or the group's refusal; nothing was changed.
+    ///
+    /// # Cancellation
+    /// It is changed all the same.
+    pub(super) async fn change_stored<T: Send + 'static>(
+        &self,
+        entry: &GroupEntry,
+        status: &GroupStatus,
+        change: impl Fn(&GroupStatus) -> Result<(Stored, T), Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let group = entry.group();
+        let shard = self.shard_of(group);
+        let changed =
+            shard.run(move |state| async move { state.change_points(group, change).await }).await?;
+        changed.map_err(|refused| self.at_the_primary(refused, status))
     }
 
     // --- retention ---

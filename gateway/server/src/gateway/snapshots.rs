@@ -5,8 +5,6 @@
 
 mod notes;
 
-use std::collections::HashMap;
-
 use api::{Code, Snapshot, SnapshotCreate, SnapshotHolder, SnapshotVolume};
 use block::{GatewayId, GroupId, SnapshotId, VolumeId};
 use mirror::{
@@ -22,6 +20,7 @@ use super::scrubs::related;
 use super::{Gateway, Known};
 use crate::book::{BackupPages, GroupEntry};
 use crate::clock::text;
+use crate::points;
 use crate::refusal::Refused;
 use crate::shard::state::snapshots::Room;
 use crate::targets::{TARGET_NAME_BYTES_MAX, target_at};
@@ -62,7 +61,8 @@ impl Gateway {
         Ok(Snapshot { parts, ..self.show_snapshot(&entry, &status, snapshot, &room) })
     }
 
-    /// What a group says, and the room of its snapshots as far as its thread answers.
+    /// What a group says, and the room of its snapshots. Where counting takes longer than a thread may
+    /// take to answer it is not known yet; it goes on, and whoever asks again finds it.
     pub(super) async fn look_at_snapshots(
         &self,
         entry: &GroupEntry,
@@ -72,8 +72,10 @@ impl Gateway {
             Known::Status(status, _) => status,
             Known::Nothing(why) => return Err(Refused::new(Code::NotOpened, why)),
         };
-        let room = self.shard_of(group).call(move |state| state.snapshot_room(group)).await;
-        Ok((status, room.ok().flatten().unwrap_or_default()))
+        let shard = self.shard_of(group);
+        let room = shard.run(move |state| async move { state.snapshot_room(group).await });
+        let room = tokio::time::timeout(self.config.api.shard_deadline, room).await;
+        Ok((status, room.ok().and_then(Result::ok).flatten().unwrap_or_default()))
     }
 
     pub(super) fn show_snapshot(
@@ -83,10 +85,8 @@ impl Gateway {
         snapshot: &SnapshotStatus,
         room: &Room,
     ) -> Snapshot {
-        let room: HashMap<SnapshotId, &block::Snapshot> =
-            room.iter().map(|(_, kept)| (kept.id, kept)).collect();
         let kept: Vec<Option<&block::Snapshot>> =
-            snapshot.volumes.iter().map(|(_, here)| room.get(here).copied()).collect();
+            snapshot.volumes.iter().map(|(_, here)| room.get(here)).collect();
         let sum = |of: fn(&block::Snapshot) -> u64| {
             kept.iter().map(|kept| kept.map(of)).sum::<Option<u64>>()
         };
@@ -251,6 +251,9 @@ impl Gateway {
             return Err(Refused::new(Code::BackupPoint, detail));
         }
         self.require_not_on_the_way(entry.id, snapshot)?;
+        if snapshot.name == points::current_name(status.epoch.turn()) {
+            self.settle_current(&entry, &status).await?;
+        }
         self.require_nobodys_backup(&status, snapshot).await?;
         self.remove_at_companions(&status, snapshot.id).await?;
         let command = Command::RemoveSnapshot { snapshot: snapshot.id };

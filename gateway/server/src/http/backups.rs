@@ -72,6 +72,24 @@ pub(super) async fn collect(
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 
+/// Let go what the next backups to a target build upon, without asking it
+///
+/// For a target that is gone for ever, also one that stands in no configuration any more. What is kept
+/// here for its next incremental backups is removed, and runs that were interrupted are given up: the
+/// next backup there is full. Refused while a backup to it is taken, and, without `force`, while it
+/// answers.
+#[utoipa::path(post, path = "/api/v1/backup-targets/{target}/forget", tag = "backups",
+    operation_id = "forget_backup_bases", params(("target" = String, Path)),
+    request_body = api::BackupForget,
+    responses((status = 200, body = api::BackupForgotten), (status = "default", body = api::Problem)))]
+pub(super) async fn forget(
+    State(gateway): Shared,
+    Path(target): Path<String>,
+    Body(wanted): Body<api::BackupForget>,
+) -> Result<Json<api::BackupForgotten>, Failure> {
+    Ok(Json(gateway.forget_bases(&target, &wanted).await?))
+}
+
 /// All backups of all targets, oldest first, in pages if asked for
 ///
 /// A target that does not answer is in `silent`. Filters: `id`, `name`, `target`, `status`, `group`,

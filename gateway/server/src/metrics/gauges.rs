@@ -276,8 +276,11 @@ async fn snapshots(families: &mut Families, gateway: &Gateway, status: &GroupSta
     let used = match count {
         0 => Some(0),
         _ => {
-            let asked = gateway.shard_of(group).call(move |state| state.snapshot_bytes(group));
-            asked.await.ok().flatten()
+            let shard = gateway.shard_of(group);
+            let asked = shard.run(move |state| async move { state.snapshot_bytes(group).await });
+            // Where counting takes longer it goes on, and a later scrape has it.
+            let counted = tokio::time::timeout(gateway.config.api.shard_deadline, asked).await;
+            counted.ok().and_then(Result::ok).flatten()
         }
     };
     if let Some(used) = used {

@@ -83,11 +83,6 @@ impl Chores {
         self.idle
     }
 
-    /// Whether a fold or a drop is under way.
-    pub(super) fn is_at_work(&self) -> bool {
-        self.work.is_some()
-    }
-
     /// A record that changes the tree stands in the log below number `next`.
     pub(super) fn tree_changed(&mut self, next: u64) {
         self.need = next;
@@ -225,6 +220,7 @@ impl Inner {
             return self.rest();
         }
         let Some(mut work) = self.chores.work.take() else { return };
+        self.accounts.moved();
         let open = self.ensure_open().and_then(|()| self.allow_snapshots());
         let step = open.and_then(|()| match &mut work {
             Work::Drop(layer) => self.step_drop(*layer),
@@ -343,8 +339,8 @@ impl Inner {
             }
         }
         let bytes = self.geometry.bytes();
+        self.accounts.tree_changes(self.map.layers(), &record);
         self.map.relayer(|layers| layers.apply(&record, bytes));
-        self.accounts.tree_changed();
         self.chores.tree_changed(self.log.next());
         Ok(())
     }

@@ -197,7 +197,7 @@ impl Inner {
             self.uncommitted.add(entry.slot, entry.valid & !before.valid, number);
             self.map.set(lowest, chunk, entry)?;
         }
-        self.accounts.tree_changed();
+        self.accounts.filled();
         Ok(())
     }
 

@@ -242,19 +242,31 @@ impl Map {
     /// A page; `None` for one that is empty and not in memory.
     pub(crate) fn page(&mut self, key: PageKey) -> Result<Option<&Arc<Page>>, IoError> {
         if !self.pages.contains_key(&key) {
-            if !self.layers.get(key.layer()).is_some_and(|l| l.present.contains(key.page())) {
-                return Ok(None);
-            }
-            let page = self.load(key).map_err(|e| {
-                tracing::error!(error = %format!("{e:#}"), page = key.bare(), "load map page");
-                e.for_request()
-            })?;
+            let Some(page) = self.fetch(key)? else { return Ok(None) };
             self.insert(key, page);
         }
         Ok(self.pages.get_mut(&key).map(|cached| {
             cached.recent = true;
             &cached.page
         }))
+    }
+
+    /// The same for who looks at all pages once: none leaves memory for it.
+    pub(crate) fn glance(&self, key: PageKey) -> Result<Option<Arc<Page>>, IoError> {
+        match self.pages.get(&key) {
+            Some(cached) => Ok(Some(Arc::clone(&cached.page))),
+            None => Ok(self.fetch(key)?.map(Arc::new)),
+        }
+    }
+
+    fn fetch(&self, key: PageKey) -> Result<Option<Page>, IoError> {
+        if !self.layers.get(key.layer()).is_some_and(|l| l.present.contains(key.page())) {
+            return Ok(None);
+        }
+        self.load(key).map(Some).map_err(|e| {
+            tracing::error!(error = %format!("{e:#}"), page = key.bare(), "load map page");
+            e.for_request()
+        })
     }
 
     fn load(&self, key: PageKey) -> Result<Page, StoreError> {
@@ -407,6 +419,9 @@ impl Map {
             let entry = self.entry(*layer, chunk)?;
             seen |= entry.valid & !hidden;
             hidden |= entry.valid | entry.zero;
+            if hidden == u16::MAX {
+                break;
+            }
         }
         Ok(seen)
     }

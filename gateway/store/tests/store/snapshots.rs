@@ -366,6 +366,69 @@ fn a_pool_with_ten_thousand_snapshots_is_used_opened_and_cleared() {
     assert_eq!(pool.used_bytes(), used - each + 8 * CHUNK);
 }
 
+/// Found in a review: each look at a volume's snapshots counted all of their maps in one go, while hosts
+/// waited, and again after each new one.
+#[test]
+fn what_snapshots_take_is_counted_in_pieces_and_only_what_can_change_again() {
+    const PAGE: u64 = 256 * CHUNK;
+    const PAGES: u64 = 48;
+    const ALL: u128 = 16;
+    let count = |volume: &PoolVolume| {
+        let mut calls = 1;
+        loop {
+            if let Some(all) = volume.count_snapshots() {
+                return (calls, all);
+            }
+            calls += 1;
+        }
+    };
+    let exclusive = |all: &[block::Snapshot]| -> Vec<u64> {
+        all.iter().map(|of| of.exclusive_bytes / 4096).collect()
+    };
+    let disk = disk_with(PAGES * PAGE);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    let volume = pool.open_volume(VOLUME).unwrap();
+    let write_all = |volume: &PoolVolume, byte| {
+        (0..PAGES).for_each(|page| write(volume, page * PAGE, vec![byte; 4096]).unwrap());
+    };
+    for number in 1..=ALL {
+        write_all(&volume, u8::try_from(number).unwrap());
+        take(&volume, number).unwrap();
+    }
+    // The first time all of it is looked at; hosts go on meanwhile.
+    assert_eq!(volume.count_snapshots(), None);
+    write_all(&volume, 100);
+    let (calls, all) = count(&volume);
+    assert!(calls > 30, "{calls}");
+    assert!(all[..15].iter().all(|of| of.exclusive_bytes == PAGES * 4096), "{all:?}");
+    assert!(all[15].exclusive_bytes <= PAGES * 4096 && all.len() == 16, "{all:?}");
+    // Then only what lies under the head, and after a new one what it changed.
+    let (calls, all) = count(&volume);
+    assert!(calls <= 3, "{calls}");
+    assert_eq!(exclusive(&all), [PAGES; 16]);
+    write(volume.as_ref(), 5 * CHUNK, vec![7; 8192]).unwrap();
+    take(&volume, ALL + 1).unwrap();
+    let (calls, all) = count(&volume);
+    assert!(calls <= 8, "{calls}");
+    assert_eq!(exclusive(&all)[15..], [PAGES, 0]);
+    assert_eq!(all[16].shared_bytes, (PAGES + 2) * 4096);
+    // After one in the middle is gone, its neighbours.
+    remove(&volume, 8).unwrap();
+    let (calls, all) = count(&volume);
+    assert!(calls <= 20, "{calls}");
+    assert_eq!(exclusive(&all)[..16], [[PAGES; 15].as_slice(), &[0]].concat());
+    // Back to an older one: what lay over it is alone with what it has.
+    roll_back(&volume, 12).unwrap();
+    write(volume.as_ref(), 0, vec![9; 4096]).unwrap();
+    let (_, all) = count(&volume);
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    drop(pool);
+    let volume = open(&disk);
+    assert_eq!(volume.snapshots(), all, "counted anew, it is the same");
+    assert_eq!(volume.snapshot_ids(), all.iter().map(|of| of.id).collect::<Vec<_>>());
+}
+
 /// All the snapshots that a volume may have: what is done with it costs what it did before.
 #[test]
 fn a_volume_with_all_its_snapshots_is_used_opened_and_cleared() {

@@ -33,7 +33,7 @@ impl Gateway {
     /// The snapshot of a run, taken if it was not.
     ///
     /// # Errors
-    /// [`Code::BackupInterrupted`] when it was taken and is gone; [`Code::NotInSync`] at a mirror that
+    /// [`Code::BackupOver`] when it was taken and is gone; [`Code::NotInSync`] at a mirror that
     /// does not keep it; [`Code::VolumeRestoring`], [`Code::RollingBack`]; the group's refusal.
     pub(super) async fn point_of(&self, run: &RunEntry) -> Result<SnapshotStatus, Refused> {
         let (group, id) = (GroupId::from_uuid(run.group), SnapshotId::from_uuid(run.snapshot));
@@ -43,7 +43,7 @@ impl Gateway {
         }
         if run.has_snapshot {
             let detail = "the snapshot that it reads is gone: what it held cannot be read any more";
-            return Err(Refused::new(Code::BackupInterrupted, detail));
+            return Err(Refused::new(Code::BackupOver, detail));
         }
         let name = point_name(run);
         match (status.role, &status.upstream) {
@@ -149,7 +149,7 @@ impl Gateway {
     /// The volumes of a run's snapshot, to be read.
     ///
     /// # Errors
-    /// [`Code::BackupInterrupted`] when one is not in it.
+    /// [`Code::BackupOver`] when one is not in it.
     pub(super) async fn sources(
         &self,
         run: &RunEntry,
@@ -250,7 +250,7 @@ fn find(status: &GroupStatus, id: SnapshotId) -> Option<&SnapshotStatus> {
 }
 
 fn gone() -> Refused {
-    Refused::new(Code::BackupInterrupted, "the snapshot that it reads does not hold the volume")
+    Refused::new(Code::BackupOver, "the snapshot that it reads does not hold the volume")
 }
 
 fn usable(point: &SnapshotStatus) -> Result<SnapshotStatus, Refused> {

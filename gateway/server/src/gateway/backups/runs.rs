@@ -186,7 +186,11 @@ impl Gateway {
         self.operations.running_on(&subject(&group.name, &run.target)).map(|running| running.id)
     }
 
-    fn find_backed_up(&self, name: &str) -> Result<(GroupEntry, Vec<Uuid>), Refused> {
+    /// The group, and the volumes of it that a name stands for.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub(super) fn find_backed_up(&self, name: &str) -> Result<(GroupEntry, Vec<Uuid>), Refused> {
         let pages = self.book.read();
         if let Some(group) = pages.group(name) {
             return Ok((group.clone(), group.volumes.iter().map(|volume| volume.id).collect()));

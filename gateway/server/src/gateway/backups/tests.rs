@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use api::{BackupPolicySet, BackupRestoreRequest, BackupRetention, OperationState};
+use api::{BackupForget, BackupPolicySet, BackupRestoreRequest, BackupRetention, OperationState};
 use backup::Target;
 use jiff::{SignedDuration, Timestamp};
 use mirror::SnapshotOrigin;
@@ -366,6 +366,36 @@ async fn bak_12_a_policys_run_that_is_taken_up_after_a_stop_ends_as_the_policys(
     rig.close().await;
 }
 
+/// Found in a review: a run that could never become whole was remembered as one to be gone on with, so
+/// that its policy went on with nothing else for ever.
+#[tokio::test]
+async fn bak_12_a_run_that_can_never_become_whole_is_given_up_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let target = gateway.targets.get("disk").unwrap();
+    let there = gateway.take_snapshot("orders", None).await.unwrap().id;
+    // The snapshot of the first is gone; somebody else gave the second one up.
+    for snapshot in [Uuid::now_v7(), there] {
+        let run = RunEntry { has_snapshot: true, ..cut_short(&rig, snapshot) };
+        let backup = run.backup;
+        if snapshot == there {
+            let repository = target.open(true).await.unwrap();
+            repository.abandon(BackupId::from_uuid(backup)).await.unwrap();
+        }
+        let noted = gateway.book.change(Vec::new(), |pages| {
+            pages.backups.runs.push(run);
+            Ok::<(), Refused>(())
+        });
+        noted.await.unwrap();
+        let begun = gateway.resume_backup(backup).await.unwrap();
+        let over = ended(gateway, begun.id).await;
+        assert_eq!(over.error.unwrap().code, Code::BackupOver.as_str());
+        assert_eq!(gateway.book.read().backups.runs, []);
+    }
+    rig.close().await;
+}
+
 /// Found in a review: a snapshot of before a restore that was locked kept hosts out of the original
 /// after the next one.
 #[tokio::test]
@@ -395,6 +425,66 @@ async fn bak_03_a_locked_snapshot_keeps_nobody_out_of_an_original_that_was_resto
         let marks = mirror::Marks { locked_until_ms: until, ..mirror::Marks::default() };
         gateway.mark_snapshot(&group, first, marks).await.unwrap();
     }
+    rig.close().await;
+}
+
+/// Found in a review: what was kept for the next backup to a target that was gone for ever could not be
+/// removed, because only its store let it go.
+#[tokio::test]
+async fn bak_02_what_is_kept_for_a_target_that_is_gone_for_ever_is_let_go_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let begun = gateway.create_backup(&by_hand("first"), Asker::default()).await.unwrap();
+    assert_eq!(ended(gateway, begun.id).await.state, OperationState::Succeeded);
+    let wanted = |dry_run, force| BackupForget { of: "orders".to_owned(), dry_run, force };
+    // While its target answers that needs a word, and while a backup is taken none helps.
+    let refused = gateway.forget_bases("disk", &wanted(false, false)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::NeedsConsent.as_str(), "{refused:?}");
+    let running = gateway.operations.begin("backup", "orders>disk");
+    let refused = gateway.forget_bases("disk", &wanted(false, true)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::Busy.as_str(), "{refused:?}");
+    running.end(Ok(()));
+    let would = gateway.forget_bases("disk", &wanted(true, false)).await.unwrap();
+    assert_eq!((would.items.len(), would.configured), (1, true), "{would:?}");
+    // One that was interrupted is given up, too.
+    let run = cut_short(&rig, Uuid::now_v7());
+    let noted = gateway.book.change(Vec::new(), |pages| {
+        pages.backups.runs.push(RunEntry { error: Some((String::new(), String::new())), ..run });
+        Ok::<(), Refused>(())
+    });
+    noted.await.unwrap();
+    rig.close().await;
+
+    // The target is gone, and taken out of the configuration.
+    std::fs::remove_dir_all(dir.path().join("repository")).unwrap();
+    let rig = Rig::open(dir.path()).await;
+    let gateway = &rig.gateway;
+    let kept = gateway.show_snapshots("orders").await.unwrap();
+    assert_eq!(kept.len(), 1);
+    let refused = gateway.delete_snapshot("orders", &kept[0].name).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupPoint.as_str());
+    let gone = gateway.forget_bases("disk", &wanted(false, false)).await.unwrap();
+    let runs: Vec<_> =
+        gone.items.iter().map(|base| (base.name.as_str(), base.interrupted)).collect();
+    assert_eq!(runs, [("first", false), ("cut-short", true)]);
+    assert_eq!((gone.configured, gone.items[0].snapshot), (false, kept[0].id));
+    let pages = gateway.book.read();
+    assert!(pages.backups.runs.is_empty() && pages.backups.lasts.is_empty(), "{pages:?}");
+    while !gateway.show_snapshots("orders").await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = gateway.forget_bases("disk", &wanted(false, false)).await.unwrap_err();
+    assert_eq!(refused.0.code, Code::BackupTargetUnknown.as_str());
+    rig.close().await;
+
+    // A new one of that name begins with a full backup.
+    let rig = open(dir.path(), None).await;
+    let gateway = &rig.gateway;
+    let begun = gateway.create_backup(&by_hand("anew"), Asker::default()).await.unwrap();
+    assert_eq!(ended(gateway, begun.id).await.state, OperationState::Succeeded);
+    let list = gateway.show_backups(None).await.unwrap();
+    assert!(list.items.len() == 1 && list.items[0].full, "{list:?}");
     rig.close().await;
 }
 
@@ -468,7 +558,7 @@ async fn scrub_repairs_from_an_older_backup_where_something_is_wrong_with_the_ne
     rig.close().await;
 }
 
-/// The clients of two stores that no test has a server of: that they can be made of what an operator
+/// The clients of two stores, of one of which no test has a server: that they can be made of what an operator
 /// writes, with the cryptography that the product has, and that nothing secret is in what they refuse.
 #[tokio::test]
 async fn bak_01_clients_of_google_and_azure_are_made_of_a_configuration() {

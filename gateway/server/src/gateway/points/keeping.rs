@@ -172,6 +172,12 @@ impl Gateway {
         let policy = stored.policy.as_ref()?;
         let is_served = status.role == Role::Primary && status.serving == Serving::Yes;
         if is_served {
+            if let Err(refused) = self.settle_current(entry, &status).await {
+                // Nothing goes before that is known; it is looked at again.
+                let why = refused.0.detail;
+                tracing::warn!(%group, why, "the use of the point current is not noted");
+                return None;
+            }
             self.move_points(entry, &status, policy.keep).await;
         }
         if !policy.on {

@@ -28,8 +28,6 @@ use crate::refusal::Refused;
 
 /// What the names of points begin with; only the gateway gives such names.
 const PREFIX: &str = "auto.point";
-/// And that of the point `current`, one in each turn of the group's epoch.
-const CURRENT_PREFIX: &str = "auto.current";
 /// Points of one second: a schedule has one.
 const SAME_SECOND_MAX: u32 = 100;
 
@@ -95,7 +93,7 @@ impl Gateway {
         self.require_whole(entry.id)?;
         let stored = stored(status)?;
         let turn = status.epoch.turn();
-        if current && let Some(at_ms) = stored.current_used(turn) {
+        if current && let Some(at_ms) = stored.current_used(status) {
             let at = text(at_ms);
             let detail = format!("the point current of group {} was used at {at}", entry.name);
             return Err(Refused::new(Code::PointUsed, detail));
@@ -109,11 +107,7 @@ impl Gateway {
         };
         let wanted = Wanted {
             snapshot: SnapshotId::from_uuid(Uuid::now_v7()),
-            name: if current {
-                format!("{CURRENT_PREFIX}.{turn}")
-            } else {
-                point_name(status, unix_ms)
-            },
+            name: if current { points::current_name(turn) } else { point_name(status, unix_ms) },
             marks,
             here_only: policy.keep == api::PointKeeper::Primary,
         };
@@ -126,7 +120,8 @@ impl Gateway {
             Some(name) => Some(self.take_at_rest(entry, status, (wanted, unix_ms), name).await?),
         };
         if current {
-            self.note_current(entry, CurrentUse { turn, at_ms: unix_ms }).await?;
+            // A kill before this leaves it to the point itself, while that is there.
+            self.note_current(entry, status, CurrentUse { turn, at_ms: unix_ms }).await?;
         }
         self.events.tell(
             "point",
@@ -136,13 +131,33 @@ impl Gateway {
         Ok(snapshot)
     }
 
-    async fn note_current(&self, entry: &GroupEntry, used: CurrentUse) -> Result<(), Refused> {
-        // What was set meanwhile stays.
-        let status = self.status_of(entry.group()).await?;
-        let mut stored = stored(&status)?;
-        stored.current = Some(used);
-        let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
-        self.command(entry.group(), command).await
+    async fn note_current(
+        &self,
+        entry: &GroupEntry,
+        status: &GroupStatus,
+        used: CurrentUse,
+    ) -> Result<(), Refused> {
+        let change = move |status: &GroupStatus| {
+            let mut stored = stored(status)?;
+            stored.note_current(used);
+            Ok::<_, Refused>((stored, ()))
+        };
+        self.change_stored(entry, status, change).await
+    }
+
+    /// Notes a use of `current` that a kill left unnoted, before its point may go.
+    ///
+    /// # Errors
+    /// What is known of the points cannot be read, or the group's refusal.
+    pub(in crate::gateway) async fn settle_current(
+        &self,
+        entry: &GroupEntry,
+        status: &GroupStatus,
+    ) -> Result<(), Refused> {
+        match stored(status)?.unnoted(status) {
+            Some(used) => self.note_current(entry, status, used).await,
+            None => Ok(()),
+        }
     }
 
     async fn take(

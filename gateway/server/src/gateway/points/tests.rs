@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use api::{Code, PointKeeper, PointLock, PointPolicyPatch, PointRetention};
+use api::{Code, PointJournal, PointKeeper, PointLock, PointPolicyPatch, PointRetention};
 use block::GroupId;
-use mirror::SnapshotState;
+use mirror::{Command, SnapshotState};
 use uuid::Uuid;
 
 use crate::book::{RollbackEntry, Stage};
 use crate::gateway::tests::Rig;
-use crate::points::moment;
+use crate::points::{Stored, moment};
 use crate::refusal::Refused;
 
 async fn rig(dir: &tempfile::TempDir) -> Rig {
@@ -67,6 +67,58 @@ async fn a_policy_is_there_after_a_restart_and_a_change_keeps_what_it_does_not_n
     assert!(point.locked_until.is_some());
     let deleted = rig.gateway.delete_snapshot("orders", &point.name).await;
     assert_eq!(code(deleted), Code::SnapshotLocked.as_str());
+    rig.close().await;
+}
+
+/// Found in a review: a kill between taking the point and noting it left a point of which only its name
+/// told, and once that was deleted, the right to use `current` again.
+#[tokio::test]
+async fn current_is_used_once_also_when_a_kill_came_before_that_was_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(&dir).await;
+    let gateway = &rig.gateway;
+    let point = gateway.take_point("orders", true).await.unwrap();
+    // As the kill leaves it.
+    let group = gateway.find_group("orders").unwrap().group();
+    let policy = Some(Stored::default().encode());
+    gateway.command(group, Command::SetPointPolicy { policy }).await.unwrap();
+    let current = || async { gateway.point("orders", "current").await.unwrap() };
+    assert!(current().await.used);
+    let again = gateway.take_point("orders", true).await;
+    assert_eq!(code(again), Code::PointUsed.as_str());
+    // What is known of it does not go with its point.
+    gateway.delete_snapshot("orders", &point.name).await.unwrap();
+    while !gateway.show_snapshots("orders").await.unwrap().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(current().await.used);
+    let again = gateway.take_point("orders", true).await;
+    assert_eq!(code(again), Code::PointUsed.as_str());
+    rig.close().await;
+}
+
+/// Found in a review: of two that changed what a group knows of its points at the same time, one was
+/// lost.
+#[tokio::test]
+async fn what_is_changed_at_the_same_time_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(&dir).await;
+    let gateway = &rig.gateway;
+    let days = |lock_days| PointPolicyPatch { lock_days, ..PointPolicyPatch::default() };
+    let keep = Some(PointKeeper::Both);
+    let journal = Some(PointJournal { window_seconds: 60, bytes: 64 << 20 });
+    let (locked, kept, written, taken) = tokio::join!(
+        gateway.set_point_policy("orders", days(Some(1))),
+        gateway.set_point_policy("orders", PointPolicyPatch { keep, ..days(None) }),
+        gateway.set_point_journal("orders", journal),
+        gateway.take_point("orders", true),
+    );
+    assert!(locked.is_ok() && kept.is_ok() && written.is_ok() && taken.is_ok());
+    let group = gateway.find_group("orders").unwrap().group();
+    let stored = Stored::of(&gateway.status_of(group).await.unwrap()).unwrap();
+    let policy = stored.policy.unwrap();
+    assert_eq!((policy.lock_days, policy.keep), (1, PointKeeper::Both));
+    assert!(stored.current.is_some() && stored.journal == journal);
     rig.close().await;
 }
 

@@ -17,6 +17,7 @@ use nbd_server::{Attachment, Changes, Negotiated};
 use super::changes::Compared;
 use super::{OpenGroup, ShardState};
 use crate::board::Sizes;
+use crate::points::Stored;
 use crate::refusal::Refused;
 
 /// What is busy is so for moments: another operator's command, a mirror that is being struck off.
@@ -24,11 +25,14 @@ const BUSY_TRIES_MAX: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// What counting costs is paid once in so long by those who look at it all the time.
 const ROOM_MS_MAX: u64 = 60_000;
+/// Between two pieces of a count, each of which takes about as long when pages must be loaded: hosts
+/// have at least half of the thread.
+const COUNT_PAUSE: Duration = Duration::from_millis(1);
 /// Ranges of a map that are looked at between two looks at the hosts.
 const STEP_RANGES: usize = 4096;
 
-/// A volume's part of what is kept here: what the store calls it, and how much room it takes.
-pub(crate) type Room = Vec<(VolumeId, block::Snapshot)>;
+/// What is kept here, by what the stores call it, and how much room it takes.
+pub(crate) type Room = HashMap<SnapshotId, block::Snapshot>;
 
 /// What is known of a group's snapshots beside its status.
 #[derive(Default)]
@@ -66,15 +70,6 @@ impl OpenGroup {
         *known = Arc::new(sizes);
         Arc::clone(&known)
     }
-
-    fn room(&self) -> Room {
-        let volumes = self.volumes.borrow().clone();
-        let of = |open: super::OpenVolume| {
-            let id = open.id;
-            open.store.snapshots().into_iter().map(move |snapshot| (id, snapshot))
-        };
-        volumes.into_iter().flat_map(of).collect()
-    }
 }
 
 // === impl ShardState ===
@@ -87,28 +82,42 @@ impl ShardState {
         open.map_or(0, |open| open.volumes.borrow().iter().map(|v| v.readers.get()).sum())
     }
 
-    /// What the snapshots of a group take here, counted now.
-    #[must_use]
-    pub(crate) fn snapshot_room(&self, group: GroupId) -> Option<Room> {
-        self.group(group).map(|open| open.room())
+    /// What the snapshots of a group take here, counted now. Hosts have their turn between two pieces.
+    pub(crate) async fn snapshot_room(&self, group: GroupId) -> Option<Room> {
+        let volumes: Vec<VolumeId> =
+            self.group(group)?.volumes.borrow().iter().map(|open| open.id).collect();
+        let mut room = Room::new();
+        for volume in volumes {
+            loop {
+                // Looked up anew for each piece: nobody who closes it waits for this.
+                let open = self.group(group)?;
+                let Some(counted) = open.volume(volume).map(|of| of.store.count_snapshots()) else {
+                    break;
+                };
+                drop(open);
+                if let Some(counted) = counted {
+                    room.extend(counted.into_iter().map(|snapshot| (snapshot.id, snapshot)));
+                    break;
+                }
+                tokio::time::sleep(COUNT_PAUSE).await;
+            }
+        }
+        Some(room)
     }
 
     /// Bytes that all snapshots of a group take for themselves, at most a minute old.
-    #[must_use]
-    pub(crate) fn snapshot_bytes(&self, group: GroupId) -> Option<u64> {
-        let open = self.group(group)?;
+    pub(crate) async fn snapshot_bytes(&self, group: GroupId) -> Option<u64> {
         let now_ms = self.parts.clock.steady_ms();
-        if let Some((at_ms, bytes)) = open.snapshots.room.get()
+        if let Some((at_ms, bytes)) = self.group(group)?.snapshots.room.get()
             && now_ms.saturating_sub(at_ms) < ROOM_MS_MAX
         {
             return Some(bytes);
         }
+        let room = self.snapshot_room(group).await?;
+        let open = self.group(group)?;
         let listed = open.group.status().snapshots;
-        let of_names = |here: SnapshotId| {
-            listed.iter().flat_map(|snapshot| &snapshot.volumes).any(|(_, known)| *known == here)
-        };
-        let room = open.room().into_iter().filter(|(_, of)| of_names(of.id));
-        let bytes = room.map(|(_, of)| of.exclusive_bytes).sum();
+        let here = listed.iter().flat_map(|snapshot| &snapshot.volumes);
+        let bytes = here.filter_map(|(_, here)| room.get(here)).map(|of| of.exclusive_bytes).sum();
         open.snapshots.room.set(Some((now_ms, bytes)));
         Some(bytes)
     }
@@ -152,6 +161,37 @@ impl ShardState {
         let open = self.open_group(group)?;
         let is_passing = |refusal: &Refusal| *refusal == Refusal::Busy;
         self.change_snapshots(&open, command, is_passing, || Ok(())).await
+    }
+
+    /// Changes what a group knows of its recovery points: `change` is asked with its status in the same
+    /// moment, and again while what stands in the way is a moment's matter, so that nothing that is
+    /// changed at the same time is lost.
+    ///
+    /// # Errors
+    /// What `change` says, or the group's refusal; nothing was changed.
+    pub(crate) async fn change_points<T>(
+        &self,
+        group: GroupId,
+        change: impl Fn(&GroupStatus) -> Result<(Stored, T), Refused>,
+    ) -> Result<T, Refused> {
+        let open = self.open_group(group)?;
+        let mut tries = 0;
+        let result = loop {
+            let (stored, told) = match change(&open.group.status()) {
+                Ok(changed) => changed,
+                Err(refused) => break Err(refused),
+            };
+            let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
+            match open.group.command(command).await {
+                Err(Refusal::Busy) if tries < BUSY_TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                result => break result.map(|()| told).map_err(Refused::from),
+            }
+        };
+        self.post(&open);
+        result
     }
 
     /// Goes back to a snapshot, unless hosts are attached that may not be dropped.

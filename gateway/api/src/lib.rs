@@ -35,9 +35,9 @@ mod volume;
 pub use backup::{
     Backup, BackupBase, BackupCollect, BackupConsistency, BackupCreate, BackupFate, BackupFateList,
     BackupForget, BackupForgotten, BackupList, BackupLock, BackupOrigin, BackupPolicy,
-    BackupPolicyList, BackupPolicyRun, BackupPolicySet, BackupRestorePlan, BackupRestorePlanRequest,
-    BackupRestoreRequest, BackupRetention, BackupStatus, BackupTarget, BackupTargetCheck,
-    BackupTargetList, BackupVolume, SilentTarget,
+    BackupPolicyList, BackupPolicyRun, BackupPolicySet, BackupRestorePlan,
+    BackupRestorePlanRequest, BackupRestoreRequest, BackupRetention, BackupStatus, BackupTarget,
+    BackupTargetCheck, BackupTargetList, BackupVolume, SilentTarget,
 };
 pub use code::Code;
 pub use diff::{

@@ -169,10 +169,10 @@ impl Inner {
     /// Goes on counting for about a millisecond. Every snapshot, oldest first, when that is done; what
     /// the map cannot say because it cannot be read is not in the numbers.
     pub(super) fn count_snapshots(&mut self) -> Option<Vec<Snapshot>> {
-        let mut counting = self.accounts.counting.take().unwrap_or_else(|| self.plan());
+        let mut counting = self.accounts.counting.take().unwrap_or_else(|| self.plan_counting());
         for _ in 0..PIECES_PER_CALL {
             let Some(task) = counting.tasks.last_mut() else {
-                return Some(self.counted(&counting));
+                return Some(self.snapshots_counted(&counting));
             };
             match task.go_on(&self.map) {
                 Ok(Some(found)) => {
@@ -194,7 +194,7 @@ impl Inner {
     }
 
     /// What is to be counted.
-    fn plan(&self) -> Counting {
+    fn plan_counting(&self) -> Counting {
         let layers = self.map.layers();
         let mut above: NumberMap<u32, Vec<u32>> = NumberMap::default();
         for layer in layers.all() {
@@ -216,7 +216,7 @@ impl Inner {
     }
 
     /// All is counted: what it is, and what of it is kept.
-    fn counted(&mut self, counting: &Counting) -> Vec<Snapshot> {
+    fn snapshots_counted(&mut self, counting: &Counting) -> Vec<Snapshot> {
         let layers = self.map.layers();
         let names = layers.names();
         let accounts = &mut self.accounts;

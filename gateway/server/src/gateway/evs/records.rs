@@ -142,7 +142,7 @@ impl Gateway {
                 }
             };
             let both = async { tokio::join!(tell, gateway.tend_servers()) };
-            gateway.stopping.run_until_cancelled(both).await;
+            gateway.stopping.run_until_cancelled(Box::pin(both)).await;
         });
     }
 

@@ -443,6 +443,7 @@ impl Inner {
             || lanes.checkpoint.running
             || lanes.activity.running
             || lanes.activity.next.is_some()
+            || self.slots.is_readying()
             || !self.long.is_empty()
     }
 }

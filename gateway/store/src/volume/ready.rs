@@ -25,9 +25,12 @@ impl Inner {
     /// Takes a slot for a write of less than a slot. One that fills its slot needs none that is
     /// ready: it pays once for as many blocks as it writes.
     pub(super) fn take_slot_for_part(&mut self) -> Result<u64, IoError> {
-        let ready = self.slots.take_ready();
+        let taken = match self.slots.take_ready() {
+            Some(slot) => Ok(slot),
+            None => self.take_slot(),
+        };
         self.make_ready();
-        ready.map_or_else(|| self.take_slot(), Ok)
+        taken
     }
 
     /// Lets a worker give room to the slots that will be needed next.

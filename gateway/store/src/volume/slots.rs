@@ -169,6 +169,11 @@ impl Slots {
         Some(self.ready.coming.clone())
     }
 
+    /// A worker gives room to some.
+    pub(crate) fn is_readying(&self) -> bool {
+        !self.ready.coming.is_empty()
+    }
+
     /// They have room; or the medium has none to spare, and nothing was taken of it; or it failed
     /// somewhere in between, and what it gave is given back.
     pub(crate) fn readied(&mut self, result: Result<bool, ()>) {

@@ -261,7 +261,7 @@ fn rule_09_a_planned_swap_costs_the_other_mirror_nothing() {
 
     // What is written before the mirror is there again is what it lacks.
     let (mut west, mut north) = swap_with_two_mirrors(false);
-    west.change(1, at(30, 2)).record().applied(1);
+    west.change(1, at(30, 2)).run(&mut Mirrors::default());
     assert_eq!(follow(&mut west, &mut north), Some(2 * 4096));
 }
 

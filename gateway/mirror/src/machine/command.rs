@@ -2,7 +2,7 @@
 //!
 //! Invariant: every command is answered exactly once, with the state it left durable.
 
-use block::{Geometry, IoError, LegId, Message, SnapshotId};
+use block::{GatewayId, Geometry, IoError, LegId, Message, SnapshotId};
 
 use super::leg::{Leg, LegSet, Stage};
 use super::{After, Effect, Machine, Role};
@@ -138,23 +138,14 @@ impl Machine {
         holds_content: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        self.may_span(&policy)?;
-        self.require_own_mirror(peer.gateway)?;
-        if holds_content || self.role == Role::Secondary || self.own_legs().next().is_some() {
-            self.require_alone("has one mirror for each part, copied from its primary")?;
-        }
+        self.may_place(peer.gateway, &policy, holds_content)?;
         if self.role == Role::Secondary && !holds_content {
             return self.add_relay(peer, policy, out);
         }
-        self.require_primary()?;
-        if self.legs.iter().flatten().any(|leg| leg.gateway == peer.gateway) {
-            return Err(Refusal::AlreadyMirrored);
-        }
+        let id = self.may_add_leg(peer.gateway)?;
         if peer.sessions.len() != self.volumes.len() {
             return Err(Refusal::SessionsMismatch);
         }
-        let free = LegId::all().find(|id| self.leg(*id).is_none());
-        let id = free.ok_or(Refusal::TooManyLegs)?;
         let mut leg = Leg::new(id, peer, policy, self.volumes.len());
         leg.wanted = true;
         leg.holds_content = holds_content;
@@ -163,6 +154,48 @@ impl Machine {
         self.dial_wanted(out);
         self.keep(After::Command, out);
         Ok(())
+    }
+
+    /// Whether a leg to that gateway would have a place among the parts of the group.
+    fn may_place(
+        &self,
+        gateway: GatewayId,
+        policy: &crate::Policy,
+        holds_content: bool,
+    ) -> Result<(), Refusal> {
+        self.may_span(policy)?;
+        self.require_own_mirror(gateway)?;
+        if holds_content || self.role == Role::Secondary || self.own_legs().next().is_some() {
+            self.require_alone("has one mirror for each part, copied from its primary")?;
+        }
+        Ok(())
+    }
+
+    /// Where the leg of another mirror would be.
+    fn may_add_leg(&self, gateway: GatewayId) -> Result<LegId, Refusal> {
+        self.require_primary()?;
+        if self.legs.iter().flatten().any(|leg| leg.gateway == gateway) {
+            return Err(Refusal::AlreadyMirrored);
+        }
+        LegId::all().find(|id| self.leg(*id).is_none()).ok_or(Refusal::TooManyLegs)
+    }
+
+    /// Whether a primary would take [`Command::AddLeg`] now. Nothing is changed: it is asked before a
+    /// volume at that gateway is touched.
+    pub(crate) fn may_mirror(
+        &self,
+        gateway: GatewayId,
+        policy: &crate::Policy,
+        holds_content: bool,
+    ) -> Result<(), Refusal> {
+        if self.command.is_some() {
+            return Err(Refusal::Busy);
+        }
+        if self.closing {
+            return Err(Refusal::Io(IoError::ShuttingDown));
+        }
+        self.may_place(gateway, policy, holds_content)?;
+        self.may_add_leg(gateway).map(drop)
     }
 
     /// Suspends a leg, or removes it.

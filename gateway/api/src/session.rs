@@ -121,6 +121,19 @@ pub struct SessionCreate {
     pub destination: Option<String>,
 }
 
+/// Suspends a session.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SuspendSession {
+    /// Suspend it as it is, at once: a mirror that follows behind goes back to its last whole cut.
+    #[serde(default)]
+    pub force: bool,
+    /// For how long a connected mirror is brought to the present first, in milliseconds; absent: a
+    /// minute. When that is over the session goes on as before.
+    #[serde(default)]
+    pub drain_ms_max: Option<u64>,
+}
+
 /// Lets a session run again.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]

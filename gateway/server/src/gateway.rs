@@ -35,6 +35,7 @@ pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod snapshots;
 pub(crate) mod surveys;
+pub(crate) mod suspensions;
 pub(crate) mod upkeep;
 pub(crate) mod volumes;
 

@@ -11,19 +11,18 @@ use api::{
 use tokio::time::Instant;
 use ureq::http::Method;
 
+use super::following::{self, follow};
 use super::{moves, segment};
 use crate::Outcome;
 use crate::args::{self, Format, Global, Wait};
 use crate::client::Client;
-use crate::failure::{FAILED, Failure, TIMED_OUT, UNREACHABLE};
+use crate::failure::{FAILED, Failure};
 use crate::output::{show, table, word};
 use crate::place::{client, client_at};
 use crate::screen;
 
 /// Between two looks at what is waited for.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
-/// How long a gateway that is asked how far it is may be silent.
-const SILENT_MAX: Duration = Duration::from_secs(10);
 
 /// `twinspan session`
 pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
@@ -48,8 +47,11 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
             show(global.output, &list, list_text);
         }
         args::Session::Show { session } => print(&client.get(&ask(session, ""))?),
-        args::Session::Suspend { session } => {
-            print(&client.post(&ask(session, "/suspend"), &nothing)?);
+        args::Session::Suspend { session, force, timeout } => {
+            let how = (*force, *timeout);
+            if let Some(now) = following::suspend(&client, &ask(session, ""), how, global)? {
+                print(&now);
+            }
         }
         args::Session::Resume { session, discard, wait } => {
             let request = ResumeSession { discard: *discard };
@@ -263,6 +265,7 @@ fn one(session: &Session) -> String {
         out.push_str(&format!("window {window}\n"));
     }
     out.push_str(&behind(session));
+    out.push_str(&following::missing(session));
     if let Some(now) = &session.leg.verifying {
         out.push_str(&format!(
             "verify {} of {} blocks compared, {} differ\n",
@@ -420,38 +423,6 @@ fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Fai
         if Instant::now() > until {
             let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();
             return Err(Failure::coded(Code::Timeout, format!("not protected yet: {why}")));
-        }
-        std::thread::sleep(LOOK_PAUSE);
-    }
-}
-
-/// Follows an operation to its end.
-pub(super) fn follow(
-    client: &Client,
-    begun: &Operation,
-    timeout: Duration,
-) -> Result<Operation, Failure> {
-    let until = Instant::now() + timeout;
-    let path = format!("/api/v1/operations/{}", begun.id);
-    let mut heard = Instant::now();
-    loop {
-        let now: Operation = match client.get(&path) {
-            // What goes on for hours is not lost sight of for a connection that was.
-            Err(failure) if failure.exit == UNREACHABLE && heard.elapsed() < SILENT_MAX => {
-                std::thread::sleep(LOOK_PAUSE);
-                continue;
-            }
-            now => now?,
-        };
-        heard = Instant::now();
-        if now.state != OperationState::Running {
-            return Ok(now);
-        }
-        if Instant::now() > until {
-            let what = format!("the operation {} is still under way", now.id);
-            return Err(
-                Failure::new(TIMED_OUT, what).next(format!("twinspan operation show {}", now.id))
-            );
         }
         std::thread::sleep(LOOK_PAUSE);
     }

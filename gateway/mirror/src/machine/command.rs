@@ -55,6 +55,8 @@ impl Machine {
             }
             Command::RemoveLeg { leg } => self.stop(leg, Pending::Remove(leg), out),
             Command::Suspend { leg } => self.stop(leg, Pending::Suspend(leg), out),
+            Command::Drain { leg, for_ms } => self.begin_drain(leg, for_ms, out),
+            Command::SuspendWhole { leg } => self.suspend_whole(leg, out),
             Command::Resume { leg, discard } => self.resume(leg, discard, out),
             Command::SetPolicy { leg, policy } => self.set_policy(leg, policy, out),
             Command::Transfer { leg } => self.transfer(leg, out),
@@ -199,7 +201,12 @@ impl Machine {
     }
 
     /// Suspends a leg, or removes it.
-    fn stop(&mut self, leg: LegId, pending: Pending, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+    pub(super) fn stop(
+        &mut self,
+        leg: LegId,
+        pending: Pending,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         if self.is_relay(leg) {
             return self.stop_relaying(leg, matches!(pending, Pending::Remove(_)), out);
         }
@@ -223,6 +230,7 @@ impl Machine {
             // It would be lost for nothing: hosts could not go on without it.
             return Err(Refusal::NoWitness);
         }
+        let was_whole = self.in_sync_stage(leg);
         self.command = Some(pending);
         if live {
             out.push(Effect::Post { leg, message: Message::Outdate });
@@ -231,6 +239,7 @@ impl Machine {
             self.lose_leg(leg, Cause::Operator, SessionState::Suspended, out);
             if let Some(state) = self.leg_mut(leg) {
                 state.suspended = true;
+                state.left_whole = Some(was_whole);
             }
             if !in_set && !self.is_ousting(leg) {
                 self.keep(After::LegLeft(leg), out);
@@ -240,8 +249,12 @@ impl Machine {
         // Not connected: it may still be in the in-sync set (halted, or not heard since we began).
         let state = self.leg_mut(leg).expect("checked above");
         state.wanted = false;
+        if state.state != SessionState::Suspended {
+            state.left_whole = Some(state.base.is_some() && state.is_clean());
+        }
         state.suspended = true;
         state.halted = false;
+        state.draining = None;
         state.awaiting_reprotect = false;
         state.stage = Stage::Off;
         state.state = SessionState::Suspended;

@@ -850,6 +850,7 @@ fn a_block_that_cannot_be_read_here_is_counted_and_the_mirrors_is_left_alone() {
 }
 mod attributes;
 mod companions;
+mod drain;
 mod gaps;
 mod handover;
 mod members;

@@ -20,7 +20,7 @@ use mirror::{Command, GroupStatus, LegStatus, LinkState, Role, Serving, SessionS
 use store::VolumeRecord;
 use uuid::Uuid;
 
-use super::asks::{Answer, Question, Seen, Take};
+use super::asks::{Answer, Question, Take};
 use super::{Gateway, Known};
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
@@ -152,11 +152,7 @@ impl Gateway {
                 self.take_volume(peer, &take).await.map(|name| Answer::Taken { name })
             }
             Question::Name { session, remote } => self.name_half(session, remote).await,
-            Question::Look { session } => {
-                let half = self.half_with(session, peer).await;
-                let own_bytes = half.as_ref().map_or(0, Half::own_bytes);
-                Ok(Answer::Seen(Seen { is_known: half.is_ok(), own_bytes }))
-            }
+            Question::Look { session } => Ok(self.look_at_half(session, peer).await),
             Question::Detach { session } => self.detach_half(session, peer).await,
             Question::Promote { session, carried } => {
                 let half = self.half_with(session, peer).await?;

@@ -278,7 +278,7 @@ impl Gateway {
         let command = command(place.leg);
         let removes = matches!(command, Command::RemoveLeg { .. });
         let deed = match &command {
-            Command::Suspend { .. } => Some(Deed::Suspend),
+            Command::Suspend { .. } | Command::SuspendWhole { .. } => Some(Deed::Suspend),
             Command::Resume { discard, .. } => Some(Deed::Resume { discard: *discard }),
             Command::Reverse { .. } => {
                 let status = self.status_of(place.group).await?;

@@ -8,6 +8,7 @@ use mirror::Command;
 
 use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
+use crate::gateway::suspensions::Suspending;
 
 /// What sessions are filtered and sorted by.
 const FIELDS: &[&str] = &[
@@ -98,17 +99,25 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Stop mirroring and remember changes
+/// Stop mirroring and remember changes; 202: the mirror is brought to the present first
+///
+/// A mirror that is connected and lacks anything is waited for, while hosts go on: the operation says
+/// what is left. With `force`, and where the mirror is not connected, the session is suspended as it
+/// is, and `left_whole` of its leg says whether anything is missing there.
 #[utoipa::path(post, path = "/api/v1/sessions/{session}/suspend", tag = "sessions",
     operation_id = "suspend_session", params(("session" = String, Path)),
-    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+    request_body = api::SuspendSession,
+    responses((status = 200, body = api::Session), (status = 202, body = api::Operation),
+              (status = "default", body = api::Problem)))]
 pub(super) async fn suspend(
     State(gateway): Shared,
     Path(session): Path<String>,
+    Body(request): Body<api::SuspendSession>,
 ) -> Result<Response, Failure> {
-    let outcome =
-        gateway.session_command(&session, "suspended", |leg| Command::Suspend { leg }).await?;
-    Ok(shown(outcome))
+    Ok(match gateway.suspend_session(&session, &request).await? {
+        Suspending::Done(session) => shown(session.map(|session| *session)),
+        Suspending::Draining(begun) => (StatusCode::ACCEPTED, Json(*begun)).into_response(),
+    })
 }
 
 /// Mirror again, by delta

@@ -134,6 +134,21 @@ pub struct SuspendSession {
     pub drain_ms_max: Option<u64>,
 }
 
+/// How a session is deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteSession {
+    /// The half that is here, at the destination of a session that its source has forgotten.
+    #[serde(default)]
+    pub half: bool,
+    /// With the volumes of the copy.
+    #[serde(default)]
+    pub with_volume: bool,
+    /// Also where the other gateway cannot be asked.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// Lets a session run again.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]

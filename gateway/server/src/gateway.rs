@@ -16,6 +16,7 @@ pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
+mod left;
 pub(crate) mod locks;
 mod luns;
 pub(crate) mod members;

@@ -156,7 +156,18 @@ pub(crate) enum Session {
     },
     /// Delete a session; the mirror keeps its copy, as an old one
     Delete {
-        /// Which.
+        /// Which; with --half the group or the volume here.
         session: String,
+        /// At the mirror's site: delete the half of a session that its source has forgotten. The copy
+        /// becomes a group of its own.
+        #[arg(long)]
+        half: bool,
+        /// Delete the mirror's volumes too.
+        #[arg(long)]
+        with_volume: bool,
+        /// With --half or --with-volume: also where the other site cannot be asked. What it has stays
+        /// there.
+        #[arg(long)]
+        force: bool,
     },
 }

@@ -66,16 +66,7 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
             let differed = now.leg.verified.as_ref().is_some_and(|found| found.mismatched > 0);
             return Ok(if wait.wait && differed { FAILED } else { 0 });
         }
-        args::Session::Reverse { session } => {
-            let outcome: Option<Session> =
-                client.ask(&Method::POST, &ask(session, "/reverse"), &nothing)?;
-            match outcome {
-                Some(session) => print(&session),
-                None => show(global.output, &serde_json::json!({ "reversed": session }), |_| {
-                    format!("{session} is reversed: its source is the other site now")
-                }),
-            }
-        }
+        args::Session::Reverse { session } => reverse(&client, session, global)?,
         args::Session::Restore { group, to, discard, dry_run, give_up, timeout } => {
             let request = RestoreRequest { to: to.clone(), discard: *discard };
             return match (give_up, dry_run) {
@@ -95,9 +86,31 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
                 print(&session);
             }
         }
-        args::Session::Delete { session } => client.delete(&ask(session, ""))?,
+        args::Session::Delete { session, half, with_volume, force } => {
+            client.delete(&ask(session, &deletion([*half, *with_volume, *force])))?;
+        }
     }
     Ok(0)
+}
+
+fn reverse(client: &Client, session: &str, global: &Global) -> Result<(), Failure> {
+    let path = format!("/api/v1/sessions/{}/reverse", segment(session));
+    let outcome: Option<Session> = client.ask(&Method::POST, &path, &serde_json::json!({}))?;
+    match outcome {
+        Some(session) => show(global.output, &session, one),
+        None => show(global.output, &serde_json::json!({ "reversed": session }), |_| {
+            format!("{session} is reversed: its source is the other site now")
+        }),
+    }
+    Ok(())
+}
+
+/// How a session is to be deleted, as a query.
+fn deletion(said: [bool; 3]) -> String {
+    let words = ["half", "with_volume", "force"].into_iter().zip(said);
+    let words: Vec<_> =
+        words.filter(|(_, said)| *said).map(|(word, _)| format!("{word}=true")).collect();
+    if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
 }
 
 fn patch(policy: &args::Policy) -> PolicyPatch {

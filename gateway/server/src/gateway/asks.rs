@@ -125,6 +125,13 @@ pub(crate) enum Question {
         /// The session.
         session: Uuid,
     },
+    /// The session is deleted, and your half is to go with it, all its volumes.
+    Discard {
+        /// The session.
+        session: Uuid,
+        /// Say only whether that could be.
+        looks: bool,
+    },
     /// The destination is deleted: forget the session.
     Part {
         /// The session.
@@ -214,7 +221,7 @@ impl Question {
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             Self::Block(_) => block::BLOCKS_SINCE_VERSION,
             Self::Reserve(_) => block::ATTRIBUTES_SINCE_VERSION,
-            Self::Run(_) => block::RUNS_SINCE_VERSION,
+            Self::Run(_) | Self::Discard { .. } => block::RUNS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }

@@ -358,7 +358,7 @@ impl Gateway {
     }
 
     /// The group that is meant, and the volume whose session is told.
-    fn find_source(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
+    pub(super) fn find_source(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let pages = self.book.read();
         let of_volume = pages.volume(name).map(|(group, volume)| (group.clone(), volume.clone()));
         let of_group = pages

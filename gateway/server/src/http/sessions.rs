@@ -87,15 +87,26 @@ pub(super) async fn patch(
     Ok(shown(gateway.patch_session(&session, &patch).await?))
 }
 
-/// Delete a session; the mirror keeps its copy, as an old one
+/// Delete a session; the mirror keeps its copy, as an old one, unless it is to go with it
+///
+/// At the mirror, `half` deletes what a session left there that its source has forgotten: the copy
+/// becomes a group of its own.
 #[utoipa::path(delete, path = "/api/v1/sessions/{session}", tag = "sessions",
-    operation_id = "delete_session", params(("session" = String, Path)),
+    operation_id = "delete_session",
+    params(("session" = String, Path),
+           ("half" = Option<bool>, Query,
+            description = "true: the half that is here; the session is then a group or volume"),
+           ("with_volume" = Option<bool>, Query,
+            description = "true: with the volumes of the copy"),
+           ("force" = Option<bool>, Query,
+            description = "true: also where the other gateway cannot be asked")),
     responses((status = 204), (status = "default", body = api::Problem)))]
 pub(super) async fn delete(
     State(gateway): Shared,
     Path(session): Path<String>,
+    Query(asked): Query<api::DeleteSession>,
 ) -> Result<StatusCode, Failure> {
-    gateway.delete_session(&session).await?;
+    gateway.delete_as_asked(&session, asked).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -294,7 +294,10 @@ pub(super) async fn may_delete(gateway: &Gateway, half: &Half, force: bool) -> R
     if half.entry.volumes.len() > 1 {
         let (count, of) = (half.entry.volumes.len(), &half.entry.name);
         let detail = format!("it is one of the sessions of {count} volumes of group {of}");
-        let next = format!("twinspan session delete {of}:{}", half.site);
+        let next = match &half.leg {
+            Some(_) => format!("twinspan session delete {of}:{}", half.site),
+            None => format!("twinspan session delete {of} --half"),
+        };
         return Err(Refused::new(Code::InGroup, detail).next(next));
     }
     let Some(leg) = &half.leg else {

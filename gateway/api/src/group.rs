@@ -234,6 +234,10 @@ pub struct Leg {
     /// Whether it follows behind because it was too slow, as in mode `consistency`.
     #[serde(default)]
     pub degraded: bool,
+    /// Of a suspended session: whether the mirror had every acknowledged write when it was suspended;
+    /// absent when that is not known any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_whole: Option<bool>,
     /// Seconds of acknowledged writes that the mirror may lack; absent when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_seconds: Option<f64>,

@@ -102,7 +102,8 @@ pub use sdrs_tag::{
     SdrsTagQuery, SdrsTagResource, SdrsTagValues, SdrsTagsOfAll,
 };
 pub use session::{
-    PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy, VerifySession,
+    DeleteSession, PolicyPatch, ResumeSession, Session, SessionCreate, SessionList, SessionPolicy,
+    SuspendSession, VerifySession,
 };
 pub use site::{JoinRequest, JoinToken, Peer, SiteInfo, SiteList, TokenRequest};
 pub use snapshot::{

@@ -50,8 +50,8 @@ pub struct OperationProgress {
 pub struct Operation {
     /// Its identity.
     pub id: Uuid,
-    /// What it does: `failover`, `reprotect`, `migrate`, `restore`, `rollback`, `backup`,
-    /// `backup-restore`, `backup-verify`, `backup-gc`, or a call of the REC dialect.
+    /// What it does: `failover`, `reprotect`, `migrate`, `restore`, `rollback`, `suspend`,
+    /// `backup`, `backup-restore`, `backup-verify`, `backup-gc`, or a call of the REC dialect.
     pub kind: String,
     /// The name of what it is done to.
     pub subject: String,

@@ -121,6 +121,34 @@ pub struct SessionCreate {
     pub destination: Option<String>,
 }
 
+/// Suspends a session.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SuspendSession {
+    /// Suspend it as it is, at once: a mirror that follows behind goes back to its last whole cut.
+    #[serde(default)]
+    pub force: bool,
+    /// For how long a connected mirror is brought to the present first, in milliseconds; absent: a
+    /// minute. When that is over the session goes on as before.
+    #[serde(default)]
+    pub drain_ms_max: Option<u64>,
+}
+
+/// How a session is deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteSession {
+    /// The half that is here, at the destination of a session that its source has forgotten.
+    #[serde(default)]
+    pub half: bool,
+    /// With the volumes of the copy.
+    #[serde(default)]
+    pub with_volume: bool,
+    /// Also where the other gateway cannot be asked.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// Lets a session run again.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,7 @@
 //! Each command: asks a gateway, shows the answer, says by the exit code how it went.
 
 mod backups;
+mod following;
 mod local;
 mod moves;
 mod plugins;

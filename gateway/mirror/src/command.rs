@@ -32,6 +32,21 @@ pub enum Command {
         /// Which.
         leg: LegId,
     },
+    /// Bring a mirror that does not have everything to the present, as in mode `sync`, so that its
+    /// session can be suspended whole. Answered when it has begun; when the time is over, or the link
+    /// is lost, the session goes on as before.
+    Drain {
+        /// Which.
+        leg: LegId,
+        /// For how long at most, in milliseconds.
+        for_ms: u64,
+    },
+    /// The same as [`Command::Suspend`], where the mirror has every acknowledged write; refused
+    /// otherwise.
+    SuspendWhole {
+        /// Which.
+        leg: LegId,
+    },
     /// Mirror again, by delta. With `discard`, what the mirror has on its own may be overwritten.
     Resume {
         /// Which.

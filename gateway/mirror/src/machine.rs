@@ -30,6 +30,7 @@ mod compare;
 mod copy;
 mod cuts;
 mod detach;
+mod drain;
 mod event;
 mod flush;
 mod found;

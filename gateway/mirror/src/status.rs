@@ -257,6 +257,11 @@ pub struct LegStatus {
     pub comparing: bool,
     /// Whether it follows behind because it was too slow, as in mode `consistency`.
     pub degraded: bool,
+    /// Whether it is brought to the present, so that its session can be suspended whole.
+    pub draining: bool,
+    /// Of a suspended session: whether the mirror had every acknowledged write when it was suspended.
+    /// `None` when that was before this gateway was started.
+    pub left_whole: Option<bool>,
     /// Whether its source is this gateway as a mirror.
     pub relay: bool,
     /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, as far

@@ -16,6 +16,7 @@ pub(crate) mod following;
 pub(crate) mod groups;
 pub(crate) mod halves;
 pub(crate) mod incoming;
+mod left;
 pub(crate) mod locks;
 mod luns;
 pub(crate) mod members;
@@ -35,6 +36,7 @@ pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod snapshots;
 pub(crate) mod surveys;
+pub(crate) mod suspensions;
 pub(crate) mod upkeep;
 pub(crate) mod volumes;
 

@@ -145,6 +145,7 @@ pub(crate) fn leg(status: &LegStatus, moment: Moment) -> Leg {
         last_heard_ms_ago: heard,
         theirs: status.theirs.map(|theirs| their_view(theirs, heard)),
         degraded: status.degraded,
+        left_whole: status.left_whole.filter(|_| status.state == SessionState::Suspended),
         rpo_seconds: status.lag_ms.map(millis_to_seconds),
         cut_ms_ago: moment.ago(status.cut_ms),
         journal_bytes: status.journal_bytes,

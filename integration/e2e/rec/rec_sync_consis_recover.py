@@ -20,8 +20,8 @@ def turn(source, number, destination, remote_number, limit, restore):
         print("the source cannot be asked: %s" % error)
         destination.suspend(remote_number, force=True)
         lost = True
-    destination.reverse(remote_number, force=lost)
     # What the old source wrote by itself is what the restore is to undo.
+    destination.reverse(remote_number, force=lost or restore)
     destination.resume(remote_number, confirm_discard=restore)
     destination.wait_equivalent(remote_number, limit)
 

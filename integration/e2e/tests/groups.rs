@@ -356,6 +356,39 @@ fn what_does_not_fit_a_group_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn rec_23_what_a_group_left_behind_is_removed_at_the_mirror_and_rec_25_goes_with_its_session()
+-> Result<()> {
+    let pair = Pair::joined()?;
+    let (east, west) = (&pair.primary, &pair.mirror);
+    let names = names(2);
+    make_group(east, &names, "8MiB")?;
+    east.mirror(GROUP, west)?;
+    let half = ["session", "delete", GROUP, "--half"];
+    let refused = west.ask(&half)?;
+    ensure!(refused.code != 0 && refused.text.contains("GW0302"), "{}", refused.text);
+    let deleted = east.ask(&["session", "delete", &format!("{GROUP}:west")])?;
+    ensure!(deleted.code == 0, "{}", deleted.text);
+    let listed = west.cli(&["session", "list"])?;
+    ensure!(listed["mirrored_here"][0]["name"] == GROUP, "{listed:#}");
+    wait_for("the end of the half", SOON, || {
+        let freed = west.ask(&half)?;
+        ensure!(freed.code == 0, "{}", freed.text);
+        Ok(())
+    })?;
+    let own = shown(west, GROUP)?;
+    ensure!(members(&own) == names && text(&own, "/role")? == "primary", "{own:#}");
+
+    east.cli(&["volume", "create", "alone", "--size", "8MiB"])?;
+    east.mirror("alone", west)?;
+    let deleted = east.ask(&["session", "delete", "alone:west", "--with-volume"])?;
+    ensure!(deleted.code == 0, "{}", deleted.text);
+    let gone = west.ask(&["volume", "show", "alone"])?;
+    ensure!(gone.text.contains("GW0204"), "{}", gone.text);
+    ensure!(members(&shown(east, "alone")?) == ["alone".to_owned()], "the source stays");
+    Ok(())
+}
+
 /// One way of the link: longer than a few questions to the mirror take.
 const ONE_WAY: Duration = Duration::from_millis(1_500);
 

@@ -308,7 +308,8 @@ pub fn recover(
     match (is_source, is_suspended(&there)) {
         (false, false) => split(arrays, (key, &there), (is_lost, turn)),
         (false, true) => {
-            let (call, body) = (post("reverse"), json!({ "force": is_lost }));
+            // Split by force, it may lack what the old source wrote last; that is to be undone.
+            let (call, body) = (post("reverse"), json!({ "force": true }));
             turn.push(arrays, (Side::Remote, "reverse"), (("POST", call.as_str()), &body))
         }
         (true, true) => {

@@ -81,10 +81,17 @@ pub(crate) enum Session {
         /// Which.
         session: String,
     },
-    /// Stop mirroring and remember changes; also: go on without a mirror that is lost
+    /// Stop mirroring and remember changes, once the mirror has everything; also: go on without a mirror
+    /// that is lost
     Suspend {
         /// Which.
         session: String,
+        /// Suspend it as it is, at once: a mirror that follows behind keeps its last whole cut.
+        #[arg(long)]
+        force: bool,
+        /// How long a connected mirror may take to have everything; then the session goes on as before.
+        #[arg(long, default_value = "1m", value_parser = duration, value_name = "TIME")]
+        timeout: Duration,
     },
     /// Mirror again; only the difference is copied
     Resume {
@@ -149,7 +156,18 @@ pub(crate) enum Session {
     },
     /// Delete a session; the mirror keeps its copy, as an old one
     Delete {
-        /// Which.
+        /// Which; with --half the group or the volume here.
         session: String,
+        /// At the mirror's site: delete the half of a session that its source has forgotten. The copy
+        /// becomes a group of its own.
+        #[arg(long)]
+        half: bool,
+        /// Delete the mirror's volumes too.
+        #[arg(long)]
+        with_volume: bool,
+        /// With --half or --with-volume: also where the other site cannot be asked. What it has stays
+        /// there.
+        #[arg(long)]
+        force: bool,
     },
 }

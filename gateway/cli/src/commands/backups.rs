@@ -10,8 +10,9 @@ use api::{
 };
 use serde::Serialize;
 
+use super::following::follow;
 use super::segment;
-use super::sessions::{checks_text, end, follow, operation_text};
+use super::sessions::{checks_text, end, operation_text};
 use super::snapshots::age_text;
 use crate::Outcome;
 use crate::args::{self, Follow, Global};

@@ -8,8 +8,9 @@ use api::{
     MigrationRunRequest, MirrorDiff, Operation, RestorePlan, RestoreRequest,
 };
 
+use super::following::follow;
 use super::segment;
-use super::sessions::{checks_text, end, follow};
+use super::sessions::{checks_text, end};
 use crate::Outcome;
 use crate::args::{self, Global};
 use crate::client::Client;

@@ -9,7 +9,8 @@ use api::{
 
 use ureq::http::Method;
 
-use super::sessions::{end, follow};
+use super::following::follow;
+use super::sessions::end;
 use super::{segment, snapshots};
 use crate::Outcome;
 use crate::args::{self, Global, Keep, RetentionRules};

@@ -11,19 +11,18 @@ use api::{
 use tokio::time::Instant;
 use ureq::http::Method;
 
+use super::following::{self, follow};
 use super::{moves, segment};
 use crate::Outcome;
 use crate::args::{self, Format, Global, Wait};
 use crate::client::Client;
-use crate::failure::{FAILED, Failure, TIMED_OUT, UNREACHABLE};
+use crate::failure::{FAILED, Failure};
 use crate::output::{show, table, word};
 use crate::place::{client, client_at};
 use crate::screen;
 
 /// Between two looks at what is waited for.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
-/// How long a gateway that is asked how far it is may be silent.
-const SILENT_MAX: Duration = Duration::from_secs(10);
 
 /// `twinspan session`
 pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
@@ -48,8 +47,11 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
             show(global.output, &list, list_text);
         }
         args::Session::Show { session } => print(&client.get(&ask(session, ""))?),
-        args::Session::Suspend { session } => {
-            print(&client.post(&ask(session, "/suspend"), &nothing)?);
+        args::Session::Suspend { session, force, timeout } => {
+            let how = (*force, *timeout);
+            if let Some(now) = following::suspend(&client, &ask(session, ""), how, global)? {
+                print(&now);
+            }
         }
         args::Session::Resume { session, discard, wait } => {
             let request = ResumeSession { discard: *discard };
@@ -64,16 +66,7 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
             let differed = now.leg.verified.as_ref().is_some_and(|found| found.mismatched > 0);
             return Ok(if wait.wait && differed { FAILED } else { 0 });
         }
-        args::Session::Reverse { session } => {
-            let outcome: Option<Session> =
-                client.ask(&Method::POST, &ask(session, "/reverse"), &nothing)?;
-            match outcome {
-                Some(session) => print(&session),
-                None => show(global.output, &serde_json::json!({ "reversed": session }), |_| {
-                    format!("{session} is reversed: its source is the other site now")
-                }),
-            }
-        }
+        args::Session::Reverse { session } => reverse(&client, session, global)?,
         args::Session::Restore { group, to, discard, dry_run, give_up, timeout } => {
             let request = RestoreRequest { to: to.clone(), discard: *discard };
             return match (give_up, dry_run) {
@@ -93,9 +86,31 @@ pub(crate) fn session(command: &args::Session, global: &Global) -> Outcome {
                 print(&session);
             }
         }
-        args::Session::Delete { session } => client.delete(&ask(session, ""))?,
+        args::Session::Delete { session, half, with_volume, force } => {
+            client.delete(&ask(session, &deletion([*half, *with_volume, *force])))?;
+        }
     }
     Ok(0)
+}
+
+fn reverse(client: &Client, session: &str, global: &Global) -> Result<(), Failure> {
+    let path = format!("/api/v1/sessions/{}/reverse", segment(session));
+    let outcome: Option<Session> = client.ask(&Method::POST, &path, &serde_json::json!({}))?;
+    match outcome {
+        Some(session) => show(global.output, &session, one),
+        None => show(global.output, &serde_json::json!({ "reversed": session }), |_| {
+            format!("{session} is reversed: its source is the other site now")
+        }),
+    }
+    Ok(())
+}
+
+/// How a session is to be deleted, as a query.
+fn deletion(said: [bool; 3]) -> String {
+    let words = ["half", "with_volume", "force"].into_iter().zip(said);
+    let words: Vec<_> =
+        words.filter(|(_, said)| *said).map(|(word, _)| format!("{word}=true")).collect();
+    if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
 }
 
 fn patch(policy: &args::Policy) -> PolicyPatch {
@@ -263,6 +278,7 @@ fn one(session: &Session) -> String {
         out.push_str(&format!("window {window}\n"));
     }
     out.push_str(&behind(session));
+    out.push_str(&following::missing(session));
     if let Some(now) = &session.leg.verifying {
         out.push_str(&format!(
             "verify {} of {} blocks compared, {} differ\n",
@@ -420,38 +436,6 @@ fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Fai
         if Instant::now() > until {
             let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();
             return Err(Failure::coded(Code::Timeout, format!("not protected yet: {why}")));
-        }
-        std::thread::sleep(LOOK_PAUSE);
-    }
-}
-
-/// Follows an operation to its end.
-pub(super) fn follow(
-    client: &Client,
-    begun: &Operation,
-    timeout: Duration,
-) -> Result<Operation, Failure> {
-    let until = Instant::now() + timeout;
-    let path = format!("/api/v1/operations/{}", begun.id);
-    let mut heard = Instant::now();
-    loop {
-        let now: Operation = match client.get(&path) {
-            // What goes on for hours is not lost sight of for a connection that was.
-            Err(failure) if failure.exit == UNREACHABLE && heard.elapsed() < SILENT_MAX => {
-                std::thread::sleep(LOOK_PAUSE);
-                continue;
-            }
-            now => now?,
-        };
-        heard = Instant::now();
-        if now.state != OperationState::Running {
-            return Ok(now);
-        }
-        if Instant::now() > until {
-            let what = format!("the operation {} is still under way", now.id);
-            return Err(
-                Failure::new(TIMED_OUT, what).next(format!("twinspan operation show {}", now.id))
-            );
         }
         std::thread::sleep(LOOK_PAUSE);
     }

@@ -6,8 +6,9 @@ use api::{
     SnapshotCreate, SnapshotList, SnapshotPart,
 };
 
+use super::following::follow;
 use super::segment;
-use super::sessions::{checks_text, end, follow};
+use super::sessions::{checks_text, end};
 use crate::Outcome;
 use crate::args::{self, Global};
 use crate::client::Client;

@@ -65,6 +65,19 @@ impl Group {
         self.core.borrow().machine.lacking(gateway)
     }
 
+    /// Whether [`crate::Command::AddLeg`] would be taken now, at a primary.
+    ///
+    /// # Errors
+    /// What it would be refused with; nothing is changed either way.
+    pub fn may_mirror(
+        &self,
+        gateway: GatewayId,
+        policy: &crate::Policy,
+        holds_content: bool,
+    ) -> Result<(), crate::Refusal> {
+        self.core.borrow().machine.may_mirror(gateway, policy, holds_content)
+    }
+
     /// Takes a planned swap of roles back whose mirror was not asked yet: hosts go on here, and
     /// whoever commanded it is told that it was interrupted. One whose mirror was asked is not
     /// touched, because only the mirror knows what became of it.

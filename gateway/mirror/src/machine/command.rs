@@ -2,7 +2,7 @@
 //!
 //! Invariant: every command is answered exactly once, with the state it left durable.
 
-use block::{Geometry, IoError, LegId, Message, SnapshotId};
+use block::{GatewayId, Geometry, IoError, LegId, Message, SnapshotId};
 
 use super::leg::{Leg, LegSet, Stage};
 use super::{After, Effect, Machine, Role};
@@ -55,6 +55,8 @@ impl Machine {
             }
             Command::RemoveLeg { leg } => self.stop(leg, Pending::Remove(leg), out),
             Command::Suspend { leg } => self.stop(leg, Pending::Suspend(leg), out),
+            Command::Drain { leg, for_ms } => self.begin_drain(leg, for_ms, out),
+            Command::SuspendWhole { leg } => self.suspend_whole(leg, out),
             Command::Resume { leg, discard } => self.resume(leg, discard, out),
             Command::SetPolicy { leg, policy } => self.set_policy(leg, policy, out),
             Command::Transfer { leg } => self.transfer(leg, out),
@@ -138,23 +140,14 @@ impl Machine {
         holds_content: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        self.may_span(&policy)?;
-        self.require_own_mirror(peer.gateway)?;
-        if holds_content || self.role == Role::Secondary || self.own_legs().next().is_some() {
-            self.require_alone("has one mirror for each part, copied from its primary")?;
-        }
+        self.may_place(peer.gateway, &policy, holds_content)?;
         if self.role == Role::Secondary && !holds_content {
             return self.add_relay(peer, policy, out);
         }
-        self.require_primary()?;
-        if self.legs.iter().flatten().any(|leg| leg.gateway == peer.gateway) {
-            return Err(Refusal::AlreadyMirrored);
-        }
+        let id = self.may_add_leg(peer.gateway)?;
         if peer.sessions.len() != self.volumes.len() {
             return Err(Refusal::SessionsMismatch);
         }
-        let free = LegId::all().find(|id| self.leg(*id).is_none());
-        let id = free.ok_or(Refusal::TooManyLegs)?;
         let mut leg = Leg::new(id, peer, policy, self.volumes.len());
         leg.wanted = true;
         leg.holds_content = holds_content;
@@ -165,8 +158,55 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether a leg to that gateway would have a place among the parts of the group.
+    fn may_place(
+        &self,
+        gateway: GatewayId,
+        policy: &crate::Policy,
+        holds_content: bool,
+    ) -> Result<(), Refusal> {
+        self.may_span(policy)?;
+        self.require_own_mirror(gateway)?;
+        if holds_content || self.role == Role::Secondary || self.own_legs().next().is_some() {
+            self.require_alone("has one mirror for each part, copied from its primary")?;
+        }
+        Ok(())
+    }
+
+    /// Where the leg of another mirror would be.
+    fn may_add_leg(&self, gateway: GatewayId) -> Result<LegId, Refusal> {
+        self.require_primary()?;
+        if self.legs.iter().flatten().any(|leg| leg.gateway == gateway) {
+            return Err(Refusal::AlreadyMirrored);
+        }
+        LegId::all().find(|id| self.leg(*id).is_none()).ok_or(Refusal::TooManyLegs)
+    }
+
+    /// Whether a primary would take [`Command::AddLeg`] now. Nothing is changed: it is asked before a
+    /// volume at that gateway is touched.
+    pub(crate) fn may_mirror(
+        &self,
+        gateway: GatewayId,
+        policy: &crate::Policy,
+        holds_content: bool,
+    ) -> Result<(), Refusal> {
+        if self.command.is_some() {
+            return Err(Refusal::Busy);
+        }
+        if self.closing {
+            return Err(Refusal::Io(IoError::ShuttingDown));
+        }
+        self.may_place(gateway, policy, holds_content)?;
+        self.may_add_leg(gateway).map(drop)
+    }
+
     /// Suspends a leg, or removes it.
-    fn stop(&mut self, leg: LegId, pending: Pending, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+    pub(super) fn stop(
+        &mut self,
+        leg: LegId,
+        pending: Pending,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         if self.is_relay(leg) {
             return self.stop_relaying(leg, matches!(pending, Pending::Remove(_)), out);
         }
@@ -190,6 +230,7 @@ impl Machine {
             // It would be lost for nothing: hosts could not go on without it.
             return Err(Refusal::NoWitness);
         }
+        let was_whole = self.in_sync_stage(leg);
         self.command = Some(pending);
         if live {
             out.push(Effect::Post { leg, message: Message::Outdate });
@@ -198,6 +239,7 @@ impl Machine {
             self.lose_leg(leg, Cause::Operator, SessionState::Suspended, out);
             if let Some(state) = self.leg_mut(leg) {
                 state.suspended = true;
+                state.left_whole = Some(was_whole);
             }
             if !in_set && !self.is_ousting(leg) {
                 self.keep(After::LegLeft(leg), out);
@@ -207,8 +249,12 @@ impl Machine {
         // Not connected: it may still be in the in-sync set (halted, or not heard since we began).
         let state = self.leg_mut(leg).expect("checked above");
         state.wanted = false;
+        if state.state != SessionState::Suspended {
+            state.left_whole = Some(state.base.is_some() && state.is_clean());
+        }
         state.suspended = true;
         state.halted = false;
+        state.draining = None;
         state.awaiting_reprotect = false;
         state.stage = Stage::Off;
         state.state = SessionState::Suspended;

@@ -320,7 +320,8 @@ impl Machine {
         state.holds_content = false;
         state.failed = None;
         let follows = state.stage == Stage::Following;
-        let rests = follows && state.policy.mode == Mode::Stack && state.journaled;
+        let transfers = state.policy.mode == Mode::Stack && state.is_to_follow();
+        let rests = follows && transfers && state.journaled;
         if follows && first {
             out.push(Effect::Note(Note::MirrorFollows { leg }));
         }
@@ -394,6 +395,7 @@ impl Machine {
                 }
             }
         }
+        self.drains_tick(out);
         self.call_again(out);
         self.begin_due_transfers(out);
     }

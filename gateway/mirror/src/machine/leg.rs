@@ -169,6 +169,13 @@ impl Progress {
         }
     }
 
+    /// Bytes a second, over the last seconds.
+    pub(crate) fn rate(&self) -> Option<u64> {
+        let ((from_ms, from), (to_ms, to)) = (self.marks.front()?, self.marks.back()?);
+        let passed = to_ms.checked_sub(*from_ms).filter(|ms| *ms > 0)?;
+        Some(to.saturating_sub(*from).saturating_mul(1_000) / passed)
+    }
+
     /// Notes how far it is, once a second.
     pub(crate) fn mark(&mut self, now_ms: u64) {
         let copied = self.copied_bytes.iter().sum();
@@ -246,6 +253,10 @@ pub(crate) struct Leg {
     pub(crate) stepping_down: bool,
     /// It was too slow: until it keeps up it goes on as in mode `consistency`.
     pub(crate) degraded: bool,
+    /// It is brought to the present until then, so that its session can be suspended whole.
+    pub(crate) draining: Option<u64>,
+    /// Whether it had everything when its session was suspended; `None` when this was not seen.
+    pub(crate) left_whole: Option<bool>,
     pub(crate) cuts: Cuts,
     pub(crate) spells: Spells,
     /// It is called again at this time, and not before.
@@ -311,6 +322,8 @@ impl Leg {
             journaled: false,
             stepping_down: false,
             degraded: false,
+            draining: None,
+            left_whole: None,
             cuts: Cuts::default(),
             spells: Spells::default(),
             retry: None,
@@ -325,7 +338,7 @@ impl Leg {
 
     /// Whether it is to follow behind, by its mode or because it was too slow.
     pub(crate) fn is_to_follow(&self) -> bool {
-        self.policy.mode != block::Mode::Sync || self.degraded
+        (self.policy.mode != block::Mode::Sync || self.degraded) && self.draining.is_none()
     }
 
     /// What its send journal is worth, with what each change costs in memory beside its payload.
@@ -420,6 +433,7 @@ impl Leg {
         self.journaled = false;
         self.stepping_down = false;
         self.degraded = false;
+        self.draining = None;
         self.cuts.end_flight();
         self.listing = None;
         // What was not compared is not known: a verification is begun anew, not taken up.

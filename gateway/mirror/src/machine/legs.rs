@@ -104,6 +104,7 @@ impl Machine {
         let state = self.leg_mut(leg).expect("checked above");
         state.cause = None;
         state.heir_of = None;
+        state.left_whole = None;
         state.state = SessionState::Active;
         state.halted = false;
         self.returned(leg);
@@ -351,7 +352,7 @@ impl Machine {
         let refused = matches!(cause, Cause::Refused(_));
         let overflowed = cause == Cause::JournalFull;
         let unanswered = asked && !refused;
-        let (stepping_down, in_set) = (state.stepping_down, state.in_set);
+        let (stepping_down, in_set, splits) = (state.stepping_down, state.in_set, state.splits());
         state.end_flight();
         // What was to be copied whole is so again: its base is none, or it is fresh.
         state.wipe.clear();
@@ -369,8 +370,7 @@ impl Machine {
         let voted = matches!(state.stage, Stage::Voting | Stage::Joining)
             && !state.in_set
             && may_have_voted;
-        let goes_on =
-            state.policy.split == Split::Automatic || to != SessionState::Halted || by_operator;
+        let goes_on = splits || to != SessionState::Halted || by_operator;
         let leaves = voted || stepping_down || (state.in_set && goes_on);
         let halts = (state.in_set || ousting) && !leaves;
         state.halted = halts;

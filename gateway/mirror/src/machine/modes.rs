@@ -97,6 +97,7 @@ impl Machine {
     /// stays connected, and nothing is copied; the first cut tells the mirror.
     pub(super) fn step_down(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
+        state.draining = None;
         state.stage = match state.stage {
             Stage::InSync => Stage::Following,
             Stage::Listing => Stage::Listing,

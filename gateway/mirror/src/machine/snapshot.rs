@@ -211,7 +211,7 @@ impl Machine {
             copying: (state.stage.is_live() && !has_all) || state.is_relaying(),
             out_of_sync_bytes: state.out_of_sync_bytes() + behind,
             seq: self.seq,
-            mode: if state.degraded { Mode::Consistency } else { state.policy.mode },
+            mode: state.mode_now(),
             lag_ms: self.lag_ms(leg).map(|ms| u32::try_from(ms).unwrap_or(u32::MAX - 1)),
         }
     }
@@ -320,6 +320,8 @@ impl Machine {
             bytes_per_second_max: leg.bucket.limit,
             comparing: leg.holds_content,
             degraded: leg.degraded,
+            draining: leg.draining.is_some(),
+            left_whole: leg.left_whole,
             relay: leg.relay.is_some() && !matches!(self.role, Role::Primary | Role::Yielding(_)),
             lag_ms: self.lag_ms(leg.id),
             cut_ms: leg.cuts.applied_ms(),
@@ -340,7 +342,7 @@ impl Machine {
                 })
                 .collect(),
             resync_started_ms: leg.progress.started_ms,
-            resync_rate: rate(&leg.progress.marks),
+            resync_rate: leg.progress.rate(),
             verifying: leg.verify.as_ref().map(super::verify::Verification::progress),
             verified: None,
             rtt_us: None,
@@ -368,12 +370,6 @@ impl Machine {
             lag_ms: self.lag_heard_ms.map(u64::from),
         })
     }
-}
-
-fn rate(marks: &VecDeque<(u64, u64)>) -> Option<u64> {
-    let ((from_ms, from), (to_ms, to)) = (marks.front()?, marks.back()?);
-    let passed = to_ms.checked_sub(*from_ms).filter(|ms| *ms > 0)?;
-    Some(to.saturating_sub(*from).saturating_mul(1_000) / passed)
 }
 
 pub(super) fn restore_volume(volume: &Restored) -> VolumeState {

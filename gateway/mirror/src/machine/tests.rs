@@ -299,6 +299,34 @@ fn rule_1_a_mirror_that_leaves_is_called_again_when_that_is_recorded() {
     assert!(hangs(&bench, true), "{:?}", bench.out);
 }
 
+/// A volume was taken as the destination of a session that its source then refused.
+#[test]
+fn rec_26_what_stands_against_a_mirror_is_known_before_anything_is_touched() {
+    let mut bench = Bench::primary();
+    let policy = Policy::default();
+    let may = |bench: &Bench, gateway: u128| {
+        bench.machine.may_mirror(GatewayId::of(gateway), &policy, false)
+    };
+    for gateway in 10..18 {
+        assert_eq!(may(&bench, gateway), Ok(()));
+        bench.apply(Event::Command(Command::AddLeg {
+            gateway: GatewayId::of(gateway),
+            site: "west".to_owned(),
+            sessions: vec![SessionId::of(gateway)],
+            policy: policy.clone(),
+            holds_content: false,
+        }));
+        assert_eq!(may(&bench, gateway + 1), Err(Refusal::Busy), "it is being recorded");
+        bench.record();
+        assert_eq!(may(&bench, gateway), Err(Refusal::AlreadyMirrored));
+    }
+    let before = bench.machine.status();
+    assert_eq!(may(&bench, 18), Err(Refusal::TooManyLegs));
+    assert_eq!(bench.machine.status(), before, "it was a question");
+    let mirror = Bench::mirror();
+    assert_eq!(may(&mirror, 10), Err(Refusal::NotPrimary));
+}
+
 #[test]
 fn rule_2_overlapping_changes_go_one_after_the_other() {
     let mut bench = Bench::in_sync(Policy::default());
@@ -823,6 +851,7 @@ fn a_block_that_cannot_be_read_here_is_counted_and_the_mirrors_is_left_alone() {
 }
 mod attributes;
 mod companions;
+mod drain;
 mod gaps;
 mod handover;
 mod histories;

@@ -62,6 +62,9 @@ pub(crate) struct Seen {
     pub(crate) is_known: bool,
     /// Bytes that were written to it and that the asker lacks.
     pub(crate) own_bytes: u64,
+    /// What its copy is worth; nothing from a gateway that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) quality: Option<api::Quality>,
 }
 
 /// The policies that go with a session when its direction changes, in the API's words.
@@ -121,6 +124,13 @@ pub(crate) enum Question {
     Release {
         /// The session.
         session: Uuid,
+    },
+    /// The session is deleted, and your half is to go with it, all its volumes.
+    Discard {
+        /// The session.
+        session: Uuid,
+        /// Say only whether that could be.
+        looks: bool,
     },
     /// The destination is deleted: forget the session.
     Part {
@@ -219,7 +229,7 @@ impl Question {
             Self::Point { .. } => block::SNAPSHOTS_SINCE_VERSION,
             Self::Block(_) => block::BLOCKS_SINCE_VERSION,
             Self::Reserve(_) => block::ATTRIBUTES_SINCE_VERSION,
-            Self::Run(_) => block::RUNS_SINCE_VERSION,
+            Self::Run(_) | Self::Discard { .. } => block::RUNS_SINCE_VERSION,
             _ => VERSION_MIN,
         }
     }
@@ -533,7 +543,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Question>(&text).unwrap(), question, "{text}");
         }
         let text = r#"{"told":"seen","is_known":true,"own_bytes":4096}"#;
-        let seen = Seen { is_known: true, own_bytes: 4096 };
+        let seen = Seen { is_known: true, own_bytes: 4096, quality: None };
         assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), Answer::Seen(seen));
         assert!(serde_json::from_str::<Question>(r#"{"ask":"everything"}"#).is_err());
     }

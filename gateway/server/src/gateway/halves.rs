@@ -20,7 +20,7 @@ use mirror::{Command, GroupStatus, LegStatus, LinkState, Role, Serving, SessionS
 use store::VolumeRecord;
 use uuid::Uuid;
 
-use super::asks::{Answer, Question, Seen, Take};
+use super::asks::{Answer, Question, Take};
 use super::{Gateway, Known};
 use crate::book::{GroupEntry, VolumeEntry};
 use crate::refusal::Refused;
@@ -128,7 +128,7 @@ impl Gateway {
     }
 
     /// The half of this session whose other half that gateway has.
-    async fn half_with(&self, session: Uuid, peer: &Identity) -> Result<Half, Refused> {
+    pub(super) async fn half_with(&self, session: Uuid, peer: &Identity) -> Result<Half, Refused> {
         let half = self.half(session).await?;
         if half.peer == peer.gateway {
             return Ok(half);
@@ -152,11 +152,7 @@ impl Gateway {
                 self.take_volume(peer, &take).await.map(|name| Answer::Taken { name })
             }
             Question::Name { session, remote } => self.name_half(session, remote).await,
-            Question::Look { session } => {
-                let half = self.half_with(session, peer).await;
-                let own_bytes = half.as_ref().map_or(0, Half::own_bytes);
-                Ok(Answer::Seen(Seen { is_known: half.is_ok(), own_bytes }))
-            }
+            Question::Look { session } => Ok(self.look_at_half(session, peer).await),
             Question::Detach { session } => self.detach_half(session, peer).await,
             Question::Promote { session, carried } => {
                 let half = self.half_with(session, peer).await?;
@@ -189,6 +185,7 @@ impl Gateway {
                 self.release_half(&half).await?;
                 Ok(Answer::Done)
             }
+            Question::Discard { session, looks } => self.discard_half(peer, (session, looks)).await,
             Question::Part { session } => self.part_with(session, peer).await,
             Question::Run(question) => self.answer_of_run(peer, *question).await.map(Answer::Run),
         }
@@ -398,23 +395,19 @@ impl Gateway {
 
     // --- a half becomes a volume ---
 
-    /// Makes a copy whose session is deleted a volume of its own, which hosts can attach. Hosts that
-    /// were attached to it are dropped once.
+    /// Makes a copy whose session is deleted a group of its own, with all its volumes, which hosts can
+    /// attach. Hosts that were attached to it are dropped once.
     ///
     /// # Errors
-    /// [`Code::VolumeInUse`] where this gateway is the source or the group has several volumes;
-    /// [`Code::CopyStale`] for a half copied one, which is of no use to hosts.
+    /// [`Code::NotSecondary`] where this gateway is the source; [`Code::CopyStale`] for a half copied
+    /// one, which is of no use to hosts.
     pub(crate) async fn release_half(&self, half: &Half) -> Result<(), Refused> {
         let _alone = self.change_alone().await;
-        let (old, name) = (half.entry.clone(), half.entry.name.clone());
+        let old = half.entry.clone();
         let status = self.status_of(old.group()).await?;
         if half.leg.is_some() || status.role == Role::Primary {
             return Err(Refused::new(Code::NotSecondary, "this gateway is the source"));
         }
-        let [volume] = old.volumes.as_slice() else {
-            let detail = format!("it is one of {} volumes of its group", old.volumes.len());
-            return Err(Refused::new(Code::VolumeInUse, detail));
-        };
         let is_point = match status.quality {
             Quality::Blank | Quality::Outdated | Quality::InSync | Quality::Source => true,
             // One that follows behind is a point in time only where its newest cut is, which only a
@@ -424,24 +417,30 @@ impl Gateway {
         };
         if !is_point {
             // It stays closed; its session is listed no more, and it can be deleted or taken again.
+            let sessions = status.upstream.as_ref().map(|up| up.sessions.clone());
             let delete = |numbers: &mut crate::numbers::Numbers| {
-                numbers.give_session(half.session).is_deleted = true;
+                for session in sessions.into_iter().flatten() {
+                    numbers.give_session(session.uuid()).is_deleted = true;
+                }
             };
             self.numbers.change(&self.book, delete).await?;
             let detail =
-                format!("the copy of {} is no point in time: no host can use it", volume.name);
-            return Err(Refused::new(Code::CopyStale, detail));
+                format!("the copy of {} is no point in time: no host can use it", old.name);
+            let next = format!("twinspan session delete {} --half --with-volume", old.name);
+            return Err(Refused::new(Code::CopyStale, detail).next(next));
         }
         let new = GroupEntry { id: Uuid::now_v7(), ..old.clone() };
         let generation = Generation::from_uuid(Uuid::now_v7());
-        let id = VolumeId::from_uuid(volume.id);
-        let record = mirror::found_primary(new.group(), &new.name, vec![id], generation);
+        let ids = old.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
+        let record = mirror::found_primary(new.group(), &new.name, ids, generation);
         let group = old.group();
         let shard = self.shard_of(group).clone();
         shard.run(move |state| async move { state.shut(group).await }).await?;
         let was_mirror_of = half.peer.uuid();
         let replaced = self.replace_group(&old, &new, vec![record], |numbers| {
-            numbers.give_volume(volume.id).was_mirror_of = Some(was_mirror_of);
+            for volume in &old.volumes {
+                numbers.give_volume(volume.id).was_mirror_of = Some(was_mirror_of);
+            }
         });
         if let Err(refused) = replaced.await {
             self.open_group_soon(&old).await?;
@@ -450,8 +449,8 @@ impl Gateway {
         self.board.remove(group);
         self.forget_maps(&status).await?;
         self.open_group_soon(&new).await?;
-        let text = format!("is a volume of its own; its session with {} is deleted", half.site);
-        self.events.tell("volume", &name, text);
+        let text = format!("is on its own; its session with {} is deleted", half.site);
+        self.events.tell("volume", &new.name, text);
         Ok(())
     }
 

@@ -132,7 +132,7 @@ impl Gateway {
         Ok((group, volume))
     }
 
-    async fn require_no_hosts(&self, group: GroupId, what: &str) -> Result<(), Refused> {
+    pub(super) async fn require_no_hosts(&self, group: GroupId, what: &str) -> Result<(), Refused> {
         let shard = self.shard_of(group).clone();
         let hosts = shard.call(move |state| state.users_of(group)).await?;
         if hosts == 0 {

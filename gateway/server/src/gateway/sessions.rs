@@ -147,11 +147,35 @@ impl Gateway {
     /// [`Code::NotFound`], [`Code::PeerUnknown`], [`Code::Filling`], [`Code::PlacementRefused`], or the
     /// group's refusal. What the other side refuses is the session's state.
     pub(crate) async fn create_session(&self, wanted: SessionCreate) -> Result<Session, Refused> {
-        let (group, _) = self.find_source(&wanted.volume)?;
-        self.require_filled(&group)?;
-        self.check_placement(&group, &wanted).await?;
+        self.may_create_session(&wanted).await?;
         self.take_destination(&wanted).await?;
         self.create_session_of_taken(wanted).await
+    }
+
+    /// Whether nothing here stands against a session: whatever can refuse it is asked before anything
+    /// at the destination is touched. The group decides it again.
+    ///
+    /// # Errors
+    /// As [`Self::create_session`].
+    pub(crate) async fn may_create_session(&self, wanted: &SessionCreate) -> Result<(), Refused> {
+        let (group, _) = self.find_source(&wanted.volume)?;
+        self.require_filled(&group)?;
+        self.require_whole(group.id)?;
+        let peer = self.peer_called(&wanted.to)?;
+        let policy = words_patched(self.config.mirror.policy.clone(), &wanted.policy)
+            .map_err(|why| Refused::new(Code::Invalid, why))?;
+        let id = group.group();
+        let status = self.status_of(id).await?;
+        let holds_content = wanted.skip_initial_copy;
+        // A mirror sends whole points on, to a copy that is made there: nothing is touched.
+        if status.role != Role::Secondary || holds_content {
+            let gateway = GatewayId::from_uuid(peer.gateway);
+            let may = move |state: &std::rc::Rc<crate::shard::ShardState>| {
+                state.may_mirror(id, (gateway, &policy), holds_content)
+            };
+            self.shard_of(id).call(may).await??;
+        }
+        self.check_placement(&group, wanted).await
     }
 
     /// With `skip_initial_copy`, the volume at the other site becomes the session's destination, with
@@ -177,18 +201,6 @@ impl Gateway {
             return Err(Refused::new(Code::InGroup, detail));
         }
         let status = self.status_of(group.group()).await?;
-        if status.role != Role::Primary {
-            return Err(Refused::from(mirror::Refusal::NotPrimary));
-        }
-        if status.legs.iter().any(|leg| leg.gateway.uuid() == peer.gateway) {
-            return Err(Refused::from(mirror::Refusal::AlreadyMirrored));
-        }
-        // Asked before the destination is touched; the group decides it again.
-        if status.legs.len() >= LegId::COUNT {
-            return Err(Refused::from(mirror::Refusal::TooManyLegs));
-        }
-        words_patched(self.config.mirror.policy.clone(), &wanted.policy)
-            .map_err(|why| Refused::new(Code::Invalid, why))?;
         let take = Take {
             number: 0,
             name: Some(wanted.destination.clone().unwrap_or_else(|| volume.name.clone())),
@@ -232,17 +244,23 @@ impl Gateway {
         if status.role == Role::Secondary {
             relay_policy(&mut policy, &wanted.policy);
         }
-        let sessions = group.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7()));
+        let sessions: Vec<SessionId> =
+            group.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7())).collect();
+        let mut of_volumes = group.volumes.iter().zip(&sessions);
+        let own = of_volumes.find(|(other, _)| other.id == volume.id).map(|(_, own)| *own);
         let command = Command::AddLeg {
             gateway: GatewayId::from_uuid(peer.gateway),
             site: peer.site.clone(),
-            sessions: sessions.collect(),
+            sessions,
             policy,
             holds_content: wanted.skip_initial_copy,
         };
         self.command(group.group(), command).await?;
         self.events.tell("session", &group.name, format!("created, to {}", peer.site));
-        let (session, _) = self.find_session(&format!("{}:{}", volume.name, peer.site)).await?;
+        // By its id: the group may be mirrored to another gateway of that site as well.
+        let own = own
+            .map_or_else(|| format!("{}:{}", volume.name, peer.site), |own| own.uuid().to_string());
+        let (session, _) = self.find_session(&own).await?;
         Ok(session)
     }
 
@@ -260,7 +278,7 @@ impl Gateway {
         let command = command(place.leg);
         let removes = matches!(command, Command::RemoveLeg { .. });
         let deed = match &command {
-            Command::Suspend { .. } => Some(Deed::Suspend),
+            Command::Suspend { .. } | Command::SuspendWhole { .. } => Some(Deed::Suspend),
             Command::Resume { discard, .. } => Some(Deed::Resume { discard: *discard }),
             Command::Reverse { .. } => {
                 let status = self.status_of(place.group).await?;
@@ -340,7 +358,7 @@ impl Gateway {
     }
 
     /// The group that is meant, and the volume whose session is told.
-    fn find_source(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
+    pub(super) fn find_source(&self, name: &str) -> Result<(GroupEntry, VolumeEntry), Refused> {
         let pages = self.book.read();
         let of_volume = pages.volume(name).map(|(group, volume)| (group.clone(), volume.clone()));
         let of_group = pages

@@ -8,6 +8,7 @@ use mirror::Command;
 
 use super::paging::{Asked, Page, Parameters};
 use super::{Body, Failure, Shared};
+use crate::gateway::suspensions::Suspending;
 
 /// What sessions are filtered and sorted by.
 const FIELDS: &[&str] = &[
@@ -86,29 +87,48 @@ pub(super) async fn patch(
     Ok(shown(gateway.patch_session(&session, &patch).await?))
 }
 
-/// Delete a session; the mirror keeps its copy, as an old one
+/// Delete a session; the mirror keeps its copy, as an old one, unless it is to go with it
+///
+/// At the mirror, `half` deletes what a session left there that its source has forgotten: the copy
+/// becomes a group of its own.
 #[utoipa::path(delete, path = "/api/v1/sessions/{session}", tag = "sessions",
-    operation_id = "delete_session", params(("session" = String, Path)),
+    operation_id = "delete_session",
+    params(("session" = String, Path),
+           ("half" = Option<bool>, Query,
+            description = "true: the half that is here; the session is then a group or volume"),
+           ("with_volume" = Option<bool>, Query,
+            description = "true: with the volumes of the copy"),
+           ("force" = Option<bool>, Query,
+            description = "true: also where the other gateway cannot be asked")),
     responses((status = 204), (status = "default", body = api::Problem)))]
 pub(super) async fn delete(
     State(gateway): Shared,
     Path(session): Path<String>,
+    Query(asked): Query<api::DeleteSession>,
 ) -> Result<StatusCode, Failure> {
-    gateway.delete_session(&session).await?;
+    gateway.delete_as_asked(&session, asked).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Stop mirroring and remember changes
+/// Stop mirroring and remember changes; 202: the mirror is brought to the present first
+///
+/// A mirror that is connected and lacks anything is waited for, while hosts go on: the operation says
+/// what is left. With `force`, and where the mirror is not connected, the session is suspended as it
+/// is, and `left_whole` of its leg says whether anything is missing there.
 #[utoipa::path(post, path = "/api/v1/sessions/{session}/suspend", tag = "sessions",
     operation_id = "suspend_session", params(("session" = String, Path)),
-    responses((status = 200, body = api::Session), (status = "default", body = api::Problem)))]
+    request_body = api::SuspendSession,
+    responses((status = 200, body = api::Session), (status = 202, body = api::Operation),
+              (status = "default", body = api::Problem)))]
 pub(super) async fn suspend(
     State(gateway): Shared,
     Path(session): Path<String>,
+    Body(request): Body<api::SuspendSession>,
 ) -> Result<Response, Failure> {
-    let outcome =
-        gateway.session_command(&session, "suspended", |leg| Command::Suspend { leg }).await?;
-    Ok(shown(outcome))
+    Ok(match gateway.suspend_session(&session, &request).await? {
+        Suspending::Done(session) => shown(session.map(|session| *session)),
+        Suspending::Draining(begun) => (StatusCode::ACCEPTED, Json(*begun)).into_response(),
+    })
 }
 
 /// Mirror again, by delta

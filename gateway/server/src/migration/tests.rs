@@ -24,6 +24,8 @@ pub(crate) fn well(gateway: u128, site: &str) -> LegStatus {
         bytes_per_second_max: None,
         comparing: false,
         degraded: false,
+        draining: false,
+        left_whole: None,
         relay: false,
         lag_ms: Some(0),
         cut_ms: None,

@@ -255,6 +255,20 @@ impl ShardState {
         self.group(group)?.group.differences(gateway)
     }
 
+    /// Whether a group could be mirrored to that gateway now.
+    ///
+    /// # Errors
+    /// What it would be refused with.
+    pub(crate) fn may_mirror(
+        &self,
+        group: GroupId,
+        (gateway, policy): (GatewayId, &mirror::Policy),
+        holds_content: bool,
+    ) -> Result<(), Refused> {
+        let open = self.open_group(group)?;
+        open.group.may_mirror(gateway, policy, holds_content).map_err(Refused::from)
+    }
+
     /// A companion tells how its part of a group is; how the part here is, if it is open.
     #[must_use]
     pub(crate) fn hear_companion(

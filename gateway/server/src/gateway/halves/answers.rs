@@ -6,8 +6,9 @@ use block::Identity;
 use mirror::Command;
 use uuid::Uuid;
 
+use super::Half;
 use crate::gateway::Gateway;
-use crate::gateway::asks::Answer;
+use crate::gateway::asks::{Answer, Seen};
 use crate::numbers::{Numbers, Remote};
 use crate::refusal::Refused;
 
@@ -21,6 +22,16 @@ impl Gateway {
             entry.number
         };
         Ok(Answer::Named { number: self.numbers.change(&self.book, name).await? })
+    }
+
+    /// How the half here is; one that is not known is told as that.
+    pub(super) async fn look_at_half(&self, session: Uuid, peer: &Identity) -> Answer {
+        let half = self.half_with(session, peer).await.ok();
+        Answer::Seen(Seen {
+            is_known: half.is_some(),
+            own_bytes: half.as_ref().map_or(0, Half::own_bytes),
+            quality: half.map(|half| crate::status::quality(half.status.quality)),
+        })
     }
 
     /// Opens the copy of a session to hosts: the gateway that has its source suspended it.

@@ -16,6 +16,7 @@ use super::status::{self, Status};
 use crate::gateway::Gateway;
 use crate::gateway::asks::{Carried, Question, Seen};
 use crate::gateway::halves::Half;
+use crate::gateway::suspensions::DRAIN_MAX;
 use crate::refusal::Refused;
 
 /// A mirror is told of a suspension on one connection and asked on another: it may need a moment.
@@ -67,20 +68,22 @@ pub(super) fn may_suspend(half: &Half, force: bool) -> Result<(), Refused> {
                 "it is {}, {} differ: wait until it is Equivalent, or use force, which makes the \
                  destination unusable",
                 status::phase(half),
-                bytes_text(leg.sessions.iter().map(|session| session.out_of_sync_bytes).sum())
+                bytes_text(out_of_sync(leg))
             );
             Err(Refused::new(Code::NotInSync, detail))
         }
     }
 }
 
-/// Suspends a session and opens its destination to hosts, if that is one point in time.
+/// Suspends a session and opens its destination to hosts, if that is one point in time: unless it is
+/// forced, the destination has everything by then.
 ///
 /// # Errors
-/// The group's refusal.
+/// [`Code::NotInSync`] when it does not have everything in time; the group's refusal.
 pub(super) async fn suspend(
     gateway: &Gateway,
     half: &Half,
+    force: bool,
     work: &mut Work,
 ) -> Result<(), Refused> {
     let Some(leg) = &half.leg else {
@@ -92,11 +95,21 @@ pub(super) async fn suspend(
         return Ok(());
     };
     work.running.step(&format!("suspend {}", half.entry.name));
+    let mut detail = "changes here are tracked".to_owned();
     if leg.state != SessionState::Suspended {
-        let command = |leg| Command::Suspend { leg };
-        gateway.session_command(&half.session.to_string(), "suspended", command).await?;
+        let session = half.session.to_string();
+        let suspended = if force {
+            gateway.suspend_as_it_is(&session).await?
+        } else {
+            let tell = |left: &str| work.running.waits(left);
+            gateway.suspend_whole(&session, DRAIN_MAX, tell).await?
+        };
+        if let Some(session) = suspended.filter(|of| of.leg.left_whole == Some(false)) {
+            let missing = bytes_text(session.out_of_sync_bytes);
+            detail = format!("{detail}; {missing} are not at {}", half.site);
+        }
     }
-    work.running.done("changes here are tracked");
+    work.running.done(detail);
     work.running.step(&format!("open the destination at {}", half.site));
     let detail = match detach(gateway, half).await {
         Ok(()) => "hosts can attach it; changes there are tracked".to_owned(),
@@ -194,16 +207,55 @@ pub(super) async fn resume(
 /// Whether source and destination may be swapped.
 ///
 /// # Errors
-/// [`Code::WrongState`] for a session that is not suspended.
-pub(super) fn may_reverse(half: &Half, force: bool) -> Result<(), Refused> {
+/// [`Code::WrongState`] for a session that is not suspended; [`Code::NeedsConsent`], unless forced,
+/// when the destination lacks what was acknowledged before it was.
+pub(super) async fn may_reverse(
+    gateway: &Gateway,
+    half: &Half,
+    force: bool,
+) -> Result<(), Refused> {
     let now = status::status(half);
     let is_lost = half.leg.is_none() && now == Status::Halt && !half.is_connected();
-    if now == Status::Suspend || (is_lost && force) {
+    if now != Status::Suspend && !(is_lost && force) {
+        let how = if is_lost { "use force: its source is not heard" } else { "suspend it first" };
+        let detail = format!("it is {}: {how}", now.word());
+        return Err(Refused::new(Code::WrongState, detail));
+    }
+    let suspended = half.leg.as_ref().filter(|leg| leg.state == SessionState::Suspended);
+    let Some(leg) = suspended.filter(|_| !force) else { return Ok(()) };
+    // One that cannot be asked is not reversed either.
+    let quality = look(gateway, half).await.ok().and_then(|seen| seen.quality);
+    if !lacks_acknowledged(leg, quality) {
         return Ok(());
     }
-    let how = if is_lost { "use force: its source is not heard" } else { "suspend it first" };
-    let detail = format!("it is {}: {how}", now.word());
-    Err(Refused::new(Code::WrongState, detail))
+    let detail = format!(
+        "up to {} that was acknowledged here is not at {}, some of it from before the session was \
+         suspended: hosts there would find an older point in time",
+        bytes_text(out_of_sync(leg)),
+        half.site
+    );
+    Err(Refused::new(Code::NeedsConsent, detail).next(
+        "resume it and suspend it without force; or repeat it with {\"force\": true} to lose that",
+    ))
+}
+
+/// Whether the destination lacks what was acknowledged before its session was suspended. What the
+/// source wrote since is asked for when the session is resumed.
+fn lacks_acknowledged(leg: &LegStatus, quality: Option<api::Quality>) -> bool {
+    use api::Quality;
+    match (leg.left_whole, quality) {
+        (Some(whole), _) => !whole,
+        // This gateway was restarted since. One that was told to be old had everything then.
+        (None, Some(Quality::Outdated | Quality::Source)) => false,
+        // It was not connected when it was suspended.
+        (None, Some(Quality::InSync)) => out_of_sync(leg) > 0,
+        (None, Some(Quality::Consistent | Quality::Inconsistent | Quality::Blank)) => true,
+        (None, None) => leg.policy.mode != mirror::Mode::Sync,
+    }
+}
+
+fn out_of_sync(leg: &LegStatus) -> u64 {
+    leg.sessions.iter().map(|session| session.out_of_sync_bytes).sum()
 }
 
 /// Makes the destination the source. Nothing is copied before the session is resumed there.
@@ -242,7 +294,10 @@ pub(super) async fn may_delete(gateway: &Gateway, half: &Half, force: bool) -> R
     if half.entry.volumes.len() > 1 {
         let (count, of) = (half.entry.volumes.len(), &half.entry.name);
         let detail = format!("it is one of the sessions of {count} volumes of group {of}");
-        let next = format!("twinspan session delete {of}:{}", half.site);
+        let next = match &half.leg {
+            Some(_) => format!("twinspan session delete {of}:{}", half.site),
+            None => format!("twinspan session delete {of} --half"),
+        };
         return Err(Refused::new(Code::InGroup, detail).next(next));
     }
     let Some(leg) = &half.leg else {
@@ -336,4 +391,32 @@ pub(super) async fn release_here(gateway: &Gateway, half: &Half) -> Result<Strin
 #[must_use]
 pub(super) fn is_open(half: &Half) -> bool {
     half.leg.is_some() || half.status.serving == Serving::Detached
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Quality;
+
+    use super::*;
+    use crate::migration::tests::well;
+
+    #[test]
+    fn rec_11_a_destination_that_lacks_what_was_acknowledged_is_reversed_only_by_a_word() {
+        let mut leg = well(2, "west");
+        for (whole, quality, lacks) in [
+            (Some(true), Some(Quality::Outdated), false),
+            (Some(false), Some(Quality::Consistent), true),
+            (Some(false), Some(Quality::Outdated), true),
+            (None, Some(Quality::Outdated), false),
+            (None, Some(Quality::Consistent), true),
+            (None, Some(Quality::InSync), false),
+            (None, None, false),
+        ] {
+            leg.left_whole = whole;
+            assert_eq!(lacks_acknowledged(&leg, quality), lacks, "{whole:?} {quality:?}");
+        }
+        // The path was cut before it was suspended, and hosts went on here.
+        leg.sessions[0].out_of_sync_bytes = 4096;
+        assert!(lacks_acknowledged(&leg, Some(Quality::InSync)));
+    }
 }

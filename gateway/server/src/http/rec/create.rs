@@ -6,7 +6,7 @@ use api::{Code, PolicyPatch, RecAccepted, RecCreate, RecTransferMode, SessionCre
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use block::{LegId, VolumeId};
+use block::VolumeId;
 use uuid::Uuid;
 
 use super::jobs::Work;
@@ -36,6 +36,8 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<RecAccepted>), Failure> {
     let peer = check(&gateway, &wanted)?;
     let source = source(&gateway, wanted.source_volume_id, &peer).await?;
+    let session = session_of(&wanted, &peer, &source);
+    gateway.may_create_session(&session).await?;
     let call = format!(
         "POST /api/v1/copysession/rec {} to {} of {}",
         source.number, wanted.destination_volume_id, peer.site
@@ -44,7 +46,7 @@ pub(super) async fn create(
     let accepted = work.accepted(Vec::new());
     let task = Arc::clone(&gateway);
     gateway.tasks.spawn(async move {
-        let made = make(&task, &mut work, (&wanted, &peer, &source)).await;
+        let made = make(&task, &mut work, (&wanted, &peer, &source), session).await;
         let href = super::volume_href(source.number);
         work.end(&href, made);
     });
@@ -89,21 +91,31 @@ async fn source(gateway: &Gateway, number: u64, peer: &PeerEntry) -> Result<Sour
         let detail = format!("{} is the destination of another session", volume.name);
         return Err(Refused::new(Code::NotPrimary, detail));
     }
-    if status.legs.iter().any(|leg| leg.gateway.uuid() == peer.gateway) {
-        return Err(Refused::from(mirror::Refusal::AlreadyMirrored));
-    }
-    // Asked before the destination is touched; the group decides it again.
-    if status.legs.len() >= LegId::COUNT {
-        return Err(Refused::from(mirror::Refusal::TooManyLegs));
-    }
     let bytes = status.volumes.first().map_or(0, |volume| volume.bytes);
     Ok(Source { group: group.id, volume: volume.id, name: volume.name, number, bytes })
+}
+
+/// What is to be made. The gateway is named by its id: its site may have others.
+fn session_of(wanted: &RecCreate, peer: &PeerEntry, source: &Source) -> SessionCreate {
+    SessionCreate {
+        volume: source.volume.to_string(),
+        to: peer.gateway.to_string(),
+        policy: PolicyPatch {
+            mode: Some(status::mode(wanted.transfer_mode)),
+            split: wanted.split_mode.map(status::choice_word),
+            recovery: wanted.recovery_mode.map(status::choice_word),
+            ..PolicyPatch::default()
+        },
+        skip_initial_copy: wanted.skip_initial_copy,
+        destination: None,
+    }
 }
 
 async fn make(
     gateway: &Gateway,
     work: &mut Work,
     (wanted, peer, source): (&RecCreate, &PeerEntry, &Source),
+    create: SessionCreate,
 ) -> Result<(), Refused> {
     work.running.step(&format!("ask {} for its volume", peer.site));
     let take = Take {
@@ -118,19 +130,14 @@ async fn make(
     let name = gateway.ask(peer.gateway, &Question::Take(take)).await?.name()?;
     work.running.done(format!("{name} waits for its source"));
     work.running.step("create the session");
-    let create = SessionCreate {
-        volume: source.volume.to_string(),
-        to: peer.site.clone(),
-        policy: PolicyPatch {
-            mode: Some(status::mode(wanted.transfer_mode)),
-            split: wanted.split_mode.map(status::choice_word),
-            recovery: wanted.recovery_mode.map(status::choice_word),
-            ..PolicyPatch::default()
-        },
-        skip_initial_copy: wanted.skip_initial_copy,
-        destination: None,
-    };
-    let session = gateway.create_session_of_taken(create).await?;
+    let made = gateway.create_session_of_taken(create).await;
+    let session = made.map_err(|refused| {
+        let detail = format!(
+            "{}; {name} at {} was taken for it meanwhile and stays closed",
+            refused.0.detail, peer.site
+        );
+        refused.saying(detail).next("make the session again, or delete that volume there")
+    })?;
     let give = |numbers: &mut crate::numbers::Numbers| numbers.give_session(session.id).number;
     let number = gateway.numbers.change(&gateway.book, give).await?;
     work.running.done("the copy goes on in the background");

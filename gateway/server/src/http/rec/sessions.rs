@@ -126,7 +126,7 @@ pub(super) async fn suspend(
     let answer = accepted(&work, Vec::new());
     let task = Arc::clone(&gateway);
     gateway.tasks.spawn(async move {
-        let done = act::suspend(&task, &half, &mut work).await;
+        let done = act::suspend(&task, &half, force, &mut work).await;
         if done.is_ok() {
             work.resource(href.clone());
             work.progress(href.clone());
@@ -178,7 +178,7 @@ async fn suspend_numbered(
 ) -> Result<(), Refused> {
     let (half, _) = numbered(gateway, wanted).await?;
     act::may_suspend(&half, force)?;
-    act::suspend(gateway, &half, work).await
+    act::suspend(gateway, &half, force, work).await
 }
 
 /// Let a suspended session run again, at its source
@@ -219,7 +219,7 @@ pub(super) async fn reverse(
     Body(RecForce { force }): Body<RecForce>,
 ) -> Accepted {
     let (half, shown) = find(&gateway, &session).await?;
-    act::may_reverse(&half, force)?;
+    act::may_reverse(&gateway, &half, force).await?;
     let href = session_href(shown.copysession_id);
     let mut work = begin(&gateway, "rec.reverse", &half, &format!("POST {href}/reverse"));
     let answer = accepted(&work, Vec::new());

@@ -39,15 +39,26 @@ pub(super) fn check_own(gateway: &Gateway, text: &str) -> Result<(), Refused> {
 /// The gateway that is meant.
 ///
 /// # Errors
-/// [`Code::PeerUnknown`].
+/// [`Code::PeerUnknown`]; [`Code::Invalid`] for a site of several gateways.
 pub(super) fn peer(gateway: &Gateway, text: &str) -> Result<PeerEntry, Refused> {
-    let pages = gateway.book.read();
-    let found = pages.peers.iter().find(|peer| is_meant(text, peer.gateway, &peer.site));
-    found.cloned().ok_or_else(|| {
-        let site = &gateway.config.site.name;
-        let detail = format!("{site} is not joined with a gateway or site {text:?}");
-        Refused::new(Code::PeerUnknown, detail)
-    })
+    the_one(&gateway.book.read().peers, text, &gateway.config.site.name).cloned()
+}
+
+fn the_one<'a>(peers: &'a [PeerEntry], text: &str, here: &str) -> Result<&'a PeerEntry, Refused> {
+    let meant = peers.iter().filter(|peer| is_meant(text, peer.gateway, &peer.site));
+    let meant: Vec<&PeerEntry> = meant.collect();
+    match meant[..] {
+        [peer] => Ok(peer),
+        [] => {
+            let detail = format!("{here} is not joined with a gateway or site {text:?}");
+            Err(Refused::new(Code::PeerUnknown, detail))
+        }
+        _ => {
+            let ids: Vec<_> = meant.iter().map(|peer| box_id(peer.gateway)).collect();
+            let detail = format!("{text} has {} gateways: name one by its box id", meant.len());
+            Err(Refused::new(Code::Invalid, detail).next(format!("one of {}", ids.join(", "))))
+        }
+    }
 }
 
 /// The gateway as a storage system
@@ -80,5 +91,26 @@ mod tests {
         }
         assert!(!is_meant("east", gateway, "west"));
         assert_eq!(box_id(gateway).len(), 32);
+    }
+
+    #[test]
+    fn rec_02_of_a_site_with_two_gateways_one_is_named_by_its_box_id() {
+        let peer = |gateway| PeerEntry {
+            gateway: Uuid::from_u128(gateway),
+            site: "west".to_owned(),
+            certificate: String::new(),
+            addresses: Vec::new(),
+            portals: None,
+            place: None,
+        };
+        let peers = [peer(1), peer(2)];
+        assert_eq!(the_one(&peers[..1], "west", "east"), Ok(&peers[0]));
+        let Refused(problem) = the_one(&peers, "west", "east").unwrap_err();
+        assert_eq!(problem.code, Code::Invalid.as_str());
+        let second = box_id(peers[1].gateway);
+        assert!(problem.next.as_ref().is_some_and(|next| next.contains(&second)), "{problem:?}");
+        assert_eq!(the_one(&peers, &second, "east"), Ok(&peers[1]));
+        let Refused(problem) = the_one(&peers, "north", "east").unwrap_err();
+        assert_eq!(problem.code, Code::PeerUnknown.as_str());
     }
 }

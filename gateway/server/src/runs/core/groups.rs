@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Deed, describe, failed};
 use crate::gateway::Gateway;
+use crate::gateway::suspensions::DRAIN_MAX;
 use crate::status::leg_is_well;
 
 /// Between two looks at a mirror.
@@ -129,8 +130,7 @@ async fn rule(gateway: &Gateway, group: &str, to: &str, wanted: bool) -> Result<
 
 async fn suspend(gateway: &Gateway, group: &str, to: &str) -> Result<(), ActionError> {
     let name = format!("{group}:{to}");
-    let command = |leg| Command::Suspend { leg };
-    gateway.session_command(&name, "suspended", command).await.map(drop).map_err(failed)
+    gateway.suspend_whole(&name, DRAIN_MAX, |_left| ()).await.map(drop).map_err(failed)
 }
 
 async fn resume(

@@ -9,7 +9,7 @@ use super::compare::Need;
 use super::leg::{Leg, Progress, Stage};
 use super::{After, Effect, Machine, Note, Opening, Role};
 use crate::locks::Holder;
-use crate::policy::{Recovery, Split};
+use crate::policy::Recovery;
 use crate::status::{Cause, SessionState};
 
 impl Machine {

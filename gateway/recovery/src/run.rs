@@ -12,10 +12,9 @@
 //!             └── abort, or a failed step that says roll-back ──▶ back ─▶ ended: rolled back, aborted
 //! ```
 //!
-//! Invariants, looked for after every record, so that a damaged journal is refused: a step is begun only after all that it
-//! comes after are over; nothing that began before the point of no return is taken back once that
-//! point was begun; nothing is begun after the end. [`Run::next`] asks for a call only of a step whose
-//! intent is in the journal.
+//! Invariants, looked for after every record: a step is begun only after all that it comes after are
+//! over; nothing that began before the point of no return is taken back once that point was begun;
+//! nothing is begun after the end; a step is called only when its intent is in the journal.
 
 mod next;
 mod progress;

@@ -78,6 +78,13 @@ pub trait File: Send + Sync + fmt::Debug {
     /// What the medium says.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Takes room ahead and extends the file to the end of it, if it is shorter; what is new reads as
+    /// zeroes. Unlike what is reserved behind the end, it can be punched: ext4 gives nothing back there.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+
     /// Bytes of room that the file takes.
     ///
     /// # Errors

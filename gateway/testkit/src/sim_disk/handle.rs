@@ -121,6 +121,11 @@ impl File for Handle {
         })
     }
 
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.reserve(offset, len)?;
+        if self.size()? < offset + len { self.set_size(offset + len) } else { Ok(()) }
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.with(|_, file| Ok(file.current.allocated()))
     }

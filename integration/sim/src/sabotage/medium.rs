@@ -121,6 +121,10 @@ impl File for HidingFile {
         self.0.reserve(offset, len)
     }
 
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.allocate(offset, len)
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.0.allocated()
     }

@@ -17,6 +17,9 @@ pub(crate) struct TestArguments {
     /// How often each kind of kill is tried end to end; without it, as often as the tests say.
     #[arg(long, value_name = "N")]
     kills: Option<u64>,
+    /// How often the link under a group of sixteen volumes is cut; without it, as often as the tests say.
+    #[arg(long, value_name = "N")]
+    cuts: Option<u64>,
     /// Only tests with this in their name, and no format and lint checks.
     filter: Option<String>,
 }
@@ -46,6 +49,9 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     }
     if let Some(kills) = arguments.kills {
         tests.env("TWINSPAN_KILLS", kills.to_string());
+    }
+    if let Some(cuts) = arguments.cuts {
+        tests.env("TWINSPAN_CUTS", cuts.to_string());
     }
     let tested = run(&mut tests);
     if let Some(seeds) = arguments.sim_seeds {

@@ -248,10 +248,10 @@ fn bak_01_backups_live_in_a_real_azure_server_and_are_collected_there() -> Resul
         check(&repository, 1, &first).await?;
         check(&repository, 2, &second).await?;
         let fresh = open(&target, Some(&key)).await?;
-        fresh.remove(id(1), now()).await?;
+        fresh.remove(id(2), now()).await?;
         let collected = fresh.collect(now(), &Watch::default()).await?;
         ensure!(collected.gone.len() == 1 && collected.objects > 0, "{collected:?}");
-        check(&fresh, 2, &second).await?;
+        check(&fresh, 1, &first).await?;
         let verified = fresh.verify(&[], &Watch::default()).await?;
         ensure!(verified.is_whole() && verified.backups == 1, "{verified:?}");
         begun_at_once(&target).await?;

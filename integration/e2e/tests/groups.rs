@@ -364,6 +364,7 @@ fn rec_23_what_a_group_left_behind_is_removed_at_the_mirror_and_rec_25_goes_with
     let names = names(2);
     make_group(east, &names, "8MiB")?;
     east.mirror(GROUP, west)?;
+    east.wait_equivalent(SOON)?;
     let half = ["session", "delete", GROUP, "--half"];
     let refused = west.ask(&half)?;
     ensure!(refused.code != 0 && refused.text.contains("GW0302"), "{}", refused.text);
@@ -381,6 +382,7 @@ fn rec_23_what_a_group_left_behind_is_removed_at_the_mirror_and_rec_25_goes_with
 
     east.cli(&["volume", "create", "alone", "--size", "8MiB"])?;
     east.mirror("alone", west)?;
+    east.wait_equivalent(SOON)?;
     let deleted = east.ask(&["session", "delete", "alone:west", "--with-volume"])?;
     ensure!(deleted.code == 0, "{}", deleted.text);
     let gone = west.ask(&["volume", "show", "alone"])?;

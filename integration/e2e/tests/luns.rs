@@ -143,20 +143,24 @@ fn an_initiator_sees_a_disk_under_a_number_of_its_own_at_both_sites() -> Result<
     ensure!(shown["lun"] == 5 && shown["initiator_luns"][DB] == 0, "{shown:#}");
     east.wait_equivalent(SOON)?;
     wait_for("the mirror to hear the numbers", SOON, || {
-        ensure!(numbers(&listed(west_port, DB)?, "orders:group") == ["0", "9"], "it has not");
+        for (volume, lun, own) in [("orders", 0, 9), ("log", 5, 0)] {
+            let shown = west.cli(&["volume", "show", volume])?;
+            ensure!(shown["lun"] == lun && shown["initiator_luns"][DB] == own, "{shown:#}");
+        }
         Ok(())
     })?;
-    for port in [east_port, west_port] {
-        ensure!(numbers(&listed(port, DB)?, "orders:group") == ["0", "9"], "those of its own");
-        ensure!(numbers(&listed(port, WEB)?, "orders:group") == ["0", "5"], "those of all others");
-    }
+    ensure!(numbers(&listed(east_port, DB)?, "orders:group") == ["0", "9"], "those of its own");
+    ensure!(numbers(&listed(east_port, WEB)?, "orders:group") == ["0", "5"], "those of all others");
     let target = format!("{PREFIX}:orders:group");
     let mut db = Initiator::login(east_port, "db", &target)?;
     let mut web = Initiator::login(east_port, "web", &target)?;
     let mut there = Initiator::login(west_port, "db", &target)?;
-    (db.lun, web.lun, there.lun) = (0, 5, 0);
+    let mut web_there = Initiator::login(west_port, "web", &target)?;
+    (db.lun, web.lun, there.lun, web_there.lun) = (0, 5, 0, 5);
     let log = web.names()?;
-    ensure!(db.names()? == log && there.names()? == log, "LUN 0 of one is LUN 5 of the other");
+    ensure!(db.names()? == log, "LUN 0 of one is LUN 5 of the other");
+    ensure!(there.names()? == log && web_there.names()? == log, "and so at the other site");
+    drop(web_there);
     // What an initiator uses stays; that of one that is not logged in may change.
     expect(&east, &["volume", "lun", "log", "--none", "--initiator", DB], 7, "GW0302")?;
     east.cli(&["volume", "lun", "log", "8", "--initiator", "iqn.2026-01.com.example:other"])?;

@@ -36,7 +36,6 @@ mod flush;
 mod found;
 mod gate;
 mod handover;
-mod heritage;
 mod holding;
 mod leg;
 mod legs;

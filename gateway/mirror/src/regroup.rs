@@ -202,7 +202,6 @@ mod tests {
                 .collect(),
             discard: false,
             relayed: false,
-            heir_of: None,
         }
     }
 

@@ -193,8 +193,7 @@ pub(super) fn read_open(
         })
     })?;
     r.end()?;
-    let heir_of = None;
-    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed, heir_of })
+    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed })
 }
 
 pub(super) fn write_opened(

@@ -5,9 +5,9 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 use block::{
-    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, HEIRS_SINCE_VERSION,
-    Message, MirrorState, Mode, Open, POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION,
-    SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq, Vote,
+    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode,
+    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq,
+    Vote,
 };
 use bytes::Bytes;
 use zerocopy::IntoBytes;
@@ -66,7 +66,9 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             Err(Unsendable("a mirror that relays in a version of the protocol that has none"))
         }
         Message::Open(open) => {
-            encoder.with_body(open_head(&open, version), out, |w| body::write_open(w, &open))
+            let flags = pick(open.discard, flag::DISCARD) | pick(open.relayed, flag::RELAYED);
+            let head = Head { kind: kind::OPEN, flags, epoch: open.epoch.get(), ..Head::default() };
+            encoder.with_body(head, out, |w| body::write_open(w, &open))
         }
         Message::Opened(opened) => {
             let head = Head { kind: kind::OPENED, ..Head::default() };
@@ -129,16 +131,6 @@ pub fn split_differs(report: &DirtyReport) -> impl Iterator<Item = (u16, &[Block
     let none = report.blocks.is_empty().then_some(&report.blocks[..]);
     let some = report.blocks.chunks(RANGES_PER_FRAME_MAX);
     none.into_iter().chain(some).map(|blocks| (report.volume, blocks))
-}
-
-fn open_head(open: &Open, version: u16) -> Head {
-    // One that does not know heirs takes it for another primary, and is copied whole.
-    let heir_of = open.heir_of.filter(|_| version >= HEIRS_SINCE_VERSION);
-    let flags = pick(open.discard, flag::DISCARD)
-        | pick(open.relayed, flag::RELAYED)
-        | pick(heir_of.is_some(), flag::HEIR);
-    let (epoch, seq) = (open.epoch.get(), heir_of.map_or(0, Epoch::get));
-    Head { kind: kind::OPEN, flags, epoch, seq, ..Head::default() }
 }
 
 /// The header of a message that is nothing but a header.

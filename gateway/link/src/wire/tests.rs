@@ -71,9 +71,9 @@ fn open() -> impl Strategy<Value = Message> {
             bytes,
         },
     );
-    let flags = (any::<bool>(), any::<bool>(), proptest::option::of(epoch()));
+    let flags = (any::<bool>(), any::<bool>());
     (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), flags).prop_map(
-        |(group, name, epoch, (generation, ancestors), volumes, (discard, relayed, heir_of))| {
+        |(group, name, epoch, (generation, ancestors), volumes, (discard, relayed))| {
             let group = GroupId::of(group);
             Message::Open(Open {
                 group,
@@ -84,7 +84,6 @@ fn open() -> impl Strategy<Value = Message> {
                 volumes,
                 discard,
                 relayed,
-                heir_of,
             })
         },
     )
@@ -571,7 +570,6 @@ fn version_2_knows_no_gateway_but_a_primary_that_opens_a_group() {
             volumes: Vec::new(),
             discard: false,
             relayed,
-            heir_of: None,
         })
     };
     let mut outbox = Outbox::new();
@@ -581,30 +579,6 @@ fn version_2_knows_no_gateway_but_a_primary_that_opens_a_group() {
     let bytes = bytes_in(3, &[open(true)]);
     assert_eq!(messages_in(3, &bytes), Ok(vec![open(true)]));
     assert!(messages_in(2, &bytes).is_err());
-}
-
-/// A gateway of an earlier version is opened as by any other primary.
-#[test]
-fn version_8_knows_no_heirs() {
-    let open = |heir_of| {
-        Message::Open(Open {
-            group: GroupId::of(1),
-            name: "orders".to_owned(),
-            epoch: Epoch::new(3),
-            generation: Generation::of(3),
-            ancestors: Vec::new(),
-            volumes: Vec::new(),
-            discard: true,
-            relayed: false,
-            heir_of,
-        })
-    };
-    let heir = open(Some(Epoch::new(2)));
-    let bytes = bytes_in(9, std::slice::from_ref(&heir));
-    assert_eq!(messages_in(9, &bytes), Ok(vec![heir.clone()]));
-    let old = bytes_in(8, &[heir]);
-    assert_eq!(messages_in(8, &old), Ok(vec![open(None)]));
-    assert_eq!(old, bytes_in(8, &[open(None)]));
 }
 
 #[test]

@@ -76,7 +76,6 @@ pub(crate) fn open() -> Open {
         volumes: Vec::new(),
         discard: false,
         relayed: false,
-        heir_of: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use block::{
-    BlockRange, Epoch, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
 };
 
 use super::cuts::{Cuts, Spells};
@@ -221,8 +221,6 @@ pub(crate) struct Leg {
     pub(crate) base: Option<Generation>,
     /// The history that it was last asked to record as its own.
     pub(crate) asked: Option<Generation>,
-    /// Nobody but the primary of that epoch, who told what it lacks since, opened it (see `heritage`).
-    pub(crate) heir_of: Option<Epoch>,
     /// The histories that it was told on this link and did not record yet, oldest first.
     pub(crate) told: VecDeque<Generation>,
     /// By volume.
@@ -298,7 +296,6 @@ impl Leg {
             cause: None,
             base: None,
             asked: None,
-            heir_of: None,
             told: VecDeque::new(),
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],

@@ -35,7 +35,6 @@ impl Machine {
                 .collect(),
             discard: state.discard,
             relayed,
-            heir_of: state.heir_of,
         }))
     }
 
@@ -103,7 +102,6 @@ impl Machine {
         }
         let state = self.leg_mut(leg).expect("checked above");
         state.cause = None;
-        state.heir_of = None;
         state.left_whole = None;
         state.state = SessionState::Active;
         state.halted = false;

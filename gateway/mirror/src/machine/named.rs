@@ -335,7 +335,6 @@ impl Machine {
             Ok(SnapshotWord::Attributes { volume, kept }) => {
                 self.told_attributes(volume, kept, out);
             }
-            Ok(SnapshotWord::Heritage(mirrors)) => self.told_heritage(mirrors),
             Ok(
                 SnapshotWord::Taken { .. }
                 | SnapshotWord::Retired(_)
@@ -382,7 +381,6 @@ impl Machine {
                 | SnapshotWord::Mark { .. }
                 | SnapshotWord::Policy(_)
                 | SnapshotWord::Time { .. }
-                | SnapshotWord::Heritage(_)
                 | SnapshotWord::Attributes { .. },
             )
             | Err(_) => {

@@ -479,7 +479,6 @@ fn rule_6_a_lower_epoch_is_refused_by_name() {
             }],
             discard: false,
             relayed: false,
-            heir_of: None,
         })
     };
     let site = || "east".to_owned();

@@ -39,7 +39,6 @@ fn opening(epoch: u64, relayed: bool) -> Box<Open> {
         }],
         discard: false,
         relayed,
-        heir_of: None,
     })
 }
 

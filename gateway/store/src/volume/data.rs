@@ -106,14 +106,14 @@ impl DataFiles {
     /// The file of this place, which is made if it is not there.
     pub(crate) fn for_writing(&mut self, place: Place) -> io::Result<Arc<dyn File>> {
         if self.files.get(place.file).is_none_or(Option::is_none) {
-            let file = match self.get(place.file)? {
-                Some(file) => file,
-                None => {
-                    self.names_dirty = true;
-                    self.dir.create(&name(place.file))?
-                }
+            let (file, is_new) = match self.get(place.file)? {
+                Some(file) => (file, false),
+                None => (self.dir.create(&name(place.file))?, true),
             };
             self.put(place.file, &file);
+            // Its name is synced with it, though nothing may be written to it for a while.
+            self.dirty[place.file] |= is_new;
+            self.names_dirty |= is_new;
         }
         self.files[place.file].clone().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -101,7 +101,12 @@ impl Inner {
         self.slots.give_up_ready();
         if self.slots.freed() > 0 || self.data.is_dirty() {
             self.lanes.sync.wanted = true;
-            return self.start_sync();
+            self.start_sync();
+            if !self.lanes.sync.running && self.slots.freed() > 0 {
+                // On a full disk there is no room for the record that it waits for.
+                self.end_close(Err(IoError::NoSpace));
+            }
+            return;
         }
         if self.map.dirty() > 0 || !self.log.is_empty() {
             self.lanes.checkpoint.wanted = true;

@@ -101,6 +101,12 @@ impl GroupEntry {
     pub(crate) const fn group(&self) -> GroupId {
         GroupId::from_uuid(self.id)
     }
+
+    /// The identities of its volumes, typed, in the order of its record.
+    #[must_use]
+    pub(crate) fn volume_ids(&self) -> Vec<VolumeId> {
+        self.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect()
+    }
 }
 
 /// A gateway at another site.

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::gateway::surveys::Survey;
 use crate::plans::{self, Plans, check, is_blocked};
 use crate::refusal::Refused;
-use crate::status::leg_is_well;
+use crate::status::{leg_is_well, leg_out_of_sync};
 
 /// What is asked and answered in a swap, one after the other: the last changes, their flush, the
 /// handover, and the way back that the new primary opens.
@@ -122,8 +122,7 @@ impl Outlook<'_> {
     /// Bytes that are on their way to the other site.
     fn backlog(&self) -> u64 {
         let leg = self.leg;
-        let dirty: u64 = leg.sessions.iter().map(|session| session.out_of_sync_bytes).sum();
-        leg.inflight_bytes.max(leg.send_queue_bytes).saturating_add(dirty)
+        leg.inflight_bytes.max(leg.send_queue_bytes).saturating_add(leg_out_of_sync(leg))
     }
 
     fn expected_seconds(&self) -> Option<f64> {

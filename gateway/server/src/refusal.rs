@@ -20,6 +20,12 @@ impl Refused {
         Self(Box::new(Problem::new(code, detail)))
     }
 
+    /// Whether it has this code.
+    #[must_use]
+    pub(crate) fn is(&self, code: Code) -> bool {
+        self.0.code == code.as_str()
+    }
+
     /// With the same code and other words.
     #[must_use]
     pub(crate) fn saying(self, detail: String) -> Self {

@@ -206,7 +206,9 @@ fn their_view(theirs: block::MirrorState, age_ms: Option<u64>) -> TheirView {
     }
 }
 
-fn leg_out_of_sync(leg: &LegStatus) -> u64 {
+/// Bytes that are not known to be the same at a mirror, over all volumes.
+#[must_use]
+pub(crate) fn leg_out_of_sync(leg: &LegStatus) -> u64 {
     leg.sessions.iter().fold(0, |sum: u64, s| sum.saturating_add(s.out_of_sync_bytes))
 }
 

@@ -416,7 +416,7 @@ impl Gateway {
 
 /// A gateway that rules a call and is not reached has a number of its own.
 fn unreached(refused: Refused) -> Refused {
-    if refused.0.code == Code::PeerUnreachable.as_str() {
+    if refused.is(Code::PeerUnreachable) {
         let next = "where it is lost, fail over: that is asked here";
         return coded(Code::PeerUnreachable, "37100043", refused.0.detail).next(next);
     }

@@ -431,8 +431,7 @@ impl Gateway {
         }
         let new = GroupEntry { id: Uuid::now_v7(), ..old.clone() };
         let generation = Generation::from_uuid(Uuid::now_v7());
-        let ids = old.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
-        let record = mirror::found_primary(new.group(), &new.name, ids, generation);
+        let record = mirror::found_primary(new.group(), &new.name, old.volume_ids(), generation);
         let group = old.group();
         let shard = self.shard_of(group).clone();
         shard.run(move |state| async move { state.shut(group).await }).await?;

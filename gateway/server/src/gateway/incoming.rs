@@ -138,8 +138,7 @@ impl Gateway {
     async fn is_known(&self, open: &Open) -> Result<bool, NotNow> {
         let pages = self.book.read();
         let Some(entry) = pages.group_by_id(open.group) else { return Ok(false) };
-        let ours = entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id));
-        if !ours.eq(open.volumes.iter().map(|offer| offer.volume)) {
+        if !entry.volume_ids().into_iter().eq(open.volumes.iter().map(|offer| offer.volume)) {
             return Ok(false);
         }
         let status = self.status_of(open.group).await;

@@ -14,6 +14,8 @@ use uuid::Uuid;
 use super::Gateway;
 use super::asks::{Answer, Question};
 use super::halves::Half;
+use super::members::gone_with_volumes;
+use super::suspensions::leg_of;
 use crate::book::GroupEntry;
 use crate::refusal::Refused;
 
@@ -89,15 +91,8 @@ impl Gateway {
     async fn delete_copy(&self, entry: &GroupEntry) -> Result<(), Refused> {
         let _alone = self.change_alone().await;
         let status = self.may_delete_copy(entry).await?;
-        let (group, ids) = (entry.group(), ids(entry));
-        self.shut_group(group).await?;
-        let mut records = vec![
-            (mirror::Group::record_key(group), None),
-            (mirror::Group::points_key(group), None),
-        ];
-        records.extend(ids.iter().map(|id| (mirror::Group::snapshots_key(*id), None)));
-        records.extend(ids.iter().map(|id| (mirror::Group::attributes_key(*id), None)));
-        let changed = self.book.change(records, |pages| {
+        self.shut_group(entry.group()).await?;
+        let changed = self.book.change(gone_with_volumes(entry), |pages| {
             pages.groups.retain(|other| other.id != entry.id);
             pages.backups.fills.retain(|fill| fill.group != entry.id);
             Ok::<(), Refused>(())
@@ -108,7 +103,7 @@ impl Gateway {
         }
         self.forget_maps(&status).await?;
         self.events.tell("group", &entry.name, "the copy here was deleted");
-        for volume in ids {
+        for volume in entry.volume_ids() {
             self.remove_from_pool(volume).await?;
         }
         Ok(())
@@ -133,7 +128,7 @@ impl Gateway {
             return Err(Refused::new(Code::VolumeInUse, detail).next(next));
         }
         self.require_no_hosts(entry.group(), &entry.name).await?;
-        self.refuse_locked(entry.group(), &ids(entry)).await?;
+        self.refuse_locked(entry.group(), &entry.volume_ids()).await?;
         Ok(status)
     }
 
@@ -172,15 +167,14 @@ impl Gateway {
     async fn delete_with_copy(&self, name: &str, force: bool) -> Result<(), Refused> {
         let (session, place) = self.find_session(name).await?;
         let status = self.status_of(place.group).await?;
-        let leg = status.legs.iter().find(|leg| leg.leg == place.leg);
-        let leg = leg.ok_or_else(|| Refused::from(mirror::Refusal::Unknown))?;
+        let leg = leg_of(&status, place)?;
         let (peer, group) = (leg.gateway.uuid(), &session.group);
         let discard = |looks| Question::Discard { session: session.id, looks };
         match self.ask(peer, &discard(true)).await {
             Ok(_) => {}
             // It never had one, or has none any more.
-            Err(refused) if is(&refused, Code::NotFound) => {}
-            Err(refused) if !is(&refused, Code::PeerUnreachable) => return Err(refused),
+            Err(refused) if refused.is(Code::NotFound) => {}
+            Err(refused) if !refused.is(Code::PeerUnreachable) => return Err(refused),
             Err(_) if force => {}
             Err(refused) => {
                 let next = format!(
@@ -193,7 +187,7 @@ impl Gateway {
         self.delete_session(name).await?;
         match self.ask(peer, &discard(false)).await {
             Ok(_) => Ok(()),
-            Err(refused) if is(&refused, Code::NotFound) => Ok(()),
+            Err(refused) if refused.is(Code::NotFound) => Ok(()),
             Err(refused) if force => {
                 let text = format!("its copy at {} stays: {}", session.to, refused.0.detail);
                 self.events.tell("session", group, text);
@@ -212,12 +206,4 @@ impl Gateway {
             }
         }
     }
-}
-
-fn is(refused: &Refused, code: Code) -> bool {
-    refused.0.code == code.as_str()
-}
-
-fn ids(entry: &GroupEntry) -> Vec<VolumeId> {
-    entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect()
 }

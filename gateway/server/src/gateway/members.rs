@@ -57,6 +57,16 @@ fn gone(group: &GroupEntry) -> (String, Option<Bytes>) {
     (mirror::Group::record_key(group.group()), None)
 }
 
+/// What the ledger keeps of a group and of its volumes, as it is when they are deleted together.
+pub(super) fn gone_with_volumes(group: &GroupEntry) -> Records {
+    let mut records = vec![gone(group), (mirror::Group::points_key(group.group()), None)];
+    for id in group.volume_ids() {
+        records.push((mirror::Group::snapshots_key(id), None));
+        records.push((mirror::Group::attributes_key(id), None));
+    }
+    records
+}
+
 /// Whether a volume shares its group with no other one.
 ///
 /// # Errors
@@ -239,14 +249,10 @@ impl Gateway {
         for volume in &entry.volumes {
             self.require_fills_nobody(&volume.name, VolumeId::from_uuid(volume.id))?;
         }
-        let ids: Vec<VolumeId> =
-            entry.volumes.iter().map(|volume| VolumeId::from_uuid(volume.id)).collect();
+        let ids = entry.volume_ids();
         self.refuse_locked(group, &ids).await?;
-        let mut records = vec![gone(&entry), (mirror::Group::points_key(group), None)];
-        records.extend(ids.iter().map(|id| (mirror::Group::snapshots_key(*id), None)));
-        records.extend(ids.iter().map(|id| (mirror::Group::attributes_key(*id), None)));
         self.book
-            .change(records, |pages| {
+            .change(gone_with_volumes(&entry), |pages| {
                 pages.groups.retain(|other| other.id != entry.id);
                 Ok::<(), Refused>(())
             })
@@ -274,9 +280,8 @@ impl Gateway {
         let points = before.iter().map(|of| (mirror::Group::points_key(of.group()), None));
         records.extend(points);
         records.extend(after.iter().map(|entry| {
-            let volumes = entry.volumes.iter().map(|v| VolumeId::from_uuid(v.id)).collect();
             let generation = Generation::from_uuid(Uuid::now_v7());
-            mirror::found_primary(entry.group(), &entry.name, volumes, generation)
+            mirror::found_primary(entry.group(), &entry.name, entry.volume_ids(), generation)
         }));
         let changed = self.book.change(records, |pages| {
             pages.groups.retain(|group| !before.iter().any(|other| other.id == group.id));

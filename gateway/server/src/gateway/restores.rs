@@ -404,7 +404,7 @@ fn discarding_restore(group: &str) -> String {
 
 /// The same refusal, with the call that goes on here.
 fn by_restore(refused: Refused, status: &GroupStatus) -> Refused {
-    if refused.0.code == Code::NeedsConsent.as_str() {
+    if refused.is(Code::NeedsConsent) {
         return refused.next(discarding_restore(&status.name));
     }
     refused

@@ -39,6 +39,7 @@ use crate::moments::Laid;
 use crate::operations::{Running, under_way};
 use crate::refusal::Refused;
 use crate::rollback::{self, Outlook};
+use crate::status::leg_out_of_sync;
 
 /// Between two looks at a group that is being opened, or goes back after a start.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
@@ -335,7 +336,7 @@ impl Gateway {
             let command = Command::Resume { leg: leg.leg, discard: false };
             match self.order(group, command).await {
                 Ok(()) => {
-                    let bytes = leg.sessions.iter().map(|of| of.out_of_sync_bytes).sum();
+                    let bytes = leg_out_of_sync(leg);
                     running.done(format!("by delta: {} may differ there", bytes_text(bytes)));
                 }
                 Err(refused) => {

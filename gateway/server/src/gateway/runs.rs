@@ -330,7 +330,7 @@ impl Gateway {
             let runner = Runner { gateway: gateway.to_string(), site };
             match answer {
                 Ok(_) => keepers.push(runner),
-                Err(refused) if refused.0.code == Code::RunLease.as_str() => return Err(refused),
+                Err(refused) if refused.is(Code::RunLease) => return Err(refused),
                 Err(refused) => {
                     let why = refused.0.detail;
                     tracing::warn!(site = runner.site, why, "keeps no copy of a run's journal");

@@ -283,7 +283,7 @@ impl Gateway {
                         is_reached = true;
                     }
                     Err(refused) => {
-                        is_reached |= refused.0.code != Code::PeerUnreachable.as_str();
+                        is_reached |= !refused.is(Code::PeerUnreachable);
                         why = refused;
                     }
                 }

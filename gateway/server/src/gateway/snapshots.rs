@@ -192,7 +192,7 @@ impl Gateway {
         self.note_snapshot(&status, snapshot, about).await?;
         if let Err(refused) = self.take_as(&status, snapshot, (name, unix_ms)).await {
             // A thread that does not answer may take it all the same.
-            if refused.0.code != Code::ShardSilent.as_str() {
+            if !refused.is(Code::ShardSilent) {
                 self.forget_note(snapshot).await;
             }
             return Err(refused);
@@ -223,7 +223,7 @@ impl Gateway {
     /// What is asked of a mirror and only a primary does names where to ask.
     pub(super) fn at_the_primary(&self, refused: Refused, status: &GroupStatus) -> Refused {
         match &status.upstream {
-            Some(upstream) if refused.0.code == Code::NotPrimary.as_str() => {
+            Some(upstream) if refused.is(Code::NotPrimary) => {
                 let site = &upstream.site;
                 let here = &self.config.site.name;
                 let detail = format!(
@@ -334,7 +334,7 @@ impl Gateway {
             snapshot: Some(snapshot.id.uuid()),
         });
         let asked = self.ask(leg.gateway.uuid(), &question).await;
-        asked.err().is_none_or(|refused| refused.0.code != Code::NotFound.as_str())
+        asked.err().is_none_or(|refused| !refused.is(Code::NotFound))
     }
 
     /// Where what a volume was at a snapshot is read.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::sessions::Place;
 use crate::refusal::Refused;
+use crate::status::leg_out_of_sync;
 
 /// For how long a mirror is brought to the present, if nobody says otherwise: more than a full send
 /// journal in memory takes on a line of 1 Gbit/s.
@@ -107,7 +108,7 @@ impl Gateway {
                 let whole = |leg| Command::SuspendWhole { leg };
                 match self.session_command(session, "suspended", whole).await {
                     // Lost in this moment: looked at again.
-                    Err(refused) if refused.0.code == Code::NotInSync.as_str() => {}
+                    Err(refused) if refused.is(Code::NotInSync) => {}
                     result => return result,
                 }
             } else if !begun {
@@ -147,7 +148,11 @@ fn drain_time(request: &SuspendSession) -> Result<Duration, Refused> {
     }
 }
 
-fn leg_of(status: &GroupStatus, place: Place) -> Result<&LegStatus, Refused> {
+/// The leg of a session.
+///
+/// # Errors
+/// [`Code::NotFound`] when it is gone.
+pub(super) fn leg_of(status: &GroupStatus, place: Place) -> Result<&LegStatus, Refused> {
     let leg = status.legs.iter().find(|leg| leg.leg == place.leg);
     leg.ok_or_else(|| Refused::from(mirror::Refusal::Unknown))
 }
@@ -164,8 +169,7 @@ fn is_to_drain(status: &GroupStatus, leg: &LegStatus) -> bool {
 
 /// Bytes that are not known to be at the mirror.
 fn left(leg: &LegStatus) -> u64 {
-    let dirty = leg.sessions.iter().map(|session| session.out_of_sync_bytes);
-    dirty.fold(leg.inflight_bytes, u64::saturating_add)
+    leg_out_of_sync(leg).saturating_add(leg.inflight_bytes)
 }
 
 fn not_whole(group: &str, leg: &LegStatus, why: &str) -> Refused {

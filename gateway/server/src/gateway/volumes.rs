@@ -12,7 +12,7 @@ use mirror::{Command, Role, Serving};
 use store::{OriginRecord, StoreError, VolumeRecord};
 use uuid::Uuid;
 
-use super::members::{check_name, require_own_group};
+use super::members::{check_name, gone_with_volumes, require_own_group};
 use super::{Gateway, Known};
 use crate::access;
 use crate::book::{GroupEntry, VolumeEntry};
@@ -390,14 +390,8 @@ impl Gateway {
         let id = VolumeId::from_uuid(volume.id);
         self.refuse_locked(group_id, &[id]).await?;
         shard.run(move |state| async move { state.shut(group_id).await }).await?;
-        let records = vec![
-            (mirror::Group::record_key(group_id), None),
-            (mirror::Group::points_key(group_id), None),
-            (mirror::Group::snapshots_key(id), None),
-            (mirror::Group::attributes_key(id), None),
-        ];
         self.book
-            .change(records, |pages| {
+            .change(gone_with_volumes(&group), |pages| {
                 pages.groups.retain(|other| other.id != group.id);
                 pages.backups.fills.retain(|fill| fill.group != group.id);
                 Ok::<(), Refused>(())

@@ -113,7 +113,7 @@ impl Keeping {
             }
             let question = RunQuestion::Keep { run: self.id, term: self.term, records };
             let answer = match gateway.ask(peer, &Question::Run(Box::new(question))).await {
-                Err(refused) if refused.0.code == Code::RunLease.as_str() => {
+                Err(refused) if refused.is(Code::RunLease) => {
                     return Telling::Leased(refused.0.detail);
                 }
                 Err(refused) => return Telling::Untold(refused.0.detail),

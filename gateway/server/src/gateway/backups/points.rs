@@ -239,7 +239,7 @@ impl Gateway {
             return Ok(());
         }
         match self.command(group, Command::RemoveSnapshot { snapshot: id }).await {
-            Err(refused) if refused.0.code == Code::NotFound.as_str() => Ok(()),
+            Err(refused) if refused.is(Code::NotFound) => Ok(()),
             result => result,
         }
     }

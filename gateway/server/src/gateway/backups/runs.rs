@@ -309,7 +309,7 @@ impl Gateway {
             Code::PeerUnreachable,
         ];
         let can_go_on = lasting.iter().any(|code| refused.0.code == code.as_str())
-            || (refused.0.code == Code::BackupInterrupted.as_str() && run.has_snapshot);
+            || (refused.is(Code::BackupInterrupted) && run.has_snapshot);
         if can_go_on && run.has_snapshot {
             let error = Some((refused.0.code.clone(), refused.0.detail.clone()));
             let noted = RunEntry { error, ..run.clone() };
@@ -320,7 +320,7 @@ impl Gateway {
         }
         running.step("give it up");
         // Without a snapshot, or at its limit, it was never begun: nothing of it is in the bucket.
-        let is_absent = !run.has_snapshot || refused.0.code == Code::BackupLimit.as_str();
+        let is_absent = !run.has_snapshot || refused.is(Code::BackupLimit);
         let given_up = if is_absent {
             self.forget_run(run.backup).await
         } else {

@@ -272,9 +272,7 @@ impl Gateway {
         let mut tries = 0;
         loop {
             match self.free_once(pairs).await {
-                Err(refused)
-                    if refused.0.code == Code::WrongState.as_str() && tries < FREE_TRIES_MAX =>
-                {
+                Err(refused) if refused.is(Code::WrongState) && tries < FREE_TRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(FREE_PAUSE).await;
                 }

@@ -149,7 +149,7 @@ impl Gateway {
         let call = Call::Snap { group: group.head.id, name: name.to_owned() };
         let asked = self.ask_evs(group.owner(), EvsQuestion::Call(call)).await;
         if let Err(refused) = asked {
-            let is_silent = refused.0.code == Code::PeerUnreachable.as_str();
+            let is_silent = refused.is(Code::PeerUnreachable);
             let status = self.status_of(core).await?;
             let newest = status.snapshots.iter().rev().find(|of| of.state.is_readable());
             return match newest {
@@ -252,7 +252,7 @@ impl Gateway {
     pub(super) async fn unsnap(&self, group: Uuid, name: String) -> Result<Made, Refused> {
         let core = self.core_name(group)?;
         match self.delete_snapshot(&core, &name).await {
-            Err(refused) if refused.0.code != Code::NotFound.as_str() => Err(refused),
+            Err(refused) if !refused.is(Code::NotFound) => Err(refused),
             _ => Ok(Made { id: group, job: None }),
         }
     }

@@ -116,7 +116,7 @@ impl Gateway {
                 let removed =
                     self.command(group, Command::RemoveSnapshot { snapshot: of(snapshot) });
                 match removed.await {
-                    Err(refused) if refused.0.code == Code::NotFound.as_str() => Ok(()),
+                    Err(refused) if refused.is(Code::NotFound) => Ok(()),
                     result => result,
                 }
             }

@@ -185,7 +185,7 @@ impl Gateway {
         let mut waits = false;
         loop {
             let refused = match self.lay_piece(place, view, extent).await {
-                Err(refused) if refused.0.code == Code::PoolFull.as_str() => refused,
+                Err(refused) if refused.is(Code::PoolFull) => refused,
                 result => {
                     if waits {
                         running.waits("");
@@ -246,7 +246,7 @@ impl Gateway {
         };
         match read(extent).await? {
             Ok(data) => return Ok([Segment::Data(data)].into_iter().collect()),
-            Err(refused) if refused.0.code == Code::PoolFailed.as_str() => {}
+            Err(refused) if refused.is(Code::PoolFailed) => {}
             Err(refused) => return Err(refused),
         }
         let mut under = Segments::new();

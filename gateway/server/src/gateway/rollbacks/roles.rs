@@ -127,8 +127,8 @@ impl Gateway {
                     swaps += 1;
                 }
                 // It is at it, or has handed over a moment ago.
-                Err(refused) if refused.0.code == Code::Busy.as_str() => {}
-                Err(refused) if refused.0.code == Code::NotPrimary.as_str() && swaps > 0 => {}
+                Err(refused) if refused.is(Code::Busy) => {}
+                Err(refused) if refused.is(Code::NotPrimary) && swaps > 0 => {}
                 Err(refused) => return Err(refused),
             }
             for _ in 0..LOOKS {

@@ -204,7 +204,7 @@ impl Gateway {
         let of = run.runner.gateway.clone();
         match self.fetch(id, (is_of(&run.runner), term), actor).await {
             Ok(()) => {}
-            Err(refused) if refused.0.code == Code::PeerUnreachable.as_str() => {
+            Err(refused) if refused.is(Code::PeerUnreachable) => {
                 let had_all = run.begun.keepers.iter().any(|keeper| keeper.gateway == me.gateway)
                     || run.begun.runner.gateway == me.gateway;
                 if !stopped || !had_all {

@@ -18,6 +18,7 @@ use crate::gateway::asks::{Carried, Question, Seen};
 use crate::gateway::halves::Half;
 use crate::gateway::suspensions::DRAIN_MAX;
 use crate::refusal::Refused;
+use crate::status::leg_out_of_sync;
 
 /// A mirror is told of a suspension on one connection and asked on another: it may need a moment.
 const DETACH_TRIES_MAX: u32 = 40;
@@ -68,7 +69,7 @@ pub(super) fn may_suspend(half: &Half, force: bool) -> Result<(), Refused> {
                 "it is {}, {} differ: wait until it is Equivalent, or use force, which makes the \
                  destination unusable",
                 status::phase(half),
-                bytes_text(out_of_sync(leg))
+                bytes_text(leg_out_of_sync(leg))
             );
             Err(Refused::new(Code::NotInSync, detail))
         }
@@ -124,9 +125,7 @@ async fn detach(gateway: &Gateway, half: &Half) -> Result<(), Refused> {
     let mut tries = 0;
     loop {
         match gateway.ask(half.peer.uuid(), &question).await {
-            Err(refused)
-                if refused.0.code == Code::NotSuspended.as_str() && tries < DETACH_TRIES_MAX =>
-            {
+            Err(refused) if refused.is(Code::NotSuspended) && tries < DETACH_TRIES_MAX => {
                 tries += 1;
                 tokio::time::sleep(DETACH_PAUSE).await;
             }
@@ -192,7 +191,7 @@ pub(super) async fn resume(
     let command = Command::Resume { leg, discard };
     let resumed = gateway.follow_again(&mut work.running, group, (&half.site, command)).await;
     match resumed {
-        Err(refused) if refused.0.code == Code::NeedsConsent.as_str() => {
+        Err(refused) if refused.is(Code::NeedsConsent) => {
             gateway.command(group, Command::Suspend { leg }).await?;
             let detail = refused.0.detail.clone();
             Err(Refused::new(Code::NeedsConsent, detail)
@@ -231,7 +230,7 @@ pub(super) async fn may_reverse(
     let detail = format!(
         "up to {} that was acknowledged here is not at {}, some of it from before the session was \
          suspended: hosts there would find an older point in time",
-        bytes_text(out_of_sync(leg)),
+        bytes_text(leg_out_of_sync(leg)),
         half.site
     );
     Err(Refused::new(Code::NeedsConsent, detail).next(
@@ -248,14 +247,10 @@ fn lacks_acknowledged(leg: &LegStatus, quality: Option<api::Quality>) -> bool {
         // This gateway was restarted since. One that was told to be old had everything then.
         (None, Some(Quality::Outdated | Quality::Source)) => false,
         // It was not connected when it was suspended.
-        (None, Some(Quality::InSync)) => out_of_sync(leg) > 0,
+        (None, Some(Quality::InSync)) => leg_out_of_sync(leg) > 0,
         (None, Some(Quality::Consistent | Quality::Inconsistent | Quality::Blank)) => true,
         (None, None) => leg.policy.mode != mirror::Mode::Sync,
     }
-}
-
-fn out_of_sync(leg: &LegStatus) -> u64 {
-    leg.sessions.iter().map(|session| session.out_of_sync_bytes).sum()
 }
 
 /// Makes the destination the source. Nothing is copied before the session is resumed there.
@@ -360,7 +355,7 @@ pub(super) async fn delete(gateway: &Gateway, half: &Half, work: &mut Work) -> R
     let question = Question::Release { session: half.session };
     let detail = match gateway.ask(half.peer.uuid(), &question).await {
         Ok(_) => "hosts can attach it".to_owned(),
-        Err(refused) if refused.0.code == Code::CopyStale.as_str() => {
+        Err(refused) if refused.is(Code::CopyStale) => {
             format!("it stays closed: {}", refused.0.detail)
         }
         Err(refused) => format!(
@@ -380,7 +375,7 @@ pub(super) async fn delete(gateway: &Gateway, half: &Half, work: &mut Work) -> R
 pub(super) async fn release_here(gateway: &Gateway, half: &Half) -> Result<String, Refused> {
     match gateway.release_half(half).await {
         Ok(()) => Ok("hosts can attach it".to_owned()),
-        Err(refused) if refused.0.code == Code::CopyStale.as_str() => {
+        Err(refused) if refused.is(Code::CopyStale) => {
             Ok(format!("it stays closed: {}", refused.0.detail))
         }
         Err(refused) => Err(refused),

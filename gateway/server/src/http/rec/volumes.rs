@@ -262,7 +262,7 @@ async fn remove(
         match gateway.ask(half.peer.uuid(), &Question::Part { session }).await {
             Ok(_) => {}
             // It forgot the session earlier.
-            Err(refused) if refused.0.code == Code::NotFound.as_str() => {}
+            Err(refused) if refused.is(Code::NotFound) => {}
             Err(_) if force => {}
             Err(refused) => return Err(refused),
         }
@@ -274,9 +274,7 @@ async fn remove(
     loop {
         match gateway.delete_volume(&id.to_string()).await {
             Err(refused)
-                if refused.0.code == Code::VolumeInUse.as_str()
-                    && !its.is_empty()
-                    && tries < DELETE_TRIES_MAX =>
+                if refused.is(Code::VolumeInUse) && !its.is_empty() && tries < DELETE_TRIES_MAX =>
             {
                 tries += 1;
                 tokio::time::sleep(DELETE_PAUSE).await;

@@ -42,7 +42,7 @@ async fn exists(gateway: &Gateway, group: &str, name: &str) -> Result<bool, Acti
     match gateway.snapshot(group, name).await {
         // One that is being deleted is gone for all that a run wants of it.
         Ok(snapshot) => Ok(snapshot.state != api::SnapshotState::Deleting),
-        Err(refused) if refused.0.code == Code::NotFound.as_str() => {
+        Err(refused) if refused.is(Code::NotFound) => {
             // The group must be there, or nothing is known of its snapshots.
             gateway.find_group(group).map_err(failed)?;
             Ok(false)

@@ -23,6 +23,7 @@ use crate::operations::{Running, under_way};
 use crate::plans::{self, check, is_blocked};
 use crate::refusal::Refused;
 use crate::rollback::running as sessions_running;
+use crate::status::leg_out_of_sync;
 
 /// A restore that was planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +259,7 @@ impl Gateway {
         };
         for leg in status.legs.iter().filter(noted) {
             running.step(&format!("resume the session to {}", leg.site));
-            let bytes = leg.sessions.iter().map(|of| of.out_of_sync_bytes).sum();
+            let bytes = leg_out_of_sync(leg);
             let command = Command::Resume { leg: leg.leg, discard: false };
             match self.order(group, command).await {
                 Ok(()) => running.done(format!("by delta: {} may differ there", bytes_text(bytes))),

@@ -7,6 +7,8 @@
 
 mod instance;
 mod life;
+#[cfg(test)]
+pub(crate) mod samples;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -50,6 +52,12 @@ impl Head {
             changed_ms: now_ms,
             ..Self::default()
         }
+    }
+
+    /// The gateway that has it beside this one.
+    #[must_use]
+    pub(crate) fn beside(&self, me: Uuid) -> Option<Uuid> {
+        self.gateways.into_iter().find(|of| *of != me)
     }
 
     /// It is changed.

@@ -50,9 +50,7 @@ impl Gateway {
         let me = self.own_id();
         match self.core_status(group).await.map(|status| status.role) {
             Some(Role::Secondary | Role::Fenced) => me,
-            Some(Role::Primary) => {
-                group.head.gateways.into_iter().find(|of| *of != me).unwrap_or(me)
-            }
+            Some(Role::Primary) => group.head.beside(me).unwrap_or(me),
             None => group.other(),
         }
     }
@@ -128,7 +126,7 @@ fn taken_over(status: &GroupStatus, group: &Group, me: Uuid) -> Option<(Life, Wa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::evs::{Dialect, Head, Pair};
+    use crate::book::evs::{self, Dialect, Head, Pair};
     use crate::gateway::evs::gates::{Action, is_allowed};
     use crate::gateway::tests::Rig;
 
@@ -148,37 +146,20 @@ mod tests {
         let group = Group {
             head: head(id),
             dialect: Dialect::Evs,
-            name: "shop".to_owned(),
-            description: String::new(),
             stations: stations(),
-            primary: 0,
             core: Some(core.id),
             life,
-            wanted: Wanted::Running,
-            fault: None,
             worker: Some(worker),
-            vpc: String::new(),
-            domain: String::new(),
-            drilled_ms: None,
-            epoch: 0,
+            ..evs::samples::group()
         };
         let pair = Pair {
             head: head(of_pair),
-            dialect: Dialect::Evs,
-            name: "p".to_owned(),
-            description: String::new(),
             disks: [Uuid::from_u128(1), volume.id],
             names: ["orders".to_owned(), "orders".to_owned()],
             stations: stations(),
             volume: volume.id,
-            bytes: 1 << 20,
-            primary: 0,
             group: Some(id),
-            life: Life::Available,
-            fault: None,
-            is_made: false,
-            overwrites: false,
-            leaves: false,
+            ..evs::samples::pair()
         };
         gateway.put_record(Record::Pair(pair)).await.unwrap();
         gateway.put_record(Record::Group(group)).await.unwrap();

@@ -98,14 +98,14 @@ impl Gateway {
 
     async fn hear(&self, group: &Group) -> Option<Told> {
         let (id, me) = (group.head.id, self.own_id());
-        let other = group.head.gateways.into_iter().find(|of| *of != me)?;
+        let other = group.head.beside(me)?;
         if let Some(known) = self.heard.of(id, other) {
             return known;
         }
         let asking = self.ask_evs(other, EvsQuestion::Data { group: id });
         let told = match tokio::time::timeout(HEAR_MAX, asking).await {
             Ok(Ok(EvsAnswer::Data { pairs })) => Some(pairs),
-            Ok(Err(refused)) if refused.0.code != Code::PeerUnreachable.as_str() => None,
+            Ok(Err(refused)) if !refused.is(Code::PeerUnreachable) => None,
             Ok(Ok(_)) => None,
             Ok(Err(_)) | Err(_) => {
                 self.heard.note_silent(other);
@@ -144,7 +144,7 @@ mod tests {
     use mirror::{LinkState, Serving};
 
     use super::*;
-    use crate::book::evs::{Dialect, Head, Life, Record};
+    use crate::book::evs::{self, Dialect, Head, Record};
     use crate::gateway::evs::view::FAULT_NONE;
     use crate::gateway::tests::Rig;
     use crate::migration::tests::{primary, upstream};
@@ -155,41 +155,15 @@ mod tests {
         Group {
             head: Head { gateways: [WEST, own], ..Head::default() },
             dialect: Dialect::Evs,
-            name: "shop".to_owned(),
-            description: String::new(),
-            stations: Default::default(),
-            primary: 0,
             core: Some(core),
-            life: Life::Available,
             wanted: Wanted::Paused,
-            fault: None,
-            worker: None,
-            vpc: String::new(),
-            domain: String::new(),
-            drilled_ms: None,
-            epoch: 0,
+            ..evs::samples::group()
         }
     }
 
     fn pair(id: u128, group: Uuid) -> Pair {
-        Pair {
-            head: Head { id: Uuid::from_u128(id), ..Head::default() },
-            dialect: Dialect::Evs,
-            name: String::new(),
-            description: String::new(),
-            disks: Default::default(),
-            names: Default::default(),
-            stations: Default::default(),
-            volume: Uuid::nil(),
-            bytes: 1 << 20,
-            primary: 0,
-            group: Some(group),
-            life: Life::Available,
-            fault: None,
-            is_made: false,
-            overwrites: false,
-            leaves: false,
-        }
+        let head = Head { id: Uuid::from_u128(id), ..Head::default() };
+        Pair { head, group: Some(group), ..evs::samples::pair() }
     }
 
     fn data(replication: Replication) -> Data {

@@ -99,13 +99,11 @@ impl Gateway {
     }
 
     async fn tell(&self, record: Record) -> bool {
-        let Head { id, revision, told, gateways, .. } = record.head().clone();
-        let me = self.own_id();
+        let Head { id, revision, told, .. } = *record.head();
         if told >= revision && revision > 0 {
             return true;
         }
-        let other = gateways.into_iter().find(|of| *of != me);
-        if let Some(other) = other
+        if let Some(other) = record.head().beside(self.own_id())
             && self.ask_evs(other, EvsQuestion::Keep { record: Box::new(record) }).await.is_err()
         {
             return false;

@@ -259,26 +259,10 @@ pub(super) async fn act(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::evs::Head;
+    use crate::book::evs;
 
     fn group(life: Life, wanted: Wanted, drilled_ms: Option<u64>) -> Group {
-        Group {
-            head: Head::default(),
-            dialect: Dialect::Sdrs,
-            name: String::new(),
-            description: String::new(),
-            stations: Default::default(),
-            primary: 0,
-            core: None,
-            life,
-            wanted,
-            fault: None,
-            worker: None,
-            vpc: String::new(),
-            domain: String::new(),
-            drilled_ms,
-            epoch: 0,
-        }
+        Group { life, wanted, drilled_ms, ..evs::samples::group() }
     }
 
     #[test]

@@ -96,27 +96,13 @@ impl Gateway {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::evs::{Dialect, Head, Life, Wanted};
+    use crate::book::evs::{self, Wanted};
     use crate::gateway::evs::own_code;
 
     fn group() -> Group {
-        Group {
-            head: Head::default(),
-            dialect: Dialect::Sdrs,
-            name: "shop".to_owned(),
-            description: String::new(),
-            stations: ["az1".to_owned(), "az2".to_owned()],
-            primary: 0,
-            core: None,
-            life: Life::Available,
-            wanted: Wanted::Idle,
-            fault: None,
-            worker: None,
-            vpc: "vpc-1".to_owned(),
-            domain: String::new(),
-            drilled_ms: None,
-            epoch: 0,
-        }
+        let stations = ["az1".to_owned(), "az2".to_owned()];
+        let vpc = "vpc-1".to_owned();
+        Group { stations, vpc, wanted: Wanted::Idle, ..evs::samples::group() }
     }
 
     fn told(changes: &[(&str, &str)]) -> Told {

@@ -181,7 +181,7 @@ fn placing(instance: &Instance, group: &Group) -> Deed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::evs::{Head, Nic};
+    use crate::book::evs::{self, Head, Nic};
 
     fn instance() -> Instance {
         Instance {
@@ -203,23 +203,7 @@ mod tests {
     }
 
     fn group(primary: usize, wanted: Wanted) -> Group {
-        Group {
-            head: Head::default(),
-            dialect: Dialect::Sdrs,
-            name: String::new(),
-            description: String::new(),
-            stations: Default::default(),
-            primary,
-            core: None,
-            life: Life::Available,
-            wanted,
-            fault: None,
-            worker: None,
-            vpc: String::new(),
-            domain: String::new(),
-            drilled_ms: None,
-            epoch: 0,
-        }
+        Group { primary, wanted, ..evs::samples::group() }
     }
 
     #[test]

@@ -23,10 +23,10 @@ impl Group {
     /// durable here and at every mirror that hosts' writes wait for.
     ///
     /// # Errors
-    /// [`IoError::ShuttingDown`] when the group is closed meanwhile, [`IoError::Invalid`] when it is too long or there is no such volume, [`IoError::Unsupported`]
-    /// when an in-sync mirror is of a release before protocol version 7, [`IoError::Halted`] while
-    /// hosts are held, else what a write would be refused with. What was kept may have been replaced
-    /// if it was refused after it had begun.
+    /// [`IoError::ShuttingDown`] when the group is closed meanwhile, [`IoError::Invalid`] when it is too
+    /// long or there is no such volume, [`IoError::Unsupported`] when an in-sync mirror is of a release
+    /// before protocol version 7, [`IoError::Halted`] while hosts are held, else what a write would be
+    /// refused with. What was kept may have been replaced if it was refused after it had begun.
     ///
     /// # Cancellation
     /// It may be kept.

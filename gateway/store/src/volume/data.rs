@@ -170,7 +170,7 @@ pub(crate) fn punch(files: &[(usize, Arc<dyn File>)], slots: &[u64]) -> io::Resu
 }
 
 /// Takes room for slots (in order) before anything is written to them.
-pub(crate) fn reserve(files: &[(usize, Arc<dyn File>)], slots: &[u64]) -> io::Result<()> {
+pub(crate) fn allocate(files: &[(usize, Arc<dyn File>)], slots: &[u64]) -> io::Result<()> {
     for_runs(files, slots, |file, offset, len| file.allocate(offset, len))
 }
 

@@ -45,14 +45,14 @@ impl Inner {
         let files = self.data.of_slots(&slots);
         let dir = Arc::clone(&self.dir);
         self.run_in(Lane::Write, move || {
-            let reserve = || -> io::Result<bool> {
+            let allocate = || -> io::Result<bool> {
                 let room = dir.room()?;
                 if room.free.saturating_sub(room.reserve()) < SPARE_BYTES_MIN {
                     return Ok(false);
                 }
-                data::reserve(&files, &slots).map(|()| true)
+                data::allocate(&files, &slots).map(|()| true)
             };
-            Done::Readied(reserve())
+            Done::Readied(allocate())
         });
     }
 

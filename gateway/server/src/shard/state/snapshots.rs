@@ -175,21 +175,12 @@ impl ShardState {
         change: impl Fn(&GroupStatus) -> Result<(Stored, T), Refused>,
     ) -> Result<T, Refused> {
         let open = self.open_group(group)?;
-        let mut tries = 0;
-        let result = loop {
-            let (stored, told) = match change(&open.group.status()) {
-                Ok(changed) => changed,
-                Err(refused) => break Err(refused),
-            };
-            let command = Command::SetPointPolicy { policy: Some(stored.encode()) };
-            match open.group.command(command).await {
-                Err(Refusal::Busy) if tries < BUSY_TRIES_MAX => {
-                    tries += 1;
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                result => break result.map(|()| told).map_err(Refused::from),
-            }
+        let is_passing = |refusal: &Refusal| matches!(refusal, Refusal::Busy);
+        let decide = || {
+            let (stored, told) = change(&open.group.status())?;
+            Ok((Command::SetPointPolicy { policy: Some(stored.encode()) }, told))
         };
+        let result = Self::command_of_the_moment(&open, is_passing, decide).await;
         self.post(&open);
         result
     }
@@ -229,22 +220,31 @@ impl ShardState {
         is_passing: impl Fn(&Refusal) -> bool,
         may: impl Fn() -> Result<(), Refused>,
     ) -> Result<(), Refused> {
+        let decide = || may().map(|()| (command.clone(), ()));
+        let result = Self::command_of_the_moment(open, is_passing, decide).await;
+        open.snapshots.room.take();
+        self.post(open);
+        result
+    }
+
+    /// Gives a group the command that is decided on in the same moment, and again while what stands in the
+    /// way is a moment's matter; what was decided beside it is given back.
+    async fn command_of_the_moment<T>(
+        open: &OpenGroup,
+        is_passing: impl Fn(&Refusal) -> bool,
+        decide: impl Fn() -> Result<(Command, T), Refused>,
+    ) -> Result<T, Refused> {
         let mut tries = 0;
-        let result = loop {
-            if let Err(refused) = may() {
-                break Err(refused);
-            }
-            match open.group.command(command.clone()).await {
+        loop {
+            let (command, told) = decide()?;
+            match open.group.command(command).await {
                 Err(refusal) if is_passing(&refusal) && tries < BUSY_TRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                result => break result.map_err(Refused::from),
+                result => return result.map(|()| told).map_err(Refused::from),
             }
-        };
-        open.snapshots.room.take();
-        self.post(open);
-        result
+        }
     }
 
     /// Bytes in which the volumes of a group may differ from a snapshot: the maps are read, not the

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 77] = [
+pub const FAULTS: [&str; 78] = [
     "the pool on a simulated disk",
     "three gateways",
     "a copy is said to hold the content",
@@ -77,6 +77,7 @@ pub const FAULTS: [&str; 77] = [
     "a site with several gateways is lost",
     "a promotion stops between two parts",
     "both parts are served at the other site",
+    "a site was lost, and nothing with it",
     "both parts swap roles",
     "a swap of roles is given up",
     "a swap of roles is recalled",

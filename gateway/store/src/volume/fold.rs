@@ -100,9 +100,13 @@ pub(super) fn plan(
     let lower = if down { into } else { from };
     let giving = map.entry(from, chunk)?;
     let taking = map.entry(into, chunk)?;
-    let chain = map.layers().chain(lower);
-    let below = map.visible_in(&chain[1.min(chain.len())..], chunk)?;
-    Ok(merge(&giving, &taking, down, below | map.beneath_mask(chunk)))
+    let mut planned = merge(&giving, &taking, down, u16::MAX);
+    if planned.entry.zero != 0 {
+        // What lies below matters to what hides it, and to nothing else.
+        let under = map.layers().get(lower).and_then(|layer| layer.parent);
+        planned.entry.zero &= map.visible_through(under, chunk)? | map.beneath_mask(chunk);
+    }
+    Ok(planned)
 }
 
 /// Merges two entries of a chunk; `below` are the blocks that may lie below both.

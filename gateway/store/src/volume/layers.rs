@@ -6,7 +6,8 @@
 //!           4 "b" ────┘              rolled back: the volume went on from 3, and "b" stays
 //! ```
 //!
-//! Invariant: every layer but the head is as it was when it was sealed, as far as a name or a
+//! Invariant: a layer lies on an older one, so numbers fall on the way down.
+//! Every layer but the head is as it was when it was sealed, as far as a name or a
 //! reader can see it. A layer without a name is there only until it was folded into a neighbour
 //! or, while two others lie on it, for as long as they do.
 
@@ -83,20 +84,14 @@ impl Layers {
         all.sort_unstable_by_key(|l| l.id);
         let unique = all.windows(2).all(|pair| pair[0].id < pair[1].id);
         let layers = Self { all, head, newest };
-        let grounded = layers.all.iter().all(|l| layers.is_grounded(l.id));
+        let grounded = layers.all.iter().all(|l| layers.is_grounded(l));
         let fits = unique && grounded && layers.all.last().is_some_and(|l| l.id <= newest);
         (fits && layers.get(head).is_some_and(|l| l.name.is_none())).then_some(layers)
     }
 
-    /// Whether a layer's parents are there and lead to an end.
-    fn is_grounded(&self, id: u32) -> bool {
-        let mut next = Some(id);
-        for _ in 0..=self.all.len() {
-            let Some(id) = next else { return true };
-            let Some(layer) = self.get(id) else { return false };
-            next = layer.parent;
-        }
-        false
+    /// Whether what a layer lies on is there and older. So is what that lies on: the way down ends.
+    fn is_grounded(&self, layer: &Layer) -> bool {
+        layer.parent.is_none_or(|parent| parent < layer.id && self.get(parent).is_some())
     }
 
     pub(crate) fn all(&self) -> &[Layer] {
@@ -111,15 +106,14 @@ impl Layers {
         self.all.binary_search_by_key(&id, |l| l.id).ok().map(|index| &mut self.all[index])
     }
 
-    /// The layers that are read through this one, from the top.
+    /// The layers that are read through this one, from the top; their numbers fall.
+    pub(crate) fn down(&self, id: u32) -> impl Iterator<Item = &Layer> {
+        std::iter::successors(self.get(id), |layer| self.get(layer.parent?))
+    }
+
+    /// The same as numbers.
     pub(crate) fn chain(&self, id: u32) -> Vec<u32> {
-        let mut chain = Vec::new();
-        let mut next = Some(id);
-        while let Some(layer) = next.and_then(|id| self.get(id)) {
-            chain.push(layer.id);
-            next = layer.parent;
-        }
-        chain
+        self.down(id).map(|layer| layer.id).collect()
     }
 
     /// The layer that every other one lies on.
@@ -298,5 +292,6 @@ mod tests {
         assert!(Layers::of(vec![layer(1, None), layer(1, None)], 1, 1).is_none());
         assert!(Layers::of(vec![layer(1, None)], 2, 2).is_none());
         assert!(Layers::of(vec![layer(3, None)], 3, 2).is_none());
+        assert!(Layers::of(vec![layer(1, Some(2)), layer(2, None)], 1, 2).is_none());
     }
 }

@@ -3,6 +3,9 @@
 //! Invariant: a page that differs from the database, or that a checkpoint is just writing, stays
 //! in memory; every other page may leave at any time.
 
+mod newest;
+mod seen;
+
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -15,6 +18,8 @@ use crate::error::StoreError;
 use super::beneath::Beneath;
 use super::layers::Layers;
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT, Page};
+
+use self::newest::Newest;
 
 /// Pages by [`PageKey`].
 pub(crate) const PAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pages");
@@ -36,7 +41,7 @@ pub(crate) struct NumberHasher(u64);
 
 pub(crate) type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
 
-/// Where the blocks of a chunk come from, the newest layer first.
+/// Where some blocks of a chunk come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     /// The layer that holds them.
@@ -52,8 +57,8 @@ pub(crate) struct Source {
 pub(crate) struct Map {
     database: Arc<Database>,
     layers: Layers,
-    /// The layers that are read, from the top: those of the head, but while a snapshot is read.
-    chain: Vec<u32>,
+    /// The layer that is read through: the head, but while a snapshot is read.
+    top: u32,
     /// The head is folded into this layer below it: a chunk that the head has nothing of is
     /// written there.
     through: Option<u32>,
@@ -65,6 +70,9 @@ pub(crate) struct Map {
     ring: Vec<PageKey>,
     hand: usize,
     pages_max: usize,
+    newest: Newest,
+    /// How many layers were asked for something: what reads cost, as a number that no clock blurs.
+    asked: u64,
     dirty: BTreeSet<PageKey>,
     writing: BTreeSet<PageKey>,
 }
@@ -128,9 +136,10 @@ impl Map {
         mapped: u64,
         pages_max: usize,
     ) -> Self {
+        let pages_max = pages_max.max(16);
         Self {
             database,
-            chain: layers.chain(layers.head),
+            top: layers.head,
             layers,
             through: None,
             beneath: None,
@@ -138,7 +147,9 @@ impl Map {
             pages: NumberMap::default(),
             ring: Vec::new(),
             hand: 0,
-            pages_max: pages_max.max(16),
+            pages_max,
+            newest: Newest::new(pages_max / 4),
+            asked: 0,
             dirty: BTreeSet::new(),
             writing: BTreeSet::new(),
         }
@@ -176,29 +187,22 @@ impl Map {
         }
     }
 
-    /// Which of the blocks in `wanted` no layer has or hides, so that the origin must be asked.
-    pub(crate) fn reaching(&mut self, chunk: u64, wanted: u16) -> Result<u16, IoError> {
-        let mut rest = wanted & self.beneath_mask(chunk);
-        for index in 0..self.chain.len() {
-            if rest == 0 {
-                break;
-            }
-            let entry = self.entry(self.chain[index], chunk)?;
-            rest &= !(entry.valid | entry.zero);
-        }
-        Ok(rest)
-    }
-
     /// Changes the tree of layers.
     pub(crate) fn relayer(&mut self, change: impl FnOnce(&mut Layers)) {
+        let before = self.layers.head;
         change(&mut self.layers);
-        self.chain = self.layers.chain(self.layers.head);
+        let head = self.layers.get(self.layers.head);
+        let is_above = head.is_some_and(|l| l.id == before || l.parent == Some(before));
+        if !is_above && self.layers.get(before).is_some() {
+            self.newest.clear();
+        }
+        self.top = self.layers.head;
         self.through = None;
     }
 
     /// Folds the head into the layer below it from now on.
     pub(crate) fn write_through(&mut self, into: u32) {
-        debug_assert!(self.chain.get(1) == Some(&into));
+        debug_assert!(self.lies_on(self.layers.head, into));
         self.through = Some(into);
     }
 
@@ -224,9 +228,9 @@ impl Map {
         self.through.into_iter().chain([self.layers.head])
     }
 
-    /// Reads through these layers from now on; returns those that it was before.
-    pub(crate) fn read_through(&mut self, chain: Vec<u32>) -> Vec<u32> {
-        std::mem::replace(&mut self.chain, chain)
+    /// Reads through this layer from now on; returns the one that it was before.
+    pub(crate) fn read_through(&mut self, top: u32) -> u32 {
+        std::mem::replace(&mut self.top, top)
     }
 
     pub(crate) fn mapped_bytes(&self) -> u64 {
@@ -320,12 +324,14 @@ impl Map {
         let cached = self.pages.get_mut(&key).expect("it was loaded or made above");
         let page = Arc::make_mut(&mut cached.page);
         let place = place_of(chunk);
-        let before = page.get(place).valid.count_ones();
+        let old = page.get(place);
+        let (valid, touched) = (old.valid.count_ones(), old.touched());
         page.set(place, entry);
         self.mapped += u64::from(entry.valid.count_ones());
-        self.mapped -= u64::from(before);
+        self.mapped -= u64::from(valid);
         let empty = page.is_empty();
         self.mark(key, empty);
+        self.touch(layer, chunk, (touched, entry.touched()));
         Ok(())
     }
 
@@ -338,6 +344,9 @@ impl Map {
             cached.page = Arc::new(Page::new());
         }
         self.mark(key, true);
+        if self.newest.knows(key.page(), key.layer()) {
+            self.newest.forget(key.page());
+        }
         Ok(())
     }
 
@@ -374,85 +383,6 @@ impl Map {
             self.dirty.insert(key);
         }
         Ok(())
-    }
-
-    /// Where the blocks in `wanted` of a chunk come from; what no source names reads as zeroes.
-    pub(crate) fn sources(
-        &mut self,
-        chunk: u64,
-        wanted: u16,
-    ) -> Result<smallvec::SmallVec<[(Source, Entry); 1]>, IoError> {
-        let mut out = smallvec::SmallVec::new();
-        let mut rest = wanted;
-        for index in 0..self.chain.len() {
-            let layer = self.chain[index];
-            let entry = self.entry(layer, chunk)?;
-            let mask = rest & entry.valid;
-            if mask != 0 {
-                out.push((Source { layer, mask, slot: entry.slot }, entry));
-            }
-            rest &= !(entry.valid | entry.zero);
-            if rest == 0 {
-                break;
-            }
-        }
-        Ok(out)
-    }
-
-    /// Which blocks of a chunk hold data, over all layers that are read.
-    pub(crate) fn visible(&mut self, chunk: u64) -> Result<u16, IoError> {
-        Ok(self.sources(chunk, u16::MAX)?.iter().fold(0, |mask, (s, _)| mask | s.mask))
-    }
-
-    /// Which blocks of a chunk may hold data below the layers that are written to.
-    pub(crate) fn below(&mut self, chunk: u64) -> Result<u16, IoError> {
-        let chain = std::mem::take(&mut self.chain);
-        let seen = self.visible_in(&chain[self.tops().count()..], chunk);
-        self.chain = chain;
-        Ok(seen? | self.beneath_mask(chunk))
-    }
-
-    /// Which blocks of a chunk hold data, through the layers of `chain`.
-    pub(crate) fn visible_in(&mut self, chain: &[u32], chunk: u64) -> Result<u16, IoError> {
-        let (mut seen, mut hidden) = (0u16, 0u16);
-        for layer in chain {
-            let entry = self.entry(*layer, chunk)?;
-            seen |= entry.valid & !hidden;
-            hidden |= entry.valid | entry.zero;
-            if hidden == u16::MAX {
-                break;
-            }
-        }
-        Ok(seen)
-    }
-
-    /// Which blocks of a chunk some layer of a chain holds or hides.
-    pub(crate) fn touched(&mut self, chain: &[u32], chunk: u64) -> Result<u16, IoError> {
-        chain.iter().try_fold(0, |mask, layer| {
-            let entry = self.entry(*layer, chunk)?;
-            Ok(mask | entry.valid | entry.zero)
-        })
-    }
-
-    /// The first page from `page` on of which some layer that is read, or the origin, may have
-    /// anything.
-    pub(crate) fn next_page(&self, page: u32) -> Option<u32> {
-        let beneath = self.beneath.as_ref().and_then(|beneath| beneath.next_page(page));
-        self.next_page_of(&self.chain, page).into_iter().chain(beneath).min()
-    }
-
-    /// The first page from `page` on that is not empty in one of these layers.
-    pub(crate) fn next_page_of(&self, chain: &[u32], page: u32) -> Option<u32> {
-        let layers = chain.iter().filter_map(|id| self.layers.get(*id));
-        layers.filter_map(|l| l.present.range(page..).next()).min()
-    }
-
-    /// Whether a layer below those that are written to, or the origin, may have anything in a page.
-    pub(crate) fn page_below(&self, page: u32) -> bool {
-        let below = &self.chain[self.tops().count()..];
-        let origin = self.beneath.as_ref().is_some_and(|b| b.unfilled.contains(page));
-        origin
-            || below.iter().filter_map(|id| self.layers.get(*id)).any(|l| l.present.contains(page))
     }
 
     pub(crate) fn dirty(&self) -> usize {

@@ -47,6 +47,11 @@ impl Entry {
         self.valid == 0 && self.zero == 0
     }
 
+    /// Which blocks this layer has or hides.
+    pub(crate) const fn touched(&self) -> u16 {
+        self.valid | self.zero
+    }
+
     /// Takes blocks out; `zero` says which of them must hide what lies below.
     pub(crate) fn drop_blocks(&mut self, mask: u16, zero: u16) {
         self.valid &= !mask;

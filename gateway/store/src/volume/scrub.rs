@@ -176,8 +176,7 @@ impl Inner {
     ) -> Result<T, IoError> {
         let layers = self.map.layers();
         let layer = layers.named(snapshot).ok_or(IoError::Invalid)?.id;
-        let chain = layers.chain(layer);
-        let before = self.map.read_through(chain);
+        let before = self.map.read_through(layer);
         let out = look(self);
         self.map.read_through(before);
         Ok(out)

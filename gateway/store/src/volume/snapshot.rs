@@ -11,8 +11,8 @@ use super::Inner;
 use super::page::{BLOCKS, CHUNKS};
 use super::record::Record;
 
-/// The most snapshots of a volume: the state of a checkpoint, which has a set of pages for each,
-/// stays small, and a read of what was never written asks each of them.
+/// The most snapshots of a volume: the state of a checkpoint has a set of pages for each of them, and
+/// what is learned of a page for the first time asks each of them. A group gives names to half as many.
 const SNAPSHOTS_MAX: usize = 1024;
 
 // === impl Inner ===
@@ -143,10 +143,9 @@ impl Inner {
         let mut out = Mapped::new(from, limit);
         let mut page = u32::try_from(from / PER_PAGE).unwrap_or(u32::MAX);
         while let Some(found) = self.map.next_page_of(&now, page) {
-            let base = u64::from(found) * CHUNKS as u64;
-            for chunk in base.max(from / BLOCKS as u64)..base + CHUNKS as u64 {
-                let mask = self.map.touched(&now, chunk)?;
-                if !out.chunk(chunk, mask) {
+            let chunks = u64::from(found) * CHUNKS as u64..;
+            for (chunk, mask) in chunks.zip(self.map.touched(&now, found)?) {
+                if chunk >= from / BLOCKS as u64 && !out.chunk(chunk, mask) {
                     return Ok(out.finish());
                 }
             }

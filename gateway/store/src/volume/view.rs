@@ -105,8 +105,7 @@ impl Inner {
     /// Reads through a layer that somebody holds while `read` lasts.
     fn held<T>(&mut self, hold: u64, read: impl FnOnce(&mut Self) -> T) -> Result<T, IoError> {
         let layer = self.chores.held(hold).ok_or(IoError::Invalid)?;
-        let chain = self.map.layers().chain(layer);
-        let before = self.map.read_through(chain);
+        let before = self.map.read_through(layer);
         let out = read(self);
         self.map.read_through(before);
         Ok(out)

@@ -455,7 +455,7 @@ fn a_volume_with_all_its_snapshots_is_used_opened_and_cleared() {
     assert!(late <= early * 2, "{early} bytes for a snapshot early on, {late} late");
     assert_eq!(take(&volume, ALL + 1), Err(IoError::TooManySnapshots), "no disk is full");
     assert_eq!(shown(volume.as_ref(), u64::try_from(ALL % 64).unwrap() * CHUNK), byte(ALL));
-    assert_eq!(shown(volume.as_ref(), 100 * CHUNK), 0, "what was never written asks each layer");
+    assert_eq!(shown(volume.as_ref(), 100 * CHUNK), 0, "what was never written");
     close(volume.as_ref()).unwrap();
     drop(volume);
     drop(pool);

@@ -428,8 +428,8 @@ impl Inner {
     /// Lets go of extents that the store recorded by itself and whose checksums are durable.
     fn forget_settled(&mut self) {
         let mut activity = self.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = &self.map;
-        activity.retain_own(|e| map.is_page_unsaved(page_of_extent(*e)));
+        let unsaved = self.map.unsaved_pages();
+        activity.retain_own(|e| unsaved.contains(page_of_extent(*e)));
         self.own = activity.own().len();
         self.recorded =
             activity.own().iter().chain(activity.given()).map(|e| (e.index(), ())).collect();

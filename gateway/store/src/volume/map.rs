@@ -8,10 +8,12 @@ mod seen;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use block::{BLOCK_BYTES, IoError};
 use redb::{Database, ReadableDatabase, TableDefinition, TableError};
+use roaring::RoaringBitmap;
 
 use crate::error::StoreError;
 
@@ -372,6 +374,21 @@ impl Map {
         }
     }
 
+    /// Stops trusting checksums of neighbouring chunks of one page, in every layer that has something
+    /// there.
+    pub(crate) fn distrust_all(&mut self, chunks: Range<u64>) -> Result<(), IoError> {
+        let page = page_of(chunks.start);
+        let there = self.layers.all().iter().filter(|layer| layer.present.contains(page));
+        let there: Vec<u32> = there.map(|layer| layer.id).collect();
+        for layer in there {
+            self.asked += 1;
+            for chunk in chunks.clone() {
+                self.distrust(layer, chunk, u16::MAX)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops trusting checksums of a chunk, if its page is in memory or can be loaded.
     pub(crate) fn distrust(&mut self, layer: u32, chunk: u64, mask: u16) -> Result<(), IoError> {
         let key = PageKey::new(layer, page_of(chunk));
@@ -389,12 +406,9 @@ impl Map {
         self.dirty.len()
     }
 
-    /// Whether a page (in any layer) has changes that no checkpoint has.
-    pub(crate) fn is_page_unsaved(&self, page: u32) -> bool {
-        self.layers.all().iter().any(|l| {
-            let key = PageKey::new(l.id, page);
-            self.dirty.contains(&key) || self.writing.contains(&key)
-        })
+    /// The pages that have changes in some layer which no checkpoint has.
+    pub(crate) fn unsaved_pages(&self) -> RoaringBitmap {
+        self.dirty.iter().chain(&self.writing).map(|key| key.page()).collect()
     }
 
     /// The pages that a checkpoint must write; they stay in memory until it has ended.

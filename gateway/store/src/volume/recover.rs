@@ -32,7 +32,7 @@ use super::fill::Fill;
 use super::lanes::{Lanes, STATE, STATE_KEY, write_checkpoint};
 use super::log::{self, Log};
 use super::map::{Map, PageKey};
-use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT};
+use super::page::{BLOCKS, Entry, NO_SLOT};
 use super::record::Record;
 use super::slots::Slots;
 use super::state::State;
@@ -409,17 +409,12 @@ impl Opening {
     /// Whatever was written where changes were in flight, its checksums may be older.
     fn distrust(&mut self, image: &Image) -> Result<(), StoreError> {
         let per_extent = ACTIVITY_BYTES / SLOT_BYTES;
-        let layers: Vec<u32> = self.map.layers().all().iter().map(|l| l.id).collect();
+        let end = block::VOLUME_BYTES_MAX / SLOT_BYTES;
         for extent in &image.active {
             let first = extent.index().saturating_mul(per_extent);
-            let page = u32::try_from(first / CHUNKS as u64).unwrap_or(u32::MAX);
-            if self.map.next_page_of(&layers, page) != Some(page) {
-                continue;
-            }
-            for layer in &layers {
-                for chunk in first..first + per_extent {
-                    self.map.distrust(*layer, chunk, u16::MAX).map_err(|_error| UNREADABLE)?;
-                }
+            if first < end {
+                let chunks = first..first + per_extent;
+                self.map.distrust_all(chunks).map_err(|_error| UNREADABLE)?;
             }
         }
         Ok(())
@@ -504,7 +499,7 @@ mod tests {
     use crate::executor::Executor;
     use crate::volume::Host;
     use crate::volume::map::page_of;
-    use crate::volume::page::Page;
+    use crate::volume::page::{CHUNKS, Page};
     use crate::volume::slots::Budget;
 
     #[derive(Debug)]

@@ -51,16 +51,16 @@ impl Inner {
         let mut activity = self.activity.lock().unwrap_or_else(PoisonError::into_inner);
         // The owner speaks for the whole volume now: what the store, or a crash, left recorded goes
         // as far as it is settled.
-        let saved = &self.map;
-        activity.retain_own(|e| saved.is_page_unsaved(page_of_extent(*e)));
+        let unsaved_pages = self.map.unsaved_pages();
+        activity.retain_own(|e| unsaved_pages.contains(page_of_extent(*e)));
         self.own = activity.own().len();
         stay.extend(activity.own().iter().map(|e| (e.index(), ())));
         drop(activity);
         let mut unsaved = false;
-        let map = &self.map;
         self.recorded.retain(|index, ()| {
             let stays = stay.contains_key(index);
-            unsaved |= !stays && map.is_page_unsaved(page_of_extent(ActivityExtent::new(*index)));
+            let page = page_of_extent(ActivityExtent::new(*index));
+            unsaved |= !stays && unsaved_pages.contains(page);
             stays
         });
         if !unsaved {

@@ -353,6 +353,35 @@ mod tests {
         assert_eq!(map.asked(), asked + 1);
     }
 
+    /// A start after a crash looked for each chunk of each recorded extent in each layer, and letting
+    /// go of a recorded extent looked for its page in each.
+    #[test]
+    fn what_a_crash_left_is_looked_for_where_there_is_something() {
+        let mut map = map();
+        let known = Entry { summed: 1, ..entry(70, 1, 0) };
+        map.set(1, 7, known).unwrap();
+        map.begin_checkpoint();
+        map.end_checkpoint();
+        for _ in 0..1000 {
+            snapshot(&mut map);
+        }
+        let head = map.layers().head;
+        map.set(head, 40, known).unwrap();
+        map.set(head, 70, known).unwrap();
+        assert_eq!(map.unsaved_pages().iter().collect::<Vec<_>>(), [0]);
+        map.set(5, 300, known).unwrap();
+        map.begin_checkpoint();
+        map.set(6, 600, known).unwrap();
+        assert_eq!(map.unsaved_pages().iter().collect::<Vec<_>>(), [0, 1, 2]);
+        let asked = map.asked();
+        map.distrust_all(0..64).unwrap();
+        map.distrust_all(1024..1088).unwrap();
+        assert_eq!(map.asked() - asked, 2);
+        let summed = [(1, 7), (head, 40), (head, 70), (5, 300)]
+            .map(|(layer, chunk)| map.entry(layer, chunk).unwrap().summed);
+        assert_eq!(summed, [0, 0, 1, 1]);
+    }
+
     struct Dice(u64);
 
     impl Dice {

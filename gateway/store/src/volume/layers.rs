@@ -138,6 +138,11 @@ impl Layers {
         names
     }
 
+    /// How many snapshots there are.
+    pub(crate) fn names_len(&self) -> usize {
+        self.all.iter().filter(|layer| layer.name.is_some()).count()
+    }
+
     /// The id that the next layer has; `None` when all were given, which no volume lives to see.
     pub(crate) fn next_id(&self) -> Option<u32> {
         self.newest.checked_add(1)

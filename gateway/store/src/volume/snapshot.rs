@@ -32,7 +32,7 @@ impl Inner {
             return Err(IoError::Invalid);
         }
         let layer = layers.next_id().ok_or(IoError::Invalid)?;
-        if layers.names().len() >= SNAPSHOTS_MAX {
+        if layers.names_len() >= SNAPSHOTS_MAX {
             return Err(IoError::TooManySnapshots);
         }
         self.ensure_open()?;

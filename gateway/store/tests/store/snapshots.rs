@@ -364,6 +364,28 @@ fn a_pool_with_ten_thousand_snapshots_is_used_opened_and_cleared() {
     assert!(volume.snapshots().is_empty());
     let each = used / u64::try_from(VOLUMES).unwrap();
     assert_eq!(pool.used_bytes(), used - each + 8 * CHUNK);
+    // Power goes while another one is cleared: what was removed stays so, and nothing else is.
+    close(volume.as_ref()).unwrap();
+    drop(volume);
+    let volume = pool.open_volume(id(5)).unwrap();
+    for number in (1..=EACH).rev().step_by(3) {
+        remove(&volume, number).unwrap();
+    }
+    let (used, left) = (pool.used_bytes(), volume.snapshots());
+    drop(volume);
+    drop(pool);
+    disk.power_cut(5);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    for one in 0..VOLUMES {
+        let volume = pool.open_volume(id(one)).unwrap();
+        match one {
+            4 => assert!(volume.snapshots().is_empty()),
+            5 => assert_eq!(volume.snapshots(), left),
+            _ => assert_eq!(volume.snapshots().len(), usize::try_from(EACH).unwrap()),
+        }
+        close(volume.as_ref()).unwrap();
+    }
+    assert_eq!(pool.used_bytes(), used);
 }
 
 /// Found in a review: each look at a volume's snapshots counted all of their maps in one go, while hosts

@@ -214,7 +214,7 @@ impl Inner {
         let before = self.map.entry(lowest, chunk)?;
         let mut entry = before;
         let mut fresh = 0u16;
-        let mut sums = Box::new([0; BLOCKS]);
+        let mut sums = [0; BLOCKS];
         for (block, content) in (first..).zip(content.chunks_exact(BLOCK_SIZE)) {
             let is_there = (before.valid | before.zero) & (1 << block) != 0;
             if !is_there && (zeroes || content.iter().any(|byte| *byte != 0)) {

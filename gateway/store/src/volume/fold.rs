@@ -204,7 +204,7 @@ impl Inner {
             return Ok(None);
         }
         let mut planned = plan(&mut self.map, (fold.from, fold.into), chunk)?;
-        let mut sums = Box::new([0; BLOCKS]);
+        let mut sums = [0; BLOCKS];
         if planned.copied != 0 {
             let near = fold.warmed == Some(chunk);
             match self.copy(&giving, &planned, near, &mut sums) {

@@ -67,10 +67,10 @@ fn images_of_activity_that_are_almost_right_mean_the_same_when_they_are_written_
 /// Records carry a sum of their own, with the log and the place that they are of.
 #[test]
 fn records_of_the_log_that_are_almost_right_mean_the_same_when_they_are_written_again() {
-    let sums = Box::new([3; BLOCKS]);
+    let sums = [3; BLOCKS];
     let records = [
         Record::Header { base: 7 },
-        Record::Map { layer: 1, chunk: 2, slot: 3, fresh: 2, sums: sums.clone() },
+        Record::Map { layer: 1, chunk: 2, slot: 3, fresh: 2, sums },
         Record::Drop { layer: 1, chunk: 2, mask: 4, zero: 4 },
         Record::DropPage { layer: 1, page: 9 },
         Record::Resize { bytes: 1 << 30 },

@@ -33,7 +33,7 @@ pub(crate) enum Record {
         /// Which blocks.
         fresh: u16,
         /// Their checksums.
-        sums: Box<[u32; BLOCKS]>,
+        sums: [u32; BLOCKS],
     },
     /// Blocks of a chunk are given back.
     Drop {
@@ -97,7 +97,7 @@ pub(crate) enum Record {
         /// Which blocks were.
         copied: u16,
         /// Their checksums.
-        sums: Box<[u32; BLOCKS]>,
+        sums: [u32; BLOCKS],
     },
     /// A layer is empty and goes; its parent takes its place.
     DropLayer {
@@ -124,7 +124,7 @@ impl Record {
         let (kind, a, b, layer, x, y, sums) = match self {
             Self::Header { base } => (1u8, 0, 0u32, 0, *base, 0, &none),
             Self::Map { layer, chunk, slot, fresh, sums } => {
-                (2, *fresh, 0, *layer, *chunk, *slot, sums.as_ref())
+                (2, *fresh, 0, *layer, *chunk, *slot, sums)
             }
             Self::Drop { layer, chunk, mask, zero } => {
                 (3, *mask, u32::from(*zero), *layer, *chunk, 0, &none)
@@ -137,7 +137,7 @@ impl Record {
             Self::Unname { id } => (9, 0, 0, 0, halves(id).0, halves(id).1, &none),
             Self::RollBack { layer, id } => (10, 0, 0, *layer, halves(id).0, halves(id).1, &none),
             Self::Fold { from, into, chunk, slot, copied, sums } => {
-                (11, *copied, *into, *from, *chunk, *slot, sums.as_ref())
+                (11, *copied, *into, *from, *chunk, *slot, sums)
             }
             Self::DropLayer { layer } => (12, 0, 0, *layer, 0, 0, &none),
             Self::Filled => (13, 0, 0, 0, 0, 0, &none),
@@ -190,8 +190,8 @@ impl Record {
     }
 }
 
-fn sums_of(bytes: &[u8]) -> Option<Box<[u32; BLOCKS]>> {
-    let mut sums = Box::new([0; BLOCKS]);
+fn sums_of(bytes: &[u8]) -> Option<[u32; BLOCKS]> {
+    let mut sums = [0; BLOCKS];
     for (block, sum) in sums.iter_mut().enumerate() {
         *sum = u32_at(bytes, 32 + block * 4)?;
     }
@@ -223,9 +223,8 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Record> {
-        let mut sums = Box::new([0; BLOCKS]);
+        let mut sums = [0; BLOCKS];
         sums[1] = 0xdead_beef;
-        let folded = sums.clone();
         vec![
             Record::Header { base: 7 },
             Record::Map { layer: 1, chunk: 2, slot: 3, fresh: 2, sums },
@@ -237,10 +236,20 @@ mod tests {
             Record::Snapshot { layer: 3, id: SnapshotId::of(0x0102_0304_0506_0708_090a_0b0c) },
             Record::Unname { id: SnapshotId::of(u128::MAX - 1) },
             Record::RollBack { layer: 4, id: SnapshotId::of(7) },
-            Record::Fold { from: 5, into: 0x1_0003, chunk: 6, slot: 8, copied: 2, sums: folded },
+            Record::Fold { from: 5, into: 0x1_0003, chunk: 6, slot: 8, copied: 2, sums },
             Record::DropLayer { layer: 5 },
             Record::Filled,
         ]
+    }
+
+    /// The first write to a place after a snapshot makes one.
+    #[test]
+    fn a_record_takes_no_memory_beside_the_list_that_it_is_in() {
+        let (records, mut bytes) = (all(), Vec::new());
+        let record = &records[1];
+        record.encode(5, 8, &mut bytes);
+        let (decoded, held) = testkit::heap::most(|| Record::decode(&bytes, 5, 8));
+        assert_eq!((decoded.as_ref(), held), (Some(record), 0));
     }
 
     #[test]

@@ -34,8 +34,13 @@ pub(crate) struct Slots {
     ready: Ready,
     /// Taken, and being written by a worker: no record names them yet.
     flying: Vec<u64>,
-    /// Given up, but perhaps read from, or needed if a record is not believed.
+    /// Given up, but perhaps read from.
     parked: Vec<Parked>,
+    /// Given up, but needed if a record is not believed. They may be as many as a fold copied before
+    /// the next commit, so nothing but a commit looks at them.
+    copied: Vec<Parked>,
+    /// The records before this number are committed.
+    committed: u64,
     /// Given up; the record is not durable yet.
     freed: Vec<u64>,
     /// Given up; a sync that covers the record is under way.
@@ -110,8 +115,18 @@ impl Slots {
         let freed: Vec<u64> = unpunched.iter().collect();
         let ready =
             Ready { slots: VecDeque::new(), coming: Vec::new(), batch: READY_MIN, pause: 0 };
-        let (parked, freeing) = (Vec::new(), Vec::new());
-        let slots = Self { budget, next, free, ready, flying: Vec::new(), parked, freed, freeing };
+        let slots = Self {
+            budget,
+            next,
+            free,
+            ready,
+            flying: Vec::new(),
+            parked: Vec::new(),
+            copied: Vec::new(),
+            committed: 0,
+            freed,
+            freeing: Vec::new(),
+        };
         slots.budget.charge(slots.used());
         slots
     }
@@ -221,23 +236,24 @@ impl Slots {
     /// Gives a slot up as soon as the reads up to `reader` have ended and record number `record`
     /// (0 for none) is committed.
     pub(crate) fn give_up_after(&mut self, slot: u64, reader: u64, record: u64) {
-        self.parked.push(Parked { slot, reader, record });
+        let waits = record != 0 && record >= self.committed;
+        let list = if waits { &mut self.copied } else { &mut self.parked };
+        list.push(Parked { slot, reader, record });
     }
 
     /// All reads before `reader` have ended, all records before `record` are committed.
     pub(crate) fn unpark(&mut self, reader: u64, record: u64) {
-        let freed = &mut self.freed;
-        self.parked.retain(|parked| {
-            let stays = parked.reader >= reader || (parked.record != 0 && parked.record >= record);
-            if !stays {
-                freed.push(parked.slot);
-            }
-            stays
-        });
+        if record > self.committed {
+            self.committed = record;
+            let committed = self.copied.extract_if(.., |copied| copied.record < record);
+            self.parked.extend(committed);
+        }
+        let unread = self.parked.extract_if(.., |parked| parked.reader < reader);
+        self.freed.extend(unread.map(|parked| parked.slot));
     }
 
     pub(crate) fn parked(&self) -> usize {
-        self.parked.len()
+        self.parked.len() + self.copied.len()
     }
 
     /// A sync begins; it covers the records of everything that was given up so far.
@@ -257,7 +273,7 @@ impl Slots {
     /// What a checkpoint that is made now should know: all that is free, and the part of it that
     /// was not given back to the medium yet.
     pub(crate) fn for_checkpoint(&self) -> (RoaringTreemap, RoaringTreemap) {
-        let parked = self.parked.iter().map(|p| &p.slot);
+        let parked = self.parked.iter().chain(&self.copied).map(|p| &p.slot);
         let waiting: RoaringTreemap = self
             .freed
             .iter()
@@ -313,6 +329,31 @@ mod tests {
         assert_eq!(slots.begin_sync().len(), 13);
         slots.end_sync();
         assert_eq!((slots.used(), slots.budget.used_bytes()), (20, 20 * SLOT_BYTES));
+    }
+
+    /// Each batch of requests looked at all that a fold had copied since the last commit.
+    #[test]
+    fn what_waits_for_a_commit_is_looked_at_when_there_is_one() {
+        let mut slots = slots(None);
+        let [read, early, late, both] = [(); 4].map(|()| slots.take().unwrap());
+        slots.give_up_after(read, 3, 0);
+        slots.give_up_after(early, 3, 5);
+        slots.give_up_after(late, 3, 9);
+        slots.give_up_after(both, 9, 9);
+        assert_eq!((slots.parked.len(), slots.copied.len(), slots.parked()), (1, 3, 4));
+        slots.unpark(3, 6);
+        assert_eq!((slots.parked.len(), slots.copied.len(), slots.freed()), (2, 2, 0));
+        slots.unpark(4, 6);
+        assert_eq!((slots.parked.len(), slots.copied.len(), slots.freed()), (0, 2, 2));
+        let (free, unpunched) = slots.for_checkpoint();
+        assert_eq!((free.len(), unpunched.len()), (4, 4));
+        slots.unpark(4, 10);
+        assert_eq!((slots.parked.len(), slots.copied.len(), slots.freed()), (1, 0, 3));
+        // What is committed already waits for reads alone.
+        let again = slots.take().unwrap();
+        slots.give_up_after(again, 9, 9);
+        slots.unpark(u64::MAX, 10);
+        assert_eq!((slots.parked(), slots.freed()), (0, 5));
     }
 
     #[test]

@@ -106,6 +106,13 @@ impl Group {
         self.writes.push(Planned { extent, data, fua, ticket, result });
     }
 
+    /// Takes the empty list of writes that were answered for the next ones.
+    fn give_back(&mut self, writes: Vec<Planned>) {
+        if self.writes.capacity() < writes.capacity() && self.writes.is_empty() {
+            self.writes = writes;
+        }
+    }
+
     pub(super) fn mark(&self) -> Mark {
         Mark {
             fresh: self.fresh.len(),
@@ -232,7 +239,6 @@ impl Inner {
         self.group.undo.push(undo);
         if recorded != 0 {
             self.uncommitted.add(slot, recorded, u64::MAX);
-            let sums = Box::new(sums);
             self.group.records.push(Record::Map { layer, chunk, slot, fresh: recorded, sums });
         }
         Ok(fresh)
@@ -316,7 +322,8 @@ impl Inner {
             return;
         }
         let mut bytes = 0;
-        for planned in self.commit() {
+        let mut writes = self.commit();
+        for planned in writes.drain(..) {
             if planned.result.is_ok() {
                 bytes += planned.data.len() as u64;
             }
@@ -326,6 +333,7 @@ impl Inner {
                 result => ticket.answer(outcome(result)),
             }
         }
+        self.group.give_back(writes);
         self.metrics.written_data.increment(bytes);
     }
 

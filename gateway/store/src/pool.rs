@@ -45,7 +45,9 @@ const VOLUMES_DIR: &str = "volumes";
 pub struct PoolOptions {
     /// The most bytes that the slots of all volumes may take; `None` for what the medium has.
     pub capacity_bytes: Option<u64>,
-    /// Map pages (20 KiB, for 16 MiB of a volume) that each volume may keep in memory.
+    /// Map pages (20 KiB, for 16 MiB of a volume) that each volume may keep in memory. One with many
+    /// snapshots knows of a quarter as many pages (16 KiB) which layer each block is read from, and of
+    /// as many for the snapshots that are read.
     pub map_pages_max: usize,
 }
 

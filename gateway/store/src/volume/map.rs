@@ -22,6 +22,7 @@ use super::layers::Layers;
 use super::page::{BLOCKS, CHUNKS, Entry, NO_SLOT, Page};
 
 use self::newest::Newest;
+use self::seen::HEAD;
 
 /// Pages by [`PageKey`].
 pub(crate) const PAGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pages");
@@ -72,7 +73,8 @@ pub(crate) struct Map {
     ring: Vec<PageKey>,
     hand: usize,
     pages_max: usize,
-    newest: Newest,
+    /// What is known of the head, and behind it of a few snapshots that are read.
+    newest: Vec<Newest>,
     /// How many layers were asked for something: what reads cost, as a number that no clock blurs.
     asked: u64,
     dirty: BTreeSet<PageKey>,
@@ -150,7 +152,7 @@ impl Map {
             ring: Vec::new(),
             hand: 0,
             pages_max,
-            newest: Newest::new(pages_max / 4),
+            newest: vec![Newest::new(None, pages_max / 4)],
             asked: 0,
             dirty: BTreeSet::new(),
             writing: BTreeSet::new(),
@@ -196,8 +198,10 @@ impl Map {
         let head = self.layers.get(self.layers.head);
         let is_above = head.is_some_and(|l| l.id == before || l.parent == Some(before));
         if !is_above && self.layers.get(before).is_some() {
-            self.newest.clear();
+            self.newest[HEAD].clear();
         }
+        let layers = &self.layers;
+        self.newest.retain(|known| known.root.is_none_or(|root| layers.get(root).is_some()));
         self.top = self.layers.head;
         self.through = None;
     }
@@ -346,8 +350,10 @@ impl Map {
             cached.page = Arc::new(Page::new());
         }
         self.mark(key, true);
-        if self.newest.knows(key.page(), key.layer()) {
-            self.newest.forget(key.page());
+        for known in &mut self.newest {
+            if known.knows(key.page(), key.layer()) {
+                known.forget(key.page());
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Which layer each block is read from, page by page: a volume with many snapshots is not asked layer
 //! by layer, and neither is what was never written.
 //!
-//! Invariant: what is known of a page is what a walk down from the head would find in the layers up
+//! Invariant: what is known of a page is what a walk down from the root would find in the layers up
 //! to the one that stands beside it. It is derived from them and kept in memory only, so what cannot
 //! be kept right is forgotten, never guessed, and learned anew by the next who asks.
 
@@ -24,16 +24,20 @@ struct Known {
     is_recent: bool,
 }
 
-/// What is known of a volume.
+/// What is known of a volume, or of one of its snapshots.
 #[derive(Debug)]
 pub(super) struct Newest {
+    /// The layer from which all is read: a sealed one, or whichever is the head.
+    pub(super) root: Option<u32>,
+    /// Read through since it was last looked for one to let go of.
+    pub(super) is_recent: bool,
     pages: NumberMap<u64, Known>,
     /// Every known page once, for the clock.
     ring: Vec<u64>,
     hand: usize,
     pages_max: usize,
-    /// Whether the head is read through a layer, as far as somebody asked.
-    under_head: NumberMap<u64, bool>,
+    /// Whether the root is read through a layer, as far as somebody asked.
+    under: NumberMap<u64, bool>,
 }
 
 /// No rows.
@@ -59,21 +63,23 @@ pub(super) fn blocks_where(row: &Row, is: impl Fn(u32) -> bool) -> u16 {
 // === impl Newest ===
 
 impl Newest {
-    pub(super) fn new(pages_max: usize) -> Self {
+    pub(super) fn new(root: Option<u32>, pages_max: usize) -> Self {
         Self {
+            root,
+            is_recent: true,
             pages: NumberMap::default(),
             ring: Vec::new(),
             hand: 0,
             pages_max: pages_max.max(1),
-            under_head: NumberMap::default(),
+            under: NumberMap::default(),
         }
     }
 
-    /// The head is read through other layers now.
+    /// The root is read through other layers now.
     pub(super) fn clear(&mut self) {
         self.pages.clear();
         self.ring.clear();
-        self.under_head.clear();
+        self.under.clear();
     }
 
     /// Whether what a layer has of a page is taken into account.
@@ -133,12 +139,13 @@ impl Newest {
         }
     }
 
-    pub(super) fn is_under_head(&self, layer: u32) -> Option<bool> {
-        self.under_head.get(&u64::from(layer)).copied()
+    /// Whether the root is read through a layer, if somebody asked before.
+    pub(super) fn is_under(&self, layer: u32) -> Option<bool> {
+        self.under.get(&u64::from(layer)).copied()
     }
 
-    pub(super) fn set_under_head(&mut self, layer: u32, is: bool) {
-        self.under_head.insert(u64::from(layer), is);
+    pub(super) fn set_under(&mut self, layer: u32, is: bool) {
+        self.under.insert(u64::from(layer), is);
     }
 }
 
@@ -148,7 +155,7 @@ mod tests {
 
     #[test]
     fn keeps_no_more_pages_than_it_may_and_those_that_are_asked_for() {
-        let mut newest = Newest::new(4);
+        let mut newest = Newest::new(None, 4);
         for page in 0..4 {
             newest.put(page, 7, None);
         }

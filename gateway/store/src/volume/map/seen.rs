@@ -1,15 +1,16 @@
 //! What is seen through the layers of a map.
 //!
-//! A few layers are asked one after another. Where there are many, [`Newest`](super::newest::Newest)
-//! says which of those that lie under the head has a block, so that a read asks the head and the
-//! layers that it finds something in, whatever the number of snapshots.
+//! A few layers are asked one after another. Where there are many, [`Newest`] says which of those that
+//! lie under the head has a block, so that a read asks the head and the layers that it finds something
+//! in, whatever the number of snapshots. A snapshot shares what was not changed since with the head;
+//! of what was, one that is read has a [`Newest`] of its own.
 
 use std::sync::Arc;
 
 use block::IoError;
 use smallvec::SmallVec;
 
-use super::newest::{Row, blocks_where, no_rows, raise};
+use super::newest::{Newest, Row, blocks_where, no_rows, raise};
 use super::{Map, PageKey, Source, page_of, place_of};
 use crate::volume::layers::Layer;
 use crate::volume::page::{CHUNKS, Entry, Page};
@@ -17,6 +18,10 @@ use crate::volume::page::{CHUNKS, Entry, Page};
 /// Layers that are asked one after another: so few are asked in less time than it takes to learn
 /// what they have.
 const ASKED_MAX: usize = 8;
+/// Snapshots of which something is known for themselves; together they take as much as the head.
+const VIEWS_MAX: usize = 16;
+/// The head's place among what is known.
+pub(super) const HEAD: usize = 0;
 
 // === impl Map ===
 
@@ -120,13 +125,8 @@ impl Map {
         {
             if may_know && layer != self.layers.head {
                 may_know = false;
-                if let Some(row) = self.row(layer, chunk)? {
-                    let over = rest & blocks_where(&row, |newest| newest > layer);
-                    nowhere = self.look_up(&row, chunk, rest & !over, &mut show)?;
-                    // What was changed since this layer was sealed is looked for in it and below.
-                    rest = over;
-                    continue;
-                }
+                (rest, nowhere) = self.look_known(layer, chunk, rest, &mut show)?;
+                continue;
             }
             self.asked += 1;
             let entry = self.entry(layer, chunk)?;
@@ -138,6 +138,52 @@ impl Map {
             next = self.parent(layer);
         }
         Ok(rest | nowhere)
+    }
+
+    /// Looks for blocks through a layer where something is known of it. Returns those that must be
+    /// looked for in the layer and below it, one after another, and those that no layer has or hides.
+    fn look_known(
+        &mut self,
+        top: u32,
+        chunk: u64,
+        wanted: u16,
+        mut show: impl FnMut(u32, u16, &Entry),
+    ) -> Result<(u16, u16), IoError> {
+        let (mut rest, mut nowhere) = (wanted, 0);
+        if let Some(row) = self.row(HEAD, top, chunk)? {
+            // What was changed since this layer was sealed.
+            let over = rest & blocks_where(&row, |newest| newest > top);
+            nowhere = self.look_up(&row, chunk, rest & !over, &mut show)?;
+            rest = over;
+        }
+        if rest != 0
+            && top == self.top
+            && let Some(view) = self.view(top)
+            && let Some(row) = self.row(view, top, chunk)?
+        {
+            nowhere |= self.look_up(&row, chunk, rest, show)?;
+            rest = 0;
+        }
+        Ok((rest, nowhere))
+    }
+
+    /// The place of what is known of a snapshot that is read; `None` while others are read more.
+    fn view(&mut self, root: u32) -> Option<usize> {
+        let known = self.newest.iter().position(|known| known.root == Some(root));
+        if let Some(place) = known {
+            self.newest[place].is_recent = true;
+            return known;
+        }
+        if self.newest.len() > VIEWS_MAX {
+            let idle = |known: &Newest| known.root.is_some() && !known.is_recent;
+            let Some(place) = self.newest.iter().position(idle) else {
+                self.newest.iter_mut().for_each(|known| known.is_recent = false);
+                return None;
+            };
+            self.newest.remove(place);
+        }
+        self.newest.push(Newest::new(Some(root), self.pages_max / 4 / VIEWS_MAX));
+        Some(self.newest.len() - 1)
     }
 
     /// Shows the layers that a row names for these blocks. Returns the blocks of which it names none.
@@ -155,49 +201,45 @@ impl Map {
             let mask = rest & blocks_where(row, |newest| newest == layer);
             self.asked += 1;
             let entry = self.entry(layer, chunk)?;
-            debug_assert_eq!(mask & !entry.touched(), 0, "layer {layer}, chunk {chunk}");
+            debug_assert!(mask & !entry.touched() == 0, "layer {layer}, chunk {chunk}");
             show(layer, mask, &entry);
             rest &= !mask;
         }
         Ok(nowhere)
     }
 
-    /// The newest layers of a chunk's blocks among those under the head, if `top` is one of them.
-    fn row(&mut self, top: u32, chunk: u64) -> Result<Option<Row>, IoError> {
-        let Some(under) = self.parent(self.layers.head) else { return Ok(None) };
-        if !self.is_under_head(top) {
-            return Ok(None);
-        }
+    /// The newest layers of a chunk's blocks among those that a root is read through, but for the head
+    /// itself, if `top` is one of them.
+    fn row(&mut self, known: usize, top: u32, chunk: u64) -> Result<Option<Row>, IoError> {
+        let under = self.newest[known].root.or_else(|| self.parent(self.layers.head));
+        let Some(under) = under.filter(|_| self.is_under(known, top)) else { return Ok(None) };
         let page = page_of(chunk);
-        if !self.newest.knows(page, under) {
-            self.learn(page, under)?;
+        if !self.newest[known].knows(page, under) {
+            self.learn(known, page, under)?;
         }
-        Ok(self.newest.row(page, place_of(chunk), under))
+        Ok(self.newest[known].row(page, place_of(chunk), under))
     }
 
-    /// Whether the head is read through a layer.
-    fn is_under_head(&mut self, layer: u32) -> bool {
-        if self.parent(self.layers.head) == Some(layer) {
+    /// Whether a root is read through a layer.
+    fn is_under(&mut self, known: usize, layer: u32) -> bool {
+        let root = self.newest[known].root.unwrap_or(self.layers.head);
+        if layer == root || self.parent(root) == Some(layer) {
             return true;
         }
-        if let Some(is) = self.newest.is_under_head(layer) {
+        if let Some(is) = self.newest[known].is_under(layer) {
             return is;
         }
-        let is = self.is_read_through(layer);
-        self.newest.set_under_head(layer, is);
-        is
-    }
-
-    fn is_read_through(&self, layer: u32) -> bool {
         // Numbers fall on the way down.
-        let way = self.layers.down(self.layers.head).map(|l| l.id);
-        way.take_while(|id| *id >= layer).last() == Some(layer)
+        let way = self.layers.down(root).map(|l| l.id);
+        let is = way.take_while(|id| *id >= layer).last() == Some(layer);
+        self.newest[known].set_under(layer, is);
+        is
     }
 
     /// Takes into account what the layers from `under` down have of a page, as far as it is not yet.
     /// No page leaves memory for it.
-    fn learn(&mut self, page: u32, under: u32) -> Result<(), IoError> {
-        let (upto, mut rows) = self.newest.take(page);
+    fn learn(&mut self, known: usize, page: u32, under: u32) -> Result<(), IoError> {
+        let (upto, mut rows) = self.newest[known].take(page);
         let mut asked = 0;
         for layer in self.layers.down(under).take_while(|layer| layer.id > upto) {
             asked += 1;
@@ -208,7 +250,7 @@ impl Map {
             }
         }
         self.asked += asked;
-        self.newest.put(page, under, rows);
+        self.newest[known].put(page, under, rows);
         Ok(())
     }
 
@@ -222,19 +264,27 @@ impl Map {
     /// A layer has or hides other blocks of a chunk than before: so it is known from now on, or the
     /// page is forgotten.
     pub(super) fn touch(&mut self, layer: u32, chunk: u64, (before, after): (u16, u16)) {
-        let (page, place) = (page_of(chunk), place_of(chunk));
-        if before == after || !self.newest.knows(page, layer) {
+        if before == after {
             return;
         }
-        let (gained, lost) = (after & !before, before & !after);
-        // A layer beside those of the head is none of a row's.
+        for known in 0..self.newest.len() {
+            let is_above = self.newest[known].root.is_some_and(|root| layer > root);
+            if !is_above && self.newest[known].knows(page_of(chunk), layer) {
+                self.touch_known(known, layer, chunk, (after & !before, before & !after));
+            }
+        }
+    }
+
+    fn touch_known(&mut self, known: usize, layer: u32, chunk: u64, (gained, lost): (u16, u16)) {
+        let (page, place) = (page_of(chunk), place_of(chunk));
+        // A layer beside those of the root is none of a row's.
         if gained != 0
-            && (layer == self.layers.head || self.is_under_head(layer))
-            && let Some(row) = self.newest.row_mut(page, place)
+            && self.is_under(known, layer)
+            && let Some(row) = self.newest[known].row_mut(page, place)
         {
             raise(row, layer, gained);
         }
-        let Some(row) = self.newest.row(page, place, layer) else { return };
+        let Some(row) = self.newest[known].row(page, place, layer) else { return };
         let bared = lost & blocks_where(&row, |newest| newest == layer);
         if bared == 0 {
             return;
@@ -243,9 +293,9 @@ impl Map {
         let below = parent.map_or(0, |parent| self.touched_in_memory(parent, chunk));
         if parent.is_some() && bared & !below != 0 {
             // It may lie deeper.
-            return self.newest.forget(page);
+            return self.newest[known].forget(page);
         }
-        if let Some(row) = self.newest.row_mut(page, place) {
+        if let Some(row) = self.newest[known].row_mut(page, place) {
             for (block, newest) in row.iter_mut().enumerate() {
                 if bared & (1 << block) != 0 {
                     *newest = parent.unwrap_or(0);
@@ -281,7 +331,7 @@ mod tests {
     fn map() -> Map {
         let backend = InMemoryBackend::new();
         let database = Database::builder().create_with_backend(backend).unwrap();
-        Map::new(Arc::new(database), Layers::new(), 0, 64)
+        Map::new(Arc::new(database), Layers::new(), 0, 1024)
     }
 
     fn entry(slot: u64, valid: u16, zero: u16) -> Entry {
@@ -344,7 +394,10 @@ mod tests {
         // A snapshot in the middle shares what it has in common with the head.
         assert_eq!(cost(&mut map, 500, 9), (0, vec![]));
         assert_eq!(cost(&mut map, 500, 7), (1, vec![(1, 0b0011)]));
-        assert_eq!(cost(&mut map, 500, 101), (99, vec![(402, 1)]));
+        // Of what was changed since, it learns for itself, once for each page.
+        assert_eq!(cost(&mut map, 500, 101), (501, vec![(402, 1)]));
+        assert_eq!(cost(&mut map, 500, 101), (1, vec![(402, 1)]));
+        assert_eq!(cost(&mut map, 500, 155), (1, vec![(456, 1)]));
         // What is below does not matter to a fold of what hides nothing, nor to a trim.
         let asked = map.asked();
         assert_eq!(fold::plan(&mut map, (502, 501), 7).unwrap().entry, Entry::EMPTY);

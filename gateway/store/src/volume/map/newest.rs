@@ -40,26 +40,6 @@ pub(super) struct Newest {
     under: NumberMap<u64, bool>,
 }
 
-/// No rows.
-pub(super) fn no_rows() -> Rows {
-    Box::new([[0; BLOCKS]; CHUNKS])
-}
-
-/// Blocks that a layer has or hides, unless a newer one does.
-pub(super) fn raise(row: &mut Row, layer: u32, blocks: u16) {
-    for (block, newest) in row.iter_mut().enumerate() {
-        if blocks & (1 << block) != 0 {
-            *newest = layer.max(*newest);
-        }
-    }
-}
-
-/// The blocks of which `is` is true of the newest layer.
-pub(super) fn blocks_where(row: &Row, is: impl Fn(u32) -> bool) -> u16 {
-    let blocks = row.iter().enumerate().filter(|(_, newest)| is(**newest));
-    blocks.fold(0, |mask, (block, _)| mask | 1 << block)
-}
-
 // === impl Newest ===
 
 impl Newest {
@@ -147,6 +127,26 @@ impl Newest {
     pub(super) fn set_under(&mut self, layer: u32, is: bool) {
         self.under.insert(u64::from(layer), is);
     }
+}
+
+/// No rows.
+pub(super) fn no_rows() -> Rows {
+    Box::new([[0; BLOCKS]; CHUNKS])
+}
+
+/// Blocks that a layer has or hides, unless a newer one does.
+pub(super) fn raise(row: &mut Row, layer: u32, blocks: u16) {
+    for (block, newest) in row.iter_mut().enumerate() {
+        if blocks & (1 << block) != 0 {
+            *newest = layer.max(*newest);
+        }
+    }
+}
+
+/// The blocks of which `is` is true of the newest layer.
+pub(super) fn blocks_where(row: &Row, is: impl Fn(u32) -> bool) -> u16 {
+    let blocks = row.iter().enumerate().filter(|(_, newest)| is(**newest));
+    blocks.fold(0, |mask, (block, _)| mask | 1 << block)
 }
 
 #[cfg(test)]

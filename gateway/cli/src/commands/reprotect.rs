@@ -23,25 +23,23 @@ use crate::place::client;
 
 /// Between two looks at what is waited for.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// Plans that a script makes before it gives up: a link that comes and goes changes the state that one
+/// was made of.
+const PLANS_MAX: u32 = 3;
 
 /// `twinspan reprotect`
 pub(crate) fn reprotect(command: &args::Reprotect, global: &Global) -> Outcome {
     let client = client(global)?;
     let group = segment(&command.group);
-    let path = |what: &str| format!("/api/v1/groups/{group}/reprotect/{what}");
-    let token = match &command.token {
-        Some(token) => token.clone(),
-        None => {
-            let request = ReprotectRequest { to: command.to.clone(), discard: command.discard };
-            let plan: ReprotectPlan = client.post(&path("plan"), &request)?;
-            if command.dry_run {
-                show(global.output, &plan, plan_text);
-                return Ok(plan.token.map_or(Code::NeedsConsent.exit_code(), |_token| 0));
-            }
-            agreed(&plan, command.yes, global.output)?
+    let begun = match &command.token {
+        Some(token) => run(&client, &group, token)?,
+        None if command.dry_run => {
+            let plan = plan(&client, &group, command)?;
+            show(global.output, &plan, plan_text);
+            return Ok(plan.token.map_or(Code::NeedsConsent.exit_code(), |_token| 0));
         }
+        None => plan_and_run(&client, &group, command, global.output)?,
     };
-    let begun: Operation = client.post(&path("run"), &RunRequest { token })?;
     let ended = follow(&client, &begun, command.wait.timeout)?;
     if ended.state == OperationState::Succeeded && command.wait.wait {
         wait_ready(&client, &group, command.wait.timeout)?;
@@ -49,10 +47,43 @@ pub(crate) fn reprotect(command: &args::Reprotect, global: &Global) -> Outcome {
     end(&ended, global.output)
 }
 
-/// The token of a plan, if it can be run and whoever sits there wants it. A script has said so by its
-/// words.
-fn agreed(plan: &ReprotectPlan, yes: bool, format: Format) -> Result<String, Failure> {
-    let Some(token) = &plan.token else { return Err(blocked(plan)) };
+fn plan(client: &Client, group: &str, command: &args::Reprotect) -> Result<ReprotectPlan, Failure> {
+    let request = ReprotectRequest { to: command.to.clone(), discard: command.discard };
+    client.post(&format!("/api/v1/groups/{group}/reprotect/plan"), &request)
+}
+
+fn run(client: &Client, group: &str, token: &str) -> Result<Operation, Failure> {
+    let request = RunRequest { token: token.to_owned() };
+    client.post(&format!("/api/v1/groups/{group}/reprotect/run"), &request)
+}
+
+fn plan_and_run(
+    client: &Client,
+    group: &str,
+    command: &args::Reprotect,
+    format: Format,
+) -> Result<Operation, Failure> {
+    let mut plans = 0;
+    loop {
+        let plan = plan(client, group, command)?;
+        plans += 1;
+        let (token, was_asked) = agreed(&plan, command.yes, format)?;
+        match run(client, group, token) {
+            // Nobody has read it: what changed in the moment between is planned anew.
+            Err(failure) if !was_asked && plans < PLANS_MAX && is_stale(&failure) => {}
+            begun => return begun,
+        }
+    }
+}
+
+fn is_stale(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some(Code::PlanToken.as_str())
+}
+
+/// The token of a plan, if it can be run and whoever sits there wants it, and whether somebody was
+/// asked. A script has said so by its words.
+fn agreed(plan: &ReprotectPlan, yes: bool, format: Format) -> Result<(&str, bool), Failure> {
+    let token = plan.token.as_deref().ok_or_else(|| blocked(plan))?;
     let asks = !yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if asks || format == Format::Table {
         eprint!("{}", plan_text(plan));
@@ -67,7 +98,7 @@ fn agreed(plan: &ReprotectPlan, yes: bool, format: Format) -> Result<String, Fai
                 .next(format!("twinspan reprotect {} --token {token}", plan.group)));
         }
     }
-    Ok(token.clone())
+    Ok((token, asks))
 }
 
 fn is_yes(answer: &str) -> bool {
@@ -128,7 +159,7 @@ fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Fai
 mod tests {
     use super::*;
 
-    fn plan(token: Option<&str>) -> ReprotectPlan {
+    fn planned(token: Option<&str>) -> ReprotectPlan {
         let state = if token.is_some() { CheckState::Warning } else { CheckState::Blocked };
         let check = api::Check {
             name: "what only east has".to_owned(),
@@ -156,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_plan_says_what_is_lost_and_how_it_is_run() {
-        let text = plan_text(&plan(Some("ABC234")));
+        let text = plan_text(&planned(Some("ABC234")));
         for words in [
             "reprotect of shop from west to east",
             "at risk   8 KiB, UNKNOWN seconds",
@@ -166,16 +197,17 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
-        assert!(plan_text(&plan(None)).contains("cannot be run"));
+        assert!(plan_text(&planned(None)).contains("cannot be run"));
     }
 
     #[test]
     fn nothing_is_begun_where_a_step_is_blocked_or_the_answer_is_no_yes() {
-        let failure = agreed(&plan(None), true, Format::Json).unwrap_err();
+        let failure = agreed(&planned(None), true, Format::Json).unwrap_err();
         assert_eq!(failure.exit, 7);
         assert!(failure.what.contains("what only east has: 8 KiB"), "{failure:?}");
         assert!(failure.next.unwrap().contains("--dry-run"));
-        assert_eq!(agreed(&plan(Some("ABC234")), true, Format::Json).unwrap(), "ABC234");
+        let free = planned(Some("ABC234"));
+        assert_eq!(agreed(&free, true, Format::Json).unwrap(), ("ABC234", false));
         for (answer, wanted) in [("y\n", true), ("Yes\n", true), ("\n", false), ("no\n", false)] {
             assert_eq!(is_yes(answer), wanted, "{answer:?}");
         }

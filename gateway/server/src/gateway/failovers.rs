@@ -1,7 +1,7 @@
 //! Failover and reprotect, as operations.
 //!
 //! Invariant: a failover talks to this gateway only. A reprotect overwrites nothing that only the
-//! other side has without the operator's consent, which is one to the numbers of a plan.
+//! other side has without the operator's consent; one that is asked for by hand is run by its plan.
 
 use std::sync::Arc;
 

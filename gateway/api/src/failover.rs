@@ -83,7 +83,50 @@ pub struct RunRequest {
     pub token: String,
 }
 
-/// Protects a group again after a failover, towards the site that used to be its primary.
+/// What it means to protect a group again, and what it costs.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema, PartialEq)]
+pub struct ReprotectPlan {
+    /// When this was true, RFC 3339.
+    pub as_of: String,
+    /// The group.
+    pub group: String,
+    /// The group's identity.
+    pub group_id: Uuid,
+    /// The site that serves it: the one that answers.
+    pub from: String,
+    /// The site that is to follow.
+    pub to: String,
+    /// The epoch at which it is served.
+    pub epoch: u64,
+    /// What was looked at, in the order of doing.
+    pub checks: Vec<Check>,
+    /// Whether it was agreed that what only `to` has is overwritten.
+    pub discard: bool,
+    /// Bytes that only `to` has; absent when it cannot be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_there_bytes: Option<u64>,
+    /// Of these, bytes that the run overwrites: none without `discard`; absent when it cannot be
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_risk_bytes: Option<u64>,
+    /// Seconds in which these were written, at most; absent when it cannot be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_risk_seconds: Option<f64>,
+    /// `delta` or `full`; absent when that is known only once both histories are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync_kind: Option<String>,
+    /// Bytes that are copied or compared for it, at most, if nothing more is written meanwhile.
+    pub resync_bytes: u64,
+    /// Hand this to `run`; absent when a check is blocked. Bound to the state that was seen here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Until when the token can be used, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+/// Asks what it means to protect a group again after a failover, towards the site that used to be its
+/// primary.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct ReprotectRequest {

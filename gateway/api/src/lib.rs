@@ -49,7 +49,9 @@ pub use evs::{
     EvsGroupShown, EvsGroupUpdate, EvsNewGroup, EvsNewPair, EvsPair, EvsPairCreate, EvsPairList,
     EvsPairShown,
 };
-pub use failover::{Check, CheckState, FailoverPlan, PlanRequest, ReprotectRequest, RunRequest};
+pub use failover::{
+    Check, CheckState, FailoverPlan, PlanRequest, ReprotectPlan, ReprotectRequest, RunRequest,
+};
 pub use group::{
     Certificate, Explanation, Group, GroupCreate, GroupJoin, GroupList, Health, KeptPoint, Leg,
     LinkState, Phase, Policy, Quality, Role, Serving, SessionState, Spell, TheirView, Upstream,

@@ -111,9 +111,10 @@ pub struct SessionCreate {
     /// Policies that differ from the configured ones.
     #[serde(default)]
     pub policy: PolicyPatch,
-    /// The other site holds the content already, restored or shipped there: its volume is compared
-    /// with this one by checksums, and only blocks that differ are sent. It counts as a mirror when
-    /// everything was compared. Blocks of it that differ are overwritten.
+    /// The other site holds the content already, restored or shipped there, or left by a session that
+    /// was deleted: its volume is compared with this one by checksums, and only blocks that differ are
+    /// sent. It counts as a mirror when everything was compared. Blocks of it that differ are
+    /// overwritten.
     #[serde(default)]
     pub skip_initial_copy: bool,
     /// With `skip_initial_copy`: the volume there, by name; absent: it is called as this one is.

@@ -152,7 +152,8 @@ pub(crate) enum Command {
     /// Serve a group at another site, with its primary, losing nothing: plan, then run
     #[command(subcommand)]
     Migrate(Migrate),
-    /// Mirror a group again after a failover; only the difference is copied
+    /// Mirror a group again after a failover, by a plan that says what it costs; only the difference is
+    /// copied
     Reprotect(Reprotect),
     /// Plans: what is done for a recovery, step by step
     #[command(subcommand)]

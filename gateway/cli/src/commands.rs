@@ -6,6 +6,7 @@ mod local;
 mod moves;
 mod plugins;
 mod points;
+mod reprotect;
 mod runs;
 mod sessions;
 mod snapshots;
@@ -29,8 +30,9 @@ pub(crate) use local::{completions, config, man, openapi, serve};
 pub(crate) use moves::migrate;
 pub(crate) use plugins::plugin;
 pub(crate) use points::point;
+pub(crate) use reprotect::reprotect;
 pub(crate) use runs::{plan, run};
-pub(crate) use sessions::{failover, operation_text, reprotect, session};
+pub(crate) use sessions::{failover, operation_text, session};
 pub(crate) use snapshots::snapshot;
 pub(crate) use volumes::volume;
 

@@ -262,6 +262,9 @@ pub struct LegStatus {
     /// Of a suspended session: whether the mirror had every acknowledged write when it was suspended.
     /// `None` when that was before this gateway was started.
     pub left_whole: Option<bool>,
+    /// Bytes that this gateway gave up of a history that the mirror followed, by going back to a kept
+    /// point of it: the mirror may still have them. `None` when it gave up nothing of it.
+    pub given_up_bytes: Option<u64>,
     /// Whether its source is this gateway as a mirror.
     pub relay: bool,
     /// How old the oldest acknowledged write is that the mirror may lack, in milliseconds, as far

@@ -108,6 +108,7 @@ pub(crate) fn redeem_with_parts(
         }
         plans::Deed::Failover(_) => Err("the state has changed since the plan was made"),
         plans::Deed::Migration(_) => Err("the plan is one of a migration"),
+        plans::Deed::Reprotect(_) => Err("the plan is one of a reprotect"),
         plans::Deed::Rollback(_) => Err("the plan is one of a rollback"),
         plans::Deed::BackupRestore(_) => Err("the plan is one of a restore from a backup"),
     })

@@ -37,6 +37,7 @@ mod plugins;
 mod points;
 mod portals;
 mod refusal;
+mod reprotect;
 mod reservations;
 mod restore;
 mod rollback;

@@ -24,6 +24,8 @@ pub(crate) enum Deed {
     Failover(crate::failover::Deed),
     /// A planned migration away from it.
     Migration(crate::migration::Deed),
+    /// A session that follows again.
+    Reprotect(crate::reprotect::Deed),
     /// A way back to a snapshot.
     Rollback(crate::rollback::Deed),
     /// A restore over the originals of a backup.
@@ -81,21 +83,42 @@ impl Plans {
         fits: impl FnOnce(Deed) -> Result<T, &'static str>,
     ) -> Result<T, Refused> {
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = |why: &str| Refused::new(Code::PlanToken, why.to_owned());
         let token = token.to_ascii_uppercase();
-        let Some(made) = all.get(&token).copied() else {
-            return Err(refused("no plan has this token, or it was run already"));
-        };
-        if made.group != group {
-            return Err(refused("the plan is of another group"));
-        }
-        if made.until_ms <= clock.steady_ms() {
-            return Err(refused("the plan is too old"));
-        }
-        let fitting = fits(made.deed).map_err(refused)?;
+        let deed = fresh(&all, &token, (group, clock)).map_err(refused)?;
+        let fitting = fits(deed).map_err(refused)?;
         all.remove(&token);
         Ok(fitting)
     }
+
+    /// What a token is for, without using it up: for one whose state takes time to look at.
+    ///
+    /// # Errors
+    /// As [`Self::redeem`].
+    pub(crate) fn look(&self, token: &str, of: (GroupId, &Clock)) -> Result<Deed, Refused> {
+        let all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh(&all, &token.to_ascii_uppercase(), of).map_err(refused)
+    }
+}
+
+/// Why a token is of no use.
+pub(crate) fn refused(why: &str) -> Refused {
+    Refused::new(Code::PlanToken, why.to_owned())
+}
+
+/// What the plan with this token does, if it is one of this group and not too old.
+fn fresh(
+    all: &HashMap<String, Made>,
+    token: &str,
+    (group, clock): (GroupId, &Clock),
+) -> Result<Deed, &'static str> {
+    let made = all.get(token).ok_or("no plan has this token, or it was run already")?;
+    if made.group != group {
+        return Err("the plan is of another group");
+    }
+    if made.until_ms <= clock.steady_ms() {
+        return Err("the plan is too old");
+    }
+    Ok(made.deed)
 }
 
 /// Short enough to be read out; it is no secret, it only says which plan is meant.

@@ -329,7 +329,7 @@ fn allowed(status: &GroupStatus) -> Vec<String> {
                 actions.push("session.restore");
             }
             if status.legs.iter().any(|leg| leg.state != SessionState::Active) {
-                actions.push("reprotect");
+                actions.push("reprotect.plan");
             }
             actions.push("group.add");
             if status.volumes.len() > 1 {

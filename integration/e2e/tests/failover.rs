@@ -276,7 +276,10 @@ fn a_failover_during_a_cut_fences_the_old_primary_which_lives_on() -> Result<()>
         is_refused_without_a_word(&pair)?;
         let after = after.end()?;
         after.is_undisturbed()?;
-        pair.primary.cli(&["reprotect", VOLUME, "--discard", "--wait"])?;
+        let plan = pair.primary.cli(&["reprotect", VOLUME, "--discard", "--dry-run"])?;
+        ensure!(number(&plan, "/at_risk_bytes")? > 0, "{plan:#}");
+        let token = text(&plan, "/token")?;
+        pair.primary.cli(&["reprotect", VOLUME, "--token", &token, "--wait"])?;
         let bytes = is_resynchronised(&pair)?;
         agreed.is_intact(&pair.primary.nbd_socket(), VOLUME)?;
         new.is_intact(&pair.primary.nbd_socket(), VOLUME)?;
@@ -322,6 +325,9 @@ fn a_failover_during_a_cut_discards_nothing_if_nothing_was_written_apart() -> Re
 /// What only the old primary has is not overwritten before somebody says so.
 fn is_refused_without_a_word(pair: &Pair) -> Result<()> {
     let kept = digest(&pair.mirror)?;
+    let plan = pair.primary.cli(&["reprotect", VOLUME, "--dry-run"])?;
+    ensure!(number(&plan, "/only_there_bytes")? > 0, "{plan:#}");
+    ensure!(number(&plan, "/at_risk_bytes")? == 0, "nothing is overwritten so: {plan:#}");
     let refused = pair.primary.ask(&["reprotect", VOLUME, "--wait", "--timeout", "10s"])?;
     ensure!(
         refused.code == 7 && refused.text.contains("GW0408"),

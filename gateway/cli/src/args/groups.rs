@@ -118,9 +118,18 @@ pub(crate) struct Reprotect {
     /// The site that is to follow, if the group has several.
     #[arg(long, value_name = "SITE")]
     pub(crate) to: Option<String>,
-    /// Agree that what only the other site has is overwritten.
+    /// Agree that what only the other site has is overwritten; a snapshot of it is kept there.
     #[arg(long)]
     pub(crate) discard: bool,
+    /// Show the plan, with what is at risk and its token, and do nothing. Exit code 7: it cannot be run
+    #[arg(long, conflicts_with_all = ["token", "yes"])]
+    pub(crate) dry_run: bool,
+    /// Run the plan with this token, which was shown before.
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["to", "discard", "yes"])]
+    pub(crate) token: Option<String>,
+    /// Run the plan without asking: on a terminal it is shown and asked for, a script is not asked.
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }

@@ -62,8 +62,8 @@ pub(crate) enum Session {
         /// The other site.
         #[arg(long, value_name = "SITE")]
         to: String,
-        /// The other site holds the content already, restored or shipped there: compare its volume by
-        /// checksums, and send only the blocks that differ.
+        /// The other site holds the content already, restored or shipped there, or left by a session that
+        /// was deleted: compare its volume by checksums, and send only the blocks that differ.
         #[arg(long)]
         skip_initial_copy: bool,
         /// The volume there, if it is not called as this one is.
@@ -154,7 +154,8 @@ pub(crate) enum Session {
         #[command(flatten)]
         policy: Policy,
     },
-    /// Delete a session; the mirror keeps its copy, as an old one
+    /// Delete a session; the mirror keeps its copy, as an old one. What differs from then on is known to
+    /// nobody: made anew, the session copies everything, or with --skip-initial-copy compares it
     Delete {
         /// Which; with --half the group or the volume here.
         session: String,

@@ -1,12 +1,12 @@
-//! `twinspan session`, `failover` and `reprotect`.
+//! `twinspan session` and `failover`.
 
 use std::time::Duration;
 
 use api::units::{bytes_text, micros_text};
 use api::{
     Check, CheckState, Code, FailoverPlan, LinkState, Operation, OperationState, Phase,
-    PlanRequest, PolicyPatch, ReprotectRequest, RestoreRequest, ResumeSession, RunRequest, Session,
-    SessionCreate, SessionList, SessionState, VerifySession,
+    PlanRequest, PolicyPatch, RestoreRequest, ResumeSession, RunRequest, Session, SessionCreate,
+    SessionList, SessionState, VerifySession,
 };
 use tokio::time::Instant;
 use ureq::http::Method;
@@ -406,39 +406,6 @@ fn plan_text(plan: &FailoverPlan, to: Option<&str>) -> String {
         None => out.push_str("it cannot be run: a step is blocked\n"),
     }
     out
-}
-
-/// `twinspan reprotect`
-pub(crate) fn reprotect(command: &args::Reprotect, global: &Global) -> Outcome {
-    let client = client(global)?;
-    let group = segment(&command.group);
-    let request = ReprotectRequest { to: command.to.clone(), discard: command.discard };
-    let begun: Operation = client.post(&format!("/api/v1/groups/{group}/reprotect"), &request)?;
-    let ended = follow(&client, &begun, command.wait.timeout)?;
-    if ended.state == OperationState::Succeeded && command.wait.wait {
-        wait_ready(&client, &group, command.wait.timeout)?;
-    }
-    end(&ended, global.output)
-}
-
-fn wait_ready(client: &Client, group: &str, timeout: Duration) -> Result<(), Failure> {
-    let until = Instant::now() + timeout;
-    loop {
-        let now: api::Group = client.get(&format!("/api/v1/groups/{group}"))?;
-        if now.health == api::Health::Ready {
-            return Ok(());
-        }
-        if now.health == api::Health::SplitBrain {
-            let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();
-            return Err(Failure::coded(Code::NeedsConsent, why)
-                .next(format!("twinspan reprotect {} --discard", now.name)));
-        }
-        if Instant::now() > until {
-            let why = now.explanations.first().map(|e| e.cause.clone()).unwrap_or_default();
-            return Err(Failure::coded(Code::Timeout, format!("not protected yet: {why}")));
-        }
-        std::thread::sleep(LOOK_PAUSE);
-    }
 }
 
 /// Shows how an operation ended.

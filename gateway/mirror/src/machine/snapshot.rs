@@ -322,6 +322,7 @@ impl Machine {
             degraded: leg.degraded,
             draining: leg.draining.is_some(),
             left_whole: leg.left_whole,
+            given_up_bytes: leg.lossy,
             relay: leg.relay.is_some() && !matches!(self.role, Role::Primary | Role::Yielding(_)),
             lag_ms: self.lag_ms(leg.id),
             cut_ms: leg.cuts.applied_ms(),

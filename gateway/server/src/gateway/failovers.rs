@@ -1,21 +1,24 @@
 //! Failover and reprotect, as operations.
 //!
 //! Invariant: a failover talks to this gateway only. A reprotect overwrites nothing that only the
-//! other side has without the operator's consent.
+//! other side has without the operator's consent; one that is asked for by hand is run by its plan.
 
 use std::sync::Arc;
 
-use api::{Code, FailoverPlan, Operation, ReprotectRequest};
-use block::{GatewayId, GroupId, SessionId};
+use api::{Code, FailoverPlan, Operation, ReprotectPlan, ReprotectRequest};
+use block::{GatewayId, GroupId, LegId, SessionId};
 use mirror::{Cause, Command, GroupStatus, LegStatus, LinkState, Role, Serving, SessionState};
 use uuid::Uuid;
 
 use super::Gateway;
 use super::parts::Deed;
+use super::surveys::Survey;
+use crate::book::GroupEntry;
 use crate::failover;
 use crate::operations::Running;
 use crate::plans::check;
 use crate::refusal::Refused;
+use crate::reprotect::{self, Outlook};
 
 /// How long a reprotect waits to learn how the two copies relate.
 const COMPARE_MS_MAX: u64 = 5_000;
@@ -163,24 +166,141 @@ impl Gateway {
         Ok(status)
     }
 
-    /// Brings the site that used to be the primary, or another that fell behind, up to date.
+    /// What it would mean to bring the site that used to be the primary, or another that fell behind,
+    /// up to date. Nothing is changed.
     ///
     /// # Errors
-    /// [`Code::NotPrimary`], [`Code::NothingToReprotect`], [`Code::NeedsConsent`];
-    /// [`Code::VolumeRestoring`], [`Code::RollingBack`] for what may be half of something.
+    /// [`Code::NotPrimary`], [`Code::NothingToReprotect`], [`Code::Invalid`] where several sites could
+    /// be meant; [`Code::VolumeRestoring`], [`Code::RollingBack`] for what may be half of something.
+    ///
+    /// # Cancellation
+    /// Safe: it only asks.
+    pub(crate) async fn plan_reprotect(
+        &self,
+        group: &str,
+        request: &ReprotectRequest,
+    ) -> Result<ReprotectPlan, Refused> {
+        let (_, status) = self.may_reprotect(group).await?;
+        let aim = self.reprotect_aim(&status, request.to.as_deref())?;
+        let (here, there) = self.both_sides(&status, &aim, request.discard).await?;
+        let outlook = self.reprotect_outlook((&status, &aim), request.discard, (&here, &there));
+        Ok(reprotect::plan(&outlook, &self.plans, &self.clock))
+    }
+
+    /// Runs the plan of a reprotect.
+    ///
+    /// # Errors
+    /// [`Code::PlanToken`], and as [`Self::plan_reprotect`]; nothing was begun. What goes wrong later
+    /// is in the operation.
+    pub(crate) async fn run_reprotect(
+        self: &Arc<Self>,
+        group: &str,
+        token: &str,
+    ) -> Result<Operation, Refused> {
+        let (entry, status) = self.may_reprotect(group).await?;
+        let made = reprotect::look(&self.plans, token, &status, &self.clock)?;
+        let lost = match self.planned_aim(&status, made) {
+            // Only what may be overwritten has to be asked for again.
+            Some(aim) if made.discard => {
+                let (here, there) = self.both_sides(&status, &aim, true).await?;
+                self.reprotect_outlook((&status, &aim), true, (&here, &there)).lost()
+            }
+            Some(_) | None => None,
+        };
+        let made = reprotect::redeem(&self.plans, token, (&status, lost), &self.clock)?;
+        let aim = self.planned_aim(&status, made).ok_or_else(|| {
+            Refused::new(Code::PeerUnknown, "since the plan was made the other site left")
+        })?;
+        let command = self.reprotect_command(&status, &aim, made.discard);
+        self.begin_reprotect(entry, status, (aim.site, command))
+    }
+
+    /// Brings the site that used to be the primary, or another that fell behind, up to date, for one
+    /// who has a plan of their own.
+    ///
+    /// # Errors
+    /// As [`Self::plan_reprotect`]; [`Code::NeedsConsent`] where it is known that the other side has
+    /// something that this one lacks.
     pub(crate) async fn reprotect(
         self: &Arc<Self>,
         group: &str,
         request: &ReprotectRequest,
     ) -> Result<Operation, Refused> {
+        let (entry, status) = self.may_reprotect(group).await?;
+        let aim = self.reprotect_aim(&status, request.to.as_deref())?;
+        let cause = aim.leg(&status).and_then(|leg| leg.cause.as_ref());
+        if let Some(Cause::SplitBrain { theirs_bytes }) = cause
+            && !request.discard
+        {
+            return Err(would_discard(&aim.site, *theirs_bytes, discarding_reprotect(&status)));
+        }
+        let command = self.reprotect_command(&status, &aim, request.discard);
+        self.begin_reprotect(entry, status, (aim.site, command))
+    }
+
+    /// The group, if it is served here and whole.
+    async fn may_reprotect(&self, group: &str) -> Result<(GroupEntry, Arc<GroupStatus>), Refused> {
         let entry = self.find_group(group)?;
-        let id = entry.group();
-        let status = self.status_of(id).await?;
+        let status = self.status_of(entry.group()).await?;
         if status.role != Role::Primary {
             return Err(Refused::from(mirror::Refusal::NotPrimary));
         }
         self.require_whole(entry.id)?;
-        let (site, command) = self.reprotect_command(&status, request)?;
+        Ok((entry, status))
+    }
+
+    /// How both sides are. The other one is asked until it answers where its word is needed: it may be
+    /// on its way back.
+    async fn both_sides(
+        &self,
+        status: &GroupStatus,
+        aim: &Aim,
+        is_needed: bool,
+    ) -> Result<(Survey, Result<Survey, String>), Refused> {
+        let here = self.survey(status.group, aim.gateway).await?;
+        if aim.leg.is_none() {
+            return Ok((here, Err(format!("{} has no copy that is known here", aim.site))));
+        }
+        let ask = async {
+            loop {
+                match self.ask_survey(status.group, aim.gateway).await {
+                    Err(refused) if is_needed && refused.is(Code::PeerUnreachable) => {
+                        tokio::time::sleep(COMPARE_PAUSE).await;
+                    }
+                    asked => return asked.map_err(|refused| refused.0.detail),
+                }
+            }
+        };
+        let late = |_late| Err(format!("{} does not answer", aim.site));
+        let most = std::time::Duration::from_millis(COMPARE_MS_MAX);
+        let there = tokio::time::timeout(most, ask).await.unwrap_or_else(late);
+        Ok((here, there))
+    }
+
+    fn reprotect_outlook<'a>(
+        &'a self,
+        (status, aim): (&'a GroupStatus, &'a Aim),
+        discard: bool,
+        (here, there): (&'a Survey, &'a Result<Survey, String>),
+    ) -> Outlook<'a> {
+        Outlook {
+            status,
+            to: (aim.gateway, &aim.site),
+            leg: aim.leg(status),
+            site: &self.config.site.name,
+            discard,
+            here,
+            there: there.as_ref().map_err(String::as_str),
+        }
+    }
+
+    fn begin_reprotect(
+        self: &Arc<Self>,
+        entry: GroupEntry,
+        status: Arc<GroupStatus>,
+        (site, command): (String, Command),
+    ) -> Result<Operation, Refused> {
+        let id = entry.group();
         let running = self.operations.begin("reprotect", &entry.name);
         let shown = running.snapshot();
         let gateway = Arc::clone(self);
@@ -229,32 +349,17 @@ impl Gateway {
         Ok(())
     }
 
-    fn reprotect_command(
-        &self,
-        status: &GroupStatus,
-        request: &ReprotectRequest,
-    ) -> Result<(String, Command), Refused> {
+    /// Which site is to follow.
+    fn reprotect_aim(&self, status: &GroupStatus, to: Option<&str>) -> Result<Aim, Refused> {
         let stopped: Vec<&LegStatus> = status
             .legs
             .iter()
             .filter(|leg| leg.state != SessionState::Active)
-            .filter(|leg| request.to.as_ref().is_none_or(|to| *to == leg.site))
+            .filter(|leg| to.is_none_or(|to| to == leg.site))
             .collect();
         match stopped.as_slice() {
-            [leg] => {
-                if let Some(Cause::SplitBrain { theirs_bytes }) = leg.cause
-                    && !request.discard
-                {
-                    return Err(would_discard(
-                        &leg.site,
-                        theirs_bytes,
-                        discarding_reprotect(status),
-                    ));
-                }
-                let command = Command::Resume { leg: leg.leg, discard: request.discard };
-                Ok((leg.site.clone(), command))
-            }
-            [] => self.new_leg(status, request),
+            [leg] => Ok(Aim::of(leg)),
+            [] => self.new_aim(status, to),
             several => {
                 let sites: Vec<&str> = several.iter().map(|leg| leg.site.as_str()).collect();
                 let detail = format!("the group has several: say --to {}", sites.join(" or --to "));
@@ -264,13 +369,9 @@ impl Gateway {
     }
 
     /// A group without a leg is mirrored to the site that is named, or to the only one there is.
-    fn new_leg(
-        &self,
-        status: &GroupStatus,
-        request: &ReprotectRequest,
-    ) -> Result<(String, Command), Refused> {
+    fn new_aim(&self, status: &GroupStatus, to: Option<&str>) -> Result<Aim, Refused> {
         let pages = self.book.read();
-        let peer = match (&request.to, pages.peers.as_slice()) {
+        let peer = match (to, pages.peers.as_slice()) {
             (Some(to), _) => pages.peer(to),
             (None, [only]) => Some(only),
             (None, _) => None,
@@ -278,14 +379,51 @@ impl Gateway {
         let peer = peer.filter(|_| status.legs.is_empty()).ok_or_else(|| {
             Refused::new(Code::NothingToReprotect, "no mirror of the group waits to follow")
         })?;
+        let gateway = GatewayId::from_uuid(peer.gateway);
+        Ok(Aim { gateway, site: peer.site.clone(), leg: None })
+    }
+
+    /// The aim of a plan, if it is there still.
+    fn planned_aim(&self, status: &GroupStatus, made: reprotect::Deed) -> Option<Aim> {
+        if made.leg.is_some() {
+            let leg = status.legs.iter().find(|leg| Some(leg.leg) == made.leg);
+            return leg.filter(|leg| leg.gateway == made.to).map(Aim::of);
+        }
+        let pages = self.book.read();
+        let peer = pages.peers.iter().find(|peer| peer.gateway == made.to.uuid())?;
+        Some(Aim { gateway: made.to, site: peer.site.clone(), leg: None })
+    }
+
+    fn reprotect_command(&self, status: &GroupStatus, aim: &Aim, discard: bool) -> Command {
+        if let Some(leg) = aim.leg {
+            return Command::Resume { leg, discard };
+        }
         let sessions = status.volumes.iter().map(|_| SessionId::from_uuid(Uuid::now_v7()));
-        let command = Command::AddLeg {
-            gateway: GatewayId::from_uuid(peer.gateway),
-            site: peer.site.clone(),
+        Command::AddLeg {
+            gateway: aim.gateway,
+            site: aim.site.clone(),
             sessions: sessions.collect(),
             policy: self.config.mirror.policy.clone(),
             holds_content: false,
-        };
-        Ok((peer.site.clone(), command))
+        }
+    }
+}
+
+/// Which site is to follow, by which leg.
+struct Aim {
+    gateway: GatewayId,
+    site: String,
+    /// None: there is no session with it.
+    leg: Option<LegId>,
+}
+
+impl Aim {
+    fn of(leg: &LegStatus) -> Self {
+        Self { gateway: leg.gateway, site: leg.site.clone(), leg: Some(leg.leg) }
+    }
+
+    fn leg<'a>(&self, status: &'a GroupStatus) -> Option<&'a LegStatus> {
+        let leg = self.leg?;
+        status.legs.iter().find(|of| of.leg == leg)
     }
 }

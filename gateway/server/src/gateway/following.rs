@@ -46,6 +46,16 @@ fn highest_epoch(status: &GroupStatus) -> Epoch {
     status.serving.fenced_by().map_or(status.epoch, |by| by.max(status.epoch))
 }
 
+/// How a volume that a deleted session left becomes its destination again: nobody knows any more what
+/// changed since, and a comparison is cheaper than to delete it and copy everything.
+fn way_back(name: &str, site: &str) -> String {
+    format!(
+        ". It is a volume of its own since its session was deleted; to have it compared, and sent what \
+         differs: twinspan session delete {name}:{site}, then twinspan session create {name} --to \
+         {site} --skip-initial-copy"
+    )
+}
+
 /// Whether the group's own word on this primary is no, whatever volumes it names.
 fn will_refuse(status: &GroupStatus, open: &Open, from: GatewayId) -> bool {
     let known = highest_epoch(status);
@@ -129,9 +139,12 @@ impl Gateway {
         if there.volumes.len() == 1 && is_idle && !follows_another {
             return Ok(());
         }
-        let site = &self.config.site.name;
-        let (name, group) = (&offer.name, &there.name);
-        Err(NotNow::Never(format!("volume {name:?} is in another group at {site}: {group}")))
+        let (name, site) = (&offer.name, &self.config.site.name);
+        let is_own = status.role == Role::Primary && status.legs.is_empty();
+        let way =
+            if is_own && there.volumes.len() == 1 { way_back(name, site) } else { String::new() };
+        let group = &there.name;
+        Err(NotNow::Never(format!("volume {name:?} is in another group at {site}: {group}{way}")))
     }
 
     /// Makes the group's volumes those of the offer. The caller holds the right to change.

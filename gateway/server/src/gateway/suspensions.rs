@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::units::bytes_text;
+use api::units::{bytes_text, micros_text};
 use api::{Code, Operation, Session, SuspendSession};
-use mirror::{Command, GroupStatus, LegStatus, LinkState, Mode, Role, SessionState};
+use mirror::{Command, GroupStatus, LegStatus, LinkState, Mode, Phase, Role, SessionState};
 use tokio::time::Instant;
 
 use super::Gateway;
@@ -24,6 +24,9 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(60);
 const DRAIN_MS_MAX: u64 = 24 * 3_600_000;
 /// The group ends it by itself so much later than whoever waits here, if nobody does any more.
 const DRAIN_SLACK: Duration = Duration::from_secs(1);
+/// A copy is waited for that may be done in so many times the time for it: how fast it goes changes
+/// from moment to moment.
+const HOPE: u64 = 2;
 /// Between two looks: hosts wait for the mirror from when it has everything until it is suspended.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -40,7 +43,8 @@ impl Gateway {
     /// Suspends a session. Where its mirror has to be waited for that is an operation.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::Invalid`], or the group's refusal.
+    /// [`Code::NotFound`], [`Code::Invalid`]; [`Code::NotInSync`] where a copy is under way that will not
+    /// be done in the time for it; or the group's refusal.
     pub(crate) async fn suspend_session(
         self: &Arc<Self>,
         name: &str,
@@ -58,6 +62,9 @@ impl Gateway {
                 self.suspend_as_it_is(&id).await?
             };
             return Ok(Suspending::Done(done.map(Box::new)));
+        }
+        if let Some(why) = too_far(leg, drain) {
+            return Err(not_whole(&status.name, leg, &why));
         }
         let running = self.operations.begin("suspend", &session.group);
         let shown = running.snapshot();
@@ -115,6 +122,9 @@ impl Gateway {
                 if !is_to_drain(&status, leg) {
                     return self.suspend_as_it_is(session).await;
                 }
+                if let Some(why) = too_far(leg, drain) {
+                    return Err(not_whole(&status.name, leg, &why));
+                }
                 self.drain(place, drain + DRAIN_SLACK).await?;
                 begun = true;
                 continue;
@@ -167,6 +177,29 @@ fn is_to_drain(status: &GroupStatus, leg: &LegStatus) -> bool {
         && (leg.link == LinkState::Connected || rests)
 }
 
+/// Why a copy that is under way is not waited for: it takes much longer than that, and whoever asked is
+/// told at once. Who asks for more time than usual means to wait, and may know of a bandwidth window
+/// that is not measured here.
+fn too_far(leg: &LegStatus, drain: Duration) -> Option<String> {
+    if leg.phase != Phase::Copying || leg.link != LinkState::Connected || drain > DRAIN_MAX {
+        return None;
+    }
+    let rate = leg.resync_rate.filter(|rate| *rate > 0)?;
+    let needs = left(leg).div_ceil(rate);
+    if needs <= HOPE.saturating_mul(drain.as_secs().max(1)) {
+        return None;
+    }
+    let sum = |of: fn(&mirror::SessionStatus) -> u64| leg.sessions.iter().map(of).sum::<u64>();
+    let (copied, total) = (sum(|s| s.resync_copied_bytes), sum(|s| s.resync_total_bytes));
+    let done = copied.saturating_mul(100).checked_div(total).unwrap_or(0).min(100);
+    let kind = if leg.sessions.iter().any(|s| s.full) { "a first copy" } else { "a copy" };
+    let needs = micros_text(needs.saturating_mul(1_000_000));
+    Some(format!(
+        "{kind} is under way, {done} % done, and needs about {needs} more at {}/s",
+        bytes_text(rate)
+    ))
+}
+
 /// Bytes that are not known to be at the mirror.
 fn left(leg: &LegStatus) -> u64 {
     leg_out_of_sync(leg).saturating_add(leg.inflight_bytes)
@@ -214,6 +247,31 @@ mod tests {
         assert!(problem.detail.contains("8 MiB are not at west"), "{problem:?}");
         let next = problem.next.unwrap_or_default();
         assert!(next.contains("session suspend shop:west --force"), "{next}");
+    }
+
+    /// Whoever asked waited a minute for a first copy of days, to be refused then.
+    #[test]
+    fn rec_06_a_suspension_in_the_middle_of_a_first_copy_is_refused_at_once_with_how_far_it_is() {
+        let mut copying = well(2, "west");
+        (copying.in_sync, copying.phase, copying.resync_rate) =
+            (false, Phase::Copying, Some(1 << 20));
+        let session = &mut copying.sessions[0];
+        session.full = true;
+        (session.resync_total_bytes, session.resync_copied_bytes) = (1 << 30, 128 << 20);
+        session.out_of_sync_bytes = 896 << 20;
+        let why = too_far(&copying, DRAIN_MAX).unwrap();
+        assert!(why.contains("a first copy is under way, 12 % done"), "{why}");
+        assert!(why.contains("at 1 MiB/s"), "{why}");
+        let Refused(problem) = not_whole("shop", &copying, &why);
+        assert!(problem.detail.contains("896 MiB are not at west"), "{problem:?}");
+        assert!(problem.next.unwrap_or_default().contains("--timeout"));
+        // It is waited for where it may be in time, where that is not known, and by a word.
+        let waits = |leg: &LegStatus, drain| assert_eq!(too_far(leg, drain), None);
+        waits(&LegStatus { resync_rate: Some(8 << 20), ..copying.clone() }, DRAIN_MAX);
+        waits(&LegStatus { resync_rate: None, ..copying.clone() }, DRAIN_MAX);
+        waits(&LegStatus { resync_rate: Some(0), ..copying.clone() }, DRAIN_MAX);
+        waits(&LegStatus { phase: Phase::Following, ..copying.clone() }, DRAIN_MAX);
+        waits(&copying, Duration::from_secs(3600));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! its threads does not answer.
 
 mod deaths;
+mod reprotects;
 
 use std::path::Path;
 use std::time::Duration;

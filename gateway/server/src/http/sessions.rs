@@ -113,8 +113,9 @@ pub(super) async fn delete(
 /// Stop mirroring and remember changes; 202: the mirror is brought to the present first
 ///
 /// A mirror that is connected and lacks anything is waited for, while hosts go on: the operation says
-/// what is left. With `force`, and where the mirror is not connected, the session is suspended as it
-/// is, and `left_whole` of its leg says whether anything is missing there.
+/// what is left. In the middle of a copy that needs far longer than the usual minute it is refused at
+/// once. With `force`, and where the mirror is not connected, the session is suspended as it is, and
+/// `left_whole` of its leg says whether anything is missing there.
 #[utoipa::path(post, path = "/api/v1/sessions/{session}/suspend", tag = "sessions",
     operation_id = "suspend_session", params(("session" = String, Path)),
     request_body = api::SuspendSession,

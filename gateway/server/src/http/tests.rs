@@ -62,6 +62,7 @@ async fn calls_need_a_token_and_errors_are_problems() {
     let address = listen(&rig).await;
     let volume = "{\"name\":\"orders\",\"bytes\":1048576}";
     let unknown = "{\"name\":\"orders\",\"byts\":1048576}";
+    let (again, token) = ("/api/v1/groups/orders/reprotect/run", "{\"token\":\"X\"}");
     let cases = [
         ("GET", "/healthz", "nobody", "", 200, "ok"),
         ("GET", "/readyz", "nobody", "", 200, "ready"),
@@ -80,6 +81,9 @@ async fn calls_need_a_token_and_errors_are_problems() {
         ("GET", "/api/v1/operations?limit=0", "viewer", "", 400, "limit"),
         ("GET", "/api/v1/volumes/nothing", "viewer", "", 404, "GW0204"),
         ("POST", "/api/v1/groups/orders/failover/plan", "operator", "", 200, "blocked"),
+        ("POST", "/api/v1/groups/orders/reprotect/plan", "operator", "", 409, "GW0415"),
+        ("POST", again, "viewer", token, 403, "GW0202"),
+        ("POST", again, "operator", token, 409, "dry-run"),
         ("POST", "/api/v1/sites/token", "operator", "", 403, "GW0202"),
         ("GET", "/api/v1/events?follow=false", "viewer", "", 200, "created"),
         ("DELETE", "/api/v1/volumes/orders", "operator", "", 204, ""),

@@ -26,6 +26,7 @@ pub(crate) fn well(gateway: u128, site: &str) -> LegStatus {
         degraded: false,
         draining: false,
         left_whole: None,
+        given_up_bytes: None,
         relay: false,
         lag_ms: Some(0),
         cut_ms: None,

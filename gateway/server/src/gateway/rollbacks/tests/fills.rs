@@ -294,6 +294,7 @@ async fn no_mirror_follows_an_original_that_is_half_restored() {
         gateway.command(scene.group, resume).await.err(),
         gateway.session_command(&name, "resumed", resumed).await.err(),
         gateway.reprotect("orders", &request).await.err(),
+        gateway.plan_reprotect("orders", &request).await.err(),
         gateway.create_session(to_west()).await.err(),
     ];
     for refused in refused {

@@ -102,7 +102,7 @@ fn is_once(at: &Orchestrator) -> Result<()> {
 }
 
 /// Says what is to be said to a run; whether it is complete. Who is being killed says nothing.
-fn attend(site: &Site, id: &str) -> Result<bool> {
+pub(crate) fn attend(site: &Site, id: &str) -> Result<bool> {
     let Ok(shown) = site.ask(&["run", "show", id]) else { return Ok(false) };
     let word = match (shown.json["state"].as_str(), shown.json["here"].as_bool()) {
         (Some("completed"), _) => return Ok(true),
@@ -115,6 +115,18 @@ fn attend(site: &Site, id: &str) -> Result<bool> {
     // It may be killed as it hears it; then it is said again.
     drop(site.ask(&word));
     Ok(false)
+}
+
+/// Everything is where a switchover lets it be, and each change was made once.
+pub(crate) fn is_whole(rig: &Rig) -> Result<()> {
+    is_moved(&rig.west)?;
+    is_once(&rig.west)?;
+    is_once(&rig.east)?;
+    ensure!(rig.east.item("lservers", "web1").is_null() && rig.east.lock().is_none());
+    let west = &rig.pair.mirror;
+    await_group(west, "service", SOON, serves)?;
+    west.wait_equivalent(SYNC_LIMIT)?;
+    rig.pair.is_identical()
 }
 
 fn switch_with_kills(runs_west: bool) -> Result<()> {
@@ -147,15 +159,8 @@ fn switch_with_kills(runs_west: bool) -> Result<()> {
     println!("{made} kills");
     ensure!(made >= kills().min(2), "only {made} kills had a change to come with");
 
-    is_moved(&rig.west)?;
-    is_once(&rig.west)?;
-    is_once(&rig.east)?;
     ensure!(rig.west.repeated() + rig.east.repeated() > 0, "what was made was asked for again");
-    ensure!(rig.east.item("lservers", "web1").is_null() && rig.east.lock().is_none());
-    let west = &rig.pair.mirror;
-    await_group(west, "service", SOON, serves)?;
-    west.wait_equivalent(SYNC_LIMIT)?;
-    rig.pair.is_identical()
+    is_whole(&rig)
 }
 
 #[test]

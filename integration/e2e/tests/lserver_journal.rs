@@ -34,7 +34,7 @@ use crate::snapshots::kills;
 const STRIDE: u64 = 29;
 /// Between the first points of two runs; no divisor of the stride, so that all of them have their turn.
 const SHIFT: u64 = 11;
-/// A run has some 140 points, so about so many kills.
+/// A run has some 150 points, so about so many kills.
 const KILLS_EACH: u64 = 5;
 /// At least so many come in a run, or it is not what it was.
 const KILLS_MIN: usize = 3;

@@ -11,7 +11,8 @@
 //! different ones: no point is left out by all of them. A kill before the header leaves an empty file; that is
 //! `a_journal_that_a_kill_left_without_its_header_holds_nobody_up`.
 //!
-//! Invariant: wherever it is killed, the run ends complete, and each change is made once.
+//! Invariant: wherever it is killed, the run ends complete, and each change is made once; or, where a person
+//! says no, everything is taken back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use harness::{Blow, Deadline, Process, Site, Traced, wait_for};
 
-use crate::lserver::{Rig, say};
+use crate::lserver::{Rig, is_taken_back, items_of, say};
 use crate::lserver_kills::{attend, is_whole};
 use crate::pair::{SOON, SYNC_LIMIT, text};
 use crate::random::Random;
@@ -248,11 +249,31 @@ fn begin(site: &Site, plan: &str) -> Result<Option<String>> {
     if begun.code == 0 { text(&begun.json, "/id").map(Some) } else { Ok(None) }
 }
 
+/// Who is killed, what a person says before the batch, and how it ends then.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    of_runner: bool,
+    answer: &'static str,
+    end: &'static str,
+}
+
+impl Case {
+    const fn agreed(of_runner: bool) -> Self {
+        Self { of_runner, answer: "approve", end: "completed" }
+    }
+
+    const fn rejected(of_runner: bool) -> Self {
+        Self { of_runner, answer: "reject", end: "rolled_back" }
+    }
+}
+
 /// One run, from an environment of its own to the end of it.
-fn switch_with_kills(of_runner: bool, first: u64) -> Result<()> {
+fn switch_with_kills(case: Case, first: u64) -> Result<()> {
     let mut rig = Rig::start()?;
     say(&rig.pair.primary, &["export"])?;
+    let before = items_of(&rig);
     let plan = rig.plan("switchover", &rig.pair.mirror, &[])?;
+    let of_runner = case.of_runner;
     let mut killing = Killing { of_runner, point: first, made: Vec::new(), walk: None };
     killing.walk = Some(Walk::begin(killing.victim(&mut rig), None, first)?);
     let end = Deadline::after(RUN_LIMIT);
@@ -261,7 +282,7 @@ fn switch_with_kills(of_runner: bool, first: u64) -> Result<()> {
         killing.look(&mut rig)?;
         match &id {
             None => id = begin(&rig.pair.mirror, &plan)?,
-            Some(id) if attend(&rig.pair.mirror, id)? => break,
+            Some(id) if attend(&rig.pair.mirror, id, (case.answer, case.end))? => break,
             Some(_) => {}
         }
         if end.is_over() {
@@ -271,24 +292,31 @@ fn switch_with_kills(of_runner: bool, first: u64) -> Result<()> {
         std::thread::sleep(LOOK);
     }
     let made = killing.end(&mut rig)?;
-    println!("{} kills from point {first} on", made.len());
+    println!("{case:?}: {} kills from point {first} on", made.len());
     ensure!(made.len() >= KILLS_MIN, "only the points {made:?} were there");
-    is_whole(&rig)?;
+    if case.end == "completed" {
+        is_whole(&rig)?
+    } else {
+        is_taken_back(&rig, &before)?
+    }
     // The copy of the journal says so, too.
-    let is_completed = |run: &serde_json::Value| run["state"] == "completed";
+    let is_so = |run: &serde_json::Value| run["state"] == case.end;
     let id = id.context("a run")?;
-    rig.pair.primary.wait_for(&["run", "show", &id], SYNC_LIMIT, is_completed)?;
+    rig.pair.primary.wait_for(&["run", "show", &id], SYNC_LIMIT, is_so)?;
     Ok(())
 }
 
-/// As many runs as it takes for so many kills, up to every point of the journal.
-fn walk_all(test: &str, of_runner: bool) -> Result<()> {
-    let start = Random::announced(test)?.within(0..STRIDE);
-    let rounds = kills().div_ceil(KILLS_EACH).clamp(1, STRIDE);
-    for round in 0..rounds {
+/// As many runs as it takes for so many kills, up to every point of the journal in each of the cases.
+fn walk_all(test: &str, cases: &[Case]) -> Result<()> {
+    let mut random = Random::announced(test)?;
+    let (start, case) = (random.within(0..STRIDE), random.index(cases.len()));
+    let rounds = kills().div_ceil(KILLS_EACH).clamp(1, STRIDE * cases.len() as u64);
+    // The stride has no divisor in common with the number of cases: each of them has every first point.
+    let taking_turns = cases.iter().cycle().skip(case);
+    for (round, case) in (0..rounds).zip(taking_turns) {
         let first = (start + round * SHIFT) % STRIDE;
         // Nothing of a journal is there before point 1.
-        switch_with_kills(of_runner, if first == 0 { STRIDE } else { first })?;
+        switch_with_kills(*case, if first == 0 { STRIDE } else { first })?;
     }
     Ok(())
 }
@@ -296,13 +324,19 @@ fn walk_all(test: &str, of_runner: bool) -> Result<()> {
 #[test]
 fn ror_21_a_switchover_ends_whole_wherever_its_gateway_is_killed_at_a_write_of_its_journal()
 -> Result<()> {
-    walk_all("ror_21_journal", true)
+    walk_all("ror_21_journal", &[Case::agreed(true)])
 }
 
 #[test]
 fn ror_21_a_switchover_ends_whole_wherever_the_other_one_is_killed_at_a_write_of_its_copy()
 -> Result<()> {
-    walk_all("ror_21_copy", false)
+    walk_all("ror_21_copy", &[Case::agreed(false)])
+}
+
+#[test]
+fn ror_21_a_switchover_that_is_rejected_is_taken_back_whole_wherever_a_gateway_is_killed_at_a_write()
+-> Result<()> {
+    walk_all("ror_21_rejected", &[Case::rejected(true), Case::rejected(false)])
 }
 
 #[test]

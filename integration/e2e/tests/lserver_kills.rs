@@ -101,15 +101,17 @@ fn is_once(at: &Orchestrator) -> Result<()> {
     Ok(())
 }
 
-/// Says what is to be said to a run; whether it is complete. Who is being killed says nothing.
-pub(crate) fn attend(site: &Site, id: &str) -> Result<bool> {
+/// Says what is to be said to a run; whether it ended so. Who is being killed says nothing.
+pub(crate) fn attend(site: &Site, id: &str, (answer, end): (&str, &str)) -> Result<bool> {
     let Ok(shown) = site.ask(&["run", "show", id]) else { return Ok(false) };
     let word = match (shown.json["state"].as_str(), shown.json["here"].as_bool()) {
-        (Some("completed"), _) => return Ok(true),
-        (Some("waiting"), Some(true)) => vec!["run", "answer", id, "approve"],
+        (Some(state), _) if state == end => return Ok(true),
+        (Some("waiting"), Some(true)) => vec!["run", "answer", id, answer],
         // Each kill of whoever does the step costs it an attempt.
         (Some("stopped"), Some(true)) => vec!["run", "retry", id],
-        (Some("rolled_back" | "aborted" | "refused"), _) => bail!("it ended so: {:#}", shown.json),
+        (Some("completed" | "rolled_back" | "aborted" | "refused"), _) => {
+            bail!("it ended so: {:#}", shown.json)
+        }
         _ => return Ok(false),
     };
     // It may be killed as it hears it; then it is said again.
@@ -140,7 +142,7 @@ fn switch_with_kills(runs_west: bool) -> Result<()> {
     loop {
         killing.look(&mut rig, runs_west, &mut again)?;
         killing.arm(&mut rig, runs_west)?;
-        if attend(runner(&rig, runs_west), &id)? {
+        if attend(runner(&rig, runs_west), &id, ("approve", "completed"))? {
             break;
         }
         if end.is_over() {

@@ -122,8 +122,8 @@ impl Walker {
     /// Goes on until it is killed, or to be left alone.
     fn walk(mut self, is_over: &AtomicBool) -> Result<Walked> {
         loop {
-            let count = self.journal.as_deref().map_or(0, records);
             if self.traced.is_dead()? {
+                let count = self.journal.as_deref().map_or(0, records);
                 ensure!(self.blow == Blow::Kill, "it died by itself at {count} records");
                 self.traced.kill()?;
                 return Ok(Walked { journal: self.journal, killed: Some(before_next(count)) });

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use recovery::journal::{EXTENSION, FRESH_EXTENSION, Journal, JournalError};
+use recovery::journal::{EXTENSION, FRESH_EXTENSION, HEADER_BYTES, Journal, JournalError};
 use recovery::run::{Record, Run};
 use recovery::{Order, Registry};
 use tokio::sync::mpsc;
@@ -133,6 +133,10 @@ impl Runs {
     }
 
     fn read_one(&self, path: &Path) -> Result<(), String> {
+        if std::fs::metadata(path).is_ok_and(|of| of.len() < HEADER_BYTES as u64) {
+            // Killed as it was made, before its header was durable: no record was ever written to it.
+            return std::fs::remove_file(path).map_err(|error| error.to_string());
+        }
         let (journal, contents) =
             Journal::open(path).map_err(|error| crate::refusal::chain_text(&error))?;
         if contents.records.is_empty() {

@@ -253,9 +253,7 @@ fn ror_21_a_switchover_that_is_rejected_before_the_batch_is_taken_back_whole() -
     let rig = Rig::start()?;
     let (east, west) = (&rig.pair.primary, &rig.pair.mirror);
     say(east, &["export"])?;
-    let kinds = [&MOVED[..], &["images", "network-devices", "files", "settings", "roles", "usage"]]
-        .concat();
-    let before = (rig.east.items(&kinds), rig.west.items(&kinds));
+    let before = items_of(&rig);
     let plan = rig.plan("switchover", east, &[])?;
     // Something is under way at the source, and nobody wants to wait for it.
     rig.east.set_busy(3);
@@ -284,16 +282,28 @@ fn ror_21_a_switchover_that_is_rejected_before_the_batch_is_taken_back_whole() -
     ensure!(rig.west.item("network-devices", "fw1")["config"] == "allow 443", "it was restored");
     east.cli(&["run", "answer", &id, "reject"])?;
     await_state(east, &id, "rolled_back")?;
-    let after = (rig.east.items(&kinds), rig.west.items(&kinds));
+    is_taken_back(&rig, &before)?;
+    say(east, &["export"]).map(drop)
+}
+
+/// What both have of what a switchover changes before its batch, and of what it moves then.
+pub(crate) fn items_of(rig: &Rig) -> (Value, Value) {
+    let kinds = [&MOVED[..], &["images", "network-devices", "files", "settings", "roles", "usage"]]
+        .concat();
+    (rig.east.items(&kinds), without_empty(&rig.west.items(&kinds)))
+}
+
+/// Everything is as it was, and the source serves.
+pub(crate) fn is_taken_back(rig: &Rig, before: &(Value, Value)) -> Result<()> {
+    let (east, west) = (&rig.pair.primary, &rig.pair.mirror);
+    let after = items_of(rig);
     ensure!(before.0 == after.0, "the source: {:#}\nbecame {:#}", before.0, after.0);
-    let (was, is) = (without_empty(&before.1), without_empty(&after.1));
-    ensure!(was == is, "the destination: {was:#}\nbecame {is:#}");
+    ensure!(before.1 == after.1, "the destination: {:#}\nbecame {:#}", before.1, after.1);
     ensure!(rig.east.lock().is_none(), "the lock is given back");
     ensure!(say(east, &["status"])?["held_by"] == "" && say(west, &["status"])?["held_by"] == "");
     await_group(east, "service", SOON, serves)?;
     east.wait_equivalent(SYNC_LIMIT)?;
-    rig.pair.is_identical()?;
-    say(east, &["export"]).map(drop)
+    rig.pair.is_identical()
 }
 
 /// Kinds of which there is none are as if they had never been.

@@ -32,6 +32,7 @@ mod initiator;
 mod instances;
 mod iscsi;
 mod lserver;
+mod lserver_journal;
 mod lserver_kills;
 mod lserver_limits;
 mod luns;

@@ -18,6 +18,7 @@ mod product;
 mod proxy;
 mod site;
 mod tools;
+mod traced;
 
 pub use clock::{Deadline, wait_for};
 pub use cloud::{Cloud, Fault, Spoil};
@@ -31,3 +32,4 @@ pub use product::{binary, config};
 pub use proxy::{Direction, Proxy};
 pub use site::{Answer, Ports, Site};
 pub use tools::{Tool, python, require};
+pub use traced::{Blow, Traced};

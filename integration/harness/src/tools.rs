@@ -18,7 +18,7 @@ use crate::wait_for;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Debian's packages of the tools that tests use.
-const PACKAGES: [(&str, &str); 30] = [
+const PACKAGES: [(&str, &str); 31] = [
     ("busybox", "busybox-static"),
     ("ceph", "ceph-common"),
     ("ceph-authtool", "ceph-common"),
@@ -47,6 +47,7 @@ const PACKAGES: [(&str, &str); 30] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("radosgw", "radosgw"),
     ("radosgw-admin", "radosgw"),
+    ("strace", "strace"),
     ("tgtadm", "tgt"),
     ("tgtd", "tgt"),
 ];

@@ -33,7 +33,7 @@ const PEERS: [Need; 5] = [
 ];
 
 /// The clients and tools of the end-to-end tests.
-const CLIENTS: [Need; 24] = [
+const CLIENTS: [Need; 25] = [
     need("nbdcopy", "libnbd-bin", "the client that copies whole volumes"),
     need("file", "file", "with which nbdinfo names what a volume holds"),
     need("python:nbd", "python3-libnbd", "the client that sends what it should not"),
@@ -53,6 +53,7 @@ const CLIENTS: [Need; 24] = [
     need("busybox", "busybox-static", "what it boots with"),
     need("cpio", "cpio", "packs that"),
     need("depmod", "kmod", "sorts the modules of its kernel"),
+    need("strace", "strace", "kills a gateway at a system call that a test chose"),
     need("clang", "clang", "compiles a plugin in C"),
     need("wasm-ld", "lld", "links it"),
     need("/usr/include/wasm32-wasi/stdlib.h", "wasi-libc", "the library that it has"),

@@ -1,4 +1,4 @@
-//! Journals on a disk that is full for a while.
+//! Journals on a disk that is full for a while, and those that a kill cut short as they were made.
 
 use recovery::Plan;
 use recovery::run::{Begun, Event, Runner};
@@ -76,4 +76,27 @@ fn a_journal_that_finds_no_room_takes_the_next_record_once_there_is_some() {
     let after = Runs::new(dir.path(), None);
     after.read().unwrap();
     assert_eq!(after.all().get(&id).unwrap().records[1], intent);
+}
+
+#[test]
+fn a_journal_that_a_kill_left_without_its_header_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = recovery::journal::header(Uuid::from_u128(7).into_bytes());
+    assert_eq!(header.len(), HEADER_BYTES);
+    // Before its header, in the midst of it, and before its first record.
+    for length in [0, 1, HEADER_BYTES - 1, HEADER_BYTES] {
+        let runs = Runs::new(dir.path(), None);
+        runs.read().unwrap();
+        let id = Uuid::from_u128(7);
+        let path = recovery::journal::path_of(&dir.path().join(RUNS_DIR), &id.to_string());
+        std::fs::write(&path, &header[..length]).unwrap();
+        let runs = Runs::new(dir.path(), None);
+        runs.read().unwrap();
+        assert!(runs.damaged().is_empty(), "{length} bytes: {:?}", runs.damaged());
+        assert!(runs.all().is_empty() && !path.exists(), "{length} bytes");
+        // Its run can begin.
+        let runner = Runner { gateway: "g".to_owned(), site: "east".to_owned() };
+        runs.create(id, vec![begun(id, runner, Vec::new())]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! Runs of a gateway that is asked by others, and stopped right after it answered.
 
 use block::{BootId, GatewayId, Identity};
+use mirror::{Command, SessionState};
 
 use super::*;
 use crate::gateway::tests::Rig;
@@ -134,5 +135,104 @@ async fn nothing_is_done_for_another_site_before_the_record_of_it_is_here() {
         let answer = gateway.answer_of_run(&west, act(records)).await.unwrap();
         assert!(matches!(answer, RunAnswer::Acted(_)), "{answer:?}");
     }
+    rig.close().await;
+}
+
+/// Suspends a session, and then comes to a step that nobody allows.
+const APART: &str = r#"
+name = "apart"
+kind = "other"
+[sites]
+source = "east"
+destination = "west"
+[[steps]]
+id = "apart"
+action = "core/suspend"
+params = { group = "orders", to = "west" }
+[[steps]]
+id = "tell"
+action = "core/notify"
+params = { url = "http://127.0.0.1:9/x", text = "hi" }
+on_failure = "roll-back"
+"#;
+
+/// Goes on with a run of [`APART`] whose journal says this, to its end; what it says then.
+async fn go_on(gateway: &Arc<Gateway>, id: Uuid, events: Vec<Event>) -> Vec<Record> {
+    let plan = Plan::from_toml("apart.toml", APART).unwrap();
+    let setting = plan.setting(false, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    let first = begun(id, gateway.as_runner(), Vec::new());
+    let Event::Begun(begun) = first.event else { panic!("it begins") };
+    let begun = Begun { plan: plan.raw, setting, ..*begun };
+    let mut records = vec![Record { event: Event::Begun(Box::new(begun)), ..first }];
+    for event in events {
+        let run = Run::replay(&records).unwrap();
+        records.push(run.record(event, 2));
+    }
+    gateway.keep_first(id, records).await.unwrap();
+    gateway.execute_here(id);
+    let is_over = async {
+        while gateway.run_known(id).unwrap().ended.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_mins(1), is_over).await;
+    let records = gateway.runs.all().get(&id).unwrap().records.clone();
+    in_time.unwrap_or_else(|_elapsed| panic!("it has not ended: {records:#?}"));
+    records
+}
+
+/// A kill between the suspension and the record of it had left the session suspended for ever, and the
+/// roles behind it not swapped back.
+#[tokio::test]
+async fn whose_suspension_it_was_is_known_wherever_the_kill_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = open(dir.path()).await;
+    let gateway = &rig.gateway;
+    rig.make_orders().await;
+    rig.know_west().await;
+    let wanted = api::SessionCreate {
+        volume: "orders".to_owned(),
+        to: "west".to_owned(),
+        policy: api::PolicyPatch::default(),
+        skip_initial_copy: false,
+        destination: None,
+    };
+    let session = gateway.create_session(wanted).await.unwrap().id.to_string();
+    let is_suspended = || async {
+        let group = gateway.find_group("orders").unwrap().group();
+        gateway.status_of(group).await.unwrap().legs[0].state == SessionState::Suspended
+    };
+    let ended = |records: &[Record]| match records.last().map(|last| &last.event) {
+        Some(Event::Ended { result, .. }) => *result,
+        other => panic!("{other:?}"),
+    };
+    let intent = || Event::Intent { step: "apart".to_owned(), attempt: 1 };
+
+    // Nobody is killed: that it is about to is written before it does.
+    let records = go_on(gateway, Uuid::from_u128(1), Vec::new()).await;
+    assert_eq!(ended(&records), Ending::RolledBack, "{records:#?}");
+    let about = records[2].event.clone();
+    assert!(matches!(&about, Event::Pending { step, .. } if step == "apart"), "{records:#?}");
+    assert!(!is_suspended().await, "{records:#?}");
+
+    // Killed after it had been suspended, before the record of it: it is the run's own.
+    let suspend = |leg| Command::Suspend { leg };
+    gateway.session_command(&session, "suspended", suspend).await.unwrap();
+    let records = go_on(gateway, Uuid::from_u128(2), vec![intent(), about.clone()]).await;
+    assert_eq!(ended(&records), Ending::RolledBack, "{records:#?}");
+    assert!(matches!(&records[3].event, Event::Done { found: true, .. }), "{records:#?}");
+    assert!(!is_suspended().await, "{records:#?}");
+
+    // Killed before it was: it is suspended then, and taken back.
+    let records = go_on(gateway, Uuid::from_u128(3), vec![intent(), about]).await;
+    assert!(matches!(&records[3].event, Event::Done { found: false, .. }), "{records:#?}");
+    assert!(!is_suspended().await, "{records:#?}");
+
+    // Killed between a look that found it suspended and the record of that: it is somebody else's.
+    let suspend = |leg| Command::Suspend { leg };
+    gateway.session_command(&session, "suspended", suspend).await.unwrap();
+    let records = go_on(gateway, Uuid::from_u128(4), vec![intent()]).await;
+    assert_eq!(ended(&records), Ending::RolledBack, "{records:#?}");
+    assert!(is_suspended().await, "{records:#?}");
     rig.close().await;
 }

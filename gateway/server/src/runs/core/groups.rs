@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirror::{Command, LegStatus, Role, SessionState};
+use recovery::run::{Event, Record};
 use recovery::{ActionError, Context, Description, Doing, Outcome, Report, Standing};
 use serde::Deserialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{Deed, describe, failed};
 use crate::gateway::Gateway;
@@ -17,6 +19,10 @@ use crate::status::leg_is_well;
 const LOOK: Duration = Duration::from_millis(500);
 /// An output that says that the step changed something, so that taking it back does.
 const CHANGED: &str = "changed";
+/// What a step is known by that looked, and is about to change something. That is in the journal before it
+/// does: what is found changed after a kill is the run's own where this is there, and was so before where it
+/// is not.
+const ABOUT: &str = "about";
 
 /// How a mirror is, as its primary says.
 enum Mirror {
@@ -43,6 +49,25 @@ fn changed(summary: String) -> Report {
     let mut report = Report::of(summary);
     report.outputs.insert(CHANGED.to_owned(), "true".to_owned());
     report
+}
+
+/// Lets it be recorded that a step is about to change something, and nothing else.
+fn about(progress: String) -> Outcome {
+    Outcome::Pending { token: Value::from(ABOUT), poll_after: Duration::ZERO, progress }
+}
+
+/// Whether a step changed what it is about, or may have: it said so, or was about to.
+fn is_own(gateway: &Gateway, context: &Context, report: &Report) -> bool {
+    if report.outputs.contains_key(CHANGED) {
+        return true;
+    }
+    let was_about = |record: &Record| match &record.event {
+        Event::Pending { step, token } => *step == context.step && *token == ABOUT,
+        _ => false,
+    };
+    let Ok(run) = Uuid::parse_str(&context.run) else { return false };
+    let all = gateway.runs.all();
+    all.get(&run).is_some_and(|known| known.records.iter().any(was_about))
 }
 
 /// A group and the site of one of its mirrors.
@@ -164,7 +189,16 @@ impl Deed for Suspend {
         })
     }
 
-    fn run<'a>(&'a self, gateway: &'a Arc<Gateway>, _: &'a Context) -> Doing<'a, Outcome> {
+    fn run<'a>(&'a self, _: &'a Arc<Gateway>, _: &'a Context) -> Doing<'a, Outcome> {
+        Box::pin(async move { Ok(about(format!("suspends the session to {}", self.to))) })
+    }
+
+    fn resume<'a>(
+        &'a self,
+        gateway: &'a Arc<Gateway>,
+        _: &'a Context,
+        _: (&'a Value, Option<&'a str>),
+    ) -> Doing<'a, Outcome> {
         Box::pin(async move {
             suspend(gateway, &self.group, &self.to).await?;
             Ok(Outcome::Done(changed(format!("suspended the session to {}", self.to))))
@@ -174,13 +208,17 @@ impl Deed for Suspend {
     fn undo<'a>(
         &'a self,
         gateway: &'a Arc<Gateway>,
-        _: &'a Context,
+        context: &'a Context,
         report: &'a Report,
     ) -> Doing<'a, Outcome> {
         Box::pin(async move {
-            if !report.outputs.contains_key(CHANGED) {
-                let why = "whether this run suspended it is not known, so it is left as it is";
+            if !is_own(gateway, context, report) {
+                let why = "it was suspended before this run came to it, so it is left as it is";
                 return Ok(Outcome::Skipped(why.to_owned()));
+            }
+            if !rule(gateway, &self.group, &self.to, true).await? {
+                let why = format!("the session to {} is not suspended", self.to);
+                return Ok(Outcome::Skipped(why));
             }
             // What the mirror wrote by itself meanwhile is nobody's to discard here.
             resume(gateway, (&self.group, &self.to), false).await?;
@@ -203,7 +241,16 @@ impl Deed for Resume {
         })
     }
 
-    fn run<'a>(&'a self, gateway: &'a Arc<Gateway>, _: &'a Context) -> Doing<'a, Outcome> {
+    fn run<'a>(&'a self, _: &'a Arc<Gateway>, _: &'a Context) -> Doing<'a, Outcome> {
+        Box::pin(async move { Ok(about(format!("resumes the session to {}", self.to))) })
+    }
+
+    fn resume<'a>(
+        &'a self,
+        gateway: &'a Arc<Gateway>,
+        _: &'a Context,
+        _: (&'a Value, Option<&'a str>),
+    ) -> Doing<'a, Outcome> {
         Box::pin(async move {
             resume(gateway, (&self.group, &self.to), self.discard).await?;
             Ok(Outcome::Done(changed(format!("resumed the session to {}", self.to))))
@@ -213,13 +260,17 @@ impl Deed for Resume {
     fn undo<'a>(
         &'a self,
         gateway: &'a Arc<Gateway>,
-        _: &'a Context,
+        context: &'a Context,
         report: &'a Report,
     ) -> Doing<'a, Outcome> {
         Box::pin(async move {
-            if !report.outputs.contains_key(CHANGED) {
-                let why = "whether this run resumed it is not known, so it is left as it is";
+            if !is_own(gateway, context, report) {
+                let why = "it was not suspended before this run came to it, so it is left as it is";
                 return Ok(Outcome::Skipped(why.to_owned()));
+            }
+            if !rule(gateway, &self.group, &self.to, false).await? {
+                let why = format!("the session to {} is suspended", self.to);
+                return Ok(Outcome::Skipped(why));
             }
             suspend(gateway, &self.group, &self.to).await?;
             Ok(Outcome::Done(Report::of(format!("suspended the session to {}", self.to))))

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use harness::{CpuTime, Process, Site};
+use serde::Serialize;
 
 use crate::client::Address;
 
@@ -31,6 +32,17 @@ impl Transport {
             Self::Tcp => "tcp",
         }
     }
+}
+
+/// Where a contestant's files lie. Only those on the same one are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Medium {
+    Disk,
+    /// On tmpfs, whatever folder the run was given.
+    Memory,
+    /// Nowhere: it keeps nothing. What it needs is the least that anybody does, and no goal is below.
+    Nowhere,
 }
 
 /// Where to start and what to serve.
@@ -89,6 +101,5 @@ impl Running {
 pub(crate) struct Contestant {
     pub(crate) name: &'static str,
     pub(crate) start: fn(&Place) -> Result<Running>,
-    /// Whether its files lie in memory, whatever folder the run was given.
-    pub(crate) in_memory: bool,
+    pub(crate) medium: Medium,
 }

@@ -10,6 +10,7 @@
 //! window of commands. An error in any answer fails the run.
 #![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 
+pub(crate) mod bare;
 mod session;
 
 use std::io::{self, IoSlice, Read, Write};

@@ -66,6 +66,9 @@ enum Command {
     Snapshots(Options),
     /// A call into a plugin beside nbdkit's plugins and a function of the program itself.
     Plugin(Options),
+    /// Answers an initiator of this program and keeps nothing: the least that a target can need.
+    #[command(hide = true)]
+    Bare(BareOptions),
     /// Puts load on any NBD server and prints what it measured as JSON.
     Load(LoadOptions),
 }
@@ -128,6 +131,17 @@ struct LoadOptions {
     structured: bool,
 }
 
+/// Where to answer.
+#[derive(Debug, clap::Args)]
+struct BareOptions {
+    /// Its TCP port.
+    #[arg(long)]
+    port: u16,
+    /// The size that it says to have.
+    #[arg(long)]
+    size_mib: u64,
+}
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -148,6 +162,7 @@ fn run() -> Result<()> {
         Command::Distance(options) => rounds::in_own_folder(&options, distance::run),
         Command::Snapshots(options) => rounds::in_own_folder(&options, snapshots::run),
         Command::Plugin(options) => rounds::in_own_folder(&options, plugin::run),
+        Command::Bare(options) => iscsi::bare::serve(options.port, options.size_mib << 20),
         Command::Load(options) => load(options),
     }
 }

@@ -12,7 +12,7 @@ use harness::{Process, free_port, require};
 use serde_json::json;
 
 use crate::client::Address;
-use crate::contestant::{Contestant, Place, Running, Transport};
+use crate::contestant::{Contestant, Medium, Place, Running, Transport};
 use crate::iscsi::Unit;
 use crate::qmp;
 
@@ -21,23 +21,37 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Single servers.
 pub(crate) const SERVERS: [Contestant; 4] = [
-    Contestant { name: "nbdkit", start: nbdkit, in_memory: false },
-    Contestant { name: "nbdkit-tmpfs", start: nbdkit, in_memory: true },
-    Contestant { name: "qemu-nbd", start: qemu_nbd, in_memory: false },
-    Contestant { name: "nbd-server", start: nbd_server, in_memory: false },
+    Contestant { name: "nbdkit", start: nbdkit, medium: Medium::Disk },
+    Contestant { name: "nbdkit-tmpfs", start: nbdkit, medium: Medium::Memory },
+    Contestant { name: "qemu-nbd", start: qemu_nbd, medium: Medium::Disk },
+    Contestant { name: "nbd-server", start: nbd_server, medium: Medium::Disk },
 ];
 
 /// Mirrors.
 pub(crate) const MIRRORS: [Contestant; 2] = [
-    Contestant { name: "qemu-mirror", start: qemu_mirror_cached, in_memory: false },
-    Contestant { name: "qemu-mirror-direct", start: qemu_mirror_direct, in_memory: false },
+    Contestant { name: "qemu-mirror", start: qemu_mirror_cached, medium: Medium::Disk },
+    Contestant { name: "qemu-mirror-direct", start: qemu_mirror_direct, medium: Medium::Disk },
 ];
 
 /// Targets of iSCSI.
 pub(crate) const TARGETS: [Contestant; 2] = [
-    Contestant { name: "tgt", start: tgt_on_disk, in_memory: false },
-    Contestant { name: "tgt-tmpfs", start: tgt_in_memory, in_memory: true },
+    Contestant { name: "tgt", start: tgt_on_disk, medium: Medium::Disk },
+    Contestant { name: "tgt-tmpfs", start: tgt_in_memory, medium: Medium::Memory },
 ];
+
+/// What nobody who speaks iSCSI can be below.
+pub(crate) const BARE: Contestant =
+    Contestant { name: "bare answers", start: bare, medium: Medium::Nowhere };
+
+/// This program itself, which keeps nothing.
+fn bare(place: &Place) -> Result<Running> {
+    let port = free_port()?;
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.args(["bare", "--port", &port.to_string(), "--size-mib", &place.size_mib.to_string()]);
+    let target = "iqn.2026-01.test:disk".to_owned();
+    let unit = Unit { address: format!("127.0.0.1:{port}"), target, lun: 1 };
+    running("bare", place, &mut command, Address::Iscsi(unit))
+}
 
 fn tgt_on_disk(place: &Place) -> Result<Running> {
     tgt(place, "72")

@@ -7,30 +7,30 @@ use anyhow::{Result, bail};
 use harness::{Site, free_port};
 
 use crate::client::Address;
-use crate::contestant::{Contestant, Place, Running, Transport};
+use crate::contestant::{Contestant, Medium, Place, Running, Transport};
 use crate::iscsi::Unit;
 
 /// One gateway.
 pub(crate) const SINGLE: Contestant =
-    Contestant { name: "twinspan", start: single, in_memory: false };
+    Contestant { name: "twinspan", start: single, medium: Medium::Disk };
 /// The same on tmpfs, where the file system costs next to nothing.
 pub(crate) const IN_MEMORY: Contestant =
-    Contestant { name: "twinspan-tmpfs", start: single, in_memory: true };
+    Contestant { name: "twinspan-tmpfs", start: single, medium: Medium::Memory };
 /// One gateway, reached by an initiator.
 pub(crate) const ISCSI: Contestant =
-    Contestant { name: "twinspan", start: target, in_memory: false };
+    Contestant { name: "twinspan", start: target, medium: Medium::Disk };
 /// The same on tmpfs.
 pub(crate) const ISCSI_IN_MEMORY: Contestant =
-    Contestant { name: "twinspan-tmpfs", start: target, in_memory: true };
+    Contestant { name: "twinspan-tmpfs", start: target, medium: Medium::Memory };
 /// Two gateways, the volume mirrored synchronously.
 pub(crate) const MIRRORED: Contestant =
-    Contestant { name: "twinspan", start: mirrored, in_memory: false };
+    Contestant { name: "twinspan", start: mirrored, medium: Medium::Disk };
 /// The same with a write journal at the mirror: what any-second rollback costs.
 pub(crate) const JOURNALED: Contestant =
-    Contestant { name: "twinspan-journal", start: journaled, in_memory: false };
+    Contestant { name: "twinspan-journal", start: journaled, medium: Medium::Disk };
 /// One gateway, in a suite of mirrors: what the mirror costs.
 pub(crate) const UNMIRRORED: Contestant =
-    Contestant { name: "twinspan-unmirrored", start: single, in_memory: false };
+    Contestant { name: "twinspan-unmirrored", start: single, medium: Medium::Disk };
 
 const VOLUME: &str = "bench";
 /// An empty volume is in sync at once; this is for a busy machine.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::Options;
+use crate::contestant::Medium;
 use crate::rounds::Round;
 use crate::workload::{Goals, Suite};
 
@@ -19,7 +20,7 @@ struct Row {
     transport: &'static str,
     workload: &'static str,
     contestant: &'static str,
-    medium: &'static str,
+    medium: Medium,
     ops_per_second: f64,
     ops_per_second_min: f64,
     ops_per_second_max: f64,
@@ -32,6 +33,9 @@ struct Row {
     ratio: Option<Ratio>,
     /// Which of these ratios are to be reached; null where there is none.
     goals: Option<Goals>,
+    /// Processor time below which nobody can be, of one that keeps nothing and only answers; null where
+    /// none takes part.
+    cpu_floor_us: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -40,6 +44,10 @@ struct Ratio {
     cpu: f64,
     p50: f64,
 }
+
+/// What a floor is, for who reads the table.
+const FLOOR: &str =
+    "floor: the ratio of one that keeps nothing and only answers, where that misses the goal too\n";
 
 /// A whole run.
 #[derive(Debug)]
@@ -76,6 +84,13 @@ impl Report {
                 rows.push(row);
             }
         }
+        let floors: Vec<_> =
+            rows.iter().filter(|row| row.medium == Medium::Nowhere).cloned().collect();
+        for row in &mut rows {
+            let same =
+                |floor: &&Row| (floor.transport, floor.workload) == (row.transport, row.workload);
+            row.cpu_floor_us = floors.iter().find(same).map(|floor| floor.cpu_us_per_op);
+        }
         let Options { seconds, repeats, size_mib, .. } = *options;
         Self { suite, seconds, repeats, size_mib, rows, rounds }
     }
@@ -97,14 +112,15 @@ impl Report {
         let mut text = format!(
             "bench {}: median of {} rounds of {} s, volumes of {} MiB\n\
              x: how many times as much the first on the same medium does, or as little CPU and \
-             latency it needs\n",
+             latency it needs\n{}",
             self.suite.name(),
             self.repeats,
             self.seconds,
             self.size_mib,
+            if self.rows.iter().any(|row| row.cpu_floor_us.is_some()) { FLOOR } else { "" },
         );
         let has_goal = |goals: Goals| goals.ops.or(goals.cpu).or(goals.p50).is_some();
-        let width = if self.rows.iter().filter_map(|row| row.goals).any(has_goal) { 24 } else { 6 };
+        let width = if self.rows.iter().filter_map(|row| row.goals).any(has_goal) { 30 } else { 6 };
         let mut before = ("", "");
         for row in &self.rows {
             if before != (row.transport, row.workload) {
@@ -137,8 +153,10 @@ impl Report {
             if let Some(ratio) = row.ratio {
                 let goals = row.goals.map_or([None; 3], |of| [of.ops, of.cpu, of.p50]);
                 text += "  ";
-                for (value, goal) in [ratio.ops, ratio.cpu, ratio.p50].into_iter().zip(goals) {
-                    write!(text, " {:<width$}", beside_goal(value, goal)).ok();
+                let best = [None, row.cpu_floor_us.map(|floor| row.cpu_us_per_op / floor), None];
+                let values = [ratio.ops, ratio.cpu, ratio.p50];
+                for ((value, goal), best) in values.into_iter().zip(goals).zip(best) {
+                    write!(text, " {:<width$}", beside_goal(value, goal, best)).ok();
                 }
             }
             text.push('\n');
@@ -147,14 +165,15 @@ impl Report {
     }
 }
 
-/// A ratio, the goal that it has, and whether that is met.
-fn beside_goal(value: f64, goal: Option<f64>) -> String {
+/// A ratio, the goal that it has, and whether that is met, or beyond the best that anybody reaches.
+fn beside_goal(value: f64, goal: Option<f64>, best: Option<f64>) -> String {
     match goal {
         None => format!("{value:>6.2}"),
-        Some(goal) => {
-            let met = if value >= goal { "met" } else { "missed" };
-            format!("{value:>6.2} (goal {goal}: {met})")
-        }
+        Some(goal) => match best {
+            _ if value >= goal => format!("{value:>6.2} (goal {goal}: met)"),
+            Some(best) if best < goal => format!("{value:>6.2} (goal {goal}, floor {best:.2})"),
+            _ => format!("{value:>6.2} (goal {goal}: missed)"),
+        },
     }
 }
 
@@ -193,6 +212,7 @@ impl Row {
                 p50: over(p50_us, first.p50_us),
             }),
             goals: None,
+            cpu_floor_us: None,
         }
     }
 }
@@ -216,7 +236,7 @@ mod tests {
             transport: "unix",
             workload: "w",
             contestant,
-            medium: "disk",
+            medium: Medium::Disk,
             measured,
             cpu_us_per_op,
         }
@@ -242,8 +262,8 @@ mod tests {
             rounds.map(|(name, ops)| Round { workload, medium, ..round(name, ops) })
         };
         let rounds = [
-            of("disk", [("ours", 400.0), ("theirs", 100.0)]),
-            of("memory", [("ours in memory", 500.0), ("theirs in memory", 250.0)]),
+            of(Medium::Disk, [("ours", 400.0), ("theirs", 100.0)]),
+            of(Medium::Memory, [("ours in memory", 500.0), ("theirs in memory", 250.0)]),
         ];
         let report = Report::of(Suite::Iscsi, &options(), rounds.concat());
         let has_ratio: Vec<bool> = report.rows.iter().map(|row| row.ratio.is_some()).collect();
@@ -259,6 +279,12 @@ mod tests {
         assert!(
             report.json().unwrap().contains("\"goals\":{\"cpu\":3.0,\"ops\":3.0,\"p50\":null}")
         );
+        let bare = rounds
+            .concat()
+            .into_iter()
+            .chain(of(Medium::Nowhere, [("bare", 200.0), ("bare", 200.0)]));
+        let floored = Report::of(Suite::Iscsi, &options(), bare.collect()).table();
+        assert!(floored.contains("2.00 (goal 3, floor 0.80)"), "{floored}");
         let without = Report::of(Suite::Nbd, &options(), rounds.concat());
         assert!(!without.table().contains("goal"));
     }

@@ -11,9 +11,9 @@ use harness::wait_for;
 use serde::Serialize;
 
 use crate::Options;
-use crate::contestant::{Contestant, Place, Running, Transport};
+use crate::contestant::{Contestant, Medium, Place, Running, Transport};
 use crate::load::{Load, Measured, fill};
-use crate::peers::{MIRRORS, SERVERS, TARGETS};
+use crate::peers::{BARE, MIRRORS, SERVERS, TARGETS};
 use crate::product::{IN_MEMORY, ISCSI, ISCSI_IN_MEMORY, JOURNALED, MIRRORED, SINGLE, UNMIRRORED};
 use crate::report::Report;
 use crate::workload::{Suite, Workload};
@@ -29,8 +29,7 @@ pub(crate) struct Round {
     pub(crate) transport: &'static str,
     pub(crate) workload: &'static str,
     pub(crate) contestant: &'static str,
-    /// `disk` or `memory`: only those on the same one are compared.
-    pub(crate) medium: &'static str,
+    pub(crate) medium: Medium,
     #[serde(flatten)]
     pub(crate) measured: Measured,
     /// Processor time of all the contestant's processes for each request, in microseconds.
@@ -115,11 +114,11 @@ pub(crate) fn write_out() -> Result<()> {
 fn contestants(suite: Suite) -> Vec<Contestant> {
     match suite {
         Suite::Nbd => [&[SINGLE, IN_MEMORY], &SERVERS[..]].concat(),
-        Suite::Iscsi => [&[ISCSI, ISCSI_IN_MEMORY], &TARGETS[..]].concat(),
+        Suite::Iscsi => [&[ISCSI, ISCSI_IN_MEMORY], &TARGETS[..], &[BARE]].concat(),
         Suite::Mirror => [&[MIRRORED, JOURNALED, UNMIRRORED], &MIRRORS[..]].concat(),
         // On tmpfs nothing is ever on a disk.
         Suite::Store => {
-            let servers = SERVERS.into_iter().filter(|server| !server.in_memory);
+            let servers = SERVERS.into_iter().filter(|server| server.medium == Medium::Disk);
             std::iter::once(SINGLE).chain(servers).collect()
         }
     }
@@ -139,7 +138,10 @@ fn measure(
             continue;
         }
         eprintln!("{}: starting and filling {name}", transport.name());
-        let parent = if contestant.in_memory { &work.memory } else { &work.disk };
+        let parent = match contestant.medium {
+            Medium::Memory => &work.memory,
+            Medium::Disk | Medium::Nowhere => &work.disk,
+        };
         let place = Place { dir: parent.join(name), size_mib: options.size_mib, transport };
         std::fs::create_dir_all(&place.dir)?;
         let mut running = (contestant.start)(&place).with_context(|| format!("start {name}"))?;
@@ -159,7 +161,7 @@ fn measure(
                     transport: transport.name(),
                     workload: workload.name,
                     contestant: name,
-                    medium: if contestant.in_memory { "memory" } else { "disk" },
+                    medium: contestant.medium,
                     measured,
                     cpu_us_per_op,
                 });

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const HEADER_BYTES: usize = 48;
 pub(super) const BLOCK_BYTES: u64 = 512;
 /// What is received at once, as open-iscsi and libiscsi have it.
-const SEGMENT_BYTES: u32 = 262_144;
+pub(super) const SEGMENT_BYTES: u32 = 262_144;
 /// Steps of a login that any target needs.
 const LOGIN_STEPS_MAX: usize = 8;
 /// How often a target may say first what happened before.

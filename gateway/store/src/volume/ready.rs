@@ -10,6 +10,7 @@ use std::sync::Arc;
 use block::{IoError, SLOT_BYTES};
 
 use crate::executor::Lane;
+use crate::medium::Room;
 
 use super::Inner;
 use super::data::{self, Place};
@@ -18,6 +19,14 @@ use super::lanes::Done;
 /// Room (64 MiB) that a medium must have to spare before any of it is taken ahead: a pool that is
 /// nearly full keeps what it has for what is written.
 const SPARE_BYTES_MIN: u64 = 1024 * SLOT_BYTES;
+/// On a large medium it is this part of it: from there on a slot takes the blocks that it holds, so that
+/// volumes of which little is written in many places do not fill it sixteen times as fast.
+const SPARE_SHARE: u64 = 10;
+
+fn has_to_spare(room: &Room) -> bool {
+    let spare = SPARE_BYTES_MIN.max(room.total / SPARE_SHARE);
+    room.free.saturating_sub(room.reserve()) >= spare
+}
 
 // === impl Inner ===
 
@@ -46,8 +55,7 @@ impl Inner {
         let dir = Arc::clone(&self.dir);
         self.run_in(Lane::Write, move || {
             let allocate = || -> io::Result<bool> {
-                let room = dir.room()?;
-                if room.free.saturating_sub(room.reserve()) < SPARE_BYTES_MIN {
+                if !has_to_spare(&dir.room()?) {
                     return Ok(false);
                 }
                 data::allocate(&files, &slots).map(|()| true)
@@ -63,5 +71,18 @@ impl Inner {
             tracing::debug!(%error, "take room ahead");
         });
         self.slots.readied(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_large_medium_and_a_little_of_a_small_one_are_left_to_what_is_written() {
+        const GIB: u64 = 1 << 30;
+        let has = |total, free| has_to_spare(&Room { total, free });
+        assert!(has(1000 * GIB, 101 * GIB) && !has(1000 * GIB, 100 * GIB));
+        assert!(has(GIB / 4, GIB / 8) && !has(GIB / 4, GIB / 16));
     }
 }

@@ -109,12 +109,12 @@ impl Newest {
         while self.ring.len() >= self.pages_max {
             self.hand %= self.ring.len();
             let key = self.ring[self.hand];
-            match self.pages.get_mut(&key) {
-                Some(known) if std::mem::take(&mut known.is_recent) => self.hand += 1,
-                Some(_) | None => {
-                    self.pages.remove(&key);
-                    self.ring.swap_remove(self.hand);
-                }
+            let used = |known: &mut Known| std::mem::take(&mut known.is_recent);
+            if self.pages.get_mut(&key).is_some_and(used) {
+                self.hand += 1;
+            } else {
+                self.pages.remove(&key);
+                self.ring.swap_remove(self.hand);
             }
         }
     }

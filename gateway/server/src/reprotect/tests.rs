@@ -139,7 +139,7 @@ async fn nobody_agrees_to_lose_what_is_not_known() {
     // Without the word nothing can be lost: it is told to follow when it is there.
     let Planned { plan, .. } = planned(&status, false, silent);
     assert!(plan.token.is_some());
-    assert_eq!((plan.at_risk_bytes, plan.resync_kind), (Some(0), None));
+    assert_eq!((plan.at_risk_bytes, plan.resync_kind.as_deref()), (Some(0), None));
     assert_eq!(line(&plan, "ask west").state, CheckState::Unknown);
     // The numbers that the mirror itself sent are as good as its answer.
     let mut told = status.clone();

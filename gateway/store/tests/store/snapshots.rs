@@ -385,7 +385,12 @@ fn a_pool_with_ten_thousand_snapshots_is_used_opened_and_cleared() {
         }
         close(volume.as_ref()).unwrap();
     }
-    assert_eq!(pool.used_bytes(), used);
+    // What was on its way to another place when power went is given back, and no room is lost for good.
+    let settled = pool.used_bytes();
+    assert!(settled <= used, "{settled} of {used}");
+    drop(pool);
+    let pool = open_pool(&disk, PoolOptions::default()).unwrap();
+    assert_eq!(pool.used_bytes(), settled);
 }
 
 /// Found in a review: each look at a volume's snapshots counted all of their maps in one go, while hosts

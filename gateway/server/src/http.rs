@@ -231,6 +231,15 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(groups::add))
         .routes(routes!(groups::remove))
         .routes(routes!(groups::detach))
+        .merge(of_moves())
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(operations::cancel))
+}
+
+/// What takes a group from one site to another, or back.
+fn of_moves() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
         .routes(routes!(failovers::plan))
         .routes(routes!(failovers::run))
         .routes(routes!(failovers::plan_reprotect))
@@ -240,9 +249,6 @@ fn of_groups() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(moves::run_migration))
         .routes(routes!(moves::plan_restore))
         .routes(routes!(moves::restore, moves::give_up))
-        .routes(routes!(operations::list))
-        .routes(routes!(operations::show))
-        .routes(routes!(operations::cancel))
 }
 
 /// The OpenAPI document, as it is committed.

@@ -324,15 +324,9 @@ fn a_pool_with_ten_thousand_snapshots_is_used_opened_and_cleared() {
     let byte = |number: u128| u8::try_from(number % 250 + 1).unwrap();
     let mut costs = Vec::new();
     for one in 0..VOLUMES {
-        let name = format!("volume-{one}");
-        pool.create_volume(VolumeRecord {
-            id: id(one),
-            name,
-            bytes: 16 << 20,
-            created: 1,
-            origin: None,
-        })
-        .unwrap();
+        let (name, bytes) = (format!("volume-{one}"), 16 << 20);
+        pool.create_volume(VolumeRecord { id: id(one), name, bytes, created: 1, origin: None })
+            .unwrap();
         let volume = pool.open_volume(id(one)).unwrap();
         let before = disk.written();
         for number in 1..=EACH {

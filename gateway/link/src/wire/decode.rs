@@ -5,9 +5,9 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 use block::{
-    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION,
-    SPAN_SINCE_VERSION, Seq, Vote,
+    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, HEIRS_SINCE_VERSION, Message,
+    MirrorState, Mode, POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION,
+    SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq, Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -131,7 +131,9 @@ impl Decoder {
             kind::OPEN => {
                 let relays = self.version >= Some(RELAYS_SINCE_VERSION);
                 let relayed = if relays { flag::RELAYED } else { 0 };
-                (flag::DISCARD | relayed, PAYLOAD_BYTES_MAX)
+                let heirs = self.version >= Some(HEIRS_SINCE_VERSION);
+                let heir = if heirs { flag::HEIR } else { 0 };
+                (flag::DISCARD | relayed | heir, PAYLOAD_BYTES_MAX)
             }
             kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
                 (0, PAYLOAD_BYTES_MAX)
@@ -150,6 +152,9 @@ impl Decoder {
             }
             kind::LIST => (0, 0),
             kind::ASK | kind::TOLD if self.version >= Some(RUNS_SINCE_VERSION) => {
+                (0, LONG_QUESTION_BYTES_MAX)
+            }
+            kind::SNAPSHOT if self.version >= Some(HEIRS_SINCE_VERSION) => {
                 (0, LONG_QUESTION_BYTES_MAX)
             }
             kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN | kind::SNAPSHOT => {
@@ -249,8 +254,10 @@ fn with_body(head: Head, payload: &[u8]) -> Result<Message, Corrupt> {
         kind::OPEN => {
             let discard = head.flags & flag::DISCARD != 0;
             let relayed = head.flags & flag::RELAYED != 0;
-            let open = body::read_open(payload, Epoch::new(head.epoch), (discard, relayed))?;
-            Message::Open(open)
+            let is_heir = head.flags & flag::HEIR != 0;
+            let heir_of = is_heir.then(|| Epoch::new(head.seq));
+            let epoch = Epoch::new(head.epoch);
+            Message::Open(body::read_open(payload, epoch, (discard, relayed), heir_of)?)
         }
         kind::OPENED => Message::Opened(body::read_opened(payload)?),
         kind::DIFFERS => {

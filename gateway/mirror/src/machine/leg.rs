@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use block::{
-    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Predecessor, Seq, SessionId,
+    VolumeId,
 };
 
 use super::cuts::{Cuts, Spells};
@@ -221,6 +222,8 @@ pub(crate) struct Leg {
     pub(crate) base: Option<Generation>,
     /// The history that it was last asked to record as its own.
     pub(crate) asked: Option<Generation>,
+    /// Nobody opened it since that primary, who told what it lacks (see `heritage`).
+    pub(crate) heir_of: Option<Predecessor>,
     /// The histories that it was told on this link and did not record yet, oldest first.
     pub(crate) told: VecDeque<Generation>,
     /// By volume.
@@ -296,6 +299,7 @@ impl Leg {
             cause: None,
             base: None,
             asked: None,
+            heir_of: None,
             told: VecDeque::new(),
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],

@@ -35,6 +35,7 @@ impl Machine {
                 .collect(),
             discard: state.discard,
             relayed,
+            heir_of: state.heir_of,
         }))
     }
 
@@ -106,6 +107,7 @@ impl Machine {
         state.state = SessionState::Active;
         state.halted = false;
         self.returned(leg);
+        self.end_heritage(leg, out);
         let state = self.leg_mut(leg).expect("checked above");
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;

@@ -16,7 +16,7 @@
 //!   relays to it. So what C was sent since is A's and in the map. If C itself went on, its history
 //!   says so.
 //!
-//! In all other cases C is copied whole, as by any other primary.
+//! In all other cases C is compared or copied whole, as by any other primary.
 
 use block::{
     BlockRange, BlockSet, GatewayId, HEIRS_SINCE_VERSION, LegId, Message, Open, Predecessor,

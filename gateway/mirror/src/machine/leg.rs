@@ -211,6 +211,8 @@ pub(crate) struct Leg {
     /// An operator said that the mirror holds the content already. Cleared when it is one point in
     /// time of ours: by then everything was compared.
     pub(crate) holds_content: bool,
+    /// What it holds is compared before anything is sent, on this link.
+    pub(crate) compares: bool,
     /// An operator allowed what only the mirror has to be overwritten.
     pub(crate) discard: bool,
     /// Policy `split = manual` refuses changes until it is back.
@@ -293,6 +295,7 @@ impl Leg {
             suspended: false,
             lossy: None,
             holds_content: false,
+            compares: false,
             discard: false,
             halted: false,
             state: SessionState::Suspended,
@@ -435,6 +438,7 @@ impl Leg {
         self.stepping_down = false;
         self.degraded = false;
         self.draining = None;
+        self.compares = false;
         self.cuts.end_flight();
         self.listing = None;
         // What was not compared is not known: a verification is begun anew, not taken up.

@@ -82,6 +82,10 @@ impl Bench {
         match message {
             Message::Change { seq, .. } => self.hear_from(leg, Message::Acks(vec![seq])),
             Message::Flush { seq } => self.hear_from(leg, Message::Durable { seq }),
+            Message::List { volume } => {
+                let blocks = vec![BlockRange::new(0, MAPPED)];
+                self.hear_from(leg, Message::Mapped { volume, blocks, last: true });
+            }
             Message::Promote { generation, .. } => {
                 mirrors.histories[leg.index()] = Some(generation);
                 self.hear_from(leg, Message::Voted(Vote::InSync));
@@ -331,4 +335,43 @@ fn rule_09_a_mirror_that_was_inherited_is_handed_on_like_any_other() {
         _ => false,
     };
     assert!(west.out.iter().any(forgets), "nor after a restart: {:?}", west.out);
+}
+
+/// What was on its way to it when the old primary was lost, nobody knows who is left: it was emptied and
+/// copied whole, although it had all but that.
+#[test]
+fn rule_09_after_a_failover_the_other_mirror_is_compared_and_sent_what_differs() {
+    let (east, mirrors) = Bench::two_mirrors();
+    let open = |leg| east.machine.open_message(leg).unwrap();
+    let mut west = Bench::mirror_of(open(leg()), EAST, &mirrors.heard[0]);
+    let mut north = Bench::mirror_of(open(second()), EAST, &mirrors.heard[1]);
+    let mut heard = Mirrors::default();
+    west.apply(Event::UpstreamLost { orderly: false });
+    west.apply(Event::Command(Command::Promote { consent: Consent::InSync })).run(&mut heard);
+    assert_eq!(west.machine.status().role, Role::Primary);
+    west.apply(Event::Command(Command::AddLeg {
+        gateway: NORTH,
+        site: "north".to_owned(),
+        sessions: vec![SessionId::of(10)],
+        policy: Policy::default(),
+        holds_content: false,
+    }));
+    west.run(&mut heard);
+    let (leg, open) = west.open_at(NORTH);
+    let opening = Box::new(north.accepts(open, WEST));
+    assert!(!opening.opened.differences_known);
+    west.apply(Event::LinkVersion { leg, version: block::PROTOCOL_VERSION });
+    west.apply(Event::Connected { leg, opening });
+    let status = |west: &Bench| {
+        let legs = west.machine.status().legs;
+        legs.into_iter().find(|status| status.leg == leg).expect("it was added")
+    };
+    assert!(status(&west).comparing);
+    let empties = |effect: &Effect| {
+        matches!(effect, Effect::Post { message: Message::Change { resync: true, .. }, .. })
+    };
+    assert!(!west.out.iter().any(empties), "{:?}", west.out);
+    west.run(&mut heard);
+    assert_eq!((heard.listed[leg.index()], heard.copied_bytes[leg.index()]), (1, 0));
+    assert_eq!((status(&west).phase, status(&west).comparing), (Phase::Equivalent, false));
 }

@@ -137,8 +137,9 @@ impl Machine {
     /// The mirror recorded that this gateway opened it: from now on it is known by that.
     pub(super) fn end_heritage(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let Some(state) = self.leg_mut(leg) else { return };
+        let gateway = state.gateway;
         if state.heir_of.take().is_some() {
-            let mark = heir_key(self.group, state.gateway);
+            let mark = heir_key(self.group, gateway);
             self.keep_with(After::Nothing, vec![(mark, None)], out);
         }
     }

@@ -47,9 +47,9 @@ pub(crate) fn heir_record(heir_of: Predecessor) -> Bytes {
 pub(crate) fn heir_in(bytes: &[u8]) -> Option<Predecessor> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     let body = body.strip_prefix(&MAGIC).filter(|_| crc32c(body) == u32::from_le_bytes(*crc))?;
-    let mut r = Reader::new(body);
+    let mut r = Reader(body, 0);
     let heir_of = r.predecessor().ok()?;
-    r.end().ok().map(|()| heir_of)
+    r.0.is_empty().then_some(heir_of)
 }
 
 impl Writer {

@@ -118,6 +118,17 @@ impl Decoder {
         Ok(Some(Announced { head, payload_bytes, payload_crc: raw.payload_crc.get() }))
     }
 
+    /// The longest payload of a kind that carries what two servers or two mirrors say to each other.
+    fn question_bytes_max(self, kind: u8) -> usize {
+        let long_since = match kind {
+            kind::ASK | kind::TOLD => Some(RUNS_SINCE_VERSION),
+            kind::SNAPSHOT => Some(HEIRS_SINCE_VERSION),
+            _ => None,
+        };
+        let is_long = long_since.is_some_and(|since| self.version >= Some(since));
+        if is_long { LONG_QUESTION_BYTES_MAX } else { QUESTION_BYTES_MAX }
+    }
+
     /// Whether a frame of this kind may look like this, before room is made for its payload.
     fn check(self, head: Head, payload_bytes: usize) -> Result<(), Corrupt> {
         if (head.kind < kind::FIRST_MESSAGE) != self.version.is_none() {
@@ -151,14 +162,8 @@ impl Decoder {
                 return Err(Corrupt("unknown kind of frame"));
             }
             kind::LIST => (0, 0),
-            kind::ASK | kind::TOLD if self.version >= Some(RUNS_SINCE_VERSION) => {
-                (0, LONG_QUESTION_BYTES_MAX)
-            }
-            kind::SNAPSHOT if self.version >= Some(HEIRS_SINCE_VERSION) => {
-                (0, LONG_QUESTION_BYTES_MAX)
-            }
             kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN | kind::SNAPSHOT => {
-                (0, QUESTION_BYTES_MAX)
+                (0, self.question_bytes_max(head.kind))
             }
             kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),

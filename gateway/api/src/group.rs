@@ -211,7 +211,7 @@ pub struct Leg {
     /// What resync and initial copy may send now, as `50MiB/s`, `unlimited` or `paused`.
     #[serde(default)]
     pub bandwidth_now: String,
-    /// Whether it is said to hold the content, and not everything was compared yet.
+    /// Whether it holds the content or most of it, and not everything was compared yet.
     #[serde(default)]
     pub comparing: bool,
     /// Bytes in which the mirror may differ, over all its sessions.

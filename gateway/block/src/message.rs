@@ -92,6 +92,19 @@ pub struct Open {
     /// The sender is a mirror of the group itself and sends on the points at which its copy was
     /// whole; the epoch is that of the primary that it follows. From version 3 on.
     pub relayed: bool,
+    /// The sender took over in a planned swap and was told what this mirror lacks: to one that nobody
+    /// opened since this primary did, it is as good as that one. From version 9 on.
+    pub heir_of: Option<Predecessor>,
+}
+
+/// A primary that handed its mirrors over with the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its gateway. A mirror can be the source of another one in the epoch of its own primary, so the
+    /// epoch alone does not say who wrote there.
+    pub gateway: GatewayId,
+    /// The epoch in which it was the primary.
+    pub epoch: Epoch,
 }
 
 /// The newest version of what is said here. Version 1 has no [`Message::Cut`] and no
@@ -101,8 +114,8 @@ pub struct Open {
 /// [`Message::Snapshot`], in version 5 it says nothing of recovery points, up to version 6 nobody
 /// asks another gateway for the content of a block, or says what host protocols keep of a volume, and
 /// up to version 7 a question has at most 16 KiB and is not about runs, and the primary does not say
-/// what its clock says.
-pub const PROTOCOL_VERSION: u16 = 8;
+/// what its clock says, and up to version 8 one that hands over does not name its other mirrors.
+pub const PROTOCOL_VERSION: u16 = 9;
 /// The oldest version in which [`Message::Cut`] can be said.
 pub const CUTS_SINCE_VERSION: u16 = 2;
 /// The oldest version in which [`Message::Policy`] can be said.
@@ -126,6 +139,9 @@ pub const RUNS_SINCE_VERSION: u16 = 8;
 pub const ATTRIBUTES_SINCE_VERSION: u16 = 7;
 /// The oldest version in which [`Message::Snapshot`] says what the clock of the primary says.
 pub const TIME_SINCE_VERSION: u16 = 8;
+/// The oldest version in which [`Message::Snapshot`] says what the other mirrors of a primary lack
+/// that hands over, and [`Open::heir_of`] that it was said.
+pub const HEIRS_SINCE_VERSION: u16 = 9;
 
 /// How a session copies: when a write is acknowledged, and what the mirror holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

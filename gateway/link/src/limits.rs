@@ -34,7 +34,7 @@ pub const ACKS_PER_FRAME_MAX: usize = 1 << 16;
 /// A question between two servers, or its answer: names, numbers, a sentence or two.
 pub const QUESTION_BYTES_MAX: usize = 16 << 10;
 /// The same since questions may be about runs: a record of a journal has up to 512 KiB, and what is
-/// around it little.
+/// around it little. What a mirror is told of snapshots has as much since it may be what others lack.
 pub const LONG_QUESTION_BYTES_MAX: usize = 1 << 20;
 
 /// TLS, greeting and `Open` together.

@@ -102,6 +102,8 @@ mod flag {
     pub(super) const LAST: u8 = 64;
     /// The sender of an `Open` is a mirror itself, since version 3.
     pub(super) const RELAYED: u8 = 16;
+    /// It took over in a planned swap, from the primary of the epoch in `seq`, since version 9.
+    pub(super) const HEIR: u8 = 32;
 }
 
 /// A header as it lies on the wire.

@@ -50,7 +50,7 @@ impl Lineage {
             && (common == base || chain.any(|generation| *generation == base))
     }
 
-    fn has(&self, generation: Generation) -> bool {
+    pub(crate) fn has(&self, generation: Generation) -> bool {
         self.current == generation || self.ancestors.contains(&generation)
     }
 }

@@ -36,6 +36,7 @@ mod flush;
 mod found;
 mod gate;
 mod handover;
+mod heritage;
 mod holding;
 mod leg;
 mod legs;

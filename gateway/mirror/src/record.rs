@@ -7,6 +7,7 @@
 //! Invariant: a record that this release cannot read whole is refused, never half believed.
 
 mod attributes;
+mod heritage;
 mod named;
 mod parts;
 mod points;
@@ -20,6 +21,7 @@ use crate::lineage::Lineage;
 use crate::policy::Policy;
 
 pub(crate) use self::attributes::{Attributes, attributes_key};
+pub(crate) use self::heritage::{Inherited, heir_in, heir_key, heir_record};
 pub use self::named::locked_in;
 pub(crate) use self::named::{
     Label, Named, SnapshotWord, decode as decode_named, encode as encode_named, named_key,

@@ -202,6 +202,7 @@ mod tests {
                 .collect(),
             discard: false,
             relayed: false,
+            heir_of: None,
         }
     }
 

@@ -253,7 +253,8 @@ pub struct LegStatus {
     pub policy: Policy,
     /// Bytes a second that its copier may send now; `None`: as many as go; 0: nothing.
     pub bytes_per_second_max: Option<u64>,
-    /// An operator said that it holds the content already, and not everything was compared yet.
+    /// It holds the content or most of it, because an operator says so or the two have a history in
+    /// common, and not everything was compared yet.
     pub comparing: bool,
     /// Whether it follows behind because it was too slow, as in mode `consistency`.
     pub degraded: bool,

@@ -103,6 +103,8 @@ impl World {
         self.note_ruler(site, promotion);
         state.detached.set(false);
         state.consented.set(Consent::InSync);
+        let handed_over = self.yielding.get().filter(|from| promotion.is_none() && *from != site);
+        handed_over.into_iter().for_each(|from| self.note_inherited(from, site));
         let turned = self.turned_into(site, promotion, &image);
         *state.branch.borrow_mut() = Some(turned.branch);
         // What it kept is given up with its promotion.

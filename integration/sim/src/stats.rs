@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 78] = [
+pub const FAULTS: [&str; 79] = [
     "the pool on a simulated disk",
     "three gateways",
     "a copy is said to hold the content",
@@ -79,6 +79,7 @@ pub const FAULTS: [&str; 78] = [
     "both parts are served at the other site",
     "a site was lost, and nothing with it",
     "both parts swap roles",
+    "a mirror goes over to the next primary by delta",
     "a swap of roles is given up",
     "a swap of roles is recalled",
     "parts stop at one cut",

@@ -5,7 +5,8 @@
 
 use block::{
     BlockRange, BlockSet, BootId, CUTS_SINCE_VERSION, Epoch, GatewayId, Generation, Goodbye,
-    GroupId, Hello, Identity, Open, Opened, Quality, SessionId, VolumeId, VolumeOffer,
+    GroupId, HEIRS_SINCE_VERSION, Hello, Identity, Open, Opened, Predecessor, Quality, SessionId,
+    VolumeId, VolumeOffer,
 };
 
 use super::cursor::{Reader, Writer};
@@ -161,7 +162,7 @@ fn read_history(r: &mut Reader<'_>) -> Result<(Generation, Vec<Generation>), Cor
     Ok((generation, ancestors))
 }
 
-pub(super) fn write_open(w: &mut Writer<'_>, open: &Open) -> Result<(), Unsendable> {
+pub(super) fn write_open(w: &mut Writer<'_>, open: &Open, version: u16) -> Result<(), Unsendable> {
     w.uuid(open.group.uuid());
     w.name(&open.name, NAME_BYTES_MAX)?;
     write_history(w, open.generation, &open.ancestors)?;
@@ -172,13 +173,21 @@ pub(super) fn write_open(w: &mut Writer<'_>, open: &Open) -> Result<(), Unsendab
         w.name(&offer.name, NAME_BYTES_MAX)?;
         w.u64(offer.bytes);
     }
+    heir_of(open, version).into_iter().for_each(|heir_of| w.uuid(heir_of.gateway.uuid()));
     Ok(())
+}
+
+/// Whose heir the sender is. One that does not know heirs takes it for another primary, and is copied
+/// whole.
+pub(super) fn heir_of(open: &Open, version: u16) -> Option<Predecessor> {
+    open.heir_of.filter(|_| version >= HEIRS_SINCE_VERSION)
 }
 
 pub(super) fn read_open(
     body: &[u8],
     epoch: Epoch,
     (discard, relayed): (bool, bool),
+    heir_of: Option<Epoch>,
 ) -> Result<Open, Corrupt> {
     let mut r = Reader::new(body);
     let group = GroupId::from_uuid(r.uuid()?);
@@ -192,8 +201,11 @@ pub(super) fn read_open(
             bytes: r.u64()?,
         })
     })?;
+    let predecessor =
+        |epoch| r.uuid().map(|uuid| Predecessor { gateway: GatewayId::from_uuid(uuid), epoch });
+    let heir_of = heir_of.map(predecessor).transpose()?;
     r.end()?;
-    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed })
+    Ok(Open { group, name, epoch, generation, ancestors, volumes, discard, relayed, heir_of })
 }
 
 pub(super) fn write_opened(

@@ -5,9 +5,9 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 use block::{
-    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION,
-    SPAN_SINCE_VERSION, Seq, Vote,
+    CUTS_SINCE_VERSION, Change, DirtyReport, Epoch, Extent, HEIRS_SINCE_VERSION, Message,
+    MirrorState, Mode, POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION,
+    SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq, Vote,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -118,6 +118,17 @@ impl Decoder {
         Ok(Some(Announced { head, payload_bytes, payload_crc: raw.payload_crc.get() }))
     }
 
+    /// The longest payload of a kind that carries what two servers or two mirrors say to each other.
+    fn question_bytes_max(self, kind: u8) -> usize {
+        let long_since = match kind {
+            kind::ASK | kind::TOLD => Some(RUNS_SINCE_VERSION),
+            kind::SNAPSHOT => Some(HEIRS_SINCE_VERSION),
+            _ => None,
+        };
+        let is_long = long_since.is_some_and(|since| self.version >= Some(since));
+        if is_long { LONG_QUESTION_BYTES_MAX } else { QUESTION_BYTES_MAX }
+    }
+
     /// Whether a frame of this kind may look like this, before room is made for its payload.
     fn check(self, head: Head, payload_bytes: usize) -> Result<(), Corrupt> {
         if (head.kind < kind::FIRST_MESSAGE) != self.version.is_none() {
@@ -131,7 +142,9 @@ impl Decoder {
             kind::OPEN => {
                 let relays = self.version >= Some(RELAYS_SINCE_VERSION);
                 let relayed = if relays { flag::RELAYED } else { 0 };
-                (flag::DISCARD | relayed, PAYLOAD_BYTES_MAX)
+                let heirs = self.version >= Some(HEIRS_SINCE_VERSION);
+                let heir = if heirs { flag::HEIR } else { 0 };
+                (flag::DISCARD | relayed | heir, PAYLOAD_BYTES_MAX)
             }
             kind::OPENED | kind::DIFFERS | kind::COMPARED | kind::PROMOTE | kind::GOODBYE => {
                 (0, PAYLOAD_BYTES_MAX)
@@ -149,11 +162,8 @@ impl Decoder {
                 return Err(Corrupt("unknown kind of frame"));
             }
             kind::LIST => (0, 0),
-            kind::ASK | kind::TOLD if self.version >= Some(RUNS_SINCE_VERSION) => {
-                (0, LONG_QUESTION_BYTES_MAX)
-            }
             kind::ASK | kind::TOLD | kind::POLICY | kind::SPAN | kind::SNAPSHOT => {
-                (0, QUESTION_BYTES_MAX)
+                (0, self.question_bytes_max(head.kind))
             }
             kind::MAPPED => (flag::LAST, PAYLOAD_BYTES_MAX),
             kind::COMPARE => (0, SUMS_BYTES_MAX),
@@ -249,8 +259,10 @@ fn with_body(head: Head, payload: &[u8]) -> Result<Message, Corrupt> {
         kind::OPEN => {
             let discard = head.flags & flag::DISCARD != 0;
             let relayed = head.flags & flag::RELAYED != 0;
-            let open = body::read_open(payload, Epoch::new(head.epoch), (discard, relayed))?;
-            Message::Open(open)
+            let is_heir = head.flags & flag::HEIR != 0;
+            let heir_of = is_heir.then(|| Epoch::new(head.seq));
+            let epoch = Epoch::new(head.epoch);
+            Message::Open(body::read_open(payload, epoch, (discard, relayed), heir_of)?)
         }
         kind::OPENED => Message::Opened(body::read_opened(payload)?),
         kind::DIFFERS => {

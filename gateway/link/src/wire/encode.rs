@@ -5,9 +5,9 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 use block::{
-    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, Message, MirrorState, Mode,
-    POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, Seq,
-    Vote,
+    BlockRange, CUTS_SINCE_VERSION, Change, DirtyReport, Extent, HEIRS_SINCE_VERSION, Message,
+    MirrorState, Mode, Open, POLICY_SINCE_VERSION, RELAYS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION,
+    SPAN_SINCE_VERSION, Seq, Vote,
 };
 use bytes::Bytes;
 use zerocopy::IntoBytes;
@@ -66,9 +66,8 @@ pub fn encode(version: u16, message: Message, out: &mut Outbox) -> Result<(), Un
             Err(Unsendable("a mirror that relays in a version of the protocol that has none"))
         }
         Message::Open(open) => {
-            let flags = pick(open.discard, flag::DISCARD) | pick(open.relayed, flag::RELAYED);
-            let head = Head { kind: kind::OPEN, flags, epoch: open.epoch.get(), ..Head::default() };
-            encoder.with_body(head, out, |w| body::write_open(w, &open))
+            let head = open_head(&open, version);
+            encoder.with_body(head, out, |w| body::write_open(w, &open, version))
         }
         Message::Opened(opened) => {
             let head = Head { kind: kind::OPENED, ..Head::default() };
@@ -131,6 +130,15 @@ pub fn split_differs(report: &DirtyReport) -> impl Iterator<Item = (u16, &[Block
     let none = report.blocks.is_empty().then_some(&report.blocks[..]);
     let some = report.blocks.chunks(RANGES_PER_FRAME_MAX);
     none.into_iter().chain(some).map(|blocks| (report.volume, blocks))
+}
+
+fn open_head(open: &Open, version: u16) -> Head {
+    let heir_of = body::heir_of(open, version);
+    let flags = pick(open.discard, flag::DISCARD)
+        | pick(open.relayed, flag::RELAYED)
+        | pick(heir_of.is_some(), flag::HEIR);
+    let (epoch, seq) = (open.epoch.get(), heir_of.map_or(0, |heir_of| heir_of.epoch.get()));
+    Head { kind: kind::OPEN, flags, epoch, seq, ..Head::default() }
 }
 
 /// The header of a message that is nothing but a header.
@@ -282,7 +290,8 @@ impl Encoder {
     }
 
     fn question(&self, kind: u8, text: Bytes, out: &mut Outbox) -> Result<(), Unsendable> {
-        let long = matches!(kind, kind::ASK | kind::TOLD);
+        let has_heirs = self.version >= HEIRS_SINCE_VERSION;
+        let long = matches!(kind, kind::ASK | kind::TOLD) || kind == kind::SNAPSHOT && has_heirs;
         if text.len() > if long { LONG_QUESTION_BYTES_MAX } else { QUESTION_BYTES_MAX } {
             return Err(Unsendable("a question or answer is too long"));
         }

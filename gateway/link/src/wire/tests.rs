@@ -4,15 +4,17 @@ mod fuzz;
 
 use block::{
     BlockRange, BootId, Change, DirtyReport, Epoch, Extent, GatewayId, Generation, Goodbye,
-    GroupId, Identity, IoError, MirrorState, Mode, Open, Opened, Quality, Seq, SessionId, VolumeId,
-    VolumeOffer, Vote,
+    GroupId, Identity, IoError, MirrorState, Mode, Open, Opened, Predecessor, Quality, Seq,
+    SessionId, VolumeId, VolumeOffer, Vote,
 };
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::{ACKS_PER_FRAME_MAX, RANGES_PER_FRAME_MAX};
+use crate::limits::{
+    ACKS_PER_FRAME_MAX, LONG_QUESTION_BYTES_MAX, QUESTION_BYTES_MAX, RANGES_PER_FRAME_MAX,
+};
 
 const VERSION: u16 = block::PROTOCOL_VERSION;
 
@@ -71,9 +73,13 @@ fn open() -> impl Strategy<Value = Message> {
             bytes,
         },
     );
-    let flags = (any::<bool>(), any::<bool>());
+    let predecessor = (any::<u128>(), epoch()).prop_map(|(gateway, epoch)| {
+        let gateway = GatewayId::of(gateway);
+        Predecessor { gateway, epoch }
+    });
+    let flags = (any::<bool>(), any::<bool>(), proptest::option::of(predecessor));
     (any::<u128>(), ".{0,30}", epoch(), history(), vec(offer, 0..4), flags).prop_map(
-        |(group, name, epoch, (generation, ancestors), volumes, (discard, relayed))| {
+        |(group, name, epoch, (generation, ancestors), volumes, (discard, relayed, heir_of))| {
             let group = GroupId::of(group);
             Message::Open(Open {
                 group,
@@ -84,6 +90,7 @@ fn open() -> impl Strategy<Value = Message> {
                 volumes,
                 discard,
                 relayed,
+                heir_of,
             })
         },
     )
@@ -570,6 +577,7 @@ fn version_2_knows_no_gateway_but_a_primary_that_opens_a_group() {
             volumes: Vec::new(),
             discard: false,
             relayed,
+            heir_of: None,
         })
     };
     let mut outbox = Outbox::new();
@@ -579,6 +587,46 @@ fn version_2_knows_no_gateway_but_a_primary_that_opens_a_group() {
     let bytes = bytes_in(3, &[open(true)]);
     assert_eq!(messages_in(3, &bytes), Ok(vec![open(true)]));
     assert!(messages_in(2, &bytes).is_err());
+}
+
+/// A gateway of an earlier version is opened as by any other primary.
+#[test]
+fn version_8_knows_no_heirs() {
+    let open = |heir_of| {
+        Message::Open(Open {
+            group: GroupId::of(1),
+            name: "orders".to_owned(),
+            epoch: Epoch::new(3),
+            generation: Generation::of(3),
+            ancestors: Vec::new(),
+            volumes: Vec::new(),
+            discard: true,
+            relayed: false,
+            heir_of,
+        })
+    };
+    let heir = open(Some(Predecessor { gateway: GatewayId::of(5), epoch: Epoch::new(2) }));
+    let bytes = bytes_in(9, std::slice::from_ref(&heir));
+    assert_eq!(messages_in(9, &bytes), Ok(vec![heir.clone()]));
+    let old = bytes_in(8, &[heir]);
+    assert_eq!(messages_in(8, &old), Ok(vec![open(None)]));
+    assert_eq!(old, bytes_in(8, &[open(None)]));
+}
+
+/// What the other mirrors of a primary lack is longer than what is said of a snapshot: a swap of roles
+/// ended at a word that could not be sent.
+#[test]
+fn what_is_told_of_snapshots_may_be_long_since_version_9() {
+    let word = |bytes| Message::Snapshot(Bytes::from(vec![7; bytes]));
+    for (version, bytes_max) in [(8, QUESTION_BYTES_MAX), (9, LONG_QUESTION_BYTES_MAX)] {
+        let longest = bytes_in(version, &[word(bytes_max)]);
+        assert_eq!(messages_in(version, &longest), Ok(vec![word(bytes_max)]));
+        let mut outbox = Outbox::new();
+        assert!(encode(version, word(bytes_max + 1), &mut outbox).is_err());
+        assert!(outbox.is_empty());
+    }
+    let long = bytes_in(9, &[word(QUESTION_BYTES_MAX + 1)]);
+    assert!(messages_in(8, &long).is_err());
 }
 
 #[test]

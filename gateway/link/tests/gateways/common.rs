@@ -76,6 +76,7 @@ pub(crate) fn open() -> Open {
         volumes: Vec::new(),
         discard: false,
         relayed: false,
+        heir_of: None,
     }
 }
 

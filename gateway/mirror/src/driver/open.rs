@@ -23,7 +23,7 @@ use crate::machine::{Lacks, Machine, Restored, Terms};
 use crate::metrics::Metrics;
 use crate::record::{
     Arbitrated, Attributes, GroupRecord, PartsRecord, RecordError, RecoveryRecord, attributes_key,
-    decode_named, dirty_key, fresh_key, group_key, named_key, recovery_key,
+    decode_named, dirty_key, fresh_key, group_key, heir_in, heir_key, named_key, recovery_key,
 };
 use crate::relay::relay_key;
 use crate::status::Verified;
@@ -328,6 +328,10 @@ fn restore_more(
     let relays = read_relays(parts, gateways)?;
     machine.restore_relays(|gateway| relays.get(&gateway).cloned());
     machine.restore_recovery(read_recovery(parts)?);
+    for gateway in gateways {
+        let mark = parts.ledger.get(&heir_key(parts.group, *gateway)).map_err(OpenError::Ledger)?;
+        machine.restore_heir(*gateway, mark.as_deref().and_then(heir_in));
+    }
     machine.introduce(parts.identity.gateway);
     Ok(())
 }

@@ -292,6 +292,7 @@ impl Machine {
                     records.extend(keys.map(|key| (key, None)));
                     let certificate = crate::certificate::certificate_key(self.group, gateway);
                     records.push((certificate, None));
+                    records.push((crate::record::heir_key(self.group, gateway), None));
                     records.extend(fresh);
                 }
                 let number = self.next_record;

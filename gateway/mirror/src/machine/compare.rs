@@ -14,6 +14,9 @@ use crate::status::Cause;
 pub(super) enum Need {
     /// The blocks that are dirty here or differ there.
     Delta,
+    /// Every block that is mapped on either side, by its checksum: the two have a history in common,
+    /// and where they went apart nobody knows.
+    Compared,
     /// Every mapped block; `wipe` if it holds anything that must go first.
     Full { wipe: bool },
 }
@@ -47,6 +50,9 @@ impl Machine {
             blocks.map(|range| range.count()).sum::<u64>() * block::BLOCK_BYTES
         };
         let relation = relate(ours, theirs.as_ref());
+        // An older one would change what it holds without keeping it (rule 10).
+        let compares = state.version >= block::POLICY_SINCE_VERSION;
+        let whole = if compares { Need::Compared } else { Need::Full { wipe: true } };
         let lost_bytes = state.lossy.unwrap_or(0) + theirs_bytes();
         // One that does not know in what it differs may have any number of them.
         let has_more = lost_bytes > 0 || !opened.differences_known;
@@ -61,13 +67,12 @@ impl Machine {
             // What a first copy left behind when it was cut short is no part of any history.
             Relation::Blank => Ok(Need::Full { wipe: opened.quality != Quality::Blank }),
             Relation::Behind { common } if known(common) => Ok(Need::Delta),
-            Relation::Behind { .. } => Ok(Need::Full { wipe: true }),
+            Relation::Behind { .. } => Ok(whole),
             Relation::Diverged { common } if state.discard && known(common) => Ok(Need::Delta),
             // It went on from what is here, and kept track of it.
             Relation::Ahead if state.discard && known(ours.current) => Ok(Need::Delta),
-            Relation::Diverged { .. } | Relation::Ahead | Relation::Unrelated if state.discard => {
-                Ok(Need::Full { wipe: true })
-            }
+            Relation::Diverged { .. } | Relation::Ahead if state.discard => Ok(whole),
+            Relation::Unrelated if state.discard => Ok(Need::Full { wipe: true }),
             Relation::Diverged { .. } | Relation::Ahead => {
                 Err(Cause::SplitBrain { theirs_bytes: theirs_bytes() })
             }

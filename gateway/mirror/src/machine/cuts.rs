@@ -318,6 +318,7 @@ impl Machine {
         state.discard = false;
         state.lossy = None;
         state.holds_content = false;
+        state.compares = false;
         state.failed = None;
         let follows = state.stage == Stage::Following;
         let transfers = state.policy.mode == Mode::Stack && state.is_to_follow();

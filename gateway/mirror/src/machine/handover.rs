@@ -54,6 +54,7 @@ impl Machine {
         };
         if self.in_sync_stage(leg) {
             self.step_yield(YieldStep::Asked);
+            self.bequeath(leg, out);
             out.push(Effect::Post { leg, message: Message::Handover { epoch } });
         } else {
             self.take_back(out);
@@ -92,7 +93,8 @@ impl Machine {
         // Whom this primary had not heard yet is the new one's affair: waited for here when this copy
         // is promoted again, it would be for ever.
         self.awaiting = super::LegSet::default();
-        // Nothing was written here since the mirrors had everything: they lack nothing of ours.
+        // Nothing was written here since the mirrors were drained: what they lack of ours, the new
+        // primary was told.
         let fresh = self.forget_legs();
         self.keep_with(After::Demoted, fresh, out);
     }

@@ -1,17 +1,20 @@
-//! A mirror that holds the content already, as an operator says: it was restored or shipped there.
+//! A mirror that holds the content already, or most of it: an operator says so, because it was restored or
+//! shipped there; or it has a history in common with the primary, and nobody knows where they went
+//! apart, as after a failover with several mirrors.
 //!
 //! ```text
 //!   opened ─▶ what is mapped here, and there ─▶ every such block compared ─▶ what differs copied
 //! ```
 //!
-//! Invariant: the word of the operator saves the sending and nothing else. Every block that is mapped
+//! Invariant: what is said to be there saves the sending and nothing else. Every block that is mapped
 //! on either side is compared, under its range lock, before the mirror counts; a link that ends in
 //! between begins it anew. The mirror keeps a snapshot of what it holds before it lets the first
 //! change in (rule 10). What the mirror is worth is recorded there as it is for one that is copied.
 
 use block::{BlockRange, BlockSet, DirtyReport, LegId, Message, Open};
 
-use super::leg::Leg;
+use super::compare::Need;
+use super::leg::{Leg, Stage};
 use super::secondary::Own;
 use super::{Effect, Machine};
 use crate::lineage::{Lineage, Relation, relate};
@@ -48,8 +51,31 @@ impl Leg {
 }
 
 impl Machine {
+    /// Everything is copied whole, or compared; what is recorded of volumes that are new says no more
+    /// than that.
+    pub(super) fn begin_whole(&mut self, leg: LegId, need: Need, out: &mut Vec<Effect>) {
+        let volumes = self.volumes.len();
+        let state = self.leg_mut(leg).expect("the caller has it");
+        state.compares = state.holds_content || need == Need::Compared;
+        let compares = state.compares;
+        let wipe = need == Need::Full { wipe: true } && !compares;
+        state.base = None;
+        state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
+        state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
+        state.wipe = if wipe { (0..volumes).collect() } else { Vec::new() };
+        state.stage = Stage::Listing;
+        // What is being written now may not be mapped yet when the map is listed.
+        for (volume, range) in self.writes.flying() {
+            self.leg_mut(leg).expect("the caller has it").dirty[volume].insert(range);
+        }
+        if compares {
+            self.begin_comparison(leg, out);
+        }
+        out.push(Effect::List { leg });
+    }
+
     /// The mirror was opened: what it holds is compared in place of being emptied.
-    pub(super) fn begin_comparison(&mut self, leg: LegId, out: &mut Vec<Effect>) {
+    fn begin_comparison(&mut self, leg: LegId, out: &mut Vec<Effect>) {
         let volumes = self.volumes.len();
         let Some(state) = self.leg_mut(leg) else { return };
         state.listing = Some(Listing { awaited: vec![true; volumes], here: false });

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use block::{
-    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Seq, SessionId, VolumeId,
+    BlockRange, Extent, GatewayId, Generation, LegId, MirrorState, Predecessor, Seq, SessionId,
+    VolumeId,
 };
 
 use super::cuts::{Cuts, Spells};
@@ -210,6 +211,8 @@ pub(crate) struct Leg {
     /// An operator said that the mirror holds the content already. Cleared when it is one point in
     /// time of ours: by then everything was compared.
     pub(crate) holds_content: bool,
+    /// What it holds is compared before anything is sent, on this link.
+    pub(crate) compares: bool,
     /// An operator allowed what only the mirror has to be overwritten.
     pub(crate) discard: bool,
     /// Policy `split = manual` refuses changes until it is back.
@@ -221,6 +224,8 @@ pub(crate) struct Leg {
     pub(crate) base: Option<Generation>,
     /// The history that it was last asked to record as its own.
     pub(crate) asked: Option<Generation>,
+    /// Nobody opened it since that primary, who told what it lacks (see `heritage`).
+    pub(crate) heir_of: Option<Predecessor>,
     /// The histories that it was told on this link and did not record yet, oldest first.
     pub(crate) told: VecDeque<Generation>,
     /// By volume.
@@ -290,12 +295,14 @@ impl Leg {
             suspended: false,
             lossy: None,
             holds_content: false,
+            compares: false,
             discard: false,
             halted: false,
             state: SessionState::Suspended,
             cause: None,
             base: None,
             asked: None,
+            heir_of: None,
             told: VecDeque::new(),
             dirty: vec![DirtyMap::default(); volumes],
             suspects: vec![DirtyMap::default(); volumes],
@@ -431,6 +438,7 @@ impl Leg {
         self.stepping_down = false;
         self.degraded = false;
         self.draining = None;
+        self.compares = false;
         self.cuts.end_flight();
         self.listing = None;
         // What was not compared is not known: a verification is begun anew, not taken up.

@@ -35,33 +35,13 @@ impl Machine {
                 .collect(),
             discard: state.discard,
             relayed,
+            heir_of: state.heir_of,
         }))
     }
 
     /// Who a leg's mirror is.
     pub(crate) fn leg_peer(&self, leg: LegId) -> Option<(block::GatewayId, String)> {
         self.leg(leg).map(|state| (state.gateway, state.site.clone()))
-    }
-
-    /// Everything is copied whole, or compared; what is recorded of volumes that are new says no more
-    /// than that.
-    fn begin_whole(&mut self, leg: LegId, wipe: bool, out: &mut Vec<Effect>) {
-        let volumes = self.volumes.len();
-        let state = self.leg_mut(leg).expect("the caller has it");
-        let holds_content = state.holds_content;
-        state.base = None;
-        state.dirty.iter_mut().for_each(crate::dirty::DirtyMap::clear);
-        state.suspects.iter_mut().for_each(crate::dirty::DirtyMap::clear);
-        state.wipe = if wipe && !holds_content { (0..volumes).collect() } else { Vec::new() };
-        state.stage = Stage::Listing;
-        // What is being written now may not be mapped yet when the map is listed.
-        for (volume, range) in self.writes.flying() {
-            self.leg_mut(leg).expect("the caller has it").dirty[volume].insert(range);
-        }
-        if holds_content {
-            self.begin_comparison(leg, out);
-        }
-        out.push(Effect::List { leg });
     }
 
     /// A mirror accepted the group: compares the histories, and begins to bring it up to date.
@@ -106,14 +86,15 @@ impl Machine {
         state.state = SessionState::Active;
         state.halted = false;
         self.returned(leg);
+        self.end_heritage(leg, out);
         let state = self.leg_mut(leg).expect("checked above");
         state.cursor = (0, 0);
         state.last_flush_ms = now_ms;
         // One that still counts is waited for until it is durably out of the set.
         state.journaled = state.is_to_follow() && !state.in_set;
         let steps_down = state.is_to_follow() && state.in_set;
-        if let Need::Full { wipe } = need {
-            self.begin_whole(leg, wipe, out);
+        if need != Need::Delta {
+            self.begin_whole(leg, need, out);
         } else {
             state.take_differences(opening.differs);
             if state.fresh.iter().any(Option::is_some) {

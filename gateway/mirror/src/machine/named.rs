@@ -335,6 +335,7 @@ impl Machine {
             Ok(SnapshotWord::Attributes { volume, kept }) => {
                 self.told_attributes(volume, kept, out);
             }
+            Ok(SnapshotWord::Heritage(mirrors)) => self.told_heritage(mirrors),
             Ok(
                 SnapshotWord::Taken { .. }
                 | SnapshotWord::Retired(_)
@@ -381,6 +382,7 @@ impl Machine {
                 | SnapshotWord::Mark { .. }
                 | SnapshotWord::Policy(_)
                 | SnapshotWord::Time { .. }
+                | SnapshotWord::Heritage(_)
                 | SnapshotWord::Attributes { .. },
             )
             | Err(_) => {

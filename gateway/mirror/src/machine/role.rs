@@ -153,6 +153,8 @@ impl Machine {
         assert!(epoch > self.epoch, "an epoch only rises (rule 6)");
         let base = self.lineage.as_ref().map(|lineage| lineage.current);
         self.relays_become_mirrors(out);
+        // Before the new history: those that they count from are remembered with it.
+        let heirs = if handover { self.take_heritage() } else { super::members::Records::new() };
         self.epoch = epoch;
         self.recorded_role = RoleRecord::Primary;
         let half = matches!(self.quality, Quality::Inconsistent | Quality::Blank);
@@ -169,7 +171,7 @@ impl Machine {
         self.took_over_in_company(handover);
         self.points.give_up_kept();
         self.points.settle_foreign();
-        self.keep(After::TookOver { handover }, out);
+        self.keep_with(After::TookOver { handover }, heirs, out);
     }
 
     /// The old primary becomes a mirror of ours: at once after a handover, by `reprotect` else.

@@ -15,7 +15,7 @@ use super::role::{YieldStep, Yielding};
 use super::write_journal::{Entry, passes_point};
 use super::{After, Effect, Machine, Note, Role};
 use crate::lineage::Lineage;
-use crate::record::{RoleRecord, UpstreamRecord};
+use crate::record::{Inherited, RoleRecord, UpstreamRecord};
 
 /// A change from the primary.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ pub(super) struct Upstream {
     pub(super) link: u64,
     pub(super) theirs: Option<block::MirrorState>,
     pub(super) seq: Seq,
+    /// What it said of its other mirrors when it asked this one to take over.
+    pub(super) heritage: Vec<Inherited>,
     /// A change of it was not applied, and why: what came later is no point in the order.
     pub(super) gap: Option<IoError>,
 }
@@ -124,7 +126,7 @@ impl Machine {
         let last = self.upstream_record.as_ref().filter(|last| last.gateway == gateway);
         let policy = last.and_then(|last| last.policy.clone());
         let record = UpstreamRecord { gateway, site, sessions, policy };
-        self.remember_untracked(&record, was_primary);
+        self.remember_untracked(&record, was_primary, self.is_heir(open));
         let (differs, differences_known) = self.differences(open, gateway);
         let opened = Opened {
             quality: self.quality,
@@ -152,6 +154,7 @@ impl Machine {
             link,
             theirs: None,
             seq: Seq::ZERO,
+            heritage: Vec::new(),
             gap: None,
         });
         self.keep(After::Followed(link), out);

@@ -318,7 +318,7 @@ impl Machine {
             failed: leg.failed,
             policy: leg.policy.clone(),
             bytes_per_second_max: leg.bucket.limit,
-            comparing: leg.holds_content,
+            comparing: leg.holds_content || leg.compares,
             degraded: leg.degraded,
             draining: leg.draining.is_some(),
             left_whole: leg.left_whole,

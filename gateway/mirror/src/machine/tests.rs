@@ -3,7 +3,7 @@
 
 use block::{
     Epoch, Extent, GatewayId, Generation, Geometry, Goodbye, GroupId, IoError, LegId, Message,
-    Open, Opened, Quality, Seq, SessionId, VolumeId, VolumeOffer, Vote, WriteId,
+    Open, Opened, Predecessor, Quality, Seq, SessionId, VolumeId, VolumeOffer, Vote, WriteId,
 };
 
 use super::{Effect, Event, Machine, Note, Opening, Pace, Restored, Taken};
@@ -479,6 +479,7 @@ fn rule_6_a_lower_epoch_is_refused_by_name() {
             }],
             discard: false,
             relayed: false,
+            heir_of: None,
         })
     };
     let site = || "east".to_owned();

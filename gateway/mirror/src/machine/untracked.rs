@@ -16,8 +16,13 @@ impl Machine {
     /// opens the group now (rule 9): of what was written here while nobody mirrored it, and of what
     /// another primary copied here and did not finish. That one is the last that opened the group only
     /// until now, so it does not tell the next time.
-    pub(super) fn remember_untracked(&mut self, opener: &UpstreamRecord, was_primary: bool) {
-        let is_other = self.source().is_some_and(|last| last != opener.gateway);
+    pub(super) fn remember_untracked(
+        &mut self,
+        opener: &UpstreamRecord,
+        was_primary: bool,
+        is_heir: bool,
+    ) {
+        let is_other = !is_heir && self.source().is_some_and(|last| last != opener.gateway);
         let is_half = is_other && self.quality == Quality::Inconsistent;
         if !(was_primary || is_half) {
             return;
@@ -42,7 +47,8 @@ impl Machine {
     /// wrote here, the one that opens the group now knows nothing (rule 9).
     pub(super) fn differences(&self, open: &Open, gateway: GatewayId) -> (Vec<DirtyReport>, bool) {
         let Some(ours) = &self.lineage else { return (Vec::new(), true) };
-        let last = self.source();
+        // What the last primary knew, its heir knows.
+        let last = if self.is_heir(open) { Some(gateway) } else { self.source() };
         let theirs = Lineage::new(open.generation, open.ancestors.clone());
         let relation = relate(&theirs, Some(ours));
         let Some(leg) = self.legs.iter().flatten().find(|leg| leg.gateway == gateway) else {

@@ -92,6 +92,7 @@ impl Machine {
         state.discard = false;
         state.lossy = None;
         state.holds_content = false;
+        state.compares = false;
         state.base = current;
         state.failed = None;
         self.join(leg, out);

@@ -13,7 +13,7 @@ use block::{GatewayId, SnapshotId, VolumeId};
 use bytes::Bytes;
 
 use super::wire::{Reader, Writer};
-use super::{Attributes, RecordError};
+use super::{Attributes, Inherited, RecordError};
 use crate::status::{Marks, SnapshotOrigin, SnapshotState};
 
 const MAGIC: [u8; 4] = *b"TwN1";
@@ -81,6 +81,8 @@ pub(crate) enum SnapshotWord {
     AttributesKept { volume: VolumeId, number: u64 },
     /// To a mirror: what the clock says now. All that was begun before stands before it in the stream.
     Time { unix_ms: u64 },
+    /// To a mirror that is about to be asked to take over: what the other mirrors lack.
+    Heritage(Vec<Inherited>),
 }
 
 /// Where the ledger keeps the named snapshots of a volume.
@@ -204,6 +206,10 @@ impl SnapshotWord {
                 w.u8(11);
                 w.u64(*unix_ms);
             }
+            Self::Heritage(mirrors) => {
+                w.u8(12);
+                w.list(mirrors, Writer::inherited);
+            }
         }
         Bytes::from(w.0)
     }
@@ -227,6 +233,7 @@ impl SnapshotWord {
                 kept: Attributes { number: r.u64()?, bytes: r.bytes()? },
             },
             11 => Self::Time { unix_ms: r.u64()? },
+            12 => Self::Heritage(r.list(Reader::inherited)?),
             10 => Self::AttributesKept { volume: VolumeId::from_uuid(r.uuid()?), number: r.u64()? },
             _ => return Err(RecordError::Damaged),
         };
@@ -286,8 +293,11 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use block::{BlockRange, Epoch, Generation, Predecessor, SessionId};
+
     use super::super::crc32c;
     use super::*;
+    use crate::Policy;
 
     fn sample(state: SnapshotState) -> Named {
         let label = Label {
@@ -410,6 +420,19 @@ mod tests {
             SnapshotWord::AttributesKept { volume: VolumeId::of(1), number: 3 },
             SnapshotWord::Policy(None),
             SnapshotWord::Time { unix_ms: 77 },
+            SnapshotWord::Heritage(vec![Inherited {
+                gateway: GatewayId::of(4),
+                site: "north".to_owned(),
+                sessions: vec![SessionId::of(5)],
+                policy: Policy::default(),
+                wanted: true,
+                suspended: false,
+                awaiting_reprotect: true,
+                base: Generation::of(6),
+                heir_of: Predecessor { gateway: GatewayId::of(9), epoch: Epoch::new(7) },
+                lacks: vec![vec![BlockRange::new(2, 9)]],
+                suspects: vec![vec![BlockRange::new(3, 5)]],
+            }]),
             SnapshotWord::Policy(Some(Bytes::from_static(b"{}"))),
         ] {
             let bytes = word.encode();

@@ -112,12 +112,12 @@ fn rule_1_a_mirror_that_did_not_take_over_is_not_promoted_as_if_it_were_in_sync(
         east.until(|status| status.legs.iter().all(|leg| leg.in_sync)).await;
         let leg = east.status().legs[0].leg;
         east.command(Command::Reverse { leg }).await.unwrap();
+        world.cut();
         assert_eq!(west.status().role, Role::Primary);
-        // It lacks what the new primary is asked from here on.
+        // It lacks what the new primary is asked from here on, which inherits it and cannot reach it.
         west.write(0, 7, 4096).await.unwrap();
         world.pass(1).await;
         assert_eq!(north.status().quality, Quality::Outdated);
-        world.cut();
         world.pass(10).await;
         let refused = north.command(Command::Promote { consent: Consent::InSync }).await;
         assert_eq!(refused, Err(Refusal::QualityTooLow { quality: Quality::Outdated }));

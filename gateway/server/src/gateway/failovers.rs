@@ -39,7 +39,11 @@ fn compared(status: &GroupStatus, site: &str) -> Result<Option<String>, Refused>
         (_, SessionState::Active) if leg.link == LinkState::Connected => {
             let bytes = leg.sessions.iter().map(|session| session.resync_total_bytes).sum();
             let full = leg.sessions.iter().any(|session| session.full);
-            let kind = if full { "a full copy" } else { "only the difference" };
+            let kind = match full {
+                _ if leg.comparing => "what differs, once all of it is compared",
+                true => "a full copy",
+                false => "only the difference",
+            };
             Ok(Some(format!("{kind}: {}", api::units::bytes_text(bytes))))
         }
         _ => Ok(None),

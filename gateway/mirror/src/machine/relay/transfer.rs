@@ -152,6 +152,8 @@ impl Machine {
         let Some(relay) = &mut state.relay else { return };
         relay.full = match need {
             Need::Full { wipe } => Some(wipe),
+            // What is sent is read from a point, and a point cannot ask.
+            Need::Compared => Some(true),
             Need::Delta => None,
         };
         if relay.full.is_some() {

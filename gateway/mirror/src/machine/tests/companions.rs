@@ -306,6 +306,7 @@ impl Bench {
             volumes,
             discard: false,
             relayed: false,
+            heir_of: None,
         });
         self.apply(Event::Opened { open, site: "east".to_owned(), gateway: WEST }).record()
     }

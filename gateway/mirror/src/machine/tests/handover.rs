@@ -71,6 +71,7 @@ fn a_mirror_that_did_take_over_is_fenced_and_told_as_a_split_brain() {
         }],
         discard: false,
         relayed: false,
+        heir_of: None,
     };
     let site = "west".to_owned();
     bench.apply(Event::Opened { open: Box::new(open), site, gateway: WEST });

@@ -257,6 +257,7 @@ fn a_primary_that_is_fenced_while_a_volume_leaves_keeps_it() {
         volumes: Vec::new(),
         discard: false,
         relayed: false,
+        heir_of: None,
     };
     let site = "west".to_owned();
     bench.apply(Event::Opened { open: Box::new(open), site, gateway: WEST });

@@ -281,6 +281,7 @@ fn open_at(epoch: u64, generation: Generation, ancestors: Vec<Generation>) -> Op
         }],
         discard: false,
         relayed: false,
+        heir_of: None,
     }
 }
 

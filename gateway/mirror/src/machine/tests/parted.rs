@@ -19,6 +19,7 @@ pub(super) fn open(epoch: Epoch, generation: u128, ancestors: &[u128]) -> Box<Op
         }],
         discard: true,
         relayed: false,
+        heir_of: None,
     })
 }
 

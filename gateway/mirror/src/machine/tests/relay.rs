@@ -39,6 +39,7 @@ fn opening(epoch: u64, relayed: bool) -> Box<Open> {
         }],
         discard: false,
         relayed,
+        heir_of: None,
     })
 }
 

@@ -118,6 +118,16 @@ impl Machine {
             && !self.closing
             && source.is_some_and(|source| source != state.gateway)
             && !(stopped || state.suspended || state.awaiting_reprotect)
+            && self.has_nothing_of_its_own()
+    }
+
+    /// Whether what is here is the source's history and no more. What hosts wrote here, while this copy
+    /// was detached or this gateway the primary, is no point of the group's, however whole it is: it
+    /// goes nowhere, and what a relay's gateway keeps is not given up for it.
+    fn has_nothing_of_its_own(&self) -> bool {
+        let source = self.source();
+        let current = self.lineage.as_ref().map(|lineage| lineage.current);
+        self.own_legs().all(|leg| Some(leg.gateway) == source && leg.base == current)
     }
 
     /// The legs that are no relays: what this gateway knows of its mirrors as a primary.
@@ -414,7 +424,9 @@ impl Machine {
         if self.is_whole() {
             return self.lineage.as_ref();
         }
-        self.points.kept().and_then(|kept| kept.lineage.as_ref())
+        // On the way back to it, it cannot be sent, and whoever is called hears nothing.
+        let kept = self.points.kept().filter(|_| !self.points.is_rolling_back());
+        kept.and_then(|kept| kept.lineage.as_ref())
     }
 
     /// Whether the copy here is one point in time once what was received is applied.

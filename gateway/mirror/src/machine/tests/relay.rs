@@ -375,3 +375,26 @@ fn rec_27_a_relay_calls_nobody_while_its_copy_goes_back() {
     bench.apply(Event::RolledBack { result: Ok(()) }).record();
     assert!(dials(&bench), "it is that point now");
 }
+
+/// The primary begins a history with each loss of its mirror, and keeps those that its own mirrors
+/// count from. After 32 more it had forgotten the one that the far end had, so that one was refused as
+/// a stranger's and could only be copied whole, by a word.
+#[test]
+fn rule_09_losses_of_the_mirror_cost_a_far_end_that_is_away_nothing() {
+    let mut bench = transferred();
+    let mut primary = crate::lineage::Lineage::new(Generation::of(1), Vec::new());
+    for n in 2..100 {
+        let bases = [primary.current];
+        primary.begin(Generation::of(n), &bases);
+        let (generation, ancestors) = (primary.current, primary.ancestors.clone());
+        bench.apply(Event::Told { message: Message::Promote { generation, ancestors } }).record();
+    }
+    assert!(!primary.ancestors.contains(&Generation::of(1)));
+    incoming(&mut bench, 1, at(1, 1));
+    bench.record().applied(1);
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 60_000 }).connect(Some(1));
+    point(&mut bench);
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
+    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { whole: false, .. })));
+}

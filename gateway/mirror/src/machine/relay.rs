@@ -146,7 +146,7 @@ impl Machine {
             if knows != volumes {
                 leg.base = None;
             }
-            let due = leg.base.is_none();
+            let due = leg.base.is_none() || leg.wanted;
             leg.relay = Some(Box::new(Relay { due, ..Relay::new(volumes.len()) }));
             self.relays.insert(leg.id);
         }
@@ -281,6 +281,7 @@ impl Machine {
             self.end_transfer(leg, out);
             let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
             state.suspended = true;
+            state.wanted = false;
             state.state = SessionState::Suspended;
             state.cause = Some(Cause::Operator);
         }
@@ -302,7 +303,7 @@ impl Machine {
         if state.state != SessionState::Active {
             state.state = SessionState::Active;
             state.cause = None;
-            state.relay.iter_mut().for_each(|relay| relay.due = true);
+            state.want_transfer();
         }
         self.keep(After::Command, out);
         Ok(())
@@ -335,7 +336,7 @@ impl Machine {
             return Err(Refusal::Stopped);
         }
         state.retry = None;
-        state.relay.iter_mut().for_each(|relay| relay.due = true);
+        state.want_transfer();
         self.keep(After::Command, out);
         Ok(())
     }
@@ -454,6 +455,12 @@ impl Machine {
 }
 
 impl Leg {
+    /// An operator asks for a transfer. That is recorded, for a start before it is done.
+    fn want_transfer(&mut self) {
+        self.wanted = true;
+        self.relay.iter_mut().for_each(|relay| relay.due = true);
+    }
+
     /// Whether a point of a mirror's copy is on its way there.
     pub(super) fn is_relaying(&self) -> bool {
         self.relay.as_ref().is_some_and(|relay| relay.is_sending())

@@ -150,6 +150,7 @@ impl Machine {
         self.end_transfer(leg, out);
         let Some(state) = self.leg_mut(leg) else { return };
         state.discard = false;
+        state.wanted = false;
         state.state = SessionState::Error;
         out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
         state.cause = Some(cause);

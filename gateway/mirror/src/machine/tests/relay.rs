@@ -398,3 +398,40 @@ fn rule_09_losses_of_the_mirror_cost_a_far_end_that_is_away_nothing() {
     bench.apply(Event::Snapshotted(Ok(()), TAKEN));
     assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { whole: false, .. })));
 }
+
+/// A transfer that an operator had asked for was forgotten when this gateway died: a session without an
+/// interval stayed where it was, and nobody was told.
+#[test]
+fn rec_27_a_transfer_that_was_asked_for_is_begun_again_after_a_restart() {
+    for asked in [true, false] {
+        let mut bench = transferred();
+        incoming(&mut bench, 1, at(1, 1));
+        bench.record().applied(1);
+        if asked {
+            bench.apply(Event::Command(Command::Transfer { leg: leg() })).record();
+        }
+        let (_, record) = bench.machine.group_record();
+        let record = GroupRecord::decode(&record.unwrap()).unwrap();
+        let lacks = |_, _| {
+            let mut dirty = DirtyMap::default();
+            dirty.insert(BlockRange::new(1, 1));
+            dirty
+        };
+        let mut bench = Bench::restored(record, restored(true, &[]), lacks);
+        bench.machine.restore_relays(|_| Some(vec![VOLUME]));
+        bench.apply(Event::Tick { now_ms: 10 });
+        assert_eq!(dials(&bench), asked);
+    }
+    // Once it is done, it is asked for no more.
+    let mut bench = transferred();
+    bench.apply(Event::Command(Command::Transfer { leg: leg() })).record();
+    assert!(bench.leg_record().wanted);
+    bench.connect(Some(1));
+    point(&mut bench);
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
+    list(&mut bench, Vec::new(), Vec::new());
+    bench.record();
+    let seq = cut(&bench).expect("there is nothing to send");
+    bench.heard(Message::CutApplied { seq }).record();
+    assert!(!bench.leg_record().wanted);
+}

@@ -43,6 +43,37 @@ impl Lineage {
         self.current = next;
     }
 
+    /// The same history, with what is needed of the one that was followed `before`: gateways count from
+    /// `bases` of which whoever says this one knows nothing, and may have left out. Only what lies
+    /// behind two that both name, or behind the last of them, has a place here that is known.
+    pub(crate) fn continuing(self, before: &Self, bases: &[Generation]) -> Self {
+        if !self.has(before.current) {
+            return self;
+        }
+        let chain: Vec<_> =
+            std::iter::once(before.current).chain(before.ancestors.clone()).collect();
+        let chain = &chain;
+        let is_needed = move |at: &usize| {
+            let mut since = chain.iter().skip(*at).take(TOLD_MAX + 1);
+            since.any(|generation| bases.contains(generation))
+        };
+        let needed =
+            move |range: std::ops::Range<usize>| range.filter(is_needed).map(move |at| chain[at]);
+        let mut all = Vec::with_capacity(self.ancestors.len() + 1);
+        let mut last = None;
+        for said in std::iter::once(self.current).chain(self.ancestors) {
+            let at = chain.iter().position(|generation| *generation == said);
+            if let (Some(last), Some(at)) = (last, at) {
+                all.extend(needed(last + 1..at));
+            }
+            all.push(said);
+            last = at;
+        }
+        all.extend(last.into_iter().flat_map(|last| needed(last + 1..chain.len())));
+        let ancestors = all.split_off(1);
+        Self { current: self.current, ancestors }
+    }
+
     /// Whether `common` is `base` or came after it in this history.
     pub(crate) fn is_within(&self, common: Generation, base: Generation) -> bool {
         let mut chain = std::iter::once(&self.current).chain(&self.ancestors);
@@ -132,6 +163,22 @@ mod tests {
             primary.begin(Generation::of(n), &[]);
         }
         assert_eq!(relate(&primary, Some(&lineage(&[1]))), Relation::Unrelated);
+    }
+
+    #[test]
+    fn what_others_count_from_is_remembered_whoever_says_the_history() {
+        let before = lineage(&[9, 8, 7, 6, 5, 4, 3, 2, 1]);
+        let bases = [Generation::of(5)];
+        // Behind the last that is said, and between two that are.
+        let behind = lineage(&[11, 10, 9]).continuing(&before, &bases);
+        assert_eq!(behind, lineage(&[11, 10, 9, 8, 7, 6, 5]));
+        let between = lineage(&[10, 9, 7, 2]).continuing(&before, &bases);
+        assert_eq!(between, lineage(&[10, 9, 8, 7, 6, 5, 2]));
+        // Where it would stand is not known, or it is no history of this one.
+        let unknown = lineage(&[10, 9, 20, 2]).continuing(&before, &bases);
+        assert_eq!(unknown, lineage(&[10, 9, 20, 2]));
+        assert_eq!(lineage(&[30, 8]).continuing(&before, &bases), lineage(&[30, 8]));
+        assert_eq!(lineage(&[10, 9]).continuing(&before, &[]), lineage(&[10, 9]));
     }
 
     #[test]

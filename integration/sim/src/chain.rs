@@ -87,6 +87,21 @@ impl Chain {
         steps.any(|(number, step)| newest[step.place].is_none_or(|seen| seen < number))
     }
 
+    /// The newest of its steps that was acknowledged and is there; `seen` is what each place holds.
+    pub(crate) fn newest_acknowledged(&self, seen: &[u64]) -> Option<usize> {
+        self.steps.iter().rposition(|step| step.acked && seen[step.place] == step.value)
+    }
+
+    /// Whether a place holds an older step in one copy than in the other, where that one was
+    /// acknowledged.
+    pub(crate) fn is_behind(&self, seen: &[u64], other: &[u64]) -> bool {
+        let of = |value: &u64| self.steps.iter().rposition(|step| step.value == *value);
+        seen.iter().zip(other).any(|(ours, theirs)| {
+            let theirs = of(theirs).filter(|step| self.steps[*step].acked);
+            theirs.is_some_and(|theirs| of(ours).is_none_or(|ours| ours < theirs))
+        })
+    }
+
     /// Whether a later step is there without one that was acknowledged before it began; `seen` is
     /// what each place holds.
     pub(crate) fn missing(&self, seen: &[u64]) -> Option<String> {
@@ -120,5 +135,21 @@ mod tests {
         assert!(chain.missing(&[4, 0, 3]).is_some());
         chain.forget();
         assert_eq!(chain.missing(&[4, 0, 3]), None);
+    }
+
+    #[test]
+    fn a_copy_that_lacks_what_another_one_has_is_behind_it() {
+        let mut chain = Chain::new(vec![(0, 0), (1, 0)]);
+        for value in 1..=3 {
+            let (step, _) = chain.step(0, value);
+            chain.acknowledged(step);
+        }
+        let (_, place) = chain.step(0, 4);
+        assert_eq!(place, 1);
+        assert_eq!(chain.newest_acknowledged(&[3, 4]), Some(2));
+        assert_eq!(chain.newest_acknowledged(&[0, 0]), None);
+        assert!(chain.is_behind(&[1, 2], &[3, 2]) && chain.is_behind(&[0, 0], &[1, 0]));
+        assert!(!chain.is_behind(&[3, 4], &[3, 2]) && !chain.is_behind(&[3, 2], &[3, 2]));
+        assert!(!chain.is_behind(&[3, 2], &[3, 4]), "nobody was told that it is there");
     }
 }

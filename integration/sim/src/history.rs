@@ -10,7 +10,7 @@ use crate::sabotage::Sabotage;
 use crate::setup::Modes;
 use crate::stats::Stats;
 use crate::world::{Failure, World};
-use crate::{host, nemesis, operator, parts};
+use crate::{host, nemesis, operator, parts, relay};
 
 /// What became of a history.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Outcome {
 ///   until an operator removes it
 /// - P12 (15) a snapshot that is locked is removed by nobody until its time has passed, whatever clocks
 ///   on walls say
+/// - P13 (8, 9) the far end of a relay is at a point of its source, never at an older one than before
+///   and at none that its source is not past
 #[must_use]
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     run_in(Modes::default(), seed, sabotage)
@@ -53,6 +55,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
 pub fn run_in(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
     match modes.of(seed) {
         Modes::Parts => parts::perform(seed, sabotage),
+        Modes::Relay => relay::perform(seed, sabotage),
         modes => perform((seed, modes), sabotage, false),
     }
 }
@@ -62,6 +65,7 @@ pub fn run_in(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
 pub fn trace(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
     match modes.of(seed) {
         Modes::Parts => parts::perform(seed, sabotage),
+        Modes::Relay => relay::perform(seed, sabotage),
         modes => perform((seed, modes), sabotage, true),
     }
 }

@@ -35,6 +35,7 @@ mod parts;
 mod platter;
 mod points;
 mod process;
+mod relay;
 mod rng;
 mod sabotage;
 mod setup;

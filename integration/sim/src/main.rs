@@ -15,7 +15,8 @@ const USAGE: &str = "\
 twinspan-sim seeds COUNT [FIRST]   run the histories FIRST (0) to FIRST + COUNT
 twinspan-sim replay SEED           run one again and show its log
 twinspan-sim trace SEED            the same, with every message and every request
-each after `sync`, `consistency`, `stack` or `mixed`, the modes of the legs, or `parts`: else any";
+each after `sync`, `consistency`, `stack` or `mixed`, the modes of the legs, or `parts`, a group over
+two gateways a site, or `relay`, a mirror that is mirrored on: else any";
 
 /// Lines of a failed history that are shown at once.
 const TAIL_LINES: usize = 25;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Some(&"stack") => Some(Modes::Stack),
         Some(&"mixed") => Some(Modes::Mixed),
         Some(&"parts") => Some(Modes::Parts),
+        Some(&"relay") => Some(Modes::Relay),
         _ => None,
     };
     if modes.is_some() {

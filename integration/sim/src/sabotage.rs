@@ -65,6 +65,10 @@ pub enum Sabotage {
     AttachesDestination,
     /// Rule 8: a copy does not go back to the point that it kept.
     StaysAhead,
+    /// Rule 8: a mirror sends on what its copy holds at the moment, and not a point of it.
+    SendsOnWhatChanges,
+    /// Rule 9: what was changed since a point that is sent on, or gone back to, is nowhere.
+    ForgetsSince,
     /// Rule 9: what mirrors lack is forgotten with the process.
     ForgetsDirtyMaps,
     /// Rule 10: what only the mirror has is overwritten without a word.
@@ -113,6 +117,8 @@ impl Sabotage {
             Self::StaysAhead => Omits::WayBack,
             Self::SnapshotsLate => Omits::Place,
             Self::BelievesRot => Omits::Checksums,
+            Self::SendsOnWhatChanges => Omits::Point,
+            Self::ForgetsSince => Omits::Since,
             _ => return inner,
         };
         Rc::new(store::Forgetful::new(inner, omits))

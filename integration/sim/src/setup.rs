@@ -28,6 +28,8 @@ pub enum Modes {
     Mixed,
     /// Every one is `sync`, and the group lies at two gateways of each site.
     Parts,
+    /// The first one is any, and its mirror is mirrored on.
+    Relay,
 }
 
 impl Modes {
@@ -35,6 +37,9 @@ impl Modes {
     pub(crate) fn of(self, seed: u64) -> Self {
         if self == Self::Any && seed % PARTS_EVERY == 10 {
             return Self::Parts;
+        }
+        if self == Self::Any && seed % RELAY_EVERY == 4 {
+            return Self::Relay;
         }
         match (self, seed % 2, seed / 2 % 3) {
             (Self::Any, 0, _) => Self::Sync,
@@ -48,6 +53,8 @@ impl Modes {
 
 /// So many histories have one of a group over several gateways.
 const PARTS_EVERY: u64 = 12;
+/// So many histories have one of a mirror that is mirrored on.
+const RELAY_EVERY: u64 = 12;
 /// In so many histories there is one in which no mirror is copied before it is compared.
 const HOLDS_CONTENT_EVERY: u64 = 7;
 /// Such histories are long.
@@ -178,7 +185,7 @@ fn copying(rng: &Rng, policy: Policy) -> Policy {
 
 fn mode(rng: &Rng, modes: Modes) -> Mode {
     match modes {
-        Modes::Any | Modes::Sync | Modes::Parts => Mode::Sync,
+        Modes::Any | Modes::Sync | Modes::Parts | Modes::Relay => Mode::Sync,
         Modes::Consistency => Mode::Consistency,
         Modes::Stack => Mode::Stack,
         Modes::Mixed => rng.pick(&[Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack]),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Everything that can go wrong, or be unusual, in a history. A run of some hundred seeds has each.
-pub const FAULTS: [&str; 79] = [
+pub const FAULTS: [&str; 90] = [
     "the pool on a simulated disk",
     "three gateways",
     "a copy is said to hold the content",
@@ -85,6 +85,17 @@ pub const FAULTS: [&str; 79] = [
     "parts stop at one cut",
     "a companion is excluded",
     "an excluded gateway refuses to serve",
+    "a copy is sent on by its mirror",
+    "the link behind a mirror is cut",
+    "a mirror that sends its copy on is killed",
+    "a mirror that sends its copy on loses power",
+    "a mirror that sends its copy on is written to",
+    "a mirror that sends its copy on is promoted",
+    "the far end of a relay is killed",
+    "the far end of a relay is promoted",
+    "roles are swapped before a relay",
+    "a session before a relay is deleted and made again",
+    "a session behind a mirror is deleted and made again",
 ];
 
 /// What happened, counted.

@@ -92,6 +92,16 @@ fn parts_that_are_held_one_after_the_other() {
 }
 
 #[test]
+fn a_mirror_that_sends_on_what_changes() {
+    found(Modes::Relay, Sabotage::SendsOnWhatChanges);
+}
+
+#[test]
+fn a_mirror_that_does_not_note_what_came_after_the_point_that_it_sends_on() {
+    found(Modes::Relay, Sabotage::ForgetsSince);
+}
+
+#[test]
 fn each_rule_has_a_break() {
     let breaks = include_str!("../src/sabotage.rs");
     for rule in 1..=15 {

@@ -57,7 +57,8 @@ impl Machine {
         // One that does not know in what it differs may have any number of them.
         let has_more = lost_bytes > 0 || !opened.differences_known;
         if let Relation::Behind { common } = relation
-            && ((state.lossy.is_some() && has_more) || self.has_given_up(leg, common))
+            && ((state.lossy.is_some() && has_more)
+                || self.has_given_up((leg, opened.differences_known), common))
             && !state.discard
         {
             // This gateway went back to a point that the other had left behind it (rule 10).
@@ -84,10 +85,12 @@ impl Machine {
 
     /// Whether this gateway went back to a kept point of that history for another mirror than this
     /// one: whoever followed it may hold what was given up, and how much that is nobody knows.
-    fn has_given_up(&self, leg: LegId, common: Generation) -> bool {
+    fn has_given_up(&self, (leg, differs_known): (LegId, bool), common: Generation) -> bool {
         let relayed = |leg: &super::Leg| leg.relay.is_some() && leg.base == Some(common);
-        if self.leg(leg).is_some_and(relayed) {
-            // It was sent a point from here, which is no newer than the one gone back to.
+        if differs_known && self.leg(leg).is_some_and(relayed) {
+            // It was sent a point from here, which is no newer than the one gone back to. One that
+            // another primary opened since does not know in what it differs: that one may have gone
+            // on beyond the point, there alone.
             return false;
         }
         let others = self.legs.iter().flatten().filter(|other| other.id != leg);

@@ -118,6 +118,16 @@ impl Machine {
             && !self.closing
             && source.is_some_and(|source| source != state.gateway)
             && !(stopped || state.suspended || state.awaiting_reprotect)
+            && self.has_nothing_of_its_own()
+    }
+
+    /// Whether what is here is the source's history and no more. What hosts wrote here, while this copy
+    /// was detached or this gateway the primary, is no point of the group's, however whole it is: it
+    /// goes nowhere, and what a relay's gateway keeps is not given up for it.
+    fn has_nothing_of_its_own(&self) -> bool {
+        let source = self.source();
+        let current = self.lineage.as_ref().map(|lineage| lineage.current);
+        self.own_legs().all(|leg| Some(leg.gateway) == source && leg.base == current)
     }
 
     /// The legs that are no relays: what this gateway knows of its mirrors as a primary.
@@ -136,7 +146,7 @@ impl Machine {
             if knows != volumes {
                 leg.base = None;
             }
-            let due = leg.base.is_none();
+            let due = leg.base.is_none() || leg.wanted;
             leg.relay = Some(Box::new(Relay { due, ..Relay::new(volumes.len()) }));
             self.relays.insert(leg.id);
         }
@@ -271,6 +281,7 @@ impl Machine {
             self.end_transfer(leg, out);
             let state = self.leg_mut(leg).ok_or(Refusal::Unknown)?;
             state.suspended = true;
+            state.wanted = false;
             state.state = SessionState::Suspended;
             state.cause = Some(Cause::Operator);
         }
@@ -292,7 +303,7 @@ impl Machine {
         if state.state != SessionState::Active {
             state.state = SessionState::Active;
             state.cause = None;
-            state.relay.iter_mut().for_each(|relay| relay.due = true);
+            state.want_transfer();
         }
         self.keep(After::Command, out);
         Ok(())
@@ -325,7 +336,7 @@ impl Machine {
             return Err(Refusal::Stopped);
         }
         state.retry = None;
-        state.relay.iter_mut().for_each(|relay| relay.due = true);
+        state.want_transfer();
         self.keep(After::Command, out);
         Ok(())
     }
@@ -414,7 +425,9 @@ impl Machine {
         if self.is_whole() {
             return self.lineage.as_ref();
         }
-        self.points.kept().and_then(|kept| kept.lineage.as_ref())
+        // On the way back to it, it cannot be sent, and whoever is called hears nothing.
+        let kept = self.points.kept().filter(|_| !self.points.is_rolling_back());
+        kept.and_then(|kept| kept.lineage.as_ref())
     }
 
     /// Whether the copy here is one point in time once what was received is applied.
@@ -442,6 +455,12 @@ impl Machine {
 }
 
 impl Leg {
+    /// An operator asks for a transfer. That is recorded, for a start before it is done.
+    fn want_transfer(&mut self) {
+        self.wanted = true;
+        self.relay.iter_mut().for_each(|relay| relay.due = true);
+    }
+
     /// Whether a point of a mirror's copy is on its way there.
     pub(super) fn is_relaying(&self) -> bool {
         self.relay.as_ref().is_some_and(|relay| relay.is_sending())

@@ -14,7 +14,6 @@ use super::points::Why;
 use super::role::{YieldStep, Yielding};
 use super::write_journal::{Entry, passes_point};
 use super::{After, Effect, Machine, Note, Role};
-use crate::lineage::Lineage;
 use crate::record::{Inherited, RoleRecord, UpstreamRecord};
 
 /// A change from the primary.
@@ -373,7 +372,7 @@ impl Machine {
             }
             Message::Promote { generation, ancestors } => {
                 self.quality = Quality::InSync;
-                self.lineage = Some(Lineage::new(generation, ancestors));
+                self.lineage = Some(self.history_of(generation, ancestors));
                 // This copy is the primary's now: what it once had of its own is gone.
                 let fresh = self.forget_legs();
                 if !self.voted_at_mirror() {
@@ -384,7 +383,7 @@ impl Machine {
                 self.keep_with(After::Promoted, fresh, out);
             }
             Message::Cut { seq, generation, ancestors } => {
-                let lineage = Lineage::new(generation, ancestors);
+                let lineage = self.history_of(generation, ancestors);
                 self.keep_point(Why::Cut { seq, lineage }, out);
             }
             Message::Handover { epoch } => self.on_handover(epoch, out),

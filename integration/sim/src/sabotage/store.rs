@@ -22,6 +22,10 @@ pub(super) enum Omits {
     Place,
     /// It does not look whether a block is what was stored.
     Checksums,
+    /// What it opens as a snapshot goes on changing.
+    Point,
+    /// It does not know what was changed since a snapshot.
+    Since,
 }
 
 /// A store that leaves something out.
@@ -95,7 +99,9 @@ impl Store for Forgetful {
         let recovery = self.inner.recovery();
         match self.omits {
             Omits::Activity => Recovery { active: Vec::new(), ..recovery },
-            Omits::WayBack | Omits::Place | Omits::Checksums => recovery,
+            Omits::WayBack | Omits::Place | Omits::Checksums | Omits::Point | Omits::Since => {
+                recovery
+            }
         }
     }
 
@@ -129,8 +135,8 @@ impl Store for Forgetful {
 
     fn roll_back(&self, id: SnapshotId, ticket: Ticket) {
         match self.omits {
-            Omits::Activity | Omits::Place | Omits::Checksums => {
-                self.inner.roll_back(id, ticket);
+            Omits::Activity | Omits::Place | Omits::Checksums | Omits::Point | Omits::Since => {
+                self.inner.roll_back(id, ticket)
             }
             Omits::WayBack => ticket.done(),
         }
@@ -146,6 +152,9 @@ impl Store for Forgetful {
     }
 
     fn changed_since(&self, id: SnapshotId, from: u64, limit: usize) -> Result<BlockSet, IoError> {
+        if self.omits == Omits::Since {
+            return Ok(BlockSet::new());
+        }
         self.inner.changed_since(id, from, limit)
     }
 
@@ -154,7 +163,12 @@ impl Store for Forgetful {
     }
 
     fn open_snapshot(&self, id: SnapshotId) -> Result<Rc<dyn Volume>, IoError> {
-        self.inner.open_snapshot(id)
+        let point = self.inner.open_snapshot(id)?;
+        Ok(if self.omits == Omits::Point {
+            Rc::clone(&self.inner) as Rc<dyn Volume>
+        } else {
+            point
+        })
     }
 
     fn close(&self, ticket: Ticket) {

@@ -3,9 +3,10 @@
 //! Invariant: nothing that it says changes what the primary is promised, but one thing: an epoch
 //! that is higher than the primary's (rule 6).
 
-use block::{Epoch, GatewayId, Goodbye, LegId, Message, Open};
+use block::{Epoch, GatewayId, Generation, Goodbye, LegId, Message, Open};
 
 use super::transfer::Step;
+use crate::lineage::Lineage;
 use crate::machine::{After, Effect, Machine, Note, Opening, Role};
 use crate::status::{Cause, SessionState};
 
@@ -22,6 +23,21 @@ impl Machine {
         let refused = open.relayed && (!takes || source.is_some_and(|source| source != gateway));
         let why = "the copy here has another source, and only a primary replaces it";
         refused.then(|| Goodbye::Refused(why.to_owned()))
+    }
+
+    /// The history that the primary says. It forgets what its own mirrors count from no more; what
+    /// those count from that are relayed to, only this gateway knows (rule 9).
+    pub(in crate::machine) fn history_of(
+        &self,
+        generation: Generation,
+        ancestors: Vec<Generation>,
+    ) -> Lineage {
+        let said = Lineage::new(generation, ancestors);
+        let bases: Vec<_> = self.legs.iter().flatten().filter_map(|leg| leg.base).collect();
+        match &self.lineage {
+            Some(before) if !self.relays.is_empty() => said.continuing(before, &bases),
+            Some(_) | None => said,
+        }
     }
 
     pub(in crate::machine) fn relay_connected(
@@ -134,6 +150,7 @@ impl Machine {
         self.end_transfer(leg, out);
         let Some(state) = self.leg_mut(leg) else { return };
         state.discard = false;
+        state.wanted = false;
         state.state = SessionState::Error;
         out.push(Effect::Note(Note::MirrorLost { leg, cause: cause.clone() }));
         state.cause = Some(cause);

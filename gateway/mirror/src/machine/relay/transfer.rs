@@ -327,6 +327,7 @@ impl Machine {
         state.suspects.iter_mut().for_each(DirtyMap::clear);
         state.base = Some(lineage.current);
         state.discard = false;
+        state.wanted = false;
         state.lossy = None;
         state.failed = None;
         state.cause = None;

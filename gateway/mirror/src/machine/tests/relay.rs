@@ -263,3 +263,176 @@ fn rec_27_a_relay_keeps_to_its_limit() {
     bench.apply(Event::Tick { now_ms: 3_000 });
     assert_eq!(copies(&bench).len(), 1);
 }
+
+/// The relay's first point is kept there.
+fn transferred() -> Bench {
+    let mut bench = sending();
+    let (seq, _) = copies(&bench)[0];
+    bench.ack(seq);
+    let seq = cut(&bench).expect("everything of the point is there");
+    bench.heard(Message::CutApplied { seq }).record();
+    bench.take();
+    bench
+}
+
+/// The first change out of order: the point that the copy was at is kept.
+fn half_again(bench: &mut Bench) {
+    bench.apply(Event::Incoming {
+        write: WriteId::new(1),
+        seq: Seq::new(1),
+        volume: 0,
+        extent: at(1, 1),
+        resync: true,
+    });
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN)).record().applied(1);
+    assert_eq!(bench.machine.status().quality, Quality::Inconsistent);
+}
+
+fn dials(bench: &Bench) -> bool {
+    has(bench, |effect| matches!(effect, Effect::Dial { .. }))
+}
+
+/// A copy that an operator had opened to hosts is whole, but no point of the group's. While its primary
+/// brought it back it was sent on, and the far end gave up its own point for it; from then on both
+/// had a history that the primary did not know.
+#[test]
+fn rec_27_what_hosts_wrote_to_a_detached_copy_is_not_sent_on() {
+    let mut bench = transferred();
+    bench.apply(Event::Told { message: Message::Outdate }).record();
+    bench.apply(Event::UpstreamLost { orderly: true });
+    bench.apply(Event::Command(Command::Detach)).record();
+    assert_eq!(bench.machine.status().serving, Serving::Detached);
+    bench.change(5, at(9, 1)).record().applied(5).record();
+    let open = Box::new(Open { discard: true, ..*opening(1, false) });
+    bench.apply(Event::Opened { open, site: "east".to_owned(), gateway: EAST }).record();
+    assert!(has(&bench, |effect| matches!(effect, Effect::Accept { .. })));
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 60_000 });
+    assert!(!dials(&bench), "it is whole, and it is not the primary's");
+    // What hosts wrote is kept, as a point of this copy alone.
+    half_again(&mut bench);
+    assert!(bench.machine.status().kept.is_some());
+    bench.apply(Event::Tick { now_ms: 70_000 });
+    assert!(!dials(&bench), "nor is the point that is kept of it");
+    let (generation, ancestors) = (Generation::of(1), Vec::new());
+    bench.apply(Event::Told { message: Message::Promote { generation, ancestors } }).record();
+    bench.apply(Event::Tick { now_ms: 80_000 });
+    assert!(dials(&bench), "it is the primary's again");
+    assert_eq!(bench.machine.status().legs[0].sessions[0].out_of_sync_bytes, 2 * 4096);
+}
+
+/// The primary had mirrored to the far end itself for a time, and then was lost; the mirror that
+/// went back to its kept point took what the far end had beyond that point for its own older one.
+#[test]
+fn rule_10_a_far_end_that_the_primary_opened_itself_is_overwritten_only_with_a_word() {
+    for differences_known in [true, false] {
+        let mut bench = transferred();
+        half_again(&mut bench);
+        bench.apply(Event::UpstreamLost { orderly: false });
+        bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
+        bench.apply(Event::Changed { result: Ok(vec![vec![BlockRange::new(1, 2)]]) }).record();
+        bench.apply(Event::RolledBack { result: Ok(()) }).record();
+        assert_eq!(bench.machine.status().role, Role::Primary);
+        bench.take();
+        bench.apply(Event::Command(Command::Transfer { leg: leg() })).record();
+        assert!(dials(&bench));
+        let opened = Opened {
+            quality: Quality::Outdated,
+            generation: Some(Generation::of(1)),
+            ancestors: Vec::new(),
+            differences_known,
+        };
+        let opening = Box::new(Opening { opened, differs: Vec::new() });
+        bench.apply(Event::LinkVersion { leg: leg(), version: block::PROTOCOL_VERSION });
+        bench.apply(Event::Connected { leg: leg(), opening });
+        let far = bench.machine.status().legs[0].clone();
+        let is_refused = matches!(far.cause, Some(Cause::SplitBrain { .. }));
+        assert_eq!(is_refused, !differences_known, "{far:?}");
+    }
+}
+
+/// While the stores went back to the kept point, the far end was called, opened and sent away again
+/// and again, as fast as it answered.
+#[test]
+fn rec_27_a_relay_calls_nobody_while_its_copy_goes_back() {
+    let mut bench = in_sync_mirror();
+    half_again(&mut bench);
+    bench.apply(Event::UpstreamLost { orderly: false });
+    bench.add_leg(policy());
+    bench.apply(Event::Command(Command::Promote { consent: Consent::Outdated }));
+    bench.apply(Event::Changed { result: Ok(vec![vec![BlockRange::new(1, 2)]]) }).record();
+    assert!(has(&bench, |effect| matches!(effect, Effect::RollBack { .. })));
+    // It dies in the middle of that, and takes it up when it starts.
+    let kept = bench.machine.status().kept.expect("it goes back to it");
+    let (_, record) = bench.machine.group_record();
+    let record = GroupRecord::decode(&record.unwrap()).unwrap();
+    let snapshots = kept.snapshots.iter().map(|(_, snapshot)| *snapshot).collect();
+    let volume = Restored { snapshots, ..restored(true, &[]) };
+    let mut bench = Bench::restored(record, volume, |_, _| DirtyMap::default());
+    bench.machine.restore_relays(|gateway| (gateway == WEST).then(|| vec![VOLUME]));
+    assert!(has(&bench, |effect| matches!(effect, Effect::RollBack { .. })));
+    bench.apply(Event::Tick { now_ms: 1_000 });
+    assert!(!dials(&bench));
+    bench.apply(Event::RolledBack { result: Ok(()) }).record();
+    assert!(dials(&bench), "it is that point now");
+}
+
+/// The primary begins a history with each loss of its mirror, and keeps those that its own mirrors
+/// count from. After 32 more it had forgotten the one that the far end had, so that one was refused as
+/// a stranger's and could only be copied whole, by a word.
+#[test]
+fn rule_09_losses_of_the_mirror_cost_a_far_end_that_is_away_nothing() {
+    let mut bench = transferred();
+    let mut primary = crate::lineage::Lineage::new(Generation::of(1), Vec::new());
+    for n in 2..100 {
+        let bases = [primary.current];
+        primary.begin(Generation::of(n), &bases);
+        let (generation, ancestors) = (primary.current, primary.ancestors.clone());
+        bench.apply(Event::Told { message: Message::Promote { generation, ancestors } }).record();
+    }
+    assert!(!primary.ancestors.contains(&Generation::of(1)));
+    incoming(&mut bench, 1, at(1, 1));
+    bench.record().applied(1);
+    bench.take();
+    bench.apply(Event::Tick { now_ms: 60_000 }).connect(Some(1));
+    point(&mut bench);
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
+    assert!(has(&bench, |effect| matches!(effect, Effect::ListPoint { whole: false, .. })));
+}
+
+/// A transfer that an operator had asked for was forgotten when this gateway died: a session without an
+/// interval stayed where it was, and nobody was told.
+#[test]
+fn rec_27_a_transfer_that_was_asked_for_is_begun_again_after_a_restart() {
+    for asked in [true, false] {
+        let mut bench = transferred();
+        incoming(&mut bench, 1, at(1, 1));
+        bench.record().applied(1);
+        if asked {
+            bench.apply(Event::Command(Command::Transfer { leg: leg() })).record();
+        }
+        let (_, record) = bench.machine.group_record();
+        let record = GroupRecord::decode(&record.unwrap()).unwrap();
+        let lacks = |_, _| {
+            let mut dirty = DirtyMap::default();
+            dirty.insert(BlockRange::new(1, 1));
+            dirty
+        };
+        let mut bench = Bench::restored(record, restored(true, &[]), lacks);
+        bench.machine.restore_relays(|_| Some(vec![VOLUME]));
+        bench.apply(Event::Tick { now_ms: 10 });
+        assert_eq!(dials(&bench), asked);
+    }
+    // Once it is done, it is asked for no more.
+    let mut bench = transferred();
+    bench.apply(Event::Command(Command::Transfer { leg: leg() })).record();
+    assert!(bench.leg_record().wanted);
+    bench.connect(Some(1));
+    point(&mut bench);
+    bench.apply(Event::Snapshotted(Ok(()), TAKEN));
+    list(&mut bench, Vec::new(), Vec::new());
+    bench.record();
+    let seq = cut(&bench).expect("there is nothing to send");
+    bench.heard(Message::CutApplied { seq }).record();
+    assert!(!bench.leg_record().wanted);
+}

@@ -1,0 +1,303 @@
+//! Histories of a mirror that is mirrored on: dependent writes at the primary, and what the far end of
+//! the cascade would be promoted to.
+//!
+//! ```text
+//!   east ──any mode──▶ west ──relay──▶ north       the promise: north is one point in the order of
+//!                                                   writes, no older than it was (P6, P13), and none
+//!                                                   that west has not; in the end all are equal (P2)
+//! ```
+//!
+//! Invariant: as in the other histories: what runs is the product, and a seed decides everything.
+
+mod gateway;
+mod host;
+mod nemesis;
+mod operator;
+mod points;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{Epoch, GroupId, Mode, VolumeId};
+use mirror::machine::Note;
+use mirror::{Group, GroupStatus, HeartbeatTimes, Role};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use self::gateway::{Life, Place};
+use crate::chain::Chain;
+use crate::history::Outcome;
+use crate::net::{Net, Path};
+use crate::rng::Rng;
+use crate::sabotage::Sabotage;
+use crate::setup;
+use crate::stats::Stats;
+use crate::tasks::Stage;
+use crate::world::Failure;
+
+const GROUP: GroupId = GroupId::of(1);
+const GATEWAYS: usize = 3;
+/// The first primary, its mirror, and the mirror of that one.
+const EAST: usize = 0;
+const WEST: usize = 1;
+const NORTH: usize = 2;
+const VOLUME_BYTES: u64 = 1 << 20;
+
+/// Everything that there is.
+struct Scene {
+    rng: Rc<Rng>,
+    net: Rc<Net>,
+    places: Vec<Place>,
+    volumes: usize,
+    heartbeat: HeartbeatTimes,
+    ack_deadline_ms: u64,
+    /// The mode of the first session, as it was drawn or switched to.
+    mode: Cell<Mode>,
+    /// From one transfer behind the mirror to the next; 0: only when an operator asks.
+    every_s: u64,
+    sabotage: Sabotage,
+    chains: RefCell<Vec<Chain>>,
+    stats: RefCell<Stats>,
+    log: RefCell<String>,
+    failure: RefCell<Option<Failure>>,
+    failed: Notify,
+    stopped: Cell<bool>,
+    /// Hosts issue nothing for the time being.
+    calm: Cell<bool>,
+    /// By chain: the newest acknowledged step of the point that the far end had last.
+    far: RefCell<Vec<Option<usize>>>,
+    /// Two gateways may have gone on from the same history, so that one must be discarded by a word.
+    forked: Cell<bool>,
+    /// The far end was promoted.
+    north_rules: Cell<bool>,
+    /// A copy was promoted by force: what anybody has is anybody's guess.
+    lawless: Cell<bool>,
+    /// A copy was promoted at what hosts had written to it while it was detached.
+    keeps_own: Cell<bool>,
+    count: Cell<u64>,
+    polls: Cell<(u64, u64)>,
+    started: Instant,
+    tasks: TaskTracker,
+}
+
+pub(crate) fn perform(seed: u64, sabotage: Sabotage) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing");
+    let place: Rc<RefCell<Option<Rc<Scene>>>> = Rc::default();
+    let kept = Rc::clone(&place);
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async move {
+        let scene = Scene::new(seed, sabotage);
+        *kept.borrow_mut() = Some(Rc::clone(&scene));
+        tokio::select! {
+            biased;
+            () = scene.failed.notified() => {}
+            () = history(&scene) => {}
+        }
+    });
+    drop(tasks);
+    let scene = place.borrow_mut().take().expect("it was put there first");
+    let mut stats = scene.stats.borrow().clone();
+    stats.millis = runtime.block_on(async { scene.now_ms() });
+    let failure = scene.failure.borrow().clone();
+    let log = scene.log.borrow().clone();
+    (0..GATEWAYS).for_each(|gateway| scene.kill(gateway));
+    Outcome { log, failure, stats }
+}
+
+async fn history(scene: &Rc<Scene>) {
+    scene.happened("a copy is sent on by its mirror");
+    (0..GATEWAYS).for_each(|gateway| scene.start(gateway));
+    operator::begin(scene).await;
+    host::start(scene);
+    scene.spawn(watch(Rc::clone(scene)));
+    if scene.rng.chance(85) {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+    }
+    nemesis::rage(scene).await;
+    match scene.rng.below(3) {
+        0 => {}
+        1 => nemesis::lose_primary(scene).await,
+        _ => nemesis::promote_far_end(scene).await,
+    }
+    if scene.rng.chance(50) {
+        nemesis::rage(scene).await;
+    }
+    nemesis::heal(scene).await;
+    operator::restore(scene).await;
+    if scene.has_failed() {
+        return;
+    }
+    scene.stopped.set(true);
+    scene.look();
+    scene.compare();
+}
+
+/// Looks at what the far end keeps, again and again.
+async fn watch(scene: Rc<Scene>) {
+    while !scene.stopped.get() && !scene.has_failed() {
+        tokio::time::sleep(scene.rng.millis(50, 400)).await;
+        scene.look();
+    }
+}
+
+impl Scene {
+    fn new(seed: u64, sabotage: Sabotage) -> Rc<Self> {
+        let rng = Rc::new(Rng::new(seed));
+        let path = Path { latency: rng.millis(0, 6), speed: rng.pick(&[500, 5_000, 50_000]) };
+        let volumes = rng.index(2) + 1;
+        let net = Net::new(GATEWAYS, path);
+        let far = Path { latency: rng.millis(0, 20), speed: rng.pick(&[500, 5_000, 50_000]) };
+        net.set_path([WEST, NORTH], far);
+        let place = |gateway: usize| Place::new(gateway, volumes, setup::pace(&rng));
+        Rc::new(Self {
+            places: (0..GATEWAYS).map(place).collect(),
+            volumes,
+            net,
+            heartbeat: setup::heartbeat(&rng),
+            ack_deadline_ms: rng.pick(&[1_500, 3_000, 8_000]),
+            mode: Cell::new(rng.pick(&[Mode::Sync, Mode::Sync, Mode::Consistency, Mode::Stack])),
+            every_s: rng.pick(&[0, 1, 1, 1, 3]),
+            sabotage,
+            chains: RefCell::default(),
+            stats: RefCell::default(),
+            log: RefCell::default(),
+            failure: RefCell::default(),
+            failed: Notify::new(),
+            stopped: Cell::new(false),
+            calm: Cell::new(false),
+            far: RefCell::default(),
+            forked: Cell::new(false),
+            north_rules: Cell::new(false),
+            lawless: Cell::new(false),
+            keeps_own: Cell::new(false),
+            count: Cell::new(0),
+            polls: Cell::new((0, 0)),
+            started: Instant::now(),
+            tasks: TaskTracker::new(),
+            rng,
+        })
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        drop(self.tasks.spawn_local(task));
+    }
+
+    fn count(&self) -> u64 {
+        self.count.set(self.count.get() + 1);
+        self.count.get()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).expect("a history is short")
+    }
+
+    fn log(&self, text: impl std::fmt::Display) {
+        use std::fmt::Write as _;
+        let line = writeln!(self.log.borrow_mut(), "{:>7} {text}", self.now_ms());
+        line.expect("a string takes every line");
+    }
+
+    fn happened(&self, fault: &'static str) {
+        self.log(format_args!("--- {fault}"));
+        *self.stats.borrow_mut().faults.entry(fault).or_default() += 1;
+    }
+
+    fn fail(&self, property: &'static str, text: String) {
+        if !self.has_failed() {
+            self.log(format_args!("{property} DOES NOT HOLD: {text}"));
+            self.failure.borrow_mut().get_or_insert(Failure { property, text });
+            self.failed.notify_one();
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    fn life(&self, gateway: usize) -> Option<Rc<Life>> {
+        self.places[gateway].life.borrow().clone()
+    }
+
+    fn group(&self, gateway: usize) -> Option<Rc<Group>> {
+        self.life(gateway).and_then(|life| life.group())
+    }
+
+    fn status(&self, gateway: usize) -> Option<GroupStatus> {
+        self.group(gateway).map(|group| group.status())
+    }
+
+    fn name(&self, gateway: usize) -> &'static str {
+        self.places[gateway].name
+    }
+
+    fn volume_id(volume: usize) -> VolumeId {
+        VolumeId::of(2 + volume as u128)
+    }
+
+    /// The gateway that hosts go to: of those that serve as the primary, the one of the highest epoch.
+    fn serving(&self) -> Option<usize> {
+        let epoch = |gateway: usize| -> Option<(Epoch, usize)> {
+            let life = self.life(gateway).filter(|life| !life.is_paused())?;
+            let group = life.group().filter(|group| group.is_serving())?;
+            let status = group.status();
+            (status.role == Role::Primary).then_some((status.epoch, gateway))
+        };
+        (0..GATEWAYS).filter_map(epoch).max().map(|(_, gateway)| gateway)
+    }
+
+    // --- processes ---
+
+    fn start(self: &Rc<Self>, gateway: usize) {
+        if self.life(gateway).is_some() {
+            return;
+        }
+        self.log(format_args!("{} starts", self.name(gateway)));
+        match Life::start(self, gateway) {
+            Ok(life) => *self.places[gateway].life.borrow_mut() = Some(life),
+            Err(error) => {
+                self.fail("P10", format!("{} cannot start: {error}", self.name(gateway)));
+            }
+        }
+    }
+
+    fn kill(&self, gateway: usize) {
+        let place = &self.places[gateway];
+        let Some(life) = place.life.take() else { return };
+        self.log(format_args!("{} is killed", place.name));
+        life.kill();
+        place.disks.kill();
+    }
+
+    fn on_note(&self, gateway: usize, note: &Note) {
+        self.log(format_args!("{}: {note:?}", self.name(gateway)));
+        if let (WEST, Note::Transferred { .. }) = (gateway, note) {
+            self.stats.borrow_mut().cuts += 1;
+        }
+    }
+}
+
+impl Stage for Scene {
+    fn run(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
+
+    fn now_ms(&self) -> u64 {
+        Self::now_ms(self)
+    }
+
+    fn polls(&self) -> &Cell<(u64, u64)> {
+        &self.polls
+    }
+
+    fn fail(&self, property: &'static str, text: String) {
+        Self::fail(self, property, text);
+    }
+}

@@ -51,6 +51,7 @@ async fn a_volume_that_a_deleted_session_left_is_refused_with_the_way_to_compare
         bytes: 1 << 20,
     };
     let open = Open {
+        heir_of: None,
         group: GroupId::of(99),
         name: "orders".to_owned(),
         epoch: Epoch::ZERO.next(1),

@@ -459,6 +459,36 @@ mod tests {
         assert!(torn > 5 && lost > 5 && kept > 5, "{torn} {lost} {kept}");
     }
 
+    /// Room was taken by a look at the size and a change of it: what was written behind it between the
+    /// two was cut off.
+    #[test]
+    fn room_that_is_taken_cuts_nothing_off_that_is_written_meanwhile() {
+        const STEPS: u64 = 20_000;
+        let file = SimDisk::new().root().create("a").unwrap();
+        let at = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                loop {
+                    let step = at.load(std::sync::atomic::Ordering::Relaxed);
+                    if step == STEPS {
+                        break;
+                    }
+                    file.allocate(0, (step + 1) * 512 + 1).unwrap();
+                }
+            });
+            for step in 0..STEPS {
+                at.store(step, std::sync::atomic::Ordering::Relaxed);
+                write(file.as_ref(), (step + 1) * 512, &[7; 512]);
+            }
+            at.store(STEPS, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut data = [0; 512];
+        for step in 0..STEPS {
+            assert_eq!(file.read_at(&mut data, (step + 1) * 512).unwrap(), 512, "step {step}");
+            assert_eq!(data, [7; 512], "step {step}");
+        }
+    }
+
     #[test]
     fn forgets_names_that_were_not_synced() {
         let survived = (0..32).filter(|seed| {

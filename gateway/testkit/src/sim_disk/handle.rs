@@ -122,8 +122,14 @@ impl File for Handle {
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.reserve(offset, len)?;
-        if self.size()? < offset + len { self.set_size(offset + len) } else { Ok(()) }
+        // In one go: what others write behind it meanwhile stays, as on a real disk.
+        self.with(|state, file| {
+            state.take_room(file.current.needed(offset, len) + file.current.allocated())?;
+            if file.current.size() < offset + len {
+                file.change(Pending::Size(offset + len));
+            }
+            Ok(())
+        })
     }
 
     fn allocated(&self) -> io::Result<u64> {

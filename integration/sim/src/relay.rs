@@ -70,6 +70,8 @@ struct Scene {
     calm: Cell<bool>,
     /// By chain: the newest acknowledged step of the point that the far end had last.
     far: RefCell<Vec<Option<usize>>>,
+    /// The same of the last that it is known to have recorded: one that it only took dies with it.
+    recorded: RefCell<Vec<Option<usize>>>,
     /// Two gateways may have gone on from the same history, so that one must be discarded by a word.
     forked: Cell<bool>,
     /// The far end was promoted.
@@ -174,6 +176,7 @@ impl Scene {
             stopped: Cell::new(false),
             calm: Cell::new(false),
             far: RefCell::default(),
+            recorded: RefCell::default(),
             forked: Cell::new(false),
             north_rules: Cell::new(false),
             lawless: Cell::new(false),
@@ -261,7 +264,13 @@ impl Scene {
         }
         self.log(format_args!("{} starts", self.name(gateway)));
         match Life::start(self, gateway) {
-            Ok(life) => *self.places[gateway].life.borrow_mut() = Some(life),
+            Ok(life) => {
+                *self.places[gateway].life.borrow_mut() = Some(life);
+                if gateway == NORTH {
+                    // What it starts with it had recorded.
+                    self.note_recorded();
+                }
+            }
             Err(error) => {
                 self.fail("P10", format!("{} cannot start: {error}", self.name(gateway)));
             }
@@ -274,13 +283,26 @@ impl Scene {
         self.log(format_args!("{} is killed", place.name));
         life.kill();
         place.disks.kill();
+        if gateway == NORTH {
+            self.far.borrow_mut().clone_from(&self.recorded.borrow());
+        }
     }
 
-    fn on_note(&self, gateway: usize, note: &Note) {
+    fn on_note(self: &Rc<Self>, gateway: usize, note: &Note) {
         self.log(format_args!("{}: {note:?}", self.name(gateway)));
-        if let (WEST, Note::Transferred { .. }) = (gateway, note) {
-            self.stats.borrow_mut().cuts += 1;
-        }
+        let (WEST, Note::Transferred { leg }) = (gateway, note) else { return };
+        self.stats.borrow_mut().cuts += 1;
+        let (scene, leg) = (Rc::clone(self), *leg);
+        // The one who says so is busy at the moment.
+        self.spawn(async move {
+            let legs = scene.status(WEST).map(|status| status.legs).unwrap_or_default();
+            let is_far = |other: &mirror::LegStatus| {
+                other.leg == leg && other.gateway == gateway::id_of(NORTH)
+            };
+            if legs.iter().any(is_far) {
+                scene.note_recorded();
+            }
+        });
     }
 }
 

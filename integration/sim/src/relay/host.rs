@@ -30,6 +30,7 @@ pub(super) fn start(scene: &Rc<Scene>) {
         };
         scene.chains.borrow_mut().push(Chain::new((0..len).map(place).collect()));
         scene.far.borrow_mut().push(None);
+        scene.recorded.borrow_mut().push(None);
         scene.spawn(live(Rc::clone(scene), chain));
     }
 }

@@ -204,20 +204,29 @@ pub(super) fn chief(scene: &Scene) -> Option<usize> {
     primaries.max_by_key(|(status, _)| status.epoch).map(|(_, gateway)| gateway)
 }
 
+/// Whether the far end was promoted and somebody else rules: a relay takes no such copy back.
+fn is_far_end_apart(scene: &Scene, chief: usize) -> bool {
+    scene.north_rules.get() && chief != NORTH
+}
+
 /// Where copies are in the end.
-pub(super) fn copies_of(chief: usize) -> &'static [usize] {
-    match chief {
-        EAST => &[WEST, NORTH],
-        WEST => &[EAST, NORTH],
+pub(super) fn copies_of(scene: &Scene, chief: usize) -> &'static [usize] {
+    match (chief, is_far_end_apart(scene, chief)) {
+        (EAST, true) => &[WEST],
+        (WEST, true) => &[EAST],
+        (EAST, false) => &[WEST, NORTH],
+        (WEST, false) => &[EAST, NORTH],
         _ => &[WEST],
     }
 }
 
 /// The sessions that are there in the end.
-fn sessions_of(chief: usize) -> &'static [[usize; 2]] {
-    match chief {
-        EAST => &[[EAST, WEST], [WEST, NORTH]],
-        WEST => &[[WEST, EAST], [WEST, NORTH]],
+fn sessions_of(scene: &Scene, chief: usize) -> &'static [[usize; 2]] {
+    match (chief, is_far_end_apart(scene, chief)) {
+        (EAST, true) => &[[EAST, WEST]],
+        (WEST, true) => &[[WEST, EAST]],
+        (EAST, false) => &[[EAST, WEST], [WEST, NORTH]],
+        (WEST, false) => &[[WEST, EAST], [WEST, NORTH]],
         _ => &[[NORTH, WEST]],
     }
 }
@@ -238,13 +247,13 @@ pub(super) async fn restore(scene: &Rc<Scene>) {
         }
         let Some(chief) = chief else { continue };
         let is_whole = scene.serving() == Some(chief)
-            && sessions_of(chief).iter().all(|between| has_all(scene, *between));
+            && sessions_of(scene, chief).iter().all(|between| has_all(scene, *between));
         good = if is_whole { good + 1 } else { 0 };
         if good == 3 {
             return;
         }
         if !is_whole {
-            for between in sessions_of(chief) {
+            for between in sessions_of(scene, chief) {
                 mend(scene, *between).await;
             }
         }

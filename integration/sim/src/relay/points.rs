@@ -69,11 +69,15 @@ impl Scene {
         if self.is_lawless() {
             return;
         }
+        let Some(middle) = self.point(WEST) else { return };
+        if self.status(WEST).is_some_and(|status| status.role == Role::Primary) {
+            // It was promoted at what its own hosts had made of it.
+            self.keeps_own.set(self.keeps_own.get() || middle.peek(0, INTRUDED) != 0);
+        }
         if far.peek(0, INTRUDED) != 0 && !self.keeps_own.get() {
             let text = "north has what hosts wrote to a detached copy".to_owned();
             return self.fail("P13", text);
         }
-        let Some(middle) = self.point(WEST) else { return };
         for (number, chain) in chains.iter().enumerate() {
             let (ours, theirs) = (seen(&middle, chain), seen(&far, chain));
             if chain.is_behind(&ours, &theirs) {
@@ -81,6 +85,12 @@ impl Scene {
                 return self.fail("P13", text);
             }
         }
+    }
+
+    /// The far end recorded the point that it is at.
+    pub(super) fn note_recorded(&self) {
+        self.look();
+        self.recorded.borrow_mut().clone_from(&self.far.borrow());
     }
 
     /// Whether the far end may be at any point: it rules, or somebody was promoted by force.
@@ -101,10 +111,6 @@ impl Scene {
             Ok(image) => image,
             Err(text) => return self.fail("P10", format!("{name}: {text}")),
         };
-        if image.peek(0, INTRUDED) != 0 {
-            // It was promoted at what its own hosts had made of it.
-            self.keeps_own.set(true);
-        }
         for (number, chain) in self.chains.borrow().iter().enumerate() {
             let seen = seen(&image, chain);
             if let Some(missing) = chain.missing(&seen) {
@@ -133,7 +139,7 @@ impl Scene {
         let Ok(ours) = self.places[chief].disks.look() else {
             return self.fail("P10", format!("the disk of {name} cannot be read"));
         };
-        for copy in operator::copies_of(chief) {
+        for copy in operator::copies_of(self, chief) {
             self.stats.borrow_mut().comparisons += 1;
             let Ok(theirs) = self.places[*copy].disks.look() else {
                 return self

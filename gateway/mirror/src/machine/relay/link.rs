@@ -21,7 +21,11 @@ impl Machine {
         let source = self.source();
         let takes = matches!(self.role, Role::Secondary | Role::Detached);
         let refused = open.relayed && (!takes || source.is_some_and(|source| source != gateway));
-        let why = "the copy here has another source, and only a primary replaces it";
+        let why = if takes {
+            "the copy here has another source, and only a primary replaces it"
+        } else {
+            "the copy here is or was that of a primary: a primary mirrors to it, or it is deleted first"
+        };
         refused.then(|| Goodbye::Refused(why.to_owned()))
     }
 

@@ -239,7 +239,7 @@ fn rec_27_a_relay_is_the_source_of_no_copy_but_its_own() {
     bench.apply(Event::Opened { open: opening(5, true), site: "north".to_owned(), gateway: north });
     assert!(has(&bench, |effect| matches!(
         effect,
-        Effect::Refuse { goodbye: Goodbye::Refused(_) }
+        Effect::Refuse { goodbye: Goodbye::Refused(why) } if why.contains("that of a primary")
     )));
     assert!(matches!(bench.machine.status().serving, Serving::Fenced { .. }), "its epoch counts");
 }

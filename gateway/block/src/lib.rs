@@ -37,9 +37,9 @@ pub use link::{Link, LinkError, LinkTraffic};
 pub use message::{
     ATTRIBUTES_SINCE_VERSION, BLOCKS_SINCE_VERSION, CUTS_SINCE_VERSION, Change, DirtyReport,
     Goodbye, HEIRS_SINCE_VERSION, Hello, Identity, Message, MirrorState, Mode, Open, Opened,
-    POINTS_SINCE_VERSION, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Predecessor, Quality, RELAYS_SINCE_VERSION,
-    RUNS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION, TIME_SINCE_VERSION,
-    VolumeOffer, Vote,
+    POINTS_SINCE_VERSION, POLICY_SINCE_VERSION, PROTOCOL_VERSION, Predecessor, Quality,
+    RELAYS_SINCE_VERSION, RUNS_SINCE_VERSION, SNAPSHOTS_SINCE_VERSION, SPAN_SINCE_VERSION,
+    TIME_SINCE_VERSION, VolumeOffer, Vote,
 };
 pub use origin::{Origin, Reply};
 pub use range::{

@@ -1,15 +1,13 @@
 //! One history from its seed.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-
-use tokio::task::LocalSet;
 
 use crate::sabotage::Sabotage;
 use crate::setup::Modes;
 use crate::stats::Stats;
-use crate::world::{Failure, World};
+use crate::telling::{self, Failure};
+use crate::world::World;
 use crate::{host, nemesis, operator, parts, relay};
 
 /// What became of a history.
@@ -70,32 +68,12 @@ pub fn trace(modes: Modes, seed: u64, sabotage: Sabotage) -> Outcome {
     }
 }
 
-fn perform(seed: (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O needs nothing");
-    let place: Rc<RefCell<Option<Rc<World>>>> = Rc::default();
-    let kept = Rc::clone(&place);
-    let tasks = LocalSet::new();
-    tasks.block_on(&runtime, async move {
-        let world = World::new(seed, sabotage, traced);
-        *kept.borrow_mut() = Some(Rc::clone(&world));
-        tokio::select! {
-            biased;
-            () = world.failed.notified() => {}
-            () = history(&world, seed.0) => {}
-        }
-    });
-    drop(tasks);
-    let world = place.borrow_mut().take().expect("it was put there first");
-    let mut stats = world.stats.borrow().clone();
-    stats.millis = runtime.block_on(async { world.now_ms() });
-    let failure = world.failure.borrow().clone();
-    let log = world.log.borrow().clone();
-    (0..world.sites.len()).for_each(|site| world.kill(site));
-    Outcome { log, failure, stats }
+fn perform((seed, modes): (u64, Modes), sabotage: Sabotage, traced: bool) -> Outcome {
+    telling::perform(
+        || World::new((seed, modes), sabotage, traced),
+        async |world: &Rc<World>| history(world, seed).await,
+        |world| (0..world.sites.len()).for_each(|site| world.kill(site)),
+    )
 }
 
 async fn history(world: &Rc<World>, seed: u64) {

@@ -46,6 +46,7 @@ mod spill;
 mod stats;
 mod tap;
 mod tasks;
+mod telling;
 mod trace;
 mod world;
 
@@ -53,4 +54,4 @@ pub use history::{Outcome, run, run_in, trace};
 pub use sabotage::Sabotage;
 pub use setup::Modes;
 pub use stats::{FAULTS, Stats};
-pub use world::Failure;
+pub use telling::Failure;

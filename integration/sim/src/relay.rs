@@ -16,17 +16,13 @@ mod operator;
 mod points;
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Epoch, GroupId, Mode, VolumeId};
 use mirror::machine::Note;
 use mirror::{Group, GroupStatus, HeartbeatTimes, Role};
-use tokio::sync::Notify;
-use tokio::task::LocalSet;
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use self::gateway::{Life, Place};
 use crate::chain::Chain;
@@ -35,9 +31,7 @@ use crate::net::{Net, Path};
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::setup;
-use crate::stats::Stats;
-use crate::tasks::Stage;
-use crate::world::Failure;
+use crate::telling::{self, Telling};
 
 const GROUP: GroupId = GroupId::of(1);
 const GATEWAYS: usize = 3;
@@ -61,10 +55,6 @@ struct Scene {
     every_s: u64,
     sabotage: Sabotage,
     chains: RefCell<Vec<Chain>>,
-    stats: RefCell<Stats>,
-    log: RefCell<String>,
-    failure: RefCell<Option<Failure>>,
-    failed: Notify,
     stopped: Cell<bool>,
     /// Hosts issue nothing for the time being.
     calm: Cell<bool>,
@@ -80,38 +70,15 @@ struct Scene {
     lawless: Cell<bool>,
     /// A copy was promoted at what hosts had written to it while it was detached.
     keeps_own: Cell<bool>,
-    count: Cell<u64>,
-    polls: Cell<(u64, u64)>,
-    started: Instant,
-    tasks: TaskTracker,
+    telling: Telling,
 }
 
 pub(crate) fn perform(seed: u64, sabotage: Sabotage) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O needs nothing");
-    let place: Rc<RefCell<Option<Rc<Scene>>>> = Rc::default();
-    let kept = Rc::clone(&place);
-    let tasks = LocalSet::new();
-    tasks.block_on(&runtime, async move {
-        let scene = Scene::new(seed, sabotage);
-        *kept.borrow_mut() = Some(Rc::clone(&scene));
-        tokio::select! {
-            biased;
-            () = scene.failed.notified() => {}
-            () = history(&scene) => {}
-        }
-    });
-    drop(tasks);
-    let scene = place.borrow_mut().take().expect("it was put there first");
-    let mut stats = scene.stats.borrow().clone();
-    stats.millis = runtime.block_on(async { scene.now_ms() });
-    let failure = scene.failure.borrow().clone();
-    let log = scene.log.borrow().clone();
-    (0..GATEWAYS).for_each(|gateway| scene.kill(gateway));
-    Outcome { log, failure, stats }
+    telling::perform(
+        || Scene::new(seed, sabotage),
+        history,
+        |scene| (0..GATEWAYS).for_each(|gateway| scene.kill(gateway)),
+    )
 }
 
 async fn history(scene: &Rc<Scene>) {
@@ -169,10 +136,6 @@ impl Scene {
             every_s: rng.pick(&[0, 1, 1, 1, 3]),
             sabotage,
             chains: RefCell::default(),
-            stats: RefCell::default(),
-            log: RefCell::default(),
-            failure: RefCell::default(),
-            failed: Notify::new(),
             stopped: Cell::new(false),
             calm: Cell::new(false),
             far: RefCell::default(),
@@ -181,48 +144,14 @@ impl Scene {
             north_rules: Cell::new(false),
             lawless: Cell::new(false),
             keeps_own: Cell::new(false),
-            count: Cell::new(0),
-            polls: Cell::new((0, 0)),
-            started: Instant::now(),
-            tasks: TaskTracker::new(),
+            telling: Telling::new(),
             rng,
         })
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        drop(self.tasks.spawn_local(task));
-    }
-
-    fn count(&self) -> u64 {
-        self.count.set(self.count.get() + 1);
-        self.count.get()
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).expect("a history is short")
-    }
-
-    fn log(&self, text: impl std::fmt::Display) {
-        use std::fmt::Write as _;
-        let line = writeln!(self.log.borrow_mut(), "{:>7} {text}", self.now_ms());
-        line.expect("a string takes every line");
-    }
-
     fn happened(&self, fault: &'static str) {
         self.log(format_args!("--- {fault}"));
-        *self.stats.borrow_mut().faults.entry(fault).or_default() += 1;
-    }
-
-    fn fail(&self, property: &'static str, text: String) {
-        if !self.has_failed() {
-            self.log(format_args!("{property} DOES NOT HOLD: {text}"));
-            self.failure.borrow_mut().get_or_insert(Failure { property, text });
-            self.failed.notify_one();
-        }
-    }
-
-    fn has_failed(&self) -> bool {
-        self.failure.borrow().is_some()
+        self.happened_quietly(fault);
     }
 
     fn life(&self, gateway: usize) -> Option<Rc<Life>> {
@@ -306,20 +235,10 @@ impl Scene {
     }
 }
 
-impl Stage for Scene {
-    fn run(&self, task: impl Future<Output = ()> + 'static) {
-        self.spawn(task);
-    }
+impl Deref for Scene {
+    type Target = Telling;
 
-    fn now_ms(&self) -> u64 {
-        Self::now_ms(self)
-    }
-
-    fn polls(&self) -> &Cell<(u64, u64)> {
-        &self.polls
-    }
-
-    fn fail(&self, property: &'static str, text: String) {
-        Self::fail(self, property, text);
+    fn deref(&self) -> &Telling {
+        &self.telling
     }
 }

@@ -5,40 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use mirror::LocalFuture;
 
-/// More polls than this in one moment are an endless loop.
-const POLLS_MAX: u64 = 200_000;
-
-/// Where a process runs, and who is told when it misbehaves.
-pub(crate) trait Stage: 'static {
-    /// Runs a task of its own.
-    fn run(&self, task: impl Future<Output = ()> + 'static);
-
-    /// How far the history is, in milliseconds.
-    fn now_ms(&self) -> u64;
-
-    /// The last moment at which a task was polled, and how often since.
-    fn polls(&self) -> &Cell<(u64, u64)>;
-
-    /// A property does not hold.
-    fn fail(&self, property: &'static str, text: String);
-
-    /// Tasks that wake each other for ever keep time from passing (P8).
-    fn note_poll(&self) {
-        let (at, polls) = self.polls().get();
-        let now = self.now_ms();
-        let polls = if at == now { polls + 1 } else { 0 };
-        self.polls().set((now, polls));
-        if polls > POLLS_MAX {
-            self.fail("P8", "tasks are polled again and again while no time passes".to_owned());
-        }
-    }
-}
+use crate::telling::Telling;
 
 type Slot = Rc<RefCell<Option<LocalFuture<()>>>>;
 
@@ -73,7 +47,11 @@ impl Tasks {
     }
 
     /// Starts a task that dies with the process.
-    pub(crate) fn spawn(self: &Rc<Self>, stage: &Rc<impl Stage>, task: LocalFuture<()>) {
+    pub(crate) fn spawn(
+        self: &Rc<Self>,
+        stage: &Rc<impl Deref<Target = Telling> + 'static>,
+        task: LocalFuture<()>,
+    ) {
         if !self.alive.get() {
             return;
         }
@@ -84,7 +62,7 @@ impl Tasks {
             slots.push(Rc::clone(&slot));
         }
         let (watch, owner) = (Rc::downgrade(stage), Rc::downgrade(self));
-        stage.run(poll_fn(move |context| {
+        stage.spawn(poll_fn(move |context| {
             let Some(mut task) = slot.borrow_mut().take() else { return Poll::Ready(()) };
             let Some(stage) = watch.upgrade() else { return Poll::Ready(()) };
             if let Some(tasks) = owner.upgrade().filter(|tasks| tasks.paused.get()) {

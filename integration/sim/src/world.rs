@@ -5,22 +5,19 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use block::{GatewayId, GroupId, IoError, LegId, Link, Mode, Quality, SessionId, Store, VolumeId};
 use mirror::machine::Note;
 use mirror::{Group, HeartbeatTimes, LegStatus};
-use tokio::sync::Notify;
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use crate::arbiter::Arbiter;
 use crate::attachment::Attachment;
 use crate::chain::Chain;
 use crate::delta::Delta;
-use crate::model::{Moment, Sites};
+use crate::model::Sites;
 use crate::net::Net;
 use crate::process::Process;
 use crate::rng::Rng;
@@ -28,9 +25,8 @@ use crate::sabotage::Sabotage;
 use crate::setup::{Modes, Setup};
 use crate::site::Site;
 use crate::snapshots::Wish;
-use crate::stats::Stats;
 use crate::tap::Tapped;
-use crate::tasks::Stage;
+use crate::telling::Telling;
 use crate::trace::{LinkLog, TracedStore};
 
 pub(crate) const GROUP: GroupId = GroupId::of(1);
@@ -41,15 +37,6 @@ pub(crate) const GROWTH_BYTES: u64 = 256 << 10;
 
 /// Within this time a latched copy is recorded as one, also on a disk that is slow.
 const RECORDED_MS: u64 = 5_000;
-
-/// A property that did not hold.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Which: its number in the list of [`crate::run`].
-    pub property: &'static str,
-    /// How it did not hold.
-    pub text: String,
-}
 
 /// Everything that there is.
 pub(crate) struct World {
@@ -68,24 +55,16 @@ pub(crate) struct World {
     /// The snapshots that were asked for.
     pub(crate) wishes: RefCell<Vec<Wish>>,
     pub(crate) acked_epochs: RefCell<BTreeMap<u64, usize>>,
-    pub(crate) stats: RefCell<Stats>,
     /// A mirror took nothing for a long while.
     pub(crate) stood_still: Cell<bool>,
     /// Hosts issue nothing for the time being.
     pub(crate) paused: Cell<bool>,
     /// Hosts issue nothing any more.
     pub(crate) stopped: Cell<bool>,
-    pub(crate) log: RefCell<String>,
-    pub(crate) failure: RefCell<Option<Failure>>,
-    pub(crate) failed: Notify,
     /// The primary that handed over last, or tried to.
     pub(crate) yielding: Cell<Option<usize>>,
-    count: Cell<Moment>,
-    /// Virtual time, and how often tasks were polled without its passing.
-    polls: Cell<(u64, u64)>,
-    started: Instant,
     traced: bool,
-    tasks: TaskTracker,
+    telling: Telling,
 }
 
 /// What a panic said.
@@ -115,61 +94,20 @@ impl World {
             chains: RefCell::default(),
             wishes: RefCell::default(),
             acked_epochs: RefCell::default(),
-            stats: RefCell::default(),
             stood_still: Cell::new(false),
             paused: Cell::new(false),
             stopped: Cell::new(false),
-            log: RefCell::default(),
-            failure: RefCell::default(),
-            failed: Notify::new(),
             yielding: Cell::new(None),
-            count: Cell::new(0),
-            polls: Cell::new((0, 0)),
-            started: Instant::now(),
             traced,
-            tasks: TaskTracker::new(),
+            telling: Telling::new(),
             setup,
             rng,
         })
     }
 
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        drop(self.tasks.spawn_local(task));
-    }
-
-    /// The next moment: also the source of every name and value.
-    pub(crate) fn count(&self) -> Moment {
-        self.count.set(self.count.get() + 1);
-        self.count.get()
-    }
-
-    pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).expect("a history is short")
-    }
-
     /// What a clock says that nobody sets.
     pub(crate) fn lock_ms(&self) -> u64 {
         EPOCH_MS + self.now_ms()
-    }
-
-    pub(crate) fn log(&self, text: impl std::fmt::Display) {
-        use std::fmt::Write as _;
-        let line = writeln!(self.log.borrow_mut(), "{:>7} {text}", self.now_ms());
-        line.expect("a string takes every line");
-    }
-
-    /// A property does not hold.
-    pub(crate) fn fail(&self, property: &'static str, text: String) {
-        if self.has_failed() {
-            return;
-        }
-        self.log(format_args!("{property} DOES NOT HOLD: {text}"));
-        self.failure.borrow_mut().get_or_insert(Failure { property, text });
-        self.failed.notify_one();
-    }
-
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failure.borrow().is_some()
     }
 
     /// The sessions from a site to another.
@@ -370,7 +308,7 @@ impl World {
 
     /// A fault, or something else of [`crate::FAULTS`], happened.
     pub(crate) fn happened(&self, fault: &'static str) {
-        *self.stats.borrow_mut().faults.entry(fault).or_default() += 1;
+        self.happened_quietly(fault);
     }
 
     pub(crate) fn count_error(&self, error: IoError) {
@@ -466,20 +404,10 @@ impl World {
     }
 }
 
-impl Stage for World {
-    fn run(&self, task: impl Future<Output = ()> + 'static) {
-        self.spawn(task);
-    }
+impl Deref for World {
+    type Target = Telling;
 
-    fn now_ms(&self) -> u64 {
-        Self::now_ms(self)
-    }
-
-    fn polls(&self) -> &Cell<(u64, u64)> {
-        &self.polls
-    }
-
-    fn fail(&self, property: &'static str, text: String) {
-        Self::fail(self, property, text);
+    fn deref(&self) -> &Telling {
+        &self.telling
     }
 }
